@@ -73,7 +73,13 @@ hn_status hn_added_finish(hn_tokenizer *t)
         size_t n;
         bool cut;
         const char *s = hn_vocab_text(&t->vocab, t->added[i].id, &n);
-        if (t->added[i].normalized) HN_TRY_GOTO(st, hn_normalize(t, &w, s, n, &s, &n, &cut), done);
+        if (t->added[i].normalized && t->n_norm > 0) { /* s moves out of the vocabulary */
+            HN_TRY_GOTO(st, hn_normalize(t, &w, s, n, &s, &n, &cut), done);
+            hn_tok_piece *p = &t->vocab.piece[t->added[i].id];
+            p->shown_at = (int64_t)t->vocab.bytes.n;
+            p->shown_n = (uint32_t)n;
+            HN_TRY_GOTO(st, hn_text_append(&t->vocab.bytes, s, n), done);
+        }
         if (n == 0) continue; /* normalised away: can never be found */
         hn_tok_matcher *m = t->added[i].normalized ? &t->normalized : &t->raw;
         HN_TRY_GOTO(st, hn_matcher_add(m, s, n, (int32_t)i), done);

@@ -84,6 +84,8 @@ typedef struct {
     int64_t at;    /* in hn_tok_vocab.bytes; -1: no such id */
     uint32_t n;    /* bytes */
     uint32_t rank; /* of its score, 0 the best; equal scores share one */
+    int64_t shown_at; /* what decoding writes: the piece, or an added token's normalised form */
+    uint32_t shown_n;
     double score;
     uint8_t type;
     bool special;

@@ -103,7 +103,11 @@ hn_status hn_vocab_set(hn_tok_vocab *v, int64_t id, const char *s, size_t n, int
     const size_t at = v->bytes.n;
     HN_TRY(hn_text_append(&v->bytes, s, n));
     HN_TRY(hn_text_append(&v->bytes, "", 1));
-    v->piece[id] = (hn_tok_piece){.at = (int64_t)at, .n = (uint32_t)n, .type = (uint8_t)type};
+    v->piece[id] = (hn_tok_piece){.at = (int64_t)at,
+                                  .n = (uint32_t)n,
+                                  .shown_at = (int64_t)at,
+                                  .shown_n = (uint32_t)n,
+                                  .type = (uint8_t)type};
     v->n_pieces++;
     if (!mapped) return HN_OK;
     insert(v, (int32_t)id);
