@@ -64,6 +64,9 @@ void check_cases(const Tokenizer &t, const json_t *texts, const json_t *cases)
         EXPECT_EQ(t.encode(text, HN_TOK_PARSE_SPECIAL), parsed)
             << "text " << i << ": '" << text << "'";
         EXPECT_EQ(t.decode(parsed), text_of(json_object_get(c, "decoded"))) << i;
+        if (t.streams()) {
+            EXPECT_EQ(t.stream(parsed), t.decode(parsed)) << i;
+        }
         EXPECT_EQ(t.decode(ids_of(special), true), text_of(skipped)) << i;
     }
 }

@@ -58,9 +58,14 @@ void hn_matcher_free(hn_tok_matcher *m)
 
 hn_status hn_added_push(hn_tokenizer *t, hn_tok_added a)
 {
-    HN_TRY(hn_grow(&t->added, &t->cap_added, t->n_added, sizeof *t->added));
-    t->added[t->n_added++] = a;
-    t->vocab.piece[a.id].special = t->vocab.piece[a.id].special || a.special;
+    hn_tok_piece *p = &t->vocab.piece[a.id];
+    if (p->added < 0) {
+        HN_TRY(hn_grow(&t->added, &t->cap_added, t->n_added, sizeof *t->added));
+        p->added = (int32_t)t->n_added++;
+    }
+    t->added[p->added] = a;
+    p->special = a.special;
+    if (a.id > t->max_added) t->max_added = a.id;
     return HN_OK;
 }
 
