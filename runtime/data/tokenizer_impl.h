@@ -259,6 +259,8 @@ struct hn_tokenizer {
     hn_tok_model model;
     hn_tok_merges merges;
     bool ignore_merges, byte_fallback, fuse_unk;
+    char mark[4]; /* words can be merged in parts that begin with this mark; n_mark 0: cannot */
+    size_t n_mark;
     int32_t unk_model; /* what the model gives for unknown text; -1: drops it */
     hn_tok_sp sp;
 
@@ -370,6 +372,7 @@ HN_NODISCARD hn_status hn_added_finish(hn_tokenizer *t);
 
 HN_NODISCARD hn_status hn_bpe_encode(const hn_tokenizer *t, hn_tok_work *w, const char *s, size_t n,
                                      hn_tokens *out);
+void hn_bpe_find_mark(hn_tokenizer *t); /* sets mark, n_mark */
 HN_NODISCARD hn_status hn_piece_encode(const hn_tokenizer *t, hn_tok_work *w, const char *s,
                                        size_t n, hn_tokens *out);
 HN_NODISCARD hn_status hn_unigram_encode(const hn_tokenizer *t, hn_tok_work *w, const char *s,
