@@ -295,6 +295,20 @@ TEST(TokenizerSettings, IdsComeFromTheModelsConfigLast)
     EXPECT_EQ(hn_tokenizer_eos(Tokenizer(dir.str()).get()), 1);
 }
 
+TEST(TokenizerSettings, BosNullMeansNone)
+{
+    TempDir dir;
+    copy("mistral.json", dir / "tokenizer.json");
+    write_file(dir / "config.json", R"({"bos_token_id": 1, "eos_token_id": 2})");
+    write_file(dir / "tokenizer_config.json", R"({"bos_token": null})");
+    EXPECT_EQ(hn_tokenizer_bos(Tokenizer(dir.str()).get()), -1);
+    EXPECT_EQ(hn_tokenizer_eos(Tokenizer(dir.str()).get()), 2);
+    std::filesystem::remove(dir / "tokenizer.json");
+    copy("sp_bpe.model", dir / "tokenizer.model");
+    const Tokenizer t(dir.str());
+    EXPECT_EQ(t.encode("a", HN_TOK_ADD_SPECIAL), t.encode("a"));
+}
+
 TEST(TokenizerSettings, AddedTokensBesideAModelFile)
 {
     TempDir dir;

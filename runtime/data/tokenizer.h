@@ -51,7 +51,9 @@ void hn_text_free(hn_text *t); /* accepts an empty one; leaves it empty */
  *          add_bos_token, add_eos_token, added_tokens_decoder), special_tokens_map.json,
  *          added_tokens.json, and for ids that are still unknown generation_config.json and
  *          config.json. add_bos_token and add_eos_token, when given, overrule the post-processor.
- *          Without them a SentencePiece vocabulary adds its BOS and no EOS, as Llama's does.
+ *          "bos_token": null
+ *          means none. Without add_bos_token a SentencePiece vocabulary adds its BOS, as Llama's
+ *          does; EOS is added only where a file says so.
  * out      changed only on success; hn_tokenizer_free frees it
  * Errors   HN_ERR_IO, HN_ERR_FORMAT (damaged, inconsistent), HN_ERR_UNSUPPORTED (a component by
  *          name), HN_ERR_MEMORY; the text names file, place and values */
@@ -74,12 +76,16 @@ HN_NODISCARD hn_status hn_tokenizer_encode(const hn_tokenizer *t, const char *te
 
 /* Appends the text of the ids, always valid UTF-8; out is as before after an error. The ids are
  * one sequence: SentencePiece's leading space goes, bytes spread over tokens join.
- * skip_special  leaves special tokens out, otherwise they appear as their piece
+ * skip_special  leaves special tokens out, otherwise they appear as their piece. The unknown token
+ *               of a SentencePiece vocabulary is not special: it appears as " \u2047 " (or what the
+ *               file says), as in that library. An added token of a tokenizer.json that is matched
+ *               in normalised text appears normalised (tokenizers 0.23; older ones: as written)
  * Errors   HN_ERR_ARG (an id outside the vocabulary), HN_ERR_FORMAT, HN_ERR_MEMORY */
 HN_NODISCARD hn_status hn_tokenizer_decode(const hn_tokenizer *t, const int32_t *id, int64_t n,
                                            bool skip_special, hn_text *out);
 
-/* Decoding one token at a time. Start from zeros, set skip_special if wanted. Each call appends
+/* Decoding one token at a time. Start from zeros, set skip_special if wanted; to continue a prompt,
+ * give its ids first and drop what comes out. Each call appends
  * the bytes that became certain; an incomplete character is held back until the next call or
  * hn_tokenizer_decode_end, which resets the state as well. The pieces together are the text of
  * hn_tokenizer_decode, but for one case: where a tokenizer.json's byte tokens do not form valid

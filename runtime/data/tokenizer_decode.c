@@ -14,9 +14,10 @@ typedef struct {
     const hn_tokenizer *t;
     hn_detok *state;
     bool stream;
-    hn_text *out;    /* what came out so far; in stream mode only what is certain */
-    hn_text run;     /* whole mode: bytes of a run of byte tokens */
-    hn_text part[2]; /* of per-token steps */
+    hn_text *out;     /* what came out so far; in stream mode only what is certain */
+    hn_text run;      /* whole mode: bytes of a run of byte tokens */
+    hn_text early[2]; /* of the steps before ByteFallback: they wait while a run ends */
+    hn_text part[2];  /* of the other per-token steps */
     hn_regex_scratch *regex;
     int64_t fuse; /* steps from here on see the whole text */
 } decoder;
@@ -124,19 +125,29 @@ static hn_status put_fused(decoder *d, const char *s, size_t n)
     return hn_text_append(d->out, s, n);
 }
 
+/* Runs the steps [from, to) on one token, by turns into two buffers. */
+static hn_status run_steps(const decoder *d, int64_t from, int64_t to, hn_text buffer[2],
+                           const char **s, size_t *n)
+{
+    for (int64_t i = from; i < to; i++) {
+        hn_text *part = &buffer[i % 2];
+        part->n = 0;
+        HN_TRY(run_step(d, &d->t->dec[i], *s, *n, part));
+        *s = part->s;
+        *n = part->n;
+    }
+    return HN_OK;
+}
+
 /* Runs the per-token steps from `from` on and gives out the result. */
 static hn_status put_token(decoder *d, int64_t from, const char *s, size_t n)
 {
     const hn_tokenizer *t = d->t;
-    for (int64_t i = from; i < d->fuse; i++) {
-        if (t->dec[i].kind == HN_DEC_BYTE_LEVEL) return put_byte_level(d, s, n);
-        if (t->dec[i].kind == HN_DEC_FUSE) break;
-        hn_text *to = &d->part[i % 2];
-        to->n = 0;
-        HN_TRY(run_step(d, &t->dec[i], s, n, to));
-        s = to->s;
-        n = to->n;
-    }
+    const int64_t last = d->fuse - 1;
+    const bool bytes = last >= 0 && t->dec[last].kind == HN_DEC_BYTE_LEVEL;
+    const bool fuse = last >= 0 && t->dec[last].kind == HN_DEC_FUSE;
+    HN_TRY(run_steps(d, from, bytes || fuse ? last : d->fuse, d->part, &s, &n));
+    if (bytes) return put_byte_level(d, s, n);
     if (t->n_dec == 0 && d->state->n_tokens_ > 0) HN_TRY(put_fused(d, " ", 1));
     d->state->n_tokens_++;
     return put_fused(d, s, n);
@@ -180,13 +191,7 @@ static hn_status decode_steps(decoder *d, const char *s, size_t n)
     const int64_t fallback = find_step(t, HN_DEC_BYTE_FALLBACK);
     unsigned char byte;
     if (fallback < 0) return put_token(d, 0, s, n);
-    for (int64_t i = 0; i < fallback; i++) {
-        hn_text *to = &d->part[i % 2];
-        to->n = 0;
-        HN_TRY(run_step(d, &t->dec[i], s, n, to));
-        s = to->s;
-        n = to->n;
-    }
+    HN_TRY(run_steps(d, 0, fallback, d->early, &s, &n));
     if (is_byte_token(s, n, &byte)) {
         if (d->stream) return stream_run(d, fallback, (const char *)&byte, 1, false);
         return hn_text_append(&d->run, &byte, 1);
@@ -262,8 +267,10 @@ static hn_status open_decoder(const hn_tokenizer *t, hn_detok *state, bool strea
 static void close_decoder(decoder *d)
 {
     hn_text_free(&d->run);
-    hn_text_free(&d->part[0]);
-    hn_text_free(&d->part[1]);
+    for (int i = 0; i < 2; i++) {
+        hn_text_free(&d->early[i]);
+        hn_text_free(&d->part[i]);
+    }
     hn_regex_scratch_free(d->regex);
 }
 

@@ -3,7 +3,6 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fnmatch.h>
-#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -112,6 +111,11 @@ static hn_status names_from(hn_tokenizer *t, const json_t *j, const char *where,
     int32_t *const id[] = {&t->bos, &t->eos, &t->unk};
     for (int i = 0; i < 3; i++) {
         const json_t *v = json_object_get(j, key[i]);
+        if (i == 0 && !named[0] && json_is_null(v)) { /* null: this model has no BOS (Qwen2) */
+            t->bos = -1;
+            t->add_bos = 0;
+            named[0] = true;
+        }
         if (named[i] || v == NULL || json_is_null(v)) continue;
         HN_TRY(named_token(t, j, key[i], where, id[i]));
         named[i] = true;
@@ -153,9 +157,9 @@ hn_status hn_tok_settings(hn_tokenizer *t, const char *dir)
     }
     HN_TRY_GOTO(st, load_beside(dir, "special_tokens_map.json", &path, &special), done);
     if (special != NULL) HN_TRY_GOTO(st, names_from(t, special, path, named), done);
-    for (int i = 0; i < 2 && (t->bos < 0 || t->eos < 0); i++) {
+    for (int i = 0; i < 2 && ((t->bos < 0 && !named[0]) || t->eos < 0); i++) {
         HN_TRY_GOTO(st, load_beside(dir, id_files[i], &path, &ids), done);
-        if (ids != NULL && t->bos < 0)
+        if (ids != NULL && t->bos < 0 && !named[0])
             HN_TRY_GOTO(st, id_from(t, ids, "bos_token_id", path, &t->bos), done);
         if (ids != NULL && t->eos < 0)
             HN_TRY_GOTO(st, id_from(t, ids, "eos_token_id", path, &t->eos), done);
@@ -175,11 +179,13 @@ done:
 /* ---- sealing ---- */
 
 /* Makes the first (last) added id the token, or not, as the settings say. */
-static hn_status apply(hn_tokens *list, bool at_front, int setting, int32_t id, const char *name)
+static hn_status apply(hn_tokens *list, bool at_front, int setting, int32_t id, const char *name,
+                       const char *source)
 {
     if (setting < 0) return HN_OK;
     if (setting > 0 && id < 0)
-        return HN_FAIL(HN_ERR_FORMAT, "add_%s_token is set, but there is no %s token", name, name);
+        return HN_FAIL(HN_ERR_FORMAT, "%s: add_%s_token is set, but there is no %s token",
+                       source != NULL ? source : "", name, name);
     const int64_t at = at_front ? 0 : list->n - 1;
     const bool has = list->n > 0 && id >= 0 && list->id[at] == id;
     if (has == (setting > 0)) return HN_OK;
@@ -229,8 +235,8 @@ static hn_status describe(const hn_tokenizer *t, const char *files, hn_text *to)
 hn_status hn_tok_seal(hn_tokenizer *t, const char *files)
 {
     hn_text text = {0};
-    HN_TRY(apply(&t->prefix, true, t->add_bos, t->bos, "bos"));
-    HN_TRY(apply(&t->suffix, false, t->add_eos, t->eos, "eos"));
+    HN_TRY(apply(&t->prefix, true, t->add_bos, t->bos, "bos", t->source));
+    HN_TRY(apply(&t->suffix, false, t->add_eos, t->eos, "eos", t->source));
     HN_TRY(hn_added_finish(t));
     hn_bpe_find_mark(t);
     hn_status st = describe(t, files, &text);
@@ -336,12 +342,12 @@ static hn_status load_file(const char *path, char **files, hn_tokenizer **out)
     if (map.size >= 4 && memcmp(map.data, "GGUF", 4) == 0) {
         kind = "GGUF";
         st = hn_tok_parse_gguf(map.data, map.size, path, &used, out);
-    } else if (i < map.size && map.data[i] == '{') {
-        kind = "json";
-        st = hn_tok_parse_json((const char *)map.data, map.size, path, out);
     } else if (strstr(name, ".model") != NULL) {
         kind = "SentencePiece";
         st = hn_tok_parse_sp(map.data, map.size, path, out);
+    } else if (i < map.size && map.data[i] == '{') {
+        kind = "json";
+        st = hn_tok_parse_json((const char *)map.data, map.size, path, out);
     } else if (fnmatch("tok*.bin", name, 0) == 0) {
         kind = "llama2.c";
         st = hn_tok_parse_llama2c(map.data, map.size, path, out);

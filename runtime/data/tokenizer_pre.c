@@ -1,5 +1,4 @@
 /* Pipelines that GGUF files and tokenizer classes name instead of spelling out. */
-#include <stdio.h>
 #include <string.h>
 
 #include "runtime/base/alloc.h"

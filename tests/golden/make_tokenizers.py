@@ -307,6 +307,10 @@ DECODERS = [
                                       {"type": "Strip", "content": " ", "start": 1, "stop": 0}]},
     {"type": "Sequence", "decoders": [{"type": "ByteFallback"}, {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "first", "split": True}]},
     {"type": "Sequence", "decoders": [{"type": "ByteFallback"}, {"type": "Strip", "content": "\n", "start": 1, "stop": 1}]},
+    {"type": "Sequence", "decoders": [{"type": "Replace", "pattern": {"String": "a"}, "content": "aa"}, {"type": "ByteFallback"},
+                                      {"type": "Replace", "pattern": {"Regex": "a"}, "content": "xyz"}, {"type": "Strip", "content": "x", "start": 1, "stop": 0}]},
+    {"type": "Sequence", "decoders": [{"type": "Replace", "pattern": {"String": "b"}, "content": "c"},
+                                      {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True}]},
     {"type": "Sequence", "decoders": [{"type": "Fuse"}, {"type": "Replace", "pattern": {"String": "▁w"}, "content": "W"},
                                       {"type": "Strip", "content": " ", "start": 2, "stop": 1}]},
 ]
