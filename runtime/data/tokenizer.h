@@ -50,10 +50,9 @@ void hn_text_free(hn_text *t); /* accepts an empty one; leaves it empty */
  * Beside   the file, when they are there: tokenizer_config.json (bos_token, eos_token, unk_token,
  *          add_bos_token, add_eos_token, added_tokens_decoder), special_tokens_map.json,
  *          added_tokens.json, and for ids that are still unknown generation_config.json and
- *          config.json. add_bos_token and add_eos_token, when given, overrule the post-processor.
- *          "bos_token": null
- *          means none. Without add_bos_token a SentencePiece vocabulary adds its BOS, as Llama's
- *          does; EOS is added only where a file says so.
+ *          config.json. add_bos_token and add_eos_token, when given, overrule the post-processor;
+ *          "bos_token": null means none. Without add_bos_token a SentencePiece vocabulary adds its
+ *          BOS, as Llama's does; EOS is added only where a file says so.
  * out      changed only on success; hn_tokenizer_free frees it
  * Errors   HN_ERR_IO, HN_ERR_FORMAT (damaged, inconsistent), HN_ERR_UNSUPPORTED (a component by
  *          name), HN_ERR_MEMORY; the text names file, place and values */
