@@ -16,6 +16,13 @@
 #define HN_MULTIVERSION
 #endif
 
+/* For helpers of such a function: what is not inlined is compiled for the baseline only. */
+#if defined(__GNUC__)
+#define HN_INLINE __attribute__((always_inline)) static inline
+#else
+#define HN_INLINE static inline
+#endif
+
 /* A loop over this many simple element operations is worth a second thread. */
 #define HN_OMP_MIN 16384
 

@@ -8,6 +8,7 @@
 #include <stdint.h>
 
 #include "runtime/base/bf16.h"
+#include "runtime/base/multiversion.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -16,7 +17,7 @@ extern "C" {
 /* e^x within 2 ulp for every x: 0 below -104, infinity above 88.73, NaN for NaN, subnormal
  * results included. With n = round(x / ln 2) and |r| <= 0.347: e^x = 2^n e^r, where the Taylor
  * sum to r^7 leaves r^8 / 8! < 6e-9. */
-static inline float hn_expf(float x)
+HN_INLINE float hn_expf(float x)
 {
     const float shift = 12582912.0f; /* 1.5 * 2^23: adding it rounds to an integer */
     x = x < -104.0f ? -104.0f : x;
@@ -39,7 +40,7 @@ static inline float hn_expf(float x)
 }
 
 /* 1 / (1 + e^-x); 0 and 1 at the infinities. */
-static inline float hn_sigmoidf(float x) { return 1.0f / (1.0f + hn_expf(-x)); }
+HN_INLINE float hn_sigmoidf(float x) { return 1.0f / (1.0f + hn_expf(-x)); }
 
 #ifdef __cplusplus
 }
