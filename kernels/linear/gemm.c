@@ -47,10 +47,17 @@ static void run_tile(const hn_gemm_args *g, const tiling *t, int64_t index)
         for (int64_t k = 0; k < n; k++) c[r * g->ld_c + k] += bias[k];
 }
 
+void hn_blas_one_thread(void)
+{
+    if (openblas_get_parallel() == OPENBLAS_THREAD && openblas_get_num_threads() != 1)
+        openblas_set_num_threads(1);
+}
+
 void hn_gemm(const hn_gemm_args *g)
 {
     const tiling t = cut(g->m, g->n);
     const int64_t batch = g->batch > 1 ? g->batch : 1, tiles = batch * t.down * t.across;
+    hn_blas_one_thread();
     const bool large =
         (double)batch * (double)g->m * (double)g->n * (double)g->k > SINGLE_THREAD_MAX;
 #pragma omp parallel for schedule(static) if (large)
