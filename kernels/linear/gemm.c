@@ -1,6 +1,7 @@
 #include "kernels/linear/gemm.h"
 
 #include <cblas.h>
+#include <string.h>
 
 #include "runtime/base/convert.h"
 #include "runtime/base/multiversion.h"
@@ -28,6 +29,16 @@ static tiling cut(int64_t m, int64_t n)
     return t;
 }
 
+/* c[0..n) of one row; the row of A lies ld_a apart when it is a column of a stored A. */
+static void vector_tile(const hn_gemm_args *g, int64_t n, const float *a, const float *b, float *c)
+{
+    const int64_t rows = g->trans_b ? n : g->k, cols = g->trans_b ? g->k : n;
+    if (g->beta == 0.0f) memset(c, 0, (size_t)n * sizeof *c); /* what is there may be NaN */
+    cblas_sgemv(CblasRowMajor, g->trans_b ? CblasNoTrans : CblasTrans, (blasint)rows, (blasint)cols,
+                g->alpha, b, (blasint)g->ld_b, a, g->trans_a ? (blasint)g->ld_a : 1,
+                g->beta == 0.0f ? 1.0f : g->beta, c, 1);
+}
+
 static void run_tile(const hn_gemm_args *g, const tiling *t, int64_t index)
 {
     const int64_t per_batch = t->down * t->across, z = index / per_batch;
@@ -37,9 +48,13 @@ static void run_tile(const hn_gemm_args *g, const tiling *t, int64_t index)
     const float *const a = g->a + z * g->stride_a + (g->trans_a ? i : i * g->ld_a);
     const float *const b = g->b + z * g->stride_b + (g->trans_b ? j * g->ld_b : j);
     float *const c = g->c + z * g->stride_c + i * g->ld_c + j;
-    cblas_sgemm(CblasRowMajor, g->trans_a ? CblasTrans : CblasNoTrans,
-                g->trans_b ? CblasTrans : CblasNoTrans, (blasint)m, (blasint)n, (blasint)g->k,
-                g->alpha, a, (blasint)g->ld_a, b, (blasint)g->ld_b, g->beta, c, (blasint)g->ld_c);
+    if (g->m == 1) /* decoding: a product by a vector needs no packing of B */
+        vector_tile(g, n, a, b, c);
+    else
+        cblas_sgemm(CblasRowMajor, g->trans_a ? CblasTrans : CblasNoTrans,
+                    g->trans_b ? CblasTrans : CblasNoTrans, (blasint)m, (blasint)n, (blasint)g->k,
+                    g->alpha, a, (blasint)g->ld_a, b, (blasint)g->ld_b, g->beta, c,
+                    (blasint)g->ld_c);
     if (g->bias == NULL) return;
     const float *const bias = g->bias + z * g->stride_bias + j;
     for (int64_t r = 0; r < m; r++)
