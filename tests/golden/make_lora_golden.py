@@ -64,19 +64,41 @@ LORA = {"method": "lora", "rank": 16, "alpha": 32, "targets": LINEARS, "seed": 1
 
 RUNS = {
     "lora_babyllama_50": {
-        **LORA, "rslora": False, **ADAMW, "lr": 1e-3, "weight_decay": 0.0, "steps": 50,
+        **LORA,
+        "rslora": False,
+        **ADAMW,
+        "lr": 1e-3,
+        "weight_decay": 0.0,
+        "steps": 50,
     },
     "lora_babyllama_accum": {
-        **LORA, "rslora": True, **ADAMW, "lr": 1e-3, "weight_decay": 0.01, "steps": 50,
-        "accumulation": 2, "schedule": "linear", "warmup": 10,
+        **LORA,
+        "rslora": True,
+        **ADAMW,
+        "lr": 1e-3,
+        "weight_decay": 0.01,
+        "steps": 50,
+        "accumulation": 2,
+        "schedule": "linear",
+        "warmup": 10,
     },
     "full_babyllama_sgd": {
-        "method": "full", "optimizer": "sgd", "momentum": 0.9, "nesterov": True, "lr": 0.05,
-        "weight_decay": 0.0, "steps": 10,
+        "method": "full",
+        "optimizer": "sgd",
+        "momentum": 0.9,
+        "nesterov": True,
+        "lr": 0.05,
+        "weight_decay": 0.0,
+        "steps": 10,
     },
     "full_babyllama_adamw": {
-        "method": "full", **ADAMW, "lr": 5e-4, "weight_decay": 0.1, "steps": 10,
-        "schedule": "cosine", "warmup": 2,
+        "method": "full",
+        **ADAMW,
+        "lr": 5e-4,
+        "weight_decay": 0.1,
+        "steps": 10,
+        "schedule": "cosine",
+        "warmup": 2,
     },
 }
 
@@ -86,8 +108,12 @@ def build_model(path, run, dtype):
     if run["method"] == "full":
         return model.train()
     config = LoraConfig(
-        task_type="CAUSAL_LM", r=run["rank"], lora_alpha=run["alpha"], lora_dropout=0.0,
-        target_modules=run["targets"], use_rslora=run["rslora"],
+        task_type="CAUSAL_LM",
+        r=run["rank"],
+        lora_alpha=run["alpha"],
+        lora_dropout=0.0,
+        target_modules=run["targets"],
+        use_rslora=run["rslora"],
     )
     model = get_peft_model(model, config)
     for name, p in model.named_parameters():
@@ -132,12 +158,23 @@ def train(path, run, train_ids, held_ids, dtype):
     model = build_model(path, run, dtype)
     names, params = zip(*trained(model))
     if run["optimizer"] == "adamw":
-        opt = torch.optim.AdamW(params, lr=run["lr"], betas=run["betas"], eps=run["eps"],
-                                weight_decay=run["weight_decay"], foreach=False)
+        opt = torch.optim.AdamW(
+            params,
+            lr=run["lr"],
+            betas=run["betas"],
+            eps=run["eps"],
+            weight_decay=run["weight_decay"],
+            foreach=False,
+        )
     else:
-        opt = torch.optim.SGD(params, lr=run["lr"], momentum=run["momentum"],
-                              nesterov=run["nesterov"], weight_decay=run["weight_decay"],
-                              foreach=False)
+        opt = torch.optim.SGD(
+            params,
+            lr=run["lr"],
+            momentum=run["momentum"],
+            nesterov=run["nesterov"],
+            weight_decay=run["weight_decay"],
+            foreach=False,
+        )
     schedule = make_schedule(opt, run)
     held = rows_at(held_ids, range(0, 16 * 6000, 6000))
     out = {"trained": len(names), "elements": sum(p.numel() for p in params)}
