@@ -3,8 +3,8 @@
  *   C = alpha op(A) op(B) + beta C + bias      op(X) = X or its transpose; row-major
  *
  * C is cut into tiles by its shape alone; every tile is one single-threaded call of cblas, and
- * the threads share out the tiles. A batch repeats the product at fixed distances. For the fast
- * CPU functions only: the caller has checked the arguments.
+ * the threads share out the tiles. A batch (the replicas) repeats the product at fixed
+ * distances. For the fast CPU functions only: the caller has checked the arguments.
  */
 #ifndef HN_GEMM_H
 #define HN_GEMM_H
@@ -19,17 +19,26 @@
 extern "C" {
 #endif
 
+/* A batch of f32 matrices: rows ld apart, matrices `stride` apart (0: the same one). */
 typedef struct {
-    const float *a;    /* [m, k], or [k, m] with trans_a */
-    const float *b;    /* [k, n], or [n, k] with trans_b */
-    const float *bias; /* [n], added to every row; NULL: none */
-    float *c;          /* [m, n]; not read when beta is 0 */
-    int64_t m, n, k;   /* each below 2^31 */
-    int64_t ld_a, ld_b, ld_c;
+    const float *p;
+    int64_t ld, stride;
+} hn_operand;
+
+typedef struct {
+    float *p;
+    int64_t ld, stride;
+} hn_result;
+
+typedef struct {
+    hn_operand a;    /* [m, k], or [k, m] with trans_a */
+    hn_operand b;    /* [k, n], or [n, k] with trans_b */
+    hn_operand bias; /* [n], added to every row; NULL: none */
+    hn_result c;     /* [m, n]; not read when beta is 0 */
+    int64_t batch;   /* at least 1 */
+    int64_t m, n, k; /* each below 2^31 */
     bool trans_a, trans_b;
     float alpha, beta;
-    int64_t batch; /* 0: 1; the distances are in elements */
-    int64_t stride_a, stride_b, stride_c, stride_bias;
 } hn_gemm_args;
 
 void hn_gemm(const hn_gemm_args *g);
@@ -39,19 +48,26 @@ void hn_gemm(const hn_gemm_args *g);
  * ours and must be told once (measured: 8 instead of 110 GFLOP/s on two cores). */
 void hn_blas_one_thread(void);
 
-/* A batch of matrices as f32: the memory itself where it is f32, else a copy without gaps in
- * `buffer`, which has room for batch * rows * cols floats. */
+/* A batch of matrices of dtype t as hn_gemm wants them: the memory itself where t is f32, else
+ * f32 without gaps in `buffer`, which has room for all elements of the batch. */
 typedef struct {
-    const float *p;
-    int64_t ld, stride;
-} hn_operand;
+    hn_dtype t;
+    int64_t batch, stride; /* stride 0: one matrix serves the whole batch */
+    int64_t rows, cols, ld;
+} hn_matrices;
 
-hn_operand hn_operand_f32(const void *p, hn_dtype t, int64_t batch, int64_t stride, int64_t rows,
-                          int64_t cols, int64_t ld, float *buffer);
+/* Activations: `rows` in all, an equal group a replica. */
+hn_matrices hn_activations(hn_dtype t, int64_t rows, int64_t replicas, int64_t cols, int64_t ld);
+/* A parameter [rows, cols] a replica, or (distance 0, or no replicas) one for all. */
+hn_matrices hn_parameter(hn_dtype t, int64_t replicas, int64_t stride, int64_t rows, int64_t cols,
+                         int64_t ld);
 
-/* dst (dtype t, leading dimension ld) = src [rows, cols] without gaps, rounded. */
-void hn_matrix_from_f32(const float *src, int64_t rows, int64_t cols, void *dst, hn_dtype t,
-                        int64_t ld);
+int64_t hn_matrices_count(const hn_matrices *m); /* elements */
+hn_operand hn_matrices_load(const hn_matrices *m, const void *p, float *buffer);
+/* Where to compute p; with `keep` what p holds is there already. */
+hn_result hn_matrices_begin(const hn_matrices *m, void *p, float *buffer, bool keep);
+/* Rounds what was computed into p. */
+void hn_matrices_end(const hn_matrices *m, hn_result r, void *p);
 
 /* Layout of a scratch, counted in floats: the place of `count` more if they are needed. */
 static inline int64_t hn_reserve(int64_t *n_floats, bool needed, int64_t count)

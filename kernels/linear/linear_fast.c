@@ -1,4 +1,4 @@
-/* All four products are one batched GEMM over the replicas; 16-bit operands become f32 first. */
+/* Each product is one GEMM, batched over the replicas; 16-bit operands become f32 first. */
 #include "kernels/linear/gemm.h"
 #include "kernels/linear/linear.h"
 #include "kernels/linear/linear_dw.h"
@@ -8,20 +8,24 @@
 
 static float alpha_of(float alpha) { return alpha == 0.0f ? 1.0f : alpha; }
 
-/* Places in the scratch, in floats. */
+/* The operands and their places in the scratch, in floats. */
 typedef struct {
-    int64_t x, w, bias, y, n;
+    hn_matrices x, w, bias, y;
+    int64_t x_at, w_at, bias_at, y_at, n;
 } layout;
 
 static layout lay_out_fwd(const hn_linear_args *a)
 {
-    const int64_t replicas = hn_replica_count(a->replicas);
-    const bool copy = a->dtype != HN_F32;
-    layout l = {0};
-    l.x = hn_reserve(&l.n, copy, a->rows * a->in);
-    l.w = hn_reserve(&l.n, copy, replicas * a->out * a->in);
-    l.bias = hn_reserve(&l.n, a->bias != NULL && a->bias_dtype != HN_F32, replicas * a->out);
-    l.y = hn_reserve(&l.n, copy, a->rows * a->out);
+    const hn_dtype t = a->dtype;
+    layout l = {.x = hn_activations(t, a->rows, a->replicas, a->in, a->ld_x),
+                .w = hn_parameter(t, a->replicas, a->w_stride, a->out, a->in, a->ld_w),
+                .bias = hn_parameter(a->bias_dtype, a->replicas, a->bias_stride, 1, a->out, a->out),
+                .y = hn_activations(t, a->rows, a->replicas, a->out, a->ld_y)};
+    const bool copy = t != HN_F32, copy_bias = a->bias != NULL && a->bias_dtype != HN_F32;
+    l.x_at = hn_reserve(&l.n, copy, hn_matrices_count(&l.x));
+    l.w_at = hn_reserve(&l.n, copy, hn_matrices_count(&l.w));
+    l.bias_at = hn_reserve(&l.n, copy_bias, hn_matrices_count(&l.bias));
+    l.y_at = hn_reserve(&l.n, copy, hn_matrices_count(&l.y));
     return l;
 }
 
@@ -35,49 +39,31 @@ hn_status hn_linear_fwd_fast(const hn_linear_args *a, void *scratch)
     HN_TRY(hn_linear_check(a));
     const layout l = lay_out_fwd(a);
     if (l.n > 0) HN_TRY(hn_check_pointer("linear", "scratch", scratch));
-    const int64_t replicas = hn_replica_count(a->replicas), group = a->rows / replicas;
-    const hn_operand x =
-        hn_operand_f32(a->x, a->dtype, 1, 0, a->rows, a->in, a->ld_x, hn_at(scratch, l.x));
-    const hn_operand w = hn_operand_f32(a->w, a->dtype, replicas, a->w_stride, a->out, a->in,
-                                        a->ld_w, hn_at(scratch, l.w));
-    hn_operand bias = {0};
-    if (a->bias != NULL)
-        bias = hn_operand_f32(a->bias, a->bias_dtype, replicas, a->bias_stride, 1, a->out, a->out,
-                              hn_at(scratch, l.bias));
-    const bool copy = a->dtype != HN_F32;
-    float *const y = copy ? hn_at(scratch, l.y) : a->y;
-    const int64_t ld_y = copy ? a->out : a->ld_y;
-    if (copy && a->accumulate)
-        (void)hn_operand_f32(a->y, a->dtype, 1, 0, a->rows, a->out, a->ld_y, y);
-    hn_gemm(&(hn_gemm_args){.a = x.p,
-                            .b = w.p,
-                            .bias = bias.p,
-                            .c = y,
-                            .m = group,
-                            .n = a->out,
-                            .k = a->in,
-                            .ld_a = x.ld,
-                            .ld_b = w.ld,
-                            .ld_c = ld_y,
-                            .trans_b = true,
-                            .alpha = alpha_of(a->alpha),
-                            .beta = a->accumulate ? 1.0f : 0.0f,
-                            .batch = replicas,
-                            .stride_a = group * x.ld,
-                            .stride_b = w.stride,
-                            .stride_c = group * ld_y,
-                            .stride_bias = bias.stride});
-    if (copy) hn_matrix_from_f32(y, a->rows, a->out, a->y, a->dtype, a->ld_y);
+    hn_gemm_args g = {.batch = l.x.batch,
+                      .m = l.x.rows,
+                      .n = a->out,
+                      .k = a->in,
+                      .trans_b = true,
+                      .alpha = alpha_of(a->alpha),
+                      .beta = a->accumulate ? 1.0f : 0.0f};
+    g.a = hn_matrices_load(&l.x, a->x, hn_at(scratch, l.x_at));
+    g.b = hn_matrices_load(&l.w, a->w, hn_at(scratch, l.w_at));
+    if (a->bias) g.bias = hn_matrices_load(&l.bias, a->bias, hn_at(scratch, l.bias_at));
+    g.c = hn_matrices_begin(&l.y, a->y, hn_at(scratch, l.y_at), a->accumulate);
+    hn_gemm(&g);
+    hn_matrices_end(&l.y, g.c, a->y);
     return HN_OK;
 }
 
 static layout lay_out_dx(const hn_linear_dx_args *a)
 {
-    const bool copy = a->dtype != HN_F32;
-    layout l = {0};
-    l.y = hn_reserve(&l.n, copy, a->rows * a->out);
-    l.w = hn_reserve(&l.n, copy, hn_replica_count(a->replicas) * a->out * a->in);
-    l.x = hn_reserve(&l.n, copy, a->rows * a->in);
+    const hn_dtype t = a->dtype;
+    layout l = {.x = hn_activations(t, a->rows, a->replicas, a->in, a->ld_dx),
+                .w = hn_parameter(t, a->replicas, a->w_stride, a->out, a->in, a->ld_w),
+                .y = hn_activations(t, a->rows, a->replicas, a->out, a->ld_dy)};
+    l.x_at = hn_reserve(&l.n, t != HN_F32, hn_matrices_count(&l.x));
+    l.w_at = hn_reserve(&l.n, t != HN_F32, hn_matrices_count(&l.w));
+    l.y_at = hn_reserve(&l.n, t != HN_F32, hn_matrices_count(&l.y));
     return l;
 }
 
@@ -91,40 +77,27 @@ hn_status hn_linear_dx_fast(const hn_linear_dx_args *a, void *scratch)
     HN_TRY(hn_linear_dx_check(a));
     const layout l = lay_out_dx(a);
     if (l.n > 0) HN_TRY(hn_check_pointer("linear_dx", "scratch", scratch));
-    const int64_t replicas = hn_replica_count(a->replicas), group = a->rows / replicas;
-    const hn_operand dy =
-        hn_operand_f32(a->dy, a->dtype, 1, 0, a->rows, a->out, a->ld_dy, hn_at(scratch, l.y));
-    const hn_operand w = hn_operand_f32(a->w, a->dtype, replicas, a->w_stride, a->out, a->in,
-                                        a->ld_w, hn_at(scratch, l.w));
-    const bool copy = a->dtype != HN_F32;
-    float *const dx = copy ? hn_at(scratch, l.x) : a->dx;
-    const int64_t ld_dx = copy ? a->in : a->ld_dx;
-    if (copy && a->accumulate)
-        (void)hn_operand_f32(a->dx, a->dtype, 1, 0, a->rows, a->in, a->ld_dx, dx);
-    hn_gemm(&(hn_gemm_args){.a = dy.p,
-                            .b = w.p,
-                            .c = dx,
-                            .m = group,
-                            .n = a->in,
-                            .k = a->out,
-                            .ld_a = dy.ld,
-                            .ld_b = w.ld,
-                            .ld_c = ld_dx,
-                            .alpha = alpha_of(a->alpha),
-                            .beta = a->accumulate ? 1.0f : 0.0f,
-                            .batch = replicas,
-                            .stride_a = group * dy.ld,
-                            .stride_b = w.stride,
-                            .stride_c = group * ld_dx});
-    if (copy) hn_matrix_from_f32(dx, a->rows, a->in, a->dx, a->dtype, a->ld_dx);
+    hn_gemm_args g = {.batch = l.y.batch,
+                      .m = l.y.rows,
+                      .n = a->in,
+                      .k = a->out,
+                      .alpha = alpha_of(a->alpha),
+                      .beta = a->accumulate ? 1.0f : 0.0f};
+    g.a = hn_matrices_load(&l.y, a->dy, hn_at(scratch, l.y_at));
+    g.b = hn_matrices_load(&l.w, a->w, hn_at(scratch, l.w_at));
+    g.c = hn_matrices_begin(&l.x, a->dx, hn_at(scratch, l.x_at), a->accumulate);
+    hn_gemm(&g);
+    hn_matrices_end(&l.x, g.c, a->dx);
     return HN_OK;
 }
 
 static layout lay_out_dw(const hn_linear_dw_args *a)
 {
-    layout l = {0};
-    l.y = hn_reserve(&l.n, a->dtype != HN_F32, a->rows * a->out);
-    l.x = hn_reserve(&l.n, a->dtype != HN_F32 || a->drop.p > 0.0, a->rows * a->in);
+    layout l = {.x = hn_activations(a->dtype, a->rows, a->replicas, a->in, a->ld_x),
+                .y = hn_activations(a->dtype, a->rows, a->replicas, a->out, a->ld_dy)};
+    const bool copy = a->dtype != HN_F32;
+    l.x_at = hn_reserve(&l.n, copy || a->drop.p > 0.0, hn_matrices_count(&l.x));
+    l.y_at = hn_reserve(&l.n, copy, hn_matrices_count(&l.y));
     return l;
 }
 
@@ -138,31 +111,23 @@ hn_status hn_linear_dw_fast(const hn_linear_dw_args *a, void *scratch)
     HN_TRY(hn_linear_dw_check(a));
     const layout l = lay_out_dw(a);
     if (l.n > 0) HN_TRY(hn_check_pointer("linear_dw", "scratch", scratch));
-    const int64_t replicas = hn_replica_count(a->replicas), group = a->rows / replicas;
-    const hn_operand dy =
-        hn_operand_f32(a->dy, a->dtype, 1, 0, a->rows, a->out, a->ld_dy, hn_at(scratch, l.y));
-    hn_operand x = {hn_at(scratch, l.x), a->in, 0};
-    if (a->drop.p > 0.0)
-        hn_dropout_matrix_f32(&a->drop, 0, a->x, a->dtype, a->rows, a->in, a->ld_x,
-                              hn_at(scratch, l.x));
-    else
-        x = hn_operand_f32(a->x, a->dtype, 1, 0, a->rows, a->in, a->ld_x, hn_at(scratch, l.x));
-    hn_gemm(&(hn_gemm_args){.a = dy.p,
-                            .b = x.p,
-                            .c = a->dw,
-                            .m = a->out,
-                            .n = a->in,
-                            .k = group,
-                            .ld_a = dy.ld,
-                            .ld_b = x.ld,
-                            .ld_c = a->ld_dw,
-                            .trans_a = true,
-                            .alpha = alpha_of(a->alpha),
-                            .beta = 1.0f,
-                            .batch = replicas,
-                            .stride_a = group * dy.ld,
-                            .stride_b = group * x.ld,
-                            .stride_c = a->dw_stride});
+    hn_gemm_args g = {.batch = l.y.batch,
+                      .m = a->out,
+                      .n = a->in,
+                      .k = l.y.rows,
+                      .trans_a = true,
+                      .alpha = alpha_of(a->alpha),
+                      .beta = 1.0f,
+                      .c = {a->dw, a->ld_dw, a->dw_stride}};
+    g.a = hn_matrices_load(&l.y, a->dy, hn_at(scratch, l.y_at));
+    if (a->drop.p > 0.0) {
+        float *const x = hn_at(scratch, l.x_at);
+        hn_dropout_matrix_f32(&a->drop, a->x, a->dtype, a->rows, a->in, a->ld_x, x);
+        g.b = (hn_operand){x, a->in, l.x.rows * a->in};
+    } else {
+        g.b = hn_matrices_load(&l.x, a->x, hn_at(scratch, l.x_at));
+    }
+    hn_gemm(&g);
     return HN_OK;
 }
 

@@ -74,9 +74,9 @@ void hn_dropout_span(const hn_dropout_now *d, int64_t row, int64_t col, int64_t 
                      float *y);
 
 /* y[rows, cols] f32 without gaps = x of dtype `t` (f32 or bf16), dropped and rounded to `t`.
- * `first` is the row of the key that row 0 stands for. Parallel; no overlap. */
-void hn_dropout_matrix_f32(const hn_dropout_key *key, int64_t first, const void *x, hn_dtype t,
-                           int64_t rows, int64_t cols, int64_t ld_x, float *y);
+ * Parallel; no overlap. */
+void hn_dropout_matrix_f32(const hn_dropout_key *key, const void *x, hn_dtype t, int64_t rows,
+                           int64_t cols, int64_t ld_x, float *y);
 
 #ifdef __cplusplus
 }

@@ -84,8 +84,8 @@ hn_status hn_dropout_fast(const hn_dropout_args *a)
     return HN_OK;
 }
 
-void hn_dropout_matrix_f32(const hn_dropout_key *key, int64_t first, const void *x, hn_dtype t,
-                           int64_t rows, int64_t cols, int64_t ld_x, float *y)
+void hn_dropout_matrix_f32(const hn_dropout_key *key, const void *x, hn_dtype t, int64_t rows,
+                           int64_t cols, int64_t ld_x, float *y)
 {
     const hn_dropout_now d = hn_dropout_read(key);
 #pragma omp parallel for schedule(static) if (rows * cols > HN_OMP_MIN)
@@ -95,7 +95,7 @@ void hn_dropout_matrix_f32(const hn_dropout_key *key, int64_t first, const void 
         for (int64_t j = 0; j < cols; j += HN_BLOCK) {
             const int64_t n = hn_block_len(j, cols);
             float *const out = y + i * cols + j;
-            hn_dropout_span(&d, first + i, j, n, hn_load_f32(x, t, i * ld_x + j, n, in), out);
+            hn_dropout_span(&d, i, j, n, hn_load_f32(x, t, i * ld_x + j, n, in), out);
             if (t == HN_F32) continue;
             hn_from_f32(out, n, rounded, t, 0);
             hn_to_f32(rounded, t, 0, n, out);
