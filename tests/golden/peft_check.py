@@ -71,9 +71,8 @@ def quietly(report, what, load):
 
 
 def load_model(path):
-    return AutoModelForCausalLM.from_pretrained(
-        path, dtype=torch.float32, attn_implementation="eager"
-    ).eval()
+    # .float() instead of an argument: its name changed between versions of Transformers.
+    return AutoModelForCausalLM.from_pretrained(path, attn_implementation="eager").float().eval()
 
 
 def logits_of(model, tokens):
