@@ -269,9 +269,9 @@ TEST_F(DatasetTest, NewlineIsUnknownToBabyllamaAndCheckSaysSo)
 TEST_F(DatasetTest, ResultDoesNotDependOnThreads)
 {
     std::string rows, text;
-    for (int i = 0; i < 6000; i++) {
+    for (int i = 0; i < 2500; i++) {
         rows += "{\"prompt\":\"the question " + std::to_string(i) + " is\",\"completion\":\"" +
-                std::string((size_t)(i * 37 % 101), "thezz \n"[i % 5]) + "\"}\n";
+                std::string((size_t)(i * 37 % 41), "thezz \n"[i % 5]) + "\"}\n";
         text += "the line " + std::to_string(i * 7919) + " \xc3\xa9\n";
     }
     o.limits.piece_bytes = 4096;
@@ -336,6 +336,19 @@ TEST_F(DatasetTest, LengthsAreMeasured)
     EXPECT_EQ(s->token_max, 102);
     EXPECT_EQ(s->tokens, 100 * 105 / 2);
     EXPECT_EQ(s->trained, s->tokens - 100);
+}
+
+TEST_F(DatasetTest, ShownSampleMarksWhatIsTrained)
+{
+    ASSERT_HN_OK(open("a.jsonl", "{\"prompt\":\"Q\",\"completion\":\" the\"}\n"));
+    log.text.clear();
+    ASSERT_HN_OK(hn_dataset_show(d, tok.t, 0, 4, &log.log));
+    EXPECT_EQ(log.text, "I      0     259  -        <bos>\n"
+                        "I      1      81  -        Q\n"
+                        "I      2      32  trained  \xc4\xa0\n"
+                        "I      3     257  trained  the\n"
+                        "I   (1 more)\n");
+    EXPECT_HN_FAIL(hn_dataset_show(d, tok.t, 1, 4, &log.log), HN_ERR_ARG, "sample 1 of 1");
 }
 
 /* ---- held-out data ---- */
@@ -492,19 +505,19 @@ TEST_F(TokenCache, DamagedFileIsBuiltAgain)
     ASSERT_HN_OK(open("a.jsonl", "{\"text\":\"the\"}\n{\"text\":\"xyz\"}\n"));
     const Ids built = all_words(d);
     const std::string file = files()[0], good = read_file(file);
-    for (size_t i = 0; i <= good.size(); i += 3) {
-        std::string bad = good;
-        if (i < good.size())
-            bad[i] ^= 0x40;
-        else
-            bad.resize(i - 5);
+    std::vector<std::string> damaged = {"", good.substr(0, good.size() - 5), good + "x"};
+    for (size_t i = 0; i < good.size(); i += 13) {
+        damaged.push_back(good);
+        damaged.back()[i] ^= 0x40;
+    }
+    for (const std::string &bad : damaged) {
+        clear();
         write_file(file, bad);
         log.text.clear();
         ASSERT_HN_OK(reopen());
-        EXPECT_TRUE(log.has("W token cache is built again")) << i << " " << log.text;
+        EXPECT_TRUE(log.has("W token cache is built again")) << log.text;
         EXPECT_EQ(all_words(d), built);
         EXPECT_TRUE(read_file(file) == good);
-        clear();
     }
 }
 

@@ -104,7 +104,7 @@ TEST_P(PackingEveryToken, IsPredictedExactlyOnceUnlessCutOff)
 {
     const auto [packing, shuffle, continues, seqs] = GetParam();
     for (int64_t seq_len : {1, 2, 17, 64, 100, 1000}) {
-        const Tokens t(random_lengths(400, 90, (unsigned)seq_len));
+        const Tokens t(random_lengths(100, 90, (unsigned)seq_len));
         const Packed k(t, options(seq_len, packing, shuffle, continues, seqs));
         ASSERT_HN_OK(k.status);
         const std::map<int64_t, int> times = predictions(t, k);
