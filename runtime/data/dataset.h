@@ -7,7 +7,7 @@
  * formats    template.h; masks: token_cache_build.h
  * cache      <cache_dir>/<key>.tokens, the key being the SHA-256 of the data's bytes, the
  * tokenizer's digest, format, columns and all settings that decide about tokens, and the version of
- * the file. A damaged file is built again, with a warning.
+ *            of the file. A damaged file is built again, with a warning; nothing removes old ones.
  *
  * Both parts see the same bytes and the same options, so a data set is a function of them and of
  * the tokenizer: not of threads, paths or the cache.

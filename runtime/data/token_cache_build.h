@@ -35,7 +35,7 @@ extern "C" {
 
 /* Told after every range of rows, from the thread that called hn_token_build. */
 typedef struct {
-    int64_t rows;   /* done */
+    int64_t rows;   /* done; of plain text: pieces */
     double share;   /* of the data, 0..1 */
     double seconds; /* since the start */
 } hn_data_progress;

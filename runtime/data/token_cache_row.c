@@ -14,11 +14,12 @@ static hn_status find_prefix(const hn_tokenizer *t, hn_tokens *prefix)
     HN_TRY_GOTO(st, hn_tokenizer_encode(t, "a", 1, 0, &plain), done);
     HN_TRY_GOTO(st, hn_tokenizer_encode(t, "a", 1, HN_TOK_ADD_SPECIAL, &full), done);
     int64_t n = 0;
-    while (n + plain.n <= full.n &&
-           memcmp(full.id + n, plain.id, (size_t)plain.n * sizeof *plain.id) != 0)
-        n++;
     if (plain.n == 0) /* the letter is not in the vocabulary: BOS is all that can be told */
         n = full.n > 0 && full.id[0] == hn_tokenizer_bos(t);
+    else
+        while (n + plain.n <= full.n &&
+               memcmp(full.id + n, plain.id, (size_t)plain.n * sizeof *plain.id) != 0)
+            n++;
     if (n + plain.n > full.n) {
         st = HN_FAIL(HN_ERR_UNSUPPORTED,
                      "%s: the tokenizer changes a text when it adds special tokens",
@@ -185,11 +186,12 @@ static hn_status push(hn_row_words *out, int32_t id, bool trained)
     return HN_OK;
 }
 
-static hn_status push_ids(hn_row_words *out, const int32_t *id, int64_t n, bool trained)
+/* Ids [from, to) of t. */
+static hn_status push_ids(hn_row_words *out, const hn_tokens *t, int64_t from, int64_t to,
+                          bool trained)
 {
-    HN_TRY(hn_reserve(&out->word, &out->word_cap, out->n_words + n, sizeof *out->word));
-    for (int64_t i = 0; i < n; i++) out->word[out->n_words + i] = hn_word_make(id[i], trained);
-    out->n_words += n;
+    HN_TRY(hn_reserve(&out->word, &out->word_cap, out->n_words + to - from, sizeof *out->word));
+    for (int64_t i = from; i < to; i++) out->word[out->n_words++] = hn_word_make(t->id[i], trained);
     return HN_OK;
 }
 
@@ -204,7 +206,7 @@ static hn_status push_eos(const hn_row_rule *rule, hn_row_words *out, const hn_t
     return rule->eos < 0 || there ? HN_OK : push(out, rule->eos, true);
 }
 
-/* Untrained ids of the prompt, then the rest; sets *n_untrained. */
+/* How many of the row's tokens are the prompt's own. */
 static hn_status find_completion(const hn_row_rule *rule, hn_row_encoder *e, int64_t *n_untrained)
 {
     const hn_rendered *r = &e->rendered;
@@ -230,9 +232,9 @@ static hn_status encode_text(const hn_row_rule *rule, hn_row_encoder *e, const h
     HN_TRY(hn_tokenizer_encode(rule->job->tokenizer, r->text, (size_t)r->n_bytes,
                                encode_flags(rule), &e->whole));
     if (has_prompt) HN_TRY(find_completion(rule, e, &untrained));
-    if (row->first) HN_TRY(push_ids(out, rule->prefix.id, rule->prefix.n, false));
-    HN_TRY(push_ids(out, e->whole.id, untrained, false));
-    HN_TRY(push_ids(out, e->whole.id + untrained, e->whole.n - untrained, true));
+    if (row->first) HN_TRY(push_ids(out, &rule->prefix, 0, rule->prefix.n, false));
+    HN_TRY(push_ids(out, &e->whole, 0, untrained, false));
+    HN_TRY(push_ids(out, &e->whole, untrained, e->whole.n, true));
     return row->ends ? push_eos(rule, out, &e->whole) : HN_OK;
 }
 
