@@ -266,6 +266,23 @@ TEST_F(DatasetTest, NewlineIsUnknownToBabyllamaAndCheckSaysSo)
     hn_tokenizer_free(t);
 }
 
+TEST_F(DatasetTest, EndTokenThatIsAlsoNamedUnknownIsNotCounted)
+{
+    write_file(tok.dir / "tokenizer_config.json",
+               R"({"bos_token":"<bos>","eos_token":"<eos>","unk_token":"<eos>"})");
+    hn_tokenizer_free(tok.t);
+    tok.t = nullptr;
+    ASSERT_HN_OK(hn_tokenizer_load(tok.dir.str().c_str(), &tok.t));
+    ASSERT_EQ(hn_tokenizer_unk(tok.t), kEos);
+    for (const char *row : {"{\"text\":\"ab<eos>\"}", "{\"input_ids\":[5,260]}"})
+        for (bool parse : {false, true}) {
+            o.parse_special = parse;
+            ASSERT_HN_OK(open("a.jsonl", row));
+            EXPECT_EQ(hn_dataset_tokens(d)->word[hn_dataset_tokens(d)->n_words - 1], kEos);
+            EXPECT_EQ(hn_dataset_stats(d)->unk, 0);
+        }
+}
+
 TEST_F(DatasetTest, ResultDoesNotDependOnThreads)
 {
     std::string rows, text;

@@ -42,7 +42,7 @@ typedef struct {
     int64_t token_min, token_median, token_p95, token_max; /* of a sample */
     int64_t joined;    /* rows whose prompt's last token also holds text of the completion */
     int64_t unk_id;    /* -1: the vocabulary has none */
-    int64_t unk;       /* tokens that are unk_id */
+    int64_t unk;       /* unknown tokens in the data; EOS behind them is none */
     int64_t unk_kinds; /* different characters that the vocabulary lacks */
     int64_t unk_char[HN_UNK_TOP];  /* code points, most frequent first; -1: no more */
     int64_t unk_count[HN_UNK_TOP]; /* how often that character occurs */

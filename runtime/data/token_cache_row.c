@@ -244,6 +244,18 @@ static hn_status encode_tokens(const hn_rendered *r, hn_row_words *out)
     return HN_OK;
 }
 
+/* Unknown tokens of the row's own text or ids. Some vocabularies (GPT-2) name their EOS as unknown
+ * token too: then an id that the data themselves ask for says nothing. */
+static int64_t count_unknown(const hn_row_rule *rule, const hn_row_encoder *e)
+{
+    const bool is_ids = rule->job->format->format == HN_DATA_TOKENS;
+    const bool shared =
+        rule->unk == rule->eos || rule->unk == hn_tokenizer_bos(rule->job->tokenizer);
+    const hn_tokens ids = {.id = e->rendered.id, .n = e->rendered.n_ids};
+    if (rule->unk < 0 || (shared && (is_ids || rule->job->parse_special))) return 0;
+    return count_id(is_ids ? &ids : &e->whole, rule->unk);
+}
+
 /* Nothing to learn from: no text, no completion, no ids. */
 static bool is_empty(const hn_row_rule *rule, const hn_rendered *r)
 {
@@ -272,17 +284,15 @@ hn_status hn_row_encode(const hn_row_rule *rule, hn_row_encoder *e, const hn_row
 
     if (row->first && out->n_words > begin) /* nothing stands before the first token */
         out->word[begin] = hn_word_make(hn_word_id(out->word[begin]), 0);
-    int64_t trained = 0, unk = 0;
-    for (int64_t i = begin; i < out->n_words; i++) {
-        trained += out->word[i] >= 0;
-        unk += rule->unk >= 0 && hn_word_id(out->word[i]) == rule->unk;
-    }
+    int64_t trained = 0;
+    for (int64_t i = begin; i < out->n_words; i++) trained += out->word[i] >= 0;
     if (row->first && row->last && trained == 0) {
         e->stats.dropped_masked++;
         out->n_words = begin;
         return HN_OK;
     }
     e->stats.trained += trained;
+    const int64_t unk = count_unknown(rule, e);
     e->stats.unk += unk;
     if (unk > 0) HN_TRY(count_unknown_chars(rule, e));
     if (!row->last) return HN_OK;
