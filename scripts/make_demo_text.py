@@ -1,27 +1,30 @@
 #!/usr/bin/env python3
-"""Writes the demo's texts: little stories to pretrain on, a ship's log to fine-tune on.
+"""Writes the demo's texts: little stories and notes to pretrain on, a ship's log to fine-tune on.
 
     make_demo_text.py stories [--bytes 3000000] [--seed 1] --out stories.jsonl
     make_demo_text.py voyage  [--bytes 200000]  [--seed 2] --out assets/demo/voyage.txt
 
-Both are grammars written for this project (demo_words.py, demo_stories.py, demo_voyage.py): plain
-ASCII, standard library only, the same bytes on every Python 3.8 or newer. A name that ends in
-.jsonl gets rows {"text": ...}, any other plain text with blank lines between stories or entries.
-No story is written twice.
+Both are grammars written for this project (demo_stories.py, demo_notes.py, demo_voyage.py): plain
+ASCII, standard library only, the same bytes on every Python 3.8 or newer. A quarter of the stories
+are notes: diaries, letters, lists, lessons. A name that ends in .jsonl gets rows {"text": ...}, any
+other plain text with blank lines between stories or entries. No story is written twice.
 """
 
 import argparse
 import json
 
+from demo_notes import note
 from demo_stories import story
 from demo_voyage import voyage
 from demo_words import Dice
+
+NOTES = 0.25  # share of notes among the stories
 
 
 def stories(dice, n_bytes):
     seen, total = set(), 0
     while total < n_bytes:
-        text = story(dice)
+        text = note(dice) if dice.chance(NOTES) else story(dice)
         if text not in seen:
             seen.add(text)
             total += len(text)
