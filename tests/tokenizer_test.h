@@ -34,7 +34,16 @@ class Tokenizer {
         hn_text_free(&out);
         return s;
     }
-    /* The same, token by token; what comes out after each call must be valid so far. */
+    /* Whether the decoder can work token by token. */
+    bool streams() const
+    {
+        hn_detok state = {};
+        hn_text out = {};
+        const hn_status st = hn_tokenizer_decode_end(t_, &state, &out);
+        hn_text_free(&out);
+        return st == HN_OK;
+    }
+    /* The same, token by token. */
     std::string stream(const std::vector<int32_t> &ids, bool skip_special = false) const
     {
         hn_text out = {};

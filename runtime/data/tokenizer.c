@@ -10,7 +10,7 @@ hn_status hn_tok_new(hn_tokenizer **out)
 {
     hn_tokenizer *t = hn_calloc(1, sizeof *t);
     if (t == NULL) return HN_FAIL(HN_ERR_MEMORY, "tokenizer");
-    t->bos = t->eos = t->unk = t->unk_model = -1;
+    t->bos = t->eos = t->unk = t->unk_model = t->max_added = -1;
     t->add_bos = t->add_eos = -1;
     for (int b = 0; b < 256; b++) t->vocab.byte_id[b] = -1;
     *out = t;

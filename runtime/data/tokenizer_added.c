@@ -58,9 +58,14 @@ void hn_matcher_free(hn_tok_matcher *m)
 
 hn_status hn_added_push(hn_tokenizer *t, hn_tok_added a)
 {
-    HN_TRY(hn_grow(&t->added, &t->cap_added, t->n_added, sizeof *t->added));
-    t->added[t->n_added++] = a;
-    t->vocab.piece[a.id].special = t->vocab.piece[a.id].special || a.special;
+    hn_tok_piece *p = &t->vocab.piece[a.id];
+    if (p->added < 0) {
+        HN_TRY(hn_grow(&t->added, &t->cap_added, t->n_added, sizeof *t->added));
+        p->added = (int32_t)t->n_added++;
+    }
+    t->added[p->added] = a;
+    p->special = a.special;
+    if (a.id > t->max_added) t->max_added = a.id;
     return HN_OK;
 }
 
@@ -73,7 +78,13 @@ hn_status hn_added_finish(hn_tokenizer *t)
         size_t n;
         bool cut;
         const char *s = hn_vocab_text(&t->vocab, t->added[i].id, &n);
-        if (t->added[i].normalized) HN_TRY_GOTO(st, hn_normalize(t, &w, s, n, &s, &n, &cut), done);
+        if (t->added[i].normalized && t->n_norm > 0) { /* s moves out of the vocabulary */
+            HN_TRY_GOTO(st, hn_normalize(t, &w, s, n, &s, &n, &cut), done);
+            hn_tok_piece *p = &t->vocab.piece[t->added[i].id];
+            p->shown_at = (int64_t)t->vocab.bytes.n;
+            p->shown_n = (uint32_t)n;
+            HN_TRY_GOTO(st, hn_text_append(&t->vocab.bytes, s, n), done);
+        }
         if (n == 0) continue; /* normalised away: can never be found */
         hn_tok_matcher *m = t->added[i].normalized ? &t->normalized : &t->raw;
         HN_TRY_GOTO(st, hn_matcher_add(m, s, n, (int32_t)i), done);

@@ -4,7 +4,12 @@
  * that can merge, lowest rank first, leftmost first among equals. A merge does not look for the
  * heap entries it makes stale: symbols only grow, so an entry is stale when one of its two symbols
  * is gone or their bytes together are no longer what they were. Each merge pushes at most two
- * entries: O(n log n), also for a word that is a whole document. */
+ * entries: O(n log n), also for a word that is a whole document.
+ *
+ * SentencePiece's documents are one word, and a heap as long as a document misses the cache at
+ * every step (0.6 MB/s on Mistral's vocabulary, 1.1 MB of English). Where no piece has the space
+ * mark behind anything but another mark, no merge crosses such a place, so the word is merged part
+ * by part with the same result (4 MB/s). */
 #include <string.h>
 
 #include "runtime/base/alloc.h"
@@ -91,6 +96,44 @@ static hn_status merge_all(const hn_tokenizer *t, hn_tok_work *w, const char *s)
     return HN_OK;
 }
 
+void hn_bpe_find_mark(hn_tokenizer *t)
+{
+    const bool sp = t->sp.n_space > 0;
+    const char *mark = sp ? t->sp.space : "\xe2\x96\x81";
+    const size_t n = sp ? t->sp.n_space : 3;
+    const hn_tok_pattern find = {.literal = (char *)(size_t)mark, .n = n};
+    for (int64_t i = 0; i < t->vocab.n_ids; i++) {
+        size_t len = 0, at = 0, end = 0;
+        const char *s = hn_vocab_text(&t->vocab, (int32_t)i, &len);
+        bool found = s != NULL, joined = true; /* joined: a mark behind marks only */
+        for (size_t from = 0; found && joined; from = end) {
+            if (hn_pattern_find(&find, NULL, s, len, from, &found, &at, &end) != HN_OK) return;
+            joined = !found || at == from;
+        }
+        if (!joined) return;
+    }
+    memcpy(t->mark, mark, n);
+    t->n_mark = n;
+}
+
+/* Whether the word can be cut before the character at s[i]. */
+static bool is_cut(const hn_tokenizer *t, const char *s, size_t n, size_t i)
+{
+    const size_t m = t->n_mark;
+    if (m == 0 || i == 0 || n - i < m || memcmp(s + i, t->mark, m) != 0) return false;
+    return i < m || memcmp(s + i - m, t->mark, m) != 0;
+}
+
+/* Merges the symbols at hand, gives out their ids and starts a new part. */
+static hn_status flush_ids(const hn_tokenizer *t, hn_tok_work *w, const char *s, hn_tokens *out)
+{
+    HN_TRY(merge_all(t, w, s));
+    for (int64_t i = w->n_symbols > 0 ? 0 : -1; i >= 0; i = w->symbol[i].next)
+        HN_TRY(hn_tokens_push(out, w->symbol[i].id));
+    w->n_symbols = 0;
+    return HN_OK;
+}
+
 hn_status hn_bpe_encode(const hn_tokenizer *t, hn_tok_work *w, const char *s, size_t n,
                         hn_tokens *out)
 {
@@ -108,6 +151,7 @@ hn_status hn_bpe_encode(const hn_tokenizer *t, hn_tok_work *w, const char *s, si
         for (size_t k = 0; bytes && k < len; k++)
             bytes = t->vocab.byte_id[(unsigned char)s[i + k]] >= 0;
         if (id >= 0) {
+            if (is_cut(t, s, n, i)) HN_TRY(flush_ids(t, w, s, out));
             HN_TRY(add_symbol(w, i, len, id, false));
         } else if (bytes) {
             for (size_t k = 0; k < len; k++)
@@ -120,10 +164,7 @@ hn_status hn_bpe_encode(const hn_tokenizer *t, hn_tok_work *w, const char *s, si
         }
         after_unk = id < 0 && !bytes && t->unk_model >= 0;
     }
-    HN_TRY(merge_all(t, w, s));
-    for (int64_t i = w->n_symbols > 0 ? 0 : -1; i >= 0; i = w->symbol[i].next)
-        HN_TRY(hn_tokens_push(out, w->symbol[i].id));
-    return HN_OK;
+    return flush_ids(t, w, s, out);
 }
 
 /* Pushes a piece of SentencePiece: bytes or the unknown token (one for a run) where there is none,
@@ -149,6 +190,17 @@ static hn_status push_piece(const hn_tokenizer *t, hn_tok_work *w, const char *s
     return hn_tokens_push(out, unk ? t->unk_model : id);
 }
 
+static hn_status flush_pieces(const hn_tokenizer *t, hn_tok_work *w, const char *s, hn_tokens *out)
+{
+    if (t->model == HN_MODEL_PIECE_BPE) HN_TRY(merge_all(t, w, s));
+    for (int64_t i = w->n_symbols > 0 ? 0 : -1; i >= 0; i = w->symbol[i].next) {
+        const hn_tok_symbol *p = &w->symbol[i];
+        HN_TRY(push_piece(t, w, s + p->at, p->n, p->id, out));
+    }
+    w->n_symbols = 0;
+    return HN_OK;
+}
+
 hn_status hn_piece_encode(const hn_tokenizer *t, hn_tok_work *w, const char *s, size_t n,
                           hn_tokens *out)
 {
@@ -165,12 +217,8 @@ hn_status hn_piece_encode(const hn_tokenizer *t, hn_tok_work *w, const char *s, 
             len = hn_utf8_next(s + i, n - i, &c);
             id = hn_vocab_find(&t->vocab, s + i, len);
         }
+        if (is_cut(t, s, n, i)) HN_TRY(flush_pieces(t, w, s, out));
         HN_TRY(add_symbol(w, i, len, id, frozen));
     }
-    if (t->model == HN_MODEL_PIECE_BPE) HN_TRY(merge_all(t, w, s));
-    for (int64_t i = w->n_symbols > 0 ? 0 : -1; i >= 0; i = w->symbol[i].next) {
-        const hn_tok_symbol *p = &w->symbol[i];
-        HN_TRY(push_piece(t, w, s + p->at, p->n, p->id, out));
-    }
-    return HN_OK;
+    return flush_pieces(t, w, s, out);
 }

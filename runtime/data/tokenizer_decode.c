@@ -229,12 +229,13 @@ static hn_status decode_sp(decoder *d, int32_t id, const char *s, size_t n)
 static hn_status decode_one(decoder *d, int32_t id)
 {
     const hn_tokenizer *t = d->t;
-    size_t n;
-    const char *s = hn_vocab_text(&t->vocab, id, &n);
-    if (s == NULL)
+    if (hn_vocab_text(&t->vocab, id, NULL) == NULL)
         return HN_FAIL(HN_ERR_ARG, "decode: token id %d is not in the vocabulary of %lld (%s)", id,
                        (long long)t->vocab.n_ids, t->source != NULL ? t->source : "");
-    if (d->state->skip_special && t->vocab.piece[id].special) return HN_OK;
+    const hn_tok_piece *p = &t->vocab.piece[id];
+    const char *s = t->vocab.bytes.s + p->shown_at;
+    const size_t n = p->shown_n;
+    if (d->state->skip_special && p->special) return HN_OK;
     return t->n_dec > 0 && t->dec[0].kind == HN_DEC_SENTENCEPIECE ? decode_sp(d, id, s, n)
                                                                   : decode_steps(d, s, n);
 }

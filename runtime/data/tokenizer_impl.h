@@ -81,23 +81,31 @@ enum {
 };
 
 typedef struct {
-    int64_t at;    /* in hn_tok_vocab.bytes; -1: no such id */
-    uint32_t n;    /* bytes */
-    uint32_t rank; /* of its score, 0 the best; equal scores share one */
+    int64_t at;       /* in hn_tok_vocab.bytes; -1: no such id */
+    uint32_t n;       /* bytes */
+    uint32_t rank;    /* of its score, 0 the best; equal scores share one */
+    int64_t shown_at; /* what decoding writes: the piece, or an added token's normalised form */
+    uint32_t shown_n;
     double score;
+    int32_t added; /* index of the added token that has this id, -1: none */
     uint8_t type;
     bool special;
 } hn_tok_piece;
+
+typedef struct {   /* open addressing by text */
+    int32_t *slot; /* id or -1 */
+    int64_t n_slots, n;
+} hn_tok_table;
 
 typedef struct {
     hn_text bytes; /* all pieces, each with a final zero */
     hn_tok_piece *piece;
     int64_t n_ids, cap_ids; /* largest id + 1 */
     int64_t n_pieces;
-    int64_t id_limit; /* ids at or above it are refused: 0 means HN_TOK_MAX_IDS */
-    int32_t *slot;    /* hash table of the mapped pieces: id or -1 */
-    int64_t n_slots, n_mapped;
-    uint32_t max_n;       /* bytes of the longest mapped piece */
+    int64_t id_limit;     /* ids at or above it are refused: 0 means HN_TOK_MAX_IDS */
+    hn_tok_table model;   /* pieces that the model can make of text */
+    hn_tok_table others;  /* control pieces, added tokens: only names find them */
+    uint32_t max_n;       /* bytes of the longest piece of the model */
     int32_t byte_id[256]; /* of <0x00>..<0xFF>, -1: none; set by hn_vocab_bytes */
     bool all_bytes;       /* all 256 exist */
     bool has_unused;
@@ -106,12 +114,12 @@ typedef struct {
 
 /* Refuses ids that a file of that size cannot mean: what is allocated stays in proportion. */
 void hn_vocab_limit(hn_tok_vocab *v, size_t n_file_bytes);
-/* Defines an id. mapped: hn_vocab_find finds it. A second definition of an id or a second mapped
- * piece of the same text is HN_ERR_FORMAT. */
+/* Defines an id. of_model: hn_vocab_find finds it. A second definition of an id or a second piece
+ * of the model with the same text is HN_ERR_FORMAT. */
 HN_NODISCARD hn_status hn_vocab_set(hn_tok_vocab *v, int64_t id, const char *s, size_t n, int type,
-                                    bool mapped, const char *where);
+                                    bool of_model, const char *where);
 int32_t hn_vocab_find(const hn_tok_vocab *v, const char *s, size_t n);     /* -1: none */
-int32_t hn_vocab_find_any(const hn_tok_vocab *v, const char *s, size_t n); /* unmapped ones, too */
+int32_t hn_vocab_find_any(const hn_tok_vocab *v, const char *s, size_t n); /* also the others */
 const char *hn_vocab_text(const hn_tok_vocab *v, int32_t id, size_t *n);   /* NULL: no such id */
 void hn_vocab_bytes(hn_tok_vocab *v, bool typed); /* finds byte_id; typed: pieces of type BYTE */
 HN_NODISCARD hn_status hn_vocab_rank(hn_tok_vocab *v, const char *where); /* from the scores */
@@ -251,11 +259,15 @@ struct hn_tokenizer {
     hn_tok_model model;
     hn_tok_merges merges;
     bool ignore_merges, byte_fallback, fuse_unk;
+    char mark[4]; /* words can be merged in parts that begin with this mark; n_mark 0: cannot */
+    size_t n_mark;
     int32_t unk_model; /* what the model gives for unknown text; -1: drops it */
     hn_tok_sp sp;
 
     hn_tok_added *added;
     int64_t n_added, cap_added;
+    int32_t max_added;              /* largest id of an added token, -1: none */
+    bool is_json;                   /* from a tokenizer.json, which knows its added tokens best */
     hn_tok_matcher raw, normalized; /* index into added */
 
     hn_tok_norm *norm;
@@ -352,13 +364,15 @@ HN_NODISCARD hn_status hn_pretokenize(const hn_tokenizer *t, hn_tok_work *w, con
 /* Splits s[0..n) at the added tokens of a matcher. */
 HN_NODISCARD hn_status hn_added_split(const hn_tokenizer *t, const hn_tok_matcher *m, const char *s,
                                       size_t n, bool parse_special, hn_tok_cuts *out);
-/* Registers a token whose id is in the vocabulary already (hn_vocab_set). */
+/* Registers a token whose id is in the vocabulary already (hn_vocab_set); replaces what was
+ * registered under that id. */
 HN_NODISCARD hn_status hn_added_push(hn_tokenizer *t, hn_tok_added a);
 /* After all are known: builds both matchers. */
 HN_NODISCARD hn_status hn_added_finish(hn_tokenizer *t);
 
 HN_NODISCARD hn_status hn_bpe_encode(const hn_tokenizer *t, hn_tok_work *w, const char *s, size_t n,
                                      hn_tokens *out);
+void hn_bpe_find_mark(hn_tokenizer *t); /* sets mark, n_mark */
 HN_NODISCARD hn_status hn_piece_encode(const hn_tokenizer *t, hn_tok_work *w, const char *s,
                                        size_t n, hn_tokens *out);
 HN_NODISCARD hn_status hn_unigram_encode(const hn_tokenizer *t, hn_tok_work *w, const char *s,
@@ -418,8 +432,8 @@ HN_NODISCARD hn_status hn_tok_json_decoder(hn_tokenizer *t, const json_t *j, con
 /* An object of tokens to ids. */
 HN_NODISCARD hn_status hn_tok_json_vocab(hn_tokenizer *t, const json_t *vocab, const char *where);
 /* An added token as tokenizer.json and added_tokens_decoder write it. A content that the
- * vocabulary has must have that id; n_model >= 0: another one must have the id the library would
- * give it behind the n_model tokens of the model. */
+ * vocabulary has must have that id. n_model >= 0: tokenizer.json with so many tokens in its model;
+ * a new token must have the id the library would give it. n_model -1: a file beside. */
 HN_NODISCARD hn_status hn_tok_json_added(hn_tokenizer *t, const json_t *j, int64_t id,
                                          int64_t n_model, const char *where);
 

@@ -127,21 +127,13 @@ static hn_status read_model(hn_tokenizer *t, const json_t *model, const char *wh
     return HN_FAIL(HN_ERR_UNSUPPORTED, "%s: model '%.40s' is not supported", where, type);
 }
 
-/* The id the library would give: it ignores the file's, so they must agree. */
-static int64_t next_id(const hn_tokenizer *t, int64_t n_model)
-{
-    int64_t most = -1;
-    for (int64_t i = 0; i < t->n_added; i++)
-        if (t->added[i].id > most) most = t->added[i].id;
-    return most >= n_model ? most + 1 : n_model;
-}
-
 hn_status hn_tok_json_added(hn_tokenizer *t, const json_t *j, int64_t id, int64_t n_model,
                             const char *where)
 {
     const json_t *content = json_object_get(j, "content");
     const char *s = json_string_value(content);
     const size_t n = json_string_length(content);
+    const bool beside = n_model < 0;
     hn_tok_added a = {0};
     if (s == NULL || n == 0)
         return HN_FAIL(HN_ERR_FORMAT, "%s: added token %lld has no content", where, (long long)id);
@@ -151,12 +143,16 @@ hn_status hn_tok_json_added(hn_tokenizer *t, const json_t *j, int64_t id, int64_
     HN_TRY(hn_json_get_bool(j, "lstrip", where, false, &a.lstrip));
     HN_TRY(hn_json_get_bool(j, "rstrip", where, false, &a.rstrip));
     HN_TRY(hn_json_get_bool(j, "normalized", where, false, &a.normalized));
+    /* The library numbers new tokens itself, whatever the file says: they must agree. */
+    const int64_t next = t->max_added >= n_model ? t->max_added + 1 : n_model;
     const int64_t known = hn_vocab_find_any(&t->vocab, s, n);
-    const int64_t wanted = known >= 0 ? known : n_model >= 0 ? next_id(t, n_model) : id;
+    const int64_t wanted = known >= 0 ? known : beside ? id : next;
     if (wanted != id)
         return HN_FAIL(HN_ERR_FORMAT, "%s: added token '%.40s' has id %lld, it must be %lld", where,
                        s, (long long)id, (long long)wanted);
     if (known < 0) HN_TRY(hn_vocab_set(&t->vocab, id, s, n, HN_PIECE_NORMAL, false, where));
+    if (beside && t->is_json && t->vocab.piece[id].added >= 0) return HN_OK;
+    if (beside && !t->is_json) a.normalized = false; /* only tokenizer.json knows the word */
     a.id = (int32_t)id;
     return hn_added_push(t, a);
 }
@@ -181,6 +177,8 @@ static hn_status read_all(hn_tokenizer *t, const json_t *j, const char *where)
     HN_TRY(hn_json_get_text(j, "version", where, false, &version));
     if (strcmp(version, "1.0") != 0)
         return HN_FAIL(HN_ERR_UNSUPPORTED, "%s: version '%.20s', known is 1.0", where, version);
+    if (!json_is_object(json_object_get(j, "model")))
+        return HN_FAIL(HN_ERR_FORMAT, "%s: there is no object 'model'", where);
     HN_TRY(read_model(t, json_object_get(j, "model"), where));
     HN_TRY(hn_tok_json_normalizer(t, json_object_get(j, "normalizer"), where));
     HN_TRY(read_added(t, json_object_get(j, "added_tokens"), where));
@@ -196,6 +194,7 @@ hn_status hn_tok_parse_json(const char *text, size_t n, const char *where, hn_to
     hn_tokenizer *t = NULL;
     HN_TRY(hn_json_parse(text, n, where, &j));
     HN_TRY_GOTO(st, hn_tok_new(&t), done);
+    t->is_json = true;
     hn_vocab_limit(&t->vocab, n);
     HN_TRY_GOTO(st, read_all(t, j, where), done);
     *out = t;

@@ -232,6 +232,7 @@ hn_status hn_tok_seal(hn_tokenizer *t, const char *files)
     HN_TRY(apply(&t->prefix, true, t->add_bos, t->bos, "bos"));
     HN_TRY(apply(&t->suffix, false, t->add_eos, t->eos, "eos"));
     HN_TRY(hn_added_finish(t));
+    hn_bpe_find_mark(t);
     hn_status st = describe(t, files, &text);
     if (st == HN_OK) st = hn_sha256(text.s, text.n, t->digest);
     hn_text_free(&text);

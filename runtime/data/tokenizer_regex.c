@@ -79,6 +79,24 @@ static hn_status put_unicode(reader *r)
     return put(r, hex);
 }
 
+/* {...} behind \p or \x. A name of more than two letters is a script; bare names of scripts mean
+ * script extensions to PCRE2. */
+static hn_status braces(reader *r, bool property)
+{
+    const char *s = r->s + r->i + 1, *end = memchr(s, '}', r->n - r->i - 1);
+    if (end == NULL) return refuse(r, "{ without }");
+    size_t n = (size_t)(end - s);
+    HN_TRY(put(r, "{"));
+    if (property && n > 0 && s[0] == '^') {
+        HN_TRY(put(r, "^"));
+        s++, n--;
+    }
+    if (property && n > 2 && memcmp(s, "Any", 3) != 0) HN_TRY(put(r, "sc:"));
+    HN_TRY(hn_text_append(r->out, s, n + 1));
+    r->i = (size_t)(end - r->s) + 1;
+    return HN_OK;
+}
+
 /* An escape, r->i at the backslash; the next byte exists. */
 static hn_status escape(reader *r)
 {
@@ -109,13 +127,8 @@ static hn_status escape(reader *r)
     }
     r->i += 2;
     HN_TRY(put(r, to != NULL ? to : two));
-    if ((c == 'p' || c == 'P' || c == 'x') && r->i < r->n && r->s[r->i] == '{') {
-        const char *end = memchr(r->s + r->i, '}', r->n - r->i);
-        if (end == NULL) return refuse(r, "{ without }");
-        const size_t n = (size_t)(end - (r->s + r->i)) + 1;
-        HN_TRY(hn_text_append(r->out, r->s + r->i, n));
-        r->i += n;
-    }
+    if ((c == 'p' || c == 'P' || c == 'x') && r->i < r->n && r->s[r->i] == '{')
+        return braces(r, c != 'x');
     return HN_OK;
 }
 

@@ -138,7 +138,7 @@ hn_status hn_tok_finish_sp(hn_tokenizer *t, const char *where)
         return HN_FAIL(HN_ERR_FORMAT, "%s: byte fallback without all 256 byte pieces", where);
     for (int64_t i = 0; i < v->n_ids; i++) {
         const hn_tok_piece *p = &v->piece[i];
-        if (p->at < 0) continue;
+        if (p->at < 0 || p->n == 0) continue;
         if (p->type == HN_PIECE_USER)
             HN_TRY(hn_matcher_add(&t->sp.user, v->bytes.s + p->at, p->n, (int32_t)i));
         if (p->type == HN_PIECE_CONTROL)

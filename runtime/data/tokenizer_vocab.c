@@ -21,23 +21,25 @@ static bool same(const hn_tok_vocab *v, int32_t id, const char *s, size_t n)
     return p->n == n && memcmp(v->bytes.s + p->at, s, n) == 0;
 }
 
-int32_t hn_vocab_find(const hn_tok_vocab *v, const char *s, size_t n)
+static int32_t lookup(const hn_tok_vocab *v, const hn_tok_table *t, const char *s, size_t n)
 {
-    if (n > v->max_n || v->n_slots == 0) return -1;
-    const uint64_t mask = (uint64_t)v->n_slots - 1;
+    if (t->n_slots == 0) return -1;
+    const uint64_t mask = (uint64_t)t->n_slots - 1;
     for (uint64_t i = hash_bytes(s, n) & mask;; i = (i + 1) & mask) {
-        const int32_t id = v->slot[i];
+        const int32_t id = t->slot[i];
         if (id < 0 || same(v, id, s, n)) return id;
     }
+}
+
+int32_t hn_vocab_find(const hn_tok_vocab *v, const char *s, size_t n)
+{
+    return n <= v->max_n ? lookup(v, &v->model, s, n) : -1;
 }
 
 int32_t hn_vocab_find_any(const hn_tok_vocab *v, const char *s, size_t n)
 {
     const int32_t id = hn_vocab_find(v, s, n);
-    if (id >= 0) return id;
-    for (int64_t i = 0; i < v->n_ids; i++)
-        if (v->piece[i].at >= 0 && same(v, (int32_t)i, s, n)) return (int32_t)i;
-    return -1;
+    return id >= 0 ? id : lookup(v, &v->others, s, n);
 }
 
 const char *hn_vocab_text(const hn_tok_vocab *v, int32_t id, size_t *n)
@@ -47,28 +49,26 @@ const char *hn_vocab_text(const hn_tok_vocab *v, int32_t id, size_t *n)
     return v->bytes.s + v->piece[id].at;
 }
 
-static void insert(hn_tok_vocab *v, int32_t id)
+static void insert(const hn_tok_vocab *v, hn_tok_table *t, int32_t id)
 {
-    const uint64_t mask = (uint64_t)v->n_slots - 1;
+    const uint64_t mask = (uint64_t)t->n_slots - 1;
     uint64_t i = hash_bytes(v->bytes.s + v->piece[id].at, v->piece[id].n) & mask;
-    while (v->slot[i] >= 0) i = (i + 1) & mask;
-    v->slot[i] = id;
+    while (t->slot[i] >= 0) i = (i + 1) & mask;
+    t->slot[i] = id;
 }
 
-static hn_status make_room(hn_tok_vocab *v)
+static hn_status make_room(const hn_tok_vocab *v, hn_tok_table *t)
 {
-    if (2 * (v->n_mapped + 1) <= v->n_slots) return HN_OK;
-    const int64_t n_slots = v->n_slots == 0 ? 1024 : v->n_slots * 2;
-    int32_t *slot = hn_malloc((size_t)n_slots * sizeof *slot);
-    if (slot == NULL) return HN_FAIL(HN_ERR_MEMORY, "table of %lld pieces", (long long)n_slots);
-    int32_t *const old = v->slot;
-    const int64_t n_old = v->n_slots;
-    memset(slot, 0xff, (size_t)n_slots * sizeof *slot); /* -1 */
-    v->slot = slot;
-    v->n_slots = n_slots;
-    for (int64_t i = 0; i < n_old; i++)
-        if (old[i] >= 0) insert(v, old[i]);
-    hn_free(old);
+    if (2 * (t->n + 1) <= t->n_slots) return HN_OK;
+    hn_tok_table wider = {.n_slots = t->n_slots == 0 ? 256 : t->n_slots * 2, .n = t->n};
+    wider.slot = hn_malloc((size_t)wider.n_slots * sizeof *wider.slot);
+    if (wider.slot == NULL)
+        return HN_FAIL(HN_ERR_MEMORY, "table of %lld pieces", (long long)wider.n_slots);
+    memset(wider.slot, 0xff, (size_t)wider.n_slots * sizeof *wider.slot); /* -1 */
+    for (int64_t i = 0; i < t->n_slots; i++)
+        if (t->slot[i] >= 0) insert(v, &wider, t->slot[i]);
+    hn_free(t->slot);
+    *t = wider;
     return HN_OK;
 }
 
@@ -78,8 +78,8 @@ void hn_vocab_limit(hn_tok_vocab *v, size_t n_file_bytes)
     if (v->id_limit < 65536) v->id_limit = 65536;
 }
 
-hn_status hn_vocab_set(hn_tok_vocab *v, int64_t id, const char *s, size_t n, int type, bool mapped,
-                       const char *where)
+hn_status hn_vocab_set(hn_tok_vocab *v, int64_t id, const char *s, size_t n, int type,
+                       bool of_model, const char *where)
 {
     const int64_t limit = v->id_limit > 0 ? v->id_limit : HN_TOK_MAX_IDS;
     if (id < 0 || id >= limit)
@@ -92,23 +92,30 @@ hn_status hn_vocab_set(hn_tok_vocab *v, int64_t id, const char *s, size_t n, int
     if (id < v->n_ids && v->piece[id].at >= 0)
         return HN_FAIL(HN_ERR_FORMAT, "%s: token id %lld is used twice: '%.40s' and '%.*s'", where,
                        (long long)id, v->bytes.s + v->piece[id].at, n < 40 ? (int)n : 40, s);
-    if (mapped && hn_vocab_find(v, s, n) >= 0)
+    hn_tok_table *table = of_model ? &v->model : &v->others;
+    const int32_t twin = lookup(v, table, s, n);
+    if (of_model && twin >= 0)
         return HN_FAIL(HN_ERR_FORMAT, "%s: tokens %d and %lld have the same text '%.*s'", where,
-                       hn_vocab_find(v, s, n), (long long)id, n < 40 ? (int)n : 40, s);
+                       twin, (long long)id, n < 40 ? (int)n : 40, s);
     while (v->n_ids <= id) {
         HN_TRY(hn_grow(&v->piece, &v->cap_ids, v->n_ids, sizeof *v->piece));
         v->piece[v->n_ids++] = (hn_tok_piece){.at = -1};
     }
-    if (mapped) HN_TRY(make_room(v));
+    HN_TRY(make_room(v, table));
     const size_t at = v->bytes.n;
     HN_TRY(hn_text_append(&v->bytes, s, n));
     HN_TRY(hn_text_append(&v->bytes, "", 1));
-    v->piece[id] = (hn_tok_piece){.at = (int64_t)at, .n = (uint32_t)n, .type = (uint8_t)type};
+    v->piece[id] = (hn_tok_piece){.at = (int64_t)at,
+                                  .n = (uint32_t)n,
+                                  .shown_at = (int64_t)at,
+                                  .shown_n = (uint32_t)n,
+                                  .added = -1,
+                                  .type = (uint8_t)type};
     v->n_pieces++;
-    if (!mapped) return HN_OK;
-    insert(v, (int32_t)id);
-    v->n_mapped++;
-    if (n > v->max_n) v->max_n = (uint32_t)n;
+    if (twin >= 0) return HN_OK; /* the first of equal names is found */
+    insert(v, table, (int32_t)id);
+    table->n++;
+    if (of_model && n > v->max_n) v->max_n = (uint32_t)n;
     return HN_OK;
 }
 
@@ -180,7 +187,8 @@ void hn_vocab_free(hn_tok_vocab *v)
 {
     hn_text_free(&v->bytes);
     hn_free(v->piece);
-    hn_free(v->slot);
+    hn_free(v->model.slot);
+    hn_free(v->others.slot);
     *v = (hn_tok_vocab){0};
 }
 
