@@ -66,7 +66,8 @@ HN_NODISCARD hn_status hn_linear_ce_check_labels(const hn_linear_ce_args *a);
 /* Host pointers; the definition that every other version is tested against. */
 HN_NODISCARD hn_status hn_linear_ce_cpu(const hn_linear_ce_args *a);
 
-/* Host pointers, OpenBLAS and OpenMP. scratch: that many bytes, 64-byte aligned. */
+/* Host pointers, OpenBLAS and OpenMP. scratch: that many bytes, 64-byte aligned; the count reads
+ * shapes only, and takes ld_dx > 0 for "dx is wanted". */
 size_t hn_linear_ce_fast_scratch(const hn_linear_ce_args *a);
 HN_NODISCARD hn_status hn_linear_ce_fast(const hn_linear_ce_args *a, void *scratch);
 

@@ -45,7 +45,7 @@ static work work_of(const hn_linear_ce_args *a, void *scratch)
     work w = {0};
     w.logits = take(&w, scratch, true, rows * a->vocab, sizeof(float));
     w.x = take(&w, scratch, true, rows * a->dim, sizeof(float));
-    w.dx = take(&w, scratch, a->dx != NULL, rows * a->dim, sizeof(float));
+    w.dx = take(&w, scratch, a->ld_dx > 0, rows * a->dim, sizeof(float));
     w.w = take(&w, scratch, a->dtype != HN_F32, block * a->dim, sizeof(float));
     w.loss = take(&w, scratch, true, rows, sizeof(double));
     w.row = take(&w, scratch, true, rows, sizeof(int32_t));
