@@ -9,7 +9,7 @@
 
 /* OpenBLAS itself stays on one thread up to this many multiply-adds; above it, it would start
  * its own threads (and cut in its own way) were it called outside a parallel region. */
-#define SINGLE_THREAD_MAX 262144
+enum { SINGLE_THREAD_GEMM = 262144, SINGLE_THREAD_GEMV = 8192 };
 
 typedef struct {
     int64_t rows, cols; /* of a tile */
@@ -73,9 +73,10 @@ void hn_gemm(const hn_gemm_args *g)
 {
     const tiling t = cut(g->m, g->n);
     const int64_t tiles = g->batch * t.down * t.across;
-    const double flops = (double)g->batch * (double)g->m * (double)g->n * (double)g->k;
+    const double work = (double)g->batch * (double)g->m * (double)g->n * (double)g->k;
+    const bool large = work > (g->m == 1 ? SINGLE_THREAD_GEMV : SINGLE_THREAD_GEMM);
     hn_blas_one_thread();
-#pragma omp parallel for schedule(static) if (flops > SINGLE_THREAD_MAX)
+#pragma omp parallel for schedule(static) if (large)
     for (int64_t index = 0; index < tiles; index++) run_tile(g, &t, index);
 }
 

@@ -40,7 +40,7 @@ hn_status hn_linear_dw_check(const hn_linear_dw_args *a)
     HN_TRY(hn_check_matrix("linear_dw", "x", a->x, a->rows, a->in, a->ld_x));
     HN_TRY(hn_check_matrix("linear_dw", "dw", a->dw, a->out, a->in, a->ld_dw));
     HN_TRY(hn_check_replicas("linear_dw", a->rows, a->replicas));
-    HN_TRY(hn_check_write_stride("linear_dw", "dw", a->replicas, a->dw_stride, a->out * a->ld_dw));
+    HN_TRY(hn_check_stride("linear_dw", "dw", a->replicas, a->dw_stride, a->out * a->ld_dw));
     return hn_dropout_check_key("linear_dw", &a->drop);
 }
 
@@ -51,7 +51,7 @@ hn_status hn_linear_db_check(const hn_linear_db_args *a)
     HN_TRY(hn_check_matrix("linear_db", "dy", a->dy, a->rows, a->out, a->ld_dy));
     HN_TRY(hn_check_pointer("linear_db", "db", a->db));
     HN_TRY(hn_check_replicas("linear_db", a->rows, a->replicas));
-    return hn_check_write_stride("linear_db", "db", a->replicas, a->db_stride, a->out);
+    return hn_check_stride("linear_db", "db", a->replicas, a->db_stride, a->out);
 }
 
 static double alpha_of(float alpha) { return alpha == 0.0f ? 1.0 : (double)alpha; }

@@ -59,7 +59,7 @@ hn_status hn_add_rmsnorm_bwd_check(const hn_add_rmsnorm_bwd_args *a)
     HN_TRY(hn_check_in_place(bwd, a->dy, a->ld_dy, a->dx, a->ld_dx));
     HN_TRY(hn_check_in_place(bwd, a->dsum, a->ld_dsum, a->dx, a->ld_dx));
     if (a->dgain == NULL) return HN_OK;
-    return hn_check_write_stride(bwd, "dgain", a->replicas, a->dgain_stride, a->cols);
+    return hn_check_stride(bwd, "dgain", a->replicas, a->dgain_stride, a->cols);
 }
 
 static double gain_at(const void *gain, hn_dtype t, float offset, int64_t i)
