@@ -71,7 +71,7 @@ hn_status hn_graph_run(const hn_graph *g, const hn_run_options *o)
     unsigned char *const transient = p->memory[HN_MEM_TRANSIENT];
     hn_exec x = {.device = p->device, .step = o->step, .twin = o->twin};
     const bool zones = o->check && p->guard_bytes > 0;
-    if (zones) memset(transient, 0xff, p->transient_bytes);
+    if (zones && p->transient_bytes > 0) memset(transient, 0xff, p->transient_bytes);
     for (int64_t i = 0; i < g->n_nodes; i++) {
         const hn_node *n = g->node[i];
         const hn_op_def *def = hn_op(n->op);
