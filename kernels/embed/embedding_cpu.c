@@ -22,7 +22,7 @@ hn_status hn_embedding_check(const hn_embedding_args *a)
     HN_TRY(hn_check_matrix("embedding", "w", a->w, a->vocab, a->dim, a->ld_w));
     HN_TRY(hn_check_matrix("embedding", "y", a->y, a->rows, a->dim, a->ld_y));
     HN_TRY(hn_check_replicas("embedding", a->rows, a->replicas));
-    HN_TRY(hn_check_stride("embedding", "w", a->replicas, a->w_stride, a->vocab * a->ld_w));
+    HN_TRY(hn_check_read_stride("embedding", "w", a->replicas, a->w_stride, a->vocab * a->ld_w));
     return check_ids("embedding", a->id, a->rows, a->vocab);
 }
 

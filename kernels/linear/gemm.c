@@ -9,7 +9,7 @@
 
 /* OpenBLAS itself stays on one thread up to this many multiply-adds; above it, it would start
  * its own threads (and cut in its own way) were it called outside a parallel region. */
-#define SINGLE_THREAD_MAX 262144
+enum { SINGLE_THREAD_GEMM = 262144, SINGLE_THREAD_GEMV = 8192 };
 
 typedef struct {
     int64_t rows, cols; /* of a tile */
@@ -73,9 +73,10 @@ void hn_gemm(const hn_gemm_args *g)
 {
     const tiling t = cut(g->m, g->n);
     const int64_t tiles = g->batch * t.down * t.across;
-    const double flops = (double)g->batch * (double)g->m * (double)g->n * (double)g->k;
+    const double work = (double)g->batch * (double)g->m * (double)g->n * (double)g->k;
+    const bool large = work > (g->m == 1 ? SINGLE_THREAD_GEMV : SINGLE_THREAD_GEMM);
     hn_blas_one_thread();
-#pragma omp parallel for schedule(static) if (flops > SINGLE_THREAD_MAX)
+#pragma omp parallel for schedule(static) if (large)
     for (int64_t index = 0; index < tiles; index++) run_tile(g, &t, index);
 }
 
@@ -121,11 +122,15 @@ hn_operand hn_matrices_load(const hn_matrices *m, const void *p, float *buffer)
     return (hn_operand){r.p, r.ld, r.stride};
 }
 
-hn_result hn_matrices_begin(const hn_matrices *m, void *p, float *buffer, bool keep)
+hn_result hn_matrices_begin(const hn_matrices *m, void *p, float *buffer, const void *add,
+                            int64_t ld_add)
 {
-    if (m->t == HN_F32) return (hn_result){p, m->ld, m->stride};
-    if (keep) load_rows(m, p, buffer);
-    return gap_free(m, buffer);
+    const hn_result r = m->t == HN_F32 ? (hn_result){p, m->ld, m->stride} : gap_free(m, buffer);
+    if (add == NULL || add == r.p) return r;
+    const int64_t rows = m->batch * m->rows;
+#pragma omp parallel for schedule(static) if (rows * m->cols > HN_OMP_MIN)
+    for (int64_t i = 0; i < rows; i++) hn_to_f32(add, m->t, i * ld_add, m->cols, r.p + i * r.ld);
+    return r;
 }
 
 void hn_matrices_end(const hn_matrices *m, hn_result r, void *p)
