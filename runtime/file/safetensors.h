@@ -112,6 +112,10 @@ typedef struct {
     int64_t pitch; /* bytes from one row (of the last dimension) to the next; 0: dense */
 } hn_st_entry;
 
+/* Bytes that an entry takes in a file; the checks of hn_st_save for this entry (`path` is for the
+ * text). */
+HN_NODISCARD hn_status hn_st_entry_bytes(const hn_st_entry *e, const char *path, uint64_t *n_bytes);
+
 /* Writes a file through hn_saver: `path` is the old file or the whole new one.
  * entries   [n] in any order
  * metadata  [n_metadata] pairs {key, value}, written in this order; other tools want

@@ -106,7 +106,7 @@ static uint64_t row_bits(const hn_st_entry *e)
     return (uint64_t)cols * (uint64_t)hn_st_dtype_bits(e->dtype);
 }
 
-static hn_status check_entry(const hn_st_entry *e, const char *path, uint64_t *n_bytes)
+hn_status hn_st_entry_bytes(const hn_st_entry *e, const char *path, uint64_t *n_bytes)
 {
     if (e->name == NULL || strcmp(e->name, "__metadata__") == 0 || !is_utf8(e->name))
         return HN_FAIL(HN_ERR_ARG, "%s: '%.200s' cannot be the name of a tensor", path,
@@ -138,7 +138,7 @@ static hn_status check_and_sort(const hn_st_entry **order, int64_t n, const char
     uint64_t total = 0;
     for (int64_t i = 0; i < n; i++) {
         uint64_t n_bytes = 0;
-        HN_TRY(check_entry(order[i], path, &n_bytes));
+        HN_TRY(hn_st_entry_bytes(order[i], path, &n_bytes));
         if (n_bytes > (uint64_t)INT64_MAX - total)
             return HN_FAIL(HN_ERR_ARG, "%s: the tensors need more than 2^63 bytes", path);
         total += n_bytes;
@@ -197,7 +197,7 @@ static hn_status make_header(const hn_st_entry *const *order, int64_t n,
     if (n_metadata > 0) HN_TRY(put_metadata(t, metadata, n_metadata, path));
     for (int64_t i = 0; i < n; i++) {
         uint64_t n_bytes = 0;
-        HN_TRY(check_entry(order[i], path, &n_bytes));
+        HN_TRY(hn_st_entry_bytes(order[i], path, &n_bytes));
         if (i > 0 || n_metadata > 0) put(t, ",", 1);
         put_entry(t, order[i], at, at + n_bytes);
         at += n_bytes;
@@ -215,7 +215,7 @@ static hn_status make_header(const hn_st_entry *const *order, int64_t n,
 static hn_status write_entry(hn_saver *s, const hn_st_entry *e, const char *path)
 {
     uint64_t n_bytes = 0;
-    HN_TRY(check_entry(e, path, &n_bytes));
+    HN_TRY(hn_st_entry_bytes(e, path, &n_bytes));
     const size_t row = (size_t)(row_bits(e) / 8);
     if (n_bytes == 0) return HN_OK;
     if (e->pitch == 0 || (size_t)e->pitch == row) return hn_saver_write(s, e->data, n_bytes);
