@@ -82,16 +82,15 @@ done:
 static hn_status check_one(const hn_model *m, const hn_param *q)
 {
     const hn_st_tensor *t = hn_model_dir_find(m->dir, q->name);
-    if (t == NULL)
-        return HN_FAIL(HN_ERR_FORMAT, "%s: tensor %s is missing", m->path, q->name);
+    if (t == NULL) return HN_FAIL(HN_ERR_FORMAT, "%s: tensor %s is missing", m->path, q->name);
     bool same = t->ndim == q->ndim;
     for (int i = 0; same && i < q->ndim; i++) same = t->dim[i] == q->dim[i];
     if (!same) {
         char got[64] = "";
         size_t at = 0;
         for (int i = 0; i < t->ndim && at < sizeof got; i++)
-            at += (size_t)snprintf(got + at, sizeof got - at, "%s%" PRId64, i ? ", " : "",
-                                   t->dim[i]);
+            at +=
+                (size_t)snprintf(got + at, sizeof got - at, "%s%" PRId64, i ? ", " : "", t->dim[i]);
         return HN_FAIL(HN_ERR_SHAPE,
                        q->ndim == 2 ? "%s: tensor %s is [%s], the configuration says [%" PRId64
                                       ", %" PRId64 "]"

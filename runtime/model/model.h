@@ -17,9 +17,9 @@ extern "C" {
 typedef struct {
     char *path; /* as given */
     hn_llama_config config;
-    hn_model_dir *dir;    /* NULL: random weights */
-    json_t *config_json;  /* borrowed from dir, or owned */
-    hn_dtype dtype;       /* to compute in */
+    hn_model_dir *dir;   /* NULL: random weights */
+    json_t *config_json; /* borrowed from dir, or owned */
+    hn_dtype dtype;      /* to compute in */
     bool checked_digest;
     char digest[HN_SHA256_HEX]; /* of the tensor tree; of config and seed for random weights */
 } hn_model;

@@ -129,8 +129,7 @@ static hn_status record_logits(hn_engine *e)
     HN_TRY(vector(e, HN_MEM_INPUT, "logits.tokens", HN_I32, rows, &e->logits.tokens));
     HN_TRY(vector(e, HN_MEM_INPUT, "logits.positions", HN_I32, rows, &e->logits.positions));
     HN_TRY(vector(e, HN_MEM_INPUT, "logits.offsets", HN_I32, 2, &e->logits.offsets));
-    const hn_llama_input in = {e->logits.tokens, e->logits.positions, e->logits.offsets,
-                               NULL};
+    const hn_llama_input in = {e->logits.tokens, e->logits.positions, e->logits.offsets, NULL};
     const hn_llama_build b = builder(e);
     hn_tensor *hidden;
     HN_TRY(hn_graph_new(e->program, "logits", false, &e->logits_graph));
