@@ -1,6 +1,6 @@
-/* options_value.h - what the parts of the options parser share; not for others. */
-#ifndef HN_OPTIONS_VALUE_H
-#define HN_OPTIONS_VALUE_H
+/* options_internal.h - what the parts of the options parser share; not for others. */
+#ifndef HN_OPTIONS_INTERNAL_H
+#define HN_OPTIONS_INTERNAL_H
 #include "runtime/base/options.h"
 
 #ifdef __cplusplus
