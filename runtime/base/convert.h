@@ -44,7 +44,7 @@ static inline void hn_store_f32(const float *target, int64_t n, void *p, hn_dtyp
 /* Elements in the block that starts at `start` of n. */
 static inline int64_t hn_block_len(int64_t start, int64_t n)
 {
-    return n - start < HN_BLOCK ? n - start : HN_BLOCK;
+    return n - start < HN_BLOCK ? n - start : (int64_t)HN_BLOCK;
 }
 
 #ifdef __cplusplus

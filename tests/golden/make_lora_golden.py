@@ -30,7 +30,7 @@ Schedule  Transformers' get_*_schedule_with_warmup; `lr` lists what each step us
 
 The files hold loss, grad_norm and lr of each step, held-out losses before and after (16 rows of 128
 tokens, row i starts at i * 6000 of the held-out part), and for some trained tensors after the last
-step their sum and 2-norm. `float64_gap` is the largest difference of a loss to the same run in
+step their sum and 2-norm; `first_a` is a corner of A at the start. `float64_gap` is the largest difference of a loss to the same run in
 double precision: how much of the agreement rounding leaves open.
 """
 
@@ -101,6 +101,12 @@ RUNS = {
         "warmup": 2,
     },
 }
+
+# Adapted linears whose first elements of A (2 rows x 4 columns) are listed, and their widths.
+FIRST_A = [
+    ("model.layers.0.self_attn.q_proj.lora_A", 128),
+    ("model.layers.4.mlp.down_proj.lora_A", 352),
+]
 
 
 def build_model(path, run, dtype):
@@ -223,6 +229,8 @@ def main():
             "first_tokens": [int(i) for i in train_ids[:16]],
             "float64_gap": f9(gap),
         }
+        if run["method"] == "lora":
+            head["first_a"] = {n: f9s(lora_a(run["seed"], n, 2, w)[:, :4]) for n, w in FIRST_A}
         write_json(GOLDEN / f"{name}.json", {**head, **out})
         print(f"  held out {out['held_out_before']} -> {out['held_out_after']}, gap {gap:.2e}")
 
