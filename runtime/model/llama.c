@@ -50,8 +50,7 @@ hn_status hn_llama_declare(const hn_llama_config *c, hn_params *p)
 hn_status hn_llama_tables_new(const hn_llama_config *c, hn_program *p, int64_t positions,
                               hn_llama_tables *out)
 {
-    const hn_type type = {
-        .dtype = HN_F32, .ndim = 2, .dim = {positions, hn_rope_rotary_dim(&c->rope) / 2}};
+    const hn_type type = {.dtype = HN_F32, .ndim = 2, .dim = {positions, c->rope.rotary_dim / 2}};
     HN_TRY(hn_program_tensor(p, HN_MEM_STATE, "rope.cos", &type, &out->cos));
     HN_TRY(hn_program_tensor(p, HN_MEM_STATE, "rope.sin", &type, &out->sin));
     out->positions = positions;
@@ -60,7 +59,8 @@ hn_status hn_llama_tables_new(const hn_llama_config *c, hn_program *p, int64_t p
 
 hn_status hn_llama_tables_fill(const hn_llama_config *c, const hn_llama_tables *t)
 {
-    return hn_rope_table(&c->rope, t->positions, t->positions, t->cos->data, t->sin->data);
+    const int64_t ld = hn_type_ld(&t->cos->type);
+    return hn_rope_table(&c->rope, t->positions, t->positions, ld, t->cos->data, t->sin->data);
 }
 
 /* What the recording of one forward pass carries along. */
@@ -103,9 +103,8 @@ static hn_status head_norm_rope(recorder *r, const char *norm_suffix, int64_t he
     if (r->c->qk_norm) HN_TRY(norm(r, name_of(r, norm_suffix), heads, *x, NULL, NULL, x));
     hn_tensor *in[] = {*x, r->in->positions, r->b->tables->cos, r->b->tables->sin};
     hn_tensor *out[HN_MAX_OUT];
-    const hn_attr attr = {.rope = {.heads = heads,
-                                   .head_dim = r->c->head_dim,
-                                   .rotary_dim = hn_rope_rotary_dim(&r->c->rope)}};
+    const hn_attr attr = {
+        .rope = {.heads = heads, .head_dim = r->c->head_dim, .rotary_dim = r->c->rope.rotary_dim}};
     HN_TRY(hn_emit(r->g, HN_OP_ROPE, name_of(r, "self_attn.rope"), in, &attr, out));
     *x = out[0];
     return HN_OK;

@@ -8,7 +8,7 @@
 #define HN_LLAMA_CONFIG_H
 #include <jansson.h>
 
-#include "kernels/embed/rope.h"
+#include "kernels/embed/rope_table.h"
 #include "runtime/base/dtype.h"
 #include "runtime/base/log.h"
 
@@ -28,7 +28,8 @@ typedef struct {
     int64_t window;        /* sliding window in tokens; 0: full attention everywhere */
     uint64_t *full_layers; /* NULL: all layers alike; else a bit a layer that has no window */
     hn_rope_spec rope;
-    hn_dtype file_dtype; /* what the file says its weights are; F32 when it does not say */
+    double *rope_factors; /* longrope: short, then long factors; owned */
+    hn_dtype file_dtype;  /* what the file says its weights are; F32 when it does not say */
     bool says_dtype;
     int32_t bos, eos[HN_MAX_EOS]; /* -1: none */
     int n_eos;
@@ -43,6 +44,10 @@ void hn_llama_config_free(hn_llama_config *c);
 /* Replaces the end-of-sequence tokens by those of `eos_token_id` (a number or a list), if it has
  * them: generation_config.json wins over config.json. */
 HN_NODISCARD hn_status hn_llama_config_eos(const json_t *config, const char *where,
+                                           hn_llama_config *c);
+
+/* Fills c->rope; head_dim and max_positions are set already (rope_config.c). */
+HN_NODISCARD hn_status hn_rope_config_read(const json_t *config, const char *where,
                                            hn_llama_config *c);
 
 /* Window of one layer: 0 is full attention. */
