@@ -1,6 +1,7 @@
 #include "runtime/train/state.h"
 
 #include <inttypes.h>
+#include <jansson.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -13,23 +14,22 @@
 #include "runtime/file/model_dir.h"
 #include "runtime/file/safetensors.h"
 
-hn_status hn_run_state_init(hn_run_state *s)
+hn_status hn_run_state_init(hn_run_state *s, int64_t room)
 {
-    *s = (hn_run_state){.best_loss = NAN, .best_step = -1, .log = json_array()};
-    return s->log ? HN_OK : HN_FAIL(HN_ERR_MEMORY, "no memory for the run's log");
+    *s = (hn_run_state){.best_loss = NAN, .best_step = -1, .cap_log = room};
+    s->log = hn_calloc((size_t)room, sizeof *s->log);
+    return s->log ? HN_OK : HN_FAIL(HN_ERR_MEMORY, "no memory for %" PRId64 " log entries", room);
 }
 
 void hn_run_state_clear(hn_run_state *s)
 {
-    json_decref(s->log);
+    hn_free(s->log);
     *s = (hn_run_state){0};
 }
 
-hn_status hn_run_state_log(hn_run_state *s, json_t *entry)
+void hn_run_state_log(hn_run_state *s, const hn_log_entry *entry)
 {
-    if (entry == NULL || json_array_append_new(s->log, entry) != 0)
-        return HN_FAIL(HN_ERR_MEMORY, "no memory for the run's log");
-    return HN_OK;
+    if (s->n_log < s->cap_log) s->log[s->n_log++] = *entry;
 }
 
 /* ---- tensors ---- */
@@ -123,23 +123,45 @@ done:
 
 /* ---- JSON ---- */
 
+/* The log in the words of Hugging Face's log_history. */
+static json_t *log_json(const hn_run_state *s)
+{
+    json_t *list = json_array();
+    for (int64_t i = 0; i < s->n_log; i++) {
+        const hn_log_entry *e = &s->log[i];
+        json_t *o = json_pack("{s:I}", "step", (json_int_t)e->step);
+        if (isfinite(e->loss)) json_object_set_new(o, "loss", json_real(e->loss));
+        if (isfinite(e->lr)) json_object_set_new(o, "learning_rate", json_real(e->lr));
+        if (isfinite(e->grad_norm)) json_object_set_new(o, "grad_norm", json_real(e->grad_norm));
+        if (isfinite(e->eval_loss)) json_object_set_new(o, "eval_loss", json_real(e->eval_loss));
+        json_array_append_new(list, o);
+    }
+    return list;
+}
+
+static double number_or_nan(const json_t *o, const char *key)
+{
+    const json_t *v = json_object_get(o, key);
+    return json_is_number(v) ? json_number_value(v) : NAN;
+}
+
 static json_t *state_json(const hn_run_identity *id, const hn_run_state *s)
 {
     json_t *best = isnan(s->best_loss) ? json_null() : json_real(s->best_loss);
     return json_pack(
-        "{s:i, s:I, s:I, s:I, s:o, s:I, s:I, s:{s:s, s:s, s:s, s:s, s:s, s:s}, s:O}", "format",
+        "{s:i, s:I, s:I, s:I, s:o, s:I, s:I, s:{s:s, s:s, s:s, s:s, s:s, s:s}, s:o}", "format",
         HN_STATE_VERSION, "step", (json_int_t)s->step, "micro_batch", (json_int_t)s->micro_batch,
         "tokens", (json_int_t)s->tokens, "best_loss", best, "best_step", (json_int_t)s->best_step,
         "evals_since_best", (json_int_t)s->evals_since_best, "identity", "method", id->method,
         "base_model", id->base_path, "base_digest", id->base_digest, "data_digest", id->data_digest,
-        "tokenizer_digest", id->tokenizer_digest, "settings", id->settings, "log", s->log);
+        "tokenizer_digest", id->tokenizer_digest, "settings", id->settings, "log", log_json(s));
 }
 
 static json_t *trainer_state_json(const hn_run_state *s)
 {
     json_t *best = isnan(s->best_loss) ? json_null() : json_real(s->best_loss);
-    return json_pack("{s:I, s:o, s:I, s:O}", "global_step", (json_int_t)s->step, "best_metric",
-                     best, "best_step", (json_int_t)s->best_step, "log_history", s->log);
+    return json_pack("{s:I, s:o, s:I, s:o}", "global_step", (json_int_t)s->step, "best_metric",
+                     best, "best_step", (json_int_t)s->best_step, "log_history", log_json(s));
 }
 
 static hn_status save_json(const char *path, json_t *value)
@@ -303,7 +325,7 @@ static hn_status check_identity(const json_t *state, const char *where, const hn
     return HN_OK;
 }
 
-static hn_status read_state(const json_t *j, const char *where, hn_run_state *s)
+static hn_status read_state(const json_t *j, const char *where, int64_t room, hn_run_state *s)
 {
     int64_t version = 0;
     double best = NAN;
@@ -316,15 +338,26 @@ static hn_status read_state(const json_t *j, const char *where, hn_run_state *s)
     HN_TRY(hn_json_get_f64(j, "best_loss", where, false, &best));
     const json_t *log = json_object_get(j, "log");
     if (!json_is_array(log)) return HN_FAIL(HN_ERR_FORMAT, "%s: key 'log' is not a list", where);
-    json_t *copy = json_copy((json_t *)(size_t)log);
-    if (copy == NULL) return HN_FAIL(HN_ERR_MEMORY, "no memory for the run's log");
+    const int64_t n = (int64_t)json_array_size(log);
+    hn_run_state fresh;
+    HN_TRY(hn_run_state_init(&fresh, n + room));
+    s->log = fresh.log;
+    s->cap_log = fresh.cap_log;
     s->best_loss = best;
-    s->log = copy;
+    for (int64_t i = 0; i < n; i++) {
+        const json_t *o = json_array_get(log, (size_t)i);
+        const hn_log_entry e = {.step = json_integer_value(json_object_get(o, "step")),
+                                .loss = number_or_nan(o, "loss"),
+                                .lr = number_or_nan(o, "learning_rate"),
+                                .grad_norm = number_or_nan(o, "grad_norm"),
+                                .eval_loss = number_or_nan(o, "eval_loss")};
+        hn_run_state_log(s, &e);
+    }
     return HN_OK;
 }
 
 hn_status hn_state_load(const char *dir, const hn_params *p, const hn_run_identity *id,
-                        hn_run_state *s)
+                        int64_t room, hn_run_state *s)
 {
     json_t *j = NULL;
     hn_run_state state = {0};
@@ -333,7 +366,7 @@ hn_status hn_state_load(const char *dir, const hn_params *p, const hn_run_identi
     if (path == NULL) return HN_FAIL(HN_ERR_MEMORY, "no memory to read %s", dir);
     hn_status st = hn_json_load(path, &j);
     if (st == HN_OK) st = check_identity(j, path, id);
-    if (st == HN_OK) st = read_state(j, path, &state);
+    if (st == HN_OK) st = read_state(j, path, room, &state);
     if (st == HN_OK) st = hn_state_load_delta(dir, p);
     if (st == HN_OK) st = load_moments(dir, p);
     json_decref(j);
