@@ -2,13 +2,6 @@
 
 #include "runtime/base/check.h"
 
-static hn_status check_in_place(const char *op, const void *in, int64_t ld_in, const void *out,
-                                int64_t ld_out)
-{
-    if (in != out || ld_in == ld_out) return HN_OK;
-    return HN_FAIL(HN_ERR_ARG, "%s: in place needs one leading dimension", op);
-}
-
 hn_status hn_binary_check(const hn_binary_args *a)
 {
     HN_TRY(hn_check_pointer("elementwise", "args", a));
@@ -16,8 +9,8 @@ hn_status hn_binary_check(const hn_binary_args *a)
     HN_TRY(hn_check_matrix("elementwise", "a", a->a, a->rows, a->cols, a->ld_a));
     HN_TRY(hn_check_matrix("elementwise", "b", a->b, a->rows, a->cols, a->ld_b));
     HN_TRY(hn_check_matrix("elementwise", "y", a->y, a->rows, a->cols, a->ld_y));
-    HN_TRY(check_in_place("elementwise", a->a, a->ld_a, a->y, a->ld_y));
-    return check_in_place("elementwise", a->b, a->ld_b, a->y, a->ld_y);
+    HN_TRY(hn_check_in_place("elementwise", a->a, a->ld_a, a->y, a->ld_y));
+    return hn_check_in_place("elementwise", a->b, a->ld_b, a->y, a->ld_y);
 }
 
 hn_status hn_scale_check(const hn_scale_args *a)
@@ -26,7 +19,7 @@ hn_status hn_scale_check(const hn_scale_args *a)
     HN_TRY(hn_check_float("scale", "dtype", a->dtype));
     HN_TRY(hn_check_matrix("scale", "a", a->a, a->rows, a->cols, a->ld_a));
     HN_TRY(hn_check_matrix("scale", "y", a->y, a->rows, a->cols, a->ld_y));
-    return check_in_place("scale", a->a, a->ld_a, a->y, a->ld_y);
+    return hn_check_in_place("scale", a->a, a->ld_a, a->y, a->ld_y);
 }
 
 static hn_status check_cast_type(const char *name, hn_dtype t)
@@ -43,7 +36,7 @@ hn_status hn_cast_check(const hn_cast_args *a)
     HN_TRY(hn_check_matrix("cast", "y", a->y, a->rows, a->cols, a->ld_y));
     if (a->a == a->y && a->dtype != a->y_dtype)
         return HN_FAIL(HN_ERR_ARG, "cast: in place needs one dtype");
-    return check_in_place("cast", a->a, a->ld_a, a->y, a->ld_y);
+    return hn_check_in_place("cast", a->a, a->ld_a, a->y, a->ld_y);
 }
 
 hn_status hn_add_cpu(const hn_binary_args *a)

@@ -4,13 +4,6 @@
 
 #include "runtime/base/check.h"
 
-static hn_status check_in_place(const char *op, const void *in, int64_t ld_in, const void *out,
-                                int64_t ld_out)
-{
-    if (in != out || ld_in == ld_out) return HN_OK;
-    return HN_FAIL(HN_ERR_ARG, "%s: in place needs one leading dimension", op);
-}
-
 hn_status hn_swiglu_check(const hn_swiglu_args *a)
 {
     HN_TRY(hn_check_pointer("swiglu", "args", a));
@@ -18,8 +11,8 @@ hn_status hn_swiglu_check(const hn_swiglu_args *a)
     HN_TRY(hn_check_matrix("swiglu", "gate", a->gate, a->rows, a->cols, a->ld_gate));
     HN_TRY(hn_check_matrix("swiglu", "up", a->up, a->rows, a->cols, a->ld_up));
     HN_TRY(hn_check_matrix("swiglu", "y", a->y, a->rows, a->cols, a->ld_y));
-    HN_TRY(check_in_place("swiglu", a->gate, a->ld_gate, a->y, a->ld_y));
-    return check_in_place("swiglu", a->up, a->ld_up, a->y, a->ld_y);
+    HN_TRY(hn_check_in_place("swiglu", a->gate, a->ld_gate, a->y, a->ld_y));
+    return hn_check_in_place("swiglu", a->up, a->ld_up, a->y, a->ld_y);
 }
 
 hn_status hn_swiglu_bwd_check(const hn_swiglu_bwd_args *a)
@@ -36,8 +29,8 @@ hn_status hn_swiglu_bwd_check(const hn_swiglu_bwd_args *a)
     const void *const in[] = {a->gate, a->up, a->dy};
     const int64_t ld[] = {a->ld_gate, a->ld_up, a->ld_dy};
     for (int k = 0; k < 3; k++) {
-        HN_TRY(check_in_place(op, in[k], ld[k], a->dgate, a->ld_dgate));
-        HN_TRY(check_in_place(op, in[k], ld[k], a->dup, a->ld_dup));
+        HN_TRY(hn_check_in_place(op, in[k], ld[k], a->dgate, a->ld_dgate));
+        HN_TRY(hn_check_in_place(op, in[k], ld[k], a->dup, a->ld_dup));
     }
     return HN_OK;
 }

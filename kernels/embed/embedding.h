@@ -34,7 +34,7 @@ typedef struct {
     int64_t rows, vocab, dim;
     int64_t ld_w, ld_y;
     int64_t replicas; /* 0: no replica axis */
-    int64_t w_stride;
+    int64_t w_stride; /* 0: shared by the replicas */
     hn_dtype dtype;
 } hn_embedding_args;
 

@@ -22,7 +22,7 @@ hn_status hn_embedding_check(const hn_embedding_args *a)
     HN_TRY(hn_check_matrix("embedding", "w", a->w, a->vocab, a->dim, a->ld_w));
     HN_TRY(hn_check_matrix("embedding", "y", a->y, a->rows, a->dim, a->ld_y));
     HN_TRY(hn_check_replicas("embedding", a->rows, a->replicas));
-    HN_TRY(hn_check_stride("embedding", "w", a->replicas, a->w_stride, a->vocab * a->ld_w));
+    HN_TRY(hn_check_read_stride("embedding", "w", a->replicas, a->w_stride, a->vocab * a->ld_w));
     return check_ids("embedding", a->id, a->rows, a->vocab);
 }
 
@@ -33,7 +33,8 @@ hn_status hn_embedding_dw_check(const hn_embedding_dw_args *a)
     HN_TRY(hn_check_matrix("embedding_dw", "dw", a->dw, a->vocab, a->dim, a->ld_dw));
     HN_TRY(hn_check_matrix("embedding_dw", "dy", a->dy, a->rows, a->dim, a->ld_dy));
     HN_TRY(hn_check_replicas("embedding_dw", a->rows, a->replicas));
-    HN_TRY(hn_check_stride("embedding_dw", "dw", a->replicas, a->dw_stride, a->vocab * a->ld_dw));
+    HN_TRY(hn_check_write_stride("embedding_dw", "dw", a->replicas, a->dw_stride,
+                                 a->vocab * a->ld_dw));
     return check_ids("embedding_dw", a->id, a->rows, a->vocab);
 }
 

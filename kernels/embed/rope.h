@@ -13,7 +13,7 @@
  * Precision  x and y both f32 or both bf16, tables f32; fp32 arithmetic, one rounding.
  * Limits     every dimension 1 to 2^31 - 1; rotary_dim even, at most head_dim; any alignment.
  * Aliasing   y may be x with the same leading dimension; no other overlap.
- * Repeats    the same bits everywhere: twin, fast, any number of threads.
+ * Repeats    bit for bit on one machine; fast: also for any number of threads.
  * Errors     HN_ERR_ARG naming row and position when a position is not in [0, n_positions) (on
  *            the CPU, where the positions can be read); HN_ERR_ARG, HN_ERR_SHAPE,
  *            HN_ERR_UNSUPPORTED. All before the first write.

@@ -121,11 +121,15 @@ hn_operand hn_matrices_load(const hn_matrices *m, const void *p, float *buffer)
     return (hn_operand){r.p, r.ld, r.stride};
 }
 
-hn_result hn_matrices_begin(const hn_matrices *m, void *p, float *buffer, bool keep)
+hn_result hn_matrices_begin(const hn_matrices *m, void *p, float *buffer, const void *add,
+                            int64_t ld_add)
 {
-    if (m->t == HN_F32) return (hn_result){p, m->ld, m->stride};
-    if (keep) load_rows(m, p, buffer);
-    return gap_free(m, buffer);
+    const hn_result r = m->t == HN_F32 ? (hn_result){p, m->ld, m->stride} : gap_free(m, buffer);
+    if (add == NULL || add == r.p) return r;
+    const int64_t rows = m->batch * m->rows;
+#pragma omp parallel for schedule(static) if (rows * m->cols > HN_OMP_MIN)
+    for (int64_t i = 0; i < rows; i++) hn_to_f32(add, m->t, i * ld_add, m->cols, r.p + i * r.ld);
+    return r;
 }
 
 void hn_matrices_end(const hn_matrices *m, hn_result r, void *p)

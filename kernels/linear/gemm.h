@@ -64,8 +64,10 @@ hn_matrices hn_parameter(hn_dtype t, int64_t replicas, int64_t stride, int64_t r
 
 int64_t hn_matrices_count(const hn_matrices *m); /* elements */
 hn_operand hn_matrices_load(const hn_matrices *m, const void *p, float *buffer);
-/* Where to compute p; with `keep` what p holds is there already. */
-hn_result hn_matrices_begin(const hn_matrices *m, void *p, float *buffer, bool keep);
+/* Where to compute the activations p. `add`, unless NULL, has the same shape and dtype and rows
+ * ld_add apart (it may be p): its values are there already, to be added to. */
+hn_result hn_matrices_begin(const hn_matrices *m, void *p, float *buffer, const void *add,
+                            int64_t ld_add);
 /* Rounds what was computed into p. */
 void hn_matrices_end(const hn_matrices *m, hn_result r, void *p);
 

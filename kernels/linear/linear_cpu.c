@@ -11,10 +11,12 @@ hn_status hn_linear_check(const hn_linear_args *a)
     HN_TRY(hn_check_matrix("linear", "w", a->w, a->out, a->in, a->ld_w));
     HN_TRY(hn_check_matrix("linear", "y", a->y, a->rows, a->out, a->ld_y));
     HN_TRY(hn_check_replicas("linear", a->rows, a->replicas));
-    HN_TRY(hn_check_stride("linear", "w", a->replicas, a->w_stride, a->out * a->ld_w));
+    HN_TRY(hn_check_read_stride("linear", "w", a->replicas, a->w_stride, a->out * a->ld_w));
+    if (a->add) HN_TRY(hn_check_matrix("linear", "add", a->add, a->rows, a->out, a->ld_add));
+    HN_TRY(hn_check_in_place("linear", a->add, a->ld_add, a->y, a->ld_y));
     if (a->bias == NULL) return HN_OK;
     HN_TRY(hn_check_float("linear", "bias_dtype", a->bias_dtype));
-    return hn_check_stride("linear", "bias", a->replicas, a->bias_stride, a->out);
+    return hn_check_read_stride("linear", "bias", a->replicas, a->bias_stride, a->out);
 }
 
 hn_status hn_linear_dx_check(const hn_linear_dx_args *a)
@@ -24,8 +26,10 @@ hn_status hn_linear_dx_check(const hn_linear_dx_args *a)
     HN_TRY(hn_check_matrix("linear_dx", "dy", a->dy, a->rows, a->out, a->ld_dy));
     HN_TRY(hn_check_matrix("linear_dx", "w", a->w, a->out, a->in, a->ld_w));
     HN_TRY(hn_check_matrix("linear_dx", "dx", a->dx, a->rows, a->in, a->ld_dx));
+    if (a->add) HN_TRY(hn_check_matrix("linear_dx", "add", a->add, a->rows, a->in, a->ld_add));
+    HN_TRY(hn_check_in_place("linear_dx", a->add, a->ld_add, a->dx, a->ld_dx));
     HN_TRY(hn_check_replicas("linear_dx", a->rows, a->replicas));
-    return hn_check_stride("linear_dx", "w", a->replicas, a->w_stride, a->out * a->ld_w);
+    return hn_check_read_stride("linear_dx", "w", a->replicas, a->w_stride, a->out * a->ld_w);
 }
 
 hn_status hn_linear_dw_check(const hn_linear_dw_args *a)
@@ -36,7 +40,7 @@ hn_status hn_linear_dw_check(const hn_linear_dw_args *a)
     HN_TRY(hn_check_matrix("linear_dw", "x", a->x, a->rows, a->in, a->ld_x));
     HN_TRY(hn_check_matrix("linear_dw", "dw", a->dw, a->out, a->in, a->ld_dw));
     HN_TRY(hn_check_replicas("linear_dw", a->rows, a->replicas));
-    HN_TRY(hn_check_stride("linear_dw", "dw", a->replicas, a->dw_stride, a->out * a->ld_dw));
+    HN_TRY(hn_check_write_stride("linear_dw", "dw", a->replicas, a->dw_stride, a->out * a->ld_dw));
     return hn_dropout_check_key("linear_dw", &a->drop);
 }
 
@@ -47,7 +51,7 @@ hn_status hn_linear_db_check(const hn_linear_db_args *a)
     HN_TRY(hn_check_matrix("linear_db", "dy", a->dy, a->rows, a->out, a->ld_dy));
     HN_TRY(hn_check_pointer("linear_db", "db", a->db));
     HN_TRY(hn_check_replicas("linear_db", a->rows, a->replicas));
-    return hn_check_stride("linear_db", "db", a->replicas, a->db_stride, a->out);
+    return hn_check_write_stride("linear_db", "db", a->replicas, a->db_stride, a->out);
 }
 
 static double alpha_of(float alpha) { return alpha == 0.0f ? 1.0 : (double)alpha; }
@@ -65,7 +69,7 @@ hn_status hn_linear_fwd_cpu(const hn_linear_args *a)
                        (double)hn_get_f32(a->w, a->dtype, g * a->w_stride + o * a->ld_w + k);
             double y = alpha_of(a->alpha) * sum;
             if (a->bias) y += (double)hn_get_f32(a->bias, a->bias_dtype, g * a->bias_stride + o);
-            if (a->accumulate) y += (double)hn_get_f32(a->y, a->dtype, i * a->ld_y + o);
+            if (a->add) y += (double)hn_get_f32(a->add, a->dtype, i * a->ld_add + o);
             hn_set_f32(a->y, a->dtype, i * a->ld_y + o, (float)y);
         }
     }
@@ -84,7 +88,7 @@ hn_status hn_linear_dx_cpu(const hn_linear_dx_args *a)
                 sum += (double)hn_get_f32(a->dy, a->dtype, i * a->ld_dy + o) *
                        (double)hn_get_f32(a->w, a->dtype, g * a->w_stride + o * a->ld_w + k);
             double dx = alpha_of(a->alpha) * sum;
-            if (a->accumulate) dx += (double)hn_get_f32(a->dx, a->dtype, i * a->ld_dx + k);
+            if (a->add) dx += (double)hn_get_f32(a->add, a->dtype, i * a->ld_add + k);
             hn_set_f32(a->dx, a->dtype, i * a->ld_dx + k, (float)dx);
         }
     }

@@ -21,7 +21,7 @@ static layout lay_out_fwd(const hn_linear_args *a)
                 .w = hn_parameter(t, a->replicas, a->w_stride, a->out, a->in, a->ld_w),
                 .bias = hn_parameter(a->bias_dtype, a->replicas, a->bias_stride, 1, a->out, a->out),
                 .y = hn_activations(t, a->rows, a->replicas, a->out, a->ld_y)};
-    const bool copy = t != HN_F32, copy_bias = a->bias != NULL && a->bias_dtype != HN_F32;
+    const bool copy = t != HN_F32, copy_bias = a->bias_dtype != HN_F32;
     l.x_at = hn_reserve(&l.n, copy, hn_matrices_count(&l.x));
     l.w_at = hn_reserve(&l.n, copy, hn_matrices_count(&l.w));
     l.bias_at = hn_reserve(&l.n, copy_bias, hn_matrices_count(&l.bias));
@@ -45,11 +45,11 @@ hn_status hn_linear_fwd_fast(const hn_linear_args *a, void *scratch)
                       .k = a->in,
                       .trans_b = true,
                       .alpha = alpha_of(a->alpha),
-                      .beta = a->accumulate ? 1.0f : 0.0f};
+                      .beta = a->add ? 1.0f : 0.0f};
     g.a = hn_matrices_load(&l.x, a->x, hn_at(scratch, l.x_at));
     g.b = hn_matrices_load(&l.w, a->w, hn_at(scratch, l.w_at));
     if (a->bias) g.bias = hn_matrices_load(&l.bias, a->bias, hn_at(scratch, l.bias_at));
-    g.c = hn_matrices_begin(&l.y, a->y, hn_at(scratch, l.y_at), a->accumulate);
+    g.c = hn_matrices_begin(&l.y, a->y, hn_at(scratch, l.y_at), a->add, a->ld_add);
     hn_gemm(&g);
     hn_matrices_end(&l.y, g.c, a->y);
     return HN_OK;
@@ -82,10 +82,10 @@ hn_status hn_linear_dx_fast(const hn_linear_dx_args *a, void *scratch)
                       .n = a->in,
                       .k = a->out,
                       .alpha = alpha_of(a->alpha),
-                      .beta = a->accumulate ? 1.0f : 0.0f};
+                      .beta = a->add ? 1.0f : 0.0f};
     g.a = hn_matrices_load(&l.y, a->dy, hn_at(scratch, l.y_at));
     g.b = hn_matrices_load(&l.w, a->w, hn_at(scratch, l.w_at));
-    g.c = hn_matrices_begin(&l.x, a->dx, hn_at(scratch, l.x_at), a->accumulate);
+    g.c = hn_matrices_begin(&l.x, a->dx, hn_at(scratch, l.x_at), a->add, a->ld_add);
     hn_gemm(&g);
     hn_matrices_end(&l.x, g.c, a->dx);
     return HN_OK;

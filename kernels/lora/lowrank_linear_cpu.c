@@ -8,15 +8,8 @@ static const char fwd[] = "lowrank_linear", bwd[] = "lowrank_linear_dx";
 
 static hn_status check_scale(const char *op, float scale)
 {
-    return isfinite(scale) ? HN_OK
-                           : HN_FAIL(HN_ERR_ARG, "%s: scale %g is not finite", op, (double)scale);
-}
-
-/* Distance 0 means one tensor for all replicas. */
-static hn_status check_shared(const char *op, const char *name, int64_t replicas, int64_t stride,
-                              int64_t least)
-{
-    return stride == 0 ? HN_OK : hn_check_stride(op, name, replicas, stride, least);
+    if (isfinite(scale) && scale != 0.0f) return HN_OK;
+    return HN_FAIL(HN_ERR_ARG, "%s: scale %g must be finite and not 0", op, (double)scale);
 }
 
 hn_status hn_lowrank_linear_check(const hn_lowrank_linear_args *a)
@@ -30,14 +23,14 @@ hn_status hn_lowrank_linear_check(const hn_lowrank_linear_args *a)
     HN_TRY(hn_check_matrix(fwd, "y", a->y, a->rows, a->out, a->ld_y));
     HN_TRY(hn_check_matrix(fwd, "s", a->s, a->rows, a->rank, a->ld_s));
     HN_TRY(hn_check_replicas(fwd, a->rows, a->replicas));
-    HN_TRY(check_shared(fwd, "w", a->replicas, a->w_stride, a->out * a->ld_w));
-    HN_TRY(hn_check_stride(fwd, "A", a->replicas, a->a_stride, a->rank * a->ld_a));
-    HN_TRY(hn_check_stride(fwd, "B", a->replicas, a->b_stride, a->out * a->ld_b));
+    HN_TRY(hn_check_read_stride(fwd, "w", a->replicas, a->w_stride, a->out * a->ld_w));
+    HN_TRY(hn_check_read_stride(fwd, "A", a->replicas, a->a_stride, a->rank * a->ld_a));
+    HN_TRY(hn_check_read_stride(fwd, "B", a->replicas, a->b_stride, a->out * a->ld_b));
     HN_TRY(check_scale(fwd, a->scale));
     HN_TRY(hn_dropout_check_key(fwd, &a->drop));
     if (a->bias == NULL) return HN_OK;
     HN_TRY(hn_check_float(fwd, "bias_dtype", a->bias_dtype));
-    return check_shared(fwd, "bias", a->replicas, a->bias_stride, a->out);
+    return hn_check_read_stride(fwd, "bias", a->replicas, a->bias_stride, a->out);
 }
 
 hn_status hn_lowrank_linear_dx_check(const hn_lowrank_linear_dx_args *a)
@@ -48,15 +41,17 @@ hn_status hn_lowrank_linear_dx_check(const hn_lowrank_linear_dx_args *a)
     HN_TRY(hn_check_matrix(bwd, "B", a->b, a->out, a->rank, a->ld_b));
     HN_TRY(hn_check_matrix(bwd, "ds", a->ds, a->rows, a->rank, a->ld_ds));
     HN_TRY(hn_check_replicas(bwd, a->rows, a->replicas));
-    HN_TRY(hn_check_stride(bwd, "B", a->replicas, a->b_stride, a->out * a->ld_b));
+    HN_TRY(hn_check_read_stride(bwd, "B", a->replicas, a->b_stride, a->out * a->ld_b));
     HN_TRY(check_scale(bwd, a->scale));
     HN_TRY(hn_dropout_check_key(bwd, &a->drop));
     if (a->dx == NULL) return HN_OK;
     HN_TRY(hn_check_matrix(bwd, "w", a->w, a->out, a->in, a->ld_w));
     HN_TRY(hn_check_matrix(bwd, "A", a->a, a->rank, a->in, a->ld_a));
     HN_TRY(hn_check_matrix(bwd, "dx", a->dx, a->rows, a->in, a->ld_dx));
-    HN_TRY(check_shared(bwd, "w", a->replicas, a->w_stride, a->out * a->ld_w));
-    return hn_check_stride(bwd, "A", a->replicas, a->a_stride, a->rank * a->ld_a);
+    if (a->add) HN_TRY(hn_check_matrix(bwd, "add", a->add, a->rows, a->in, a->ld_add));
+    HN_TRY(hn_check_in_place(bwd, a->add, a->ld_add, a->dx, a->ld_dx));
+    HN_TRY(hn_check_read_stride(bwd, "w", a->replicas, a->w_stride, a->out * a->ld_w));
+    return hn_check_read_stride(bwd, "A", a->replicas, a->a_stride, a->rank * a->ld_a);
 }
 
 /* Row i of s. */
@@ -128,7 +123,7 @@ hn_status hn_lowrank_linear_dx_cpu(const hn_lowrank_linear_dx_args *a)
                        (double)hn_get_f32(a->a, a->dtype, g * a->a_stride + r * a->ld_a + k);
             if (a->drop.p > 0.0) low *= (double)hn_dropout_element(&d, i, k, 1.0f);
             double dx = base + low;
-            if (a->accumulate) dx += (double)hn_get_f32(a->dx, a->dtype, i * a->ld_dx + k);
+            if (a->add) dx += (double)hn_get_f32(a->add, a->dtype, i * a->ld_add + k);
             hn_set_f32(a->dx, a->dtype, i * a->ld_dx + k, (float)dx);
         }
     }

@@ -23,7 +23,7 @@ static layout lay_out_fwd(const hn_lowrank_linear_args *a)
                 .b = hn_parameter(t, rep, a->b_stride, a->out, a->rank, a->ld_b),
                 .y = hn_activations(t, a->rows, rep, a->out, a->ld_y),
                 .s = hn_activations(t, a->rows, rep, a->rank, a->ld_s)};
-    const bool copy = t != HN_F32, copy_bias = a->bias != NULL && a->bias_dtype != HN_F32;
+    const bool copy = t != HN_F32, copy_bias = a->bias_dtype != HN_F32;
     l.x_at = hn_reserve(&l.n, copy, hn_matrices_count(&l.x));
     l.dropped_at = hn_reserve(&l.n, a->drop.p > 0.0, hn_matrices_count(&l.x));
     l.w_at = hn_reserve(&l.n, copy, hn_matrices_count(&l.w));
@@ -53,7 +53,7 @@ static hn_operand way_down(const hn_lowrank_linear_args *a, const layout *l, voi
         g.a = (hn_operand){dropped, a->in, l->x.rows * a->in};
     }
     g.b = hn_matrices_load(&l->a, a->a, hn_at(scratch, l->a_at));
-    g.c = hn_matrices_begin(&l->s, a->s, hn_at(scratch, l->s_at), false);
+    g.c = hn_matrices_begin(&l->s, a->s, hn_at(scratch, l->s_at), NULL, 0);
     hn_gemm(&g);
     hn_matrices_end(&l->s, g.c, a->s);
     return hn_matrices_load(&l->s, a->s, hn_at(scratch, l->s_at));
@@ -73,7 +73,7 @@ hn_status hn_lowrank_linear_fwd_fast(const hn_lowrank_linear_args *a, void *scra
     g.a = x;
     g.b = hn_matrices_load(&l.w, a->w, hn_at(scratch, l.w_at));
     if (a->bias) g.bias = hn_matrices_load(&l.bias, a->bias, hn_at(scratch, l.bias_at));
-    g.c = hn_matrices_begin(&l.y, a->y, hn_at(scratch, l.y_at), false);
+    g.c = hn_matrices_begin(&l.y, a->y, hn_at(scratch, l.y_at), NULL, 0);
     hn_gemm(&g);
 
     g.k = a->rank;
@@ -97,11 +97,11 @@ static layout lay_out_dx(const hn_lowrank_linear_dx_args *a)
                 .b = hn_parameter(t, rep, a->b_stride, a->out, a->rank, a->ld_b),
                 .y = hn_activations(t, a->rows, rep, a->out, a->ld_dy),
                 .s = hn_activations(t, a->rows, rep, a->rank, a->ld_ds)};
-    const bool copy = t != HN_F32, copy_dx = copy && a->dx != NULL;
-    l.x_at = hn_reserve(&l.n, copy_dx, hn_matrices_count(&l.x));
-    l.dropped_at = hn_reserve(&l.n, a->dx != NULL && a->drop.p > 0.0, hn_matrices_count(&l.x));
-    l.w_at = hn_reserve(&l.n, copy_dx, hn_matrices_count(&l.w));
-    l.a_at = hn_reserve(&l.n, copy_dx, hn_matrices_count(&l.a));
+    const bool copy = t != HN_F32;
+    l.x_at = hn_reserve(&l.n, copy, hn_matrices_count(&l.x));
+    l.dropped_at = hn_reserve(&l.n, a->drop.p > 0.0, hn_matrices_count(&l.x));
+    l.w_at = hn_reserve(&l.n, copy, hn_matrices_count(&l.w));
+    l.a_at = hn_reserve(&l.n, copy, hn_matrices_count(&l.a));
     l.b_at = hn_reserve(&l.n, copy, hn_matrices_count(&l.b));
     l.y_at = hn_reserve(&l.n, copy, hn_matrices_count(&l.y));
     l.s_at = hn_reserve(&l.n, copy, hn_matrices_count(&l.s));
@@ -138,7 +138,7 @@ hn_status hn_lowrank_linear_dx_fast(const hn_lowrank_linear_dx_args *a, void *sc
     const hn_operand dy = hn_matrices_load(&l.y, a->dy, hn_at(scratch, l.y_at));
     hn_gemm_args g = {.a = dy, .batch = l.y.batch, .m = l.y.rows, .n = a->rank, .k = a->out};
     g.b = hn_matrices_load(&l.b, a->b, hn_at(scratch, l.b_at));
-    g.c = hn_matrices_begin(&l.s, a->ds, hn_at(scratch, l.s_at), false);
+    g.c = hn_matrices_begin(&l.s, a->ds, hn_at(scratch, l.s_at), NULL, 0);
     g.alpha = a->scale;
     hn_gemm(&g);
     hn_matrices_end(&l.s, g.c, a->ds);
@@ -146,9 +146,9 @@ hn_status hn_lowrank_linear_dx_fast(const hn_lowrank_linear_dx_args *a, void *sc
 
     g.n = a->in;
     g.b = hn_matrices_load(&l.w, a->w, hn_at(scratch, l.w_at));
-    g.c = hn_matrices_begin(&l.x, a->dx, hn_at(scratch, l.x_at), a->accumulate);
+    g.c = hn_matrices_begin(&l.x, a->dx, hn_at(scratch, l.x_at), a->add, a->ld_add);
     g.alpha = 1.0f;
-    g.beta = a->accumulate ? 1.0f : 0.0f;
+    g.beta = a->add ? 1.0f : 0.0f;
     hn_gemm(&g);
 
     const hn_result dx = g.c;

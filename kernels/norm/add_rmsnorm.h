@@ -46,8 +46,8 @@ typedef struct {
     float *rstd;      /* out [rows * heads], kept for backward; NULL: not wanted */
     int64_t rows, heads, cols; /* heads 0: 1 */
     int64_t ld_x, ld_res, ld_sum, ld_y;
-    int64_t replicas; /* 0: no replica axis */
-    int64_t gain_stride;
+    int64_t replicas;    /* 0: no replica axis */
+    int64_t gain_stride; /* 0: shared by the replicas */
     hn_dtype dtype, gain_dtype;
     float eps;         /* typically 1e-5 */
     float gain_offset; /* 0; 1 for gemma, whose files hold gain - 1 */
@@ -67,15 +67,15 @@ typedef struct {
     float *dgain;      /* in/out [replicas][cols]; NULL: not wanted */
     int64_t rows, heads, cols; /* heads 0: 1 */
     int64_t ld_sum, ld_dy, ld_dsum, ld_dx;
-    int64_t replicas; /* 0: no replica axis */
-    int64_t gain_stride, dgain_stride;
+    int64_t replicas;                  /* 0: no replica axis */
+    int64_t gain_stride, dgain_stride; /* gain_stride 0: shared by the replicas */
     hn_dtype dtype, gain_dtype;
     float gain_offset;
 } hn_add_rmsnorm_bwd_args;
 
 HN_NODISCARD hn_status hn_add_rmsnorm_bwd_check(const hn_add_rmsnorm_bwd_args *a);
 HN_NODISCARD hn_status hn_add_rmsnorm_bwd_cpu(const hn_add_rmsnorm_bwd_args *a);
-/* scratch: hn_add_rmsnorm_bwd_fast_scratch bytes, float-aligned; may be NULL when that is 0. */
+/* scratch: hn_add_rmsnorm_bwd_fast_scratch bytes, float-aligned; NULL without dgain. */
 size_t hn_add_rmsnorm_bwd_fast_scratch(const hn_add_rmsnorm_bwd_args *a);
 HN_NODISCARD hn_status hn_add_rmsnorm_bwd_fast(const hn_add_rmsnorm_bwd_args *a, void *scratch);
 

@@ -15,13 +15,6 @@ static int64_t width_of(int64_t heads, int64_t cols)
     return head_count(heads) * cols;
 }
 
-static hn_status check_in_place(const char *op, const char *names, const void *in, int64_t ld_in,
-                                const void *out, int64_t ld_out)
-{
-    if (in != out || in == NULL || ld_in == ld_out) return HN_OK;
-    return HN_FAIL(HN_ERR_ARG, "%s: %s in place need one leading dimension", op, names);
-}
-
 hn_status hn_add_rmsnorm_check(const hn_add_rmsnorm_args *a)
 {
     HN_TRY(hn_check_pointer(fwd, "args", a));
@@ -32,7 +25,7 @@ hn_status hn_add_rmsnorm_check(const hn_add_rmsnorm_args *a)
     HN_TRY(hn_check_matrix(fwd, "y", a->y, a->rows, width, a->ld_y));
     HN_TRY(hn_check_pointer(fwd, "gain", a->gain));
     HN_TRY(hn_check_replicas(fwd, a->rows, a->replicas));
-    HN_TRY(hn_check_stride(fwd, "gain", a->replicas, a->gain_stride, a->cols));
+    HN_TRY(hn_check_read_stride(fwd, "gain", a->replicas, a->gain_stride, a->cols));
     if (!(a->eps > 0.0f) || !isfinite(a->eps) || !isfinite(a->gain_offset))
         return HN_FAIL(HN_ERR_ARG, "%s: eps %g must be positive, gain_offset %g finite", fwd,
                        (double)a->eps, (double)a->gain_offset);
@@ -41,8 +34,8 @@ hn_status hn_add_rmsnorm_check(const hn_add_rmsnorm_args *a)
     if (a->res == NULL) return HN_OK;
     HN_TRY(hn_check_matrix(fwd, "res", a->res, a->rows, width, a->ld_res));
     HN_TRY(hn_check_matrix(fwd, "sum", a->sum, a->rows, width, a->ld_sum));
-    HN_TRY(check_in_place(fwd, "x and sum", a->x, a->ld_x, a->sum, a->ld_sum));
-    return check_in_place(fwd, "res and sum", a->res, a->ld_res, a->sum, a->ld_sum);
+    HN_TRY(hn_check_in_place(fwd, a->x, a->ld_x, a->sum, a->ld_sum));
+    return hn_check_in_place(fwd, a->res, a->ld_res, a->sum, a->ld_sum);
 }
 
 hn_status hn_add_rmsnorm_bwd_check(const hn_add_rmsnorm_bwd_args *a)
@@ -56,17 +49,17 @@ hn_status hn_add_rmsnorm_bwd_check(const hn_add_rmsnorm_bwd_args *a)
     HN_TRY(hn_check_pointer(bwd, "gain", a->gain));
     HN_TRY(hn_check_pointer(bwd, "rstd", a->rstd));
     HN_TRY(hn_check_replicas(bwd, a->rows, a->replicas));
-    HN_TRY(hn_check_stride(bwd, "gain", a->replicas, a->gain_stride, a->cols));
+    HN_TRY(hn_check_read_stride(bwd, "gain", a->replicas, a->gain_stride, a->cols));
     if (!isfinite(a->gain_offset))
         return HN_FAIL(HN_ERR_ARG, "%s: gain_offset must be finite", bwd);
     if (a->dx == NULL && a->dgain == NULL)
         return HN_FAIL(HN_ERR_ARG, "%s: neither dx nor dgain is wanted", bwd);
     if (a->dsum) HN_TRY(hn_check_matrix(bwd, "dsum", a->dsum, a->rows, width, a->ld_dsum));
     if (a->dx) HN_TRY(hn_check_matrix(bwd, "dx", a->dx, a->rows, width, a->ld_dx));
-    HN_TRY(check_in_place(bwd, "dy and dx", a->dy, a->ld_dy, a->dx, a->ld_dx));
-    HN_TRY(check_in_place(bwd, "dsum and dx", a->dsum, a->ld_dsum, a->dx, a->ld_dx));
+    HN_TRY(hn_check_in_place(bwd, a->dy, a->ld_dy, a->dx, a->ld_dx));
+    HN_TRY(hn_check_in_place(bwd, a->dsum, a->ld_dsum, a->dx, a->ld_dx));
     if (a->dgain == NULL) return HN_OK;
-    return hn_check_stride(bwd, "dgain", a->replicas, a->dgain_stride, a->cols);
+    return hn_check_write_stride(bwd, "dgain", a->replicas, a->dgain_stride, a->cols);
 }
 
 static double gain_at(const void *gain, hn_dtype t, float offset, int64_t i)

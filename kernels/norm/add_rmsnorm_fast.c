@@ -151,7 +151,6 @@ static int64_t run_count(int64_t group)
 
 size_t hn_add_rmsnorm_bwd_fast_scratch(const hn_add_rmsnorm_bwd_args *a)
 {
-    if (a->dgain == NULL) return 0;
     const int64_t replicas = hn_replica_count(a->replicas);
     return (size_t)(replicas * run_count(a->rows / replicas) * a->cols) * sizeof(float);
 }

@@ -17,8 +17,7 @@ hn_status hn_dropout_check(const hn_dropout_args *a)
     HN_TRY(hn_check_float("dropout", "dtype", a->dtype));
     HN_TRY(hn_check_matrix("dropout", "x", a->x, a->rows, a->cols, a->ld_x));
     HN_TRY(hn_check_matrix("dropout", "y", a->y, a->rows, a->cols, a->ld_y));
-    if (a->x == a->y && a->ld_x != a->ld_y)
-        return HN_FAIL(HN_ERR_ARG, "dropout: in place needs one leading dimension");
+    HN_TRY(hn_check_in_place("dropout", a->x, a->ld_x, a->y, a->ld_y));
     return hn_dropout_check_key("dropout", &a->key);
 }
 

@@ -37,8 +37,8 @@ hn_status hn_check_replicas(const char *op, int64_t rows, int64_t replicas)
     return HN_OK;
 }
 
-hn_status hn_check_stride(const char *op, const char *name, int64_t replicas, int64_t stride,
-                          int64_t least)
+hn_status hn_check_write_stride(const char *op, const char *name, int64_t replicas, int64_t stride,
+                                int64_t least)
 {
     if (replicas > 1 && stride < least)
         return HN_FAIL(HN_ERR_SHAPE,
@@ -46,4 +46,19 @@ hn_status hn_check_stride(const char *op, const char *name, int64_t replicas, in
                        " are needed",
                        op, name, stride, least);
     return HN_OK;
+}
+
+hn_status hn_check_read_stride(const char *op, const char *name, int64_t replicas, int64_t stride,
+                               int64_t least)
+{
+    return stride == 0 ? HN_OK : hn_check_write_stride(op, name, replicas, stride, least);
+}
+
+hn_status hn_check_in_place(const char *op, const void *in, int64_t ld_in, const void *out,
+                            int64_t ld_out)
+{
+    if (in != out || in == NULL || ld_in == ld_out) return HN_OK;
+    return HN_FAIL(HN_ERR_ARG,
+                   "%s: in place needs one leading dimension, here are %" PRId64 " and %" PRId64,
+                   op, ld_in, ld_out);
 }

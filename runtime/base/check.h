@@ -31,9 +31,16 @@ static inline int64_t hn_replica_count(int64_t replicas) { return replicas > 1 ?
 HN_NODISCARD hn_status hn_check_replicas(const char *op, int64_t rows, int64_t replicas);
 
 /* HN_ERR_SHAPE unless the distance from one replica's tensor to the next, used when there are
- * several, is at least `least` elements. */
-HN_NODISCARD hn_status hn_check_stride(const char *op, const char *name, int64_t replicas,
-                                       int64_t stride, int64_t least);
+ * several, is at least `least` elements; for a tensor that is only read, 0 means that all replicas
+ * share it. */
+HN_NODISCARD hn_status hn_check_read_stride(const char *op, const char *name, int64_t replicas,
+                                            int64_t stride, int64_t least);
+HN_NODISCARD hn_status hn_check_write_stride(const char *op, const char *name, int64_t replicas,
+                                             int64_t stride, int64_t least);
+
+/* HN_ERR_ARG when an output lies on an input that has another leading dimension. */
+HN_NODISCARD hn_status hn_check_in_place(const char *op, const void *in, int64_t ld_in,
+                                         const void *out, int64_t ld_out);
 
 #ifdef __cplusplus
 }

@@ -38,6 +38,8 @@ static void poison(const hn_node *n)
 }
 
 /* Pieces are rounded up to 64 bytes; the zone starts behind that. */
+static size_t zone_offset(size_t n_bytes) { return (n_bytes + 63) / 64 * 64; }
+
 static hn_status check_zone(const hn_node *n, const char *what, const unsigned char *end,
                             size_t guard)
 {
@@ -48,21 +50,35 @@ static hn_status check_zone(const hn_node *n, const char *what, const unsigned c
     return HN_OK;
 }
 
+/* The zone behind output k; NULL when there is none. */
+static unsigned char *output_zone(const hn_node *n, int k)
+{
+    const hn_tensor *t = n->out[k];
+    if (t == NULL || t->base != NULL || t->mem != HN_MEM_TRANSIENT) return NULL;
+    for (int j = 0; j < hn_op(n->op)->n_in; j++) /* taken over: the piece may be larger than t */
+        if (n->in[j] && n->in[j]->data == t->data) return NULL;
+    return (unsigned char *)t->data + zone_offset(hn_type_bytes(&t->type));
+}
+
+static unsigned char *scratch_zone(const hn_node *n)
+{
+    unsigned char *const block = n->graph->program->memory[HN_MEM_TRANSIENT];
+    return n->scratch ? block + n->scratch_at + zone_offset(n->scratch) : NULL;
+}
+
+/* Before the node runs: an earlier tensor may have lain where a zone is now. */
+static void paint_zones(const hn_node *n, size_t guard)
+{
+    for (int k = 0; k < hn_op(n->op)->n_out; k++)
+        if (output_zone(n, k)) memset(output_zone(n, k), 0xff, guard);
+    if (scratch_zone(n)) memset(scratch_zone(n), 0xff, guard);
+}
+
 static hn_status check_zones(const hn_node *n, size_t guard)
 {
-    const unsigned char *block = n->graph->program->memory[HN_MEM_TRANSIENT];
-    for (int k = 0; k < hn_op(n->op)->n_out; k++) {
-        const hn_tensor *t = n->out[k];
-        if (t == NULL || t->base != NULL || t->mem != HN_MEM_TRANSIENT) continue;
-        const size_t bytes = (hn_type_bytes(&t->type) + 63) / 64 * 64;
-        bool taken_over = false; /* then the piece may be larger than this tensor */
-        for (int j = 0; j < hn_op(n->op)->n_in; j++)
-            taken_over |= n->in[j] && n->in[j]->data == t->data;
-        if (!taken_over)
-            HN_TRY(check_zone(n, "output", (const unsigned char *)t->data + bytes, guard));
-    }
-    if (n->scratch == 0) return HN_OK;
-    return check_zone(n, "scratch", block + n->scratch_at + (n->scratch + 63) / 64 * 64, guard);
+    for (int k = 0; k < hn_op(n->op)->n_out; k++)
+        if (output_zone(n, k)) HN_TRY(check_zone(n, "output", output_zone(n, k), guard));
+    return scratch_zone(n) ? check_zone(n, "scratch", scratch_zone(n), guard) : HN_OK;
 }
 
 hn_status hn_graph_run(const hn_graph *g, const hn_run_options *o)
@@ -77,6 +93,7 @@ hn_status hn_graph_run(const hn_graph *g, const hn_run_options *o)
         const hn_op_def *def = hn_op(n->op);
         x.scratch = n->scratch ? transient + n->scratch_at : NULL;
         if (o->check) poison(n);
+        if (zones) paint_zones(n, p->guard_bytes);
         const hn_status st = def->run_cpu(n, &x);
         if (st != HN_OK) return HN_FAIL(st, "%s (%s): %s", n->name, def->name, hn_last_error());
         if (zones) HN_TRY(check_zones(n, p->guard_bytes));
