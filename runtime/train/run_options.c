@@ -25,11 +25,14 @@ static const hn_option data_rows[] = {
     {"prompt-key",      FIELD(prompt_key),      "",     0, 0, NULL, "key of the prompt in rows of format prompt-completion"},
     {"completion-key",  FIELD(completion_key),  "",     0, 0, NULL, "key of the completion in rows of format prompt-completion"},
     {"train-on-prompt", FIELD(train_on_prompt), "off",  0, 0, NULL, "loss on the prompt's tokens, too"},
+    {"cache-dir",       FIELD(cache_dir),       "auto", 0, 0, NULL, "folder of the token cache; auto: $XDG_CACHE_HOME/hone or ~/.cache/hone; off: memory only"},
+    {"data-threads",    FIELD(data_threads),    "0",    0, 256, NULL, "threads that tokenise; 0: one a core"},
+};
+
+static const hn_option batch_rows[] = {
     {"seq-len",         FIELD(seq_len),         "0",    0, 1048576, NULL, "tokens of a row; 0: the model's maximum, at most 1024"},
     {"batch-size",      FIELD(batch_size),      "8",    1, 65536, NULL, "rows of a micro-batch"},
     {"packing",         FIELD(packing),         "on",   0, 0, NULL, "several samples a row, without attention between them"},
-    {"cache-dir",       FIELD(cache_dir),       "auto", 0, 0, NULL, "folder of the token cache; auto: $XDG_CACHE_HOME/hone or ~/.cache/hone; off: memory only"},
-    {"data-threads",    FIELD(data_threads),    "0",    0, 256, NULL, "threads that tokenise; 0: one a core"},
 };
 
 static const hn_option train_rows[] = {
@@ -85,6 +88,9 @@ static const hn_option export_rows[] = {
     {"to",         FIELD(to),         NULL,   0, 0, NULL, "folder to write; must not exist"},
     {"kind",       FIELD(kind),       "auto", 0, 0, "auto|peft|merged", "peft: adapter for PEFT; merged: a whole Hugging Face model; auto: peft for lora, merged for full"},
 };
+static const hn_option info_rows[] = {
+    {"path", FIELD(path), NULL, 0, 0, NULL, "folder or file to look at: model, adapter, checkpoint, safetensors"},
+};
 /* clang-format on */
 
 typedef struct {
@@ -102,7 +108,8 @@ hn_status hn_run_table(unsigned groups, const hn_option *method, size_t n_method
     }
     const part parts[] = {
         PART(HN_GROUP_MODEL, model_rows),       PART(HN_GROUP_DATA, data_rows),
-        {HN_GROUP_METHOD, method, n_method},    PART(HN_GROUP_TRAIN, train_rows),
+        PART(HN_GROUP_BATCH, batch_rows),       {HN_GROUP_METHOD, method, n_method},
+        PART(HN_GROUP_TRAIN, train_rows),       PART(HN_GROUP_INFO, info_rows),
         PART(HN_GROUP_GENERATE, generate_rows), PART(HN_GROUP_EXPORT, export_rows),
         PART(HN_GROUP_MACHINE, machine_rows),
     };

@@ -34,6 +34,8 @@ typedef struct {
     bool ignore_eos;
     /* export */
     const char *checkpoint, *to, *kind;
+    /* info */
+    const char *path;
 } hn_run_config;
 
 /* Groups of options; a verb's table is the sum of some. */
@@ -45,6 +47,8 @@ enum {
     HN_GROUP_GENERATE = 16,
     HN_GROUP_EXPORT = 32,
     HN_GROUP_METHOD = 64, /* the trainer's own rows */
+    HN_GROUP_BATCH = 128,
+    HN_GROUP_INFO = 256,
 };
 
 typedef struct {
