@@ -132,15 +132,6 @@ struct Problem {
     }
 };
 
-std::vector<float> without_infinities(std::vector<float> v, const std::vector<float> &like)
-{
-    for (size_t i = 0; i < v.size(); i++) {
-        EXPECT_EQ(std::isinf(v[i]), std::isinf(like[i])) << i;
-        if (std::isinf(v[i])) v[i] = 0;
-    }
-    return v;
-}
-
 class Attention : public ::testing::TestWithParam<Shape> {};
 
 TEST_P(Attention, FastMatchesTwinInF32)
@@ -149,8 +140,7 @@ TEST_P(Attention, FastMatchesTwinInF32)
     const auto want = reference.twin(), got = p.fast();
     /* fp32 against double: sums of up to a few hundred terms */
     EXPECT_LT(rel_l2(got.o, want.o), 2e-6);
-    EXPECT_LT(max_abs(without_infinities(got.lse, want.lse), without_infinities(want.lse, got.lse)),
-              3e-6);
+    EXPECT_LT(max_abs(got.lse, want.lse), 3e-6);
     EXPECT_LT(rel_l2(got.dq, want.dq), 1e-5);
     EXPECT_LT(rel_l2(got.dk, want.dk), 1e-5);
     EXPECT_LT(rel_l2(got.dv, want.dv), 1e-5);

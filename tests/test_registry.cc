@@ -35,7 +35,7 @@ class Case {
             if (out[k]) hn_graph_keep(out[k]);
         if (training) {
             for (int k = 0; k < def->n_out; k++) {
-                if (!out[k] || !out[k]->needs_grad) continue;
+                if (!out[k] || !out[k]->needs_grad || def->alias[k]) continue;
                 const std::string name = "seed" + std::to_string(k);
                 EXPECT_HN_OK(
                     hn_program_tensor(p, HN_MEM_INPUT, name.c_str(), &out[k]->type, &seed[k]));

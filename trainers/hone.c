@@ -6,7 +6,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "hone_version.h"
+#include "runtime/base/version.h"
 
 static const char *const methods[][2] = {
     {"lora", "low-rank adapters"},
@@ -18,7 +18,7 @@ static void usage(FILE *to)
 {
     fprintf(to,
             "hone %s: fine-tuning of pretrained networks\n\nusage: hone METHOD VERB [options]\n\n",
-            HONE_VERSION);
+            HN_VERSION);
     for (int i = 0; i < N_METHODS; i++) fprintf(to, "  %-6s %s\n", methods[i][0], methods[i][1]);
     fprintf(to, "\nhone METHOD --help lists the verbs of a method\n");
 }
@@ -34,7 +34,7 @@ int main(int argc, char **argv)
         return 0;
     }
     if (strcmp(argv[1], "--version") == 0) {
-        printf("hone %s\n", HONE_VERSION);
+        printf("hone %s\n", HN_VERSION);
         return 0;
     }
     int known = 0;

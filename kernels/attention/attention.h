@@ -19,8 +19,9 @@
  *   dt[i,j] = ds[i,j] * (softcap > 0 ? 1 - (s[i,j] / softcap)^2 : 1)
  *   dq[i,c] = scale * sum_j dt[i,j] k[j,c]        dk[j,c] = scale * sum_i dt[i,j] q[i,c]
  *
- * A query that sees no key, and a row that no sequence covers, has o = 0, lse = -inf and
- * gradients 0. Gradients are written, not accumulated.
+ * A query that sees no key, and a row that no sequence covers, has o = 0, lse = 0 (finite, so
+ * that a scan for NaN and Inf passes padding) and gradients 0. Gradients are written, not
+ * accumulated.
  *
  * Shapes     q [q_rows, heads * head_dim], k [kv_rows, kv_heads * head_dim], v [kv_rows,
  *            kv_heads * value_dim], o and dout [q_rows, heads * value_dim], lse [q_rows,

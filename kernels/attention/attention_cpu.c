@@ -102,7 +102,7 @@ static void forward_row(const hn_attention_args *a, int64_t i, int64_t h, int64_
         if (!(s <= most)) most = s; /* a NaN stays */
     }
     for (int64_t j = first; j < last; j++) sum += exp(score(a, i, h, j) - most);
-    const double lse = last > first ? most + log(sum) : -INFINITY;
+    const double lse = last > first ? most + log(sum) : 0.0;
     a->lse[i * a->heads + h] = (float)lse;
     for (int64_t c0 = 0; c0 < dv; c0 += COLS) {
         const int64_t n = dv - c0 < COLS ? dv - c0 : COLS;
@@ -121,7 +121,7 @@ hn_status hn_attention_fwd_cpu(const hn_attention_args *a)
     HN_TRY(hn_attention_check_offsets(a));
     clear(a->o, a->dtype, a->q_rows, a->heads * (a->value_dim ? a->value_dim : a->head_dim),
           a->ld_o);
-    for (int64_t i = 0; i < a->q_rows * a->heads; i++) a->lse[i] = -INFINITY;
+    for (int64_t i = 0; i < a->q_rows * a->heads; i++) a->lse[i] = 0.0f;
     for (int64_t s = 0; s < a->sequences; s++) {
         const hn_attention_span_ span = hn_attention_span_of_(a, s);
         for (int64_t i = 0; i < span.n_q; i++)

@@ -145,7 +145,7 @@ static void store(const hn_attention_args *a, const item *it, const work *w)
             const int64_t h = it->g * it->group + head;
             const float sum = w->sum[row];
             scale_row(w->o + row * ld_o, it->dv, sum != 0.0f ? 1.0f / sum : 1.0f);
-            a->lse[i * a->heads + h] = sum != 0.0f ? w->most[row] + logf(sum) : -INFINITY;
+            a->lse[i * a->heads + h] = sum != 0.0f ? w->most[row] + logf(sum) : 0.0f;
             hn_from_f32(w->o + row * ld_o, it->dv, a->o, a->dtype, i * a->ld_o + h * it->dv);
         }
 }
@@ -183,7 +183,7 @@ static void run_item(const hn_attention_args *a, const item *it, const work *w)
 static void clear_row(const hn_attention_args *a, int64_t i, const item *it)
 {
     for (int64_t h = it->g * it->group; h < (it->g + 1) * it->group; h++) {
-        a->lse[i * a->heads + h] = -INFINITY;
+        a->lse[i * a->heads + h] = 0.0f;
         for (int64_t c = 0; c < it->dv; c++)
             hn_set_f32(a->o, a->dtype, i * a->ld_o + h * it->dv + c, 0.0f);
     }
