@@ -50,6 +50,14 @@ static inline void hn_set_f32(void *p, hn_dtype t, int64_t i, float v)
         ((hn_f16 *)p)[i] = hn_f16_from_f32(v);
 }
 
+/* v after a store to and a load from an array of type t. */
+static inline float hn_round_f32(hn_dtype t, float v)
+{
+    if (t == HN_F32) return v;
+    if (t == HN_BF16) return hn_bf16_to_f32(hn_bf16_from_f32(v));
+    return hn_f16_to_f32(hn_f16_from_f32(v));
+}
+
 #ifdef __cplusplus
 }
 #endif

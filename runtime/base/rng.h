@@ -24,6 +24,13 @@ static inline uint64_t hn_hash_name(const char *s)
     return h;
 }
 
+/* What changes from step to step, read at run time from memory (the head of the step block), so
+ * that a captured graph stays valid. */
+typedef struct {
+    uint64_t seed, step;
+    int64_t row_offset; /* global row, inside the optimizer step, of this call's row 0 */
+} hn_rng_state;
+
 typedef struct {
     uint32_t k0, k1; /* Philox key, from seed and operation */
     uint32_t step;

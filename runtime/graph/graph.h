@@ -1,0 +1,227 @@
+/* graph.h - programs: persistent tensors and the graphs (step variants) that run over them.
+ *
+ * Life of a program, in this order:
+ *   hn_program_new       empty
+ *   hn_program_tensor    persistent tensors, named, placed at once in their memory class
+ *   hn_graph_new         one graph per step variant (micro, last, eval, prefill, decode...);
+ *                        builders record operations with hn_emit or the helpers of ops.h
+ *   hn_graph_backward    appends the gradient nodes to a training graph
+ *   hn_plan_build        passes and placement (plan.h): every byte known, none taken yet
+ *   hn_plan_allocate     takes the memory, zeroed; from here on nobody allocates
+ *   hn_graph_run         runs one variant (exec.h)
+ *   hn_program_free      everything
+ *
+ * A tensor is dense row-major except for the pitch of its rows, or a column view of such a tensor.
+ * A graph is a list of nodes in the order in which they run. A node writes fresh tensors, or adds
+ * in place to one of its inputs where the operation says so (hn_op_def.alias): gradients of trained
+ * tensors, losses, caches.
+ */
+#ifndef HN_GRAPH_H
+#define HN_GRAPH_H
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "runtime/base/arena.h"
+#include "runtime/base/dtype.h"
+#include "runtime/base/status.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+enum { HN_MAX_DIM = 6, HN_MAX_IN = 8, HN_MAX_OUT = 8 };
+
+typedef struct {
+    hn_dtype dtype;
+    int ndim; /* 0: no tensor */
+    int64_t dim[HN_MAX_DIM];
+    int64_t pitch;    /* elements from one row (last axis) to the next; 0: rows without gaps */
+    int64_t replicas; /* leading replica axis G of trained tensors; 0 or 1: none. Not in dim */
+} hn_type;
+
+int64_t hn_type_rows(const hn_type *t);                /* product of all axes but the last */
+int64_t hn_type_cols(const hn_type *t);                /* last axis */
+int64_t hn_type_ld(const hn_type *t);                  /* leading dimension in elements */
+int64_t hn_type_elements(const hn_type *t);            /* without padding and replicas */
+size_t hn_type_bytes(const hn_type *t);                /* of one replica, padding included */
+bool hn_type_same(const hn_type *a, const hn_type *b); /* dtype, axes and replicas; any pitch */
+/* "bf16[2048, 128]" into a caller's buffer; returns it. */
+const char *hn_type_text(const hn_type *t, char *buffer, size_t size);
+/* [rows, cols] with the pitch rounded up to 16 bytes. */
+hn_type hn_type_2d(hn_dtype dtype, int64_t rows, int64_t cols);
+hn_type hn_type_1d(hn_dtype dtype, int64_t n);
+
+/* Memory classes. TRAINED, WORK, GRAD, MOMENT1 and MOMENT2 have the same layout in elements, so one
+ * flat pass serves clipping, the update and all-reduce. */
+/* clang-format off */
+#define HN_MEM_LIST(X)                                                       \
+    X(TRANSIENT, "activations")      /* placed by the plan, shared in time */\
+    X(WEIGHT,    "frozen weights")                                           \
+    X(TRAINED,   "trained values")   /* fp32 masters */                      \
+    X(WORK,      "working copies")   /* of trained values, in bf16 runs */   \
+    X(GRAD,      "gradients")        /* fp32 sums, then the token count */   \
+    X(MOMENT1,   "first moments")                                            \
+    X(MOMENT2,   "second moments")                                           \
+    X(INPUT,     "batch")                                                    \
+    X(CACHE,     "key/value cache")                                          \
+    X(STATE,     "tables and step state")
+
+typedef enum {
+#define X(name, text) HN_MEM_##name,
+    HN_MEM_LIST(X)
+#undef X
+    HN_MEM_COUNT
+} hn_mem;
+/* clang-format on */
+
+const char *hn_mem_name(hn_mem m);
+
+typedef enum {
+#define HN_OP(id, def) HN_OP_##id,
+#include "runtime/graph/ops.def"
+#undef HN_OP
+    HN_OP_COUNT
+} hn_op_id;
+
+typedef struct hn_tensor hn_tensor;
+typedef struct hn_node hn_node;
+typedef struct hn_graph hn_graph;
+typedef struct hn_program hn_program;
+
+struct hn_tensor {
+    const char *name; /* stable: keys random numbers, checkpoints and error texts */
+    hn_program *program;
+    hn_type type;
+    hn_mem mem;
+    hn_tensor *base; /* this is a view of base; NULL: it owns its memory */
+    size_t offset;   /* bytes behind the start of base, or of the memory class */
+    hn_tensor *grad; /* trained parameter: its fp32 gradient buffer; else NULL */
+    bool needs_grad; /* a gradient must reach this tensor */
+    bool keep;       /* hn_graph_keep: stays untouched to the end of its graph */
+    int64_t index;   /* number in its graph (transient) or program */
+    void *data;      /* first element (of replica 0), NULL before hn_plan_allocate */
+};
+
+/* What an operation needs to know besides its inputs. Zero means "not used". */
+typedef union {
+    struct {
+        float alpha;   /* factor of the product */
+        float dropout; /* of x, probability */
+        uint64_t key;  /* random stream of that dropout */
+    } linear;          /* linear, linear_dx, linear_dw, low-rank family */
+    struct {
+        float eps, gain_offset; /* y = norm(x) * (gain_offset + gain) */
+        int64_t heads; /* norm over each of `heads` equal column groups; 0 or 1: whole row */
+    } norm;
+    struct {
+        int64_t heads, head_dim, rotary_dim;
+        bool inverse, interleaved;
+    } rope;
+    struct {
+        int64_t heads, kv_heads, head_dim, window;
+        float scale, softcap;
+        bool causal;
+    } attention;
+    struct {
+        int64_t chunk_rows; /* rows of logits alive at a time */
+        float softcap;
+        bool want_dx, want_row_loss;
+    } ce;
+    struct {
+        float p;
+        uint64_t key;
+    } dropout;
+    struct {
+        float beta1, beta2, eps, weight_decay, lr_scale;
+    } adamw;
+    struct {
+        float momentum, weight_decay, lr_scale;
+        bool nesterov;
+    } sgd;
+    struct {
+        float factor;
+    } scale;
+    struct {
+        hn_dtype to;
+    } cast;
+} hn_attr;
+
+struct hn_node {
+    hn_op_id op;
+    const char *name; /* of the layer that emitted it, "model.layers.3.mlp.up_proj" */
+    hn_graph *graph;
+    hn_tensor *in[HN_MAX_IN], *out[HN_MAX_OUT]; /* NULL: optional operand that is absent */
+    hn_attr attr;
+    bool backward;     /* appended by hn_graph_backward */
+    int segment;       /* recompute segment of a forward node; 0: none */
+    size_t scratch;    /* bytes, from the operation's scratch function */
+    size_t scratch_at; /* where in the transient arena */
+};
+
+HN_NODISCARD hn_status hn_program_new(int64_t replicas, hn_program **out);
+void hn_program_free(hn_program *p); /* accepts NULL */
+
+/* A persistent tensor, placed behind the last one of its class on a multiple of 64 elements.
+ * In the five trained classes the type's replica count becomes the program's.
+ * Errors: HN_ERR_SHAPE (empty or overflowing), HN_ERR_ARG (name taken), HN_ERR_MEMORY */
+HN_NODISCARD hn_status hn_program_tensor(hn_program *p, hn_mem mem, const char *name,
+                                         const hn_type *type, hn_tensor **out);
+hn_tensor *hn_program_find(const hn_program *p, const char *name); /* NULL when absent */
+
+/* All tensors of one class, in order of creation. */
+int64_t hn_program_count(const hn_program *p, hn_mem mem);
+hn_tensor *hn_program_at(const hn_program *p, hn_mem mem, int64_t i);
+/* Elements of one replica of a class so far, padding included: the stride between replicas. */
+int64_t hn_program_class_elements(const hn_program *p, hn_mem mem, hn_dtype dtype);
+
+/* One-dimensional view [n] of elements first .. first+n-1 of a class (of one replica). */
+HN_NODISCARD hn_status hn_program_range(hn_program *p, hn_mem mem, const char *name, hn_dtype dtype,
+                                        int64_t first, int64_t n, hn_tensor **out);
+
+/* training: gradients will be wanted; tensors made from needs_grad inputs need them, too. */
+HN_NODISCARD hn_status hn_graph_new(hn_program *p, const char *name, bool training, hn_graph **out);
+bool hn_graph_training(const hn_graph *g);
+const char *hn_graph_name(const hn_graph *g);
+hn_program *hn_graph_program(const hn_graph *g);
+int64_t hn_graph_nodes(const hn_graph *g);
+hn_node *hn_graph_node(const hn_graph *g, int64_t i);
+
+/* Appends a node.
+ * in     n_in operands of the operation; NULL where an optional one is absent
+ * out    on success the outputs (NULL: absent); the caller may give NULL for the whole array
+ * Errors HN_ERR_SHAPE, HN_ERR_UNSUPPORTED, HN_ERR_ARG with the node's name; HN_ERR_MEMORY */
+HN_NODISCARD hn_status hn_emit(hn_graph *g, hn_op_id op, const char *name, hn_tensor *const *in,
+                               const hn_attr *attr, hn_tensor **out);
+
+/* Columns first .. first+cols-1 of t, as a tensor that shares its memory. */
+HN_NODISCARD hn_status hn_view_columns(hn_graph *g, hn_tensor *t, int64_t first, int64_t cols,
+                                       hn_tensor **out);
+
+/* A transient tensor outside any node's outputs; the first node that has it as output defines it.
+ */
+HN_NODISCARD hn_status hn_graph_tensor(hn_graph *g, const char *name, const hn_type *type,
+                                       hn_tensor **out);
+
+/* Pins a tensor to the end of the graph, for readers outside (logits, tests). */
+void hn_graph_keep(hn_tensor *t);
+
+/* Forward nodes between begin and end are run again in backward instead of keeping their results.
+ */
+void hn_segment_begin(hn_graph *g);
+void hn_segment_end(hn_graph *g);
+
+/* Appends gradient nodes for everything that needs a gradient.
+ * y, dy    n seeds: the gradient of y[i] is the tensor dy[i]. Loss operations are roots by
+ *          themselves (their gradient is 1), so training graphs pass n = 0
+ * Errors   HN_ERR_UNSUPPORTED names an operation on the path that cannot be differentiated */
+HN_NODISCARD hn_status hn_graph_backward(hn_graph *g, int n, hn_tensor *const *y,
+                                         hn_tensor *const *dy);
+/* The gradient tensor of t after hn_graph_backward: its buffer for a trained parameter, NULL when
+ * none arrived. */
+hn_tensor *hn_graph_grad(const hn_graph *g, const hn_tensor *t);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,56 @@
+/* graph_impl.h - the insides of programs and graphs; for runtime/graph only. */
+#ifndef HN_GRAPH_IMPL_H
+#define HN_GRAPH_IMPL_H
+#include "runtime/graph/op.h"
+
+typedef struct {
+    hn_tensor **item;
+    int64_t n, cap;
+} hn_tensor_list;
+
+struct hn_program {
+    hn_arena arena; /* tensors, nodes, names */
+    int64_t replicas;
+    hn_tensor_list class_list[HN_MEM_COUNT]; /* persistent owners and views by class */
+    size_t class_bytes[HN_MEM_COUNT];        /* of one replica, placed so far */
+    hn_tensor **by_name;                     /* open addressing, n_slots a power of two */
+    int64_t n_slots, n_named;
+    hn_graph **graph;
+    int64_t n_graphs, cap_graphs;
+    /* the plan */
+    bool planned;
+    size_t transient_bytes, guard_bytes;
+    unsigned char *memory[HN_MEM_COUNT];
+    hn_device_kind device;
+};
+
+struct hn_graph {
+    hn_program *program;
+    const char *name;
+    bool training, in_backward;
+    hn_node **node;
+    int64_t n_nodes, cap_nodes;
+    hn_tensor_list tensors; /* transient ones, views included; tensor->index is the place here */
+    hn_tensor **grad;       /* by index of the n_grads forward tensors, after hn_graph_backward */
+    int64_t n_grads;
+    hn_tensor_list leaves;     /* persistent tensors without a buffer that got a gradient, ... */
+    hn_tensor_list leaf_grads; /* ... and those gradients */
+    int segment, n_segments;
+    size_t transient_bytes;
+};
+
+/* The tensor whose memory t lives in. */
+static inline hn_tensor *hn_root(hn_tensor *t)
+{
+    while (t->base != NULL) t = t->base;
+    return t;
+}
+
+hn_status hn_list_add(hn_tensor_list *l, hn_tensor *t);
+
+/* passes.c: in this order, after hn_graph_backward */
+HN_NODISCARD hn_status hn_pass_recompute(hn_graph *g);
+void hn_pass_dead_nodes(hn_graph *g);
+/* place.c: offsets of transient tensors and scratch; sets g->transient_bytes */
+HN_NODISCARD hn_status hn_place(hn_graph *g, size_t guard_bytes);
+#endif

@@ -1,0 +1,92 @@
+/* op.h - what the engine knows about an operation.
+ *
+ * One operation is one constant `hn_op_<name>` in runtime/graph/op_<name>.c plus one line in
+ * ops.def. Gradients, passes, planner, executors and the generic tests (tests/test_registry.cc)
+ * read only this table.
+ */
+#ifndef HN_OP_H
+#define HN_OP_H
+#include "runtime/base/step_block.h"
+#include "runtime/base/stream.h"
+#include "runtime/graph/graph.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef enum { HN_DEVICE_CPU, HN_DEVICE_CUDA } hn_device_kind;
+
+/* What a node finds when it runs. */
+typedef struct {
+    hn_device_kind device;
+    hn_stream stream; /* CUDA only */
+    void *scratch;    /* the node's scratch bytes, 64-byte aligned; NULL when it asked for none */
+    hn_step_block *step; /* in the device's memory: numbers that change from step to step */
+    bool twin;           /* run the plain twin instead of the fast CPU function */
+} hn_exec;
+
+/* Output `out` may take over the memory of input `in` when nobody reads that input later. */
+#define HN_REUSE(out, in) ((uint64_t)1 << (HN_MAX_IN * (out) + (in)))
+#define HN_BIT(k)         (1u << (k))
+
+/* Inputs and attributes on which the generic tests run an operation. A list ends with
+ * in[0].ndim 0. */
+typedef struct {
+    hn_type in[HN_MAX_IN];
+    hn_attr attr;
+} hn_op_sample;
+
+typedef struct {
+    const char *name;
+    int n_in, n_out;
+
+    uint32_t optional;         /* HN_BIT of the inputs that may be NULL */
+    uint8_t alias[HN_MAX_OUT]; /* 1 + j: this output is input j, changed in place; 0: fresh */
+    uint64_t reuse;            /* HN_REUSE bits */
+    uint32_t saved_out;        /* HN_BIT of outputs kept for backward only: no gradient arrives */
+    bool loss;                 /* root of backward: its gradient rule runs with dout all NULL */
+
+    /* Types of all outputs from inputs and attributes; ndim 0 marks an output that is absent.
+     * Aliased outputs are filled in by hn_emit. HN_ERR_SHAPE or HN_ERR_UNSUPPORTED with a reason:
+     * hn_emit puts the node's name before it. */
+    hn_status (*infer)(const hn_node *n, hn_type *out);
+
+    /* Emits the nodes that compute the gradients of the inputs.
+     * dout[k]  gradient of out[k]; NULL where none arrives (at least one is there, or `loss`)
+     * din[k]   on entry NULL when in[k] needs no gradient: leave it NULL.
+     *          k in `accumulates`: an fp32 buffer shaped like in[k]; the rule ADDS into it through
+     *            a node whose output is aliased to it (trained weights), and leaves din[k] alone.
+     *          k in `adds`: HN_NO_GRAD_YET or the gradient gathered so far; the rule sets din[k] to
+     *            the new total (it may write in place of the old one).
+     *          else: HN_NO_GRAD_YET; the rule sets din[k] to its contribution, or NULL for zero.
+     * A NULL function marks an operation that cannot be differentiated. */
+    hn_status (*grad)(hn_graph *g, const hn_node *n, hn_tensor *const *dout, hn_tensor **din);
+    uint32_t accumulates, adds;
+
+    size_t (*scratch)(const hn_node *n,
+                      hn_device_kind device); /* bytes while running; NULL: none */
+
+    hn_status (*run_cpu)(const hn_node *n, hn_exec *x);
+    hn_status (*run_cuda)(const hn_node *n, hn_exec *x); /* NULL: refused by name in a CUDA plan */
+
+    /* For the generic tests. fill writes sensible values for input k (ids, offsets, labels,
+     * states); it returns false for "standard normal values, or zeros for integers". `at` counts
+     * calls, so that a seed can differ. kinks: HN_BIT of inputs without finite-difference check. */
+    const hn_op_sample *samples;
+    bool (*fill)(const hn_node *n, int k, void *data);
+    uint32_t kinks;
+} hn_op_def;
+
+#define HN_NO_GRAD_YET ((hn_tensor *)-1)
+/* din[k] of an `adds` input as an optional operand: NULL when there is none yet. */
+static inline hn_tensor *hn_gathered(hn_tensor *din) { return din == HN_NO_GRAD_YET ? NULL : din; }
+
+const hn_op_def *hn_op(hn_op_id id);
+
+/* Elements between two replicas of a tensor (0 when it has one). */
+int64_t hn_replica_stride(const hn_tensor *t);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,151 @@
+/* y, s = lowrank_linear(x, w, bias?, a, b); the mathematics is in kernels/lora/lowrank_linear.h */
+#include "kernels/lora/lowrank_linear.h"
+#include "runtime/graph/op_util.h"
+
+enum { X, W, BIAS, A, B }; /* inputs */
+enum { Y, S };             /* outputs */
+
+static hn_lowrank_linear_args args_of(const hn_node *n, const hn_rng_state *state)
+{
+    const hn_tensor *x = n->in[X], *w = n->in[W], *bias = n->in[BIAS], *a = n->in[A], *b = n->in[B];
+    const hn_tensor *y = n->out[Y], *s = n->out[S];
+    return (hn_lowrank_linear_args){
+        .x = x->data,
+        .w = w->data,
+        .bias = bias ? bias->data : NULL,
+        .a = a->data,
+        .b = b->data,
+        .y = y->data,
+        .s = s->data,
+        .rows = hn_type_rows(&x->type),
+        .in = hn_type_cols(&x->type),
+        .out = hn_type_cols(&y->type),
+        .rank = hn_type_cols(&s->type),
+        .ld_x = hn_type_ld(&x->type),
+        .ld_w = hn_type_ld(&w->type),
+        .ld_a = hn_type_ld(&a->type),
+        .ld_b = hn_type_ld(&b->type),
+        .ld_y = hn_type_ld(&y->type),
+        .ld_s = hn_type_ld(&s->type),
+        .replicas = hn_replicas_of(a),
+        .w_stride = hn_replica_stride(w),
+        .bias_stride = bias ? hn_replica_stride(bias) : 0,
+        .a_stride = hn_replica_stride(a),
+        .b_stride = hn_replica_stride(b),
+        .dtype = x->type.dtype,
+        .bias_dtype = bias ? bias->type.dtype : HN_F32,
+        .scale = n->attr.linear.alpha,
+        .drop = {state, n->attr.linear.key, (double)n->attr.linear.dropout},
+    };
+}
+
+static hn_status infer(const hn_node *n, hn_type *out)
+{
+    const hn_type *x = &n->in[X]->type, *w = &n->in[W]->type;
+    const hn_type *a = &n->in[A]->type, *b = &n->in[B]->type;
+    if (!hn_is_matrix(x, x) || !hn_is_matrix(w, x) || !hn_is_matrix(a, x) || !hn_is_matrix(b, x) ||
+        w->ndim != 2 || a->ndim != 2 || b->ndim != 2 || w->dim[1] != hn_type_cols(x) ||
+        a->dim[1] != w->dim[1] || b->dim[0] != w->dim[0] || b->dim[1] != a->dim[0])
+        return HN_FAIL(HN_ERR_SHAPE, "x [rows, in], w [out, in], a [rank, in] and b [out, rank] of "
+                                     "one dtype, f32 or bf16");
+    if (n->in[BIAS] &&
+        (!hn_is_real(&n->in[BIAS]->type) || hn_type_elements(&n->in[BIAS]->type) != w->dim[0]))
+        return HN_FAIL(HN_ERR_SHAPE, "bias [out], f32 or bf16");
+    if (n->attr.linear.alpha == 0.0f) return HN_FAIL(HN_ERR_ARG, "the scale (alpha) is 0");
+    out[Y] = hn_type_2d(x->dtype, hn_type_rows(x), w->dim[0]);
+    out[S] = hn_type_2d(x->dtype, hn_type_rows(x), a->dim[0]);
+    return HN_OK;
+}
+
+/* ds, and dx with it where x needs a gradient. */
+static hn_status emit_dx(hn_graph *g, const hn_node *n, hn_tensor *dy, hn_tensor **ds,
+                         hn_tensor **dx)
+{
+    if (*dx == NULL) {
+        hn_tensor *const in[] = {dy, n->in[B], NULL};
+        const hn_attr attr = {.linear = {.alpha = n->attr.linear.alpha}};
+        return hn_emit(g, HN_OP_LINEAR_DX, n->name, in, &attr, ds);
+    }
+    hn_tensor *const in[] = {dy, n->in[W], n->in[A], n->in[B], hn_gathered(*dx)};
+    hn_tensor *out[2];
+    HN_TRY(hn_emit(g, HN_OP_LOWRANK_DX, n->name, in, &n->attr, out));
+    *ds = out[0];
+    *dx = out[1];
+    return HN_OK;
+}
+
+static hn_status grad(hn_graph *g, const hn_node *n, hn_tensor *const *dout, hn_tensor **din)
+{
+    hn_tensor *ds = NULL;
+    const hn_attr scaled = {.linear = {.alpha = n->attr.linear.alpha}};
+    const hn_attr dropped = {
+        .linear = {.dropout = n->attr.linear.dropout, .key = n->attr.linear.key}};
+    if (din[X] || din[A]) HN_TRY(emit_dx(g, n, dout[Y], &ds, &din[X]));
+    if (din[A]) {
+        hn_tensor *const in[] = {ds, n->in[X], din[A]};
+        HN_TRY(hn_emit(g, HN_OP_LINEAR_DW, n->name, in, &dropped, NULL));
+    }
+    if (din[B]) {
+        hn_tensor *const in[] = {dout[Y], n->out[S], din[B]};
+        HN_TRY(hn_emit(g, HN_OP_LINEAR_DW, n->name, in, &scaled, NULL));
+    }
+    if (din[W]) {
+        hn_tensor *const in[] = {dout[Y], n->in[X], din[W]};
+        HN_TRY(hn_emit(g, HN_OP_LINEAR_DW, n->name, in, NULL, NULL));
+    }
+    if (din[BIAS]) {
+        hn_tensor *const in[] = {dout[Y], din[BIAS]};
+        HN_TRY(hn_emit(g, HN_OP_LINEAR_DB, n->name, in, NULL, NULL));
+    }
+    return HN_OK;
+}
+
+static size_t scratch(const hn_node *n, hn_device_kind device)
+{
+    const hn_lowrank_linear_args a = args_of(n, NULL);
+    return device == HN_DEVICE_CPU ? hn_lowrank_linear_fwd_fast_scratch(&a) : 0;
+}
+
+static hn_status run_cpu(const hn_node *n, hn_exec *x)
+{
+    const hn_rng_state state = hn_rng_state_of(x);
+    const hn_lowrank_linear_args a = args_of(n, &state);
+    return x->twin ? hn_lowrank_linear_fwd_cpu(&a) : hn_lowrank_linear_fwd_fast(&a, x->scratch);
+}
+
+static const hn_op_sample samples[] = {
+    {.in = {{HN_F32, 2, {5, 7}, 8},
+            {HN_F32, 2, {3, 7}},
+            {HN_F32, 1, {3}},
+            {HN_F32, 2, {2, 7}, 8},
+            {HN_F32, 2, {3, 2}}},
+     .attr = {.linear = {.alpha = 2.0f}}},
+    {.in = {{HN_F32, 2, {6, 9}},
+            {HN_F32, 2, {4, 9}},
+            {.ndim = 0},
+            {HN_F32, 2, {3, 9}},
+            {HN_F32, 2, {4, 3}, 4}},
+     .attr = {.linear = {.alpha = 0.5f, .dropout = 0.25f, .key = 9}}},
+    {.in = {{HN_BF16, 2, {33, 20}},
+            {HN_BF16, 2, {18, 20}},
+            {HN_BF16, 1, {18}},
+            {HN_BF16, 2, {4, 20}},
+            {HN_BF16, 2, {18, 4}}},
+     .attr = {.linear = {.alpha = 0.5f, .dropout = 0.1f, .key = 10}}},
+    {.in = {{0}}},
+};
+
+const hn_op_def hn_op_lowrank_linear = {
+    .name = "lowrank_linear",
+    .n_in = 5,
+    .n_out = 2,
+    .optional = HN_BIT(BIAS),
+    .saved_out = HN_BIT(S),
+    .infer = infer,
+    .grad = grad,
+    .accumulates = HN_BIT(W) | HN_BIT(BIAS) | HN_BIT(A) | HN_BIT(B),
+    .adds = HN_BIT(X),
+    .scratch = scratch,
+    .run_cpu = run_cpu,
+    .samples = samples,
+};

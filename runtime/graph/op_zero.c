@@ -1,0 +1,29 @@
+/* t = 0, in place: gives a transient tensor its first value (padding included). */
+#include <string.h>
+
+#include "runtime/graph/op.h"
+
+static hn_status run_cpu(const hn_node *n, hn_exec *x)
+{
+    (void)x;
+    const hn_tensor *t = n->out[0];
+    const size_t size = hn_dtype_size(t->type.dtype), row = (size_t)hn_type_ld(&t->type) * size;
+    for (int64_t i = 0; i < hn_type_rows(&t->type); i++)
+        memset((char *)t->data + (size_t)i * row, 0, (size_t)hn_type_cols(&t->type) * size);
+    return HN_OK;
+}
+
+static const hn_op_sample samples[] = {
+    {.in = {{HN_F32, 2, {3, 5}}}},
+    {.in = {{HN_BF16, 2, {2, 7}, 8}}},
+    {.in = {{0}}},
+};
+
+const hn_op_def hn_op_zero = {
+    .name = "zero",
+    .n_in = 1,
+    .n_out = 1,
+    .alias = {1},
+    .run_cpu = run_cpu,
+    .samples = samples,
+};

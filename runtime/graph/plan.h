@@ -1,0 +1,48 @@
+/* plan.h - where every byte of a program lives, known before the first one is taken.
+ *
+ * Each memory class is one block; persistent tensors lie in it in order of creation. The block of
+ * transient tensors is the maximum over the graphs. Inside a graph the largest tensor is placed
+ * first, at the lowest address that is free over its life:
+ *
+ *   address
+ *     ^   +---------+   +-------+
+ *     |   |  gate   |   |  dup  |          a piece lives from the first node that touches it to the
+ *     |   +-----+---+---+---+---+----+     last; an output may take over an input's piece where the
+ *     |   |  x  |      y    | dx     |     operation allows it and nobody reads the input later
+ *     +---+-----+-----------+--------+-> node
+ */
+#ifndef HN_PLAN_H
+#define HN_PLAN_H
+#include "runtime/graph/op.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct {
+    hn_device_kind device;
+    size_t guard_bytes; /* red zone behind every transient piece, for tests; 0: none */
+} hn_plan_options;
+
+typedef struct {
+    size_t class_bytes[HN_MEM_COUNT]; /* all replicas */
+    size_t total_bytes;
+    const char *widest_graph; /* the one that sets the transient block */
+    int64_t n_nodes;          /* over all graphs */
+} hn_plan_sizes;
+
+/* Runs the passes on every graph and places everything. Takes no tensor memory.
+ * Errors: HN_ERR_UNSUPPORTED names an operation without a function for the device; HN_ERR_MEMORY */
+HN_NODISCARD hn_status hn_plan_build(hn_program *p, const hn_plan_options *o);
+void hn_plan_sizes_of(const hn_program *p, hn_plan_sizes *out); /* after hn_plan_build */
+
+/* The table that is printed before the first allocation; hn_free the text. NULL: out of memory. */
+char *hn_plan_text(const hn_program *p);
+
+/* Takes the memory, zeroed, and sets every tensor's data. */
+HN_NODISCARD hn_status hn_plan_allocate(hn_program *p);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,352 @@
+/* kernels/linear: the layer, its gradients, and the tiled product beneath them. */
+#include "kernel_test.h"
+#include "kernels/linear/linear.h"
+#include "kernels/linear/linear_dw.h"
+#include "onnx_vectors.h"
+
+namespace {
+
+struct Shape {
+    hn_dtype dtype, bias_dtype;
+    int64_t rows, in, out, replicas;
+};
+
+class Linear : public ::testing::TestWithParam<Shape> {
+  protected:
+    const Shape s = GetParam();
+    const int64_t g = s.replicas ? s.replicas : 1;
+    Matrix x{s.dtype, s.rows, s.in}, w{s.dtype, g *s.out, s.in}, bias{s.bias_dtype, g, s.out};
+    Matrix add{s.dtype, s.rows, s.out, 5}, y{s.dtype, s.rows, s.out};
+    Matrix dy{s.dtype, s.rows, s.out, 1}, dx{s.dtype, s.rows, s.in}, dadd{s.dtype, s.rows, s.in};
+    hn_rng_state state = {7, 3, 1000};
+
+    void SetUp() override
+    {
+        x.normal(1), w.normal(2), bias.normal(3), add.normal(4), dy.normal(5), dadd.normal(6);
+    }
+    hn_linear_args fwd(Matrix &to, bool full)
+    {
+        hn_linear_args a = {};
+        a.x = x.data(), a.w = w.data(), a.y = to.data();
+        if (full) a.bias = bias.data(), a.add = add.data(), a.alpha = 0.5f;
+        a.rows = s.rows, a.in = s.in, a.out = s.out;
+        a.ld_x = x.ld(), a.ld_w = w.ld(), a.ld_add = add.ld(), a.ld_y = to.ld();
+        a.replicas = s.replicas, a.w_stride = s.out * w.ld(), a.bias_stride = bias.ld();
+        a.dtype = s.dtype, a.bias_dtype = s.bias_dtype;
+        return a;
+    }
+    hn_linear_dx_args back(Matrix &to, bool full)
+    {
+        hn_linear_dx_args a = {};
+        a.dy = dy.data(), a.w = w.data(), a.dx = to.data();
+        if (full) a.add = dadd.data(), a.alpha = 0.5f;
+        a.rows = s.rows, a.in = s.in, a.out = s.out;
+        a.ld_dy = dy.ld(), a.ld_w = w.ld(), a.ld_add = dadd.ld(), a.ld_dx = to.ld();
+        a.replicas = s.replicas, a.w_stride = s.out * w.ld();
+        a.dtype = s.dtype;
+        return a;
+    }
+    hn_linear_dw_args weight(Matrix &to, double p)
+    {
+        hn_linear_dw_args a = {};
+        a.dy = dy.data(), a.x = x.data(), a.dw = to.f32();
+        a.rows = s.rows, a.in = s.in, a.out = s.out;
+        a.ld_dy = dy.ld(), a.ld_x = x.ld(), a.ld_dw = to.ld();
+        a.replicas = s.replicas, a.dw_stride = s.out * to.ld();
+        a.dtype = s.dtype, a.alpha = 2.0f, a.drop = {&state, 99, p};
+        return a;
+    }
+    hn_linear_db_args of_bias(Matrix &to)
+    {
+        return {dy.data(), to.f32(), s.rows, s.out, dy.ld(), s.replicas, to.ld(), s.dtype, 2.0f};
+    }
+    hn_status fast(const hn_linear_args &a)
+    {
+        Scratch scratch(hn_linear_fwd_fast_scratch(&a));
+        return hn_linear_fwd_fast(&a, scratch.data());
+    }
+    hn_status fast(const hn_linear_dx_args &a)
+    {
+        Scratch scratch(hn_linear_dx_fast_scratch(&a));
+        return hn_linear_dx_fast(&a, scratch.data());
+    }
+    hn_status fast(const hn_linear_dw_args &a)
+    {
+        Scratch scratch(hn_linear_dw_fast_scratch(&a));
+        return hn_linear_dw_fast(&a, scratch.data());
+    }
+};
+
+TEST_P(Linear, FastMatchesTwin)
+{
+    for (const bool full : {false, true}) {
+        Matrix want(s.dtype, s.rows, s.out), got(s.dtype, s.rows, s.out);
+        const auto a = fwd(want, full), b = fwd(got, full);
+        ASSERT_HN_OK(hn_linear_fwd_cpu(&a));
+        ASSERT_HN_OK(fast(b));
+        EXPECT_LT(rel_l2(got.values(), want.values()), tolerance(s.dtype)) << full;
+    }
+}
+
+TEST_P(Linear, FastInputGradientMatchesTwin)
+{
+    for (const bool full : {false, true}) {
+        Matrix want(s.dtype, s.rows, s.in), got(s.dtype, s.rows, s.in);
+        const auto a = back(want, full), b = back(got, full);
+        ASSERT_HN_OK(hn_linear_dx_cpu(&a));
+        ASSERT_HN_OK(fast(b));
+        EXPECT_LT(rel_l2(got.values(), want.values()), tolerance(s.dtype)) << full;
+    }
+}
+
+TEST_P(Linear, FastParameterGradientsMatchTwinAndAccumulate)
+{
+    for (const double p : {0.0, 0.3}) {
+        Matrix want(HN_F32, g * s.out, s.in), got(HN_F32, g * s.out, s.in);
+        want.normal(8), got.normal(8);
+        const auto a = weight(want, p), b = weight(got, p);
+        ASSERT_HN_OK(hn_linear_dw_cpu(&a));
+        ASSERT_HN_OK(fast(b));
+        EXPECT_LT(rel_l2(got.values(), want.values()), tolerance(HN_F32)) << p;
+    }
+    Matrix want(HN_F32, g, s.out), got(HN_F32, g, s.out);
+    want.normal(9), got.normal(9);
+    const auto a = of_bias(want), b = of_bias(got);
+    ASSERT_HN_OK(hn_linear_db_cpu(&a));
+    ASSERT_HN_OK(hn_linear_db_fast(&b));
+    EXPECT_LT(rel_l2(got.values(), want.values()), tolerance(HN_F32));
+}
+
+TEST_P(Linear, BitsDoNotDependOnThreads)
+{
+    std::vector<std::vector<float>> first;
+    for (const int threads : {1, 2, 3}) {
+        Matrix dw(HN_F32, g * s.out, s.in), db(HN_F32, g, s.out);
+        dw.normal(8), db.normal(9);
+        on_threads(threads, [&] {
+            EXPECT_HN_OK(fast(fwd(y, true)));
+            EXPECT_HN_OK(fast(back(dx, true)));
+            EXPECT_HN_OK(fast(weight(dw, 0.3)));
+            const auto b = of_bias(db);
+            EXPECT_HN_OK(hn_linear_db_fast(&b));
+        });
+        const std::vector<std::vector<float>> now = {y.values(), dx.values(), dw.values(),
+                                                     db.values()};
+        if (first.empty()) first = now;
+        for (size_t k = 0; k < now.size(); k++) EXPECT_TRUE(same_bits(now[k], first[k])) << k;
+    }
+}
+
+TEST_P(Linear, OutputMayBeTheAddedOperand)
+{
+    ASSERT_HN_OK(fast(fwd(y, true)));
+    auto a = fwd(add, true);
+    ASSERT_HN_OK(fast(a));
+    EXPECT_TRUE(same_bits(add.values(), y.values()));
+    ASSERT_HN_OK(fast(back(dx, true)));
+    auto b = back(dadd, true);
+    ASSERT_HN_OK(fast(b));
+    EXPECT_TRUE(same_bits(dadd.values(), dx.values()));
+}
+
+/* Smallest; odd sizes; one past the 64 and 1024 of a tile; one row (decoding); replicas. */
+INSTANTIATE_TEST_SUITE_P(
+    Shapes, Linear,
+    ::testing::Values(Shape{HN_F32, HN_F32, 1, 1, 1, 0}, Shape{HN_F32, HN_BF16, 3, 5, 7, 0},
+                      Shape{HN_F32, HN_F32, 65, 33, 130, 0}, Shape{HN_F32, HN_F32, 1, 70, 1030, 0},
+                      Shape{HN_F32, HN_F32, 1030, 9, 3, 0}, Shape{HN_F32, HN_F32, 12, 20, 6, 3},
+                      Shape{HN_F32, HN_F32, 300, 64, 96, 0}, Shape{HN_BF16, HN_BF16, 1, 1, 1, 0},
+                      Shape{HN_BF16, HN_F32, 65, 33, 130, 0}, Shape{HN_BF16, HN_BF16, 12, 20, 6, 3},
+                      Shape{HN_BF16, HN_BF16, 1, 600, 40, 0}),
+    [](const auto &i) {
+        const Shape &s = i.param;
+        return case_name("r", s.rows, "_i", s.in, "_o", s.out, "_g", s.replicas, s.dtype,
+                         s.bias_dtype);
+    });
+
+TEST(LinearTwin, MatchesHandComputedValues)
+{
+    const float x[] = {1, 2, 3, 4}, w[] = {1, -1, 2, 0.5f}, bias[] = {10, 20}, add[] = {1, 2, 3, 4};
+    float y[4], dx[4], dw[4] = {1, 1, 1, 1}, db[2] = {5, 5};
+    hn_linear_args a = {};
+    a.x = x, a.w = w, a.bias = bias, a.add = add, a.y = y, a.alpha = 2;
+    a.rows = a.in = a.out = a.ld_x = a.ld_w = a.ld_y = a.ld_add = 2;
+    ASSERT_HN_OK(hn_linear_fwd_cpu(&a)); /* x w^T = {-1, 3, -1, 8} */
+    EXPECT_EQ(std::vector<float>(y, y + 4), (std::vector<float>{9, 28, 11, 40}));
+    hn_linear_dx_args b = {};
+    b.dy = x, b.w = w, b.dx = dx;
+    b.rows = b.in = b.out = b.ld_dy = b.ld_w = b.ld_dx = 2;
+    ASSERT_HN_OK(hn_linear_dx_cpu(&b));
+    EXPECT_EQ(std::vector<float>(dx, dx + 4), (std::vector<float>{5, 0, 11, -1}));
+    hn_linear_dw_args c = {};
+    c.dy = add, c.x = x, c.dw = dw;
+    c.rows = c.in = c.out = c.ld_dy = c.ld_x = c.ld_dw = 2;
+    ASSERT_HN_OK(hn_linear_dw_cpu(&c)); /* {1,3;2,4} {1,2;3,4} = {10,14;14,20} */
+    EXPECT_EQ(std::vector<float>(dw, dw + 4), (std::vector<float>{11, 15, 15, 21}));
+    hn_linear_db_args d = {};
+    d.dy = add, d.db = db, d.rows = d.out = d.ld_dy = 2;
+    ASSERT_HN_OK(hn_linear_db_cpu(&d));
+    EXPECT_EQ(std::vector<float>(db, db + 2), (std::vector<float>{9, 11}));
+}
+
+TEST(LinearReplicas, EqualSeparateCalls)
+{
+    Matrix x(HN_F32, 6, 5), w(HN_F32, 8, 5), y(HN_F32, 6, 4), one(HN_F32, 2, 4);
+    x.normal(1), w.normal(2);
+    hn_linear_args a = {};
+    a.x = x.data(), a.w = w.data(), a.y = y.data();
+    a.rows = 6, a.in = 5, a.out = 4, a.replicas = 3, a.w_stride = 2 * w.ld();
+    a.ld_x = x.ld(), a.ld_w = w.ld(), a.ld_y = y.ld();
+    EXPECT_HN_FAIL(hn_linear_fwd_fast(&a, nullptr), HN_ERR_SHAPE, "replicas of w");
+    a.w_stride = 0; /* all share the first */
+    ASSERT_HN_OK(hn_linear_fwd_fast(&a, nullptr));
+    const auto together = y.values();
+    for (int g = 0; g < 3; g++) {
+        hn_linear_args b = a;
+        b.x = x.f32() + 2 * g * x.ld(), b.y = one.data(), b.rows = 2, b.replicas = 0;
+        b.ld_y = one.ld();
+        ASSERT_HN_OK(hn_linear_fwd_fast(&b, nullptr));
+        const auto v = one.values();
+        EXPECT_TRUE(std::equal(v.begin(), v.end(), together.begin() + 8 * g));
+    }
+}
+
+TEST(LinearCheck, NamesWhatIsWrong)
+{
+    float f[64] = {};
+    hn_linear_args a = {};
+    a.x = f, a.w = f + 16, a.y = f + 32;
+    a.rows = 2, a.in = 3, a.out = 4, a.ld_x = a.ld_w = 3, a.ld_y = 4;
+    EXPECT_HN_OK(hn_linear_check(&a));
+    auto with = [&](auto change) {
+        hn_linear_args b = a;
+        change(b);
+        return hn_linear_check(&b);
+    };
+    EXPECT_HN_FAIL(hn_linear_check(nullptr), HN_ERR_ARG, "args");
+    EXPECT_HN_FAIL(with([](auto &b) { b.x = nullptr; }), HN_ERR_ARG, "x is NULL");
+    EXPECT_HN_FAIL(with([](auto &b) { b.w = nullptr; }), HN_ERR_ARG, "w is NULL");
+    EXPECT_HN_FAIL(with([](auto &b) { b.y = nullptr; }), HN_ERR_ARG, "y is NULL");
+    EXPECT_HN_FAIL(with([](auto &b) { b.rows = 0; }), HN_ERR_SHAPE, "[0, 3]");
+    EXPECT_HN_FAIL(with([](auto &b) { b.in = (int64_t)1 << 31; }), HN_ERR_SHAPE, "2147483648");
+    EXPECT_HN_FAIL(with([](auto &b) { b.ld_w = 2; }), HN_ERR_SHAPE, "leading dimension 2 of w");
+    EXPECT_HN_FAIL(with([](auto &b) { b.replicas = 3; }), HN_ERR_SHAPE, "3 replicas");
+    EXPECT_HN_FAIL(with([](auto &b) { b.dtype = HN_F16; }), HN_ERR_UNSUPPORTED, "f16");
+    EXPECT_HN_FAIL(with([&](auto &b) { b.bias = f, b.bias_dtype = HN_I32; }), HN_ERR_UNSUPPORTED,
+                   "i32");
+    EXPECT_HN_FAIL(with([&](auto &b) { b.add = b.y, b.ld_add = 8; }), HN_ERR_ARG, "8 and 4");
+
+    hn_linear_dx_args d = {};
+    d.dy = f, d.w = f, d.dx = f + 32, d.rows = 2, d.in = 3, d.out = 4;
+    d.ld_dy = 4, d.ld_w = d.ld_dx = 3;
+    EXPECT_HN_OK(hn_linear_dx_check(&d));
+    d.ld_dy = 3;
+    EXPECT_HN_FAIL(hn_linear_dx_check(&d), HN_ERR_SHAPE, "dy");
+
+    hn_linear_dw_args e = {};
+    e.dy = f, e.x = f, e.dw = f + 32, e.rows = 2, e.in = 3, e.out = 4;
+    e.ld_dy = 4, e.ld_x = e.ld_dw = 3;
+    EXPECT_HN_OK(hn_linear_dw_check(&e));
+    e.drop.p = 0.5;
+    EXPECT_HN_FAIL(hn_linear_dw_check(&e), HN_ERR_ARG, "without random state");
+    e.drop.p = 1.0;
+    EXPECT_HN_FAIL(hn_linear_dw_check(&e), HN_ERR_ARG, "[0, 1)");
+    e.drop.p = 0, e.replicas = 2;
+    EXPECT_HN_FAIL(hn_linear_dw_check(&e), HN_ERR_SHAPE, "replicas of dw");
+
+    hn_linear_db_args h = {};
+    h.dy = f, h.db = f + 32, h.rows = 2, h.out = h.ld_dy = 4;
+    EXPECT_HN_OK(hn_linear_db_check(&h));
+    h.db = nullptr;
+    EXPECT_HN_FAIL(hn_linear_db_check(&h), HN_ERR_ARG, "db is NULL");
+}
+
+TEST(LinearCheck, MissingScratchIsAnErrorBeforeTheFirstWrite)
+{
+    Matrix x(HN_BF16, 2, 3), w(HN_BF16, 4, 3), y(HN_BF16, 2, 4);
+    hn_linear_args a = {};
+    a.x = x.data(), a.w = w.data(), a.y = y.data(), a.dtype = HN_BF16;
+    a.rows = 2, a.in = 3, a.out = 4, a.ld_x = x.ld(), a.ld_w = w.ld(), a.ld_y = y.ld();
+    EXPECT_HN_FAIL(hn_linear_fwd_fast(&a, nullptr), HN_ERR_ARG, "scratch");
+    for (const float v : y.values()) EXPECT_TRUE(std::isnan(v));
+}
+
+/* Transposes the last two axes where the operator wants it the other way. */
+std::vector<float> transposed(const std::vector<float> &v, int64_t rows, int64_t cols)
+{
+    std::vector<float> t(v.size());
+    for (int64_t i = 0; i < rows; i++)
+        for (int64_t j = 0; j < cols; j++) t[(size_t)(j * rows + i)] = v[(size_t)(i * cols + j)];
+    return t;
+}
+
+/* a [m, k] times b^T with b [n, k], plus c [m, n] (may be empty), by twin and fast function. */
+std::vector<float> product(const std::vector<float> &a, const std::vector<float> &b, int64_t m,
+                           int64_t k, int64_t n, float alpha, const std::vector<float> &c,
+                           bool fast)
+{
+    std::vector<float> y((size_t)(m * n));
+    hn_linear_args args = {};
+    args.x = a.data(), args.w = b.data(), args.y = y.data();
+    args.add = c.empty() ? nullptr : c.data();
+    args.rows = m, args.in = args.ld_x = args.ld_w = k, args.out = args.ld_y = args.ld_add = n;
+    args.alpha = alpha;
+    EXPECT_HN_OK(fast ? hn_linear_fwd_fast(&args, nullptr) : hn_linear_fwd_cpu(&args));
+    return y;
+}
+
+TEST(LinearOnnx, GemmVectors)
+{
+    HN_NEED_DATA(dir, "onnx-op-vectors");
+    const int n = onnx::each(dir, "Gemm", [](const onnx::Case &c) {
+        const onnx::Tensor &a = *c.in(0), &b = *c.in(1), &y = *c.out(0);
+        const bool ta = c.integer("transA", 0) != 0, tb = c.integer("transB", 0) != 0;
+        const int64_t m = y.dim(0), out = y.dim(1), k = ta ? a.dim(0) : a.dim(1);
+        const auto x = ta ? transposed(a.f32(), k, m) : a.f32();
+        const auto w = tb ? b.f32() : transposed(b.f32(), k, out);
+        std::vector<float> add;
+        if (c.in(2)) { /* c is spread over y: [m, n], [1, n], [1] or one number */
+            const auto v = c.in(2)->f32();
+            const float beta = (float)c.number("beta", 1);
+            for (int64_t i = 0; i < m * out; i++)
+                add.push_back(beta * v[(size_t)(v.size() == (size_t)(m * out) ? i
+                                                : v.size() == 1               ? 0
+                                                                              : i % out)]);
+        }
+        for (const bool fast : {false, true})
+            EXPECT_LT(
+                max_abs(product(x, w, m, k, out, (float)c.number("alpha", 1), add, fast), y.f32()),
+                2e-6); /* at most 10 terms of size 1 */
+    });
+    EXPECT_EQ(n, 11);
+}
+
+/* Every batch of a matrix product with its own pair of matrices; vectors become one row or column.
+ */
+TEST(LinearOnnx, MatMulVectors)
+{
+    HN_NEED_DATA(dir, "onnx-op-vectors");
+    const int n = onnx::each(dir, "MatMul", [](const onnx::Case &c) {
+        onnx::Tensor a = *c.in(0), b = *c.in(1);
+        if (a.shape.size() == 1) a.shape.insert(a.shape.begin(), 1);
+        if (b.shape.size() == 1) b.shape.push_back(1);
+        while (a.shape.size() < 4) a.shape.insert(a.shape.begin(), 1);
+        while (b.shape.size() < 4) b.shape.insert(b.shape.begin(), 1);
+        const int64_t m = a.dim(2), k = a.dim(3), out = b.dim(3);
+        const auto av = a.f32(), bv = b.f32(), want = c.out(0)->f32();
+        size_t at = 0;
+        for (int64_t i = 0; i < std::max(a.dim(0), b.dim(0)); i++)
+            for (int64_t j = 0; j < std::max(a.dim(1), b.dim(1)); j++) {
+                const int64_t ka = (i % a.dim(0)) * a.dim(1) + j % a.dim(1);
+                const int64_t kb = (i % b.dim(0)) * b.dim(1) + j % b.dim(1);
+                const auto x = av.begin() + ka * m * k, w = bv.begin() + kb * k * out;
+                const auto y = product({x, x + m * k}, transposed({w, w + k * out}, k, out), m, k,
+                                       out, 1, {}, true);
+                for (const float v : y) EXPECT_NEAR(v, want[at++], 2e-6);
+            }
+        EXPECT_EQ(at, want.size());
+    });
+    EXPECT_EQ(n, 7);
+}
+
+} // namespace

@@ -1,0 +1,10 @@
+# LibYAML::LibYAML. Its header has no version; the pkg-config file has.
+include(${CMAKE_CURRENT_LIST_DIR}/HoneLibrary.cmake)
+find_package(PkgConfig QUIET)
+if(PkgConfig_FOUND)
+  pkg_check_modules(LibYAML_PC QUIET yaml-0.1)
+endif()
+hone_find_library(LibYAML HEADER yaml.h NAMES yaml)
+if(LibYAML_FOUND AND LibYAML_PC_VERSION AND LibYAML_PC_VERSION VERSION_LESS HONE_MIN_YAML)
+  message(FATAL_ERROR "libyaml ${LibYAML_PC_VERSION} is older than ${HONE_MIN_YAML}")
+endif()
