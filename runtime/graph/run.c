@@ -86,7 +86,7 @@ hn_status hn_graph_run(const hn_graph *g, const hn_run_options *o)
     const hn_program *p = g->program;
     unsigned char *const transient = p->memory[HN_MEM_TRANSIENT];
     hn_exec x = {.device = p->device, .step = o->step, .twin = o->twin};
-    const bool zones = o->check && p->guard_bytes > 0;
+    const bool zones = o->check && p->guard_bytes > 0 && transient != NULL;
     if (zones) memset(transient, 0xff, p->transient_bytes);
     for (int64_t i = 0; i < g->n_nodes; i++) {
         const hn_node *n = g->node[i];
