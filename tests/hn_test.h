@@ -90,7 +90,7 @@ class GuardedArray {
     }
     explicit GuardedArray(const std::vector<T> &h) : GuardedArray(h.size())
     {
-        std::memcpy(data(), h.data(), h.size() * sizeof(T));
+        if (!h.empty()) std::memcpy(data(), h.data(), h.size() * sizeof(T));
     }
     GuardedArray(const GuardedArray &) = delete;
     size_t size() const { return n_; }
@@ -103,7 +103,7 @@ class GuardedArray {
         for (size_t i = offset_ + n_ * sizeof(T); i < raw_.size(); i++)
             if (raw_[i] != 0xff) ADD_FAILURE() << "wrote behind the array";
         std::vector<T> h(n_);
-        std::memcpy(h.data(), data(), n_ * sizeof(T));
+        if (n_ > 0) std::memcpy(h.data(), data(), n_ * sizeof(T));
         return h;
     }
 };
