@@ -54,14 +54,15 @@ class Matrix {
     }
 };
 
-/* Scratch of exactly the promised size between guard bands. */
+/* Scratch of exactly the promised size between guard bands; NULL when that is 0. */
 class Scratch {
+    const bool empty_;
     GuardedArray<unsigned char> bytes_;
 
   public:
-    explicit Scratch(size_t n_bytes) : bytes_(n_bytes) {}
+    explicit Scratch(size_t n_bytes) : empty_(n_bytes == 0), bytes_(empty_ ? 1 : n_bytes) {}
     ~Scratch() { (void)bytes_.host(); }
-    void *data() { return bytes_.size() ? bytes_.data() : nullptr; }
+    void *data() { return empty_ ? nullptr : bytes_.data(); }
 };
 
 /* fn() on n threads. */
