@@ -10,7 +10,7 @@
 #include "runtime/base/json.h"
 #include "runtime/base/rng.h"
 #include "runtime/file/folder.h"
-#include "runtime/train/lora.h"
+#include "runtime/train/lora_hook.h"
 
 /* Logits of the probe tokens, dense [rows, vocab] in fp32; the caller frees them. */
 static hn_status probe(hn_session *s, float **out)

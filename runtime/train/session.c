@@ -8,7 +8,7 @@
 
 #include "runtime/base/alloc.h"
 #include "runtime/file/folder.h"
-#include "runtime/train/lora.h"
+#include "runtime/train/lora_hook.h"
 
 enum { DEFAULT_SEQ_LEN = 1024 };
 

@@ -11,7 +11,7 @@
 #include "runtime/file/folder.h"
 #include "runtime/train/export.h"
 #include "runtime/train/generator.h"
-#include "runtime/train/lora.h"
+#include "runtime/train/lora_hook.h"
 #include "runtime/train/signals.h"
 #include "runtime/train/state.h"
 

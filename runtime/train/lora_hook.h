@@ -1,10 +1,10 @@
-/* lora.h - the LoRA method: a PEFT configuration decides which linear layers get a low-rank pair.
+/* lora_hook.h - the LoRA method: a PEFT configuration decides which linear layers get a low-rank pair.
  *
  *   y = W x + scale * B (A (dropout(x)))     scale = alpha / r, or alpha / sqrt(r) (rsLoRA)
  *
  * Source: Hu et al., LoRA, ICLR 2022, equation 3; Kalajdzievski, rsLoRA, 2023. */
-#ifndef HN_LORA_H
-#define HN_LORA_H
+#ifndef HN_LORA_HOOK_H
+#define HN_LORA_HOOK_H
 #include "runtime/adapt/params.h"
 #include "runtime/file/peft.h"
 

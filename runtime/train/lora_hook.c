@@ -1,4 +1,4 @@
-#include "runtime/train/lora.h"
+#include "runtime/train/lora_hook.h"
 
 #include <inttypes.h>
 #include <stdlib.h>
