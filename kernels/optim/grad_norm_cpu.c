@@ -16,8 +16,8 @@ hn_status hn_grad_norm_check(const hn_grad_norm_args *a)
     if (a->n < 1 || a->replicas < 0)
         return HN_FAIL(HN_ERR_SHAPE, "%s: %" PRId64 " elements, %" PRId64 " replicas", op, a->n,
                        a->replicas);
-    HN_TRY(hn_check_write_stride(op, "grad", a->replicas, a->grad_stride, a->n));
-    return hn_check_write_stride(op, "count", a->replicas, a->count_stride, 1);
+    HN_TRY(hn_check_stride(op, "grad", a->replicas, a->grad_stride, a->n));
+    return hn_check_stride(op, "count", a->replicas, a->count_stride, 1);
 }
 
 static void set_scale(hn_step_block *step, double sum_squares, double count)

@@ -29,8 +29,8 @@ static inline hn_status hn_optim_check_range_(const char *op, int64_t n, int64_t
                        n_zero, n);
     if (step_stride != 0 && step_stride != 1)
         return HN_FAIL(HN_ERR_ARG, "%s: step_stride %" PRId64 " must be 0 or 1", op, step_stride);
-    HN_TRY(hn_check_write_stride(op, "the trained values", replicas, stride, n));
-    return hn_check_write_stride(op, "grad", replicas, grad_stride, n_zero > n ? n_zero : n);
+    HN_TRY(hn_check_stride(op, "the trained values", replicas, stride, n));
+    return hn_check_stride(op, "grad", replicas, grad_stride, n_zero > n ? n_zero : n);
 }
 
 static inline hn_status hn_optim_check_rates_(const char *op, float weight_decay, float lr_scale)
