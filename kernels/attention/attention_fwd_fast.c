@@ -15,6 +15,7 @@
 #include "runtime/base/vecmath.h"
 
 enum { Q_BLOCK = 64, Q_STEP = 4 };
+typedef float vec __attribute__((vector_size(32), aligned(4), may_alias));
 
 /* One thread's memory. */
 typedef struct {
@@ -72,12 +73,11 @@ HN_MULTIVERSION static float softmax_step(float *restrict s, int64_t n, int64_t 
         if (hi > lo) *sum = NAN;
         return 1.0f;
     }
-    float add = 0.0f;
-#pragma omp simd reduction(+ : add)
-    for (int64_t j = 0; j < n; j++) {
-        s[j] = hn_expf(s[j] - m);
-        add += s[j];
-    }
+    for (int64_t j = 0; j < n; j++) s[j] = hn_expf(s[j] - m);
+    vec lane = {0}; /* by type, so that the order of the sum is the same for every n */
+    for (int64_t j = 0; j < n; j += 8) lane += *(const vec *)(s + j);
+    const float add =
+        ((lane[0] + lane[1]) + (lane[2] + lane[3])) + ((lane[4] + lane[5]) + (lane[6] + lane[7]));
     const float factor = *most == m ? 1.0f : hn_expf(*most - m);
     *most = m;
     *sum = *sum * factor + add;
