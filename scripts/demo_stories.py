@@ -405,7 +405,7 @@ GIFT = [
         "It was not easy, and {he} had to begin again {n} times.",
     ],
     [
-        "On the birthday there was {food} for everyone.",
+        "On the birthday they had {food} for everyone.",
         "Then the day came. All the friends met near {Q}.",
         "{F} opened one present after the other.",
     ],

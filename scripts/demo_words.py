@@ -112,7 +112,7 @@ HOMES = [
     "a small house near the forest",
     "a white house by the sea",
     "a little village",
-    "a farm on a hill",
+    "a little farmhouse",
     "a cottage at the end of a lane",
     "a town by a wide river",
     "a tall house with a red door",

@@ -13,7 +13,7 @@ wanted=(gcc:gcc g++:g++ cmake:cmake ninja:ninja-build pkg-config:pkgconf libc6-d
     zlib1g-dev libgtest-dev)
 for option in "$@"; do
     case $option in
-    --checks) wanted+=(clang-format:clang-format git:git) ;;
+    --checks) wanted+=(clang-format-14:clang-format-14 git:git) ;;
     --fuzz) wanted+=(clang:clang libomp-dev) ;;
     --plot) wanted+=(gnuplot:gnuplot-nox) ;;
     *)

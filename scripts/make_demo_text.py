@@ -1,47 +1,45 @@
 #!/usr/bin/env python3
-"""Writes the demo's texts: little stories to pretrain on, a ship's log to fine-tune on.
+"""Writes the demo's texts: little stories and notes to pretrain on, a ship's log to fine-tune on.
 
     make_demo_text.py stories [--bytes 3000000] [--seed 1] --out stories.jsonl
     make_demo_text.py voyage  [--bytes 200000]  [--seed 2] --out assets/demo/voyage.txt
 
-Both are grammars written for this project (demo_words.py, demo_stories.py, demo_voyage.py): plain
-ASCII, standard library only, the same bytes on every Python 3.8 or newer. Stories are rows
-{"text": ...}, one a line, or, with a name that ends in .txt, separated by blank lines. No story and
-no log entry is written twice.
+Both are grammars written for this project (demo_stories.py, demo_notes.py, demo_voyage.py): plain
+ASCII, standard library only, the same bytes on every Python 3.8 or newer. A quarter of the stories
+are notes: diaries, letters, lists, lessons. A name that ends in .jsonl gets rows {"text": ...}, any
+other plain text with blank lines between stories or entries. No story is written twice.
 """
 
 import argparse
 import json
 
+from demo_notes import note
 from demo_stories import story
 from demo_voyage import voyage
 from demo_words import Dice
 
+NOTES = 0.25  # share of notes among the stories
 
-def write_stories(path, n_bytes, seed):
-    dice, seen, total = Dice(seed), set(), 0
-    with open(path, "w", encoding="ascii", newline="\n") as f:
-        while total < n_bytes:
-            text = story(dice)
-            if text in seen:
-                continue
+
+def stories(dice, n_bytes):
+    seen, total = set(), 0
+    while total < n_bytes:
+        text = note(dice) if dice.chance(NOTES) else story(dice)
+        if text not in seen:
             seen.add(text)
-            f.write(text + "\n\n" if path.endswith(".txt") else json.dumps({"text": text}) + "\n")
             total += len(text)
-    print(f"{path}: {len(seen)} stories, {total} characters")
+            yield text
 
 
-def write_voyages(path, n_bytes, seed):
-    dice, total, count = Dice(seed), 0, 0
-    with open(path, "w", encoding="ascii", newline="\n") as f:
-        while total < n_bytes:
-            for entry in voyage(dice, count):
-                f.write(entry + "\n\n")
-                total += len(entry) + 2
-                if total >= n_bytes:
-                    break
-            count += 1
-    print(f"{path}: {count} voyages, {total} characters")
+def log_entries(dice, n_bytes):
+    total = number = 0
+    while True:
+        for entry in voyage(dice, number):
+            yield entry
+            total += len(entry)
+            if total >= n_bytes:
+                return
+        number += 1
 
 
 def main():
@@ -51,13 +49,18 @@ def main():
     p.add_argument("--seed", type=int)
     p.add_argument("--out", required=True)
     a = p.parse_args()
-    write, n_bytes, seed = {
-        "stories": (write_stories, 3_000_000, 1),
-        "voyage": (write_voyages, 200_000, 2),
+    make, n_bytes, seed = {
+        "stories": (stories, 3_000_000, 1),
+        "voyage": (log_entries, 200_000, 2),
     }[a.kind]
-    write(
-        a.out, a.bytes if a.bytes is not None else n_bytes, a.seed if a.seed is not None else seed
-    )
+    n_bytes = n_bytes if a.bytes is None else a.bytes
+    texts = list(make(Dice(seed if a.seed is None else a.seed), n_bytes))
+    with open(a.out, "w", encoding="ascii", newline="\n") as f:
+        if a.out.endswith(".jsonl"):
+            f.writelines(json.dumps({"text": t}) + "\n" for t in texts)
+        else:
+            f.write("\n\n".join(texts) + "\n")
+    print(f"{a.out}: {len(texts)} texts, {sum(map(len, texts))} characters")
 
 
 if __name__ == "__main__":

@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
-"""Trains the demo's tokenizer: byte-level BPE, 1,024 tokens, on both of the demo's texts.
+"""Trains the demo's tokenizer: byte-level BPE, 1,024 tokens, on the text to pretrain on.
 
     pip install tokenizers
-    make_demo_tokenizer.py --stories stories.jsonl --voyage assets/demo/voyage.txt --out assets/demo
+    make_demo_tokenizer.py --stories stories.jsonl --out assets/demo
 
 Token 0 is <s> (put before every text), 1 is </s> (end of a document), then the 256 bytes, then
 merges. Every text can be encoded; there is no <unk>. Writes tokenizer.json and
-tokenizer_config.json. Of the stories only the first part is read, so that both styles get merges.
+tokenizer_config.json. The text to fine-tune on is left out on purpose: LoRA keeps the embedding, so
+a token that only that text has would keep its random start.
 """
 
 import argparse
@@ -15,21 +16,15 @@ import pathlib
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
-VOCAB, STORY_CHARACTERS = 1024, 600_000
+VOCAB = 1024
 
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     p.add_argument("--stories", required=True)
-    p.add_argument("--voyage", required=True)
     p.add_argument("--out", required=True)
     a = p.parse_args()
-    texts, n = [pathlib.Path(a.voyage).read_text()], 0
-    for line in open(a.stories):
-        texts.append(json.loads(line)["text"])
-        n += len(texts[-1])
-        if n >= STORY_CHARACTERS:
-            break
+    texts = [json.loads(line)["text"] for line in open(a.stories)]
     tok = Tokenizer(models.BPE())
     tok.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tok.decoder = decoders.ByteLevel()
@@ -55,8 +50,8 @@ def main():
         "model_max_length": 256,
     }
     (out / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n")
-    for text in (texts[0], "".join(texts[1:])):
-        print(f"{len(text) / len(tok.encode(text).ids):.2f} characters a token")
+    text = "\n".join(texts)
+    print(f"{len(text) / len(tok.encode(text).ids):.2f} characters a token")
 
 
 if __name__ == "__main__":

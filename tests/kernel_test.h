@@ -54,14 +54,15 @@ class Matrix {
     }
 };
 
-/* Scratch of exactly the promised size between guard bands. */
+/* Scratch of exactly the promised size between guard bands; NULL when that is 0. */
 class Scratch {
+    const bool empty_;
     GuardedArray<unsigned char> bytes_;
 
   public:
-    explicit Scratch(size_t n_bytes) : bytes_(n_bytes) {}
+    explicit Scratch(size_t n_bytes) : empty_(n_bytes == 0), bytes_(empty_ ? 1 : n_bytes) {}
     ~Scratch() { (void)bytes_.host(); }
-    void *data() { return bytes_.size() ? bytes_.data() : nullptr; }
+    void *data() { return empty_ ? nullptr : bytes_.data(); }
 };
 
 /* fn() on n threads. */
@@ -77,6 +78,17 @@ void on_threads(int n, Fn fn)
 /* fp32 sums of a few thousand terms; bf16: some values round to the other neighbour. */
 inline double tolerance(hn_dtype t) { return t == HN_F32 ? 3e-6 : 3e-3; }
 
-inline std::string dtype_suffix(hn_dtype t) { return std::string("_") + hn_dtype_name(t); }
+/* The name of a test case: "r", 3, "_c", 9, HN_BF16 is r3_c9_bf16. */
+inline void name_part(std::ostream &to, const char *v) { to << v; }
+inline void name_part(std::ostream &to, int64_t v) { to << v; }
+inline void name_part(std::ostream &to, int v) { to << v; }
+inline void name_part(std::ostream &to, hn_dtype v) { to << '_' << hn_dtype_name(v); }
+template <class... Parts>
+std::string case_name(const Parts &...parts)
+{
+    std::ostringstream to;
+    (name_part(to, parts), ...);
+    return to.str();
+}
 
 #endif

@@ -88,8 +88,7 @@ INSTANTIATE_TEST_SUITE_P(Shapes, Elementwise,
                          ::testing::Values(Shape{HN_F32, 1, 1}, Shape{HN_F32, 40, 515},
                                            Shape{HN_BF16, 3, 7}, Shape{HN_BF16, 40, 515}),
                          [](const auto &i) {
-                             return "r" + std::to_string(i.param.rows) + "_c" +
-                                    std::to_string(i.param.cols) + dtype_suffix(i.param.dtype);
+                             return case_name("r", i.param.rows, "_c", i.param.cols, i.param.dtype);
                          });
 
 TEST(ElementwiseCast, NaNAndInfinitySurvive)

@@ -66,9 +66,8 @@ INSTANTIATE_TEST_SUITE_P(Shapes, Embedding,
                                            Shape{HN_F32, 12, 4, 9, 3}, Shape{HN_BF16, 7, 5, 65, 0},
                                            Shape{HN_BF16, 300, 3, 64, 2}),
                          [](const auto &i) {
-                             return "r" + std::to_string(i.param.rows) + "_d" +
-                                    std::to_string(i.param.dim) + "_g" +
-                                    std::to_string(i.param.replicas) + dtype_suffix(i.param.dtype);
+                             return case_name("r", i.param.rows, "_d", i.param.dim, "_g",
+                                              i.param.replicas, i.param.dtype);
                          });
 
 TEST(EmbeddingTwin, MatchesHandComputedValues)

@@ -160,9 +160,8 @@ INSTANTIATE_TEST_SUITE_P(
                       Shape{HN_BF16, HN_BF16, 1, 600, 40, 0}),
     [](const auto &i) {
         const Shape &s = i.param;
-        return "r" + std::to_string(s.rows) + "_i" + std::to_string(s.in) + "_o" +
-               std::to_string(s.out) + "_g" + std::to_string(s.replicas) + dtype_suffix(s.dtype) +
-               dtype_suffix(s.bias_dtype);
+        return case_name("r", s.rows, "_i", s.in, "_o", s.out, "_g", s.replicas, s.dtype,
+                         s.bias_dtype);
     });
 
 TEST(LinearTwin, MatchesHandComputedValues)

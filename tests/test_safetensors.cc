@@ -53,6 +53,7 @@ TEST(SafetensorsRead, RejectsAHeaderThatIsNotAnObject)
     EXPECT_REJECTED(bytes_of("{"), HN_ERR_FORMAT, "not valid JSON");
     EXPECT_REJECTED(bytes_of("{\"\xff\":1}"), HN_ERR_FORMAT, "not valid JSON");
     EXPECT_REJECTED(bytes_of("{\"w\":1}"), HN_ERR_FORMAT, "'w'");
+    EXPECT_REJECTED(bytes_of("{\"a\\n\\u001b[2J\":1}"), HN_ERR_FORMAT, "'a??[2J'");
 }
 
 TEST(SafetensorsRead, RejectsARepeatedName)

@@ -93,8 +93,7 @@ INSTANTIATE_TEST_SUITE_P(Shapes, Swiglu,
                                            Shape{HN_F32, 30, 513}, Shape{HN_BF16, 3, 9},
                                            Shape{HN_BF16, 30, 1030}),
                          [](const auto &i) {
-                             return "r" + std::to_string(i.param.rows) + "_c" +
-                                    std::to_string(i.param.cols) + dtype_suffix(i.param.dtype);
+                             return case_name("r", i.param.rows, "_c", i.param.cols, i.param.dtype);
                          });
 
 TEST(SwigluTwin, MatchesHandComputedValues)

@@ -7,6 +7,8 @@ static void say(const hn_log *log, hn_log_level level, const char *fmt, va_list 
     char text[1024];
     if (log == NULL || log->line == NULL) return;
     vsnprintf(text, sizeof text, fmt, ap);
+    for (char *p = text; *p; p++) /* as in hn_fail_: names come from files */
+        if ((unsigned char)*p < 0x20 || *p == 0x7f) *p = '?';
     log->line(log->context, level, text);
 }
 

@@ -5,7 +5,7 @@
 
 #include "runtime/base/alloc.h"
 #include "runtime/base/nearest.h"
-#include "runtime/base/options_internal.h"
+#include "runtime/base/options_impl.h"
 
 enum { PLACE_TEXT = 256 }; /* "default of lora.rank", "--lora.rank" */
 

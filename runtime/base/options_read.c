@@ -6,7 +6,7 @@
 
 #include "runtime/base/alloc.h"
 #include "runtime/base/mapfile.h"
-#include "runtime/base/options_internal.h"
+#include "runtime/base/options_impl.h"
 
 enum { CONFIG_MAX = 1 << 20, NAME_TEXT = 128, PLACE_TEXT = 512 };
 

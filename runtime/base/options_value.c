@@ -1,6 +1,6 @@
 /* From the text of a value to the value, and back to "what would have been right". */
 #define _POSIX_C_SOURCE 200809L
-#include "runtime/base/options_internal.h"
+#include "runtime/base/options_impl.h"
 
 #include <errno.h>
 #include <math.h>

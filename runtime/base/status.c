@@ -43,6 +43,8 @@ hn_status hn_fail_(hn_status code, const char *file, int line, const char *fmt, 
         vsnprintf(text + n, sizeof text - (size_t)n, fmt, ap);
         va_end(ap);
     }
+    for (char *p = text; *p; p++) /* names come from files: no line breaks, no terminal escapes */
+        if ((unsigned char)*p < 0x20 || *p == 0x7f) *p = '?';
     memcpy(last_error, text, sizeof last_error);
     return code;
 }

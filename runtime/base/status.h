@@ -3,7 +3,8 @@
  * The return value is HN_OK or the code of the first failure. The place that
  * notices the failure also writes one line of text (HN_FAIL); everyone above
  * only hands the code up (HN_TRY, HN_TRY_GOTO). The text is kept per thread:
- * hn_last_error() just after a failed call describes that call.
+ * hn_last_error() just after a failed call describes that call. Control characters
+ * in it are replaced by '?': it is one line, whatever a file's names contain.
  */
 #ifndef HN_STATUS_H
 #define HN_STATUS_H

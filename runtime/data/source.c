@@ -200,6 +200,8 @@ hn_status hn_source_select(hn_source *s, int64_t from, int64_t to)
     return HN_OK;
 }
 
+int64_t hn_source_selected(const hn_source *s) { return s->to - s->from; }
+
 hn_status hn_source_rewind(hn_source *s) { return hn_source_select(s, s->from, s->to); }
 
 /* The first place at or behind `target` where a line or a document ends. */

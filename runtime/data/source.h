@@ -76,6 +76,7 @@ HN_NODISCARD hn_status hn_source_split(hn_source *s, double share, int64_t *cut)
 
 /* From now on hn_source_next gives units [from, to) from the start. */
 HN_NODISCARD hn_status hn_source_select(hn_source *s, int64_t from, int64_t to);
+int64_t hn_source_selected(const hn_source *s);        /* units of the selection */
 HN_NODISCARD hn_status hn_source_rewind(hn_source *s); /* to the start of the selection */
 /* Errors  HN_ERR_FORMAT also when the files are not what they were at open */
 HN_NODISCARD hn_status hn_source_next(hn_source *s, hn_row *out);

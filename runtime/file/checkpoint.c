@@ -82,6 +82,17 @@ void hn_ckpt_abort(hn_ckpt *c)
     ckpt_free(c);
 }
 
+/* The caller may have written a file by other means than hn_saver. */
+static hn_status sync_file(const char *path)
+{
+    const int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0) return HN_FAIL(HN_ERR_IO, "open %s: %s", path, strerror(errno));
+    const int failed = fsync(fd);
+    const int why = errno;
+    close(fd);
+    return failed ? HN_FAIL(HN_ERR_IO, "fsync %s: %s", path, strerror(why)) : HN_OK;
+}
+
 /* One more {"name", "bytes", "sha256"} for a file of the folder. */
 static hn_status list_file(const char *dir, const char *name, json_t *files)
 {
@@ -90,6 +101,7 @@ static hn_status list_file(const char *dir, const char *name, json_t *files)
     char *path = hn_asprintf("%s/%s", dir, name);
     if (path == NULL) return HN_FAIL(HN_ERR_MEMORY, "no memory to list %s", dir);
     hn_status st = hn_sha256_file(path, &n_bytes, hex);
+    if (st == HN_OK) st = sync_file(path);
     if (st == HN_OK &&
         json_array_append_new(files, json_pack("{s:s, s:I, s:s}", "name", name, "bytes",
                                                (json_int_t)n_bytes, "sha256", hex)) != 0)

@@ -178,7 +178,7 @@ static hn_status exchange(const hn_folder *f)
         HN_TRY(hn_sync_dir(f->parent));
         return hn_remove_tree(f->temporary);
     }
-    if (errno != EINVAL && errno != ENOSYS)
+    if (errno != EINVAL && errno != ENOSYS && errno != ENOTSUP)
         return HN_FAIL(HN_ERR_IO, "exchange %s and %s: %s", f->temporary, f->path, strerror(errno));
     /* The file system cannot exchange: for a moment neither name is there. */
     char *old = hn_asprintf("%s.old", f->temporary);

@@ -7,6 +7,7 @@
 #include <stdbool.h>
 #include <string.h>
 
+#include "runtime/base/convert.h"
 #include "runtime/file/safetensors.h"
 
 enum { BLOCK = 512 };
@@ -35,12 +36,9 @@ static void load_floats(const unsigned char *p, hn_st_dtype from, bool narrow, i
         memcpy(d, p, (size_t)n * 8);
         for (int i = 0; i < n; i++) out[i] = narrow ? to_odd(d[i]) : (float)d[i];
     } else {
-        uint16_t h[BLOCK];
-        memcpy(h, p, (size_t)n * 2);
-        if (from == HN_ST_BF16)
-            for (int i = 0; i < n; i++) out[i] = hn_bf16_to_f32((hn_bf16){h[i]});
-        else
-            for (int i = 0; i < n; i++) out[i] = hn_f16_to_f32((hn_f16){h[i]});
+        uint16_t aligned[BLOCK];
+        memcpy(aligned, p, (size_t)n * 2);
+        hn_to_f32(aligned, from == HN_ST_BF16 ? HN_BF16 : HN_F16, 0, n, out);
     }
 }
 
@@ -60,15 +58,12 @@ static hn_status convert_floats(const hn_st_tensor *t, hn_dtype to, void *out)
 {
     const int64_t n = hn_st_elements(t);
     const size_t size = (size_t)hn_st_dtype_bits(t->dtype) / 8;
-    const unsigned char *p = t->data;
     float v[BLOCK];
-    for (int64_t at = 0; at < n; at += BLOCK, p += BLOCK * size) {
+    for (int64_t at = 0; at < n; at += BLOCK) {
+        const unsigned char *p = (const unsigned char *)t->data + (size_t)at * size;
         const int count = n - at < BLOCK ? (int)(n - at) : BLOCK;
         load_floats(p, t->dtype, to != HN_F32, count, v);
-        if (to == HN_F32)
-            memcpy((float *)out + at, v, (size_t)count * 4);
-        else
-            for (int i = 0; i < count; i++) hn_set_f32(out, to, at + i, v[i]);
+        hn_from_f32(v, count, out, to, at);
         if (to != HN_F16 && t->dtype != HN_ST_F64 && t->dtype != HN_ST_F32) continue; /* cannot */
         const int bad = first_overflow(p, t->dtype, v, to, out, at, count);
         if (bad >= 0)

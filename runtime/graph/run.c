@@ -97,8 +97,8 @@ hn_status hn_graph_run(const hn_graph *g, const hn_run_options *o)
         const hn_status st = def->run_cpu(n, &x);
         if (st != HN_OK) return HN_FAIL(st, "%s (%s): %s", n->name, def->name, hn_last_error());
         if (zones) HN_TRY(check_zones(n, p->guard_bytes));
-        for (int k = 0; o->check && k < def->n_out; k++)
-            if (n->out[k]) HN_TRY(scan(n, n->out[k]));
+        for (int k = 0; o->check && k < def->n_out; k++) /* statistics may hold infinities */
+            if (n->out[k] && !(def->saved_out & HN_BIT(k))) HN_TRY(scan(n, n->out[k]));
     }
     return HN_OK;
 }

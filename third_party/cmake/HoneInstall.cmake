@@ -1,8 +1,9 @@
-# Library, headers (below include/hone, with the same paths as here), programs, hone.pc, LICENSE.
+# Library, headers (below include/hone, with the same paths as here; not the parts' own *_impl.h),
+# programs, hone.pc, LICENSE.
 install(TARGETS libhone ${HONE_PROGRAMS} RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR}
                                           ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR})
 install(DIRECTORY runtime kernels DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/hone
-        FILES_MATCHING PATTERN "*_internal.h" EXCLUDE PATTERN "*.h" PATTERN "*.def")
+        FILES_MATCHING PATTERN "*_impl.h" EXCLUDE PATTERN "*.h" PATTERN "*.def")
 install(FILES ${PROJECT_BINARY_DIR}/generated/runtime/base/version.h
         DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/hone/runtime/base)
 install(FILES LICENSE DESTINATION ${CMAKE_INSTALL_DOCDIR})

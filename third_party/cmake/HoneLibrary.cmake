@@ -1,5 +1,5 @@
 # hone_find_library(<package> HEADER <file> NAMES <lib>... [SUFFIXES <folder>...] [HINTS <folder>...]
-#                   [VERSION_REGEX <regex with one group>...] [SHARED_ONLY])
+#                   [VERSION_FILE <header>] [VERSION_REGEX <regex with one group>...] [SHARED_ONLY])
 #
 # What every find module here does: one header, one library, the version from the header, the
 # imported target <package>::<package>. With HONE_STATIC only archives count, unless the

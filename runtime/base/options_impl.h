@@ -1,6 +1,6 @@
-/* options_internal.h - what the parts of the options parser share; not for others. */
-#ifndef HN_OPTIONS_INTERNAL_H
-#define HN_OPTIONS_INTERNAL_H
+/* options_impl.h - what the parts of the options parser share; not for others. */
+#ifndef HN_OPTIONS_IMPL_H
+#define HN_OPTIONS_IMPL_H
 #include "runtime/base/options.h"
 
 #ifdef __cplusplus

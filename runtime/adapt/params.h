@@ -1,0 +1,120 @@
+/* params.h - named parameters of a model and how each one is adapted.
+ *
+ * A model declares its parameters and linear layers by name; the method's hook says for each what
+ * happens to it; hn_params_create turns that into persistent tensors. Models never name a method,
+ * methods never name a model.
+ *
+ *   hn_params_new        with the hook (hn_adapt)
+ *   hn_params_declare    every parameter of the model, in file order
+ *   hn_params_linear     every linear layer: the hook may attach a low-rank update
+ *   hn_params_create     persistent tensors; trained ones in the order: decayed, then not decayed
+ *   hn_params_linear_fwd records a layer in a graph
+ */
+#ifndef HN_PARAMS_H
+#define HN_PARAMS_H
+#include "runtime/graph/graph.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef enum { HN_ADAPT_FROZEN, HN_ADAPT_FULL } hn_adapt_kind;
+
+typedef struct {
+    int64_t rank;  /* 0: no low-rank update */
+    float scale;   /* of B A x */
+    float dropout; /* of x in front of A, 0 <= p < 1 */
+} hn_lowrank;
+
+/* What a method decides. Callbacks may be NULL: frozen, and no low-rank update. */
+typedef struct {
+    hn_adapt_kind (*parameter)(const void *context, const char *name);
+    /* module: "model.layers.0.mlp.up_proj". Errors are passed on. */
+    hn_status (*linear)(const void *context, const char *module, int64_t in, int64_t out,
+                        hn_lowrank *choice);
+    const void *context;
+} hn_adapt;
+
+typedef enum {
+    HN_INIT_NORMAL,  /* normal, standard deviation `init` */
+    HN_INIT_ONE,     /* norm gains */
+    HN_INIT_ZERO,    /* biases, low-rank B */
+    HN_INIT_UNIFORM, /* uniform in +-init */
+} hn_init;
+
+typedef struct {
+    const char *name; /* as in the file: "model.layers.0.mlp.up_proj.weight" */
+    int ndim;
+    int64_t dim[2];
+    bool trained, decay; /* decay: weight decay applies (matrices, not norms and biases) */
+    bool adapter;        /* belongs to the method (low-rank A or B), not to the base model */
+    hn_init init;
+    double init_scale;
+    uint64_t key;      /* random stream of the initialiser */
+    hn_tensor *value;  /* what graphs read: frozen weight, master (f32 runs) or working copy */
+    hn_tensor *master; /* fp32, NULL when frozen */
+    hn_tensor *grad, *moment1, *moment2; /* NULL when frozen */
+} hn_param;
+
+typedef struct {
+    const char *module;
+    int64_t in, out;
+    hn_lowrank lowrank;
+    hn_param *weight, *bias, *a, *b; /* bias, a, b: NULL when absent */
+    uint64_t key;                    /* random stream of the dropout */
+} hn_linear_layer;
+
+typedef struct hn_params hn_params;
+
+HN_NODISCARD hn_status hn_params_new(const hn_adapt *adapt, hn_params **out);
+void hn_params_free(hn_params *p); /* accepts NULL; tensors belong to the program */
+
+HN_NODISCARD hn_status hn_params_declare(hn_params *p, const char *name, int64_t rows, int64_t cols,
+                                         hn_init init, double init_scale);
+/* rows 0: a vector of cols. Declares <module>.weight [out, in], <module>.bias [out] when asked, and
+ * the low-rank pair <module>.lora_A.weight [r, in], <module>.lora_B.weight [out, r] when the hook
+ * says so (A uniform in +-1/sqrt(in), B zero: conventions of PEFT). The random stream of a
+ * parameter is the hash of its name, that of A of "<module>.lora_A". */
+HN_NODISCARD hn_status hn_params_linear(hn_params *p, const char *module, int64_t in, int64_t out,
+                                        bool bias, double init_scale);
+
+typedef struct {
+    hn_dtype dtype; /* of frozen weights and activations: f32 or bf16 */
+    int moments;    /* optimizer moments per trained value: 0, 1 or 2 */
+    bool gradients; /* false: nothing is trained in this program (evaluation, generation) */
+} hn_params_options;
+
+HN_NODISCARD hn_status hn_params_create(hn_params *p, hn_program *program,
+                                        const hn_params_options *o);
+
+int64_t hn_params_count(const hn_params *p);
+hn_param *hn_params_at(const hn_params *p, int64_t i);
+hn_param *hn_params_find(const hn_params *p, const char *name); /* NULL when absent */
+int64_t hn_params_linears(const hn_params *p);
+const hn_linear_layer *hn_params_linear_at(const hn_params *p, int64_t i);
+int64_t hn_params_trained(const hn_params *p); /* trained values, without padding */
+int64_t hn_params_total(const hn_params *p);   /* values of the base model */
+
+/* Flat views for clipping and the update: g[n] and behind it the trained-token count. */
+typedef struct {
+    int64_t n, n_decay; /* elements; the first n_decay take weight decay */
+    hn_tensor *count;   /* [1], behind the gradients */
+} hn_flat;
+const hn_flat *hn_params_flat(const hn_params *p);
+
+/* Fills one parameter from its initialiser; the same values on every machine. */
+void hn_param_init(const hn_param *p, uint64_t seed);
+/* Copies dense fp32 values in or out of a parameter (master when trained, else value). */
+void hn_param_set(const hn_param *p, const float *dense);
+void hn_param_get(const hn_param *p, float *dense);
+/* Refreshes the working copy from the master (bf16 runs). */
+void hn_param_refresh(const hn_param *p);
+
+/* y = layer(x), with the low-rank update if there is one. */
+HN_NODISCARD hn_status hn_params_linear_fwd(const hn_params *p, hn_graph *g, const char *module,
+                                            hn_tensor *x, hn_tensor **y);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,148 @@
+#include "runtime/train/cli.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "runtime/base/alloc.h"
+#include "runtime/base/nearest.h"
+#include "runtime/train/run_options.h"
+#include "runtime/train/trainer.h"
+#include "runtime/train/verbs.h"
+
+typedef struct {
+    const char *name, *help;
+    unsigned groups;
+    hn_status (*run)(hn_session *s, FILE *to);
+} verb;
+
+enum {
+    TRAIN_GROUPS = HN_GROUP_MODEL | HN_GROUP_DATA | HN_GROUP_BATCH | HN_GROUP_METHOD |
+                   HN_GROUP_TRAIN | HN_GROUP_MACHINE,
+};
+
+static const verb verbs[] = {
+    {"train", "train on data; writes checkpoints, metrics and the result", TRAIN_GROUPS, NULL},
+    {"check", "data, template, one row token by token, memory plan; trains nothing", TRAIN_GROUPS,
+     hn_verb_check},
+    {"plan", "the memory that training takes", TRAIN_GROUPS & ~(unsigned)HN_GROUP_DATA,
+     hn_verb_plan},
+    {"eval", "held-out loss of a model, with or without an adapter",
+     HN_GROUP_MODEL | HN_GROUP_DATA | HN_GROUP_BATCH | HN_GROUP_MACHINE, hn_verb_eval},
+    {"generate", "continue a text", HN_GROUP_MODEL | HN_GROUP_GENERATE | HN_GROUP_MACHINE,
+     hn_verb_generate},
+    {"export", "write a checkpoint as a PEFT adapter or a merged model; options of its run apply",
+     TRAIN_GROUPS | HN_GROUP_EXPORT, hn_verb_export},
+    {"info", "what a folder or file is", HN_GROUP_INFO, hn_verb_info},
+};
+enum { N_VERBS = sizeof verbs / sizeof *verbs };
+
+static void print_log(void *context, hn_log_level level, const char *text)
+{
+    (void)context;
+    fprintf(stderr, "%s%s\n", level == HN_LOG_WARN ? "warning: " : "", text);
+}
+
+static void usage(const hn_method *m, FILE *to)
+{
+    fprintf(to, "%s: %s\n\nusage: %s VERB [--config FILE.yaml] [--option value] [option=value]\n\n",
+            m->program, m->summary, m->program);
+    for (int i = 0; i < N_VERBS; i++) fprintf(to, "  %-9s %s\n", verbs[i].name, verbs[i].help);
+    fprintf(to, "\n%s VERB --help lists the options of a verb\n", m->program);
+}
+
+static const verb *find_verb(const hn_method *m, const char *name)
+{
+    const char *names[N_VERBS];
+    for (int i = 0; i < N_VERBS; i++) {
+        names[i] = verbs[i].name;
+        if (strcmp(name, verbs[i].name) == 0) return &verbs[i];
+    }
+    const char *near = hn_nearest(name, names, N_VERBS);
+    fprintf(stderr, "%s: no verb '%s'%s%s%s; %s --help lists them\n", m->program, name,
+            near ? ", did you mean '" : "", near ? near : "", near ? "'" : "", m->program);
+    return NULL;
+}
+
+/* export reads the run.yaml beside the checkpoint before the user's own options. Returns the new
+ * argument list (to be freed with its last element), or NULL where nothing is to be added. */
+static char **with_run_options(int *argc, char *const *argv)
+{
+    const char *checkpoint = NULL;
+    for (int i = 1; i < *argc; i++) {
+        const char *word = argv[i];
+        if (strcmp(word, "--config") == 0 || strncmp(word, "--config=", 9) == 0) return NULL;
+        if (strncmp(word, "--", 2) == 0) word += 2;
+        if (strcmp(word, "checkpoint") == 0 && i + 1 < *argc) checkpoint = argv[i + 1];
+        if (strncmp(word, "checkpoint=", 11) == 0) checkpoint = word + 11;
+    }
+    char *option = checkpoint ? hn_asprintf("--config=%s/run.yaml", checkpoint) : NULL;
+    char **list = option ? hn_malloc(((size_t)*argc + 1) * sizeof *list) : NULL;
+    if (list == NULL) {
+        hn_free(option);
+        return NULL;
+    }
+    list[0] = argv[0];
+    list[1] = option;
+    memcpy(list + 2, argv + 1, ((size_t)*argc - 1) * sizeof *list);
+    ++*argc;
+    return list;
+}
+
+static hn_status run_train(hn_session *s, const hn_option_table *table)
+{
+    char *yaml = NULL;
+    HN_TRY(hn_options_yaml(table->row, table->n, s->config, &yaml));
+    const hn_status st = hn_train(s, yaml, stdout);
+    hn_free(yaml);
+    return st;
+}
+
+/* Parses the options of a verb and runs it. */
+static hn_status run_verb(const hn_method *m, const verb *v, int argc, char *const *argv)
+{
+    hn_option_table table = {0};
+    hn_options_store *store = NULL;
+    hn_session session = {0};
+    char **list = v->run == hn_verb_export ? with_run_options(&argc, argv) : NULL;
+    void *config = hn_calloc(1, m->config_size);
+    hn_status st = config ? HN_OK : HN_FAIL(HN_ERR_MEMORY, "%zu bytes of options", m->config_size);
+    if (st != HN_OK) goto done;
+    HN_TRY_GOTO(st, hn_run_table(v->groups, m->options, m->n_options, &table), done);
+    HN_TRY_GOTO(st, hn_options_parse(table.row, table.n, argc, list ? list : argv, config, &store),
+                done);
+    if (hn_options_help_wanted(store)) {
+        printf("%s %s: %s\n\n", m->program, v->name, v->help);
+        hn_options_help(table.row, table.n, stdout);
+        goto done;
+    }
+    session = (hn_session){
+        .method = m, .config = config, .run = config, .given = store, .log = {.line = print_log}};
+    st = v->run ? v->run(&session, stdout) : run_train(&session, &table);
+    if (st == HN_OK && fflush(stdout) != 0) st = HN_FAIL(HN_ERR_IO, "writing to standard output");
+
+done:
+    hn_session_close(&session);
+    hn_options_free(store);
+    hn_free(table.row);
+    if (list != NULL) hn_free(list[1]);
+    hn_free(list);
+    hn_free(config);
+    return st;
+}
+
+int hn_trainer_main(const hn_method *m, int argc, char **argv)
+{
+    if (argc < 2) {
+        usage(m, stderr);
+        return 2;
+    }
+    if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0) {
+        usage(m, stdout);
+        return 0;
+    }
+    const verb *v = find_verb(m, argv[1]);
+    if (v == NULL) return 2;
+    const hn_status st = run_verb(m, v, argc - 1, argv + 1);
+    if (st != HN_OK) fprintf(stderr, "%s %s: %s\n", m->program, v->name, hn_last_error());
+    return hn_status_exit_code(st);
+}

@@ -1,0 +1,18 @@
+/* cli.h - the command line of a trainer: `hone-lora VERB [options]`. */
+#ifndef HN_CLI_H
+#define HN_CLI_H
+#include "runtime/train/method.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* Runs a verb: train, check, plan, eval, generate, export, info. Results go to standard output,
+ * what the work has to say to standard error. Returns the exit code: 0 done, 2 bad usage or input,
+ * 1 a failure while running. */
+int hn_trainer_main(const hn_method *m, int argc, char **argv);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

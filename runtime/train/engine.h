@@ -1,0 +1,98 @@
+/* engine.h - the program of a decoder run: parameters, batch, step variants, plan.
+ *
+ * Graphs, all over the same persistent tensors:
+ *   begin    clears the sums of an optimizer step
+ *   micro    forward and backward of one micro-batch; gradients and loss are added up
+ *   update   gradient norm, clipping, optimizer; clears the gradients
+ *   eval     forward only; loss and count of held-out batches are added up
+ *   logits   forward only, logits of `logits_rows` tokens (verification)
+ *
+ * One optimizer step:
+ *   hn_engine_begin; for each micro-batch: fill hn_engine_batch, hn_engine_micro; hn_engine_update
+ *
+ * Allocation: hn_engine_new takes none for tensors, hn_engine_allocate all of it, the calls after
+ * it none. Same seed, same batches: same bits.
+ */
+#ifndef HN_ENGINE_H
+#define HN_ENGINE_H
+#include "runtime/graph/plan.h"
+#include "runtime/graph/run.h"
+#include "runtime/model/llama.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef enum { HN_OPTIMIZER_ADAMW, HN_OPTIMIZER_SGD } hn_optimizer_kind;
+
+typedef struct {
+    hn_optimizer_kind kind;
+    double beta1, beta2, eps; /* adamw */
+    double momentum;          /* sgd */
+    bool nesterov;
+    double weight_decay;
+    double max_grad_norm; /* 0: no clipping */
+} hn_optimizer;
+
+typedef struct {
+    const hn_llama_config *config; /* must outlive the engine */
+    const hn_adapt *adapt;         /* NULL: everything frozen */
+    hn_dtype dtype;
+    int64_t batch_rows, seq_len, max_seqs; /* of a micro-batch; 0 rows: no batch graphs */
+    bool train, eval, recompute;
+    int64_t logits_rows; /* 0: no logits graph */
+    hn_optimizer optimizer;
+    uint64_t seed;
+} hn_engine_options;
+
+/* The input tensors' memory. Every field is the caller's to fill, wholly, before a call. */
+typedef struct {
+    int32_t *tokens, *labels, *positions; /* [batch_rows * seq_len]; label -100: ignored */
+    int32_t *offsets;                     /* [max_seqs + 1], ascending from 0 */
+} hn_engine_input;
+
+typedef struct {
+    double loss; /* mean over trained tokens; NaN when there are none */
+    double loss_sum;
+    int64_t tokens;   /* trained tokens */
+    double grad_norm; /* before clipping */
+    int skipped;      /* HN_STEP_...: why nothing was updated */
+} hn_step_report;
+
+typedef struct hn_engine hn_engine;
+
+/* Records everything and builds the plan. Errors: those of builder and planner. */
+HN_NODISCARD hn_status hn_engine_new(const hn_engine_options *o, hn_engine **out);
+void hn_engine_free(hn_engine *e); /* accepts NULL */
+hn_program *hn_engine_program(const hn_engine *e);
+hn_params *hn_engine_params(const hn_engine *e);
+hn_step_block *hn_engine_step_block(const hn_engine *e); /* after hn_engine_allocate */
+
+/* Takes the memory and fills the tables; parameters are zero until they are loaded. */
+HN_NODISCARD hn_status hn_engine_allocate(hn_engine *e);
+
+hn_engine_input hn_engine_batch(const hn_engine *e);
+
+/* step: number of the optimizer step, from 0. */
+HN_NODISCARD hn_status hn_engine_begin(hn_engine *e, int64_t step);
+/* index: number of the micro-batch inside the optimizer step. */
+HN_NODISCARD hn_status hn_engine_micro(hn_engine *e, int64_t index);
+HN_NODISCARD hn_status hn_engine_update(hn_engine *e, double lr, hn_step_report *report);
+/* Runs a micro-batch again, looking at every node, without touching parameters: the error names
+ * the first operation that wrote NaN or infinity; HN_OK when none did. Sums are spoilt after it:
+ * hn_engine_begin comes next. */
+HN_NODISCARD hn_status hn_engine_find_nonfinite(hn_engine *e, int64_t index);
+
+HN_NODISCARD hn_status hn_engine_eval_begin(hn_engine *e);
+HN_NODISCARD hn_status hn_engine_eval_batch(hn_engine *e);
+void hn_engine_eval_sums(const hn_engine *e, double *loss_sum, int64_t *tokens);
+
+/* logits of `rows` tokens as one sequence; *logits [rows, vocab] with leading dimension *ld (both
+ * in the engine's memory, overwritten by the next call), f32 or bf16 as the engine computes. */
+HN_NODISCARD hn_status hn_engine_logits(hn_engine *e, const int32_t *tokens, int64_t rows,
+                                        const hn_tensor **logits);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,284 @@
+#define _POSIX_C_SOURCE 200809L
+#include "runtime/train/export.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "runtime/base/alloc.h"
+#include "runtime/base/json.h"
+#include "runtime/base/rng.h"
+#include "runtime/file/folder.h"
+#include "runtime/train/lora_hook.h"
+
+/* Logits of the probe tokens, dense [rows, vocab] in fp32; the caller frees them. */
+static hn_status probe(hn_session *s, float **out)
+{
+    int32_t tokens[HN_EXPORT_PROBE_ROWS];
+    const int64_t vocab = s->model.config.vocab, rows = HN_EXPORT_PROBE_ROWS;
+    const hn_rng r = hn_rng_make(1, 0, hn_hash_name("export probe"));
+    for (int i = 0; i < HN_EXPORT_PROBE_ROWS; i++)
+        tokens[i] = (int32_t)hn_rng_below(r, 0, (uint32_t)i, (uint64_t)vocab);
+    const hn_tensor *t;
+    HN_TRY(hn_engine_logits(s->engine, tokens, rows, &t));
+    float *v = hn_malloc((size_t)(rows * vocab) * sizeof *v);
+    if (v == NULL) return HN_FAIL(HN_ERR_MEMORY, "%" PRId64 " logits to compare", rows * vocab);
+    for (int64_t i = 0; i < rows; i++)
+        for (int64_t j = 0; j < vocab; j++)
+            v[i * vocab + j] = hn_get_f32(t->data, t->type.dtype, i * hn_type_ld(&t->type) + j);
+    *out = v;
+    return HN_OK;
+}
+
+/* Relative distance of the logits now from those before. */
+static hn_status compare(hn_session *s, const float *before, const char *dir, double limit)
+{
+    float *after = NULL;
+    HN_TRY(probe(s, &after));
+    double err = 0, ref = 0;
+    for (int64_t i = 0; i < HN_EXPORT_PROBE_ROWS * s->model.config.vocab; i++) {
+        const double d = (double)after[i] - (double)before[i];
+        err += d * d;
+        ref += (double)before[i] * (double)before[i];
+    }
+    hn_free(after);
+    const double distance = ref > 0 ? sqrt(err / ref) : sqrt(err);
+    if (!(distance <= limit))
+        return HN_FAIL(HN_ERR_NUMERIC,
+                       "%s: read back, its logits differ by %.3g relative (limit %.3g)", dir,
+                       distance, limit);
+    hn_info(&s->log, "%s: read back, logits differ by %.3g relative", dir, distance);
+    return HN_OK;
+}
+
+static void clear_adapter(const hn_params *p)
+{
+    for (int64_t i = 0; i < hn_params_count(p); i++) {
+        const hn_param *q = hn_params_at(p, i);
+        const hn_tensor *t = q->master ? q->master : q->value;
+        if (q->adapter) memset(t->data, 0, hn_type_bytes(&t->type));
+        if (q->adapter) hn_param_refresh(q);
+    }
+}
+
+hn_status hn_export_peft(hn_session *s, const char *dir)
+{
+    const hn_params *p = hn_engine_params(s->engine);
+    hn_peft_adapter written = {0}, back = {0};
+    float *before = NULL;
+    hn_status st = HN_OK;
+    if (s->peft == NULL)
+        return HN_FAIL(HN_ERR_ARG, "%s: the run has no low-rank adapter; export --kind merged",
+                       dir);
+    HN_TRY_GOTO(st, hn_lora_get(p, s->peft, &written), done);
+    HN_TRY_GOTO(st, probe(s, &before), done);
+    HN_TRY_GOTO(st, hn_peft_save(dir, &written, HN_F32), done);
+    clear_adapter(p);
+    HN_TRY_GOTO(st, hn_peft_load(dir, &back), done);
+    for (int64_t i = 0; i < back.n; i++)
+        if (back.modules[i].scale != written.modules[i].scale) {
+            st = HN_FAIL(HN_ERR_NUMERIC, "%s: scale of %s changed", dir, back.modules[i].module);
+            goto done;
+        }
+    HN_TRY_GOTO(st, hn_lora_set(p, &back, dir), done);
+    st = compare(s, before, dir, 0);
+
+done:
+    hn_lora_release(&written);
+    hn_peft_clear(&back);
+    hn_free(before);
+    return st;
+}
+
+/* ---- merged models ---- */
+
+typedef struct {
+    hn_st_entry *entry;
+    void **own; /* memory of entry i, NULL when it lies in the source's files */
+    int64_t n;
+} weights;
+
+static void weights_free(weights *w)
+{
+    for (int64_t i = 0; w->own && i < w->n; i++) hn_free(w->own[i]);
+    hn_free(w->own);
+    hn_free(w->entry);
+}
+
+/* W + scale B A in fp32, ranks in ascending order; `dense` [out, in] holds W and gets the result.
+ */
+static hn_status add_lowrank(const hn_linear_layer *l, float *dense)
+{
+    const int64_t r = l->lowrank.rank;
+    float *a = hn_malloc((size_t)(r * l->in) * sizeof *a);
+    float *b = hn_malloc((size_t)(l->out * r) * sizeof *b);
+    hn_status st = HN_OK;
+    if (a == NULL || b == NULL) {
+        st = HN_FAIL(HN_ERR_MEMORY, "no memory to merge %s", l->module);
+        goto done;
+    }
+    hn_param_get(l->a, a);
+    hn_param_get(l->b, b);
+    for (int64_t i = 0; i < l->out; i++)
+        for (int64_t k = 0; k < r; k++) {
+            const float f = l->lowrank.scale * b[i * r + k];
+            for (int64_t j = 0; j < l->in; j++) dense[i * l->in + j] += f * a[k * l->in + j];
+        }
+
+done:
+    hn_free(a);
+    hn_free(b);
+    return st;
+}
+
+static const hn_linear_layer *layer_of(const hn_params *p, const hn_param *weight)
+{
+    for (int64_t i = 0; i < hn_params_linears(p); i++)
+        if (hn_params_linear_at(p, i)->weight == weight) return hn_params_linear_at(p, i);
+    return NULL;
+}
+
+/* Rounds dense fp32 values to the file's type, in place of nothing else: out is fresh memory. */
+static hn_status round_to(const hn_param *q, const float *dense, hn_dtype dtype, void **out)
+{
+    const int64_t n = q->dim[0] * (q->ndim == 2 ? q->dim[1] : 1);
+    void *v = hn_malloc((size_t)n * hn_dtype_size(dtype));
+    if (v == NULL) return HN_FAIL(HN_ERR_MEMORY, "no memory to write %s", q->name);
+    for (int64_t i = 0; i < n; i++) {
+        hn_set_f32(v, dtype, i, dense[i]);
+        if (!isfinite(hn_get_f32(v, dtype, i))) {
+            hn_free(v);
+            return HN_FAIL(HN_ERR_NUMERIC, "%s: %g does not fit into %s", q->name, (double)dense[i],
+                           hn_dtype_name(dtype));
+        }
+    }
+    *out = v;
+    return HN_OK;
+}
+
+/* One changed or fresh parameter as a file entry. */
+static hn_status add_weight(hn_session *s, weights *w, const hn_param *q,
+                            const hn_st_tensor *source)
+{
+    const hn_linear_layer *l = layer_of(hn_engine_params(s->engine), q);
+    const bool merged = l != NULL && l->a != NULL;
+    const int64_t n = q->dim[0] * (q->ndim == 2 ? q->dim[1] : 1);
+    hn_dtype dtype = s->model.config.says_dtype ? s->model.config.file_dtype : HN_F32;
+    hn_st_entry *e = &w->entry[w->n];
+    *e = (hn_st_entry){.name = q->name, .ndim = q->ndim, .dim = {q->dim[0], q->dim[1]}};
+    if (source != NULL && !merged && !q->trained) { /* unchanged: the source's own bytes */
+        e->dtype = source->dtype;
+        e->data = source->data;
+        w->n++;
+        return HN_OK;
+    }
+    if (source != NULL)
+        dtype = source->dtype == HN_ST_BF16  ? HN_BF16
+                : source->dtype == HN_ST_F16 ? HN_F16
+                                             : HN_F32;
+    float *dense = hn_malloc((size_t)n * sizeof *dense);
+    if (dense == NULL) return HN_FAIL(HN_ERR_MEMORY, "no memory to write %s", q->name);
+    hn_status st = HN_OK;
+    if (merged && source != NULL)
+        st = hn_st_convert(source, HN_F32, dense); /* the file's values, not the rounded ones */
+    else
+        hn_param_get(q, dense);
+    if (st == HN_OK && merged) st = add_lowrank(l, dense);
+    if (st == HN_OK) st = round_to(q, dense, dtype, &w->own[w->n]);
+    hn_free(dense);
+    HN_TRY(st);
+    e->dtype = hn_st_dtype_of(dtype);
+    e->data = w->own[w->n++];
+    return HN_OK;
+}
+
+static hn_status collect(hn_session *s, weights *w)
+{
+    const hn_params *p = hn_engine_params(s->engine);
+    const size_t n = (size_t)hn_params_count(p);
+    w->entry = hn_calloc(n, sizeof *w->entry);
+    w->own = hn_calloc(n, sizeof *w->own);
+    if (w->entry == NULL || w->own == NULL)
+        return HN_FAIL(HN_ERR_MEMORY, "table of %zu tensors", n);
+    for (int64_t i = 0; i < hn_params_count(p); i++) {
+        const hn_param *q = hn_params_at(p, i);
+        const hn_st_tensor *t = s->model.dir ? hn_model_dir_find(s->model.dir, q->name) : NULL;
+        if (!q->adapter) HN_TRY(add_weight(s, w, q, t));
+    }
+    return HN_OK;
+}
+
+/* A model that began from a config.json: that file, the tokenizer's files and the weights. */
+static hn_status save_new_model(hn_session *s, const char *dir, const weights *w)
+{
+    static const char *const companions[] = {"tokenizer.json",
+                                             "tokenizer_config.json",
+                                             "special_tokens_map.json",
+                                             "generation_config.json",
+                                             "tokenizer.model",
+                                             "vocab.json",
+                                             "merges.txt"};
+    static const char *const metadata[][2] = {{"format", "pt"}};
+    char from[4096], to[4096];
+    const char *tokenizer = s->run->tokenizer[0] ? s->run->tokenizer : s->run->model;
+    const char *slash = strrchr(tokenizer, '/');
+    const bool folder_given = hn_is_folder(tokenizer);
+    const int prefix = folder_given ? (int)strlen(tokenizer) : slash ? (int)(slash - tokenizer) : 0;
+    hn_folder *folder = NULL;
+    HN_TRY(hn_folder_begin(dir, &folder));
+    const char *t = hn_folder_temporary(folder);
+    hn_status st = HN_OK;
+    for (size_t i = 0; i < sizeof companions / sizeof *companions; i++) {
+        snprintf(from, sizeof from, "%.*s%s%s", prefix, tokenizer, prefix ? "/" : "",
+                 companions[i]);
+        snprintf(to, sizeof to, "%s/%s", t, companions[i]);
+        if (hn_is_file(from)) HN_TRY_GOTO(st, hn_copy_file(from, to), done);
+    }
+    snprintf(to, sizeof to, "%s/config.json", t);
+    HN_TRY_GOTO(st, hn_copy_file(s->run->model, to), done);
+    snprintf(to, sizeof to, "%s/model.safetensors", t);
+    HN_TRY_GOTO(st, hn_st_save(to, w->entry, w->n, metadata, 1, NULL, NULL), done);
+    st = hn_folder_commit(folder, true);
+    folder = NULL;
+
+done:
+    hn_folder_abort(folder);
+    return st;
+}
+
+/* Loads a written model into the engine's parameters, as a base without adapter. */
+static hn_status read_back(hn_session *s, const char *dir)
+{
+    const hn_params *p = hn_engine_params(s->engine);
+    hn_model back = {0};
+    hn_status st = hn_model_open(dir, hn_dtype_name(s->model.dtype), NULL, &back);
+    if (st == HN_OK) st = hn_model_check(&back, p, &s->log);
+    if (st == HN_OK) st = hn_model_load(&back, p, 0);
+    clear_adapter(p);
+    hn_model_close(&back);
+    return st;
+}
+
+hn_status hn_export_merged(hn_session *s, const char *dir)
+{
+    weights w = {0};
+    float *before = NULL;
+    hn_status st = HN_OK;
+    HN_TRY_GOTO(st, collect(s, &w), done);
+    HN_TRY_GOTO(st, probe(s, &before), done);
+    if (s->model.dir != NULL)
+        st = hn_model_dir_save(s->model.dir, dir, w.entry, w.n, &s->log);
+    else
+        st = save_new_model(s, dir, &w);
+    if (st != HN_OK) goto done;
+    HN_TRY_GOTO(st, read_back(s, dir), done);
+    bool half = s->model.dtype != HN_F32;
+    for (int64_t i = 0; i < w.n; i++) half |= w.entry[i].dtype != HN_ST_F32;
+    st = compare(s, before, dir, half ? 3e-2 : 1e-4);
+
+done:
+    weights_free(&w);
+    hn_free(before);
+    return st;
+}

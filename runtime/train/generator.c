@@ -1,0 +1,175 @@
+#include "runtime/train/generator.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "runtime/base/alloc.h"
+#include "runtime/graph/plan.h"
+#include "runtime/graph/run.h"
+
+struct hn_generator {
+    hn_generator_options o;
+    int64_t bucket, capacity; /* prompt tokens of one prefill; cache rows */
+    hn_program *program;
+    hn_params *params;
+    hn_llama_tables tables;
+    hn_llama_cache *cache; /* [layers] */
+    hn_tensor *step;
+    hn_tensor *prompt, *prompt_positions, *prompt_offsets, *prompt_at;
+    hn_tensor *token, *position, *logits;
+    hn_graph *prefill, *decode;
+    float *logits_f32; /* [vocab] */
+    int64_t n;         /* tokens in the cache */
+};
+
+void hn_generator_free(hn_generator *g)
+{
+    if (g == NULL) return;
+    hn_params_free(g->params);
+    hn_program_free(g->program);
+    hn_free(g->cache);
+    hn_free(g->logits_f32);
+    hn_free(g);
+}
+
+hn_params *hn_generator_params(const hn_generator *g) { return g->params; }
+
+static hn_status vector(hn_generator *g, const char *name, hn_dtype dtype, int64_t n,
+                        hn_tensor **out)
+{
+    const hn_type type = hn_type_1d(dtype, n);
+    return hn_program_tensor(g->program, HN_MEM_INPUT, name, &type, out);
+}
+
+static hn_status make_cache(hn_generator *g)
+{
+    const hn_llama_config *c = g->o.config;
+    const hn_type type = {
+        .dtype = g->o.dtype, .ndim = 3, .dim = {1, g->capacity, c->kv_heads * c->head_dim}};
+    g->cache = hn_calloc((size_t)c->layers, sizeof *g->cache);
+    if (g->cache == NULL) return HN_FAIL(HN_ERR_MEMORY, "table of the key/value cache");
+    for (int64_t i = 0; i < c->layers; i++) {
+        char name[64];
+        snprintf(name, sizeof name, "cache.%" PRId64 ".k", i);
+        HN_TRY(hn_program_tensor(g->program, HN_MEM_CACHE, name, &type, &g->cache[i].k));
+        snprintf(name, sizeof name, "cache.%" PRId64 ".v", i);
+        HN_TRY(hn_program_tensor(g->program, HN_MEM_CACHE, name, &type, &g->cache[i].v));
+    }
+    return HN_OK;
+}
+
+static hn_status record_graphs(hn_generator *g)
+{
+    hn_llama_build b = {
+        .config = g->o.config, .params = g->params, .tables = &g->tables, .cache = g->cache};
+    if (g->bucket > 0) {
+        HN_TRY(vector(g, "prompt", HN_I32, g->bucket, &g->prompt));
+        HN_TRY(vector(g, "prompt.positions", HN_I32, g->bucket, &g->prompt_positions));
+        HN_TRY(vector(g, "prompt.offsets", HN_I32, 2, &g->prompt_offsets));
+        HN_TRY(vector(g, "prompt.at", HN_I32, 1, &g->prompt_at));
+        const hn_llama_input in = {g->prompt, g->prompt_positions, g->prompt_offsets, g->prompt_at};
+        HN_TRY(hn_graph_new(g->program, "prefill", false, &g->prefill));
+        HN_TRY(hn_llama_hidden(&b, g->prefill, &in, NULL));
+    }
+    HN_TRY(vector(g, "token", HN_I32, 1, &g->token));
+    HN_TRY(vector(g, "position", HN_I32, 1, &g->position));
+    const hn_llama_input in = {g->token, g->position, NULL, g->position};
+    hn_tensor *hidden;
+    b.decode = true;
+    HN_TRY(hn_graph_new(g->program, "decode", false, &g->decode));
+    HN_TRY(hn_llama_hidden(&b, g->decode, &in, &hidden));
+    HN_TRY(hn_llama_logits(&b, g->decode, hidden, &g->logits));
+    hn_graph_keep(g->logits);
+    return HN_OK;
+}
+
+static hn_status record(hn_generator *g)
+{
+    const hn_llama_config *c = g->o.config;
+    if (g->o.max_prompt < 1 || g->o.max_tokens < g->o.max_prompt)
+        return HN_FAIL(HN_ERR_ARG, "a prompt of %" PRId64 " in a text of %" PRId64 " tokens",
+                       g->o.max_prompt, g->o.max_tokens);
+    if (g->o.max_tokens > c->max_positions)
+        return HN_FAIL(HN_ERR_SHAPE,
+                       "prompt and new tokens together are %" PRId64 ", the model has %" PRId64
+                       " positions",
+                       g->o.max_tokens, c->max_positions);
+    if (g->o.max_prompt > 1)
+        for (g->bucket = 1; g->bucket < g->o.max_prompt - 1;) g->bucket *= 2;
+    g->capacity = g->o.max_tokens > g->bucket ? g->o.max_tokens : g->bucket;
+    HN_TRY(hn_program_new(1, &g->program));
+    HN_TRY(hn_params_new(g->o.adapt, &g->params));
+    HN_TRY(hn_llama_declare(c, g->params));
+    const hn_params_options po = {.dtype = g->o.dtype};
+    HN_TRY(hn_params_create(g->params, g->program, &po));
+    HN_TRY(hn_llama_tables_new(c, g->program, g->capacity, &g->tables));
+    HN_TRY(vector(g, "step block", HN_U8, sizeof(hn_step_block), &g->step));
+    HN_TRY(make_cache(g));
+    HN_TRY(record_graphs(g));
+    g->logits_f32 = hn_malloc((size_t)c->vocab * sizeof(float));
+    if (g->logits_f32 == NULL) return HN_FAIL(HN_ERR_MEMORY, "%" PRId64 " logits", c->vocab);
+    const hn_plan_options plan = {.device = HN_DEVICE_CPU};
+    return hn_plan_build(g->program, &plan);
+}
+
+hn_status hn_generator_new(const hn_generator_options *o, hn_generator **out)
+{
+    hn_generator *g = hn_calloc(1, sizeof *g);
+    if (g == NULL) return HN_FAIL(HN_ERR_MEMORY, "%zu bytes for a generator", sizeof *g);
+    g->o = *o;
+    const hn_status st = record(g);
+    if (st != HN_OK)
+        hn_generator_free(g);
+    else
+        *out = g;
+    return st;
+}
+
+hn_status hn_generator_allocate(hn_generator *g)
+{
+    HN_TRY(hn_plan_allocate(g->program));
+    return hn_llama_tables_fill(g->o.config, &g->tables);
+}
+
+static hn_status run(const hn_generator *g, const hn_graph *graph)
+{
+    const hn_run_options o = {.step = g->step->data};
+    return hn_graph_run(graph, &o);
+}
+
+hn_status hn_generator_next(hn_generator *g, int32_t id, const float **logits)
+{
+    if (g->n >= g->capacity)
+        return HN_FAIL(HN_ERR_ARG, "the cache is full: %" PRId64 " tokens", g->capacity);
+    *(int32_t *)g->token->data = id;
+    *(int32_t *)g->position->data = (int32_t)g->n;
+    HN_TRY(run(g, g->decode));
+    g->n++;
+    for (int64_t i = 0; i < g->o.config->vocab; i++)
+        g->logits_f32[i] = hn_get_f32(g->logits->data, g->logits->type.dtype, i);
+    *logits = g->logits_f32;
+    return HN_OK;
+}
+
+hn_status hn_generator_prompt(hn_generator *g, const int32_t *id, int64_t n, const float **logits)
+{
+    if (n < 1 || n > g->o.max_prompt)
+        return HN_FAIL(HN_ERR_ARG, "a prompt of %" PRId64 " tokens, 1 to %" PRId64, n,
+                       g->o.max_prompt);
+    g->n = 0;
+    if (n > 1) {
+        int32_t *token = g->prompt->data, *position = g->prompt_positions->data;
+        int32_t *offset = g->prompt_offsets->data;
+        for (int64_t i = 0; i < g->bucket; i++) {
+            token[i] = i < n - 1 ? id[i] : 0; /* what padding leaves in the cache is overwritten */
+            position[i] = (int32_t)i;
+        }
+        offset[0] = 0;
+        offset[1] = (int32_t)(n - 1);
+        *(int32_t *)g->prompt_at->data = 0;
+        HN_TRY(run(g, g->prefill));
+        g->n = n - 1;
+    }
+    return hn_generator_next(g, id[n - 1], logits);
+}

@@ -1,0 +1,105 @@
+/* `info`: what a folder or file is. */
+#include <inttypes.h>
+#include <string.h>
+
+#include "runtime/base/alloc.h"
+#include "runtime/base/json.h"
+#include "runtime/file/checkpoint.h"
+#include "runtime/file/folder.h"
+#include "runtime/file/model_dir.h"
+#include "runtime/file/peft.h"
+#include "runtime/train/verbs.h"
+
+static bool holds(const char *dir, const char *name)
+{
+    char *path = hn_asprintf("%s/%s", dir, name);
+    const bool there = path != NULL && hn_is_file(path);
+    hn_free(path);
+    return there;
+}
+
+static void print_tensor(FILE *to, const hn_st_tensor *t)
+{
+    fprintf(to, "  %-60s %-5s [", t->name, hn_st_dtype_name(t->dtype));
+    for (int i = 0; i < t->ndim; i++) fprintf(to, "%s%" PRId64, i ? ", " : "", t->dim[i]);
+    fputs("]\n", to);
+}
+
+static hn_status info_model(hn_session *s, const char *dir, FILE *to)
+{
+    char digest[HN_SHA256_HEX];
+    hn_model m = {0};
+    HN_TRY(hn_model_open(dir, "f32", &s->log, &m));
+    hn_status st = hn_model_dir_digest(m.dir, digest);
+    if (st == HN_OK) {
+        const hn_llama_config *c = &m.config;
+        int64_t n = 0;
+        for (int64_t i = 0; i < hn_model_dir_count(m.dir); i++)
+            n += hn_st_elements(hn_model_dir_at(m.dir, i));
+        fprintf(to,
+                "%s: %s, %" PRId64 " values in %" PRId64 " tensors\n"
+                "  layers %" PRId64 ", hidden %" PRId64 ", intermediate %" PRId64 ", heads %" PRId64
+                "/%" PRId64 " of %" PRId64 ", vocabulary %" PRId64 ", positions %" PRId64
+                ", window %" PRId64 "%s\n  tensor-tree digest %s\n",
+                dir, c->class_name, n, hn_model_dir_count(m.dir), c->layers, c->hidden,
+                c->intermediate, c->heads, c->kv_heads, c->head_dim, c->vocab, c->max_positions,
+                c->window, c->tied ? ", tied head" : "", digest);
+        for (int64_t i = 0; i < hn_model_dir_count(m.dir); i++)
+            print_tensor(to, hn_model_dir_at(m.dir, i));
+    }
+    hn_model_close(&m);
+    return st;
+}
+
+static hn_status info_adapter(const char *dir, FILE *to)
+{
+    hn_peft_adapter a = {0};
+    HN_TRY(hn_peft_load(dir, &a));
+    fprintf(to,
+            "%s: PEFT LoRA adapter, rank %" PRId64 ", alpha %g%s, base %s, %" PRId64 " modules\n",
+            dir, a.config.r, a.config.alpha, a.config.rslora ? " (rsLoRA)" : "",
+            a.config.base_model ? a.config.base_model : "not named", a.n);
+    for (int64_t i = 0; i < a.n; i++)
+        fprintf(to, "  %-48s rank %" PRId64 ", %" PRId64 " -> %" PRId64 ", scale %g\n",
+                a.modules[i].module, a.modules[i].r, a.modules[i].in, a.modules[i].out,
+                a.modules[i].scale);
+    hn_peft_clear(&a);
+    return HN_OK;
+}
+
+static hn_status info_checkpoint(const char *dir, FILE *to)
+{
+    json_t *state = NULL;
+    int64_t step = 0, tokens = 0;
+    HN_TRY(hn_ckpt_verify(dir));
+    char *path = hn_asprintf("%s/state.json", dir);
+    if (path == NULL) return HN_FAIL(HN_ERR_MEMORY, "no memory for the path %s", dir);
+    hn_status st = hn_json_load(path, &state);
+    if (st == HN_OK) st = hn_json_get_i64(state, "step", path, 0, INT64_MAX, true, &step);
+    if (st == HN_OK) st = hn_json_get_i64(state, "tokens", path, 0, INT64_MAX, true, &tokens);
+    if (st == HN_OK)
+        fprintf(to, "%s: complete checkpoint, step %" PRId64 ", %" PRId64 " trained tokens\n", dir,
+                step, tokens);
+    json_decref(state);
+    hn_free(path);
+    return st;
+}
+
+static hn_status info_safetensors(const char *path, FILE *to)
+{
+    hn_st_file *f = NULL;
+    HN_TRY(hn_st_open(path, &f));
+    fprintf(to, "%s: safetensors, %" PRId64 " tensors\n", path, hn_st_count(f));
+    for (int64_t i = 0; i < hn_st_count(f); i++) print_tensor(to, hn_st_at(f, i));
+    hn_st_close(f);
+    return HN_OK;
+}
+
+hn_status hn_verb_info(hn_session *s, FILE *to)
+{
+    const char *path = s->run->path;
+    if (holds(path, "COMPLETE")) return info_checkpoint(path, to);
+    if (holds(path, "adapter_config.json")) return info_adapter(path, to);
+    if (hn_is_folder(path)) return info_model(s, path, to);
+    return info_safetensors(path, to);
+}

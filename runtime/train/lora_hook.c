@@ -1,0 +1,102 @@
+#include "runtime/train/lora_hook.h"
+
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "runtime/base/alloc.h"
+
+static hn_status choose(const void *context, const char *module, int64_t in, int64_t out,
+                        hn_lowrank *choice)
+{
+    const hn_peft_config *c = context;
+    bool matches = false;
+    double scale = 0;
+    HN_TRY(hn_peft_matches(c, module, &matches));
+    if (!matches) return HN_OK;
+    HN_TRY(hn_peft_rank(c, module, &choice->rank, &scale));
+    if (choice->rank > in && choice->rank > out)
+        return HN_FAIL(HN_ERR_SHAPE,
+                       "%s: rank %" PRId64 " is above both widths, %" PRId64 " and %" PRId64,
+                       module, choice->rank, in, out);
+    choice->scale = (float)scale;
+    choice->dropout = (float)c->dropout;
+    return HN_OK;
+}
+
+hn_adapt hn_lora_hook(const hn_peft_config *c)
+{
+    return (hn_adapt){.linear = choose, .context = c};
+}
+
+hn_status hn_lora_set(const hn_params *p, const hn_peft_adapter *a, const char *where)
+{
+    int64_t n = 0;
+    for (int64_t i = 0; i < hn_params_linears(p); i++) {
+        const hn_linear_layer *l = hn_params_linear_at(p, i);
+        if (l->a == NULL) continue;
+        const hn_peft_module *m = hn_peft_find(a, l->module);
+        if (m == NULL)
+            return HN_FAIL(HN_ERR_FORMAT, "%s: no tensors for the module %s", where, l->module);
+        if (m->r != l->lowrank.rank || m->in != l->in || m->out != l->out)
+            return HN_FAIL(HN_ERR_SHAPE,
+                           "%s: %s has rank %" PRId64 ", in %" PRId64 ", out %" PRId64
+                           "; the model wants %" PRId64 ", %" PRId64 ", %" PRId64,
+                           where, l->module, m->r, m->in, m->out, l->lowrank.rank, l->in, l->out);
+        hn_param_set(l->a, m->a);
+        hn_param_set(l->b, m->b);
+        n++;
+    }
+    for (int64_t i = 0; n != a->n && i < a->n; i++) {
+        bool known = false;
+        for (int64_t k = 0; !known && k < hn_params_linears(p); k++)
+            known = strcmp(hn_params_linear_at(p, k)->module, a->modules[i].module) == 0;
+        if (!known)
+            return HN_FAIL(HN_ERR_FORMAT, "%s: the model has no linear layer %s", where,
+                           a->modules[i].module);
+    }
+    return HN_OK;
+}
+
+void hn_lora_release(hn_peft_adapter *a)
+{
+    for (int64_t i = 0; i < a->n; i++) {
+        hn_free(a->modules[i].module);
+        hn_free(a->modules[i].a);
+        hn_free(a->modules[i].b);
+    }
+    hn_free(a->modules);
+    *a = (hn_peft_adapter){0};
+}
+
+static int by_path(const void *x, const void *y)
+{
+    return strcmp(((const hn_peft_module *)x)->module, ((const hn_peft_module *)y)->module);
+}
+
+hn_status hn_lora_get(const hn_params *p, const hn_peft_config *c, hn_peft_adapter *out)
+{
+    hn_peft_adapter a = {.config = *c};
+    a.modules = hn_calloc((size_t)hn_params_linears(p), sizeof *a.modules);
+    if (a.modules == NULL) return HN_FAIL(HN_ERR_MEMORY, "no memory for an adapter's table");
+    for (int64_t i = 0; i < hn_params_linears(p); i++) {
+        const hn_linear_layer *l = hn_params_linear_at(p, i);
+        if (l->a == NULL) continue;
+        hn_peft_module *m = &a.modules[a.n++];
+        *m = (hn_peft_module){
+            .r = l->lowrank.rank, .in = l->in, .out = l->out, .scale = (double)l->lowrank.scale};
+        HN_TRY(hn_peft_rank(c, l->module, &m->r, &m->scale));
+        m->module = hn_strdup(l->module);
+        m->a = hn_malloc((size_t)(m->r * m->in) * sizeof(float));
+        m->b = hn_malloc((size_t)(m->out * m->r) * sizeof(float));
+        if (m->module == NULL || m->a == NULL || m->b == NULL) {
+            hn_lora_release(&a);
+            return HN_FAIL(HN_ERR_MEMORY, "no memory for the adapter of %s", l->module);
+        }
+        hn_param_get(l->a, m->a);
+        hn_param_get(l->b, m->b);
+    }
+    qsort(a.modules, (size_t)a.n, sizeof *a.modules, by_path);
+    *out = a;
+    return HN_OK;
+}

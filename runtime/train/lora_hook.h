@@ -1,0 +1,32 @@
+/* lora_hook.h - the LoRA method: a PEFT configuration decides which linear layers get a low-rank pair.
+ *
+ *   y = W x + scale * B (A (dropout(x)))     scale = alpha / r, or alpha / sqrt(r) (rsLoRA)
+ *
+ * Source: Hu et al., LoRA, ICLR 2022, equation 3; Kalajdzievski, rsLoRA, 2023. */
+#ifndef HN_LORA_HOOK_H
+#define HN_LORA_HOOK_H
+#include "runtime/adapt/params.h"
+#include "runtime/file/peft.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* The hook for a configuration, which must outlive it. */
+hn_adapt hn_lora_hook(const hn_peft_config *c);
+
+/* Copies an adapter's values into the low-rank pairs. Every pair must be in the adapter and every
+ * module of the adapter in the model, with the same shapes.
+ * Errors: HN_ERR_SHAPE, HN_ERR_FORMAT naming the module */
+HN_NODISCARD hn_status hn_lora_set(const hn_params *p, const hn_peft_adapter *a, const char *where);
+
+/* Collects the pairs of a model. out->config is a borrowed copy of *c: free with hn_lora_release.
+ */
+HN_NODISCARD hn_status hn_lora_get(const hn_params *p, const hn_peft_config *c,
+                                   hn_peft_adapter *out);
+void hn_lora_release(hn_peft_adapter *a); /* accepts an empty one */
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,130 @@
+#include "runtime/train/run_options.h"
+
+#include <string.h>
+
+#include "runtime/base/alloc.h"
+
+#define FIELD(f) HN_OPT(hn_run_config, f)
+
+/* clang-format off */
+static const hn_option model_rows[] = {
+    HN_OPT_TITLE("Model"),
+    {"model",         FIELD(model),         NULL,   0, 0, NULL, "folder of a Hugging Face model, or a config.json to start from random weights"},
+    {"adapter",       FIELD(adapter),       "",     0, 0, NULL, "folder of a PEFT adapter to load on the model; train continues from it"},
+    {"tokenizer",     FIELD(tokenizer),     "",     0, 0, NULL, "tokenizer file or folder; default: the model's folder"},
+    {"dtype",         FIELD(dtype),         "auto", 0, 0, "auto|f32|bf16", "compute type; auto: bf16 for bf16 files, f32 for f32 and f16 files"},
+};
+
+static const hn_option data_rows[] = {
+    HN_OPT_TITLE("Data"),
+    {"data",            FIELD(data),            NULL,   0, 0, NULL, "text, jsonl or json files (also .gz), comma separated, or a folder with train.* and valid.*"},
+    {"eval-data",       FIELD(eval_data),       "",     0, 0, NULL, "held-out file; default: valid.* of the folder, or none"},
+    {"eval-split",      FIELD(eval_split),      "0",    0, 0.9, NULL, "share at the end of the data that is held out"},
+    {"format",          FIELD(format),          "auto", 0, 0, "auto|text|prompt-completion|alpaca|tokens", "what a row holds; auto: decided by the keys of the first 100 rows, and printed"},
+    {"text-key",        FIELD(text_key),        "",     0, 0, NULL, "key of the text in rows of format text"},
+    {"prompt-key",      FIELD(prompt_key),      "",     0, 0, NULL, "key of the prompt in rows of format prompt-completion"},
+    {"completion-key",  FIELD(completion_key),  "",     0, 0, NULL, "key of the completion in rows of format prompt-completion"},
+    {"train-on-prompt", FIELD(train_on_prompt), "off",  0, 0, NULL, "loss on the prompt's tokens, too"},
+    {"cache-dir",       FIELD(cache_dir),       "auto", 0, 0, NULL, "folder of the token cache; auto: $XDG_CACHE_HOME/hone or ~/.cache/hone; off: memory only"},
+    {"data-threads",    FIELD(data_threads),    "0",    0, 256, NULL, "threads that tokenise; 0: one a core"},
+};
+
+static const hn_option batch_rows[] = {
+    {"seq-len",         FIELD(seq_len),         "0",    0, 1048576, NULL, "tokens of a row; 0: the model's maximum, at most 1024"},
+    {"batch-size",      FIELD(batch_size),      "8",    1, 65536, NULL, "rows of a micro-batch"},
+    {"packing",         FIELD(packing),         "on",   0, 0, NULL, "several samples a row, without attention between them"},
+};
+
+static const hn_option train_rows[] = {
+    HN_OPT_TITLE("Training"),
+    {"out",           FIELD(out),           "",       0, 0, NULL, "folder for checkpoints, metrics and the result; default: runs/<program>-<time>"},
+    {"resume",        FIELD(resume),        "",       0, 0, NULL, "auto: continue from the newest complete checkpoint in --out; or a checkpoint folder"},
+    {"steps",         FIELD(steps),         "0",      0, 1e9, NULL, "optimizer steps; 0: as many as --epochs takes"},
+    {"epochs",        FIELD(epochs),        "1",      0, 1e6, NULL, "passes over the data when --steps is 0"},
+    {"stop-after",    FIELD(stop_after),    "0",      0, 1e9, NULL, "save and end after this step, as after Ctrl-C; 0: never"},
+    {"accumulation",  FIELD(accumulation),  "1",      1, 65536, NULL, "micro-batches of an optimizer step; one denominator for all"},
+    {"optimizer",     FIELD(optimizer),     "adamw",  0, 0, "adamw|sgd", "update rule"},
+    {"schedule",      FIELD(schedule),      "cosine", 0, 0, "constant|linear|cosine", "of the learning rate behind the warm-up"},
+    {"warmup-steps",  FIELD(warmup_steps),  "-1",     -1, 1e9, NULL, "steps of linear warm-up; -1: 3 % of the steps"},
+    {"min-lr",        FIELD(min_lr),        "0",      0, 1e3, NULL, "learning rate at the end of linear and cosine"},
+    {"beta1",         FIELD(beta1),         "0.9",    0, 0.999999, NULL, "adamw: decay of the first moment"},
+    {"beta2",         FIELD(beta2),         "0.999",  0, 0.999999, NULL, "adamw: decay of the second moment"},
+    {"eps",           FIELD(eps),           "1e-8",   1e-30, 1, NULL, "adamw: added to the root of the second moment"},
+    {"momentum",      FIELD(momentum),      "0.9",    0, 0.999999, NULL, "sgd: momentum"},
+    {"nesterov",      FIELD(nesterov),      "off",    0, 0, NULL, "sgd: Nesterov's form of momentum"},
+    {"weight-decay",  FIELD(weight_decay),  "0",      0, 10, NULL, "on matrices; not on norms and biases"},
+    {"max-grad-norm", FIELD(max_grad_norm), "1",      0, 1e9, NULL, "clip the gradient to this 2-norm; 0: never"},
+    {"seed",          FIELD(seed),          "0",      0, 9e15, NULL, "of every random choice"},
+    {"recompute",     FIELD(recompute),     "off",    0, 0, NULL, "run each layer again in backward: less memory, more time, the same bits"},
+    {"log-every",     FIELD(log_every),     "10",     1, 1e9, NULL, "steps between two lines where there is no terminal"},
+    {"eval-every",    FIELD(eval_every),    "0",      0, 1e9, NULL, "steps between evaluations; 0: at start and end"},
+    {"save-every",    FIELD(save_every),    "0",      0, 1e9, NULL, "steps between checkpoints; 0: at the end"},
+    {"keep",          FIELD(keep),          "2",      1, 1e6, NULL, "newest checkpoints to keep; the best one is kept besides"},
+    {"result",        FIELD(result),        "best",   0, 0, "best|last", "what is exported at the end: best held-out loss, or the last step"},
+    {"patience",      FIELD(patience),      "0",      0, 1e9, NULL, "stop after so many evaluations without a better one; 0: never"},
+    {"log-format",    FIELD(log_format),    "text",   0, 0, "text|json", "json: one object a line on standard output"},
+};
+
+static const hn_option machine_rows[] = {
+    HN_OPT_TITLE("Machine"),
+    {"device",  FIELD(device),  "auto", 0, 0, "auto|cpu", "where to run; auto says what it chose"},
+    {"threads", FIELD(threads), "0",    0, 1024, NULL, "CPU threads; 0: one a core, or OMP_NUM_THREADS"},
+};
+
+static const hn_option generate_rows[] = {
+    HN_OPT_TITLE("Generation"),
+    {"prompt",         FIELD(prompt),         "",    0, 0, NULL, "text to continue; may be empty"},
+    {"max-new-tokens", FIELD(max_new_tokens), "128", 1, 1048576, NULL, "tokens to write at most"},
+    {"temperature",    FIELD(temperature),    "0",   0, 100, NULL, "0: always the most probable token"},
+    {"top-k",          FIELD(top_k),          "0",   0, 1e9, NULL, "sample among so many tokens; 0: all"},
+    {"top-p",          FIELD(top_p),          "1",   1e-6, 1, NULL, "sample among the tokens that hold this share"},
+    {"seed",           FIELD(seed),           "0",   0, 9e15, NULL, "of the sampling"},
+    {"ignore-eos",     FIELD(ignore_eos),     "off", 0, 0, NULL, "go on behind the end-of-sequence token"},
+};
+
+static const hn_option export_rows[] = {
+    HN_OPT_TITLE("Export"),
+    {"checkpoint", FIELD(checkpoint), NULL,   0, 0, NULL, "checkpoint folder, or a run's folder: its newest complete one"},
+    {"to",         FIELD(to),         NULL,   0, 0, NULL, "folder to write; must not exist"},
+    {"kind",       FIELD(kind),       "auto", 0, 0, "auto|peft|merged", "peft: adapter for PEFT; merged: a whole Hugging Face model; auto: peft for lora, merged for full"},
+};
+static const hn_option info_rows[] = {
+    {"path", FIELD(path), NULL, 0, 0, NULL, "folder or file to look at: model, adapter, checkpoint, safetensors"},
+};
+/* clang-format on */
+
+typedef struct {
+    unsigned group;
+    const hn_option *row;
+    size_t n;
+} part;
+
+hn_status hn_run_table(unsigned groups, const hn_option *method, size_t n_method,
+                       hn_option_table *out)
+{
+#define PART(group, rows)                          \
+    {                                              \
+        group, rows, sizeof(rows) / sizeof *(rows) \
+    }
+    const part parts[] = {
+        PART(HN_GROUP_MODEL, model_rows),       PART(HN_GROUP_DATA, data_rows),
+        PART(HN_GROUP_BATCH, batch_rows),       {HN_GROUP_METHOD, method, n_method},
+        PART(HN_GROUP_TRAIN, train_rows),       PART(HN_GROUP_INFO, info_rows),
+        PART(HN_GROUP_GENERATE, generate_rows), PART(HN_GROUP_EXPORT, export_rows),
+        PART(HN_GROUP_MACHINE, machine_rows),
+    };
+#undef PART
+    const size_t n_parts = sizeof parts / sizeof *parts;
+    size_t n = 0;
+    for (size_t i = 0; i < n_parts; i++) n += groups & parts[i].group ? parts[i].n : 0;
+    hn_option *row = hn_malloc(n * sizeof *row);
+    if (row == NULL) return HN_FAIL(HN_ERR_MEMORY, "table of %zu options", n);
+    size_t at = 0;
+    for (size_t i = 0; i < n_parts; i++) {
+        if (!(groups & parts[i].group) || parts[i].n == 0) continue;
+        memcpy(row + at, parts[i].row, parts[i].n * sizeof *row);
+        at += parts[i].n;
+    }
+    *out = (hn_option_table){.row = row, .n = n};
+    return HN_OK;
+}

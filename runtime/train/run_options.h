@@ -1,0 +1,66 @@
+/* run_options.h - the options that all trainers share.
+ *
+ * A trainer's own config struct begins with an hn_run_config; its options follow the shared ones
+ * in one table (hn_run_table). Every verb takes the groups that it needs. */
+#ifndef HN_RUN_OPTIONS_H
+#define HN_RUN_OPTIONS_H
+#include "runtime/base/options.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct {
+    /* model */
+    const char *model, *adapter, *tokenizer, *dtype;
+    /* data */
+    const char *data, *eval_data, *format, *prompt_key, *completion_key, *text_key, *cache_dir;
+    double eval_split;
+    int64_t seq_len, batch_size, data_threads;
+    bool packing, train_on_prompt;
+    /* training */
+    const char *out, *schedule, *optimizer, *resume, *log_format, *result;
+    int64_t steps, stop_after, accumulation, warmup_steps, seed;
+    double epochs, lr, min_lr, beta1, beta2, eps, weight_decay, momentum, max_grad_norm;
+    bool nesterov, recompute;
+    int64_t log_every, eval_every, save_every, keep, patience;
+    /* machine */
+    const char *device;
+    int64_t threads;
+    /* generation */
+    const char *prompt;
+    int64_t max_new_tokens, top_k;
+    double temperature, top_p;
+    bool ignore_eos;
+    /* export */
+    const char *checkpoint, *to, *kind;
+    /* info */
+    const char *path;
+} hn_run_config;
+
+/* Groups of options; a verb's table is the sum of some. */
+enum {
+    HN_GROUP_MODEL = 1,
+    HN_GROUP_DATA = 2,
+    HN_GROUP_TRAIN = 4,
+    HN_GROUP_MACHINE = 8,
+    HN_GROUP_GENERATE = 16,
+    HN_GROUP_EXPORT = 32,
+    HN_GROUP_METHOD = 64, /* the trainer's own rows */
+    HN_GROUP_BATCH = 128,
+    HN_GROUP_INFO = 256,
+};
+
+typedef struct {
+    hn_option *row;
+    size_t n;
+} hn_option_table;
+
+/* Joins the shared groups and the method's rows. hn_free(out->row) frees it. */
+HN_NODISCARD hn_status hn_run_table(unsigned groups, const hn_option *method, size_t n_method,
+                                    hn_option_table *out);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

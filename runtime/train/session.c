@@ -1,0 +1,247 @@
+#define _POSIX_C_SOURCE 200809L
+#include "runtime/train/session.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <omp.h>
+#include <string.h>
+
+#include "runtime/base/alloc.h"
+#include "runtime/file/folder.h"
+#include "runtime/train/lora_hook.h"
+
+enum { DEFAULT_SEQ_LEN = 1024 };
+
+void hn_session_close(hn_session *s)
+{
+    hn_engine_free(s->engine);
+    hn_loader_free(s->train);
+    hn_loader_free(s->eval);
+    hn_dataset_free(s->train_data);
+    hn_dataset_free(s->eval_data);
+    hn_peft_config_clear(&s->fresh);
+    hn_peft_clear(&s->adapter);
+    hn_tokenizer_free(s->tokenizer);
+    hn_model_close(&s->model);
+    *s = (hn_session){0};
+}
+
+hn_status hn_session_machine(const hn_session *s)
+{
+    if (s->run->threads > 0) omp_set_num_threads((int)s->run->threads);
+    hn_info(&s->log, "device: cpu, %d threads", omp_get_max_threads());
+    return HN_OK;
+}
+
+hn_optimizer hn_session_optimizer(const hn_run_config *c)
+{
+    return (hn_optimizer){
+        .kind = c->optimizer && strcmp(c->optimizer, "sgd") == 0 ? HN_OPTIMIZER_SGD
+                                                                 : HN_OPTIMIZER_ADAMW,
+        .beta1 = c->beta1,
+        .beta2 = c->beta2,
+        .eps = c->eps,
+        .momentum = c->momentum,
+        .nesterov = c->nesterov,
+        .weight_decay = c->weight_decay,
+        .max_grad_norm = c->max_grad_norm,
+    };
+}
+
+static hn_adapt_kind train_all(const void *context, const char *name)
+{
+    (void)context, (void)name;
+    return HN_ADAPT_FULL;
+}
+
+static hn_status open_adapter(hn_session *s, bool training)
+{
+    const char *dir = s->run->adapter;
+    if (training && !s->method->adapter)
+        return HN_FAIL(HN_ERR_UNSUPPORTED,
+                       "--adapter %s: %s trains the model itself; merge the adapter into it first",
+                       dir, s->method->program);
+    char *marker = hn_asprintf("%s/COMPLETE", dir);
+    if (marker == NULL) return HN_FAIL(HN_ERR_MEMORY, "no memory for the path %s", dir);
+    const bool checkpoint = hn_is_file(marker);
+    hn_free(marker);
+    if (checkpoint)
+        return HN_FAIL(
+            HN_ERR_ARG,
+            "--adapter %s is a checkpoint; write an adapter with: %s export --checkpoint "
+            "%s --model %s --to DIR",
+            dir, s->method->program, dir, s->run->model);
+    HN_TRY(hn_peft_load(dir, &s->adapter));
+    s->peft = &s->adapter.config;
+    return training && s->method->check_given ? s->method->check_given(s->given) : HN_OK;
+}
+
+hn_status hn_session_model(hn_session *s, bool training)
+{
+    HN_TRY(hn_model_open(s->run->model, s->run->dtype, &s->log, &s->model));
+    if (s->run->adapter[0] != '\0')
+        HN_TRY(open_adapter(s, training));
+    else if (training && s->method->adapter) {
+        HN_TRY(s->method->choose(s->config, &s->fresh));
+        s->peft = &s->fresh;
+    }
+    if (s->peft != NULL)
+        s->adapt = hn_lora_hook(s->peft);
+    else if (training)
+        s->adapt = (hn_adapt){.parameter = train_all};
+    const hn_llama_config *c = &s->model.config;
+    hn_info(&s->log,
+            "model: %s, %s, %" PRId64 " layers, hidden %" PRId64 ", %" PRId64 "/%" PRId64
+            " heads of %" PRId64 ", vocabulary %" PRId64 ", computing in %s",
+            s->run->model, c->class_name, c->layers, c->hidden, c->heads, c->kv_heads, c->head_dim,
+            c->vocab, hn_dtype_name(s->model.dtype));
+    return HN_OK;
+}
+
+hn_status hn_session_tokenizer(hn_session *s)
+{
+    const char *path = s->run->tokenizer;
+    char *folder = NULL;
+    if (path[0] == '\0' && s->model.dir == NULL) { /* beside the config.json */
+        const char *slash = strrchr(s->run->model, '/');
+        folder =
+            slash ? hn_strndup(s->run->model, (size_t)(slash - s->run->model) + 1) : hn_strdup(".");
+        if (folder == NULL) return HN_FAIL(HN_ERR_MEMORY, "no memory for the tokenizer's path");
+        path = folder;
+    }
+    const hn_status st = hn_tokenizer_load(path[0] ? path : s->run->model, &s->tokenizer);
+    hn_free(folder);
+    HN_TRY(st);
+    if (hn_tokenizer_vocab_size(s->tokenizer) > s->model.config.vocab)
+        return HN_FAIL(HN_ERR_SHAPE,
+                       "tokenizer %s has %" PRId64 " tokens, the model's vocabulary %" PRId64,
+                       hn_tokenizer_source(s->tokenizer), hn_tokenizer_vocab_size(s->tokenizer),
+                       s->model.config.vocab);
+    hn_info(&s->log, "tokenizer: %s, %" PRId64 " tokens", hn_tokenizer_source(s->tokenizer),
+            hn_tokenizer_vocab_size(s->tokenizer));
+    return HN_OK;
+}
+
+static const char *or_null(const char *text) { return text && text[0] ? text : NULL; }
+
+static hn_status open_loader(hn_session *s, const hn_dataset *d, bool once, hn_loader **out)
+{
+    const int32_t eos = hn_tokenizer_eos(s->tokenizer);
+    const hn_loader_options o = {.batch_rows = s->run->batch_size,
+                                 .seq_len = s->seq_len,
+                                 .seed = (uint64_t)s->run->seed,
+                                 .world = 1,
+                                 .shuffle = !once,
+                                 .packing = s->run->packing,
+                                 .once = once,
+                                 .pad_id = eos >= 0 ? eos : 0};
+    HN_TRY(hn_loader_open(d, &o, out));
+    if (hn_loader_max_seqs(*out) > s->max_seqs) s->max_seqs = hn_loader_max_seqs(*out);
+    return HN_OK;
+}
+
+static hn_status settle_seq_len(hn_session *s)
+{
+    const int64_t limit = s->model.config.max_positions;
+    s->seq_len = s->run->seq_len;
+    if (s->seq_len == 0) s->seq_len = limit < DEFAULT_SEQ_LEN ? limit : DEFAULT_SEQ_LEN;
+    if (s->seq_len > limit)
+        return HN_FAIL(HN_ERR_SHAPE, "--seq-len %" PRId64 ": the model has %" PRId64 " positions",
+                       s->seq_len, limit);
+    return HN_OK;
+}
+
+hn_status hn_session_data(hn_session *s, bool held_out_only)
+{
+    const hn_run_config *c = s->run;
+    hn_dataset_options o = {.data = c->data,
+                            .eval_data = or_null(c->eval_data),
+                            .eval_split = c->eval_split,
+                            .format = {.text_key = or_null(c->text_key),
+                                       .prompt_key = or_null(c->prompt_key),
+                                       .completion_key = or_null(c->completion_key)},
+                            .train_on_prompt = c->train_on_prompt,
+                            .threads = (int)c->data_threads,
+                            .cache_dir = strcmp(c->cache_dir, "auto") == 0 ? NULL : c->cache_dir,
+                            .log = &s->log};
+    HN_TRY(hn_data_format_parse(c->format, &o.format.format));
+    HN_TRY(settle_seq_len(s));
+    if (held_out_only) {
+        const bool split = o.eval_data || o.eval_split > 0;
+        HN_TRY(split ? hn_dataset_open(&o, s->tokenizer, NULL, &s->eval_data)
+                     : hn_dataset_open(&o, s->tokenizer, &s->eval_data, NULL));
+    } else {
+        HN_TRY(hn_dataset_open(&o, s->tokenizer, &s->train_data, &s->eval_data));
+        hn_dataset_report(s->train_data, &s->log);
+        HN_TRY(open_loader(s, s->train_data, false, &s->train));
+        hn_loader_report(s->train, &s->log);
+    }
+    if (s->eval_data == NULL) return HN_OK;
+    hn_dataset_report(s->eval_data, &s->log);
+    return open_loader(s, s->eval_data, true, &s->eval);
+}
+
+static void print_lines(const hn_log *log, char *text)
+{
+    char *rest = NULL;
+    for (char *line = strtok_r(text, "\n", &rest); line; line = strtok_r(NULL, "\n", &rest))
+        hn_info(log, "%s", line);
+}
+
+hn_status hn_session_plan(hn_session *s, bool train, int64_t logits_rows)
+{
+    const hn_engine_options o = {
+        .config = &s->model.config,
+        .adapt = &s->adapt,
+        .dtype = s->model.dtype,
+        .batch_rows = s->train || s->eval ? s->run->batch_size : 0,
+        .seq_len = s->seq_len,
+        .max_seqs = s->max_seqs,
+        .train = train,
+        .eval = s->eval != NULL,
+        .recompute = s->run->recompute,
+        .logits_rows = logits_rows,
+        .optimizer = hn_session_optimizer(s->run),
+        .seed = (uint64_t)s->run->seed,
+    };
+    HN_TRY(hn_engine_new(&o, &s->engine));
+    const hn_params *p = hn_engine_params(s->engine);
+    HN_TRY(hn_model_check(&s->model, p, &s->log));
+    const double trained = (double)hn_params_trained(p), total = (double)hn_params_total(p);
+    if (train)
+        hn_info(&s->log, "trained: %.0f values, %.3f %% of the model's %.0f", trained,
+                100 * trained / total, total);
+    char *text = hn_plan_text(hn_engine_program(s->engine));
+    if (text == NULL) return HN_FAIL(HN_ERR_MEMORY, "no memory for the plan's text");
+    print_lines(&s->log, text);
+    hn_free(text);
+    return HN_OK;
+}
+
+hn_status hn_session_load(hn_session *s)
+{
+    const hn_params *p = hn_engine_params(s->engine);
+    HN_TRY(hn_engine_allocate(s->engine));
+    HN_TRY(hn_model_load(&s->model, p, (uint64_t)s->run->seed));
+    return s->adapter.n > 0 ? hn_lora_set(p, &s->adapter, s->run->adapter) : HN_OK;
+}
+
+hn_status hn_session_evaluate(hn_session *s, double *loss, int64_t *tokens)
+{
+    const hn_engine_input in = hn_engine_batch(s->engine);
+    hn_batch b = {.tokens = in.tokens,
+                  .labels = in.labels,
+                  .positions = in.positions,
+                  .seq_offsets = in.offsets,
+                  .max_seqs = s->max_seqs};
+    const int64_t n = hn_loader_batches_per_epoch(s->eval, 0);
+    double sum = 0;
+    HN_TRY(hn_engine_eval_begin(s->engine));
+    for (int64_t i = 0; i < n; i++) {
+        HN_TRY(hn_loader_fill(s->eval, i, &b));
+        HN_TRY(hn_engine_eval_batch(s->engine));
+    }
+    hn_engine_eval_sums(s->engine, &sum, tokens);
+    *loss = *tokens > 0 ? sum / (double)*tokens : NAN;
+    return HN_OK;
+}

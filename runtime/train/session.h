@@ -1,0 +1,54 @@
+/* session.h - what a verb works with: model, tokenizer, data, engine, opened in that order. */
+#ifndef HN_SESSION_H
+#define HN_SESSION_H
+#include "runtime/data/loader.h"
+#include "runtime/data/tokenizer.h"
+#include "runtime/model/model.h"
+#include "runtime/train/engine.h"
+#include "runtime/train/method.h"
+#include "runtime/train/run_options.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct {
+    const hn_method *method;
+    const void *config;
+    const hn_run_config *run; /* the same, as the shared part */
+    const hn_options_store *given;
+    hn_log log;
+    hn_model model;
+    hn_tokenizer *tokenizer;
+    hn_peft_config fresh;       /* of a new adapter */
+    hn_peft_adapter adapter;    /* that was loaded */
+    const hn_peft_config *peft; /* one of the two; NULL: no adapter in this session */
+    hn_adapt adapt;
+    hn_dataset *train_data, *eval_data;
+    hn_loader *train, *eval; /* eval NULL: nothing is held out */
+    int64_t seq_len, max_seqs;
+    hn_engine *engine;
+} hn_session;
+
+/* Opens model and adapter. training: without --adapter a fresh one is chosen by the method. */
+HN_NODISCARD hn_status hn_session_model(hn_session *s, bool training);
+HN_NODISCARD hn_status hn_session_tokenizer(hn_session *s);
+/* Opens the data. held_out_only: --data itself is what is to be evaluated. */
+HN_NODISCARD hn_status hn_session_data(hn_session *s, bool held_out_only);
+/* Records and plans; prints the plan. Nothing is allocated for tensors. */
+HN_NODISCARD hn_status hn_session_plan(hn_session *s, bool train, int64_t logits_rows);
+/* Takes the memory and loads weights and adapter. */
+HN_NODISCARD hn_status hn_session_load(hn_session *s);
+/* Mean loss over the held-out data. progress: NULL or called with the share that is done. */
+HN_NODISCARD hn_status hn_session_evaluate(hn_session *s, double *loss, int64_t *tokens);
+void hn_session_close(hn_session *s);
+
+/* Optimizer settings out of the options. */
+hn_optimizer hn_session_optimizer(const hn_run_config *c);
+/* CPU threads; says which device was chosen. */
+HN_NODISCARD hn_status hn_session_machine(const hn_session *s);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,381 @@
+#include "runtime/train/state.h"
+
+#include <inttypes.h>
+#include <jansson.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "runtime/base/alloc.h"
+#include "runtime/base/json.h"
+#include "runtime/base/save.h"
+#include "runtime/file/checkpoint.h"
+#include "runtime/file/model_dir.h"
+#include "runtime/file/safetensors.h"
+
+hn_status hn_run_state_init(hn_run_state *s, int64_t room)
+{
+    *s = (hn_run_state){.best_loss = NAN, .best_step = -1, .cap_log = room};
+    s->log = hn_calloc((size_t)room, sizeof *s->log);
+    return s->log ? HN_OK : HN_FAIL(HN_ERR_MEMORY, "no memory for %" PRId64 " log entries", room);
+}
+
+void hn_run_state_clear(hn_run_state *s)
+{
+    hn_free(s->log);
+    *s = (hn_run_state){0};
+}
+
+void hn_run_state_log(hn_run_state *s, const hn_log_entry *entry)
+{
+    if (s->n_log < s->cap_log) s->log[s->n_log++] = *entry;
+}
+
+/* ---- tensors ---- */
+
+static hn_st_entry entry_of(const char *name, const hn_param *p, const hn_tensor *t)
+{
+    hn_st_entry e = {.name = name, .dtype = HN_ST_F32, .ndim = p->ndim, .data = t->data};
+    for (int i = 0; i < p->ndim; i++) e.dim[i] = p->dim[i];
+    e.pitch = hn_type_ld(&t->type) * (int64_t)sizeof(float);
+    return e;
+}
+
+static hn_status save_moments(const char *path, const hn_params *p)
+{
+    const int64_t n_params = hn_params_count(p);
+    hn_arena names = {0};
+    int64_t n = 0;
+    hn_st_entry *entry = hn_calloc((size_t)(2 * n_params), sizeof *entry);
+    hn_status st = entry ? HN_OK : HN_FAIL(HN_ERR_MEMORY, "table of %" PRId64 " moments", n_params);
+    for (int64_t i = 0; st == HN_OK && i < n_params; i++) {
+        const hn_param *q = hn_params_at(p, i);
+        const hn_tensor *moment[] = {q->moment1, q->moment2};
+        for (int k = 0; k < 2 && st == HN_OK; k++) {
+            if (moment[k] == NULL) continue;
+            const char *name = hn_arena_text(&names, "%s.%c", q->name, "mv"[k]);
+            if (name == NULL) st = HN_FAIL(HN_ERR_MEMORY, "no memory for a moment's name");
+            if (name != NULL) entry[n++] = entry_of(name, q, moment[k]);
+        }
+    }
+    if (st == HN_OK) st = hn_st_save(path, entry, n, NULL, 0, NULL, NULL);
+    hn_arena_free(&names);
+    hn_free(entry);
+    return st;
+}
+
+/* The manifest of a delta pack (spec/delta.md part 4): integers, or strings for real numbers, and
+ * no times, so that two runs of one seed write the same bytes. */
+static char *manifest_text(const hn_params *p, const hn_run_identity *id, const hn_run_state *s)
+{
+    json_t *tensors = json_array();
+    for (int64_t i = 0; i < hn_params_count(p); i++) {
+        const hn_param *q = hn_params_at(p, i);
+        if (q->trained && !q->adapter)
+            json_array_append_new(tensors, json_pack("{s:s, s:s, s:[s]}", "base_name", q->name,
+                                                     "encoding", "dense", "parts", q->name));
+    }
+    for (int64_t i = 0; i < hn_params_linears(p); i++) {
+        const hn_linear_layer *l = hn_params_linear_at(p, i);
+        char scale[32];
+        if (l->a == NULL) continue;
+        snprintf(scale, sizeof scale, "%.9g", (double)l->lowrank.scale);
+        json_array_append_new(tensors, json_pack("{s:s, s:s, s:[s, s], s:I, s:s}", "base_name",
+                                                 l->weight->name, "encoding", "lowrank", "parts",
+                                                 l->a->name, l->b->name, "rank",
+                                                 (json_int_t)l->lowrank.rank, "scale", scale));
+    }
+    json_t *m =
+        json_pack("{s:i, s:s, s:[], s:{s:s, s:s}, s:{s:s, s:s, s:I, s:I}, s:o}", "format_version",
+                  HN_STATE_VERSION, "kind", id->method, "parents", "base", "name", id->base_path,
+                  "tree_digest", id->base_digest, "training", "data_digest", id->data_digest,
+                  "tokenizer_digest", id->tokenizer_digest, "steps", (json_int_t)s->step, "tokens",
+                  (json_int_t)s->tokens, "tensors", tensors);
+    char *text = m ? json_dumps(m, JSON_SORT_KEYS | JSON_COMPACT) : NULL;
+    json_decref(m);
+    return text;
+}
+
+static hn_status save_delta(const char *path, const hn_params *p, const hn_run_identity *id,
+                            const hn_run_state *s)
+{
+    int64_t n = 0;
+    hn_st_entry *entry = hn_calloc((size_t)hn_params_count(p), sizeof *entry);
+    char *manifest = manifest_text(p, id, s);
+    hn_status st = HN_OK;
+    if (entry == NULL || manifest == NULL) {
+        st = HN_FAIL(HN_ERR_MEMORY, "no memory to write %s", path);
+        goto done;
+    }
+    for (int64_t i = 0; i < hn_params_count(p); i++) {
+        const hn_param *q = hn_params_at(p, i);
+        if (q->trained) entry[n++] = entry_of(q->name, q, q->master);
+    }
+    const char *const metadata[][2] = {{"format", "pt"}, {"delta.manifest", manifest}};
+    st = hn_st_save(path, entry, n, metadata, 2, NULL, NULL);
+
+done:
+    free(manifest);
+    hn_free(entry);
+    return st;
+}
+
+/* ---- JSON ---- */
+
+/* The log in the words of Hugging Face's log_history. */
+static json_t *log_json(const hn_run_state *s)
+{
+    json_t *list = json_array();
+    for (int64_t i = 0; i < s->n_log; i++) {
+        const hn_log_entry *e = &s->log[i];
+        json_t *o = json_pack("{s:I}", "step", (json_int_t)e->step);
+        if (isfinite(e->loss)) json_object_set_new(o, "loss", json_real(e->loss));
+        if (isfinite(e->lr)) json_object_set_new(o, "learning_rate", json_real(e->lr));
+        if (isfinite(e->grad_norm)) json_object_set_new(o, "grad_norm", json_real(e->grad_norm));
+        if (isfinite(e->eval_loss)) json_object_set_new(o, "eval_loss", json_real(e->eval_loss));
+        json_array_append_new(list, o);
+    }
+    return list;
+}
+
+static double number_or_nan(const json_t *o, const char *key)
+{
+    const json_t *v = json_object_get(o, key);
+    return json_is_number(v) ? json_number_value(v) : NAN;
+}
+
+static json_t *state_json(const hn_run_identity *id, const hn_run_state *s)
+{
+    json_t *best = isnan(s->best_loss) ? json_null() : json_real(s->best_loss);
+    return json_pack(
+        "{s:i, s:I, s:I, s:I, s:o, s:I, s:I, s:{s:s, s:s, s:s, s:s, s:s, s:s}, s:o}", "format",
+        HN_STATE_VERSION, "step", (json_int_t)s->step, "micro_batch", (json_int_t)s->micro_batch,
+        "tokens", (json_int_t)s->tokens, "best_loss", best, "best_step", (json_int_t)s->best_step,
+        "evals_since_best", (json_int_t)s->evals_since_best, "identity", "method", id->method,
+        "base_model", id->base_path, "base_digest", id->base_digest, "data_digest", id->data_digest,
+        "tokenizer_digest", id->tokenizer_digest, "settings", id->settings, "log", log_json(s));
+}
+
+static json_t *trainer_state_json(const hn_run_state *s)
+{
+    json_t *best = isnan(s->best_loss) ? json_null() : json_real(s->best_loss);
+    return json_pack("{s:I, s:o, s:I, s:o}", "global_step", (json_int_t)s->step, "best_metric",
+                     best, "best_step", (json_int_t)s->best_step, "log_history", log_json(s));
+}
+
+static hn_status save_json(const char *path, json_t *value)
+{
+    const hn_status st = value ? hn_json_save(path, value, true)
+                               : HN_FAIL(HN_ERR_MEMORY, "no memory to write %s", path);
+    json_decref(value);
+    return st;
+}
+
+static hn_status save_files(hn_ckpt *c, const hn_params *p, const hn_run_identity *id,
+                            const hn_run_state *s)
+{
+    const char *path;
+    HN_TRY(hn_ckpt_path(c, "delta.safetensors", &path));
+    HN_TRY(save_delta(path, p, id, s));
+    HN_TRY(hn_ckpt_path(c, "optimizer-0.safetensors", &path));
+    HN_TRY(save_moments(path, p));
+    HN_TRY(hn_ckpt_path(c, "state.json", &path));
+    HN_TRY(save_json(path, state_json(id, s)));
+    HN_TRY(hn_ckpt_path(c, "trainer_state.json", &path));
+    HN_TRY(save_json(path, trainer_state_json(s)));
+    HN_TRY(hn_ckpt_path(c, "run.yaml", &path));
+    return hn_save_text(path, id->yaml);
+}
+
+hn_status hn_state_save(const char *out_dir, const hn_params *p, const hn_run_identity *id,
+                        const hn_run_state *s)
+{
+    hn_ckpt *c = NULL;
+    HN_TRY(hn_ckpt_begin(out_dir, s->step, &c));
+    const hn_status st = save_files(c, p, id, s);
+    if (st == HN_OK) return hn_ckpt_commit(c);
+    hn_ckpt_abort(c);
+    return st;
+}
+
+/* ---- loading ---- */
+
+static hn_status load_tensor(const hn_st_file *f, const char *name, const hn_param *p, hn_tensor *t,
+                             float *dense)
+{
+    const hn_st_tensor *from = hn_st_find(f, name);
+    if (from == NULL)
+        return HN_FAIL(HN_ERR_FORMAT, "%s: tensor %s is missing", hn_st_where(f), name);
+    bool same = from->ndim == p->ndim && from->dtype == HN_ST_F32;
+    for (int i = 0; same && i < p->ndim; i++) same = from->dim[i] == p->dim[i];
+    if (!same)
+        return HN_FAIL(HN_ERR_SHAPE, "%s: tensor %s has another shape or type", hn_st_where(f),
+                       name);
+    HN_TRY(hn_st_convert(from, HN_F32, dense));
+    const int64_t rows = hn_type_rows(&t->type), cols = hn_type_cols(&t->type);
+    for (int64_t i = 0; i < rows; i++)
+        memcpy((float *)t->data + i * hn_type_ld(&t->type), dense + i * cols,
+               (size_t)cols * sizeof(float));
+    return HN_OK;
+}
+
+static float *dense_buffer(const hn_params *p)
+{
+    int64_t largest = 1;
+    for (int64_t i = 0; i < hn_params_count(p); i++) {
+        const hn_param *q = hn_params_at(p, i);
+        const int64_t n = q->dim[0] * (q->ndim == 2 ? q->dim[1] : 1);
+        if (q->trained && n > largest) largest = n;
+    }
+    return hn_malloc((size_t)largest * sizeof(float));
+}
+
+static hn_status check_manifest(const hn_st_file *f)
+{
+    const char *text = hn_st_metadata(f, "delta.manifest");
+    if (text == NULL)
+        return HN_FAIL(HN_ERR_FORMAT, "%s: no delta.manifest in its metadata", hn_st_where(f));
+    json_t *m = NULL;
+    int64_t version = 0;
+    HN_TRY(hn_json_parse(text, strlen(text), hn_st_where(f), &m));
+    const hn_status st =
+        hn_json_get_i64(m, "format_version", hn_st_where(f), 1, HN_STATE_VERSION, true, &version);
+    json_decref(m);
+    return st;
+}
+
+hn_status hn_state_load_delta(const char *dir, const hn_params *p)
+{
+    hn_st_file *f = NULL;
+    hn_status st = HN_OK;
+    int64_t n = 0;
+    float *dense = dense_buffer(p);
+    char *path = hn_asprintf("%s/delta.safetensors", dir);
+    if (path == NULL || dense == NULL) {
+        st = HN_FAIL(HN_ERR_MEMORY, "no memory to read %s", dir);
+        goto done;
+    }
+    HN_TRY_GOTO(st, hn_st_open(path, &f), done);
+    HN_TRY_GOTO(st, check_manifest(f), done);
+    for (int64_t i = 0; i < hn_params_count(p); i++) {
+        const hn_param *q = hn_params_at(p, i);
+        if (!q->trained) continue;
+        HN_TRY_GOTO(st, load_tensor(f, q->name, q, q->master, dense), done);
+        hn_param_refresh(q);
+        n++;
+    }
+    if (n != hn_st_count(f))
+        st = HN_FAIL(HN_ERR_FORMAT, "%s: %" PRId64 " tensors, the run trains %" PRId64, path,
+                     hn_st_count(f), n);
+
+done:
+    hn_st_close(f);
+    hn_free(path);
+    hn_free(dense);
+    return st;
+}
+
+static hn_status load_moments(const char *dir, const hn_params *p)
+{
+    hn_st_file *f = NULL;
+    hn_status st = HN_OK;
+    char name[640];
+    float *dense = dense_buffer(p);
+    char *path = hn_asprintf("%s/optimizer-0.safetensors", dir);
+    if (path == NULL || dense == NULL) {
+        st = HN_FAIL(HN_ERR_MEMORY, "no memory to read %s", dir);
+        goto done;
+    }
+    HN_TRY_GOTO(st, hn_st_open(path, &f), done);
+    for (int64_t i = 0; i < hn_params_count(p); i++) {
+        const hn_param *q = hn_params_at(p, i);
+        hn_tensor *moment[] = {q->moment1, q->moment2};
+        for (int k = 0; k < 2; k++) {
+            if (moment[k] == NULL) continue;
+            snprintf(name, sizeof name, "%s.%c", q->name, "mv"[k]);
+            HN_TRY_GOTO(st, load_tensor(f, name, q, moment[k], dense), done);
+        }
+    }
+
+done:
+    hn_st_close(f);
+    hn_free(path);
+    hn_free(dense);
+    return st;
+}
+
+static hn_status check_identity(const json_t *state, const char *where, const hn_run_identity *id)
+{
+    const json_t *have = json_object_get(state, "identity");
+    const struct {
+        const char *key, *value, *what;
+    } facts[] = {{"method", id->method, "method"},
+                 {"base_digest", id->base_digest, "base model"},
+                 {"data_digest", id->data_digest, "data set"},
+                 {"tokenizer_digest", id->tokenizer_digest, "tokenizer"},
+                 {"settings", id->settings, "settings"}};
+    for (size_t i = 0; i < sizeof facts / sizeof *facts; i++) {
+        const char *value;
+        HN_TRY(hn_json_get_text(have, facts[i].key, where, true, &value));
+        if (strcmp(value, facts[i].value) != 0)
+            return HN_FAIL(HN_ERR_ARG, "%s: the run had another %s: '%s', now '%s'", where,
+                           facts[i].what, value, facts[i].value);
+    }
+    return HN_OK;
+}
+
+static hn_status read_state(const json_t *j, const char *where, int64_t room, hn_run_state *s)
+{
+    int64_t version = 0;
+    double best = NAN;
+    HN_TRY(hn_json_get_i64(j, "format", where, 1, HN_STATE_VERSION, true, &version));
+    HN_TRY(hn_json_get_i64(j, "step", where, 0, INT64_MAX, true, &s->step));
+    HN_TRY(hn_json_get_i64(j, "micro_batch", where, 0, INT64_MAX, true, &s->micro_batch));
+    HN_TRY(hn_json_get_i64(j, "tokens", where, 0, INT64_MAX, true, &s->tokens));
+    HN_TRY(hn_json_get_i64(j, "best_step", where, -1, INT64_MAX, true, &s->best_step));
+    HN_TRY(hn_json_get_i64(j, "evals_since_best", where, 0, INT64_MAX, true, &s->evals_since_best));
+    HN_TRY(hn_json_get_f64(j, "best_loss", where, false, &best));
+    const json_t *log = json_object_get(j, "log");
+    if (!json_is_array(log)) return HN_FAIL(HN_ERR_FORMAT, "%s: key 'log' is not a list", where);
+    const int64_t n = (int64_t)json_array_size(log);
+    hn_run_state fresh;
+    HN_TRY(hn_run_state_init(&fresh, n + room));
+    s->log = fresh.log;
+    s->cap_log = fresh.cap_log;
+    s->best_loss = best;
+    for (int64_t i = 0; i < n; i++) {
+        const json_t *o = json_array_get(log, (size_t)i);
+        const hn_log_entry e = {.step = json_integer_value(json_object_get(o, "step")),
+                                .loss = number_or_nan(o, "loss"),
+                                .lr = number_or_nan(o, "learning_rate"),
+                                .grad_norm = number_or_nan(o, "grad_norm"),
+                                .eval_loss = number_or_nan(o, "eval_loss")};
+        hn_run_state_log(s, &e);
+    }
+    return HN_OK;
+}
+
+hn_status hn_state_load(const char *dir, const hn_params *p, const hn_run_identity *id,
+                        int64_t room, hn_run_state *s)
+{
+    json_t *j = NULL;
+    hn_run_state state = {0};
+    HN_TRY(hn_ckpt_verify(dir));
+    char *path = hn_asprintf("%s/state.json", dir);
+    if (path == NULL) return HN_FAIL(HN_ERR_MEMORY, "no memory to read %s", dir);
+    hn_status st = hn_json_load(path, &j);
+    if (st == HN_OK) st = check_identity(j, path, id);
+    if (st == HN_OK) st = read_state(j, path, room, &state);
+    if (st == HN_OK) st = hn_state_load_delta(dir, p);
+    if (st == HN_OK) st = load_moments(dir, p);
+    json_decref(j);
+    hn_free(path);
+    if (st != HN_OK) {
+        hn_run_state_clear(&state);
+        return st;
+    }
+    hn_run_state_clear(s);
+    *s = state;
+    return HN_OK;
+}

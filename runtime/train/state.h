@@ -1,0 +1,67 @@
+/* state.h - what a checkpoint of a run holds (design.md section 7).
+ *
+ *   delta.safetensors         trained values in fp32 by parameter name; metadata delta.manifest:
+ *                             format version, base digest, encodings dense and lowrank
+ *   optimizer-0.safetensors   moments, "<parameter>.m" and "<parameter>.v"
+ *   state.json                format version, step, counters, identities, log
+ *   trainer_state.json        the same log in the words of Hugging Face's Trainer
+ *   run.yaml                  the options that reproduce the run
+ *
+ * A state that was saved and loaded continues bit for bit. Readers refuse newer versions and
+ * another base model, data set, tokenizer or set of options that decide about the result. */
+#ifndef HN_STATE_H
+#define HN_STATE_H
+#include "runtime/adapt/params.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+enum { HN_STATE_VERSION = 1 };
+
+/* Who made the run: a resumed one must be the same. */
+typedef struct {
+    const char *method; /* "lora" */
+    const char *base_path, *base_digest, *data_digest, *tokenizer_digest;
+    const char *settings; /* options that decide about the result, as text */
+    const char *yaml;     /* all options */
+} hn_run_identity;
+
+typedef struct {
+    int64_t step;
+    double loss, lr, grad_norm, eval_loss; /* NaN: not in this entry */
+} hn_log_entry;
+
+typedef struct {
+    int64_t step;        /* optimizer steps done */
+    int64_t micro_batch; /* position in the data: micro-batches read */
+    int64_t tokens;      /* trained tokens so far */
+    double best_loss;    /* of evaluations; NaN: none yet */
+    int64_t best_step, evals_since_best;
+    hn_log_entry *log;
+    int64_t n_log, cap_log;
+} hn_run_state;
+
+/* room: entries that hn_run_state_log will take without allocating. */
+HN_NODISCARD hn_status hn_run_state_init(hn_run_state *s, int64_t room);
+void hn_run_state_clear(hn_run_state *s);
+void hn_run_state_log(hn_run_state *s, const hn_log_entry *entry); /* dropped when out of room */
+
+/* Writes checkpoint-<step> of out_dir. */
+HN_NODISCARD hn_status hn_state_save(const char *out_dir, const hn_params *p,
+                                     const hn_run_identity *id, const hn_run_state *s);
+
+/* Fills parameters, moments and *s from a checkpoint folder, which is verified first.
+ * room      as hn_run_state_init, besides what the checkpoint's log holds
+ * Errors    HN_ERR_FORMAT (damaged, another version), HN_ERR_ARG (another run) naming what differs
+ */
+HN_NODISCARD hn_status hn_state_load(const char *dir, const hn_params *p, const hn_run_identity *id,
+                                     int64_t room, hn_run_state *s);
+
+/* Fills the parameters only, for evaluation and export. */
+HN_NODISCARD hn_status hn_state_load_delta(const char *dir, const hn_params *p);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

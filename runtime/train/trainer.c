@@ -1,0 +1,474 @@
+#define _POSIX_C_SOURCE 200809L
+#include "runtime/train/trainer.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <time.h>
+
+#include "runtime/base/alloc.h"
+#include "runtime/base/clock.h"
+#include "runtime/base/progress.h"
+#include "runtime/base/save.h"
+#include "runtime/file/checkpoint.h"
+#include "runtime/file/folder.h"
+#include "runtime/file/metrics.h"
+#include "runtime/file/tfevents.h"
+#include "runtime/train/export.h"
+#include "runtime/train/schedule.h"
+#include "runtime/train/signals.h"
+#include "runtime/train/state.h"
+
+enum { PREFETCH = 3 };
+
+typedef struct {
+    hn_session *s;
+    const hn_run_config *c;
+    FILE *to;
+    char *out, *settings;
+    hn_outdir *lock;
+    hn_run_identity id;
+    hn_run_state state;
+    hn_schedule schedule;
+    int64_t total, last; /* steps of the schedule; step at which this call ends */
+    hn_batch batch[PREFETCH];
+    hn_prefetch *prefetch;
+    hn_metrics *metrics;
+    hn_tfevents *events;
+    hn_progress progress;
+    hn_log quiet;       /* the session's log, shown above the progress line */
+    int64_t saved_step; /* newest checkpoint, -1: none */
+    int64_t units;      /* trained tokens since the start of this call */
+    bool stop_early;
+} trainer;
+
+/* ---- set-up ---- */
+
+/* Options that do not decide about the numbers may change between a run and its continuation. */
+static bool decides(const char *line)
+{
+    static const char *const free_keys[] = {
+        "model",      "tokenizer",  "data",      "eval-data", "cache-dir",  "data-threads",
+        "out",        "resume",     "steps",     "epochs",    "stop-after", "log-every",
+        "eval-every", "save-every", "keep",      "result",    "patience",   "log-format",
+        "device",     "threads",    "recompute", "adapter"};
+    if (line[0] == '#' || line[0] == '\0') return false;
+    for (size_t i = 0; i < sizeof free_keys / sizeof *free_keys; i++) {
+        const size_t n = strlen(free_keys[i]);
+        if (strncmp(line, free_keys[i], n) == 0 && line[n] == ':') return false;
+    }
+    return true;
+}
+
+static hn_status make_settings(trainer *t, const char *yaml)
+{
+    char *text = hn_strdup(yaml), *rest = NULL;
+    t->settings = hn_malloc(strlen(yaml) + 1);
+    if (text == NULL || t->settings == NULL) {
+        hn_free(text);
+        return HN_FAIL(HN_ERR_MEMORY, "no memory for the settings");
+    }
+    size_t at = 0;
+    for (char *line = strtok_r(text, "\n", &rest); line; line = strtok_r(NULL, "\n", &rest)) {
+        if (!decides(line)) continue;
+        if (at > 0) t->settings[at++] = ' ';
+        memcpy(t->settings + at, line, strlen(line));
+        at += strlen(line);
+    }
+    t->settings[at] = '\0';
+    hn_free(text);
+    return HN_OK;
+}
+
+static hn_status plan_steps(trainer *t)
+{
+    const hn_run_config *c = t->c;
+    const double rows = (double)hn_loader_rows_per_epoch(t->s->train) * c->epochs;
+    t->total = c->steps;
+    if (t->total == 0) t->total = (int64_t)ceil(rows / (double)(c->batch_size * c->accumulation));
+    if (t->total < 1) return HN_FAIL(HN_ERR_ARG, "--epochs %g gives no step", c->epochs);
+    t->last = c->stop_after > 0 && c->stop_after < t->total ? c->stop_after : t->total;
+    t->schedule = (hn_schedule){.lr = c->lr,
+                                .min_lr = c->min_lr < c->lr ? c->min_lr : c->lr,
+                                .warmup = c->warmup_steps,
+                                .steps = t->total};
+    if (c->warmup_steps < 0) t->schedule.warmup = t->total * 3 / 100;
+    if (t->schedule.warmup > t->total)
+        return HN_FAIL(HN_ERR_ARG, "--warmup-steps %" PRId64 " of %" PRId64 " steps",
+                       c->warmup_steps, t->total);
+    return hn_schedule_kind_of(c->schedule, &t->schedule.kind);
+}
+
+static hn_status choose_out(trainer *t)
+{
+    char date[32];
+    const time_t now = (time_t)hn_clock_wall_s();
+    struct tm parts;
+    localtime_r(&now, &parts);
+    strftime(date, sizeof date, "%Y%m%d-%H%M%S", &parts);
+    t->out = t->c->out[0] ? hn_strdup(t->c->out)
+                          : hn_asprintf("runs/%s-%s", t->s->method->program, date);
+    return t->out ? HN_OK : HN_FAIL(HN_ERR_MEMORY, "no memory for the out folder's name");
+}
+
+/* Finds the checkpoint to continue from; *from NULL: none. Without --resume an out folder that
+ * holds a run is not touched. */
+static hn_status find_start(trainer *t, char **from)
+{
+    const char *resume = t->c->resume;
+    int64_t step = -1;
+    *from = NULL;
+    if (resume[0] != '\0' && strcmp(resume, "auto") != 0) {
+        *from = hn_strdup(resume);
+        return *from ? HN_OK : HN_FAIL(HN_ERR_MEMORY, "no memory for the path %s", resume);
+    }
+    if (!hn_is_folder(t->out)) return HN_OK;
+    HN_TRY(hn_ckpt_newest(t->out, &t->s->log, from, &step));
+    if (*from == NULL || resume[0] != '\0') return HN_OK;
+    hn_free(*from);
+    *from = NULL;
+    return HN_FAIL(HN_ERR_ARG,
+                   "--out %s holds a run up to step %" PRId64
+                   "; continue it with --resume auto or choose another folder",
+                   t->out, step);
+}
+
+static hn_status open_records(trainer *t)
+{
+    static const char *const columns[] = {"loss",  "lr",        "grad_norm",    "tokens",
+                                          "epoch", "eval_loss", "tokens_per_s", "peak_gib"};
+    const int64_t from = t->state.step > 0 ? t->state.step : -1;
+    HN_TRY(hn_metrics_open(t->out, columns, sizeof columns / sizeof *columns, from, &t->metrics));
+    HN_TRY(hn_tfevents_open(t->out, &t->events));
+    char *path = hn_asprintf("%s/run.yaml", t->out);
+    if (path == NULL) return HN_FAIL(HN_ERR_MEMORY, "no memory for the run record's path");
+    const hn_status st = hn_save_text(path, t->id.yaml);
+    hn_free(path);
+    return st;
+}
+
+static hn_status start_loading(trainer *t)
+{
+    for (int i = 0; i < PREFETCH; i++)
+        HN_TRY(hn_batch_make(t->s->train, t->s->max_seqs, &t->batch[i]));
+    return hn_prefetch_start(t->s->train, t->state.micro_batch, -1, t->batch, PREFETCH,
+                             &t->prefetch);
+}
+
+static int64_t log_room(const trainer *t)
+{
+    const int64_t evals = t->c->eval_every ? t->total / t->c->eval_every : 0;
+    return t->total / t->c->log_every + evals + 8;
+}
+
+static hn_status set_up(trainer *t, const char *yaml)
+{
+    hn_session *s = t->s;
+    char *from = NULL;
+    HN_TRY(hn_session_machine(s));
+    HN_TRY(hn_session_model(s, true));
+    HN_TRY(hn_session_tokenizer(s));
+    HN_TRY(hn_session_data(s, false));
+    HN_TRY(plan_steps(t));
+    HN_TRY(hn_session_plan(s, true, HN_EXPORT_PROBE_ROWS));
+    HN_TRY(choose_out(t));
+    HN_TRY(find_start(t, &from));
+    hn_free(from);
+    from = NULL;
+    HN_TRY(make_settings(t, yaml));
+    t->id = (hn_run_identity){.method = s->method->name,
+                              .base_path = t->c->model,
+                              .data_digest = hn_dataset_digest(s->train_data),
+                              .tokenizer_digest = hn_tokenizer_digest(s->tokenizer),
+                              .settings = t->settings,
+                              .yaml = yaml};
+    HN_TRY(hn_model_digest(&s->model, (uint64_t)t->c->seed, &t->id.base_digest));
+    HN_TRY(hn_session_load(s));
+    HN_TRY(hn_run_state_init(&t->state, log_room(t)));
+    HN_TRY(hn_outdir_lock(t->out, &t->lock)); /* the first thing written */
+    HN_TRY(find_start(t, &from));             /* again, now that nobody else can write */
+    hn_status st = HN_OK;
+    if (from != NULL) {
+        st = hn_state_load(from, hn_engine_params(s->engine), &t->id, log_room(t), &t->state);
+        if (st == HN_OK) hn_info(&s->log, "resumed from %s, step %" PRId64, from, t->state.step);
+        t->saved_step = t->state.step;
+    }
+    hn_free(from);
+    HN_TRY(st);
+    HN_TRY(open_records(t));
+    return start_loading(t);
+}
+
+static void tear_down(trainer *t)
+{
+    hn_progress_end(&t->progress);
+    hn_prefetch_stop(t->prefetch);
+    for (int i = 0; i < PREFETCH; i++) hn_batch_free(&t->batch[i]);
+    hn_metrics_close(t->metrics);
+    hn_tfevents_close(t->events);
+    hn_run_state_clear(&t->state);
+    hn_outdir_unlock(t->lock);
+    hn_free(t->settings);
+    hn_free(t->out);
+}
+
+/* ---- checkpoints and evaluation ---- */
+
+static char *checkpoint_path(const trainer *t, int64_t step)
+{
+    return hn_asprintf("%s/checkpoint-%" PRId64, t->out, step);
+}
+
+static hn_status save(trainer *t)
+{
+    if (t->saved_step == t->state.step) return HN_OK;
+    hn_progress_pause(&t->progress);
+    hn_status st = hn_state_save(t->out, hn_engine_params(t->s->engine), &t->id, &t->state);
+    if (st == HN_OK) {
+        t->saved_step = t->state.step;
+        char *best = t->state.best_step >= 0 ? checkpoint_path(t, t->state.best_step) : NULL;
+        st = hn_ckpt_prune(t->out, t->c->keep, best);
+        hn_free(best);
+    }
+    hn_progress_resume(&t->progress);
+    return st;
+}
+
+static double peak_gib(void)
+{
+    struct rusage u;
+    getrusage(RUSAGE_SELF, &u);
+    return (double)u.ru_maxrss * 1024 / 0x1p30;
+}
+
+static hn_status record_eval(trainer *t, double loss)
+{
+    const int64_t step = t->state.step;
+    const hn_metric row[] = {{"eval_loss", loss}};
+    const hn_tf_scalar scalar[] = {{"eval/loss", (float)loss}};
+    const hn_log_entry e = {
+        .step = step, .loss = NAN, .lr = NAN, .grad_norm = NAN, .eval_loss = loss};
+    hn_run_state_log(&t->state, &e);
+    HN_TRY(hn_metrics_row(t->metrics, step, row, 1));
+    HN_TRY(hn_tfevents_scalars(t->events, 0, step, scalar, 1));
+    if (strcmp(t->c->log_format, "json") == 0)
+        fprintf(t->to, "{\"step\": %" PRId64 ", \"eval_loss\": %.9g}\n", step, loss);
+    return HN_OK;
+}
+
+static hn_status evaluate(trainer *t)
+{
+    double loss = NAN;
+    int64_t tokens = 0;
+    if (t->s->eval == NULL) return HN_OK;
+    hn_progress_pause(&t->progress);
+    HN_TRY(hn_session_evaluate(t->s, &loss, &tokens));
+    HN_TRY(record_eval(t, loss));
+    const bool better = !(loss >= t->state.best_loss) && isfinite(loss);
+    hn_info(&t->quiet,
+            "step %" PRId64 ": held-out loss %.4f (perplexity %.3f, %" PRId64 " tokens)%s",
+            t->state.step, loss, exp(loss), tokens,
+            better && t->state.best_step >= 0 ? ", best so far" : "");
+    if (better) {
+        t->state.best_loss = loss;
+        t->state.best_step = t->state.step;
+        t->state.evals_since_best = 0;
+    } else {
+        t->state.evals_since_best++;
+    }
+    t->stop_early = t->c->patience > 0 && t->state.evals_since_best >= t->c->patience;
+    hn_progress_resume(&t->progress);
+    return better && t->state.step > 0 ? save(t) : HN_OK;
+}
+
+/* ---- steps ---- */
+
+static hn_status load_micro_batch(trainer *t)
+{
+    const hn_batch *b = NULL;
+    const hn_engine_input in = hn_engine_batch(t->s->engine);
+    const size_t rows = (size_t)(t->c->batch_size * t->s->seq_len);
+    HN_TRY(hn_prefetch_next(t->prefetch, &b));
+    memcpy(in.tokens, b->tokens, rows * sizeof *in.tokens);
+    memcpy(in.labels, b->labels, rows * sizeof *in.labels);
+    memcpy(in.positions, b->positions, rows * sizeof *in.positions);
+    memcpy(in.offsets, b->seq_offsets, ((size_t)t->s->max_seqs + 1) * sizeof *in.offsets);
+    return HN_OK;
+}
+
+/* Runs the step's micro-batches again with every node looked at, to name the first bad one. */
+static hn_status explain_nonfinite(trainer *t)
+{
+    hn_batch b = {.max_seqs = t->s->max_seqs};
+    const hn_engine_input in = hn_engine_batch(t->s->engine);
+    b.tokens = in.tokens;
+    b.labels = in.labels;
+    b.positions = in.positions;
+    b.seq_offsets = in.offsets;
+    HN_TRY(hn_engine_begin(t->s->engine, t->state.step));
+    for (int64_t a = 0; a < t->c->accumulation; a++) {
+        HN_TRY(hn_loader_fill(t->s->train, t->state.micro_batch + a, &b));
+        const hn_status st = hn_engine_find_nonfinite(t->s->engine, a);
+        if (st == HN_ERR_NUMERIC)
+            return HN_FAIL(HN_ERR_NUMERIC, "step %" PRId64 ", micro-batch %" PRId64 ": %s",
+                           t->state.step + 1, a, hn_last_error());
+        HN_TRY(st);
+    }
+    return HN_FAIL(HN_ERR_NUMERIC, "step %" PRId64 ": the gradient's norm is not finite",
+                   t->state.step + 1);
+}
+
+static hn_status record_step(trainer *t, const hn_step_report *r, double lr)
+{
+    const int64_t step = t->state.step;
+    const double rate = hn_progress_units_per_s(&t->progress), peak = peak_gib();
+    const double epoch = hn_loader_epoch_at(t->s->train, t->state.micro_batch);
+    const hn_metric row[] = {{"loss", r->loss},
+                             {"lr", lr},
+                             {"grad_norm", r->grad_norm},
+                             {"tokens", (double)t->state.tokens},
+                             {"epoch", epoch},
+                             {"tokens_per_s", rate},
+                             {"peak_gib", peak}};
+    const hn_tf_scalar scalars[] = {
+        {"train/loss", (float)r->loss},           {"train/learning_rate", (float)lr},
+        {"train/grad_norm", (float)r->grad_norm}, {"train/epoch", (float)epoch},
+        {"perf/tokens_per_s", (float)rate},       {"perf/peak_mem_gb", (float)peak}};
+    HN_TRY(hn_metrics_row(t->metrics, step, row, sizeof row / sizeof *row));
+    HN_TRY(hn_tfevents_scalars(t->events, 0, step, scalars, sizeof scalars / sizeof *scalars));
+    if (step % t->c->log_every == 0 || step == t->last) {
+        const hn_log_entry e = {
+            .step = step, .loss = r->loss, .lr = lr, .grad_norm = r->grad_norm, .eval_loss = NAN};
+        hn_run_state_log(&t->state, &e);
+    }
+    if (strcmp(t->c->log_format, "json") == 0)
+        fprintf(t->to,
+                "{\"step\": %" PRId64 ", \"loss\": %.9g, \"grad_norm\": %.9g, \"lr\": %.9g, "
+                "\"tokens_per_s\": %.6g, \"peak_gib\": %.4g}\n",
+                step, r->loss, r->grad_norm, lr, rate, peak);
+    return HN_OK;
+}
+
+static hn_status step(trainer *t)
+{
+    hn_step_report r;
+    const double lr = hn_schedule_lr(&t->schedule, t->state.step);
+    HN_TRY(hn_engine_begin(t->s->engine, t->state.step));
+    for (int64_t a = 0; a < t->c->accumulation; a++) {
+        HN_TRY(load_micro_batch(t));
+        HN_TRY(hn_engine_micro(t->s->engine, a));
+    }
+    HN_TRY(hn_engine_update(t->s->engine, lr, &r));
+    if (r.skipped == HN_STEP_NONFINITE || !isfinite(r.loss)) return explain_nonfinite(t);
+    t->state.step++;
+    t->state.micro_batch += t->c->accumulation;
+    t->state.tokens += r.tokens;
+    t->units += r.tokens;
+    char detail[96];
+    snprintf(detail, sizeof detail, "loss %.4f  norm %.3f  lr %.2e  %.2f GiB", r.loss, r.grad_norm,
+             lr, peak_gib());
+    hn_progress_update(&t->progress, t->state.step, t->units, detail);
+    return record_step(t, &r, lr);
+}
+
+static void show_line(void *context, hn_log_level level, const char *text)
+{
+    trainer *t = context;
+    char line[1100];
+    snprintf(line, sizeof line, "%s%s", level == HN_LOG_WARN ? "warning: " : "", text);
+    hn_progress_say(&t->progress, line);
+}
+
+static hn_status loop(trainer *t)
+{
+    hn_progress_config config = hn_progress_detect(stderr);
+    config.every = t->c->log_every;
+    config.unit = "tokens";
+    if (strcmp(t->c->log_format, "json") == 0) config.to = NULL;
+    hn_progress_start(&t->progress, &config, t->state.step, t->total);
+    t->quiet = (hn_log){.line = show_line, .context = t};
+    if (t->state.step == 0) HN_TRY(evaluate(t));
+    while (t->state.step < t->last && !t->stop_early && !hn_signals_caught()) {
+        HN_TRY(step(t));
+        const int64_t at = t->state.step;
+        if ((t->c->eval_every > 0 && at % t->c->eval_every == 0) || at == t->total)
+            HN_TRY(evaluate(t));
+        if (t->c->save_every > 0 && at % t->c->save_every == 0) HN_TRY(save(t));
+    }
+    HN_TRY(save(t));
+    hn_progress_end(&t->progress);
+    return HN_OK;
+}
+
+/* ---- the end ---- */
+
+static hn_status take_best(trainer *t)
+{
+    const int64_t best = t->state.best_step;
+    if (strcmp(t->c->result, "best") != 0 || best <= 0 || best == t->state.step) return HN_OK;
+    char *path = checkpoint_path(t, best);
+    if (path == NULL) return HN_FAIL(HN_ERR_MEMORY, "no memory for a checkpoint's path");
+    hn_info(&t->s->log, "result: step %" PRId64 ", held-out loss %.4f, the best of the run", best,
+            t->state.best_loss);
+    const hn_status st = hn_state_load_delta(path, hn_engine_params(t->s->engine));
+    hn_free(path);
+    return st;
+}
+
+/* The last three lines: where it is, how to try it, how to export it. */
+static void say_result(const trainer *t, const char *result)
+{
+    const hn_session *s = t->s;
+    const char *program = s->method->program;
+    const char *tokenizer = t->c->tokenizer[0] ? " --tokenizer " : "";
+    if (s->method->adapter) {
+        fprintf(t->to, "result:  %s (PEFT adapter), checkpoints in %s\n", result, t->out);
+        fprintf(t->to, "try:     %s generate --model %s%s%s --adapter %s --prompt \"...\"\n",
+                program, t->c->model, tokenizer, t->c->tokenizer, result);
+        fprintf(t->to, "export:  %s export --model %s%s%s --checkpoint %s --kind merged --to DIR\n",
+                program, t->c->model, tokenizer, t->c->tokenizer, t->out);
+    } else {
+        fprintf(t->to, "result:  %s (Hugging Face model), checkpoints in %s\n", result, t->out);
+        fprintf(t->to, "try:     %s generate --model %s --prompt \"...\"\n", program, result);
+        fprintf(t->to, "export:  %s export --model %s%s%s --checkpoint %s --to DIR\n", program,
+                t->c->model, tokenizer, t->c->tokenizer, t->out);
+    }
+}
+
+static hn_status finish(trainer *t)
+{
+    hn_session *s = t->s;
+    if (t->state.step < t->total && !t->stop_early) {
+        const int number = hn_signals_caught();
+        fprintf(t->to,
+                "stopped by %s at step %" PRId64 " of %" PRId64 "; continue with: %s train "
+                "--config %s/run.yaml --out %s --resume auto%s\n",
+                number ? hn_signals_name(number) : "--stop-after", t->state.step, t->total,
+                s->method->program, t->out, t->out, t->c->stop_after ? " --stop-after 0" : "");
+        return HN_OK;
+    }
+    HN_TRY(take_best(t));
+    char *result = hn_asprintf("%s/%s", t->out, s->method->adapter ? "adapter" : "model");
+    if (result == NULL) return HN_FAIL(HN_ERR_MEMORY, "no memory for the result's path");
+    hn_status st = s->method->adapter ? HN_OK : hn_remove_tree(result);
+    if (st == HN_OK)
+        st = s->method->adapter ? hn_export_peft(s, result) : hn_export_merged(s, result);
+    if (st == HN_OK) say_result(t, result);
+    hn_free(result);
+    return st;
+}
+
+hn_status hn_train(hn_session *s, const char *yaml, FILE *to)
+{
+    trainer t = {.s = s, .c = s->run, .to = to, .saved_step = -1};
+    hn_status st = set_up(&t, yaml);
+    if (st == HN_OK) {
+        hn_signals_watch();
+        st = loop(&t);
+        if (st == HN_OK) st = finish(&t);
+        hn_signals_release();
+    }
+    tear_down(&t);
+    return st;
+}

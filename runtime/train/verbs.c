@@ -1,0 +1,290 @@
+#include "runtime/train/verbs.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "kernels/reduce/sample.h"
+#include "runtime/base/alloc.h"
+#include "runtime/file/checkpoint.h"
+#include "runtime/file/folder.h"
+#include "runtime/train/export.h"
+#include "runtime/train/generator.h"
+#include "runtime/train/lora_hook.h"
+#include "runtime/train/signals.h"
+#include "runtime/train/state.h"
+
+enum { SHOWN_TOKENS = 256 };
+
+/* ---- check, plan ---- */
+
+/* A piece as one printable word. */
+static void print_piece(FILE *to, const hn_session *s, int32_t id)
+{
+    const char *piece = hn_tokenizer_piece(s->tokenizer, id);
+    fputc('\'', to);
+    for (const char *c = piece ? piece : "?"; *c; c++) {
+        if ((unsigned char)*c < 32 || *c == 127)
+            fprintf(to, "\\x%02x", (unsigned)(unsigned char)*c);
+        else
+            fputc(*c, to);
+    }
+    fputc('\'', to);
+}
+
+static void print_row(FILE *to, const hn_session *s, const hn_batch *b)
+{
+    const int64_t n = s->seq_len < SHOWN_TOKENS ? s->seq_len : SHOWN_TOKENS;
+    fprintf(to, "first row, token by token: position, token -> target; '-' is not trained\n");
+    for (int64_t i = 0; i < n; i++) {
+        fprintf(to, "%6" PRId32 "  %6" PRId32 " ", b->positions[i], b->tokens[i]);
+        print_piece(to, s, b->tokens[i]);
+        fputs(" -> ", to);
+        if (b->labels[i] == HN_LABEL_IGNORED)
+            fputc('-', to);
+        else
+            print_piece(to, s, b->labels[i]);
+        fputc('\n', to);
+    }
+    if (n < s->seq_len) fprintf(to, "... %" PRId64 " more\n", s->seq_len - n);
+}
+
+hn_status hn_verb_check(hn_session *s, FILE *to)
+{
+    hn_batch b = {0};
+    HN_TRY(hn_session_model(s, true));
+    HN_TRY(hn_session_tokenizer(s));
+    HN_TRY(hn_session_data(s, false));
+    HN_TRY(hn_session_plan(s, true, HN_EXPORT_PROBE_ROWS));
+    HN_TRY(hn_batch_make(s->train, s->max_seqs, &b));
+    const hn_status st = hn_loader_fill(s->train, 0, &b);
+    if (st == HN_OK) print_row(to, s, &b);
+    hn_batch_free(&b);
+    return st;
+}
+
+hn_status hn_verb_plan(hn_session *s, FILE *to)
+{
+    const hn_run_config *c = s->run;
+    HN_TRY(hn_session_model(s, true));
+    const int64_t limit = s->model.config.max_positions;
+    s->seq_len = c->seq_len ? c->seq_len : limit < 1024 ? limit : 1024;
+    if (s->seq_len > limit)
+        return HN_FAIL(HN_ERR_SHAPE, "--seq-len %" PRId64 ": the model has %" PRId64 " positions",
+                       s->seq_len, limit);
+    const hn_engine_options o = {.config = &s->model.config,
+                                 .adapt = &s->adapt,
+                                 .dtype = s->model.dtype,
+                                 .batch_rows = c->batch_size,
+                                 .seq_len = s->seq_len,
+                                 .max_seqs = 2 * c->batch_size,
+                                 .train = true,
+                                 .recompute = c->recompute,
+                                 .logits_rows = HN_EXPORT_PROBE_ROWS,
+                                 .optimizer = hn_session_optimizer(c)};
+    HN_TRY(hn_engine_new(&o, &s->engine));
+    char *text = hn_plan_text(hn_engine_program(s->engine));
+    if (text == NULL) return HN_FAIL(HN_ERR_MEMORY, "no memory for the plan's text");
+    fputs(text, to);
+    hn_free(text);
+    fprintf(to,
+            "to make it smaller: --batch-size below %" PRId64 " with --accumulation, --seq-len "
+            "below %" PRId64 "%s\n",
+            c->batch_size, s->seq_len, c->recompute ? "" : ", --recompute");
+    return HN_OK;
+}
+
+/* ---- eval ---- */
+
+hn_status hn_verb_eval(hn_session *s, FILE *to)
+{
+    double loss = NAN;
+    int64_t tokens = 0;
+    HN_TRY(hn_session_machine(s));
+    HN_TRY(hn_session_model(s, false));
+    HN_TRY(hn_session_tokenizer(s));
+    HN_TRY(hn_session_data(s, true));
+    HN_TRY(hn_session_plan(s, false, 0));
+    HN_TRY(hn_session_load(s));
+    HN_TRY(hn_session_evaluate(s, &loss, &tokens));
+    if (!isfinite(loss))
+        return HN_FAIL(HN_ERR_NUMERIC, "the held-out loss is %g over %" PRId64 " tokens", loss,
+                       tokens);
+    fprintf(to, "loss %.6f  perplexity %.4f  tokens %" PRId64 "  %s\n", loss, exp(loss), tokens,
+            hn_dataset_name(s->eval_data));
+    return HN_OK;
+}
+
+/* ---- generate ---- */
+
+typedef struct {
+    hn_session *s;
+    hn_generator *g;
+    hn_tokens prompt;
+    hn_text text;
+    hn_detok detok;
+    void *scratch;
+    FILE *to;
+} writer;
+
+static hn_status emit_token(writer *w, int32_t id)
+{
+    w->text.n = 0;
+    HN_TRY(hn_tokenizer_decode_next(w->s->tokenizer, &w->detok, id, &w->text));
+    fwrite(w->text.s, 1, w->text.n, w->to);
+    fflush(w->to);
+    return HN_OK;
+}
+
+static bool is_end(const hn_session *s, int32_t id)
+{
+    const hn_llama_config *c = &s->model.config;
+    for (int i = 0; i < c->n_eos; i++)
+        if (c->eos[i] == id) return true;
+    return c->n_eos == 0 && id == hn_tokenizer_eos(s->tokenizer);
+}
+
+static hn_status encode_prompt(writer *w)
+{
+    hn_session *s = w->s;
+    const char *prompt = s->run->prompt;
+    HN_TRY(hn_tokenizer_encode(s->tokenizer, prompt, strlen(prompt),
+                               HN_TOK_ADD_SPECIAL | HN_TOK_PARSE_SPECIAL, &w->prompt));
+    if (w->prompt.n > 0) return HN_OK;
+    int32_t start = hn_tokenizer_bos(s->tokenizer); /* an empty prompt begins a document */
+    if (start < 0) start = hn_tokenizer_eos(s->tokenizer);
+    if (start < 0)
+        return HN_FAIL(HN_ERR_ARG, "--prompt is empty and %s has neither BOS nor EOS to begin with",
+                       hn_tokenizer_source(s->tokenizer));
+    w->prompt.id = hn_malloc(sizeof *w->prompt.id);
+    if (w->prompt.id == NULL) return HN_FAIL(HN_ERR_MEMORY, "no memory for the prompt");
+    w->prompt.id[0] = start;
+    w->prompt.n = w->prompt.cap = 1;
+    return HN_OK;
+}
+
+static hn_status make_generator(writer *w)
+{
+    hn_session *s = w->s;
+    const hn_run_config *c = s->run;
+    const hn_generator_options o = {.config = &s->model.config,
+                                    .adapt = &s->adapt,
+                                    .dtype = s->model.dtype,
+                                    .max_prompt = w->prompt.n,
+                                    .max_tokens = w->prompt.n + c->max_new_tokens};
+    HN_TRY(hn_generator_new(&o, &w->g));
+    const hn_params *p = hn_generator_params(w->g);
+    HN_TRY(hn_model_check(&s->model, p, &s->log));
+    HN_TRY(hn_generator_allocate(w->g));
+    HN_TRY(hn_model_load(&s->model, p, (uint64_t)c->seed));
+    if (s->adapter.n > 0) HN_TRY(hn_lora_set(p, &s->adapter, c->adapter));
+    return HN_OK;
+}
+
+static hn_status write_text(writer *w)
+{
+    hn_session *s = w->s;
+    const hn_run_config *c = s->run;
+    const float *logits = NULL;
+    int32_t id = 0, position = 0;
+    hn_sample_args a = {.positions = &position,
+                        .tokens = &id,
+                        .rows = 1,
+                        .vocab = s->model.config.vocab,
+                        .ld = s->model.config.vocab,
+                        .seed = (uint64_t)c->seed,
+                        .top_k = c->top_k,
+                        .temperature = (float)c->temperature,
+                        .top_p = (float)c->top_p};
+    const size_t bytes = hn_sample_scratch(&a);
+    w->scratch = bytes ? hn_malloc(bytes) : NULL;
+    if (bytes && w->scratch == NULL) return HN_FAIL(HN_ERR_MEMORY, "%zu bytes to sample", bytes);
+    for (int64_t i = 0; i < w->prompt.n; i++) HN_TRY(emit_token(w, w->prompt.id[i]));
+    HN_TRY(hn_generator_prompt(w->g, w->prompt.id, w->prompt.n, &logits));
+    for (int64_t i = 0; i < c->max_new_tokens && !hn_signals_caught(); i++) {
+        a.logits = logits;
+        position = (int32_t)(w->prompt.n + i);
+        HN_TRY(hn_sample(&a, w->scratch));
+        if (is_end(s, id) && !c->ignore_eos) break;
+        if (id >= hn_tokenizer_vocab_size(s->tokenizer)) continue; /* padding row of the head */
+        HN_TRY(emit_token(w, id));
+        if (i + 1 < c->max_new_tokens) HN_TRY(hn_generator_next(w->g, id, &logits));
+    }
+    w->text.n = 0;
+    HN_TRY(hn_tokenizer_decode_end(s->tokenizer, &w->detok, &w->text));
+    fwrite(w->text.s, 1, w->text.n, w->to);
+    if (isatty(fileno(w->to))) fputc('\n', w->to);
+    return fflush(w->to) == 0 ? HN_OK : HN_FAIL(HN_ERR_IO, "writing the text failed");
+}
+
+hn_status hn_verb_generate(hn_session *s, FILE *to)
+{
+    writer w = {.s = s, .to = to, .detok = {.skip_special = true}};
+    hn_status st = HN_OK;
+    HN_TRY(hn_session_machine(s));
+    HN_TRY(hn_session_model(s, false));
+    HN_TRY(hn_session_tokenizer(s));
+    HN_TRY_GOTO(st, encode_prompt(&w), done);
+    HN_TRY_GOTO(st, make_generator(&w), done);
+    st = write_text(&w);
+
+done:
+    hn_generator_free(w.g);
+    hn_tokens_free(&w.prompt);
+    hn_text_free(&w.text);
+    hn_free(w.scratch);
+    return st;
+}
+
+/* ---- export ---- */
+
+/* The checkpoint itself, or the newest complete one of a run's folder. */
+static hn_status find_checkpoint(const hn_session *s, char **out)
+{
+    const char *given = s->run->checkpoint;
+    char *marker = hn_asprintf("%s/COMPLETE", given);
+    if (marker == NULL) return HN_FAIL(HN_ERR_MEMORY, "no memory for the path %s", given);
+    const bool complete = hn_is_file(marker);
+    hn_free(marker);
+    if (complete) {
+        *out = hn_strdup(given);
+        return *out ? hn_ckpt_verify(given) : HN_FAIL(HN_ERR_MEMORY, "no memory for %s", given);
+    }
+    if (!hn_is_folder(given)) return HN_FAIL(HN_ERR_IO, "--checkpoint %s: no such folder", given);
+    HN_TRY(hn_ckpt_newest(given, &s->log, out, NULL));
+    if (*out == NULL)
+        return HN_FAIL(HN_ERR_FORMAT, "--checkpoint %s: no complete checkpoint there", given);
+    return HN_OK;
+}
+
+/* The options come from the checkpoint's run.yaml, so shapes are those of its run. */
+static hn_status open_for_checkpoint(hn_session *s, const char *dir)
+{
+    HN_TRY(hn_session_model(s, true));
+    HN_TRY(hn_session_plan(s, false, HN_EXPORT_PROBE_ROWS));
+    HN_TRY(hn_session_load(s));
+    return hn_state_load_delta(dir, hn_engine_params(s->engine));
+}
+
+hn_status hn_verb_export(hn_session *s, FILE *to)
+{
+    const char *kind = s->run->kind, *dir = s->run->to;
+    const bool peft =
+        strcmp(kind, "peft") == 0 || (strcmp(kind, "auto") == 0 && s->method->adapter);
+    char *checkpoint = NULL;
+    if (peft && !s->method->adapter)
+        return HN_FAIL(HN_ERR_ARG, "--kind peft: %s trains no adapter; use --kind merged",
+                       s->method->program);
+    if (hn_is_folder(dir) || hn_is_file(dir))
+        return HN_FAIL(HN_ERR_IO, "--to %s exists already", dir);
+    HN_TRY(find_checkpoint(s, &checkpoint));
+    hn_status st = hn_session_machine(s);
+    if (st == HN_OK) st = open_for_checkpoint(s, checkpoint);
+    if (st == HN_OK) st = peft ? hn_export_peft(s, dir) : hn_export_merged(s, dir);
+    if (st == HN_OK)
+        fprintf(to, "%s: %s of %s\n", dir, peft ? "PEFT adapter" : "Hugging Face model",
+                checkpoint);
+    hn_free(checkpoint);
+    return st;
+}

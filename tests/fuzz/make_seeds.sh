@@ -1,0 +1,37 @@
+#!/bin/sh
+# Writes seed inputs for the fuzz targets: make_seeds.sh DIR gives DIR/safetensors and DIR/config.
+set -eu
+[ $# -eq 1 ] || { echo "usage: $0 DIR" >&2; exit 2; }
+mkdir -p "$1/safetensors" "$1/config"
+
+# safetensors NAME JSON DATA: length of the JSON in 8 bytes (below 256), JSON, data
+safetensors() {
+    {
+        printf "\\$(printf %03o "${#2}")\\0\\0\\0\\0\\0\\0\\0"
+        printf %s "$2"
+        printf "$3"
+    } > "$1"
+}
+st=$1/safetensors
+safetensors "$st/empty" '{}' ''
+safetensors "$st/f32" '{"w":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}' '\0\0\200\077\0\0\0\100'
+safetensors "$st/meta" '{"__metadata__":{"format":"pt"},"a":{"dtype":"BF16","shape":[1,2],"data_offsets":[0,4]},"b":{"dtype":"U8","shape":[],"data_offsets":[4,5]}}' '\200\077\0\100x'
+safetensors "$st/wide" '{"d":{"dtype":"F64","shape":[1],"data_offsets":[0,8]},"i":{"dtype":"I64","shape":[1],"data_offsets":[8,16]},"q":{"dtype":"F4","shape":[2,0],"data_offsets":[16,16]}}' 'abcdefgh12345678'
+
+config=$1/config
+cat > "$config/peft" <<'END'
+{"peft_type": "LORA", "r": 8, "lora_alpha": 16, "lora_dropout": 0.05, "bias": "none",
+ "target_modules": ["q_proj", "v_proj"], "exclude_modules": ".*lm_head", "use_rslora": true,
+ "layers_to_transform": [0, 1], "layers_pattern": ["layers"], "rank_pattern": {"q_proj": 4},
+ "alpha_pattern": {"layers.0.v_proj": 2.5}, "modules_to_save": null, "use_dora": false,
+ "init_lora_weights": true, "fan_in_fan_out": false, "task_type": "CAUSAL_LM"}
+END
+cat > "$config/peft_regex" <<'END'
+{"peft_type": "LORA", "target_modules": ".*\\.(q|v)_proj$", "init_lora_weights": "gaussian"}
+END
+cat > "$config/model" <<'END'
+{"architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": 512,
+ "hidden_size": 64, "intermediate_size": 172, "num_hidden_layers": 5, "num_attention_heads": 8,
+ "num_key_value_heads": 4, "rms_norm_eps": 1e-05, "rope_theta": 10000.0, "rope_scaling": null,
+ "tie_word_embeddings": true, "torch_dtype": "float32", "eos_token_id": [1, 2]}
+END

@@ -1,0 +1,252 @@
+/* kernels/lora: the linear layer with a low-rank update. */
+#include "kernel_test.h"
+#include "kernels/linear/linear.h"
+#include "kernels/linear/linear_dw.h"
+#include "kernels/lora/lowrank_linear.h"
+
+namespace {
+
+struct Shape {
+    hn_dtype dtype;
+    int64_t rows, in, out, rank, replicas;
+    bool shared; /* w and bias are the same for all replicas */
+    double p;
+};
+
+class LowrankLinear : public ::testing::TestWithParam<Shape> {
+  protected:
+    const Shape s = GetParam();
+    const int64_t g = s.replicas ? s.replicas : 1, bases = s.shared ? 1 : g;
+    const hn_rng_state state = {3, 4, 500};
+    Matrix x{s.dtype, s.rows, s.in}, w{s.dtype, bases *s.out, s.in}, bias{s.dtype, bases, s.out};
+    Matrix a{s.dtype, g *s.rank, s.in}, b{s.dtype, g *s.out, s.rank, 1};
+    Matrix dy{s.dtype, s.rows, s.out}, add{s.dtype, s.rows, s.in, 6};
+    struct Out {
+        Matrix y, sv, ds, dx;
+        explicit Out(const Shape &s)
+            : y(s.dtype, s.rows, s.out), sv(s.dtype, s.rows, s.rank),
+              ds(s.dtype, s.rows, s.rank, 2), dx(s.dtype, s.rows, s.in)
+        {
+        }
+    };
+
+    void SetUp() override
+    {
+        x.normal(1), w.normal(2), bias.normal(3), a.normal(4), b.normal(5), dy.normal(6);
+        add.normal(7);
+    }
+    hn_lowrank_linear_args fwd(Out &o)
+    {
+        hn_lowrank_linear_args f = {};
+        f.x = x.data(), f.w = w.data(), f.bias = bias.data(), f.a = a.data(), f.b = b.data();
+        f.y = o.y.data(), f.s = o.sv.data();
+        f.rows = s.rows, f.in = s.in, f.out = s.out, f.rank = s.rank;
+        f.ld_x = x.ld(), f.ld_w = w.ld(), f.ld_a = a.ld(), f.ld_b = b.ld(), f.ld_y = o.y.ld();
+        f.ld_s = o.sv.ld(), f.replicas = s.replicas;
+        if (!s.shared) f.w_stride = s.out * w.ld(), f.bias_stride = bias.ld();
+        f.a_stride = s.rank * a.ld(), f.b_stride = s.out * b.ld();
+        f.dtype = f.bias_dtype = s.dtype, f.scale = 0.5f, f.drop = {&state, 21, s.p};
+        return f;
+    }
+    hn_lowrank_linear_dx_args back(Out &o, bool with_add)
+    {
+        hn_lowrank_linear_dx_args f = {};
+        f.dy = dy.data(), f.w = w.data(), f.a = a.data(), f.b = b.data();
+        f.ds = o.ds.data(), f.dx = o.dx.data(), f.add = with_add ? add.data() : nullptr;
+        f.rows = s.rows, f.in = s.in, f.out = s.out, f.rank = s.rank;
+        f.ld_dy = dy.ld(), f.ld_w = w.ld(), f.ld_a = a.ld(), f.ld_b = b.ld(), f.ld_ds = o.ds.ld();
+        f.ld_add = add.ld(), f.ld_dx = o.dx.ld(), f.replicas = s.replicas;
+        if (!s.shared) f.w_stride = s.out * w.ld();
+        f.a_stride = s.rank * a.ld(), f.b_stride = s.out * b.ld();
+        f.dtype = s.dtype, f.scale = 0.5f, f.drop = {&state, 21, s.p};
+        return f;
+    }
+    static hn_status fast(const hn_lowrank_linear_args &f)
+    {
+        Scratch scratch(hn_lowrank_linear_fwd_fast_scratch(&f));
+        return hn_lowrank_linear_fwd_fast(&f, scratch.data());
+    }
+    static hn_status fast(const hn_lowrank_linear_dx_args &f)
+    {
+        Scratch scratch(hn_lowrank_linear_dx_fast_scratch(&f));
+        return hn_lowrank_linear_dx_fast(&f, scratch.data());
+    }
+};
+
+TEST_P(LowrankLinear, FastMatchesTwinWithTheSameBitsOnAnyThreads)
+{
+    for (const bool with_add : {false, true}) {
+        Out want(s);
+        const auto f = fwd(want);
+        const auto h = back(want, with_add);
+        ASSERT_HN_OK(hn_lowrank_linear_fwd_cpu(&f));
+        ASSERT_HN_OK(hn_lowrank_linear_dx_cpu(&h));
+        std::vector<std::vector<float>> first;
+        for (const int threads : {1, 2, 3}) {
+            Out o(s);
+            on_threads(threads, [&] {
+                EXPECT_HN_OK(fast(fwd(o)));
+                EXPECT_HN_OK(fast(back(o, with_add)));
+            });
+            const std::vector<std::vector<float>> now = {o.y.values(), o.sv.values(), o.ds.values(),
+                                                         o.dx.values()};
+            if (first.empty()) first = now;
+            for (size_t k = 0; k < now.size(); k++) EXPECT_TRUE(same_bits(now[k], first[k])) << k;
+        }
+        EXPECT_LT(rel_l2(first[0], want.y.values()), tolerance(s.dtype));
+        EXPECT_LT(rel_l2(first[1], want.sv.values()), tolerance(s.dtype));
+        EXPECT_LT(rel_l2(first[2], want.ds.values()), tolerance(s.dtype));
+        EXPECT_LT(rel_l2(first[3], want.dx.values()), tolerance(s.dtype));
+    }
+}
+
+TEST_P(LowrankLinear, DxMayBeTheAddedOperandOrLeftOut)
+{
+    Out o(s), p(s);
+    ASSERT_HN_OK(fast(back(o, true)));
+    auto h = back(p, true);
+    h.dx = add.data(), h.ld_dx = add.ld();
+    ASSERT_HN_OK(fast(h));
+    EXPECT_TRUE(same_bits(add.values(), o.dx.values()));
+    Out q(s);
+    h = back(q, false);
+    h.dx = nullptr, h.w = nullptr, h.a = nullptr;
+    ASSERT_HN_OK(fast(h));
+    EXPECT_TRUE(same_bits(q.ds.values(), o.ds.values()));
+}
+
+/* Every layer of its own group is what the plain linear layer makes of merged weights (fp32, no
+ * dropout): y = x (w + scale b a)^T + bias. */
+TEST_P(LowrankLinear, EqualsMergedWeights)
+{
+    if (s.dtype != HN_F32 || s.p > 0) GTEST_SKIP() << "rounding or dropout in between";
+    Out o(s);
+    ASSERT_HN_OK(fast(fwd(o)));
+    const auto y = o.y.values(), wv = w.values(), av = a.values(), bv = b.values();
+    const int64_t rows = s.rows / g;
+    for (int64_t z = 0; z < g; z++) {
+        Matrix merged(HN_F32, s.out, s.in), one(HN_F32, rows, s.out);
+        for (int64_t i = 0; i < s.out; i++)
+            for (int64_t j = 0; j < s.in; j++) {
+                const int64_t base = (s.shared ? 0 : z) * s.out;
+                double v = wv[(size_t)((base + i) * s.in + j)];
+                for (int64_t r = 0; r < s.rank; r++)
+                    v += 0.5 * (double)bv[(size_t)((z * s.out + i) * s.rank + r)] *
+                         (double)av[(size_t)((z * s.rank + r) * s.in + j)];
+                merged.set(i, j, (float)v);
+            }
+        hn_linear_args f = {};
+        f.x = x.f32() + z * rows * x.ld(), f.w = merged.data(), f.y = one.data();
+        f.bias = bias.f32() + (s.shared ? 0 : z) * bias.ld();
+        f.rows = rows, f.in = s.in, f.out = s.out;
+        f.ld_x = x.ld(), f.ld_w = merged.ld(), f.ld_y = one.ld();
+        ASSERT_HN_OK(hn_linear_fwd_cpu(&f));
+        const std::vector<float> part(y.begin() + z * rows * s.out,
+                                      y.begin() + (z + 1) * rows * s.out);
+        EXPECT_LT(rel_l2(part, one.values()), 3e-6);
+    }
+}
+
+/* Two groups are two calls on half the rows: the mask follows the global row. */
+TEST_P(LowrankLinear, RowsMayBeCutAnywhere)
+{
+    if (s.replicas || s.rows < 2) GTEST_SKIP() << "one group of several rows wanted";
+    Out o(s), p(s);
+    ASSERT_HN_OK(hn_lowrank_linear_fwd_cpu(std::array{fwd(o)}.data()));
+    const int64_t half = s.rows / 2;
+    const size_t size = hn_dtype_size(s.dtype);
+    hn_rng_state later = state;
+    for (int part = 0; part < 2; part++) {
+        auto f = fwd(p);
+        const int64_t first = part * half;
+        later.row_offset = state.row_offset + first;
+        f.x = (char *)x.data() + (size_t)(first * x.ld()) * size;
+        f.y = (char *)p.y.data() + (size_t)(first * p.y.ld()) * size;
+        f.s = (char *)p.sv.data() + (size_t)(first * p.sv.ld()) * size;
+        f.rows = part ? s.rows - half : half, f.drop.state = &later;
+        ASSERT_HN_OK(hn_lowrank_linear_fwd_cpu(&f));
+    }
+    EXPECT_TRUE(same_bits(p.y.values(), o.y.values()));
+    EXPECT_TRUE(same_bits(p.sv.values(), o.sv.values()));
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Shapes, LowrankLinear,
+    ::testing::Values(
+        Shape{HN_F32, 1, 1, 1, 1, 0, false, 0}, Shape{HN_F32, 5, 7, 9, 2, 0, false, 0},
+        Shape{HN_F32, 130, 65, 70, 16, 0, false, 0}, Shape{HN_F32, 130, 65, 70, 16, 0, false, 0.2},
+        Shape{HN_F32, 12, 10, 6, 3, 3, true, 0}, Shape{HN_F32, 12, 10, 6, 3, 3, false, 0},
+        Shape{HN_F32, 12, 10, 6, 3, 3, true, 0.5}, Shape{HN_F32, 1, 300, 520, 8, 0, false, 0},
+        Shape{HN_BF16, 5, 7, 9, 2, 0, false, 0}, Shape{HN_BF16, 66, 65, 70, 16, 0, false, 0.2},
+        Shape{HN_BF16, 12, 10, 6, 3, 3, true, 0.1}),
+    [](const auto &i) {
+        const Shape &s = i.param;
+        return case_name("r", s.rows, "_i", s.in, "_o", s.out, "_k", s.rank, "_g", s.replicas,
+                         (s.shared ? "s" : ""), "_p", (int)(s.p * 100), s.dtype);
+    });
+
+TEST(LowrankLinearTwin, MatchesHandComputedValues)
+{
+    const float x[] = {1, 2}, w[] = {1, 0, 0, 1}, a[] = {3, 1}, b[] = {1, -1}, bias[] = {10, 20};
+    float y[2], s[1], ds[1], dx[2];
+    hn_lowrank_linear_args f = {};
+    f.x = x, f.w = w, f.a = a, f.b = b, f.bias = bias, f.y = y, f.s = s, f.scale = 2;
+    f.rows = f.rank = f.ld_b = f.ld_s = 1, f.in = f.out = f.ld_x = f.ld_w = f.ld_a = f.ld_y = 2;
+    ASSERT_HN_OK(hn_lowrank_linear_fwd_cpu(&f));
+    EXPECT_EQ(s[0], 5);
+    EXPECT_EQ(y[0], 21); /* 1 + 10 + 2 * 5 */
+    EXPECT_EQ(y[1], 12); /* 2 + 20 - 2 * 5 */
+    const float dy[] = {1, 3};
+    hn_lowrank_linear_dx_args h = {};
+    h.dy = dy, h.w = w, h.a = a, h.b = b, h.ds = ds, h.dx = dx, h.scale = 2;
+    h.rows = h.rank = h.ld_b = h.ld_ds = 1, h.in = h.out = h.ld_dy = h.ld_w = h.ld_a = h.ld_dx = 2;
+    ASSERT_HN_OK(hn_lowrank_linear_dx_cpu(&h));
+    EXPECT_EQ(ds[0], -4);  /* 2 (1 - 3) */
+    EXPECT_EQ(dx[0], -11); /* 1 - 4 * 3 */
+    EXPECT_EQ(dx[1], -1);  /* 3 - 4 * 1 */
+}
+
+TEST(LowrankLinearCheck, NamesWhatIsWrong)
+{
+    float f[64] = {};
+    hn_lowrank_linear_args a = {};
+    a.x = a.w = a.a = a.b = f, a.y = f + 32, a.s = f + 48, a.scale = 1;
+    a.rows = 2, a.in = a.ld_x = a.ld_w = a.ld_a = 3, a.out = a.ld_y = 4;
+    a.rank = a.ld_b = a.ld_s = 1;
+    EXPECT_HN_OK(hn_lowrank_linear_check(&a));
+    auto with = [&](auto change) {
+        hn_lowrank_linear_args b = a;
+        change(b);
+        return hn_lowrank_linear_check(&b);
+    };
+    EXPECT_HN_FAIL(hn_lowrank_linear_check(nullptr), HN_ERR_ARG, "args");
+    EXPECT_HN_FAIL(with([](auto &b) { b.a = nullptr; }), HN_ERR_ARG, "A is NULL");
+    EXPECT_HN_FAIL(with([](auto &b) { b.b = nullptr; }), HN_ERR_ARG, "B is NULL");
+    EXPECT_HN_FAIL(with([](auto &b) { b.s = nullptr; }), HN_ERR_ARG, "s is NULL");
+    EXPECT_HN_FAIL(with([](auto &b) { b.rank = 0; }), HN_ERR_SHAPE, "A is [0, 3]");
+    EXPECT_HN_FAIL(with([](auto &b) { b.ld_a = 2; }), HN_ERR_SHAPE, "of A");
+    EXPECT_HN_FAIL(with([](auto &b) { b.scale = 0; }), HN_ERR_ARG, "scale 0");
+    EXPECT_HN_FAIL(with([](auto &b) { b.scale = NAN; }), HN_ERR_ARG, "scale nan");
+    EXPECT_HN_FAIL(with([](auto &b) { b.drop.p = 0.1; }), HN_ERR_ARG, "random state");
+    EXPECT_HN_FAIL(with([](auto &b) { b.replicas = 3; }), HN_ERR_SHAPE, "3 replicas");
+    EXPECT_HN_FAIL(with([](auto &b) { b.replicas = 2, b.a_stride = 1; }), HN_ERR_SHAPE,
+                   "replicas of A");
+    EXPECT_HN_FAIL(with([](auto &b) { b.dtype = HN_F16; }), HN_ERR_UNSUPPORTED, "f16");
+    EXPECT_HN_FAIL(with([&](auto &b) { b.bias = f, b.bias_dtype = HN_U8; }), HN_ERR_UNSUPPORTED,
+                   "bias_dtype");
+    a.drop.p = 0.5;
+    const hn_rng_state state = {};
+    a.drop.state = &state;
+    EXPECT_HN_FAIL(hn_lowrank_linear_fwd_fast(&a, nullptr), HN_ERR_ARG, "scratch");
+    hn_lowrank_linear_dx_args d = {};
+    d.dy = d.w = d.a = d.b = f, d.ds = f + 32, d.dx = f + 48, d.scale = 1;
+    d.rows = 2, d.in = d.ld_w = d.ld_a = d.ld_dx = 3, d.out = d.ld_dy = 4;
+    d.rank = d.ld_b = d.ld_ds = 1;
+    EXPECT_HN_OK(hn_lowrank_linear_dx_check(&d));
+    d.ds = nullptr;
+    EXPECT_HN_FAIL(hn_lowrank_linear_dx_check(&d), HN_ERR_ARG, "ds is NULL");
+    d.ds = f + 32, d.add = d.dx, d.ld_add = 5;
+    EXPECT_HN_FAIL(hn_lowrank_linear_dx_check(&d), HN_ERR_ARG, "5 and 3");
+}
+
+} // namespace

@@ -1,0 +1,58 @@
+/* hone: `hone lora train ...` runs `hone-lora train ...` from its own folder, else from PATH. */
+#define _POSIX_C_SOURCE 200809L
+#include <errno.h>
+#include <limits.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "runtime/base/version.h"
+
+static const char *const methods[][2] = {
+    {"lora", "low-rank adapters"},
+    {"full", "every weight"},
+};
+enum { N_METHODS = sizeof methods / sizeof *methods };
+
+static void usage(FILE *to)
+{
+    fprintf(to,
+            "hone %s: fine-tuning of pretrained networks\n\nusage: hone METHOD VERB [options]\n\n",
+            HN_VERSION);
+    for (int i = 0; i < N_METHODS; i++) fprintf(to, "  %-6s %s\n", methods[i][0], methods[i][1]);
+    fprintf(to, "\nhone METHOD --help lists the verbs of a method\n");
+}
+
+int main(int argc, char **argv)
+{
+    if (argc < 2) {
+        usage(stderr);
+        return 2;
+    }
+    if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0) {
+        usage(stdout);
+        return 0;
+    }
+    if (strcmp(argv[1], "--version") == 0) {
+        printf("hone %s\n", HN_VERSION);
+        return 0;
+    }
+    int known = 0;
+    for (int i = 0; i < N_METHODS; i++) known |= strcmp(argv[1], methods[i][0]) == 0;
+    if (!known) {
+        fprintf(stderr, "hone: no method '%s'; hone --help lists them\n", argv[1]);
+        return 2;
+    }
+    char self[PATH_MAX], program[PATH_MAX + 64];
+    const ssize_t n = readlink("/proc/self/exe", self, sizeof self - 1);
+    if (n > 0) {
+        self[n] = '\0';
+        char *slash = strrchr(self, '/');
+        snprintf(program, sizeof program, "%.*s/hone-%s", (int)(slash - self), self, argv[1]);
+        execv(program, argv + 1);
+    }
+    snprintf(program, sizeof program, "hone-%s", argv[1]);
+    execvp(program, argv + 1);
+    fprintf(stderr, "hone: cannot run %s: %s\n", program, strerror(errno));
+    return 1;
+}

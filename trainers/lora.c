@@ -1,0 +1,80 @@
+/* hone-lora: low-rank adaptation of the linear layers (LoRA, rsLoRA). */
+#include <string.h>
+
+#include "runtime/train/cli.h"
+#include "runtime/train/run_options.h"
+
+typedef struct {
+    hn_run_config run;
+    int64_t rank;
+    double alpha, dropout;
+    hn_text_list targets, exclude;
+    bool rslora;
+} lora_config;
+
+#define FIELD(f) HN_OPT(lora_config, f)
+
+/* clang-format off */
+static const hn_option options[] = {
+    HN_OPT_TITLE("LoRA"),
+    {"rank",     FIELD(rank),     "16",   1, 65536, NULL, "rank r of the update B A"},
+    {"alpha",    FIELD(alpha),    "32",   1e-6, 1e9, NULL, "the update is scaled by alpha / r"},
+    {"rslora",   FIELD(rslora),   "off",  0, 0, NULL, "scale by alpha / sqrt(r) instead"},
+    {"dropout",  FIELD(dropout),  "0",    0, 0.99, NULL, "of the input of A"},
+    {"targets",  FIELD(targets),  "all-linear", 0, 0, NULL, "modules by the end of their names (q_proj,v_proj), or all-linear"},
+    {"exclude",  FIELD(exclude),  "",     0, 0, NULL, "modules that are left out, by the end of their names"},
+    {"lr",       FIELD(run.lr),   "2e-4", 0, 1e3, NULL, "peak learning rate"},
+};
+/* clang-format on */
+
+static hn_status add_names(hn_text_list from, hn_names *to)
+{
+    char name[256];
+    for (int64_t i = 0;; i++) {
+        const int64_t n = hn_text_list_item(from, i, name, sizeof name);
+        if (n < 0) return HN_OK;
+        if (n >= (int64_t)sizeof name)
+            return HN_FAIL(HN_ERR_ARG, "module name of %lld bytes, at most %zu", (long long)n,
+                           sizeof name - 1);
+        HN_TRY(hn_names_add(to, name));
+    }
+}
+
+static hn_status choose(const void *config, hn_peft_config *out)
+{
+    static const hn_text_list all_linear = {
+        "q_proj,k_proj,v_proj,o_proj,gate_proj,up_proj,down_proj"};
+    const lora_config *c = config;
+    const bool all = strcmp(c->targets.joined, "all-linear") == 0;
+    out->r = c->rank;
+    out->alpha = c->alpha;
+    out->dropout = c->dropout;
+    out->rslora = c->rslora;
+    HN_TRY(add_names(all ? all_linear : c->targets, &out->targets.list));
+    return add_names(c->exclude, &out->exclude.list);
+}
+
+/* An adapter that is loaded brings its own shape. */
+static hn_status check_given(const hn_options_store *given)
+{
+    static const char *const fixed[] = {"rank", "alpha", "rslora", "dropout", "targets", "exclude"};
+    for (size_t i = 0; i < sizeof fixed / sizeof *fixed; i++)
+        if (hn_options_given(given, fixed[i]))
+            return HN_FAIL(HN_ERR_ARG, "--%s: decided by the adapter that --adapter loads",
+                           fixed[i]);
+    return HN_OK;
+}
+
+int main(int argc, char **argv)
+{
+    const hn_method method = {.name = "lora",
+                              .program = "hone-lora",
+                              .summary = "fine-tune a decoder with low-rank adapters",
+                              .options = options,
+                              .n_options = sizeof options / sizeof *options,
+                              .config_size = sizeof(lora_config),
+                              .adapter = true,
+                              .choose = choose,
+                              .check_given = check_given};
+    return hn_trainer_main(&method, argc, argv);
+}
