@@ -71,9 +71,24 @@ static hn_status open_adapter(hn_session *s, bool training)
             "--adapter %s is a checkpoint; write an adapter with: %s export --checkpoint "
             "%s --model %s --to DIR",
             dir, s->method->program, dir, s->run->model);
+    for (const char *const *o = s->method->adapter_options; training && *o != NULL; o++)
+        if (hn_options_given(s->given, *o))
+            return HN_FAIL(HN_ERR_ARG, "--%s: decided by the adapter that --adapter loads", *o);
     HN_TRY(hn_peft_load(dir, &s->adapter));
     s->peft = &s->adapter.config;
-    return training && s->method->check_given ? s->method->check_given(s->given) : HN_OK;
+    return HN_OK;
+}
+
+/* A name that matches no module would train less than was asked for, without a word. */
+static hn_status check_names(const hn_session *s)
+{
+    hn_params *p = NULL;
+    HN_TRY(hn_params_new(NULL, &p));
+    hn_status st = hn_llama_declare(&s->model.config, p);
+    if (st == HN_OK) st = hn_lora_check_names(p, &s->fresh.targets.list, "--targets");
+    if (st == HN_OK) st = hn_lora_check_names(p, &s->fresh.exclude.list, "--exclude");
+    hn_params_free(p);
+    return st;
 }
 
 hn_status hn_session_model(hn_session *s, bool training)
@@ -83,6 +98,7 @@ hn_status hn_session_model(hn_session *s, bool training)
         HN_TRY(open_adapter(s, training));
     else if (training && s->method->adapter) {
         HN_TRY(s->method->choose(s->config, &s->fresh));
+        HN_TRY(check_names(s));
         s->peft = &s->fresh;
     }
     if (s->peft != NULL)
@@ -140,7 +156,7 @@ static hn_status open_loader(hn_session *s, const hn_dataset *d, bool once, hn_l
     return HN_OK;
 }
 
-static hn_status settle_seq_len(hn_session *s)
+hn_status hn_session_seq_len(hn_session *s)
 {
     const int64_t limit = s->model.config.max_positions;
     s->seq_len = s->run->seq_len;
@@ -165,7 +181,7 @@ hn_status hn_session_data(hn_session *s, bool held_out_only)
                             .cache_dir = strcmp(c->cache_dir, "auto") == 0 ? NULL : c->cache_dir,
                             .log = &s->log};
     HN_TRY(hn_data_format_parse(c->format, &o.format.format));
-    HN_TRY(settle_seq_len(s));
+    HN_TRY(hn_session_seq_len(s));
     if (held_out_only) {
         const bool split = o.eval_data || o.eval_split > 0;
         HN_TRY(split ? hn_dataset_open(&o, s->tokenizer, NULL, &s->eval_data)

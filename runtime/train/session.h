@@ -33,6 +33,8 @@ typedef struct {
 /* Opens model and adapter. training: without --adapter a fresh one is chosen by the method. */
 HN_NODISCARD hn_status hn_session_model(hn_session *s, bool training);
 HN_NODISCARD hn_status hn_session_tokenizer(hn_session *s);
+/* s->seq_len out of the options and the model's positions. */
+HN_NODISCARD hn_status hn_session_seq_len(hn_session *s);
 /* Opens the data. held_out_only: --data itself is what is to be evaluated. */
 HN_NODISCARD hn_status hn_session_data(hn_session *s, bool held_out_only);
 /* Records and plans; prints the plan. Nothing is allocated for tensors. */
