@@ -11,6 +11,9 @@
 #include "runtime/base/multiversion.h"
 #include "runtime/base/vecmath.h"
 
+/* Starting threads costs more than this many multiply-adds on one. */
+enum { PARALLEL_MIN = 1 << 19 };
+
 typedef struct {
     float *q;      /* [group, head_dim] */
     float *row;    /* [max(head_dim, value_dim)] a cache row that had to be converted */
@@ -101,7 +104,7 @@ hn_status hn_attention_decode_fast(const hn_attention_decode_args *a, void *scra
     hn_scratch_ one = {0};
     work_of(a, &one);
     const int64_t items = a->batch * a->tokens * a->kv_heads;
-#pragma omp parallel for schedule(static) if (items * a->capacity * a->head_dim > HN_OMP_MIN)
+#pragma omp parallel for schedule(static) if (items * a->capacity * a->head_dim > PARALLEL_MIN)
     for (int64_t i = 0; i < items; i++) {
         hn_scratch_ mine = {.base = (char *)scratch + (size_t)omp_get_thread_num() * one.used};
         const work w = work_of(a, &mine);

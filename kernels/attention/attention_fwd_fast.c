@@ -15,12 +15,13 @@
 #include "runtime/base/vecmath.h"
 
 enum { Q_BLOCK = 64, Q_STEP = 4 };
+typedef float vec __attribute__((vector_size(32), aligned(4), may_alias));
 
 /* One thread's memory. */
 typedef struct {
     float *keys;   /* [head_dim, HN_TILE_] transposed */
     float *values; /* [HN_TILE_, round8(value_dim)] */
-    float *q;      /* [group, Q_BLOCK, round8(head_dim)] */
+    float *q;      /* [group, Q_BLOCK, round8(head_dim)] times scale */
     float *scores; /* [Q_STEP, HN_TILE_] */
     float *o;      /* [group, Q_BLOCK, round8(value_dim)] not yet divided by sum */
     float *most;   /* [group, Q_BLOCK] */
@@ -58,9 +59,8 @@ size_t hn_attention_fwd_fast_scratch(const hn_attention_args *a)
 /* scores[0..n), n a multiple of 8, become exp(score - new maximum); keys outside [lo, hi) are
  * not seen. Updates most and sum; returns what earlier values have to be multiplied with. */
 HN_MULTIVERSION static float softmax_step(float *restrict s, int64_t n, int64_t lo, int64_t hi,
-                                          float scale, float softcap, float *most, float *sum)
+                                          float softcap, float *most, float *sum)
 {
-    for (int64_t j = 0; j < n; j++) s[j] *= scale;
     if (softcap > 0.0f)
         for (int64_t j = lo; j < hi; j++) s[j] = softcap * tanhf(s[j] / softcap);
     for (int64_t j = 0; j < lo; j++) s[j] = -INFINITY;
@@ -73,12 +73,11 @@ HN_MULTIVERSION static float softmax_step(float *restrict s, int64_t n, int64_t 
         if (hi > lo) *sum = NAN;
         return 1.0f;
     }
-    float add = 0.0f;
-#pragma omp simd reduction(+ : add)
-    for (int64_t j = 0; j < n; j++) {
-        s[j] = hn_expf(s[j] - m);
-        add += s[j];
-    }
+    for (int64_t j = 0; j < n; j++) s[j] = hn_expf(s[j] - m);
+    vec lane = {0}; /* by type, so that the order of the sum is the same for every n */
+    for (int64_t j = 0; j < n; j += 8) lane += *(const vec *)(s + j);
+    const float add =
+        ((lane[0] + lane[1]) + (lane[2] + lane[3])) + ((lane[4] + lane[5]) + (lane[6] + lane[7]));
     const float factor = *most == m ? 1.0f : hn_expf(*most - m);
     *most = m;
     *sum = *sum * factor + add;
@@ -118,8 +117,8 @@ static void step(const hn_attention_args *a, const item *it, const work *w, int6
         int64_t row_hi = hn_attention_last_(&it->span, i) - t0 - lo;
         row_lo = row_lo < 0 ? 0 : row_lo > n ? n : row_lo;
         row_hi = row_hi > hi - lo ? hi - lo : row_hi < row_lo ? row_lo : row_hi;
-        const float factor = softmax_step(w->scores + r * HN_TILE_, n, row_lo, row_hi, a->scale,
-                                          a->softcap, w->most + row + r, w->sum + row + r);
+        const float factor = softmax_step(w->scores + r * HN_TILE_, n, row_lo, row_hi, a->softcap,
+                                          w->most + row + r, w->sum + row + r);
         if (factor != 1.0f) scale_row(w->o + (row + r) * ld_o, ld_o, factor);
     }
     const hn_tile_product_args_ values = {.a = w->scores,
@@ -158,6 +157,7 @@ static void run_item(const hn_attention_args *a, const item *it, const work *w)
         const int64_t h = it->g * it->group + head, row = head * Q_BLOCK;
         hn_tile_pack_(a->q, a->dtype, (span->q_start + it->i0) * a->ld_q + h * it->d, a->ld_q,
                       it->n, it->d, w->q + row * ld_q);
+        scale_row(w->q + row * ld_q, it->n * ld_q, a->scale);
         for (int64_t b = row; b < row + it->n; b++) {
             w->most[b] = -INFINITY;
             w->sum[b] = 0.0f;

@@ -2,15 +2,11 @@
  * are in flight at once) while k runs; gcc keeps them there only when they are vectors by type. */
 #include "kernels/attention/attention_tile.h"
 
+#include "runtime/base/convert.h"
 #include "runtime/base/multiversion.h"
 
 typedef float vec __attribute__((vector_size(32), aligned(4), may_alias));
 enum { LANES = 8, ROWS = 4 };
-
-HN_MULTIVERSION static void row_from_bf16(const hn_bf16 *restrict x, int64_t n, float *restrict y)
-{
-    for (int64_t i = 0; i < n; i++) y[i] = hn_bf16_to_f32(x[i]);
-}
 
 void hn_tile_pack_(const void *x, hn_dtype t, int64_t x0, int64_t ld, int64_t rows, int64_t cols,
                    float *tile)
@@ -18,10 +14,7 @@ void hn_tile_pack_(const void *x, hn_dtype t, int64_t x0, int64_t ld, int64_t ro
     const int64_t ld_tile = hn_round8_(cols);
     for (int64_t r = 0; r < rows; r++) {
         float *y = tile + r * ld_tile;
-        if (t == HN_F32)
-            for (int64_t c = 0; c < cols; c++) y[c] = ((const float *)x)[x0 + r * ld + c];
-        else
-            row_from_bf16((const hn_bf16 *)x + x0 + r * ld, cols, y);
+        hn_to_f32(x, t, x0 + r * ld, cols, y);
         for (int64_t c = cols; c < ld_tile; c++) y[c] = 0.0f;
     }
 }

@@ -54,7 +54,7 @@ typedef struct {
     float *row_loss;       /* out [rows]; NULL: not wanted */
     int64_t rows, dim, vocab;
     int64_t ld_x, ld_w, ld_dx, ld_dw;
-    int64_t chunk_rows; /* 0: chosen so that the logits of a chunk stay near 1 MiB */
+    int64_t chunk_rows; /* 0: so many that the logits take 16 MiB, at least 64 */
     float softcap;      /* 0: none */
     hn_dtype dtype;
 } hn_linear_ce_args;

@@ -11,7 +11,7 @@
 #include "runtime/base/multiversion.h"
 #include "runtime/base/vecmath.h"
 
-enum { W_BLOCK = 4096, LOGITS = 1 << 18 };
+enum { W_BLOCK = 4096, LOGITS = 1 << 22 };
 
 /* Pieces of the scratch; NULL where not needed. */
 typedef struct {

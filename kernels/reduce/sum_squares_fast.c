@@ -16,7 +16,7 @@ HN_MULTIVERSION static double block_sum(const float *restrict x, int64_t n)
 double hn_sum_squares_fast(const float *x, int64_t n, double *partial)
 {
     const int64_t blocks = hn_sum_squares_blocks(n);
-#pragma omp parallel for schedule(static) if (n > HN_OMP_MIN)
+#pragma omp parallel for schedule(static) if (n > 16 * HN_OMP_MIN)
     for (int64_t b = 0; b < blocks; b++) {
         const int64_t left = n - b * HN_SUM_BLOCK;
         partial[b] = block_sum(x + b * HN_SUM_BLOCK, left < HN_SUM_BLOCK ? left : HN_SUM_BLOCK);

@@ -3,7 +3,8 @@
  * Put HN_MULTIVERSION before a leaf function that holds vectorisable loops; an OpenMP region
  * must call it, not contain it (the compiler moves the region's body out of the clone). The
  * versions may round differently (AVX2 comes with fused multiply-adds and wider `omp simd` sums):
- * results can differ between machines, never between two runs on one. Off under sanitizers: their run-time is not up when the choice is made.
+ * results can differ between machines, never between two runs on one. Off under sanitizers: their
+ * run-time is not up when the choice is made.
  */
 #ifndef HN_MULTIVERSION_H
 #define HN_MULTIVERSION_H

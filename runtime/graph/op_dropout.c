@@ -23,7 +23,7 @@ static hn_status grad(hn_graph *g, const hn_node *n, hn_tensor *const *dout, hn_
 static hn_status run_cpu(const hn_node *n, hn_exec *exec)
 {
     const hn_tensor *x = n->in[X], *y = n->out[Y];
-    const hn_rng_state state = hn_rng_state_of(exec);
+    hn_rng_state state;
     const hn_dropout_args a = {
         .x = x->data,
         .y = y->data,
@@ -32,7 +32,7 @@ static hn_status run_cpu(const hn_node *n, hn_exec *exec)
         .ld_x = hn_type_ld(&x->type),
         .ld_y = hn_type_ld(&y->type),
         .dtype = x->type.dtype,
-        .key = {&state, n->attr.dropout.key, (double)n->attr.dropout.p},
+        .key = {hn_rng_state_of(exec, &state), n->attr.dropout.key, (double)n->attr.dropout.p},
     };
     return exec->twin ? hn_dropout_cpu(&a) : hn_dropout_fast(&a);
 }

@@ -45,8 +45,8 @@ static size_t scratch(const hn_node *n, hn_device_kind device)
 
 static hn_status run_cpu(const hn_node *n, hn_exec *x)
 {
-    const hn_rng_state state = hn_rng_state_of(x);
-    const hn_linear_dw_args a = args_of(n, &state);
+    hn_rng_state state;
+    const hn_linear_dw_args a = args_of(n, hn_rng_state_of(x, &state));
     return x->twin ? hn_linear_dw_cpu(&a) : hn_linear_dw_fast(&a, x->scratch);
 }
 

@@ -64,8 +64,8 @@ static size_t scratch(const hn_node *n, hn_device_kind device)
 
 static hn_status run_cpu(const hn_node *n, hn_exec *x)
 {
-    const hn_rng_state state = hn_rng_state_of(x);
-    const hn_lowrank_linear_dx_args a = args_of(n, &state);
+    hn_rng_state state;
+    const hn_lowrank_linear_dx_args a = args_of(n, hn_rng_state_of(x, &state));
     return x->twin ? hn_lowrank_linear_dx_cpu(&a) : hn_lowrank_linear_dx_fast(&a, x->scratch);
 }
 

@@ -4,6 +4,10 @@
 #include "runtime/base/rng.h"
 #include "runtime/graph/op.h"
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 /* The replica count of a node's parameters: 0 when none has a replica axis. */
 static inline int64_t hn_replicas_of(const hn_tensor *t)
 {
@@ -22,11 +26,18 @@ static inline bool hn_is_matrix(const hn_type *t, const hn_type *like)
     return hn_is_real(t) && t->dtype == like->dtype && t->ndim >= 2;
 }
 
-/* What random operations read of the step block. */
-static inline hn_rng_state hn_rng_state_of(const hn_exec *x)
+/* What random operations read of the step block, in *state; NULL when the run has none, which
+ * the operations refuse. */
+static inline const hn_rng_state *hn_rng_state_of(const hn_exec *x, hn_rng_state *state)
 {
-    const hn_step_block none = {0}, *s = x->step ? x->step : &none;
-    return (hn_rng_state){s->seed, s->step, s->row_offset};
+    if (x->step == NULL) return NULL;
+    state->seed = x->step->seed;
+    state->step = x->step->step;
+    state->row_offset = x->step->row_offset;
+    return state;
 }
 
+#ifdef __cplusplus
+}
+#endif
 #endif

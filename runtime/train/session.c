@@ -83,6 +83,10 @@ hn_status hn_session_model(hn_session *s, bool training)
         HN_TRY(open_adapter(s, training));
     else if (training && s->method->adapter) {
         HN_TRY(s->method->choose(s->config, &s->fresh));
+        s->fresh.base_model = hn_strdup(s->run->model);
+        s->fresh.task_type = hn_strdup("CAUSAL_LM");
+        if (s->fresh.base_model == NULL || s->fresh.task_type == NULL)
+            return HN_FAIL(HN_ERR_MEMORY, "no memory for the adapter's configuration");
         s->peft = &s->fresh;
     }
     if (s->peft != NULL)
