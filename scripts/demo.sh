@@ -40,7 +40,6 @@ case $out in
 *) out=$PWD/$out ;;
 esac
 cd "$(dirname "$0")/.."
-export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-passive} # threads that wait leave the cores to others
 if [ -z "$out" ]; then
     n=1
     while [ -e "out/demo-$n" ]; do n=$((n + 1)); done

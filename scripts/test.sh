@@ -36,7 +36,5 @@ fi
 jobs=$(nproc)
 cmake --preset "$preset"
 cmake --build --preset "$preset" --parallel "$jobs"
-# Every test uses all cores by itself: two at a time fill the gaps, and threads that wait must not
-# spin on a core that the other one needs.
-export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-passive}
+# Every test uses all cores by itself: two at a time fill the gaps.
 ctest --preset "$preset" --parallel 2 "$@"
