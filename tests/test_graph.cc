@@ -6,10 +6,7 @@
 
 namespace {
 
-hn_type f32_2d(int64_t rows, int64_t cols)
-{
-    return {HN_F32, 2, {rows, cols}, 0, 0};
-}
+hn_type f32_2d(int64_t rows, int64_t cols) { return {HN_F32, 2, {rows, cols}, 0, 0}; }
 
 class Graph : public ::testing::Test {
   protected:

@@ -1,4 +1,5 @@
-/* lora_hook.h - the LoRA method: a PEFT configuration decides which linear layers get a low-rank pair.
+/* lora_hook.h - the LoRA method: a PEFT configuration decides which linear layers get a low-rank
+ * pair.
  *
  *   y = W x + scale * B (A (dropout(x)))     scale = alpha / r, or alpha / sqrt(r) (rsLoRA)
  *
