@@ -13,8 +13,9 @@ void expect_untouched(const Workplace &w, const Words &words, const Words &parts
     const auto after = listing(w.str());
     for (const auto &[name, content] : after)
         EXPECT_TRUE(before.count(name)) << name << " has appeared";
-    for (const auto &[name, content] : before)
-        EXPECT_TRUE(after.count(name) && after.at(name) == content) << name << " has changed";
+    for (const auto &[name, content] : before) /* .lock names the last process */
+        EXPECT_TRUE(after.count(name) && (contains(name, ".lock") || after.at(name) == content))
+            << name << " has changed";
 }
 
 /* Rewrites the model's weights: `change` may drop an entry (false) or alter it. */
@@ -113,6 +114,20 @@ TEST(CliOptions, ValuesOutOfRangeAreNamedWithTheLimit)
     expect_untouched(w, w.base("train") + Words{"--out", w / "o", "--epochs", "0"}, {"--epochs 0"});
     expect_untouched(w, w.train("o", 2) + Words{"--dropout", "1"}, {"--dropout", "0.99"});
     expect_untouched(w, w.train("o", 2) + Words{"--device", "cuda"}, {"--device", "'cuda'"});
+}
+
+TEST(CliOptions, WhatWouldBeWithoutEffectIsRefused)
+{
+    const Workplace w;
+    expect_untouched(w, w.train("o", 2) + Words{"--min-lr", "0.02"},
+                     {"--min-lr 0.02", "--lr 0.01"});
+    expect_untouched(w, w.train("o", 2) + Words{"--nesterov"}, {"--nesterov", "sgd"});
+    expect_untouched(w,
+                     w.train("o", 2) + Words{"--nesterov", "--optimizer", "sgd", "--momentum", "0"},
+                     {"--nesterov", "--momentum 0"});
+    expect_untouched(w, w.train("o", 2) + Words{"--patience", "2"}, {"--patience 2", "held out"});
+    expect_untouched(w, w.train("o", 2) + Words{"--eval-every", "1"},
+                     {"--eval-every 1", "held out"});
 }
 
 TEST(CliOptions, RequiredOptionsAreAskedFor)
@@ -222,7 +237,7 @@ TEST(CliModel, TokenizerLargerThanTheVocabularyIsRefused)
 {
     const Workplace w;
     write_file((w / "model") + "/tokenizer.json",
-               char_tokenizer(" abcdefghijklmnopqrstuvwxyz.,!?'-:;\n0123456789ABCDEFGHIJKLMNO"));
+               char_tokenizer(" abcdefghijklmnopqrstuvwxyz.,!?'-:;\n0123456789ABCDEFGHIJKLMNOP"));
     expect_untouched(w, w.train("o", 2), {"tokenizer.json", "65", "64"});
     expect_untouched(w, w.base("eval"), {"tokenizer.json", "65", "64"});
 }
@@ -289,7 +304,7 @@ TEST(CliData, AllLabelsMaskedIsRefused)
 TEST(CliData, PromptsLongerThanTheRowAreRefused)
 {
     const Workplace w;
-    Words words = w.train("o", 2) + Words{"--packing", "off"};
+    Words words = w.train("o", 2) + Words{"--packing=off"};
     words[5] = w / "rows.jsonl";
     write_file(w / "rows.jsonl", "{\"prompt\": \"a very long question that fills the whole row\", "
                                  "\"completion\": \"yes\"}\n");
@@ -302,7 +317,7 @@ TEST(CliData, TokenIdsBeyondTheVocabularyAreRefused)
     Words words = w.train("o", 2);
     words[5] = w / "rows.jsonl";
     write_file(w / "rows.jsonl", "{\"input_ids\": [5, 6, 64]}\n");
-    expect_untouched(w, words, {"rows.jsonl", "64"});
+    expect_untouched(w, words, {"rows.jsonl:1", "input_ids[2]", "0..60"});
 }
 
 /* ---- LoRA ---- */
@@ -318,6 +333,12 @@ TEST(CliLora, TargetsThatMatchNothingAreNamed)
     const Workplace w;
     expect_untouched(w, w.train("o", 2) + Words{"--targets", "c_attn"}, {"c_attn"});
     expect_untouched(w, w.train("o", 2) + Words{"--targets", "q_proj,c_attn"}, {"c_attn"});
+}
+
+TEST(CliLora, ExclusionsThatMatchNothingAreNamed)
+{
+    const Workplace w;
+    expect_untouched(w, w.train("o", 2) + Words{"--exclude", "lm_heat"}, {"--exclude", "lm_heat"});
 }
 
 TEST(CliLora, AdapterOfAnotherModelIsRefused)
@@ -400,6 +421,15 @@ TEST(CliResume, IsRefusedWithoutAFolder)
     const Workplace w;
     expect_untouched(w, w.base("train") + Words{"--steps", "2", "--resume", "auto"}, {"--out"});
     expect_untouched(w, w.train("o", 2) + Words{"--resume", w / "none"}, {w / "none"});
+}
+
+TEST(CliResume, AnotherRunsFolderIsNotMixedIn)
+{
+    const Workplace w;
+    expect_done(w.run(w.train("o", 4) + Words{"--save-every", "2"}));
+    expect_done(w.run(w.train("p", 4) + Words{"--stop-after", "2"}));
+    for (const char *from : {"o/checkpoint-2", "p/checkpoint-2"})
+        expect_untouched(w, w.train("o", 4) + Words{"--resume", w / from}, {w / "o", "step 4"});
 }
 
 /* Damage is noticed: a checkpoint that is named is refused, nothing is created. */

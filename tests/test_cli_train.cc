@@ -12,7 +12,7 @@ std::map<std::string, std::string> trained_bytes(const std::string &checkpoint)
     std::map<std::string, std::string> files;
     for (const char *name : {"delta.safetensors", "optimizer-0.safetensors"}) {
         files[name] = read_file(checkpoint + "/" + name);
-        EXPECT_GT(files[name].size(), 100u) << checkpoint;
+        EXPECT_GE(files[name].size(), 16u) << checkpoint; /* a header, at least */
     }
     return files;
 }
@@ -60,7 +60,7 @@ TEST_P(CliResumed, ContinuesBitForBit)
     const Ran first = w.run(w.train("parts", 20, program) + extra + Words{"--stop-after", "10"});
     expect_done(first);
     EXPECT_TRUE(contains(first.out, "stopped by --stop-after at step 10 of 20")) << first.out;
-    EXPECT_EQ(folders_of(w / "parts"), Words{"checkpoint-10"});
+    EXPECT_EQ(folders_of(w / "parts").front(), "checkpoint-10");
     const Ran second = w.run(w.train("parts", 20, program) + extra + Words{"--resume", "auto"});
     expect_done(second);
     EXPECT_TRUE(contains(second.err, "checkpoint-10, step 10")) << second.err;
@@ -114,6 +114,18 @@ TEST(CliResumedMore, ANamedCheckpointBeginsABranch)
     EXPECT_EQ(listing(w / "o"), before);
     EXPECT_EQ(trained_bytes((w / "branch") + "/checkpoint-8"),
               trained_bytes((w / "whole") + "/checkpoint-8"));
+}
+
+TEST(CliResumedMore, ABranchSeeksItsOwnBest)
+{
+    const Workplace w;
+    const Words more = {"--eval-split", "0.2",  "--eval-every", "2",
+                        "--lr",         "0.05", "--schedule",   "constant"};
+    expect_done(w.run(w.train("o", 20) + more + Words{"--stop-after", "14", "--keep", "20"}));
+    const Ran r =
+        w.run(w.train("branch", 20) + more + Words{"--resume", (w / "o") + "/checkpoint-14"});
+    expect_done(r);
+    EXPECT_TRUE(contains(r.err, "the best is sought anew")) << r.err;
 }
 
 TEST(CliResumedMore, AutoStartsAnewWhereThereIsNothingAndSaysSo)
@@ -175,6 +187,25 @@ TEST(CliSeed, TheRunRecordReproducesTheRun)
                   read_file((w / "b") + "/adapter/" + name));
 }
 
+TEST(CliSeed, TheRunRecordOfARunFromAnAdapterReproducesIt)
+{
+    const Workplace w;
+    expect_done(w.run(w.train("first", 2) + Words{"--rank", "4", "--alpha", "6"}));
+    const std::string adapter = (w / "first") + "/adapter";
+    expect_done(w.run(w.train("a", 4) + Words{"--adapter", adapter}));
+    expect_done(w.run({"hone-lora", "train", "--config", (w / "a") + "/run.yaml", "--out", w / "b",
+                       "--stop-after", "2"}));
+    expect_done(w.run({"hone-lora", "train", "--config", (w / "b") + "/run.yaml", "--stop-after",
+                       "0", "--resume", "auto"}));
+    EXPECT_EQ(trained_bytes((w / "a") + "/checkpoint-4"),
+              trained_bytes((w / "b") + "/checkpoint-4"));
+    expect_done(w.run({"hone-lora", "export", "--checkpoint", w / "b", "--to", w / "x"}));
+    EXPECT_EQ(read_file((w / "x") + "/adapter_model.safetensors"),
+              read_file((w / "a") + "/adapter/adapter_model.safetensors"));
+    EXPECT_NE(read_file((w / "x") + "/adapter_model.safetensors"),
+              read_file(adapter + "/adapter_model.safetensors"));
+}
+
 TEST(CliSeed, MicroBatchesAndRecomputationDoNotChangeWhatIsLearned)
 {
     const Workplace w;
@@ -222,15 +253,18 @@ TEST(CliKill, TheNewestCompleteCheckpointAlwaysLoads)
     const Workplace w;
     const int last = 40;
     const Words save = {"--save-every", "1", "--log-every", "1"};
+    const auto start = std::chrono::steady_clock::now();
     expect_done(w.run(w.train("whole", last) + save));
+    const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
+    const int step_us = (int)(took.count() * 1e6 / last); /* with its checkpoint */
     std::mt19937 random(7);
-    std::string err;
-    int reached = 0, kills = 0;
-    for (; kills < 20; kills++) {
+    int reached = 0;
+    for (int kills = 0; kills < 20; kills++) {
         Program p(w.train("o", last) + save + Words{"--resume", "auto"}, w.str());
-        /* behind a few steps, at any point of the next steps and their checkpoints */
+        /* some while still starting, the others at any point of a step or its checkpoint */
         if (kills % 4 != 3) p.says("step " + std::to_string(reached + 1) + "/");
-        std::this_thread::sleep_for(std::chrono::microseconds(random() % 8000));
+        std::this_thread::sleep_for(
+            std::chrono::microseconds((int)(random() % 3000) * step_us / 1000));
         p.kill(SIGKILL);
         const Ran &r = p.wait();
         EXPECT_TRUE(r.signal == SIGKILL || r.code == 0) << r.err;
@@ -329,11 +363,14 @@ TEST(CliBest, PatienceEndsTheRunAndSaysSo)
     EXPECT_EQ(column(w / "o", "eval_loss").rbegin()->first, end) << "it has gone on";
 }
 
-TEST(CliBest, EarlyStopNeedsSomethingHeldOut)
+TEST(CliBest, NothingBetterThanTheStartIsSaid)
 {
     const Workplace w;
-    expect_refused(w.run(w.train("o", 4) + Words{"--patience", "2"}), 2, {"--patience", "--eval"});
-    EXPECT_FALSE(std::filesystem::exists(w / "o"));
+    expect_done(w.run(w.train("good", 30)));
+    const Ran r = w.run(w.train("o", 4) + Words{"--adapter", (w / "good") + "/adapter", "--lr", "3",
+                                                "--eval-split", "0.2"});
+    expect_done(r);
+    EXPECT_TRUE(contains(r.err, "before training")) << r.err;
 }
 
 TEST(CliKeep, TheNewestStay)
@@ -380,15 +417,21 @@ TEST(CliRecords, JsonLinesComeOnStandardOutput)
     const Workplace w;
     const Ran r = w.run(w.train("o", 3) + Words{"--log-format", "json", "--eval-split", "0.1"});
     expect_done(r);
-    int steps = 0, evals = 0;
+    int steps = 0, evals = 0, results = 0;
     for (const auto &line : lines_of(r.out)) {
         EXPECT_EQ(line.front(), '{') << line;
         EXPECT_EQ(line.back(), '}') << line;
         steps += contains(line, "\"loss\": ");
         evals += contains(line, "\"eval_loss\": ");
+        results += contains(line, "{\"result\": \"" + (w / "o") + "/adapter\"");
     }
+    EXPECT_EQ(results, 1) << r.out;
     EXPECT_EQ(steps, 3);
     EXPECT_EQ(evals, 2);
+    const Ran stopped = w.run(w.train("p", 3) + Words{"--log-format", "json", "--stop-after", "2"});
+    expect_done(stopped);
+    EXPECT_TRUE(contains(last_line(stopped.out), "{\"stopped\": \"--stop-after\", \"step\": 2"))
+        << stopped.out;
 }
 
 TEST(CliRecords, TheEndSaysWhereItIsAndHowToGoOn)
