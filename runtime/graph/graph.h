@@ -4,11 +4,11 @@
  *   hn_program_new       empty
  *   hn_program_tensor    persistent tensors, named, placed at once in their memory class
  *   hn_graph_new         one graph per step variant (micro, last, eval, prefill, decode...);
- *                        builders record operations with hn_emit or the helpers of ops.h
+ *                        builders record operations with hn_emit
  *   hn_graph_backward    appends the gradient nodes to a training graph
  *   hn_plan_build        passes and placement (plan.h): every byte known, none taken yet
  *   hn_plan_allocate     takes the memory, zeroed; from here on nobody allocates
- *   hn_graph_run         runs one variant (exec.h)
+ *   hn_graph_run         runs one variant (run.h)
  *   hn_program_free      everything
  *
  * A tensor is dense row-major except for the pitch of its rows, or a column view of such a tensor.

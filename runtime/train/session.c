@@ -98,6 +98,10 @@ hn_status hn_session_model(hn_session *s, bool training)
         HN_TRY(open_adapter(s, training));
     else if (training && s->method->adapter) {
         HN_TRY(s->method->choose(s->config, &s->fresh));
+        s->fresh.base_model = hn_strdup(s->run->model);
+        s->fresh.task_type = hn_strdup("CAUSAL_LM");
+        if (s->fresh.base_model == NULL || s->fresh.task_type == NULL)
+            return HN_FAIL(HN_ERR_MEMORY, "no memory for the adapter's configuration");
         HN_TRY(check_names(s));
         s->peft = &s->fresh;
     }
@@ -167,6 +171,33 @@ hn_status hn_session_seq_len(hn_session *s)
     return HN_OK;
 }
 
+/* Lines of progress for work that is not training; `step` names what is counted. */
+static void start_progress(hn_session *s, const char *step, const char *unit, int64_t total)
+{
+    hn_progress_config config = hn_progress_detect(stderr);
+    config.step = step;
+    config.unit = unit;
+    config.every = 0; /* without a terminal only by time: most of this is over in a moment */
+    hn_progress_start(&s->progress, &config, 0, total);
+}
+
+/* Without a terminal the end goes unsaid: a report of what was done follows. */
+static void show_progress(hn_session *s, int64_t done, int64_t units)
+{
+    if (s->progress.config.is_tty || done < s->progress.total)
+        hn_progress_update(&s->progress, done, units, NULL);
+    if (done >= s->progress.total) hn_progress_end(&s->progress);
+}
+
+static void tell_tokens(void *context, const hn_data_progress *p)
+{
+    hn_session *s = context;
+    const int64_t done = (int64_t)(p->share * 1000);
+    if (s->progress.total != 1000) start_progress(s, "tokenising", "rows", 1000);
+    show_progress(s, done, p->rows);
+    if (done >= 1000) s->progress.total = 0;
+}
+
 hn_status hn_session_data(hn_session *s, bool held_out_only)
 {
     const hn_run_config *c = s->run;
@@ -179,7 +210,9 @@ hn_status hn_session_data(hn_session *s, bool held_out_only)
                             .train_on_prompt = c->train_on_prompt,
                             .threads = (int)c->data_threads,
                             .cache_dir = strcmp(c->cache_dir, "auto") == 0 ? NULL : c->cache_dir,
-                            .log = &s->log};
+                            .log = &s->log,
+                            .tell = tell_tokens,
+                            .tell_context = s};
     HN_TRY(hn_data_format_parse(c->format, &o.format.format));
     HN_TRY(hn_session_seq_len(s));
     if (held_out_only) {
@@ -252,10 +285,14 @@ hn_status hn_session_evaluate(hn_session *s, double *loss, int64_t *tokens)
                   .max_seqs = s->max_seqs};
     const int64_t n = hn_loader_batches_per_epoch(s->eval, 0);
     double sum = 0;
+    int64_t read = 0;
     HN_TRY(hn_engine_eval_begin(s->engine));
+    start_progress(s, "evaluation batch", "tokens", n);
     for (int64_t i = 0; i < n; i++) {
         HN_TRY(hn_loader_fill(s->eval, i, &b));
         HN_TRY(hn_engine_eval_batch(s->engine));
+        read += b.n_tokens;
+        show_progress(s, i + 1, read);
     }
     hn_engine_eval_sums(s->engine, &sum, tokens);
     *loss = *tokens > 0 ? sum / (double)*tokens : NAN;

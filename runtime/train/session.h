@@ -1,6 +1,7 @@
 /* session.h - what a verb works with: model, tokenizer, data, engine, opened in that order. */
 #ifndef HN_SESSION_H
 #define HN_SESSION_H
+#include "runtime/base/progress.h"
 #include "runtime/data/loader.h"
 #include "runtime/data/tokenizer.h"
 #include "runtime/model/model.h"
@@ -28,6 +29,7 @@ typedef struct {
     hn_loader *train, *eval; /* eval NULL: nothing is held out */
     int64_t seq_len, max_seqs;
     hn_engine *engine;
+    hn_progress progress; /* of reading data and of evaluation */
 } hn_session;
 
 /* Opens model and adapter. training: without --adapter a fresh one is chosen by the method. */
@@ -41,7 +43,7 @@ HN_NODISCARD hn_status hn_session_data(hn_session *s, bool held_out_only);
 HN_NODISCARD hn_status hn_session_plan(hn_session *s, bool train, int64_t logits_rows);
 /* Takes the memory and loads weights and adapter. */
 HN_NODISCARD hn_status hn_session_load(hn_session *s);
-/* Mean loss over the held-out data. progress: NULL or called with the share that is done. */
+/* Mean loss over the held-out data. */
 HN_NODISCARD hn_status hn_session_evaluate(hn_session *s, double *loss, int64_t *tokens);
 void hn_session_close(hn_session *s);
 

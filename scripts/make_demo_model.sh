@@ -1,0 +1,22 @@
+#!/usr/bin/env bash
+# Pretrains the demo's model (assets/demo/model) from random weights on the project's own stories.
+#   scripts/make_demo_model.sh [WORK_FOLDER]
+# WORK_FOLDER (default: out/demo-model) holds the run; a second call continues one that was cut
+# short. Takes about a quarter of an hour on 2 cores. The same machine and number of threads or
+# not: equal processors give equal bits.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+work=${1:-out/demo-model}
+if [ ! -x build/hone-full ]; then
+    echo "make_demo_model.sh: build hone first: scripts/test.sh or scripts/demo.sh" >&2
+    exit 2
+fi
+mkdir -p "$work"
+python3 scripts/make_demo_text.py stories --out "$work/stories.jsonl"
+build/hone-full train --config assets/demo/pretrain.yaml --data "$work/stories.jsonl" \
+    --out "$work/run" --resume auto
+rm -rf assets/demo/model
+cp -r "$work/run/model" assets/demo/model
+chmod -R u=rwX,go=rX assets/demo/model
+echo "assets/demo/model is new; its held-out loss is the last eval_loss of $work/run/metrics.csv"
