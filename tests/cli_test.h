@@ -187,6 +187,14 @@ inline bool contains(const std::string &text, const std::string &part)
     return text.find(part) != std::string::npos;
 }
 
+inline void replace_in_file(const std::string &path, const std::string &from, const std::string &to)
+{
+    std::string text = read_file(path);
+    const size_t at = text.find(from);
+    ASSERT_NE(at, std::string::npos) << from;
+    write_file(path, text.replace(at, from.size(), to));
+}
+
 /* One character, one token: <unk>, <s>, </s> and `characters`. */
 inline std::string char_tokenizer(const std::string &characters)
 {

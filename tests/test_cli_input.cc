@@ -42,14 +42,6 @@ void rewrite_weights(const std::string &path, F change)
     std::filesystem::rename(other, path);
 }
 
-void replace_in_file(const std::string &path, const std::string &from, const std::string &to)
-{
-    std::string text = read_file(path);
-    const size_t at = text.find(from);
-    ASSERT_NE(at, std::string::npos) << from;
-    write_file(path, text.replace(at, from.size(), to));
-}
-
 /* ---- options ---- */
 
 TEST(CliOptions, UnknownVerbIsNamedWithTheNearest)

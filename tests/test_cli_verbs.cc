@@ -215,6 +215,34 @@ TEST(CliExport, AModelFromAConfigAndASeedTrainsAndLoads)
               read_file(made + "/model.safetensors"));
 }
 
+/* Whatever the tokenizer is called, the result brings it along. */
+TEST(CliExport, AModelFromAConfigTakesItsTokenizerAlong)
+{
+    namespace fs = std::filesystem;
+    const Workplace w;
+    const std::string fixtures = "tests/fixtures/tokenizers/", model = w / "model";
+    fs::create_directory(w / "other");
+    fs::copy(model + "/tokenizer.json", w / "my.json");
+    fs::copy(fixtures + "sp_char.model", w / "other");
+    replace_in_file(model + "/config.json", "\"vocab_size\": 64", "\"vocab_size\": 600");
+    const std::pair<std::string, const char *> cases[] = {
+        {"", "tokenizer.json"}, {w / "my.json", "tokenizer.json"}, {w / "other", "sp_char.model"}};
+    int i = 0;
+    for (const auto &[tokenizer, name] : cases) {
+        const std::string out = "o" + std::to_string(i++);
+        Words words = w.train(out, 1, "hone-full") + Words{"--tokenizer", tokenizer};
+        words[3] = model + "/config.json";
+        expect_done(w.run(words));
+        const std::string made = (w / out) + "/model";
+        EXPECT_TRUE(fs::exists(made + "/" + name)) << tokenizer;
+        const Words text = {"hone-full", "generate", "--prompt", "a b", "--max-new-tokens", "9"};
+        const Ran r = w.run(text + Words{"--model", made});
+        expect_done(r);
+        Words given = {"--model", made, "--tokenizer", tokenizer.empty() ? model : tokenizer};
+        EXPECT_EQ(r.out, w.run(text + given).out);
+    }
+}
+
 class CliFamily : public testing::TestWithParam<const char *> {};
 
 TEST_P(CliFamily, TrainsExportsAndGenerates)

@@ -10,6 +10,7 @@
 #include "runtime/base/json.h"
 #include "runtime/base/rng.h"
 #include "runtime/file/folder.h"
+#include "runtime/train/companions.h"
 #include "runtime/train/lora_hook.h"
 
 /* Logits of the probe tokens, dense [rows, vocab] in fp32; the caller frees them. */
@@ -212,38 +213,35 @@ static hn_status collect(hn_session *s, weights *w)
 /* A model that began from a config.json: that file, the tokenizer's files and the weights. */
 static hn_status save_new_model(hn_session *s, const char *dir, const weights *w)
 {
-    static const char *const companions[] = {"tokenizer.json",
-                                             "tokenizer_config.json",
-                                             "special_tokens_map.json",
-                                             "generation_config.json",
-                                             "tokenizer.model",
-                                             "vocab.json",
-                                             "merges.txt"};
     static const char *const metadata[][2] = {{"format", "pt"}};
-    char from[4096], to[4096];
-    const char *tokenizer = s->run->tokenizer[0] ? s->run->tokenizer : s->run->model;
-    const char *slash = strrchr(tokenizer, '/');
-    const bool folder_given = hn_is_folder(tokenizer);
-    const int prefix = folder_given ? (int)strlen(tokenizer) : slash ? (int)(slash - tokenizer) : 0;
+    const char *config = s->run->model, *slash = strrchr(config, '/');
+    const int folder_length = slash ? (int)(slash - config) + 1 : 0;
     hn_folder *folder = NULL;
-    HN_TRY(hn_folder_begin(dir, &folder));
-    const char *t = hn_folder_temporary(folder);
+    char *beside = hn_asprintf("%.*s.", folder_length, config);
+    char *generation = hn_asprintf("%.*sgeneration_config.json", folder_length, config);
+    char *to[3] = {NULL};
     hn_status st = HN_OK;
-    for (size_t i = 0; i < sizeof companions / sizeof *companions; i++) {
-        snprintf(from, sizeof from, "%.*s%s%s", prefix, tokenizer, prefix ? "/" : "",
-                 companions[i]);
-        snprintf(to, sizeof to, "%s/%s", t, companions[i]);
-        if (hn_is_file(from)) HN_TRY_GOTO(st, hn_copy_file(from, to), done);
+    HN_TRY_GOTO(st, hn_folder_begin(dir, &folder), done);
+    const char *t = hn_folder_temporary(folder);
+    to[0] = hn_asprintf("%s/config.json", t);
+    to[1] = hn_asprintf("%s/generation_config.json", t);
+    to[2] = hn_asprintf("%s/model.safetensors", t);
+    if (!beside || !generation || !to[0] || !to[1] || !to[2]) {
+        st = HN_FAIL(HN_ERR_MEMORY, "no memory to write %s", dir);
+        goto done;
     }
-    snprintf(to, sizeof to, "%s/config.json", t);
-    HN_TRY_GOTO(st, hn_copy_file(s->run->model, to), done);
-    snprintf(to, sizeof to, "%s/model.safetensors", t);
-    HN_TRY_GOTO(st, hn_st_save(to, w->entry, w->n, metadata, 1, NULL, NULL), done);
+    HN_TRY_GOTO(st, hn_copy_tokenizer(s->run->tokenizer[0] ? s->run->tokenizer : beside, t), done);
+    HN_TRY_GOTO(st, hn_copy_file(config, to[0]), done);
+    if (hn_is_file(generation)) HN_TRY_GOTO(st, hn_copy_file(generation, to[1]), done);
+    HN_TRY_GOTO(st, hn_st_save(to[2], w->entry, w->n, metadata, 1, NULL, NULL), done);
     st = hn_folder_commit(folder, true);
     folder = NULL;
 
 done:
     hn_folder_abort(folder);
+    for (int i = 0; i < 3; i++) hn_free(to[i]);
+    hn_free(generation);
+    hn_free(beside);
     return st;
 }
 

@@ -576,7 +576,8 @@ static hn_status say_result(const trainer *t, const char *result)
         fprintf(t->to, "try:     %s generate --model %s%s%s --adapter %s --prompt \"...\"\n",
                 program, model, tokenizer, t->c->tokenizer, result);
     else
-        fprintf(t->to, "try:     %s generate --model %s --prompt \"...\"\n", program, result);
+        fprintf(t->to, "try:     %s generate --model %s%s%s --prompt \"...\"\n", program, result,
+                tokenizer, t->c->tokenizer);
     fprintf(t->to, "export:  %s export --model %s%s%s --checkpoint %s%s --to DIR\n", program, model,
             tokenizer, t->c->tokenizer, t->out, s->method->adapter ? " --kind merged" : "");
     return HN_OK;
