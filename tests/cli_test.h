@@ -176,6 +176,18 @@ inline std::vector<std::string> lines_of(const std::string &text)
     return lines;
 }
 
+/* A command that a program has printed, as words; quotes go. */
+inline Words words_of(const std::string &command)
+{
+    Words words;
+    std::istringstream s(command);
+    for (std::string word; s >> word;) {
+        std::erase(word, '"');
+        words.push_back(word);
+    }
+    return words;
+}
+
 inline std::string last_line(const std::string &text)
 {
     const auto lines = lines_of(text);

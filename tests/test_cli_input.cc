@@ -144,6 +144,16 @@ TEST(CliModel, MissingFolderAndFiles)
     expect_untouched(w, w.train("o", 2), {"model/config.json"});
 }
 
+TEST(CliModel, AFolderInThePlaceOfAFile)
+{
+    const Workplace w;
+    for (const char *name : {"tokenizer.json", "model.safetensors", "config.json"}) {
+        std::filesystem::remove((w / "model") + "/" + name);
+        std::filesystem::create_directory((w / "model") + "/" + name);
+        expect_untouched(w, w.train("o", 2), {"model"});
+    }
+}
+
 TEST(CliModel, MissingTensorIsNamed)
 {
     const Workplace w;

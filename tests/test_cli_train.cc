@@ -1,52 +1,8 @@
-/* Whole training runs: the same bits from one seed, across stops, resumption and kills. */
-#include <random>
-
-#include "cli_test.h"
+/* Whole training runs: the same bits from one seed, across stops and resumption. */
+#include "cli_run_test.h"
 #include "runtime/file/tfevents.h"
 
 namespace {
-
-/* Trained values and moments of a checkpoint, as bytes. */
-std::map<std::string, std::string> trained_bytes(const std::string &checkpoint)
-{
-    std::map<std::string, std::string> files;
-    for (const char *name : {"delta.safetensors", "optimizer-0.safetensors"}) {
-        files[name] = read_file(checkpoint + "/" + name);
-        EXPECT_GE(files[name].size(), 16u) << checkpoint; /* a header, at least */
-    }
-    return files;
-}
-
-/* A column of metrics.csv by step; cells without a value are left out. */
-std::map<int, std::string> column(const std::string &out, const std::string &name)
-{
-    std::map<int, std::string> cells;
-    int at = -1;
-    for (const auto &line : lines_of(read_file(out + "/metrics.csv"))) {
-        std::istringstream s(line);
-        std::vector<std::string> row;
-        for (std::string cell; std::getline(s, cell, ',');) row.push_back(cell);
-        if (at < 0) {
-            for (size_t i = 0; i < row.size(); i++)
-                if (row[i] == name) at = (int)i;
-            EXPECT_GE(at, 0) << line;
-            if (at < 0) break;
-        } else if (at < (int)row.size() && !row[(size_t)at].empty()) {
-            EXPECT_TRUE(cells.emplace(std::stoi(row[0]), row[(size_t)at]).second)
-                << "step " << row[0] << " twice";
-        }
-    }
-    return cells;
-}
-
-std::vector<std::string> folders_of(const std::string &out)
-{
-    std::vector<std::string> names;
-    for (const auto &[name, content] : listing(out))
-        if (name.back() == '/' && name.rfind("checkpoint-", 0) == 0)
-            names.push_back(name.substr(0, name.size() - 1));
-    return names;
-}
 
 /* ---- train(20) = train(10) + resume ---- */
 
@@ -60,7 +16,7 @@ TEST_P(CliResumed, ContinuesBitForBit)
     const Ran first = w.run(w.train("parts", 20, program) + extra + Words{"--stop-after", "10"});
     expect_done(first);
     EXPECT_TRUE(contains(first.out, "stopped by --stop-after at step 10 of 20")) << first.out;
-    EXPECT_EQ(folders_of(w / "parts").front(), "checkpoint-10");
+    EXPECT_EQ(checkpoints_of(w / "parts").front(), "checkpoint-10");
     const Ran second = w.run(w.train("parts", 20, program) + extra + Words{"--resume", "auto"});
     expect_done(second);
     EXPECT_TRUE(contains(second.err, "checkpoint-10, step 10")) << second.err;
@@ -141,7 +97,7 @@ TEST(CliResumedMore, ADamagedNewestCheckpointIsPassedOver)
     const Workplace w;
     expect_done(w.run(w.train("whole", 8)));
     expect_done(w.run(w.train("o", 8) + Words{"--save-every", "2", "--stop-after", "6"}));
-    EXPECT_EQ(folders_of(w / "o"), (Words{"checkpoint-4", "checkpoint-6"}));
+    EXPECT_EQ(checkpoints_of(w / "o"), (Words{"checkpoint-4", "checkpoint-6"}));
     std::filesystem::resize_file((w / "o") + "/checkpoint-6/delta.safetensors", 1000);
     const Ran r = w.run(w.train("o", 8) + Words{"--save-every", "2", "--resume", "auto"});
     expect_done(r);
@@ -223,76 +179,6 @@ TEST(CliSeed, MicroBatchesAndRecomputationDoNotChangeWhatIsLearned)
     EXPECT_EQ(column(w / "c", "loss"), a);
 }
 
-/* ---- signals and kills ---- */
-
-class CliSignal : public testing::TestWithParam<int> {};
-
-TEST_P(CliSignal, SavesAndContinuesBitForBit)
-{
-    const Workplace w;
-    const Words words = w.train("o", 400) + Words{"--log-every", "1"};
-    Program p(words, w.str());
-    ASSERT_TRUE(p.says("step 7/"));
-    p.kill(GetParam());
-    const Ran &r = p.wait();
-    expect_done(r);
-    EXPECT_TRUE(contains(r.out, GetParam() == SIGINT ? "stopped by SIGINT" : "stopped by SIGTERM"))
-        << r.out;
-    const auto folders = folders_of(w / "o");
-    ASSERT_EQ(folders.size(), 1u);
-    const int step = std::stoi(folders[0].substr(11));
-    EXPECT_GE(step, 7);
-    ASSERT_LT(step, 400);
-    const std::string end = std::to_string(step + 3);
-    expect_done(w.run(words + Words{"--resume", "auto", "--stop-after", end}));
-    expect_done(w.run(w.train("whole", 400) + Words{"--stop-after", end}));
-    EXPECT_EQ(trained_bytes((w / "o") + "/checkpoint-" + end),
-              trained_bytes((w / "whole") + "/checkpoint-" + end));
-}
-
-INSTANTIATE_TEST_SUITE_P(Both, CliSignal, testing::Values(SIGINT, SIGTERM));
-
-TEST(CliKill, TheNewestCompleteCheckpointAlwaysLoads)
-{
-    const Workplace w;
-    const int last = 40;
-    const Words save = {"--save-every", "1", "--log-every", "1"};
-    const auto start = std::chrono::steady_clock::now();
-    expect_done(w.run(w.train("whole", last) + save));
-    const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
-    const int step_us = (int)(took.count() * 1e6 / last); /* with its checkpoint */
-    std::mt19937 random(7);
-    int reached = 0;
-    for (int kills = 0; kills < 20; kills++) {
-        Program p(w.train("o", last) + save + Words{"--resume", "auto"}, w.str());
-        /* some while still starting, the others at any point of a step or its checkpoint */
-        if (kills % 4 != 3) p.says("step " + std::to_string(reached + 1) + "/");
-        std::this_thread::sleep_for(
-            std::chrono::microseconds((int)(random() % 3000) * step_us / 1000));
-        p.kill(SIGKILL);
-        const Ran &r = p.wait();
-        EXPECT_TRUE(r.signal == SIGKILL || r.code == 0) << r.err;
-        const auto folders = folders_of(w / "o");
-        int newest = 0;
-        for (const auto &name : folders) newest = std::max(newest, std::stoi(name.substr(11)));
-        EXPECT_GE(newest, reached) << "a checkpoint has gone";
-        reached = newest;
-        for (const auto &name : folders) {
-            const std::string path = (w / "o") + "/" + name;
-            if (!std::filesystem::exists(path + "/COMPLETE")) continue; /* being removed */
-            expect_done(w.run({"hone-lora", "info", "--path", path}));
-        }
-    }
-    EXPECT_GT(reached, 0);
-    expect_done(w.run(w.train("o", last) + save + Words{"--resume", "auto"}));
-    const std::string end = "/checkpoint-" + std::to_string(last);
-    EXPECT_EQ(trained_bytes((w / "o") + end), trained_bytes((w / "whole") + end));
-    EXPECT_EQ(column(w / "o", "loss"), column(w / "whole", "loss"));
-    EXPECT_EQ(folders_of(w / "o").size(), 2u);
-    for (const auto &[name, content] : listing(w / "o"))
-        EXPECT_FALSE(contains(name, ".tmp-")) << name << " was left behind";
-}
-
 /* ---- numbers that are not finite ---- */
 
 TEST(CliNan, DivergenceStopsWithStepAndOperation)
@@ -302,7 +188,7 @@ TEST(CliNan, DivergenceStopsWithStepAndOperation)
                        "--max-grad-norm", "0",   "--schedule", "constant"};
     const Ran r = w.run(w.train("o", 50, "hone-full") + sgd + Words{"--save-every", "1"});
     expect_refused(r, 1, {"ERR_NUMERIC", "step "});
-    const auto folders = folders_of(w / "o");
+    const auto folders = checkpoints_of(w / "o");
     ASSERT_FALSE(folders.empty());
     expect_done(w.run({"hone-full", "info", "--path", (w / "o") + "/" + folders.back()}));
 }
@@ -318,7 +204,7 @@ TEST(CliNan, AWeightThatIsNotANumberIsFound)
     write_file(path, bytes);
     const Ran r = w.run(w.train("o", 4));
     expect_refused(r, 1, {"ERR_NUMERIC", "step 1", "micro-batch 0"});
-    EXPECT_TRUE(folders_of(w / "o").empty());
+    EXPECT_TRUE(checkpoints_of(w / "o").empty());
     expect_refused(w.run(w.base("eval")), 1, {"ERR_NUMERIC"});
 }
 
@@ -337,7 +223,7 @@ TEST(CliBest, TheBestCheckpointStaysAndIsTheResult)
     for (const auto &[step, value] : loss)
         if (step > 0 && std::stod(value) < std::stod(loss.at(best))) best = step;
     ASSERT_LT(best, 40) << "the run has no overfitting to show";
-    EXPECT_EQ(folders_of(w / "o").size(), 2u); /* the newest and the best */
+    EXPECT_EQ(checkpoints_of(w / "o").size(), 2u); /* the newest and the best */
     const std::string checkpoint = (w / "o") + "/checkpoint-" + std::to_string(best);
     ASSERT_TRUE(std::filesystem::exists(checkpoint + "/COMPLETE"));
     EXPECT_TRUE(contains(r.err, "result: step " + std::to_string(best))) << r.err;
@@ -381,7 +267,7 @@ TEST(CliKeep, TheNewestStay)
 {
     const Workplace w;
     expect_done(w.run(w.train("o", 10) + Words{"--save-every", "2", "--keep", "3"}));
-    EXPECT_EQ(folders_of(w / "o"), (Words{"checkpoint-10", "checkpoint-6", "checkpoint-8"}));
+    EXPECT_EQ(checkpoints_of(w / "o"), (Words{"checkpoint-10", "checkpoint-6", "checkpoint-8"}));
 }
 
 /* ---- records ---- */
@@ -448,6 +334,14 @@ TEST(CliRecords, TheEndSaysWhereItIsAndHowToGoOn)
     EXPECT_TRUE(contains(lines[0], (w / "o") + "/adapter"));
     EXPECT_TRUE(contains(lines[1], "hone-lora generate --model " + (w / "model")));
     EXPECT_TRUE(contains(lines[2], "hone-lora export "));
+    expect_done(w.run(words_of(lines[1].substr(lines[1].find("hone-lora")))));
+    Words words = words_of(lines[2].substr(lines[2].find("hone-lora")));
+    words.back() = w / "merged";
+    expect_done(w.run(words));
+    const Ran full = w.run(w.train("f", 2, "hone-full"));
+    expect_done(full);
+    const std::string line = lines_of(full.out)[1];
+    expect_done(w.run(words_of(line.substr(line.find("hone-full")))));
 }
 
 TEST(CliRecords, ModelAndDataAreEnough)

@@ -263,8 +263,9 @@ static hn_status find_checkpoint(const hn_session *s, char **out)
     const bool complete = hn_is_file(marker);
     hn_free(marker);
     if (complete) {
+        HN_TRY(hn_ckpt_verify(given));
         *out = hn_strdup(given);
-        return *out ? hn_ckpt_verify(given) : HN_FAIL(HN_ERR_MEMORY, "no memory for %s", given);
+        return *out ? HN_OK : HN_FAIL(HN_ERR_MEMORY, "no memory for %s", given);
     }
     if (!hn_is_folder(given)) return HN_FAIL(HN_ERR_IO, "--checkpoint %s: no such folder", given);
     HN_TRY(hn_ckpt_newest(given, &s->log, out, NULL));
