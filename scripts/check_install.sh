@@ -12,8 +12,8 @@ cmake --install "$build" --prefix "$temp/prefix" >/dev/null
 cat >"$temp/user.c" <<'C'
 #include <stdio.h>
 
-#include "runtime/base/json.h"
-#include "runtime/base/version.h"
+#include <hone.h>
+#include <runtime/base/version.h>
 
 int main(void)
 {

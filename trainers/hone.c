@@ -6,6 +6,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "runtime/base/nearest.h"
 #include "runtime/base/version.h"
 
 static const char *const methods[][2] = {
@@ -37,10 +38,16 @@ int main(int argc, char **argv)
         printf("hone %s\n", HN_VERSION);
         return 0;
     }
+    const char *names[N_METHODS];
     int known = 0;
-    for (int i = 0; i < N_METHODS; i++) known |= strcmp(argv[1], methods[i][0]) == 0;
+    for (int i = 0; i < N_METHODS; i++) {
+        names[i] = methods[i][0];
+        known |= strcmp(argv[1], names[i]) == 0;
+    }
     if (!known) {
-        fprintf(stderr, "hone: no method '%s'; hone --help lists them\n", argv[1]);
+        const char *near = hn_nearest(argv[1], names, N_METHODS);
+        fprintf(stderr, "hone: no method '%s'%s%s%s; hone --help lists them\n", argv[1],
+                near ? ", did you mean '" : "", near ? near : "", near ? "'" : "");
         return 2;
     }
     char self[PATH_MAX], program[PATH_MAX + 64];

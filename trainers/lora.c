@@ -55,15 +55,8 @@ static hn_status choose(const void *config, hn_peft_config *out)
 }
 
 /* An adapter that is loaded brings its own shape. */
-static hn_status check_given(const hn_options_store *given)
-{
-    static const char *const fixed[] = {"rank", "alpha", "rslora", "dropout", "targets", "exclude"};
-    for (size_t i = 0; i < sizeof fixed / sizeof *fixed; i++)
-        if (hn_options_given(given, fixed[i]))
-            return HN_FAIL(HN_ERR_ARG, "--%s: decided by the adapter that --adapter loads",
-                           fixed[i]);
-    return HN_OK;
-}
+static const char *const adapter_options[] = {"rank",    "alpha",   "rslora", "dropout",
+                                              "targets", "exclude", NULL};
 
 int main(int argc, char **argv)
 {
@@ -75,6 +68,6 @@ int main(int argc, char **argv)
                               .config_size = sizeof(lora_config),
                               .adapter = true,
                               .choose = choose,
-                              .check_given = check_given};
+                              .adapter_options = adapter_options};
     return hn_trainer_main(&method, argc, argv);
 }

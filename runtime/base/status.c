@@ -5,6 +5,7 @@
 #include <string.h>
 
 static _Thread_local char last_error[1024];
+static _Thread_local size_t last_text; /* where its text begins, behind "file:line: code: " */
 
 const char *hn_status_name(hn_status s)
 {
@@ -17,6 +18,8 @@ const char *hn_status_name(hn_status s)
 }
 
 const char *hn_last_error(void) { return last_error; }
+
+const char *hn_last_text(void) { return last_error + last_text; }
 
 int hn_status_exit_code(hn_status s)
 {
@@ -46,5 +49,6 @@ hn_status hn_fail_(hn_status code, const char *file, int line, const char *fmt, 
     for (char *p = text; *p; p++) /* names come from files: no line breaks, no terminal escapes */
         if ((unsigned char)*p < 0x20 || *p == 0x7f) *p = '?';
     memcpy(last_error, text, sizeof last_error);
+    last_text = n > 0 && (size_t)n < sizeof text ? (size_t)n : 0;
     return code;
 }

@@ -40,6 +40,7 @@ typedef enum {
 
 const char *hn_status_name(hn_status s); /* "ERR_SHAPE"; never NULL */
 const char *hn_last_error(void);         /* "" if this thread has not failed */
+const char *hn_last_text(void);          /* the same without file, line and code */
 
 /* What a program exits with: 0 success, 2 bad usage or input (argument, shape, format,
  * unreadable file, unsupported request), 1 a failure while running. */

@@ -70,7 +70,8 @@ hn_status hn_loader_open(const hn_dataset *d, const hn_loader_options *o, hn_loa
                                   .packing = o->packing,
                                   .shuffle = o->shuffle,
                                   .continues = hn_dataset_continues(d),
-                                  .seed = o->seed};
+                                  .seed = o->seed,
+                                  .where = hn_dataset_name(d)};
     HN_TRY_GOTO(st, hn_packing_make(l->tokens, &p, &l->packing), done);
     if (l->o.max_seqs == 0) l->o.max_seqs = l->packing.stats.most_seqs * o->batch_rows;
     while ((UINT64_C(1) << 2 * l->half_bits) < (uint64_t)l->packing.stats.rows) l->half_bits++;

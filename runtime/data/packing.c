@@ -190,9 +190,9 @@ hn_status hn_packing_make(const hn_token_cache *tokens, const hn_packing_options
     HN_TRY_GOTO(st, cut_samples(tokens, o, &l, &p.stats), done);
     if (l.n == 0) {
         st = HN_FAIL(HN_ERR_FORMAT,
-                     "no trained tokens: none of %" PRId64
+                     "%s: no trained tokens: none of %" PRId64
                      " samples has one among its first %" PRId64 " tokens (seq_len)",
-                     tokens->n_samples, o->seq_len + 1);
+                     o->where ? o->where : "the data", tokens->n_samples, o->seq_len + 1);
         goto done;
     }
     if (o->packing && o->shuffle) shuffle(&l, o->seed);

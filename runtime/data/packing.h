@@ -41,6 +41,7 @@ typedef struct {
     int64_t seqs_per_row; /* padding included; at least 2 */
     bool packing, shuffle, continues;
     uint64_t seed;
+    const char *where; /* names the data in errors; NULL: "the data" */
 } hn_packing_options;
 
 typedef struct {

@@ -291,20 +291,19 @@ done:
     return st;
 }
 
-/* Marker first, then out of sight in one step, then the files: a kill between leaves nothing that
- * looks like a checkpoint. */
+/* Out of sight in one step, then the files: a kill between leaves a temporary folder, which the
+ * next hn_ckpt_begin removes, and nothing that looks like a checkpoint. */
 static hn_status remove_checkpoint(const char *out_dir, int64_t step)
 {
     hn_status st = HN_OK;
     char *dir = hn_asprintf("%s/%s%" PRId64, out_dir, STEM, step);
-    char *mark = dir ? hn_asprintf("%s/%s", dir, MARK) : NULL;
     char *doomed = hn_asprintf("%s/.%s%" PRId64 ".tmp-%ld", out_dir, STEM, step, (long)getpid());
-    if (dir == NULL || mark == NULL || doomed == NULL) {
+    if (dir == NULL || doomed == NULL) {
         st = HN_FAIL(HN_ERR_MEMORY, "no memory to remove a checkpoint of %s", out_dir);
         goto done;
     }
     HN_TRY_GOTO(st, hn_remove_tree(doomed), done);
-    if (unlink(mark) != 0 || rename(dir, doomed) != 0) {
+    if (rename(dir, doomed) != 0) {
         st = HN_FAIL(HN_ERR_IO, "remove %s: %s", dir, strerror(errno));
         goto done;
     }
@@ -312,7 +311,6 @@ static hn_status remove_checkpoint(const char *out_dir, int64_t step)
 
 done:
     hn_free(doomed);
-    hn_free(mark);
     hn_free(dir);
     return st;
 }

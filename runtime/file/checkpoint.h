@@ -40,8 +40,8 @@ HN_NODISCARD hn_status hn_ckpt_newest(const char *out_dir, const hn_log *log, ch
                                       int64_t *step);
 
 /* Removes complete checkpoints but the newest keep_n (at least 1) and the one at
- * `protected_path` (NULL: none). COMPLETE goes first. Folders without it are left alone: they may
- * be another tool's. */
+ * `protected_path` (NULL: none). One that goes is renamed out of sight first, so a kill leaves none
+ * that is half. Folders without COMPLETE are left alone: they may be another tool's. */
 HN_NODISCARD hn_status hn_ckpt_prune(const char *out_dir, int64_t keep_n,
                                      const char *protected_path);
 

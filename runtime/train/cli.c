@@ -1,6 +1,7 @@
 #define _POSIX_C_SOURCE 200809L
 #include "runtime/train/cli.h"
 
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -8,6 +9,7 @@
 
 #include "runtime/base/alloc.h"
 #include "runtime/base/nearest.h"
+#include "runtime/file/folder.h"
 #include "runtime/train/run_options.h"
 #include "runtime/train/trainer.h"
 #include "runtime/train/verbs.h"
@@ -66,35 +68,74 @@ static const verb *find_verb(const hn_method *m, const char *name)
     return NULL;
 }
 
-/* export reads the run.yaml beside the checkpoint before the user's own options. Returns the new
- * argument list (to be freed with its last element), or NULL where nothing is to be added. */
-static char **with_run_options(int *argc, char *const *argv)
+/* The value of --checkpoint on the command line; NULL without one, or when --config is given. */
+static const char *checkpoint_of(int argc, char *const *argv)
 {
     const char *checkpoint = NULL;
-    for (int i = 1; i < *argc; i++) {
+    for (int i = 1; i < argc; i++) {
         const char *word = argv[i];
         if (strcmp(word, "--config") == 0 || strncmp(word, "--config=", 9) == 0) return NULL;
         if (strncmp(word, "--", 2) == 0) word += 2;
-        if (strcmp(word, "checkpoint") == 0 && i + 1 < *argc) checkpoint = argv[i + 1];
+        if (strcmp(word, "checkpoint") == 0 && i + 1 < argc) checkpoint = argv[i + 1];
         if (strncmp(word, "checkpoint=", 11) == 0) checkpoint = word + 11;
     }
-    char *option = checkpoint ? hn_asprintf("--config=%s/run.yaml", checkpoint) : NULL;
-    char **list = option ? hn_malloc(((size_t)*argc + 1) * sizeof *list) : NULL;
-    if (list == NULL) {
+    return checkpoint;
+}
+
+/* export reads the run.yaml beside the checkpoint before the user's own options. *list: the new
+ * argument list (to be freed with its element 1), or NULL where nothing is to be added. */
+static hn_status with_run_options(int *argc, char *const *argv, char ***list)
+{
+    static const char flag[] = "--config=";
+    const char *checkpoint = checkpoint_of(*argc, argv);
+    if (checkpoint == NULL) return HN_OK;
+    char *option = hn_asprintf("%s%s/run.yaml", flag, checkpoint);
+    char **words = hn_malloc(((size_t)*argc + 1) * sizeof *words);
+    hn_status st = HN_OK;
+    if (option == NULL || words == NULL)
+        st = HN_FAIL(HN_ERR_MEMORY, "no memory for the options of %s", checkpoint);
+    else if (!hn_is_file(option + strlen(flag)))
+        st = HN_FAIL(HN_ERR_IO,
+                     "--checkpoint %s: neither a checkpoint nor a run's folder, there is "
+                     "no run.yaml",
+                     checkpoint);
+    if (st != HN_OK) {
         hn_free(option);
-        return NULL;
+        hn_free(words);
+        return st;
     }
-    list[0] = argv[0];
-    list[1] = option;
-    memcpy(list + 2, argv + 1, ((size_t)*argc - 1) * sizeof *list);
+    words[0] = argv[0];
+    words[1] = option;
+    memcpy(words + 2, argv + 1, ((size_t)*argc - 1) * sizeof *words);
     ++*argc;
-    return list;
+    *list = words;
+    return HN_OK;
+}
+
+/* The options that reproduce the run; those that a loaded adapter decides are left out, as giving
+ * them beside --adapter is an error. */
+static hn_status record_options(const hn_session *s, const hn_option_table *table, char **yaml)
+{
+    const bool loaded = s->run->adapter[0] != '\0';
+    hn_option *row = hn_malloc(table->n * sizeof *row);
+    size_t n = 0;
+    if (row == NULL) return HN_FAIL(HN_ERR_MEMORY, "table of %zu options", table->n);
+    for (size_t i = 0; i < table->n; i++) {
+        bool decided = false;
+        const char *const *o = loaded ? s->method->adapter_options : NULL;
+        for (; o != NULL && *o != NULL && table->row[i].name != NULL && !decided; o++)
+            decided = strcmp(table->row[i].name, *o) == 0;
+        if (!decided) row[n++] = table->row[i];
+    }
+    const hn_status st = hn_options_yaml(row, n, s->config, yaml);
+    hn_free(row);
+    return st;
 }
 
 static hn_status run_train(hn_session *s, const hn_option_table *table)
 {
     char *yaml = NULL;
-    HN_TRY(hn_options_yaml(table->row, table->n, s->config, &yaml));
+    HN_TRY(record_options(s, table, &yaml));
     const hn_status st = hn_train(s, yaml, stdout);
     hn_free(yaml);
     return st;
@@ -106,10 +147,11 @@ static hn_status run_verb(const hn_method *m, const verb *v, int argc, char *con
     hn_option_table table = {0};
     hn_options_store *store = NULL;
     hn_session session = {0};
-    char **list = v->run == hn_verb_export ? with_run_options(&argc, argv) : NULL;
+    char **list = NULL;
     void *config = hn_calloc(1, m->config_size);
     hn_status st = config ? HN_OK : HN_FAIL(HN_ERR_MEMORY, "%zu bytes of options", m->config_size);
     if (st != HN_OK) goto done;
+    if (v->run == hn_verb_export) HN_TRY_GOTO(st, with_run_options(&argc, argv, &list), done);
     HN_TRY_GOTO(st, hn_run_table(v->groups, m->options, m->n_options, &table), done);
     HN_TRY_GOTO(st, hn_options_parse(table.row, table.n, argc, list ? list : argv, config, &store),
                 done);
@@ -121,7 +163,8 @@ static hn_status run_verb(const hn_method *m, const verb *v, int argc, char *con
     session = (hn_session){
         .method = m, .config = config, .run = config, .given = store, .log = {.line = print_log}};
     st = v->run ? v->run(&session, stdout) : run_train(&session, &table);
-    if (st == HN_OK && fflush(stdout) != 0) st = HN_FAIL(HN_ERR_IO, "writing to standard output");
+    if (st == HN_OK && (fflush(stdout) != 0 || ferror(stdout)))
+        st = HN_FAIL(HN_ERR_IO, "writing to standard output");
 
 done:
     hn_session_close(&session);
@@ -147,6 +190,7 @@ static void limit_spinning(char **argv)
 int hn_trainer_main(const hn_method *m, int argc, char **argv)
 {
     limit_spinning(argv);
+    signal(SIGXFSZ, SIG_IGN); /* a limit on file sizes is an error of write(), as a full disk is */
     if (argc < 2) {
         usage(m, stderr);
         return 2;

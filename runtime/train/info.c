@@ -85,6 +85,17 @@ static hn_status info_checkpoint(const char *dir, FILE *to)
     return st;
 }
 
+static hn_status info_run(hn_session *s, const char *dir, FILE *to)
+{
+    char *newest = NULL;
+    HN_TRY(hn_ckpt_newest(dir, &s->log, &newest, NULL));
+    fprintf(to, "%s: a run's folder\n", dir);
+    if (newest == NULL) fputs("  no complete checkpoint\n", to);
+    const hn_status st = newest ? info_checkpoint(newest, to) : HN_OK;
+    hn_free(newest);
+    return st;
+}
+
 static hn_status info_safetensors(const char *path, FILE *to)
 {
     hn_st_file *f = NULL;
@@ -100,6 +111,7 @@ hn_status hn_verb_info(hn_session *s, FILE *to)
     const char *path = s->run->path;
     if (holds(path, "COMPLETE")) return info_checkpoint(path, to);
     if (holds(path, "adapter_config.json")) return info_adapter(path, to);
+    if (holds(path, "run.yaml")) return info_run(s, path, to);
     if (hn_is_folder(path)) return info_model(s, path, to);
     return info_safetensors(path, to);
 }

@@ -1,6 +1,7 @@
 #include "runtime/train/lora_hook.h"
 
 #include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -27,6 +28,35 @@ static hn_status choose(const void *context, const char *module, int64_t in, int
 hn_adapt hn_lora_hook(const hn_peft_config *c)
 {
     return (hn_adapt){.linear = choose, .context = c};
+}
+
+/* The last parts of the modules' names, each once: "q_proj, k_proj". */
+static void list_ends(const hn_params *p, char *text, size_t size)
+{
+    size_t at = 0;
+    text[0] = '\0';
+    for (int64_t i = 0; i < hn_params_linears(p) && at < size; i++) {
+        const char *module = hn_params_linear_at(p, i)->module, *dot = strrchr(module, '.');
+        const char *end = dot ? dot + 1 : module;
+        if (strstr(text, end) == NULL)
+            at += (size_t)snprintf(text + at, size - at, "%s%s", at ? ", " : "", end);
+    }
+}
+
+hn_status hn_lora_check_names(const hn_params *p, const hn_names *names, const char *option)
+{
+    for (int64_t i = 0; i < names->n; i++) {
+        const hn_peft_config one = {.targets.list = {.items = &names->items[i], .n = 1}};
+        bool found = false;
+        for (int64_t k = 0; !found && k < hn_params_linears(p); k++)
+            HN_TRY(hn_peft_matches(&one, hn_params_linear_at(p, k)->module, &found));
+        if (found) continue;
+        char ends[256];
+        list_ends(p, ends, sizeof ends);
+        return HN_FAIL(HN_ERR_ARG, "%s: no linear layer's name ends with '%.80s'; there are %s",
+                       option, names->items[i], ends);
+    }
+    return HN_OK;
 }
 
 hn_status hn_lora_set(const hn_params *p, const hn_peft_adapter *a, const char *where)

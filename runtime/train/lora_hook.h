@@ -1,4 +1,5 @@
-/* lora_hook.h - the LoRA method: a PEFT configuration decides which linear layers get a low-rank pair.
+/* lora_hook.h - the LoRA method: a PEFT configuration decides which linear layers get a low-rank
+ * pair.
  *
  *   y = W x + scale * B (A (dropout(x)))     scale = alpha / r, or alpha / sqrt(r) (rsLoRA)
  *
@@ -14,6 +15,11 @@ extern "C" {
 
 /* The hook for a configuration, which must outlive it. */
 hn_adapt hn_lora_hook(const hn_peft_config *c);
+
+/* Every name must be that of a module of the model or the end of one behind a dot.
+ * Errors: HN_ERR_ARG naming the option and the names there are; HN_ERR_MEMORY */
+HN_NODISCARD hn_status hn_lora_check_names(const hn_params *p, const hn_names *names,
+                                           const char *option);
 
 /* Copies an adapter's values into the low-rank pairs. Every pair must be in the adapter and every
  * module of the adapter in the model, with the same shapes.

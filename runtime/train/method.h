@@ -21,8 +21,9 @@ typedef struct {
     /* adapter: fills the PEFT configuration of a fresh run from the options.
      * else: NULL, and every parameter of the model is trained */
     hn_status (*choose)(const void *config, hn_peft_config *out);
-    /* adapter: an error when the user has set an option that a loaded adapter decides */
-    hn_status (*check_given)(const hn_options_store *given);
+    /* adapter: names of the options that a loaded adapter decides, NULL at the end. With --adapter
+     * they are refused, and the run record leaves them out. */
+    const char *const *adapter_options;
 } hn_method;
 
 #ifdef __cplusplus

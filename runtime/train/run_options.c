@@ -107,10 +107,10 @@ hn_status hn_run_table(unsigned groups, const hn_option *method, size_t n_method
         group, rows, sizeof(rows) / sizeof *(rows) \
     }
     const part parts[] = {
-        PART(HN_GROUP_MODEL, model_rows),       PART(HN_GROUP_DATA, data_rows),
-        PART(HN_GROUP_BATCH, batch_rows),       {HN_GROUP_METHOD, method, n_method},
-        PART(HN_GROUP_TRAIN, train_rows),       PART(HN_GROUP_INFO, info_rows),
-        PART(HN_GROUP_GENERATE, generate_rows), PART(HN_GROUP_EXPORT, export_rows),
+        PART(HN_GROUP_EXPORT, export_rows),     PART(HN_GROUP_MODEL, model_rows),
+        PART(HN_GROUP_DATA, data_rows),         PART(HN_GROUP_BATCH, batch_rows),
+        {HN_GROUP_METHOD, method, n_method},    PART(HN_GROUP_TRAIN, train_rows),
+        PART(HN_GROUP_GENERATE, generate_rows), PART(HN_GROUP_INFO, info_rows),
         PART(HN_GROUP_MACHINE, machine_rows),
     };
 #undef PART

@@ -71,9 +71,24 @@ static hn_status open_adapter(hn_session *s, bool training)
             "--adapter %s is a checkpoint; write an adapter with: %s export --checkpoint "
             "%s --model %s --to DIR",
             dir, s->method->program, dir, s->run->model);
+    for (const char *const *o = s->method->adapter_options; training && *o != NULL; o++)
+        if (hn_options_given(s->given, *o))
+            return HN_FAIL(HN_ERR_ARG, "--%s: decided by the adapter that --adapter loads", *o);
     HN_TRY(hn_peft_load(dir, &s->adapter));
     s->peft = &s->adapter.config;
-    return training && s->method->check_given ? s->method->check_given(s->given) : HN_OK;
+    return HN_OK;
+}
+
+/* A name that matches no module would train less than was asked for, without a word. */
+static hn_status check_names(const hn_session *s)
+{
+    hn_params *p = NULL;
+    HN_TRY(hn_params_new(NULL, &p));
+    hn_status st = hn_llama_declare(&s->model.config, p);
+    if (st == HN_OK) st = hn_lora_check_names(p, &s->fresh.targets.list, "--targets");
+    if (st == HN_OK) st = hn_lora_check_names(p, &s->fresh.exclude.list, "--exclude");
+    hn_params_free(p);
+    return st;
 }
 
 hn_status hn_session_model(hn_session *s, bool training)
@@ -87,6 +102,7 @@ hn_status hn_session_model(hn_session *s, bool training)
         s->fresh.task_type = hn_strdup("CAUSAL_LM");
         if (s->fresh.base_model == NULL || s->fresh.task_type == NULL)
             return HN_FAIL(HN_ERR_MEMORY, "no memory for the adapter's configuration");
+        HN_TRY(check_names(s));
         s->peft = &s->fresh;
     }
     if (s->peft != NULL)
@@ -144,7 +160,7 @@ static hn_status open_loader(hn_session *s, const hn_dataset *d, bool once, hn_l
     return HN_OK;
 }
 
-static hn_status settle_seq_len(hn_session *s)
+hn_status hn_session_seq_len(hn_session *s)
 {
     const int64_t limit = s->model.config.max_positions;
     s->seq_len = s->run->seq_len;
@@ -153,6 +169,33 @@ static hn_status settle_seq_len(hn_session *s)
         return HN_FAIL(HN_ERR_SHAPE, "--seq-len %" PRId64 ": the model has %" PRId64 " positions",
                        s->seq_len, limit);
     return HN_OK;
+}
+
+/* Lines of progress for work that is not training; `step` names what is counted. */
+static void start_progress(hn_session *s, const char *step, const char *unit, int64_t total)
+{
+    hn_progress_config config = hn_progress_detect(stderr);
+    config.step = step;
+    config.unit = unit;
+    config.every = 0; /* without a terminal only by time: most of this is over in a moment */
+    hn_progress_start(&s->progress, &config, 0, total);
+}
+
+/* Without a terminal the end goes unsaid: a report of what was done follows. */
+static void show_progress(hn_session *s, int64_t done, int64_t units)
+{
+    if (s->progress.config.is_tty || done < s->progress.total)
+        hn_progress_update(&s->progress, done, units, NULL);
+    if (done >= s->progress.total) hn_progress_end(&s->progress);
+}
+
+static void tell_tokens(void *context, const hn_data_progress *p)
+{
+    hn_session *s = context;
+    const int64_t done = (int64_t)(p->share * 1000);
+    if (s->progress.total != 1000) start_progress(s, "tokenising", "rows", 1000);
+    show_progress(s, done, p->rows);
+    if (done >= 1000) s->progress.total = 0;
 }
 
 hn_status hn_session_data(hn_session *s, bool held_out_only)
@@ -167,9 +210,11 @@ hn_status hn_session_data(hn_session *s, bool held_out_only)
                             .train_on_prompt = c->train_on_prompt,
                             .threads = (int)c->data_threads,
                             .cache_dir = strcmp(c->cache_dir, "auto") == 0 ? NULL : c->cache_dir,
-                            .log = &s->log};
+                            .log = &s->log,
+                            .tell = tell_tokens,
+                            .tell_context = s};
     HN_TRY(hn_data_format_parse(c->format, &o.format.format));
-    HN_TRY(settle_seq_len(s));
+    HN_TRY(hn_session_seq_len(s));
     if (held_out_only) {
         const bool split = o.eval_data || o.eval_split > 0;
         HN_TRY(split ? hn_dataset_open(&o, s->tokenizer, NULL, &s->eval_data)
@@ -240,10 +285,14 @@ hn_status hn_session_evaluate(hn_session *s, double *loss, int64_t *tokens)
                   .max_seqs = s->max_seqs};
     const int64_t n = hn_loader_batches_per_epoch(s->eval, 0);
     double sum = 0;
+    int64_t read = 0;
     HN_TRY(hn_engine_eval_begin(s->engine));
+    start_progress(s, "evaluation batch", "tokens", n);
     for (int64_t i = 0; i < n; i++) {
         HN_TRY(hn_loader_fill(s->eval, i, &b));
         HN_TRY(hn_engine_eval_batch(s->engine));
+        read += b.n_tokens;
+        show_progress(s, i + 1, read);
     }
     hn_engine_eval_sums(s->engine, &sum, tokens);
     *loss = *tokens > 0 ? sum / (double)*tokens : NAN;

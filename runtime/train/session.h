@@ -1,6 +1,7 @@
 /* session.h - what a verb works with: model, tokenizer, data, engine, opened in that order. */
 #ifndef HN_SESSION_H
 #define HN_SESSION_H
+#include "runtime/base/progress.h"
 #include "runtime/data/loader.h"
 #include "runtime/data/tokenizer.h"
 #include "runtime/model/model.h"
@@ -28,18 +29,21 @@ typedef struct {
     hn_loader *train, *eval; /* eval NULL: nothing is held out */
     int64_t seq_len, max_seqs;
     hn_engine *engine;
+    hn_progress progress; /* of reading data and of evaluation */
 } hn_session;
 
 /* Opens model and adapter. training: without --adapter a fresh one is chosen by the method. */
 HN_NODISCARD hn_status hn_session_model(hn_session *s, bool training);
 HN_NODISCARD hn_status hn_session_tokenizer(hn_session *s);
+/* s->seq_len out of the options and the model's positions. */
+HN_NODISCARD hn_status hn_session_seq_len(hn_session *s);
 /* Opens the data. held_out_only: --data itself is what is to be evaluated. */
 HN_NODISCARD hn_status hn_session_data(hn_session *s, bool held_out_only);
 /* Records and plans; prints the plan. Nothing is allocated for tensors. */
 HN_NODISCARD hn_status hn_session_plan(hn_session *s, bool train, int64_t logits_rows);
 /* Takes the memory and loads weights and adapter. */
 HN_NODISCARD hn_status hn_session_load(hn_session *s);
-/* Mean loss over the held-out data. progress: NULL or called with the share that is done. */
+/* Mean loss over the held-out data. */
 HN_NODISCARD hn_status hn_session_evaluate(hn_session *s, double *loss, int64_t *tokens);
 void hn_session_close(hn_session *s);
 

@@ -65,9 +65,8 @@ static hn_status save_moments(const char *path, const hn_params *p)
     return st;
 }
 
-/* The manifest of a delta pack (spec/delta.md part 4): integers, or strings for real numbers, and
- * no times, so that two runs of one seed write the same bytes. */
-static char *manifest_text(const hn_params *p, const hn_run_identity *id, const hn_run_state *s)
+/* The list of trained tensors in a manifest: how each is encoded, rank and scale. */
+static json_t *manifest_tensors(const hn_params *p)
 {
     json_t *tensors = json_array();
     for (int64_t i = 0; i < hn_params_count(p); i++) {
@@ -86,12 +85,19 @@ static char *manifest_text(const hn_params *p, const hn_run_identity *id, const 
                                                  l->a->name, l->b->name, "rank",
                                                  (json_int_t)l->lowrank.rank, "scale", scale));
     }
+    return tensors;
+}
+
+/* The manifest of a delta pack (spec/delta.md part 4): integers, or strings for real numbers, and
+ * no times, so that two runs of one seed write the same bytes. */
+static char *manifest_text(const hn_params *p, const hn_run_identity *id, const hn_run_state *s)
+{
     json_t *m =
         json_pack("{s:i, s:s, s:[], s:{s:s, s:s}, s:{s:s, s:s, s:I, s:I}, s:o}", "format_version",
                   HN_STATE_VERSION, "kind", id->method, "parents", "base", "name", id->base_path,
                   "tree_digest", id->base_digest, "training", "data_digest", id->data_digest,
                   "tokenizer_digest", id->tokenizer_digest, "steps", (json_int_t)s->step, "tokens",
-                  (json_int_t)s->tokens, "tensors", tensors);
+                  (json_int_t)s->tokens, "tensors", manifest_tensors(p));
     char *text = m ? json_dumps(m, JSON_SORT_KEYS | JSON_COMPACT) : NULL;
     json_decref(m);
     return text;
@@ -231,25 +237,47 @@ static float *dense_buffer(const hn_params *p)
     return hn_malloc((size_t)largest * sizeof(float));
 }
 
-static hn_status check_manifest(const hn_st_file *f)
+static hn_status check_manifest(const json_t *m, const char *where, const char *base_digest)
+{
+    int64_t version = 0;
+    const char *digest = NULL;
+    HN_TRY(hn_json_get_i64(m, "format_version", where, 1, HN_STATE_VERSION, true, &version));
+    HN_TRY(hn_json_get_text(json_object_get(m, "base"), "tree_digest", where, true, &digest));
+    if (strcmp(digest, base_digest) != 0)
+        return HN_FAIL(HN_ERR_ARG, "%s: made on another base model: digest %s, this one has %s",
+                       where, digest, base_digest);
+    return HN_OK;
+}
+
+static hn_status read_manifest(const hn_st_file *f, json_t **out)
 {
     const char *text = hn_st_metadata(f, "delta.manifest");
     if (text == NULL)
         return HN_FAIL(HN_ERR_FORMAT, "%s: no delta.manifest in its metadata", hn_st_where(f));
-    json_t *m = NULL;
-    int64_t version = 0;
-    HN_TRY(hn_json_parse(text, strlen(text), hn_st_where(f), &m));
-    const hn_status st =
-        hn_json_get_i64(m, "format_version", hn_st_where(f), 1, HN_STATE_VERSION, true, &version);
-    json_decref(m);
-    return st;
+    return hn_json_parse(text, strlen(text), hn_st_where(f), out);
 }
 
-hn_status hn_state_load_delta(const char *dir, const hn_params *p)
+static hn_status load_values(const hn_st_file *f, const hn_params *p, float *dense)
+{
+    int64_t n = 0;
+    for (int64_t i = 0; i < hn_params_count(p); i++) {
+        const hn_param *q = hn_params_at(p, i);
+        if (!q->trained) continue;
+        HN_TRY(load_tensor(f, q->name, q, q->master, dense));
+        hn_param_refresh(q);
+        n++;
+    }
+    if (n != hn_st_count(f))
+        return HN_FAIL(HN_ERR_FORMAT, "%s: %" PRId64 " tensors, the run trains %" PRId64,
+                       hn_st_where(f), hn_st_count(f), n);
+    return HN_OK;
+}
+
+hn_status hn_state_load_delta(const char *dir, const hn_params *p, const char *base_digest)
 {
     hn_st_file *f = NULL;
+    json_t *manifest = NULL, *tensors = NULL;
     hn_status st = HN_OK;
-    int64_t n = 0;
     float *dense = dense_buffer(p);
     char *path = hn_asprintf("%s/delta.safetensors", dir);
     if (path == NULL || dense == NULL) {
@@ -257,19 +285,17 @@ hn_status hn_state_load_delta(const char *dir, const hn_params *p)
         goto done;
     }
     HN_TRY_GOTO(st, hn_st_open(path, &f), done);
-    HN_TRY_GOTO(st, check_manifest(f), done);
-    for (int64_t i = 0; i < hn_params_count(p); i++) {
-        const hn_param *q = hn_params_at(p, i);
-        if (!q->trained) continue;
-        HN_TRY_GOTO(st, load_tensor(f, q->name, q, q->master, dense), done);
-        hn_param_refresh(q);
-        n++;
-    }
-    if (n != hn_st_count(f))
-        st = HN_FAIL(HN_ERR_FORMAT, "%s: %" PRId64 " tensors, the run trains %" PRId64, path,
-                     hn_st_count(f), n);
+    HN_TRY_GOTO(st, read_manifest(f, &manifest), done);
+    HN_TRY_GOTO(st, check_manifest(manifest, path, base_digest), done);
+    HN_TRY_GOTO(st, load_values(f, p, dense), done);
+    tensors = manifest_tensors(p);
+    if (!json_equal(tensors, json_object_get(manifest, "tensors")))
+        st = HN_FAIL(HN_ERR_FORMAT, "%s: its manifest has other ranks or scales than this run",
+                     path);
 
 done:
+    json_decref(tensors);
+    json_decref(manifest);
     hn_st_close(f);
     hn_free(path);
     hn_free(dense);
@@ -367,7 +393,7 @@ hn_status hn_state_load(const char *dir, const hn_params *p, const hn_run_identi
     hn_status st = hn_json_load(path, &j);
     if (st == HN_OK) st = check_identity(j, path, id);
     if (st == HN_OK) st = read_state(j, path, room, &state);
-    if (st == HN_OK) st = hn_state_load_delta(dir, p);
+    if (st == HN_OK) st = hn_state_load_delta(dir, p, id->base_digest);
     if (st == HN_OK) st = load_moments(dir, p);
     json_decref(j);
     hn_free(path);

@@ -58,8 +58,12 @@ HN_NODISCARD hn_status hn_state_save(const char *out_dir, const hn_params *p,
 HN_NODISCARD hn_status hn_state_load(const char *dir, const hn_params *p, const hn_run_identity *id,
                                      int64_t room, hn_run_state *s);
 
-/* Fills the parameters only, for evaluation and export. */
-HN_NODISCARD hn_status hn_state_load_delta(const char *dir, const hn_params *p);
+/* Fills the parameters only, for evaluation and export.
+ * base_digest   of the model that p holds
+ * Errors        HN_ERR_ARG when the delta was made on another one; HN_ERR_FORMAT when its manifest
+ *               describes other tensors, ranks or scales than p has */
+HN_NODISCARD hn_status hn_state_load_delta(const char *dir, const hn_params *p,
+                                           const char *base_digest);
 
 #ifdef __cplusplus
 }

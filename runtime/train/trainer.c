@@ -2,9 +2,12 @@
 #include "runtime/train/trainer.h"
 
 #include <inttypes.h>
+#include <jansson.h>
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <time.h>
 
 #include "runtime/base/alloc.h"
@@ -37,10 +40,10 @@ typedef struct {
     hn_metrics *metrics;
     hn_tfevents *events;
     hn_progress progress;
-    hn_log quiet;       /* the session's log, shown above the progress line */
-    int64_t saved_step; /* newest checkpoint, -1: none */
-    int64_t units;      /* trained tokens since the start of this call */
-    bool stop_early;
+    hn_log quiet;          /* the session's log, shown above the progress line */
+    int64_t saved_step;    /* newest checkpoint, -1: none */
+    int64_t units;         /* trained tokens since the start of this call */
+    bool stop_early, json; /* json: one object a line on `to` */
 } trainer;
 
 /* ---- set-up ---- */
@@ -81,6 +84,31 @@ static hn_status make_settings(trainer *t, const char *yaml)
     return HN_OK;
 }
 
+/* Options that would be without effect beside the others. */
+static hn_status check_options(const trainer *t)
+{
+    const hn_run_config *c = t->c;
+    if (c->min_lr > c->lr)
+        return HN_FAIL(HN_ERR_ARG, "--min-lr %g is above --lr %g", c->min_lr, c->lr);
+    if (c->nesterov && (strcmp(c->optimizer, "sgd") != 0 || c->momentum <= 0))
+        return HN_FAIL(HN_ERR_ARG, "--nesterov: a form of momentum of --optimizer sgd, here %s%s",
+                       c->optimizer, c->momentum > 0 ? "" : " with --momentum 0");
+    if (strcmp(c->resume, "auto") == 0 && c->out[0] == '\0')
+        return HN_FAIL(HN_ERR_ARG, "--resume auto: continues the run in --out, which is missing");
+    return HN_OK;
+}
+
+static hn_status check_held_out(const trainer *t)
+{
+    const hn_run_config *c = t->c;
+    if (t->s->eval != NULL || (c->patience == 0 && c->eval_every == 0)) return HN_OK;
+    return HN_FAIL(HN_ERR_ARG,
+                   "--%s %" PRId64 ": nothing is held out; --eval-data or --eval-split "
+                   "says what",
+                   c->patience ? "patience" : "eval-every",
+                   c->patience ? c->patience : c->eval_every);
+}
+
 static hn_status plan_steps(trainer *t)
 {
     const hn_run_config *c = t->c;
@@ -89,10 +117,8 @@ static hn_status plan_steps(trainer *t)
     if (t->total == 0) t->total = (int64_t)ceil(rows / (double)(c->batch_size * c->accumulation));
     if (t->total < 1) return HN_FAIL(HN_ERR_ARG, "--epochs %g gives no step", c->epochs);
     t->last = c->stop_after > 0 && c->stop_after < t->total ? c->stop_after : t->total;
-    t->schedule = (hn_schedule){.lr = c->lr,
-                                .min_lr = c->min_lr < c->lr ? c->min_lr : c->lr,
-                                .warmup = c->warmup_steps,
-                                .steps = t->total};
+    t->schedule = (hn_schedule){
+        .lr = c->lr, .min_lr = c->min_lr, .warmup = c->warmup_steps, .steps = t->total};
     if (c->warmup_steps < 0) t->schedule.warmup = t->total * 3 / 100;
     if (t->schedule.warmup > t->total)
         return HN_FAIL(HN_ERR_ARG, "--warmup-steps %" PRId64 " of %" PRId64 " steps",
@@ -112,26 +138,100 @@ static hn_status choose_out(trainer *t)
     return t->out ? HN_OK : HN_FAIL(HN_ERR_MEMORY, "no memory for the out folder's name");
 }
 
-/* Finds the checkpoint to continue from; *from NULL: none. Without --resume an out folder that
- * holds a run is not touched. */
-static hn_status find_start(trainer *t, char **from)
+static int64_t log_room(const trainer *t)
 {
-    const char *resume = t->c->resume;
+    const int64_t evals = t->c->eval_every ? t->total / t->c->eval_every : 0;
+    return t->total / t->c->log_every + evals + 8;
+}
+
+static char *checkpoint_path(const trainer *t, int64_t step)
+{
+    return hn_asprintf("%s/checkpoint-%" PRId64, t->out, step);
+}
+
+static bool same_folder(const char *a, const char *b)
+{
+    struct stat x, y;
+    return stat(a, &x) == 0 && stat(b, &y) == 0 && x.st_dev == y.st_dev && x.st_ino == y.st_ino;
+}
+
+/* An out folder that holds a run is not touched but to continue it from its newest checkpoint. */
+static hn_status refuse_older_run(const trainer *t)
+{
+    char *newest = NULL;
     int64_t step = -1;
-    *from = NULL;
-    if (resume[0] != '\0' && strcmp(resume, "auto") != 0) {
-        *from = hn_strdup(resume);
-        return *from ? HN_OK : HN_FAIL(HN_ERR_MEMORY, "no memory for the path %s", resume);
-    }
-    if (!hn_is_folder(t->out)) return HN_OK;
-    HN_TRY(hn_ckpt_newest(t->out, &t->s->log, from, &step));
-    if (*from == NULL || resume[0] != '\0') return HN_OK;
-    hn_free(*from);
-    *from = NULL;
+    if (strcmp(t->c->resume, "auto") == 0 || !hn_is_folder(t->out)) return HN_OK;
+    HN_TRY(hn_ckpt_newest(t->out, NULL, &newest, &step));
+    if (newest == NULL) return HN_OK;
+    const bool continued = t->c->resume[0] != '\0' && same_folder(newest, t->c->resume);
+    hn_free(newest);
+    if (continued) return HN_OK;
     return HN_FAIL(HN_ERR_ARG,
                    "--out %s holds a run up to step %" PRId64
                    "; continue it with --resume auto or choose another folder",
                    t->out, step);
+}
+
+/* A branch in another folder has not the best checkpoint of the run that it comes from. */
+static hn_status check_best(trainer *t)
+{
+    if (t->state.best_step <= 0) return HN_OK;
+    char *best = checkpoint_path(t, t->state.best_step);
+    if (best == NULL) return HN_FAIL(HN_ERR_MEMORY, "no memory for a checkpoint's path");
+    if (!hn_is_folder(best)) {
+        hn_info(&t->s->log, "%s, the best so far, is not there: the best is sought anew", best);
+        t->state.best_step = -1;
+        t->state.best_loss = NAN;
+        t->state.evals_since_best = 0;
+    }
+    hn_free(best);
+    return HN_OK;
+}
+
+static hn_status load_state(trainer *t, const char *from)
+{
+    HN_TRY(hn_state_load(from, hn_engine_params(t->s->engine), &t->id, log_room(t), &t->state));
+    if (t->state.step > t->total)
+        return HN_FAIL(HN_ERR_ARG, "%s is at step %" PRId64 ", the run is to have %" PRId64, from,
+                       t->state.step, t->total);
+    HN_TRY(check_best(t));
+    t->stop_early = t->c->patience > 0 && t->state.evals_since_best >= t->c->patience;
+    hn_info(&t->s->log, "resumed from %s, step %" PRId64, from, t->state.step);
+    return HN_OK;
+}
+
+/* --resume auto: the out folder is ours, its newest checkpoint is where we go on. */
+static hn_status load_newest(trainer *t)
+{
+    char *from = NULL;
+    HN_TRY(hn_ckpt_newest(t->out, &t->s->log, &from, NULL));
+    if (from == NULL) {
+        hn_info(&t->s->log, "no checkpoint in %s: starting at step 0", t->out);
+        return HN_OK;
+    }
+    const hn_status st = load_state(t, from);
+    if (st == HN_OK) t->saved_step = t->state.step;
+    hn_free(from);
+    return st;
+}
+
+/* Removes what a process that was killed while it wrote a record has left: nobody else writes
+ * here while we hold the lock. */
+static hn_status sweep_records(const trainer *t)
+{
+    static const char *const begin[] = {"metrics.csv.tmp-", "metrics.jsonl.tmp-", "run.yaml.tmp-"};
+    char **names = NULL;
+    int64_t n = 0;
+    hn_status st = hn_folder_names(t->out, &names, &n);
+    for (int64_t i = 0; st == HN_OK && i < 3 * n; i++) {
+        if (strncmp(names[i / 3], begin[i % 3], strlen(begin[i % 3])) != 0) continue;
+        char *path = hn_asprintf("%s/%s", t->out, names[i / 3]);
+        if (path == NULL) st = HN_FAIL(HN_ERR_MEMORY, "no memory to clear %s", t->out);
+        if (path != NULL) remove(path);
+        hn_free(path);
+    }
+    hn_folder_names_free(names, n);
+    return st;
 }
 
 static hn_status open_records(trainer *t)
@@ -139,6 +239,7 @@ static hn_status open_records(trainer *t)
     static const char *const columns[] = {"loss",  "lr",        "grad_norm",    "tokens",
                                           "epoch", "eval_loss", "tokens_per_s", "peak_gib"};
     const int64_t from = t->state.step > 0 ? t->state.step : -1;
+    HN_TRY(sweep_records(t));
     HN_TRY(hn_metrics_open(t->out, columns, sizeof columns / sizeof *columns, from, &t->metrics));
     HN_TRY(hn_tfevents_open(t->out, &t->events));
     char *path = hn_asprintf("%s/run.yaml", t->out);
@@ -156,26 +257,20 @@ static hn_status start_loading(trainer *t)
                              &t->prefetch);
 }
 
-static int64_t log_room(const trainer *t)
-{
-    const int64_t evals = t->c->eval_every ? t->total / t->c->eval_every : 0;
-    return t->total / t->c->log_every + evals + 8;
-}
-
-static hn_status set_up(trainer *t, const char *yaml)
+/* Opens everything that is read; plans; takes the memory. Writes nothing but the token cache. */
+static hn_status open_inputs(trainer *t, const char *yaml)
 {
     hn_session *s = t->s;
-    char *from = NULL;
+    HN_TRY(check_options(t));
     HN_TRY(hn_session_machine(s));
     HN_TRY(hn_session_model(s, true));
     HN_TRY(hn_session_tokenizer(s));
     HN_TRY(hn_session_data(s, false));
+    HN_TRY(check_held_out(t));
     HN_TRY(plan_steps(t));
     HN_TRY(hn_session_plan(s, true, HN_EXPORT_PROBE_ROWS));
     HN_TRY(choose_out(t));
-    HN_TRY(find_start(t, &from));
-    hn_free(from);
-    from = NULL;
+    HN_TRY(refuse_older_run(t));
     HN_TRY(make_settings(t, yaml));
     t->id = (hn_run_identity){.method = s->method->name,
                               .base_path = t->c->model,
@@ -185,17 +280,18 @@ static hn_status set_up(trainer *t, const char *yaml)
                               .yaml = yaml};
     HN_TRY(hn_model_digest(&s->model, (uint64_t)t->c->seed, &t->id.base_digest));
     HN_TRY(hn_session_load(s));
-    HN_TRY(hn_run_state_init(&t->state, log_room(t)));
+    return hn_run_state_init(&t->state, log_room(t));
+}
+
+static hn_status set_up(trainer *t, const char *yaml)
+{
+    const char *resume = t->c->resume;
+    const bool newest = strcmp(resume, "auto") == 0;
+    HN_TRY(open_inputs(t, yaml));
+    if (resume[0] != '\0' && !newest) HN_TRY(load_state(t, resume));
     HN_TRY(hn_outdir_lock(t->out, &t->lock)); /* the first thing written */
-    HN_TRY(find_start(t, &from));             /* again, now that nobody else can write */
-    hn_status st = HN_OK;
-    if (from != NULL) {
-        st = hn_state_load(from, hn_engine_params(s->engine), &t->id, log_room(t), &t->state);
-        if (st == HN_OK) hn_info(&s->log, "resumed from %s, step %" PRId64, from, t->state.step);
-        t->saved_step = t->state.step;
-    }
-    hn_free(from);
-    HN_TRY(st);
+    if (newest) HN_TRY(load_newest(t));
+    HN_TRY(refuse_older_run(t)); /* again, now that nobody else can write */
     HN_TRY(open_records(t));
     return start_loading(t);
 }
@@ -214,11 +310,6 @@ static void tear_down(trainer *t)
 }
 
 /* ---- checkpoints and evaluation ---- */
-
-static char *checkpoint_path(const trainer *t, int64_t step)
-{
-    return hn_asprintf("%s/checkpoint-%" PRId64, t->out, step);
-}
 
 static hn_status save(trainer *t)
 {
@@ -252,7 +343,7 @@ static hn_status record_eval(trainer *t, double loss)
     hn_run_state_log(&t->state, &e);
     HN_TRY(hn_metrics_row(t->metrics, step, row, 1));
     HN_TRY(hn_tfevents_scalars(t->events, 0, step, scalar, 1));
-    if (strcmp(t->c->log_format, "json") == 0)
+    if (t->json && isfinite(loss))
         fprintf(t->to, "{\"step\": %" PRId64 ", \"eval_loss\": %.9g}\n", step, loss);
     return HN_OK;
 }
@@ -278,6 +369,11 @@ static hn_status evaluate(trainer *t)
         t->state.evals_since_best++;
     }
     t->stop_early = t->c->patience > 0 && t->state.evals_since_best >= t->c->patience;
+    if (t->stop_early && t->state.step < t->total)
+        hn_info(&t->quiet,
+                "no better held-out loss in %" PRId64 " evaluations: the run ends at step %" PRId64
+                " of %" PRId64,
+                t->c->patience, t->state.step, t->total);
     hn_progress_resume(&t->progress);
     return better && t->state.step > 0 ? save(t) : HN_OK;
 }
@@ -312,7 +408,7 @@ static hn_status explain_nonfinite(trainer *t)
         const hn_status st = hn_engine_find_nonfinite(t->s->engine, a);
         if (st == HN_ERR_NUMERIC)
             return HN_FAIL(HN_ERR_NUMERIC, "step %" PRId64 ", micro-batch %" PRId64 ": %s",
-                           t->state.step + 1, a, hn_last_error());
+                           t->state.step + 1, a, hn_last_text());
         HN_TRY(st);
     }
     return HN_FAIL(HN_ERR_NUMERIC, "step %" PRId64 ": the gradient's norm is not finite",
@@ -342,11 +438,14 @@ static hn_status record_step(trainer *t, const hn_step_report *r, double lr)
             .step = step, .loss = r->loss, .lr = lr, .grad_norm = r->grad_norm, .eval_loss = NAN};
         hn_run_state_log(&t->state, &e);
     }
-    if (strcmp(t->c->log_format, "json") == 0)
-        fprintf(t->to,
-                "{\"step\": %" PRId64 ", \"loss\": %.9g, \"grad_norm\": %.9g, \"lr\": %.9g, "
-                "\"tokens_per_s\": %.6g, \"peak_gib\": %.4g}\n",
-                step, r->loss, r->grad_norm, lr, rate, peak);
+    if (!t->json) return HN_OK;
+    char loss[32] = "null"; /* of a step without a trained token */
+    if (isfinite(r->loss)) snprintf(loss, sizeof loss, "%.9g", r->loss);
+    fprintf(t->to,
+            "{\"step\": %" PRId64 ", \"loss\": %s, \"grad_norm\": %.9g, \"lr\": %.9g, "
+            "\"tokens_per_s\": %.6g, \"peak_gib\": %.4g}\n",
+            step, loss, r->grad_norm, lr, rate, peak);
+    fflush(t->to); /* whoever reads along sees the step now */
     return HN_OK;
 }
 
@@ -360,7 +459,11 @@ static hn_status step(trainer *t)
         HN_TRY(hn_engine_micro(t->s->engine, a));
     }
     HN_TRY(hn_engine_update(t->s->engine, lr, &r));
-    if (r.skipped == HN_STEP_NONFINITE || !isfinite(r.loss)) return explain_nonfinite(t);
+    if (r.skipped == HN_STEP_EMPTY)
+        hn_warn(&t->quiet, "step %" PRId64 ": no trained token, nothing was updated",
+                t->state.step + 1);
+    else if (r.skipped == HN_STEP_NONFINITE || !isfinite(r.loss))
+        return explain_nonfinite(t);
     t->state.step++;
     t->state.micro_batch += t->c->accumulation;
     t->state.tokens += r.tokens;
@@ -385,7 +488,7 @@ static hn_status loop(trainer *t)
     hn_progress_config config = hn_progress_detect(stderr);
     config.every = t->c->log_every;
     config.unit = "tokens";
-    if (strcmp(t->c->log_format, "json") == 0) config.to = NULL;
+    if (t->json) config.to = NULL;
     hn_progress_start(&t->progress, &config, t->state.step, t->total);
     t->quiet = (hn_log){.line = show_line, .context = t};
     if (t->state.step == 0) HN_TRY(evaluate(t));
@@ -406,55 +509,81 @@ static hn_status loop(trainer *t)
 static hn_status take_best(trainer *t)
 {
     const int64_t best = t->state.best_step;
-    if (strcmp(t->c->result, "best") != 0 || best <= 0 || best == t->state.step) return HN_OK;
+    if (strcmp(t->c->result, "best") != 0 || best < 0 || best == t->state.step) return HN_OK;
+    if (best == 0) {
+        hn_warn(&t->s->log,
+                "result: step %" PRId64 ", but the held-out loss was best, %.4f, before training",
+                t->state.step, t->state.best_loss);
+        return HN_OK;
+    }
     char *path = checkpoint_path(t, best);
     if (path == NULL) return HN_FAIL(HN_ERR_MEMORY, "no memory for a checkpoint's path");
     hn_info(&t->s->log, "result: step %" PRId64 ", held-out loss %.4f, the best of the run", best,
             t->state.best_loss);
-    const hn_status st = hn_state_load_delta(path, hn_engine_params(t->s->engine));
+    const hn_status st =
+        hn_state_load_delta(path, hn_engine_params(t->s->engine), t->id.base_digest);
     hn_free(path);
     return st;
 }
 
+static hn_status print_object(FILE *to, json_t *object)
+{
+    char *text = object ? json_dumps(object, 0) : NULL;
+    json_decref(object);
+    if (text == NULL) return HN_FAIL(HN_ERR_MEMORY, "no memory for the last line");
+    fprintf(to, "%s\n", text);
+    free(text);
+    return HN_OK;
+}
+
 /* The last three lines: where it is, how to try it, how to export it. */
-static void say_result(const trainer *t, const char *result)
+static hn_status say_result(const trainer *t, const char *result)
 {
     const hn_session *s = t->s;
-    const char *program = s->method->program;
+    const char *program = s->method->program, *model = t->c->model;
     const char *tokenizer = t->c->tokenizer[0] ? " --tokenizer " : "";
-    if (s->method->adapter) {
-        fprintf(t->to, "result:  %s (PEFT adapter), checkpoints in %s\n", result, t->out);
+    if (t->json)
+        return print_object(t->to, json_pack("{s:s, s:s, s:I}", "result", result, "checkpoints",
+                                             t->out, "step", (json_int_t)t->state.step));
+    fprintf(t->to, "result:  %s (%s), checkpoints in %s\n", result,
+            s->method->adapter ? "PEFT adapter" : "Hugging Face model", t->out);
+    if (s->method->adapter)
         fprintf(t->to, "try:     %s generate --model %s%s%s --adapter %s --prompt \"...\"\n",
-                program, t->c->model, tokenizer, t->c->tokenizer, result);
-        fprintf(t->to, "export:  %s export --model %s%s%s --checkpoint %s --kind merged --to DIR\n",
-                program, t->c->model, tokenizer, t->c->tokenizer, t->out);
-    } else {
-        fprintf(t->to, "result:  %s (Hugging Face model), checkpoints in %s\n", result, t->out);
+                program, model, tokenizer, t->c->tokenizer, result);
+    else
         fprintf(t->to, "try:     %s generate --model %s --prompt \"...\"\n", program, result);
-        fprintf(t->to, "export:  %s export --model %s%s%s --checkpoint %s --to DIR\n", program,
-                t->c->model, tokenizer, t->c->tokenizer, t->out);
-    }
+    fprintf(t->to, "export:  %s export --model %s%s%s --checkpoint %s%s --to DIR\n", program, model,
+            tokenizer, t->c->tokenizer, t->out, s->method->adapter ? " --kind merged" : "");
+    return HN_OK;
+}
+
+static hn_status say_stopped(const trainer *t)
+{
+    const int number = hn_signals_caught();
+    const char *by = number ? hn_signals_name(number) : "--stop-after";
+    if (t->json)
+        return print_object(t->to, json_pack("{s:s, s:I, s:I, s:s}", "stopped", by, "step",
+                                             (json_int_t)t->state.step, "steps",
+                                             (json_int_t)t->total, "checkpoints", t->out));
+    fprintf(t->to,
+            "stopped by %s at step %" PRId64 " of %" PRId64 "; continue with: %s train "
+            "--config %s/run.yaml --out %s --resume auto%s\n",
+            by, t->state.step, t->total, t->s->method->program, t->out, t->out,
+            t->c->stop_after ? " --stop-after 0" : "");
+    return HN_OK;
 }
 
 static hn_status finish(trainer *t)
 {
     hn_session *s = t->s;
-    if (t->state.step < t->total && !t->stop_early) {
-        const int number = hn_signals_caught();
-        fprintf(t->to,
-                "stopped by %s at step %" PRId64 " of %" PRId64 "; continue with: %s train "
-                "--config %s/run.yaml --out %s --resume auto%s\n",
-                number ? hn_signals_name(number) : "--stop-after", t->state.step, t->total,
-                s->method->program, t->out, t->out, t->c->stop_after ? " --stop-after 0" : "");
-        return HN_OK;
-    }
+    if (t->state.step < t->total && !t->stop_early) return say_stopped(t);
     HN_TRY(take_best(t));
     char *result = hn_asprintf("%s/%s", t->out, s->method->adapter ? "adapter" : "model");
     if (result == NULL) return HN_FAIL(HN_ERR_MEMORY, "no memory for the result's path");
     hn_status st = s->method->adapter ? HN_OK : hn_remove_tree(result);
     if (st == HN_OK)
         st = s->method->adapter ? hn_export_peft(s, result) : hn_export_merged(s, result);
-    if (st == HN_OK) say_result(t, result);
+    if (st == HN_OK) st = say_result(t, result);
     hn_free(result);
     return st;
 }
@@ -462,6 +591,7 @@ static hn_status finish(trainer *t)
 hn_status hn_train(hn_session *s, const char *yaml, FILE *to)
 {
     trainer t = {.s = s, .c = s->run, .to = to, .saved_step = -1};
+    t.json = strcmp(s->run->log_format, "json") == 0;
     hn_status st = set_up(&t, yaml);
     if (st == HN_OK) {
         hn_signals_watch();

@@ -1,3 +1,4 @@
+#define _POSIX_C_SOURCE 200809L
 #include "runtime/train/verbs.h"
 
 #include <inttypes.h>
@@ -68,11 +69,7 @@ hn_status hn_verb_plan(hn_session *s, FILE *to)
 {
     const hn_run_config *c = s->run;
     HN_TRY(hn_session_model(s, true));
-    const int64_t limit = s->model.config.max_positions;
-    s->seq_len = c->seq_len ? c->seq_len : limit < 1024 ? limit : 1024;
-    if (s->seq_len > limit)
-        return HN_FAIL(HN_ERR_SHAPE, "--seq-len %" PRId64 ": the model has %" PRId64 " positions",
-                       s->seq_len, limit);
+    HN_TRY(hn_session_seq_len(s));
     const hn_engine_options o = {.config = &s->model.config,
                                  .adapt = &s->adapt,
                                  .dtype = s->model.dtype,
@@ -121,6 +118,7 @@ hn_status hn_verb_eval(hn_session *s, FILE *to)
 typedef struct {
     hn_session *s;
     hn_generator *g;
+    int64_t max_new_tokens;
     hn_tokens prompt;
     hn_text text;
     hn_detok detok;
@@ -128,13 +126,17 @@ typedef struct {
     FILE *to;
 } writer;
 
+static hn_status write_out(writer *w)
+{
+    const bool written = fwrite(w->text.s, 1, w->text.n, w->to) == w->text.n;
+    w->text.n = 0;
+    return written && fflush(w->to) == 0 ? HN_OK : HN_FAIL(HN_ERR_IO, "writing the text failed");
+}
+
 static hn_status emit_token(writer *w, int32_t id)
 {
-    w->text.n = 0;
     HN_TRY(hn_tokenizer_decode_next(w->s->tokenizer, &w->detok, id, &w->text));
-    fwrite(w->text.s, 1, w->text.n, w->to);
-    fflush(w->to);
-    return HN_OK;
+    return write_out(w);
 }
 
 static bool is_end(const hn_session *s, int32_t id)
@@ -164,6 +166,20 @@ static hn_status encode_prompt(writer *w)
     return HN_OK;
 }
 
+/* The default number of tokens gives way to the model's positions; one that is asked for does not.
+ */
+static void settle_length(writer *w)
+{
+    const hn_session *s = w->s;
+    const int64_t room = s->model.config.max_positions - w->prompt.n;
+    w->max_new_tokens = s->run->max_new_tokens;
+    if (room < 1 || room >= w->max_new_tokens || hn_options_given(s->given, "max-new-tokens"))
+        return;
+    w->max_new_tokens = room;
+    hn_info(&s->log, "writing at most %" PRId64 " tokens: the model has %" PRId64 " positions",
+            room, s->model.config.max_positions);
+}
+
 static hn_status make_generator(writer *w)
 {
     hn_session *s = w->s;
@@ -172,7 +188,7 @@ static hn_status make_generator(writer *w)
                                     .adapt = &s->adapt,
                                     .dtype = s->model.dtype,
                                     .max_prompt = w->prompt.n,
-                                    .max_tokens = w->prompt.n + c->max_new_tokens};
+                                    .max_tokens = w->prompt.n + w->max_new_tokens};
     HN_TRY(hn_generator_new(&o, &w->g));
     const hn_params *p = hn_generator_params(w->g);
     HN_TRY(hn_model_check(&s->model, p, &s->log));
@@ -202,20 +218,19 @@ static hn_status write_text(writer *w)
     if (bytes && w->scratch == NULL) return HN_FAIL(HN_ERR_MEMORY, "%zu bytes to sample", bytes);
     for (int64_t i = 0; i < w->prompt.n; i++) HN_TRY(emit_token(w, w->prompt.id[i]));
     HN_TRY(hn_generator_prompt(w->g, w->prompt.id, w->prompt.n, &logits));
-    for (int64_t i = 0; i < c->max_new_tokens && !hn_signals_caught(); i++) {
+    for (int64_t i = 0; i < w->max_new_tokens && !hn_signals_caught(); i++) {
         a.logits = logits;
         position = (int32_t)(w->prompt.n + i);
         HN_TRY(hn_sample(&a, w->scratch));
         if (is_end(s, id) && !c->ignore_eos) break;
         if (id >= hn_tokenizer_vocab_size(s->tokenizer)) continue; /* padding row of the head */
         HN_TRY(emit_token(w, id));
-        if (i + 1 < c->max_new_tokens) HN_TRY(hn_generator_next(w->g, id, &logits));
+        if (i + 1 < w->max_new_tokens) HN_TRY(hn_generator_next(w->g, id, &logits));
     }
-    w->text.n = 0;
     HN_TRY(hn_tokenizer_decode_end(s->tokenizer, &w->detok, &w->text));
-    fwrite(w->text.s, 1, w->text.n, w->to);
+    HN_TRY(write_out(w));
     if (isatty(fileno(w->to))) fputc('\n', w->to);
-    return fflush(w->to) == 0 ? HN_OK : HN_FAIL(HN_ERR_IO, "writing the text failed");
+    return HN_OK;
 }
 
 hn_status hn_verb_generate(hn_session *s, FILE *to)
@@ -226,6 +241,7 @@ hn_status hn_verb_generate(hn_session *s, FILE *to)
     HN_TRY(hn_session_model(s, false));
     HN_TRY(hn_session_tokenizer(s));
     HN_TRY_GOTO(st, encode_prompt(&w), done);
+    settle_length(&w);
     HN_TRY_GOTO(st, make_generator(&w), done);
     st = write_text(&w);
 
@@ -261,10 +277,12 @@ static hn_status find_checkpoint(const hn_session *s, char **out)
 /* The options come from the checkpoint's run.yaml, so shapes are those of its run. */
 static hn_status open_for_checkpoint(hn_session *s, const char *dir)
 {
+    const char *digest;
     HN_TRY(hn_session_model(s, true));
     HN_TRY(hn_session_plan(s, false, HN_EXPORT_PROBE_ROWS));
     HN_TRY(hn_session_load(s));
-    return hn_state_load_delta(dir, hn_engine_params(s->engine));
+    HN_TRY(hn_model_digest(&s->model, (uint64_t)s->run->seed, &digest));
+    return hn_state_load_delta(dir, hn_engine_params(s->engine), digest);
 }
 
 hn_status hn_verb_export(hn_session *s, FILE *to)

@@ -6,6 +6,7 @@ install(DIRECTORY runtime kernels DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/hone
         FILES_MATCHING PATTERN "*_impl.h" EXCLUDE PATTERN "*.h" PATTERN "*.def")
 install(FILES ${PROJECT_BINARY_DIR}/generated/runtime/base/version.h
         DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/hone/runtime/base)
+install(FILES runtime/train/hone.h DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/hone)
 install(FILES LICENSE DESTINATION ${CMAKE_INSTALL_DOCDIR})
 
 # hone is a static library: whoever links it links what it stands on, so nothing is private.

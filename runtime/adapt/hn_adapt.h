@@ -1,0 +1,5 @@
+/* hn_adapt.h - the face of runtime/adapt: all that other folders and programs include of it. */
+#ifndef HN_FACE_ADAPT_H
+#define HN_FACE_ADAPT_H
+#include "runtime/adapt/params.h"
+#endif

@@ -1,0 +1,10 @@
+/* hn_data.h - the face of runtime/data: all that other folders and programs include of it. */
+#ifndef HN_FACE_DATA_H
+#define HN_FACE_DATA_H
+#include "runtime/data/dataset.h"
+#include "runtime/data/loader.h"
+#include "runtime/data/packing.h"
+#include "runtime/data/source.h"
+#include "runtime/data/template.h"
+#include "runtime/data/tokenizer.h"
+#endif

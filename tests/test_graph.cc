@@ -1,0 +1,310 @@
+/* The graph core: types, names, views, gradients as nodes, dead nodes, placement, red zones. */
+#include "hn_test.h"
+#include "runtime/base/alloc.h"
+#include "runtime/graph/plan.h"
+#include "runtime/graph/run.h"
+
+namespace {
+
+hn_type f32_2d(int64_t rows, int64_t cols) { return {HN_F32, 2, {rows, cols}, 0, 0}; }
+
+class Graph : public ::testing::Test {
+  protected:
+    hn_program *p = nullptr;
+    hn_step_block step = {};
+
+    void SetUp() override { ASSERT_HN_OK(hn_program_new(1, &p)); }
+    void TearDown() override { hn_program_free(p); }
+
+    hn_graph *graph(const char *name, bool training)
+    {
+        hn_graph *g = nullptr;
+        EXPECT_HN_OK(hn_graph_new(p, name, training, &g));
+        return g;
+    }
+    hn_tensor *input(const char *name, int64_t rows, int64_t cols, bool needs_grad = false)
+    {
+        hn_tensor *t = nullptr;
+        const hn_type type = f32_2d(rows, cols);
+        EXPECT_HN_OK(hn_program_tensor(p, HN_MEM_INPUT, name, &type, &t));
+        if (t) t->needs_grad = needs_grad;
+        return t;
+    }
+    hn_tensor *emit(hn_graph *g, hn_op_id op, std::vector<hn_tensor *> in, float factor = 1)
+    {
+        hn_tensor *out[HN_MAX_OUT] = {};
+        hn_attr attr = {};
+        attr.scale.factor = factor;
+        EXPECT_HN_OK(hn_emit(g, op, "node", in.data(), &attr, out));
+        return out[0];
+    }
+    void plan(size_t guard = 0)
+    {
+        const hn_plan_options o = {.device = HN_DEVICE_CPU, .guard_bytes = guard};
+        ASSERT_HN_OK(hn_plan_build(p, &o));
+        ASSERT_HN_OK(hn_plan_allocate(p));
+    }
+    hn_status run(hn_graph *g, bool check = false)
+    {
+        const hn_run_options o = {.step = &step, .twin = false, .check = check};
+        return hn_graph_run(g, &o);
+    }
+    static float &at(hn_tensor *t, int64_t i, int64_t j)
+    {
+        return ((float *)t->data)[i * hn_type_ld(&t->type) + j];
+    }
+};
+
+TEST_F(Graph, PersistentTensorsLieInOrderAndHaveOneName)
+{
+    hn_tensor *a = input("a", 3, 5), *b = input("b", 2, 2), *again = nullptr;
+    EXPECT_EQ(a->offset, 0u);
+    EXPECT_EQ(b->offset, 64u * sizeof(float)); /* the next multiple of 64 elements */
+    EXPECT_EQ(hn_program_find(p, "b"), b);
+    EXPECT_EQ(hn_program_find(p, "c"), nullptr);
+    const hn_type type = f32_2d(1, 1);
+    EXPECT_HN_FAIL(hn_program_tensor(p, HN_MEM_INPUT, "a", &type, &again), HN_ERR_ARG, "named a");
+}
+
+TEST_F(Graph, RefusesEmptyAndOverflowingTypes)
+{
+    hn_tensor *t = nullptr;
+    hn_type type = f32_2d(0, 4);
+    EXPECT_HN_FAIL(hn_program_tensor(p, HN_MEM_INPUT, "x", &type, &t), HN_ERR_SHAPE, "f32[0, 4]");
+    type = f32_2d(INT64_MAX / 2, 1024);
+    EXPECT_HN_FAIL(hn_program_tensor(p, HN_MEM_INPUT, "x", &type, &t), HN_ERR_SHAPE, "too large");
+    type = f32_2d(2, 8);
+    type.pitch = 7;
+    EXPECT_HN_FAIL(hn_program_tensor(p, HN_MEM_INPUT, "x", &type, &t), HN_ERR_SHAPE, "pitch");
+}
+
+TEST_F(Graph, AFailingNodeIsNamed)
+{
+    hn_graph *g = graph("g", false);
+    hn_tensor *in[] = {input("a", 2, 3), input("b", 2, 4)};
+    EXPECT_HN_FAIL(hn_emit(g, HN_OP_ADD, "layer.7", in, nullptr, nullptr), HN_ERR_SHAPE,
+                   "layer.7 (add)");
+    in[1] = nullptr;
+    EXPECT_HN_FAIL(hn_emit(g, HN_OP_ADD, "layer.7", in, nullptr, nullptr), HN_ERR_ARG,
+                   "operand 1 is missing");
+    EXPECT_EQ(hn_graph_nodes(g), 0);
+}
+
+/* y = x*w + x + x: contributions of several readers, and of one reader that reads twice, add up. */
+TEST_F(Graph, GradientsOfSeveralReadersAddUp)
+{
+    hn_graph *g = graph("g", true);
+    hn_tensor *x = input("x", 2, 3, true), *w = input("w", 2, 3, true), *seed = input("s", 2, 3);
+    hn_tensor *y = emit(g, HN_OP_ADD, {emit(g, HN_OP_MUL, {x, w}), emit(g, HN_OP_ADD, {x, x})});
+    ASSERT_HN_OK(hn_graph_backward(g, 1, &y, &seed));
+    hn_tensor *dx = hn_graph_grad(g, x), *dw = hn_graph_grad(g, w);
+    ASSERT_NE(dx, nullptr);
+    ASSERT_NE(dw, nullptr);
+    hn_graph_keep(dx);
+    hn_graph_keep(dw);
+    plan();
+    for (int i = 0; i < 6; i++)
+        at(x, i / 3, i % 3) = (float)i, at(w, i / 3, i % 3) = 10.0f + (float)i;
+    for (int i = 0; i < 6; i++) at(seed, i / 3, i % 3) = 2;
+    ASSERT_HN_OK(run(g));
+    for (int i = 0; i < 6; i++) {
+        EXPECT_EQ(at(dx, i / 3, i % 3), 2 * (10.0f + (float)i + 2));
+        EXPECT_EQ(at(dw, i / 3, i % 3), 2 * (float)i);
+    }
+}
+
+/* Two column views of one tensor: each gradient lands in its columns, the rest stays zero. */
+TEST_F(Graph, GradientsOfViewsLandInTheirColumns)
+{
+    hn_graph *g = graph("g", true);
+    hn_tensor *x = input("x", 2, 7, true), *seed = input("s", 2, 2), *left = nullptr,
+              *right = nullptr;
+    hn_tensor *scaled = emit(g, HN_OP_SCALE, {x}, 3);
+    ASSERT_HN_OK(hn_view_columns(g, scaled, 0, 2, &left));
+    ASSERT_HN_OK(hn_view_columns(g, scaled, 4, 2, &right));
+    hn_tensor *y = emit(g, HN_OP_ADD, {left, emit(g, HN_OP_SCALE, {right}, 5)});
+    ASSERT_HN_OK(hn_graph_backward(g, 1, &y, &seed));
+    hn_tensor *dx = hn_graph_grad(g, x);
+    ASSERT_NE(dx, nullptr);
+    hn_graph_keep(dx);
+    hn_graph_keep(y);
+    plan(64);
+    for (int i = 0; i < 14; i++) at(x, i / 7, i % 7) = (float)i;
+    for (int i = 0; i < 4; i++) at(seed, i / 2, i % 2) = 1;
+    ASSERT_HN_OK(run(g, true));
+    EXPECT_EQ(at(y, 1, 1), 3 * 8.0f + 15 * 12.0f);
+    const float want[] = {3, 3, 0, 0, 15, 15, 0};
+    for (int i = 0; i < 14; i++) EXPECT_EQ(at(dx, i / 7, i % 7), want[i % 7]) << i;
+    hn_tensor *bad = nullptr;
+    EXPECT_HN_FAIL(hn_view_columns(g, scaled, 6, 2, &bad), HN_ERR_SHAPE, "columns 6..7");
+}
+
+TEST_F(Graph, FrozenInputsGetNoGradientAndCostNothing)
+{
+    hn_graph *g = graph("g", true);
+    hn_tensor *x = input("x", 2, 3, true), *frozen = input("w", 2, 3), *seed = input("s", 2, 3);
+    hn_tensor *y = emit(g, HN_OP_MUL, {x, frozen});
+    ASSERT_HN_OK(hn_graph_backward(g, 1, &y, &seed));
+    EXPECT_EQ(hn_graph_grad(g, frozen), nullptr);
+    EXPECT_NE(hn_graph_grad(g, x), nullptr);
+}
+
+TEST_F(Graph, NodesThatNobodyReadsAreRemoved)
+{
+    hn_graph *g = graph("g", false);
+    hn_tensor *x = input("x", 4, 4);
+    hn_tensor *kept = emit(g, HN_OP_SCALE, {emit(g, HN_OP_SCALE, {x}, 2)}, 3);
+    emit(g, HN_OP_SCALE, {emit(g, HN_OP_SCALE, {kept}, 5)}, 7);
+    hn_graph_keep(kept);
+    EXPECT_EQ(hn_graph_nodes(g), 4);
+    plan();
+    EXPECT_EQ(hn_graph_nodes(g), 2);
+    at(x, 3, 3) = 1;
+    ASSERT_HN_OK(run(g));
+    EXPECT_EQ(at(kept, 3, 3), 6);
+}
+
+/* In a random graph no two tensors that live at the same time overlap, and the values are those of
+ * a plan in which nothing is shared. */
+TEST_F(Graph, PlacementNeverOverlapsWhatIsAlive)
+{
+    hn_graph *g = graph("g", false);
+    std::mt19937 rng(3);
+    std::vector<hn_tensor *> small = {input("a", 5, 3)}, large = {input("b", 9, 6)};
+    std::vector<double> small_value = {1.5}, large_value = {0.25};
+    for (int i = 0; i < 200; i++) {
+        auto &pool = rng() % 2 ? small : large;
+        auto &value = &pool == &small ? small_value : large_value;
+        const size_t a = rng() % pool.size(), b = rng() % pool.size();
+        if (rng() % 3) {
+            pool.push_back(emit(g, HN_OP_ADD, {pool[a], pool[b]}));
+            value.push_back((value[a] + value[b]));
+        } else {
+            pool.push_back(emit(g, HN_OP_SCALE, {pool[a]}, 0.5f));
+            value.push_back(value[a] * 0.5);
+        }
+    }
+    hn_graph_keep(small.back());
+    hn_graph_keep(large.back());
+    plan(32);
+    for (int i = 0; i < 15; i++) at(small[0], i / 3, i % 3) = 1.5f;
+    for (int i = 0; i < 54; i++) at(large[0], i / 6, i % 6) = 0.25f;
+    ASSERT_HN_OK(run(g, true));
+    for (int i = 0; i < 15; i++)
+        EXPECT_NEAR(at(small.back(), i / 3, i % 3) / small_value.back(), 1, 1e-5);
+    for (int i = 0; i < 54; i++)
+        EXPECT_NEAR(at(large.back(), i / 6, i % 6) / large_value.back(), 1, 1e-5);
+}
+
+/* A chain needs two buffers, and with in-place operations one. */
+TEST_F(Graph, MemoryIsSharedInTime)
+{
+    hn_graph *g = graph("g", false);
+    hn_tensor *t = input("x", 64, 64);
+    for (int i = 0; i < 10; i++) t = emit(g, HN_OP_SCALE, {t}, 2);
+    hn_graph_keep(t);
+    plan();
+    hn_plan_sizes s;
+    hn_plan_sizes_of(p, &s);
+    EXPECT_EQ(s.class_bytes[HN_MEM_TRANSIENT], 64u * 64 * sizeof(float));
+    EXPECT_STREQ(s.widest_graph, "g");
+    char *text = hn_plan_text(p);
+    ASSERT_NE(text, nullptr);
+    EXPECT_NE(std::strstr(text, "10 operations in 1 graphs"), nullptr) << text;
+    hn_free(text);
+}
+
+TEST_F(Graph, GraphsShareTheTransientBlock)
+{
+    hn_graph *a = graph("narrow", false), *b = graph("wide", false);
+    hn_tensor *ya = emit(a, HN_OP_SCALE, {input("x", 2, 2)}, 2);
+    hn_tensor *yb = emit(b, HN_OP_SCALE, {input("z", 32, 32)}, 2);
+    hn_graph_keep(ya);
+    hn_graph_keep(yb);
+    plan();
+    hn_plan_sizes s;
+    hn_plan_sizes_of(p, &s);
+    EXPECT_EQ(s.class_bytes[HN_MEM_TRANSIENT], 32u * 32 * sizeof(float));
+    EXPECT_STREQ(s.widest_graph, "wide");
+    EXPECT_EQ(ya->data, yb->data);
+}
+
+TEST_F(Graph, NothingCanBeAddedToAPlannedProgram)
+{
+    hn_graph *g = graph("g", false), *late = nullptr;
+    hn_graph_keep(emit(g, HN_OP_SCALE, {input("x", 2, 2)}, 2));
+    plan();
+    hn_tensor *t = nullptr;
+    const hn_type type = f32_2d(1, 1);
+    EXPECT_HN_FAIL(hn_program_tensor(p, HN_MEM_INPUT, "y", &type, &t), HN_ERR_ARG, "planned");
+    EXPECT_HN_FAIL(hn_graph_new(p, "h", false, &late), HN_ERR_ARG, "planned");
+}
+
+TEST_F(Graph, OperationsWithoutACudaFunctionAreNamedAtPlanTime)
+{
+    hn_graph *g = graph("g", false);
+    hn_graph_keep(emit(g, HN_OP_SCALE, {input("x", 2, 2)}, 2));
+    const hn_plan_options o = {.device = HN_DEVICE_CUDA, .guard_bytes = 0};
+    EXPECT_HN_FAIL(hn_plan_build(p, &o), HN_ERR_UNSUPPORTED,
+                   "operation scale has no CUDA function");
+}
+
+TEST(GraphReplicas, TrainedClassesHaveOneLayoutAndAStride)
+{
+    hn_program *p = nullptr;
+    ASSERT_HN_OK(hn_program_new(3, &p));
+    hn_type type = f32_2d(3, 5);
+    type.pitch = 8;
+    hn_tensor *w = nullptr, *dw = nullptr, *next = nullptr, *flat = nullptr;
+    ASSERT_HN_OK(hn_program_tensor(p, HN_MEM_TRAINED, "w", &type, &w));
+    ASSERT_HN_OK(hn_program_tensor(p, HN_MEM_GRAD, "dw", &type, &dw));
+    ASSERT_HN_OK(hn_program_tensor(p, HN_MEM_TRAINED, "next", &type, &next));
+    EXPECT_EQ(w->type.replicas, 3);
+    EXPECT_EQ(w->offset, dw->offset);
+    EXPECT_EQ(hn_program_class_elements(p, HN_MEM_TRAINED, HN_F32), 128);
+    EXPECT_EQ(hn_replica_stride(w), 128);
+    ASSERT_HN_OK(hn_program_range(p, HN_MEM_TRAINED, "flat", HN_F32, 0, 128, &flat));
+    EXPECT_HN_FAIL(hn_program_range(p, HN_MEM_TRAINED, "far", HN_F32, 64, 128, &flat), HN_ERR_SHAPE,
+                   "64..191");
+    const hn_plan_options o = {.device = HN_DEVICE_CPU, .guard_bytes = 0};
+    ASSERT_HN_OK(hn_plan_build(p, &o));
+    hn_plan_sizes s;
+    hn_plan_sizes_of(p, &s);
+    EXPECT_EQ(s.class_bytes[HN_MEM_TRAINED], 3u * 128 * sizeof(float));
+    ASSERT_HN_OK(hn_plan_allocate(p));
+    EXPECT_EQ(flat->data, w->data);
+    hn_program_free(p);
+}
+
+/* Every allocation of building, planning and running fails once; nothing leaks or crashes. */
+TEST(GraphMemory, EveryFailedAllocationIsReported)
+{
+    for (uint64_t nth = 1;; nth++) {
+        hn_alloc_fail_at(nth);
+        hn_program *p = nullptr;
+        hn_graph *g = nullptr;
+        hn_tensor *x = nullptr, *y[HN_MAX_OUT] = {};
+        const hn_type type = f32_2d(4, 4);
+        hn_attr attr = {};
+        attr.scale.factor = 2;
+        hn_status st = hn_program_new(1, &p);
+        if (st == HN_OK) st = hn_graph_new(p, "g", true, &g);
+        if (st == HN_OK) st = hn_program_tensor(p, HN_MEM_INPUT, "x", &type, &x);
+        if (st == HN_OK) x->needs_grad = true;
+        if (st == HN_OK) st = hn_emit(g, HN_OP_SCALE, "n", &x, &attr, y);
+        if (st == HN_OK) st = hn_graph_backward(g, 1, y, &x);
+        if (st == HN_OK) hn_graph_keep(y[0]);
+        const hn_plan_options o = {.device = HN_DEVICE_CPU, .guard_bytes = 0};
+        if (st == HN_OK) st = hn_plan_build(p, &o);
+        if (st == HN_OK) st = hn_plan_allocate(p);
+        hn_program_free(p);
+        hn_alloc_fail_at(0);
+        if (st == HN_OK) {
+            EXPECT_GT(nth, 5u);
+            break;
+        }
+        ASSERT_EQ(st, HN_ERR_MEMORY) << hn_last_error();
+    }
+}
+
+} // namespace
