@@ -2,8 +2,8 @@
 # Pretrains the demo's model (assets/demo/model) from random weights on the project's own stories.
 #   scripts/make_demo_model.sh [WORK_FOLDER]
 # WORK_FOLDER (default: out/demo-model) holds the run; a second call continues one that was cut
-# short. Takes about a quarter of an hour on 2 cores. The same machine and number of threads or
-# not: equal processors give equal bits.
+# short. Takes about a quarter of an hour on 2 cores. Processors of one kind give the same bits, with
+# any number of threads.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -14,8 +14,11 @@ if [ ! -x build/hone-full ]; then
 fi
 mkdir -p "$work"
 python3 scripts/make_demo_text.py stories --out "$work/stories.jsonl"
-build/hone-full train --config assets/demo/pretrain.yaml --data "$work/stories.jsonl" \
-    --out "$work/run" --resume auto
+train=(build/hone-full train --config assets/demo/pretrain.yaml --data "$work/stories.jsonl"
+    --out "$work/run" --resume auto)
+# 1,469 steps on the cosine of 5 epochs, then down to zero on that of 3.
+"${train[@]}" --stop-after 1469
+"${train[@]}" --epochs 3
 rm -rf assets/demo/model
 cp -r "$work/run/model" assets/demo/model
 chmod -R u=rwX,go=rX assets/demo/model

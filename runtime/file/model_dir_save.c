@@ -43,6 +43,9 @@ static bool is_left_out(const char *name)
     return false;
 }
 
+/* Weights that the new ones take the place of: nothing to tell. */
+static bool is_replaced(const char *name) { return fnmatch("model*.safetensors*", name, 0) == 0; }
+
 /* Copies a folder's content into `to`, which is created when something goes there. */
 static hn_status copy_folder(const char *from, const char *to, int depth, const hn_log *log)
 {
@@ -63,7 +66,7 @@ static hn_status copy_folder(const char *from, const char *to, int depth, const 
         } else if (folder) {
             HN_TRY_GOTO(st, copy_folder(source, target, depth + 1, log), done);
         } else if (is_left_out(names[i]) || !hn_is_file(source)) {
-            hn_info(log, "not copied: %s", source);
+            if (depth > 0 || !is_replaced(names[i])) hn_info(log, "not copied: %s", source);
         } else {
             HN_TRY_GOTO(st, hn_make_dirs(to), done);
             HN_TRY_GOTO(st, hn_copy_file(source, target), done);
