@@ -52,7 +52,7 @@ fi
 model=assets/demo/model
 text=assets/demo/voyage.txt
 lora=build/hone-lora
-prompt='LOG. 14th of March, 1764. Wind'
+prompt='LOG. 14th of March, 1764.'
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 
@@ -68,8 +68,8 @@ quiet() {
 }
 
 write_text() { # [--adapter DIR]
-    quiet $lora generate --model $model "$@" --prompt "$prompt" --max-new-tokens 160 \
-        --temperature 0.7 --top-p 0.95 --seed 1 --ignore-eos
+    quiet $lora generate --model $model "$@" --prompt "$prompt" --max-new-tokens 200 \
+        --temperature 0.7 --top-p 0.95 --seed 1
     echo
 }
 
