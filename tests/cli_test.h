@@ -66,10 +66,13 @@ class Program {
     }
 
   public:
-    Program(const Words &words, const std::string &home, const char *stdout_path = nullptr)
+    /* Runs in the folder `in` ("": the test's own); standard output may go to a file. */
+    Program(const Words &words, const std::string &home, const char *stdout_path = nullptr,
+            const std::string &in = "")
     {
         const char *bin = std::getenv("HONE_BIN");
-        const std::string path = std::string(bin ? bin : "build") + "/" + words[0];
+        const std::string path =
+            std::filesystem::absolute(std::string(bin ? bin : "build") + "/" + words[0]).string();
         std::vector<char *> argv, envp;
         Words environment = {"XDG_CACHE_HOME=" + home + "/.cache", "HOME=" + home,
                              "OMP_NUM_THREADS=1"};
@@ -88,6 +91,7 @@ class Program {
         posix_spawn_file_actions_t actions;
         posix_spawn_file_actions_init(&actions);
         posix_spawn_file_actions_addopen(&actions, 0, "/dev/null", O_RDONLY, 0);
+        if (!in.empty()) posix_spawn_file_actions_addchdir_np(&actions, in.c_str());
         if (stdout_path != nullptr)
             posix_spawn_file_actions_addopen(&actions, 1, stdout_path, O_WRONLY, 0);
         else
@@ -223,13 +227,14 @@ class Workplace {
     TempDir dir_;
 
   public:
-    Workplace()
+    /* fixture: a folder of tests/fixtures/models; all have the same sizes */
+    explicit Workplace(const std::string &fixture = "llama")
     {
         namespace fs = std::filesystem;
         fs::create_directory(dir_ / "model");
-        for (const char *name : {"config.json", "model.safetensors"})
-            fs::copy_file(std::string("tests/fixtures/models/llama/") + name,
-                          (dir_ / "model") + "/" + name);
+        for (const auto &e : fs::directory_iterator("tests/fixtures/models/" + fixture))
+            if (!contains(e.path().filename().string(), "golden"))
+                fs::copy(e.path(), (dir_ / "model") + "/");
         write_file((dir_ / "model") + "/tokenizer.json",
                    char_tokenizer(" abcdefghijklmnopqrstuvwxyz.,!?'-:;\n0123456789ABCDEFGHIJKL"));
         write_file((dir_ / "model") + "/tokenizer_config.json",

@@ -161,6 +161,10 @@ TEST(CliSeed, OneSeedGivesTheSameBytes)
     expect_done(w.run(w.train("a", 6) + more));
     expect_done(w.run(w.train("b", 6) + more));
     expect_done(w.run(w.train("c", 6) + more + Words{"--seed", "1"}));
+    expect_done(w.run(w.train("d", 6) + more + Words{"--threads", "2"}));
+    expect_done(w.run(w.train("e", 6) + more + Words{"--threads", "2"}));
+    EXPECT_EQ(trained_bytes((w / "d") + "/checkpoint-6"),
+              trained_bytes((w / "e") + "/checkpoint-6"));
     const std::string name = "/adapter/adapter_model.safetensors";
     EXPECT_EQ(trained_bytes((w / "a") + "/checkpoint-6"),
               trained_bytes((w / "b") + "/checkpoint-6"));
@@ -444,6 +448,62 @@ TEST(CliRecords, TheEndSaysWhereItIsAndHowToGoOn)
     EXPECT_TRUE(contains(lines[0], (w / "o") + "/adapter"));
     EXPECT_TRUE(contains(lines[1], "hone-lora generate --model " + (w / "model")));
     EXPECT_TRUE(contains(lines[2], "hone-lora export "));
+}
+
+TEST(CliRecords, ModelAndDataAreEnough)
+{
+    const Workplace w;
+    const Ran r = Program({"hone-lora", "train", "--model", "model", "--data", "text.txt"}, w.str(),
+                          nullptr, w.str())
+                      .wait();
+    expect_done(r);
+    EXPECT_TRUE(contains(r.err, "options, saved as runs/hone-lora-")) << r.err;
+    std::string run;
+    for (const auto &e : std::filesystem::directory_iterator(w / "runs")) run = e.path().string();
+    EXPECT_TRUE(std::filesystem::exists(run + "/adapter/adapter_config.json"));
+    /* what was printed is the mapping that was saved */
+    const size_t begin = r.err.find("{\n"), end = r.err.find("}\n", begin);
+    ASSERT_NE(end, std::string::npos);
+    write_file(w / "printed.yaml", r.err.substr(begin, end + 2 - begin));
+    expect_done(Program({"hone-lora", "train", "--config", "printed.yaml", "--out", "again"},
+                        w.str(), nullptr, w.str())
+                    .wait());
+    const std::string name = "/adapter/adapter_model.safetensors";
+    EXPECT_EQ(read_file((w / "again") + name), read_file(run + name));
+}
+
+TEST(CliRecords, AFolderOfFilesBringsItsHeldOutPart)
+{
+    const Workplace w;
+    std::filesystem::create_directory(w / "data");
+    write_file((w / "data") + "/train.txt", sample_text(40));
+    write_file((w / "data") + "/valid.txt", sample_text(10));
+    Words words = w.train("o", 2);
+    words[5] = w / "data";
+    expect_done(w.run(words));
+    EXPECT_EQ(column(w / "o", "eval_loss").size(), 2u);
+}
+
+/* ---- the token cache ---- */
+
+TEST(CliCache, ChangesNoNumberAndSurvivesDamage)
+{
+    const Workplace w;
+    const Words words = {"--cache-dir", w / "cache"};
+    expect_done(w.run(w.train("off", 4)));
+    expect_done(w.run(w.train("made", 4) + words));
+    const auto files = listing(w / "cache");
+    ASSERT_FALSE(files.empty());
+    expect_done(w.run(w.train("used", 4) + words));
+    EXPECT_EQ(listing(w / "cache"), files);
+    for (const auto &[name, content] : files)
+        write_file((w / "cache") + "/" + name, content.substr(0, content.size() / 2));
+    expect_done(w.run(w.train("rebuilt", 4) + words));
+    EXPECT_EQ(listing(w / "cache"), files);
+    for (const char *out : {"made", "used", "rebuilt"})
+        EXPECT_EQ(trained_bytes((w / out) + "/checkpoint-4"),
+                  trained_bytes((w / "off") + "/checkpoint-4"))
+            << out;
 }
 
 /* ---- bf16 ---- */

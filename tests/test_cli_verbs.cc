@@ -215,6 +215,36 @@ TEST(CliExport, AModelFromAConfigAndASeedTrainsAndLoads)
               read_file(made + "/model.safetensors"));
 }
 
+class CliFamily : public testing::TestWithParam<const char *> {};
+
+TEST_P(CliFamily, TrainsExportsAndGenerates)
+{
+    const Workplace w(GetParam());
+    /* 16 bits in the file leave 3 digits of a merged weight */
+    const double tolerance = std::string(GetParam()) == "llama_f16" ? 3e-3 : 1e-4;
+    expect_done(w.run(w.train("o", 8)));
+    expect_done(w.run(w.train("full", 4, "hone-full")));
+    const double base = loss_of(w.run(w.base("eval")));
+    const double tuned =
+        loss_of(w.run(w.base("eval") + Words{"--adapter", (w / "o") + "/adapter"}));
+    EXPECT_LT(tuned, base);
+    expect_done(w.run({"hone-lora", "export", "--checkpoint", w / "o", "--kind", "merged", "--to",
+                       w / "merged"}));
+    EXPECT_NEAR(loss_of(w.run(eval_words(w, w / "merged"))), tuned, tolerance);
+    EXPECT_LT(loss_of(w.run(eval_words(w, (w / "full") + "/model"))), base);
+    for (const char *model : {"model", "merged"}) {
+        /* a text of 40 positions: beyond the windows of 8 */
+        const Words words = {"hone-lora",        "generate", "--model",
+                             w / model,          "--prompt", "the fox likes a hen, ",
+                             "--max-new-tokens", "20",       "--ignore-eos"};
+        expect_done(w.run(words));
+    }
+}
+
+INSTANTIATE_TEST_SUITE_P(All, CliFamily,
+                         testing::Values("llama", "llama_f16", "mistral", "qwen2", "qwen2_window",
+                                         "qwen3"));
+
 /* ---- generate ---- */
 
 TEST(CliGenerate, WritesTheExpectedStory)

@@ -1,6 +1,7 @@
 /* hone-lora: low-rank adaptation of the linear layers (LoRA, rsLoRA). */
 #include <string.h>
 
+#include "runtime/base/alloc.h"
 #include "runtime/train/cli.h"
 #include "runtime/train/run_options.h"
 
@@ -9,6 +10,7 @@ typedef struct {
     int64_t rank;
     double alpha, dropout;
     hn_text_list targets, exclude;
+    const char *targets_regex;
     bool rslora;
 } lora_config;
 
@@ -22,6 +24,7 @@ static const hn_option options[] = {
     {"rslora",   FIELD(rslora),   "off",  0, 0, NULL, "scale by alpha / sqrt(r) instead"},
     {"dropout",  FIELD(dropout),  "0",    0, 0.99, NULL, "of the input of A"},
     {"targets",  FIELD(targets),  "all-linear", 0, 0, NULL, "modules by the end of their names (q_proj,v_proj), or all-linear"},
+    {"targets-regex", FIELD(targets_regex), "", 0, 0, NULL, "instead of targets: one expression for the whole name, model\\.layers\\.[0-3]\\..*_proj"},
     {"exclude",  FIELD(exclude),  "",     0, 0, NULL, "modules that are left out, by the end of their names"},
     {"lr",       FIELD(run.lr),   "2e-4", 0, 1e3, NULL, "peak learning rate"},
 };
@@ -50,13 +53,20 @@ static hn_status choose(const void *config, hn_peft_config *out)
     out->alpha = c->alpha;
     out->dropout = c->dropout;
     out->rslora = c->rslora;
-    HN_TRY(add_names(all ? all_linear : c->targets, &out->targets.list));
+    if (c->targets_regex[0] != '\0' && !all)
+        return HN_FAIL(HN_ERR_ARG, "--targets and --targets-regex exclude each other");
+    if (c->targets_regex[0] != '\0') {
+        out->targets.regex = hn_strdup(c->targets_regex);
+        if (out->targets.regex == NULL) return HN_FAIL(HN_ERR_MEMORY, "no memory for the options");
+    } else {
+        HN_TRY(add_names(all ? all_linear : c->targets, &out->targets.list));
+    }
     return add_names(c->exclude, &out->exclude.list);
 }
 
 /* An adapter that is loaded brings its own shape. */
-static const char *const adapter_options[] = {"rank",    "alpha",   "rslora", "dropout",
-                                              "targets", "exclude", NULL};
+static const char *const adapter_options[] = {"rank",    "alpha",         "rslora",  "dropout",
+                                              "targets", "targets-regex", "exclude", NULL};
 
 int main(int argc, char **argv)
 {

@@ -234,6 +234,31 @@ static hn_status sweep_records(const trainer *t)
     return st;
 }
 
+/* The run record as one YAML mapping of lines up to 100 columns. */
+static hn_status print_options(const trainer *t)
+{
+    enum { COLUMNS = 100 };
+    char *text = hn_strdup(t->id.yaml), *rest = NULL, row[2 * COLUMNS] = "";
+    size_t at = 0;
+    if (text == NULL) return HN_FAIL(HN_ERR_MEMORY, "no memory to print the options");
+    hn_info(&t->s->log, "options, saved as %s/run.yaml: {", t->out);
+    for (char *line = strtok_r(text, "\n", &rest); line; line = strtok_r(NULL, "\n", &rest)) {
+        const size_t n = strlen(line);
+        if (line[0] == '#') continue;
+        if (at > 0 && at + n + 4 > COLUMNS) {
+            hn_info(&t->s->log, "%s", row);
+            at = 0;
+        }
+        if (n + 4 > sizeof row) /* a long path has a line of its own */
+            hn_info(&t->s->log, "  %s,", line);
+        else
+            at += (size_t)snprintf(row + at, sizeof row - at, "%s%s,", at > 0 ? " " : "  ", line);
+    }
+    hn_info(&t->s->log, "%s }", row);
+    hn_free(text);
+    return HN_OK;
+}
+
 static hn_status open_records(trainer *t)
 {
     static const char *const columns[] = {"loss",  "lr",        "grad_norm",    "tokens",
@@ -246,7 +271,7 @@ static hn_status open_records(trainer *t)
     if (path == NULL) return HN_FAIL(HN_ERR_MEMORY, "no memory for the run record's path");
     const hn_status st = hn_save_text(path, t->id.yaml);
     hn_free(path);
-    return st;
+    return st == HN_OK ? print_options(t) : st;
 }
 
 static hn_status start_loading(trainer *t)

@@ -13,7 +13,6 @@
 #include "runtime/train/export.h"
 #include "runtime/train/generator.h"
 #include "runtime/train/lora_hook.h"
-#include "runtime/train/signals.h"
 #include "runtime/train/state.h"
 
 enum { SHOWN_TOKENS = 256 };
@@ -218,7 +217,7 @@ static hn_status write_text(writer *w)
     if (bytes && w->scratch == NULL) return HN_FAIL(HN_ERR_MEMORY, "%zu bytes to sample", bytes);
     for (int64_t i = 0; i < w->prompt.n; i++) HN_TRY(emit_token(w, w->prompt.id[i]));
     HN_TRY(hn_generator_prompt(w->g, w->prompt.id, w->prompt.n, &logits));
-    for (int64_t i = 0; i < w->max_new_tokens && !hn_signals_caught(); i++) {
+    for (int64_t i = 0; i < w->max_new_tokens; i++) {
         a.logits = logits;
         position = (int32_t)(w->prompt.n + i);
         HN_TRY(hn_sample(&a, w->scratch));
