@@ -138,10 +138,13 @@ static hn_status choose_out(trainer *t)
     return t->out ? HN_OK : HN_FAIL(HN_ERR_MEMORY, "no memory for the out folder's name");
 }
 
+/* Entries of the log in a checkpoint; what a run of more has to say is in metrics.csv. */
 static int64_t log_room(const trainer *t)
 {
+    enum { MOST = 1000000 };
     const int64_t evals = t->c->eval_every ? t->total / t->c->eval_every : 0;
-    return t->total / t->c->log_every + evals + 8;
+    const int64_t n = t->total / t->c->log_every + evals + 8;
+    return n < MOST ? n : MOST;
 }
 
 static char *checkpoint_path(const trainer *t, int64_t step)
