@@ -52,7 +52,7 @@ fi
 model=assets/demo/model
 text=assets/demo/voyage.txt
 lora=build/hone-lora
-prompt='LOG. 14th of March, 1764. Wind'
+prompt='LOG. 14th of March, 1764.'
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 
@@ -68,8 +68,8 @@ quiet() {
 }
 
 write_text() { # [--adapter DIR]
-    quiet $lora generate --model $model "$@" --prompt "$prompt" --max-new-tokens 160 \
-        --temperature 0.7 --top-p 0.95 --seed 1 --ignore-eos
+    quiet $lora generate --model $model "$@" --prompt "$prompt" --max-new-tokens 200 \
+        --temperature 0.4 --seed 1
     echo
 }
 
@@ -106,7 +106,7 @@ held-out loss:  $before before, $after after (nats per token, the last tenth of 
 loss curve:     $out/loss.png, $out/loss.svg
 adapter:        $out/adapter (PEFT's format)
 
-go on writing:  $lora generate --model $model --adapter $out/adapter --prompt "LOG." --temperature 0.7
+go on writing:  $lora generate --model $model --adapter $out/adapter --prompt "LOG." --temperature 0.5
 as one model:   $lora export --checkpoint $out --kind merged --to $out/merged
 in Python:      from peft import PeftModel; from transformers import AutoModelForCausalLM
                 net = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained("$model"), "$out/adapter")

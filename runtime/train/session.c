@@ -54,6 +54,15 @@ static hn_adapt_kind train_all(const void *context, const char *name)
     return HN_ADAPT_FULL;
 }
 
+static hn_status holds_file(const char *dir, const char *name, bool *out)
+{
+    char *path = hn_asprintf("%s/%s", dir, name);
+    if (path == NULL) return HN_FAIL(HN_ERR_MEMORY, "no memory for the path %s", dir);
+    *out = hn_is_file(path);
+    hn_free(path);
+    return HN_OK;
+}
+
 static hn_status open_adapter(hn_session *s, bool training)
 {
     const char *dir = s->run->adapter;
@@ -61,16 +70,19 @@ static hn_status open_adapter(hn_session *s, bool training)
         return HN_FAIL(HN_ERR_UNSUPPORTED,
                        "--adapter %s: %s trains the model itself; merge the adapter into it first",
                        dir, s->method->program);
-    char *marker = hn_asprintf("%s/COMPLETE", dir);
-    if (marker == NULL) return HN_FAIL(HN_ERR_MEMORY, "no memory for the path %s", dir);
-    const bool checkpoint = hn_is_file(marker);
-    hn_free(marker);
+    bool checkpoint = false, adapter = false, result = false;
+    HN_TRY(holds_file(dir, "COMPLETE", &checkpoint));
+    HN_TRY(holds_file(dir, "adapter_config.json", &adapter));
+    HN_TRY(holds_file(dir, "adapter/adapter_config.json", &result));
     if (checkpoint)
         return HN_FAIL(
             HN_ERR_ARG,
             "--adapter %s is a checkpoint; write an adapter with: %s export --checkpoint "
             "%s --model %s --to DIR",
             dir, s->method->program, dir, s->run->model);
+    if (!adapter)
+        return HN_FAIL(HN_ERR_IO, "--adapter %s: no adapter_config.json there%s", dir,
+                       result ? "; it is a run's folder, its result is in adapter/" : "");
     for (const char *const *o = s->method->adapter_options; training && *o != NULL; o++)
         if (hn_options_given(s->given, *o))
             return HN_FAIL(HN_ERR_ARG, "--%s: decided by the adapter that --adapter loads", *o);

@@ -290,6 +290,8 @@ static hn_status open_inputs(trainer *t, const char *yaml)
 {
     hn_session *s = t->s;
     HN_TRY(check_options(t));
+    HN_TRY(choose_out(t));
+    HN_TRY(refuse_older_run(t)); /* before the data are tokenised */
     HN_TRY(hn_session_machine(s));
     HN_TRY(hn_session_model(s, true));
     HN_TRY(hn_session_tokenizer(s));
@@ -297,8 +299,6 @@ static hn_status open_inputs(trainer *t, const char *yaml)
     HN_TRY(check_held_out(t));
     HN_TRY(plan_steps(t));
     HN_TRY(hn_session_plan(s, true, HN_EXPORT_PROBE_ROWS));
-    HN_TRY(choose_out(t));
-    HN_TRY(refuse_older_run(t));
     HN_TRY(make_settings(t, yaml));
     t->id = (hn_run_identity){.method = s->method->name,
                               .base_path = t->c->model,
