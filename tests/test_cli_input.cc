@@ -120,6 +120,10 @@ TEST(CliOptions, WhatWouldBeWithoutEffectIsRefused)
     expect_untouched(w, w.train("o", 2) + Words{"--patience", "2"}, {"--patience 2", "held out"});
     expect_untouched(w, w.train("o", 2) + Words{"--eval-every", "1"},
                      {"--eval-every 1", "held out"});
+    expect_untouched(w, w.base("check") + Words{"--nesterov"}, {"--nesterov", "sgd"});
+    expect_untouched(w, w.base("check") + Words{"--patience", "2"}, {"--patience 2", "held out"});
+    expect_untouched(w, {"hone-lora", "plan", "--model", w / "model", "--min-lr", "1"},
+                     {"--min-lr 1", "--lr 0.0002"});
 }
 
 TEST(CliOptions, RequiredOptionsAreAskedFor)

@@ -302,6 +302,12 @@ TEST(CliRecords, EventsAreWholeRecords)
         EXPECT_TRUE(contains(all, tag)) << tag;
 }
 
+TEST(CliRecords, AnEndlessRunBegins)
+{
+    const Workplace w;
+    expect_done(w.run(w.train("o", 1000000000) + Words{"--stop-after", "1", "--log-every", "1"}));
+}
+
 TEST(CliRecords, JsonLinesComeOnStandardOutput)
 {
     const Workplace w;

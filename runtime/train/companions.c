@@ -33,6 +33,14 @@ static hn_status copy(const char *folder, const char *name, const char *to, cons
     return st;
 }
 
+static bool is_plain(const char *folder, const char *name)
+{
+    char *path = hn_asprintf("%s/%s", folder, name);
+    const bool plain = path == NULL || hn_is_file(path); /* no memory: copy() will say so */
+    hn_free(path);
+    return plain;
+}
+
 /* The files of a folder that match; `besides` (may be NULL) is another list of patterns. */
 static hn_status copy_matching(const char *folder, const char *const *patterns,
                                const char *const *besides, const char *to)
@@ -41,7 +49,8 @@ static hn_status copy_matching(const char *folder, const char *const *patterns,
     int64_t n = 0;
     hn_status st = hn_folder_names(folder, &names, &n);
     for (int64_t i = 0; i < n && st == HN_OK; i++)
-        if (matches(patterns, names[i]) || (besides != NULL && matches(besides, names[i])))
+        if ((matches(patterns, names[i]) || (besides != NULL && matches(besides, names[i]))) &&
+            is_plain(folder, names[i]))
             st = copy(folder, names[i], to, names[i]);
     hn_folder_names_free(names, n);
     return st;

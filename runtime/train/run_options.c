@@ -128,3 +128,15 @@ hn_status hn_run_table(unsigned groups, const hn_option *method, size_t n_method
     *out = (hn_option_table){.row = row, .n = n};
     return HN_OK;
 }
+
+hn_status hn_run_config_check(const hn_run_config *c)
+{
+    if (c->min_lr > c->lr)
+        return HN_FAIL(HN_ERR_ARG, "--min-lr %g is above --lr %g", c->min_lr, c->lr);
+    if (c->nesterov && (strcmp(c->optimizer, "sgd") != 0 || c->momentum <= 0))
+        return HN_FAIL(HN_ERR_ARG, "--nesterov: a form of momentum of --optimizer sgd, here %s%s",
+                       c->optimizer, c->momentum > 0 ? "" : " with --momentum 0");
+    if (strcmp(c->resume, "auto") == 0 && c->out[0] == '\0')
+        return HN_FAIL(HN_ERR_ARG, "--resume auto: continues the run in --out, which is missing");
+    return HN_OK;
+}

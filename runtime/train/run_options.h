@@ -60,6 +60,10 @@ typedef struct {
 HN_NODISCARD hn_status hn_run_table(unsigned groups, const hn_option *method, size_t n_method,
                                     hn_option_table *out);
 
+/* Options of a training run that contradict each other or would be without effect.
+ * Errors: HN_ERR_ARG naming them */
+HN_NODISCARD hn_status hn_run_config_check(const hn_run_config *c);
+
 #ifdef __cplusplus
 }
 #endif

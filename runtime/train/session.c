@@ -210,6 +210,15 @@ static void tell_tokens(void *context, const hn_data_progress *p)
     if (done >= 1000) s->progress.total = 0;
 }
 
+static hn_status check_held_out(const hn_session *s)
+{
+    const hn_run_config *c = s->run;
+    if (s->eval_data != NULL || (c->patience == 0 && c->eval_every == 0)) return HN_OK;
+    return HN_FAIL(
+        HN_ERR_ARG, "--%s %" PRId64 ": nothing is held out; --eval-data or --eval-split says what",
+        c->patience ? "patience" : "eval-every", c->patience ? c->patience : c->eval_every);
+}
+
 hn_status hn_session_data(hn_session *s, bool held_out_only)
 {
     const hn_run_config *c = s->run;
@@ -233,6 +242,7 @@ hn_status hn_session_data(hn_session *s, bool held_out_only)
                      : hn_dataset_open(&o, s->tokenizer, &s->eval_data, NULL));
     } else {
         HN_TRY(hn_dataset_open(&o, s->tokenizer, &s->train_data, &s->eval_data));
+        HN_TRY(check_held_out(s));
         hn_dataset_report(s->train_data, &s->log);
         HN_TRY(open_loader(s, s->train_data, false, &s->train));
         hn_loader_report(s->train, &s->log);

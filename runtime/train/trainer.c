@@ -84,31 +84,6 @@ static hn_status make_settings(trainer *t, const char *yaml)
     return HN_OK;
 }
 
-/* Options that would be without effect beside the others. */
-static hn_status check_options(const trainer *t)
-{
-    const hn_run_config *c = t->c;
-    if (c->min_lr > c->lr)
-        return HN_FAIL(HN_ERR_ARG, "--min-lr %g is above --lr %g", c->min_lr, c->lr);
-    if (c->nesterov && (strcmp(c->optimizer, "sgd") != 0 || c->momentum <= 0))
-        return HN_FAIL(HN_ERR_ARG, "--nesterov: a form of momentum of --optimizer sgd, here %s%s",
-                       c->optimizer, c->momentum > 0 ? "" : " with --momentum 0");
-    if (strcmp(c->resume, "auto") == 0 && c->out[0] == '\0')
-        return HN_FAIL(HN_ERR_ARG, "--resume auto: continues the run in --out, which is missing");
-    return HN_OK;
-}
-
-static hn_status check_held_out(const trainer *t)
-{
-    const hn_run_config *c = t->c;
-    if (t->s->eval != NULL || (c->patience == 0 && c->eval_every == 0)) return HN_OK;
-    return HN_FAIL(HN_ERR_ARG,
-                   "--%s %" PRId64 ": nothing is held out; --eval-data or --eval-split "
-                   "says what",
-                   c->patience ? "patience" : "eval-every",
-                   c->patience ? c->patience : c->eval_every);
-}
-
 static hn_status plan_steps(trainer *t)
 {
     const hn_run_config *c = t->c;
@@ -138,10 +113,13 @@ static hn_status choose_out(trainer *t)
     return t->out ? HN_OK : HN_FAIL(HN_ERR_MEMORY, "no memory for the out folder's name");
 }
 
+/* Entries of the log in a checkpoint; what a run of more has to say is in metrics.csv. */
 static int64_t log_room(const trainer *t)
 {
+    enum { MOST = 1000000 };
     const int64_t evals = t->c->eval_every ? t->total / t->c->eval_every : 0;
-    return t->total / t->c->log_every + evals + 8;
+    const int64_t n = t->total / t->c->log_every + evals + 8;
+    return n < MOST ? n : MOST;
 }
 
 static char *checkpoint_path(const trainer *t, int64_t step)
@@ -286,14 +264,13 @@ static hn_status start_loading(trainer *t)
 static hn_status open_inputs(trainer *t, const char *yaml)
 {
     hn_session *s = t->s;
-    HN_TRY(check_options(t));
+    HN_TRY(hn_run_config_check(t->c));
     HN_TRY(choose_out(t));
     HN_TRY(refuse_older_run(t)); /* before the data are tokenised */
     HN_TRY(hn_session_machine(s));
     HN_TRY(hn_session_model(s, true));
     HN_TRY(hn_session_tokenizer(s));
     HN_TRY(hn_session_data(s, false));
-    HN_TRY(check_held_out(t));
     HN_TRY(plan_steps(t));
     HN_TRY(hn_session_plan(s, true, HN_EXPORT_PROBE_ROWS));
     HN_TRY(make_settings(t, yaml));

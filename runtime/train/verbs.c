@@ -53,6 +53,7 @@ static void print_row(FILE *to, const hn_session *s, const hn_batch *b)
 hn_status hn_verb_check(hn_session *s, FILE *to)
 {
     hn_batch b = {0};
+    HN_TRY(hn_run_config_check(s->run));
     HN_TRY(hn_session_model(s, true));
     HN_TRY(hn_session_tokenizer(s));
     HN_TRY(hn_session_data(s, false));
@@ -67,6 +68,7 @@ hn_status hn_verb_check(hn_session *s, FILE *to)
 hn_status hn_verb_plan(hn_session *s, FILE *to)
 {
     const hn_run_config *c = s->run;
+    HN_TRY(hn_run_config_check(c));
     HN_TRY(hn_session_model(s, true));
     HN_TRY(hn_session_seq_len(s));
     const hn_engine_options o = {.config = &s->model.config,
