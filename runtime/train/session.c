@@ -307,16 +307,21 @@ hn_status hn_session_evaluate(hn_session *s, double *loss, int64_t *tokens)
                   .max_seqs = s->max_seqs};
     const int64_t n = hn_loader_batches_per_epoch(s->eval, 0);
     double sum = 0;
-    int64_t read = 0;
-    HN_TRY(hn_engine_eval_begin(s->engine));
+    int64_t read = 0, count = 0;
     start_progress(s, "evaluation batch", "tokens", n);
-    for (int64_t i = 0; i < n; i++) {
+    for (int64_t i = 0; i < n; i++) { /* sums of one batch are exact enough in fp32, of all not */
+        double batch_sum = 0;
+        int64_t batch_count = 0;
         HN_TRY(hn_loader_fill(s->eval, i, &b));
+        HN_TRY(hn_engine_eval_begin(s->engine));
         HN_TRY(hn_engine_eval_batch(s->engine));
+        hn_engine_eval_sums(s->engine, &batch_sum, &batch_count);
+        sum += batch_sum;
+        count += batch_count;
         read += b.n_tokens;
         show_progress(s, i + 1, read);
     }
-    hn_engine_eval_sums(s->engine, &sum, tokens);
+    *tokens = count;
     *loss = *tokens > 0 ? sum / (double)*tokens : NAN;
     return HN_OK;
 }
