@@ -50,7 +50,8 @@ for method in lora full; do
     for lr in $rates; do
         for seed in $seeds; do cell $method "$lr" "$seed"; done |
             awk -v m=$method -v lr="$lr" '{ b = $1; n++; s += $2; q += $2 * $2 }
-                END { sd = n > 1 ? sqrt((q - s * s / n) / (n - 1)) : 0
-                      printf "| %s | %s | %.4f | %.4f (%.4f, %d) |\n", m, lr, b, s / n, sd, n }'
+                END { v = n > 1 ? (q - s * s / n) / (n - 1) : 0
+                      sd = n > 1 ? sprintf("%.4f", sqrt(v > 0 ? v : 0)) : "-"
+                      printf "| %s | %s | %.4f | %.4f (%s, %d) |\n", m, lr, b, s / n, sd, n }'
     done
 done
