@@ -355,19 +355,6 @@ TEST_F(DatasetTest, LengthsAreMeasured)
     EXPECT_EQ(s->trained, s->tokens - 100);
 }
 
-TEST_F(DatasetTest, ShownSampleMarksWhatIsTrained)
-{
-    ASSERT_HN_OK(open("a.jsonl", "{\"prompt\":\"Q\",\"completion\":\" the\"}\n"));
-    log.text.clear();
-    ASSERT_HN_OK(hn_dataset_show(d, tok.t, 0, 4, &log.log));
-    EXPECT_EQ(log.text, "I      0     259  -        <bos>\n"
-                        "I      1      81  -        Q\n"
-                        "I      2      32  trained  \xc4\xa0\n"
-                        "I      3     257  trained  the\n"
-                        "I   (1 more)\n");
-    EXPECT_HN_FAIL(hn_dataset_show(d, tok.t, 1, 4, &log.log), HN_ERR_ARG, "sample 1 of 1");
-}
-
 /* ---- held-out data ---- */
 
 TEST_F(DatasetTest, SplitTextBeginsAndEndsAsDocumentsDo)

@@ -71,10 +71,6 @@ const char *hn_dataset_name(const hn_dataset *d);   /* "data/train.jsonl", "held
 /* Says in a few lines what is in the data: rows, dropped rows and why, tokens, trained share,
  * unknown characters. */
 void hn_dataset_report(const hn_dataset *d, const hn_log *log);
-/* A sample token by token: place, id, whether it is trained, piece; at most n_most tokens.
- * Errors  HN_ERR_ARG when there is no such sample */
-HN_NODISCARD hn_status hn_dataset_show(const hn_dataset *d, const hn_tokenizer *t, int64_t sample,
-                                       int64_t n_most, const hn_log *log);
 
 #ifdef __cplusplus
 }

@@ -61,21 +61,3 @@ void hn_dataset_report(const hn_dataset *d, const hn_log *log)
                 s->joined);
     if (s->unk > 0) report_unknown(d, log);
 }
-
-hn_status hn_dataset_show(const hn_dataset *d, const hn_tokenizer *t, int64_t sample,
-                          int64_t n_most, const hn_log *log)
-{
-    const hn_token_cache *c = hn_dataset_tokens(d);
-    if (sample < 0 || sample >= c->n_samples)
-        return HN_FAIL(HN_ERR_ARG, "sample %" PRId64 " of %" PRId64, sample, c->n_samples);
-    const int32_t *word = c->word + c->offset[sample];
-    const int64_t n = c->offset[sample + 1] - c->offset[sample];
-    for (int64_t i = 0; i < n && i < n_most; i++) {
-        const int32_t id = hn_word_id(word[i]);
-        const char *piece = hn_tokenizer_piece(t, id);
-        hn_info(log, "%6" PRId64 " %7d  %-7s  %s", i, (int)id, word[i] < 0 ? "-" : "trained",
-                piece ? piece : "?");
-    }
-    if (n > n_most) hn_info(log, "  (%" PRId64 " more)", n - n_most);
-    return HN_OK;
-}

@@ -126,13 +126,6 @@ hn_status hn_program_tensor(hn_program *p, hn_mem mem, const char *name, const h
     return HN_OK;
 }
 
-int64_t hn_program_count(const hn_program *p, hn_mem mem) { return p->class_list[mem].n; }
-
-hn_tensor *hn_program_at(const hn_program *p, hn_mem mem, int64_t i)
-{
-    return p->class_list[mem].item[i];
-}
-
 int64_t hn_program_class_elements(const hn_program *p, hn_mem mem, hn_dtype dtype)
 {
     const size_t align = ALIGN_ELEMENTS * hn_dtype_size(dtype);
@@ -177,8 +170,6 @@ hn_status hn_graph_new(hn_program *p, const char *name, bool training, hn_graph 
 }
 
 bool hn_graph_training(const hn_graph *g) { return g->training; }
-const char *hn_graph_name(const hn_graph *g) { return g->name; }
-hn_program *hn_graph_program(const hn_graph *g) { return g->program; }
 int64_t hn_graph_nodes(const hn_graph *g) { return g->n_nodes; }
 hn_node *hn_graph_node(const hn_graph *g, int64_t i) { return g->node[i]; }
 void hn_graph_keep(hn_tensor *t) { hn_root(t)->keep = true; }

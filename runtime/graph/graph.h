@@ -169,9 +169,6 @@ HN_NODISCARD hn_status hn_program_tensor(hn_program *p, hn_mem mem, const char *
                                          const hn_type *type, hn_tensor **out);
 hn_tensor *hn_program_find(const hn_program *p, const char *name); /* NULL when absent */
 
-/* All tensors of one class, in order of creation. */
-int64_t hn_program_count(const hn_program *p, hn_mem mem);
-hn_tensor *hn_program_at(const hn_program *p, hn_mem mem, int64_t i);
 /* Elements of one replica of a class so far, padding included: the stride between replicas. */
 int64_t hn_program_class_elements(const hn_program *p, hn_mem mem, hn_dtype dtype);
 
@@ -182,8 +179,6 @@ HN_NODISCARD hn_status hn_program_range(hn_program *p, hn_mem mem, const char *n
 /* training: gradients will be wanted; tensors made from needs_grad inputs need them, too. */
 HN_NODISCARD hn_status hn_graph_new(hn_program *p, const char *name, bool training, hn_graph **out);
 bool hn_graph_training(const hn_graph *g);
-const char *hn_graph_name(const hn_graph *g);
-hn_program *hn_graph_program(const hn_graph *g);
 int64_t hn_graph_nodes(const hn_graph *g);
 hn_node *hn_graph_node(const hn_graph *g, int64_t i);
 

@@ -31,7 +31,6 @@ void hn_engine_free(hn_engine *e)
 
 hn_program *hn_engine_program(const hn_engine *e) { return e->program; }
 hn_params *hn_engine_params(const hn_engine *e) { return e->params; }
-hn_step_block *hn_engine_step_block(const hn_engine *e) { return e->step->data; }
 
 static hn_status vector(hn_engine *e, hn_mem mem, const char *name, hn_dtype dtype, int64_t n,
                         hn_tensor **out)

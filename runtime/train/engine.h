@@ -66,7 +66,6 @@ HN_NODISCARD hn_status hn_engine_new(const hn_engine_options *o, hn_engine **out
 void hn_engine_free(hn_engine *e); /* accepts NULL */
 hn_program *hn_engine_program(const hn_engine *e);
 hn_params *hn_engine_params(const hn_engine *e);
-hn_step_block *hn_engine_step_block(const hn_engine *e); /* after hn_engine_allocate */
 
 /* Takes the memory and fills the tables; parameters are zero until they are loaded. */
 HN_NODISCARD hn_status hn_engine_allocate(hn_engine *e);
