@@ -2,7 +2,7 @@
 # Pretrains the demo's model (assets/demo/model) from random weights on the project's own stories.
 #   scripts/make_demo_model.sh [WORK_FOLDER]
 # WORK_FOLDER (default: out/demo-model) holds the run; a second call continues one that was cut
-# short. Takes about a quarter of an hour on 2 cores.
+# short. Takes about ten minutes on 2 cores.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
