@@ -8,19 +8,19 @@
 #define HN_OP_H
 #include "runtime/base/step_block.h"
 #include "runtime/base/stream.h"
+#include "runtime/device/device.h"
 #include "runtime/graph/graph.h"
 
 #ifdef __cplusplus
 extern "C" {
 #endif
 
-typedef enum { HN_DEVICE_CPU, HN_DEVICE_CUDA } hn_device_kind;
-
 /* What a node finds when it runs. */
 typedef struct {
     hn_device_kind device;
-    hn_stream stream; /* CUDA only */
-    void *scratch;    /* the node's scratch bytes, 64-byte aligned; NULL when it asked for none */
+    hn_stream stream;   /* CUDA only */
+    hn_gemm_cuda *gemm; /* CUDA only */
+    void *scratch;      /* the node's scratch bytes, 64-byte aligned; NULL when it asked for none */
     hn_step_block *step; /* in the device's memory: numbers that change from step to step */
     bool twin;           /* run the plain twin instead of the fast CPU function */
 } hn_exec;

@@ -27,10 +27,11 @@ static inline bool hn_is_matrix(const hn_type *t, const hn_type *like)
 }
 
 /* What random operations read of the step block, in *state; NULL when the run has none, which
- * the operations refuse. */
+ * the operations refuse. On a GPU they read the head of the block itself, when they run. */
 static inline const hn_rng_state *hn_rng_state_of(const hn_exec *x, hn_rng_state *state)
 {
     if (x->step == NULL) return NULL;
+    if (x->device == HN_DEVICE_CUDA) return (const hn_rng_state *)(const void *)x->step;
     state->seed = x->step->seed;
     state->step = x->step->step;
     state->row_offset = x->step->row_offset;

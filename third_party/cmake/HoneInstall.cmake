@@ -18,7 +18,6 @@ foreach(library ${OPENSSL_CRYPTO_LIBRARY} ${ZLIB_LIBRARIES} ${OpenMP_C_LIBRARIES
   string(APPEND HONE_PC_LIBS " ${library}")
 endforeach()
 if(HONE_CUDA)
-  string(APPEND HONE_PC_LIBS " ${CUDNN_LIBRARY} ${NCCL_LIBRARY} ${CUDA_cublasLt_LIBRARY}")
   if(HONE_CUDART_SHARED)
     string(APPEND HONE_PC_LIBS " ${CUDA_cudart_LIBRARY}")
   else()

@@ -1,0 +1,77 @@
+/* device.h - where a program's memory lies and its operations run: the CPU, or one GPU.
+ *
+ * A device owns a stream, the cuBLASLt plans (kernels/linear/gemm_cuda.h) and nothing else; memory
+ * is its caller's to give back. On the CPU memory is host memory and every call is done when it
+ * returns. On a GPU all calls run in order on the device's one stream.
+ *
+ * Only this folder and .cu files know CUDA. Nothing links the driver: a build with CUDA starts on a
+ * machine that has none, and hn_device_open says what is missing.
+ */
+#ifndef HN_DEVICE_H
+#define HN_DEVICE_H
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "kernels/linear/gemm_cuda.h"
+#include "runtime/base/status.h"
+#include "runtime/base/stream.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef enum { HN_DEVICE_CPU, HN_DEVICE_CUDA } hn_device_kind;
+
+typedef struct hn_device hn_device;
+
+/* spec   "cpu"; "cuda" (the first GPU) or "cuda:N"; "auto": the first GPU that works, else the CPU
+ *        (hn_device_text says which and why)
+ * Errors HN_ERR_ARG (spelling, no such GPU: names those there are), HN_ERR_UNSUPPORTED (a build
+ *        without CUDA, no driver, a driver or GPU that is too old: both versions), HN_ERR_CUDA,
+ *        HN_ERR_MEMORY */
+HN_NODISCARD hn_status hn_device_open(const char *spec, hn_device **out);
+void hn_device_close(hn_device *d); /* accepts NULL; its memory must have been released */
+
+hn_device_kind hn_device_kind_of(const hn_device *d);
+/* One line: "cuda:0, NVIDIA H200, 139.8 GiB, capability 9.0, CUDA 13.0, driver 13.0". */
+const char *hn_device_text(const hn_device *d);
+hn_stream hn_device_stream(const hn_device *d);   /* NULL on the CPU */
+hn_gemm_cuda *hn_device_gemm(const hn_device *d); /* NULL on the CPU */
+
+/* Bytes the libraries work in; taken once a device, by hn_device_take_workspace. 0 on the CPU. */
+size_t hn_device_workspace_bytes(const hn_device *d);
+HN_NODISCARD hn_status hn_device_take_workspace(hn_device *d);
+
+/* Memory of the device, at least 256-byte aligned, zeroed. bytes > 0.
+ * Errors  HN_ERR_MEMORY naming what is asked for, what is free and the device's total */
+HN_NODISCARD hn_status hn_device_alloc(hn_device *d, size_t bytes, void **out);
+void hn_device_release(hn_device *d, void *p);
+/* Host memory that copies to the device run from without the host waiting. */
+HN_NODISCARD hn_status hn_device_alloc_host(hn_device *d, size_t bytes, void **out);
+void hn_device_release_host(hn_device *d, void *p);
+
+/* Free and total bytes of the device's memory; both 0 on the CPU. */
+HN_NODISCARD hn_status hn_device_memory(const hn_device *d, size_t *free_bytes,
+                                        size_t *total_bytes);
+
+/* write and read return when the copy is done; send does not wait (`from` is memory of
+ * hn_device_alloc_host, to be left alone until hn_device_wait). */
+HN_NODISCARD hn_status hn_device_write(hn_device *d, void *to, const void *from, size_t bytes);
+HN_NODISCARD hn_status hn_device_read(hn_device *d, void *to, const void *from, size_t bytes);
+HN_NODISCARD hn_status hn_device_send(hn_device *d, void *to, const void *from, size_t bytes);
+HN_NODISCARD hn_status hn_device_fill(hn_device *d, void *p, int byte, size_t bytes);
+HN_NODISCARD hn_status hn_device_wait(hn_device *d);
+
+/* What is enqueued between begin and end becomes a graph that hn_device_launch enqueues again.
+ * After an error in between, hn_device_capture_end(d, NULL) gives the capture up. GPU only. */
+typedef struct hn_device_graph hn_device_graph;
+HN_NODISCARD hn_status hn_device_capture_begin(hn_device *d);
+HN_NODISCARD hn_status hn_device_capture_end(hn_device *d, hn_device_graph **out);
+HN_NODISCARD hn_status hn_device_launch(hn_device *d, const hn_device_graph *g);
+void hn_device_graph_free(hn_device_graph *g); /* accepts NULL */
+
+#ifdef __cplusplus
+}
+#endif
+#endif
