@@ -1,6 +1,6 @@
 /* The launchers of attention: kernels on the tensor cores where shapes and alignment allow, plain
  * ones for the rest; and delta[i, h] = sum_c dout[i, c] o[i, c], a warp for each row and head. */
-#include "kernels/attention/cuda_attention.h"
+#include "kernels/attention/cuda_attention_mma.h"
 #include "runtime/base/check.h"
 
 namespace {
@@ -31,6 +31,20 @@ hn_attention_args with_value_dim(const hn_attention_args *a)
     return b;
 }
 
+bool aligned(const void *p, int64_t ld) { return (uintptr_t)p % 16 == 0 && ld % 8 == 0; }
+
+/* bf16, one head size of those with a tensor core kernel, rows of 16-byte pieces. */
+bool fits_tensor_cores(const hn_attention_args *a, bool backward)
+{
+    if (a->dtype != HN_BF16 || a->head_dim != a->value_dim ||
+        (a->head_dim != 64 && a->head_dim != 128))
+        return false;
+    if (!aligned(a->q, a->ld_q) || !aligned(a->k, a->ld_k) || !aligned(a->v, a->ld_v)) return false;
+    if (!backward) return aligned(a->o, a->ld_o);
+    return aligned(a->dout, a->ld_dout) && aligned(a->dq, a->ld_dq) && aligned(a->dk, a->ld_dk) &&
+           aligned(a->dv, a->ld_dv);
+}
+
 } // namespace
 
 size_t hn_attention_bwd_cuda_scratch(const hn_attention_args *a)
@@ -42,7 +56,8 @@ hn_status hn_attention_fwd_cuda(const hn_attention_args *a, hn_stream stream)
 {
     HN_TRY(hn_attention_check(a, false));
     const hn_attention_args b = with_value_dim(a);
-    return hn_attention_fwd_simt_(&b, stream);
+    return fits_tensor_cores(&b, false) ? hn_attention_fwd_mma_(&b, stream)
+                                        : hn_attention_fwd_simt_(&b, stream);
 }
 
 hn_status hn_attention_bwd_cuda(const hn_attention_args *a, void *scratch, hn_stream stream)
@@ -54,5 +69,6 @@ hn_status hn_attention_bwd_cuda(const hn_attention_args *a, void *scratch, hn_st
     const unsigned grid = hn_grid(b.q_rows * b.heads, kThreads / 32, 1 << 20);
     HN_CUDA_REAL(b.dtype, T, attention_delta<T><<<grid, kThreads, 0, stream>>>(b, delta));
     HN_TRY(HN_CUDA_LAUNCHED("attention_delta"));
-    return hn_attention_bwd_simt_(&b, delta, stream);
+    return fits_tensor_cores(&b, true) ? hn_attention_bwd_mma_(&b, delta, stream)
+                                       : hn_attention_bwd_simt_(&b, delta, stream);
 }
