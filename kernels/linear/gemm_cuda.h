@@ -3,8 +3,20 @@
  *   C = alpha op(A) op(B) + beta C0 + bias      op(X) = X or its transpose; row-major
  *
  * Each shape has one plan: the stored one, or cuBLASLt's heuristic's first choice among algorithms
- * that give the same bits on every run (no atomics, partial sums in fp32). Never a timing.
+ * that give the same bits on every run (no atomics, partial sums in fp32). Never a timing. Shapes
+ * cuBLASLt has no algorithm for run on a plain kernel of ours, and their plan says so.
  * The library is opened at run time (libcublasLt), so that programs start without it.
+ *
+ * Shapes     A [m, k], or [k, m] with trans_a; B [k, n], or [n, k] with trans_b; C0, C [m, n];
+ *            bias [n], added to every row. Rows lie ld_* elements apart; a batch (the replicas)
+ *            repeats the product on matrices *_stride elements apart (0: the same one).
+ * Precision  A and B f32 or bf16; C0, C and bias f32 or bf16; fp32 arithmetic and sums (f32 means
+ * no TF32), one rounding at the store. Limits     every dimension 1 to 2^31 - 1; any leading
+ * dimension and alignment. Aliasing   C0 may be C with the same leading dimension and stride; no
+ * other overlap. Repeats    bit for bit on one kind of GPU and one version of the library. The plan
+ * depends on shapes, leading dimensions, dtypes and on alignment (of pointers, up to 16 bytes).
+ * Capture    may run while a stream is captured: making a plan touches no stream.
+ * Threads    one thread at a time per object; one stream at a time (they share the workspace).
  */
 #ifndef HN_GEMM_CUDA_H
 #define HN_GEMM_CUDA_H
@@ -20,6 +32,8 @@
 extern "C" {
 #endif
 
+struct json_t; /* Jansson's json_t */
+
 typedef struct hn_gemm_cuda hn_gemm_cuda; /* library, handle, plans; for one device */
 
 enum { HN_GEMM_WORKSPACE = 32 << 20 };
@@ -29,6 +43,39 @@ HN_NODISCARD HN_CUDA_FUNCTION hn_status hn_gemm_cuda_open(hn_gemm_cuda **out);
 HN_CUDA_FUNCTION void hn_gemm_cuda_close(hn_gemm_cuda *g); /* accepts NULL */
 /* Device memory of HN_GEMM_WORKSPACE bytes, 256-byte aligned; the caller keeps it alive. */
 HN_CUDA_FUNCTION void hn_gemm_cuda_workspace(hn_gemm_cuda *g, void *workspace);
+
+typedef struct {
+    const void *a, *b; /* in  of dtype */
+    const void *bias;  /* in  [n] of c_dtype; NULL: none */
+    const void *c0;    /* in  of c_dtype; NULL: C itself. Not read when beta is 0 */
+    void *c;           /* out of c_dtype */
+    int64_t m, n, k;
+    int64_t ld_a, ld_b, ld_c0, ld_c;
+    int64_t batch; /* 0: 1 */
+    int64_t a_stride, b_stride, bias_stride, c0_stride, c_stride;
+    bool trans_a, trans_b;
+    hn_dtype dtype, c_dtype;
+    float alpha, beta;
+} hn_gemm_cuda_args;
+
+/* Errors  HN_ERR_ARG (NULL, no workspace yet), HN_ERR_SHAPE, HN_ERR_UNSUPPORTED (dtype),
+ *         HN_ERR_MEMORY, HN_ERR_CUDA */
+HN_NODISCARD HN_CUDA_FUNCTION hn_status hn_gemm_cuda_run(hn_gemm_cuda *g,
+                                                         const hn_gemm_cuda_args *a,
+                                                         hn_stream stream);
+
+/* The plans in use, as an array that hn_gemm_cuda_restore takes; the caller owns *out
+ * (json_decref). An entry holds the shape, the algorithm (cuBLASLt's own words, which it promises
+ * to understand in the same version, and their meaning for people), library version and GPU. */
+HN_NODISCARD HN_CUDA_FUNCTION hn_status hn_gemm_cuda_plans(const hn_gemm_cuda *g,
+                                                           struct json_t **out);
+/* From now on the shapes in the list run with exactly these algorithms. All or nothing.
+ * where   names the list in errors
+ * Errors  HN_ERR_FORMAT; HN_ERR_UNSUPPORTED: another library version or GPU (names both), or an
+ *         algorithm that this library refuses (names the shape); HN_ERR_MEMORY */
+HN_NODISCARD HN_CUDA_FUNCTION hn_status hn_gemm_cuda_restore(hn_gemm_cuda *g,
+                                                             const struct json_t *plans,
+                                                             const char *where);
 
 #ifdef __cplusplus
 }

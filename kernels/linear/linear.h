@@ -16,6 +16,8 @@
  * Aliasing   add may be the output itself with the same leading dimension; no other overlap.
  * Repeats    bit for bit on one machine; fast: also for any number of threads.
  * Cost       2 rows in out flops. Fast, bf16: the operands are converted to f32 in the scratch.
+ * CUDA       the product by cuBLASLt or, where it has no algorithm, a plain kernel
+ *            (kernels/linear/gemm_cuda.h); a bias of another dtype than y costs a pass of its own.
  * Errors     HN_ERR_ARG, HN_ERR_SHAPE, HN_ERR_UNSUPPORTED (dtype), before the first write.
  */
 #ifndef HN_LINEAR_H
@@ -24,8 +26,10 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "kernels/linear/gemm_cuda.h"
 #include "runtime/base/dtype.h"
 #include "runtime/base/status.h"
+#include "runtime/base/stream.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -41,8 +45,8 @@ typedef struct {
     int64_t ld_x, ld_w, ld_add, ld_y;
     int64_t replicas;              /* 0: no replica axis */
     int64_t w_stride, bias_stride; /* 0: shared by the replicas */
-    hn_dtype dtype, bias_dtype;
-    float alpha; /* factor of the product; 0: not given, 1 */
+    hn_dtype dtype, bias_dtype;    /* bias_dtype: give dtype where there is no bias */
+    float alpha;                   /* factor of the product; 0: not given, 1 */
 } hn_linear_args;
 
 HN_NODISCARD hn_status hn_linear_check(const hn_linear_args *a);
@@ -51,6 +55,11 @@ HN_NODISCARD hn_status hn_linear_fwd_cpu(const hn_linear_args *a);
  * follows from shapes and dtypes alone: the pointers may still be NULL. So in every operation. */
 size_t hn_linear_fwd_fast_scratch(const hn_linear_args *a);
 HN_NODISCARD hn_status hn_linear_fwd_fast(const hn_linear_args *a, void *scratch);
+/* scratch: that many bytes, 64-byte aligned; 0 unless bias_dtype differs from dtype. */
+HN_CUDA_FUNCTION size_t hn_linear_fwd_cuda_scratch(const hn_linear_args *a);
+HN_NODISCARD HN_CUDA_FUNCTION hn_status hn_linear_fwd_cuda(const hn_linear_args *a,
+                                                           hn_gemm_cuda *gemm, void *scratch,
+                                                           hn_stream stream);
 
 typedef struct {
     const void *dy;  /* in  [rows, out] */
@@ -69,6 +78,8 @@ HN_NODISCARD hn_status hn_linear_dx_check(const hn_linear_dx_args *a);
 HN_NODISCARD hn_status hn_linear_dx_cpu(const hn_linear_dx_args *a);
 size_t hn_linear_dx_fast_scratch(const hn_linear_dx_args *a);
 HN_NODISCARD hn_status hn_linear_dx_fast(const hn_linear_dx_args *a, void *scratch);
+HN_NODISCARD HN_CUDA_FUNCTION hn_status hn_linear_dx_cuda(const hn_linear_dx_args *a,
+                                                          hn_gemm_cuda *gemm, hn_stream stream);
 
 #ifdef __cplusplus
 }

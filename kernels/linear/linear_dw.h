@@ -15,6 +15,8 @@
  * Aliasing   none.
  * Repeats    bit for bit on one machine: the sums run in a fixed order, no atomics; fast: also
  *            for any number of threads.
+ * CUDA       dw by cuBLASLt (kernels/linear/gemm_cuda.h) straight into dw; x' is made in the
+ *            scratch. db: sums over runs of rows, then over the runs in order.
  * Errors     HN_ERR_ARG, HN_ERR_SHAPE, HN_ERR_UNSUPPORTED (dtype), before the first write.
  */
 #ifndef HN_LINEAR_DW_H
@@ -23,9 +25,11 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "kernels/linear/gemm_cuda.h"
 #include "kernels/random/dropout.h"
 #include "runtime/base/dtype.h"
 #include "runtime/base/status.h"
+#include "runtime/base/stream.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -49,6 +53,11 @@ HN_NODISCARD hn_status hn_linear_dw_cpu(const hn_linear_dw_args *a);
 /* scratch: hn_linear_dw_fast_scratch bytes, float-aligned; may be NULL when that is 0. */
 size_t hn_linear_dw_fast_scratch(const hn_linear_dw_args *a);
 HN_NODISCARD hn_status hn_linear_dw_fast(const hn_linear_dw_args *a, void *scratch);
+/* scratch: that many bytes, 64-byte aligned; 0 without dropout. */
+HN_CUDA_FUNCTION size_t hn_linear_dw_cuda_scratch(const hn_linear_dw_args *a);
+HN_NODISCARD HN_CUDA_FUNCTION hn_status hn_linear_dw_cuda(const hn_linear_dw_args *a,
+                                                          hn_gemm_cuda *gemm, void *scratch,
+                                                          hn_stream stream);
 
 typedef struct {
     const void *dy; /* in     [rows, out] */
@@ -64,6 +73,9 @@ typedef struct {
 HN_NODISCARD hn_status hn_linear_db_check(const hn_linear_db_args *a);
 HN_NODISCARD hn_status hn_linear_db_cpu(const hn_linear_db_args *a);
 HN_NODISCARD hn_status hn_linear_db_fast(const hn_linear_db_args *a);
+HN_CUDA_FUNCTION size_t hn_linear_db_cuda_scratch(const hn_linear_db_args *a);
+HN_NODISCARD HN_CUDA_FUNCTION hn_status hn_linear_db_cuda(const hn_linear_db_args *a, void *scratch,
+                                                          hn_stream stream);
 
 #ifdef __cplusplus
 }

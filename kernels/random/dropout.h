@@ -10,9 +10,9 @@
  * Precision  f32 or bf16 in and out; one fp32 product, rounded once. p = 0 copies the bits.
  * Limits     0 <= p < 1; rows, cols, ld_x, ld_y below 2^31; any width and alignment.
  * Aliasing   y may be x with the same leading dimension; no other overlap.
- * Repeats    bit for bit everywhere: twin, fast, any number of threads, any cut of the rows.
+ * Repeats    bit for bit everywhere: twin, fast, CUDA, any number of threads, any cut of the rows.
  * Random     seed, step and row_offset are read through `state` when the operation runs, so they
- *            may change between runs of a recorded plan.
+ *            may change between runs of a recorded plan. CUDA: state is device memory.
  * Errors     HN_ERR_ARG, HN_ERR_SHAPE, HN_ERR_UNSUPPORTED (dtype), before the first write.
  */
 #ifndef HN_DROPOUT_H
@@ -23,6 +23,7 @@
 #include "runtime/base/dtype.h"
 #include "runtime/base/rng.h"
 #include "runtime/base/status.h"
+#include "runtime/base/stream.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -46,6 +47,7 @@ typedef struct {
 HN_NODISCARD hn_status hn_dropout_check(const hn_dropout_args *a);
 HN_NODISCARD hn_status hn_dropout_cpu(const hn_dropout_args *a);
 HN_NODISCARD hn_status hn_dropout_fast(const hn_dropout_args *a);
+HN_NODISCARD HN_CUDA_FUNCTION hn_status hn_dropout_cuda(const hn_dropout_args *a, hn_stream stream);
 
 /* For operations that drop one of their operands on the way (linear_dw, lowrank_linear). */
 

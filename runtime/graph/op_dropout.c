@@ -5,6 +5,21 @@
 enum { X }; /* inputs */
 enum { Y }; /* outputs */
 
+static hn_dropout_args args_of(const hn_node *n, const hn_rng_state *state)
+{
+    const hn_tensor *x = n->in[X], *y = n->out[Y];
+    return (hn_dropout_args){
+        .x = x->data,
+        .y = y->data,
+        .rows = hn_type_rows(&x->type),
+        .cols = hn_type_cols(&x->type),
+        .ld_x = hn_type_ld(&x->type),
+        .ld_y = hn_type_ld(&y->type),
+        .dtype = x->type.dtype,
+        .key = {state, n->attr.dropout.key, (double)n->attr.dropout.p},
+    };
+}
+
 static hn_status infer(const hn_node *n, hn_type *out)
 {
     const hn_type *x = &n->in[X]->type;
@@ -20,21 +35,18 @@ static hn_status grad(hn_graph *g, const hn_node *n, hn_tensor *const *dout, hn_
     return hn_emit(g, HN_OP_DROPOUT, n->name, &dout[Y], &n->attr, &din[X]);
 }
 
-static hn_status run_cpu(const hn_node *n, hn_exec *exec)
+static hn_status run_cpu(const hn_node *n, hn_exec *x)
 {
-    const hn_tensor *x = n->in[X], *y = n->out[Y];
     hn_rng_state state;
-    const hn_dropout_args a = {
-        .x = x->data,
-        .y = y->data,
-        .rows = hn_type_rows(&x->type),
-        .cols = hn_type_cols(&x->type),
-        .ld_x = hn_type_ld(&x->type),
-        .ld_y = hn_type_ld(&y->type),
-        .dtype = x->type.dtype,
-        .key = {hn_rng_state_of(exec, &state), n->attr.dropout.key, (double)n->attr.dropout.p},
-    };
-    return exec->twin ? hn_dropout_cpu(&a) : hn_dropout_fast(&a);
+    const hn_dropout_args a = args_of(n, hn_rng_state_of(x, &state));
+    return x->twin ? hn_dropout_cpu(&a) : hn_dropout_fast(&a);
+}
+
+static hn_status run_cuda(const hn_node *n, hn_exec *x)
+{
+    hn_rng_state state;
+    const hn_dropout_args a = args_of(n, hn_rng_state_of(x, &state));
+    return hn_dropout_cuda(&a, x->stream);
 }
 
 static const hn_op_sample samples[] = {
@@ -52,5 +64,6 @@ const hn_op_def hn_op_dropout = {
     .infer = infer,
     .grad = grad,
     .run_cpu = run_cpu,
+    .run_cuda = run_cuda,
     .samples = samples,
 };

@@ -24,7 +24,7 @@ static hn_linear_args args_of(const hn_node *n)
         .w_stride = hn_replica_stride(w),
         .bias_stride = bias ? hn_replica_stride(bias) : 0,
         .dtype = x->type.dtype,
-        .bias_dtype = bias ? bias->type.dtype : HN_F32,
+        .bias_dtype = bias ? bias->type.dtype : x->type.dtype,
         .alpha = n->attr.linear.alpha,
     };
 }
@@ -61,13 +61,20 @@ static hn_status grad(hn_graph *g, const hn_node *n, hn_tensor *const *dout, hn_
 static size_t scratch(const hn_node *n, hn_device_kind device)
 {
     const hn_linear_args a = args_of(n);
-    return device == HN_DEVICE_CPU ? hn_linear_fwd_fast_scratch(&a) : 0;
+    return device == HN_DEVICE_CUDA ? hn_linear_fwd_cuda_scratch(&a)
+                                    : hn_linear_fwd_fast_scratch(&a);
 }
 
 static hn_status run_cpu(const hn_node *n, hn_exec *x)
 {
     const hn_linear_args a = args_of(n);
     return x->twin ? hn_linear_fwd_cpu(&a) : hn_linear_fwd_fast(&a, x->scratch);
+}
+
+static hn_status run_cuda(const hn_node *n, hn_exec *x)
+{
+    const hn_linear_args a = args_of(n);
+    return hn_linear_fwd_cuda(&a, x->gemm, x->scratch, x->stream);
 }
 
 static const hn_op_sample samples[] = {
@@ -89,5 +96,6 @@ const hn_op_def hn_op_linear = {
     .adds = HN_BIT(X),
     .scratch = scratch,
     .run_cpu = run_cpu,
+    .run_cuda = run_cuda,
     .samples = samples,
 };

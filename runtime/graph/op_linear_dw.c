@@ -40,7 +40,7 @@ static hn_status infer(const hn_node *n, hn_type *out)
 static size_t scratch(const hn_node *n, hn_device_kind device)
 {
     const hn_linear_dw_args a = args_of(n, NULL);
-    return device == HN_DEVICE_CPU ? hn_linear_dw_fast_scratch(&a) : 0;
+    return device == HN_DEVICE_CUDA ? hn_linear_dw_cuda_scratch(&a) : hn_linear_dw_fast_scratch(&a);
 }
 
 static hn_status run_cpu(const hn_node *n, hn_exec *x)
@@ -48,6 +48,13 @@ static hn_status run_cpu(const hn_node *n, hn_exec *x)
     hn_rng_state state;
     const hn_linear_dw_args a = args_of(n, hn_rng_state_of(x, &state));
     return x->twin ? hn_linear_dw_cpu(&a) : hn_linear_dw_fast(&a, x->scratch);
+}
+
+static hn_status run_cuda(const hn_node *n, hn_exec *x)
+{
+    hn_rng_state state;
+    const hn_linear_dw_args a = args_of(n, hn_rng_state_of(x, &state));
+    return hn_linear_dw_cuda(&a, x->gemm, x->scratch, x->stream);
 }
 
 static const hn_op_sample samples[] = {
@@ -67,5 +74,6 @@ const hn_op_def hn_op_linear_dw = {
     .infer = infer,
     .scratch = scratch,
     .run_cpu = run_cpu,
+    .run_cuda = run_cuda,
     .samples = samples,
 };

@@ -42,13 +42,19 @@ static hn_status infer(const hn_node *n, hn_type *out)
 static size_t scratch(const hn_node *n, hn_device_kind device)
 {
     const hn_linear_dx_args a = args_of(n);
-    return device == HN_DEVICE_CPU ? hn_linear_dx_fast_scratch(&a) : 0;
+    return device == HN_DEVICE_CUDA ? 0 : hn_linear_dx_fast_scratch(&a);
 }
 
 static hn_status run_cpu(const hn_node *n, hn_exec *x)
 {
     const hn_linear_dx_args a = args_of(n);
     return x->twin ? hn_linear_dx_cpu(&a) : hn_linear_dx_fast(&a, x->scratch);
+}
+
+static hn_status run_cuda(const hn_node *n, hn_exec *x)
+{
+    const hn_linear_dx_args a = args_of(n);
+    return hn_linear_dx_cuda(&a, x->gemm, x->stream);
 }
 
 static const hn_op_sample samples[] = {
@@ -68,5 +74,6 @@ const hn_op_def hn_op_linear_dx = {
     .infer = infer,
     .scratch = scratch,
     .run_cpu = run_cpu,
+    .run_cuda = run_cuda,
     .samples = samples,
 };

@@ -1,0 +1,217 @@
+/* Each product is one cuBLASLt call, batched over the replicas; what it cannot do in the same pass
+ * (a bias of another dtype, column sums, dropped operands) is a plain kernel before or after it. */
+#include "kernels/linear/linear.h"
+#include "kernels/linear/linear_dw.h"
+#include "runtime/base/check.h"
+#include "runtime/base/cuda_math.h"
+
+namespace {
+
+constexpr int kThreads = 256;
+constexpr int64_t kMaxBlocks = 1ll << 20; /* blocks loop over what is left */
+
+/* Columns of a matrix without gaps but with rows on 16-byte boundaries. */
+int64_t padded(int64_t cols, hn_dtype t)
+{
+    const int64_t in16 = 16 / (int64_t)hn_dtype_size(t);
+    return (cols + in16 - 1) / in16 * in16;
+}
+
+float alpha_of(float alpha) { return alpha == 0.0f ? 1.0f : alpha; }
+
+/* The batch of a product with activations: one product where all replicas share the parameters. */
+int64_t batch_of(int64_t replicas, bool shared) { return shared ? 1 : hn_replica_count(replicas); }
+
+/* ---- y = round(product + bias + add), bias of its own dtype ---- */
+
+template <class T, class B>
+__global__ void __launch_bounds__(kThreads)
+    add_bias_kernel(const float *product, int64_t ld_p, const B *bias, int64_t bias_stride,
+                    int64_t group, const T *add, int64_t ld_add, T *y, int64_t ld_y, int64_t rows,
+                    int64_t cols)
+{
+    const int64_t n = rows * cols;
+    for (int64_t at = (int64_t)blockIdx.x * kThreads + threadIdx.x; at < n;
+         at += (int64_t)gridDim.x * kThreads) {
+        const int64_t i = at / cols, j = at % cols;
+        float v = product[i * ld_p + j] + hn_f32(bias[i / group * bias_stride + j]);
+        if (add != nullptr) v += hn_f32(add[i * ld_add + j]);
+        y[i * ld_y + j] = hn_round<T>(v);
+    }
+}
+
+template <class T, class B>
+void add_bias(const hn_linear_args *a, const float *product, cudaStream_t stream)
+{
+    const int64_t group = a->rows / hn_replica_count(a->replicas);
+    add_bias_kernel<T, B><<<hn_grid(a->rows * a->out, kThreads, kMaxBlocks), kThreads, 0, stream>>>(
+        product, padded(a->out, HN_F32), static_cast<const B *>(a->bias),
+        a->replicas > 1 ? a->bias_stride : 0, group, static_cast<const T *>(a->add), a->ld_add,
+        static_cast<T *>(a->y), a->ld_y, a->rows, a->out);
+}
+
+/* ---- column sums ---- */
+
+constexpr int kCols = 32, kLanes = kThreads / kCols; /* a block: 32 columns, 8 rows at a time */
+constexpr int64_t kRun = 256;                        /* rows summed by one block: 32 a thread */
+
+struct Columns {
+    int64_t rows, cols, ld, runs, replicas; /* rows and runs of one replica */
+};
+
+Columns columns_of(const hn_linear_db_args *a)
+{
+    const int64_t replicas = hn_replica_count(a->replicas), rows = a->rows / replicas;
+    return {rows, a->out, a->ld_dy, (rows + kRun - 1) / kRun, replicas};
+}
+
+/* part[replica][run][col] = sum of dy over the run's rows. */
+template <class T>
+__global__ void __launch_bounds__(kThreads)
+    sum_runs_kernel(const T *dy, const Columns c, float *part)
+{
+    __shared__ float lane_sum[kLanes][kCols];
+    const int x = (int)threadIdx.x % kCols, lane = (int)threadIdx.x / kCols;
+    const int64_t strips = (c.cols + kCols - 1) / kCols, n = strips * c.runs * c.replicas;
+    for (int64_t b = blockIdx.x; b < n; b += gridDim.x) {
+        const int64_t col = b % strips * kCols + x, g = b / strips / c.runs;
+        const int64_t run = b / strips % c.runs, first = run * kRun;
+        const int64_t end = first + kRun < c.rows ? first + kRun : c.rows;
+        float sum = 0.0f;
+        if (col < c.cols)
+            for (int64_t i = first + lane; i < end; i += kLanes)
+                sum += hn_f32(dy[(g * c.rows + i) * c.ld + col]);
+        lane_sum[lane][x] = sum;
+        __syncthreads();
+        if (lane == 0 && col < c.cols) {
+            for (int l = 1; l < kLanes; l++) sum += lane_sum[l][x];
+            part[(g * c.runs + run) * c.cols + col] = sum;
+        }
+        __syncthreads(); /* before the next strip overwrites lane_sum */
+    }
+}
+
+/* db[replica][col] += alpha * sum of the runs, in order. */
+__global__ void __launch_bounds__(kThreads)
+    add_runs_kernel(const float *part, const Columns c, float alpha, float *db, int64_t db_stride)
+{
+    const int64_t n = c.cols * c.replicas;
+    for (int64_t at = (int64_t)blockIdx.x * kThreads + threadIdx.x; at < n;
+         at += (int64_t)gridDim.x * kThreads) {
+        const int64_t g = at / c.cols, col = at % c.cols;
+        float sum = 0.0f;
+        for (int64_t run = 0; run < c.runs; run++) sum += part[(g * c.runs + run) * c.cols + col];
+        db[g * db_stride + col] += alpha * sum;
+    }
+}
+
+template <class T>
+void sum_runs(const hn_linear_db_args *a, const Columns &c, float *part, cudaStream_t stream)
+{
+    const int64_t blocks = (c.cols + kCols - 1) / kCols * c.runs * c.replicas;
+    sum_runs_kernel<T><<<hn_grid(blocks, 1, kMaxBlocks), kThreads, 0, stream>>>(
+        static_cast<const T *>(a->dy), c, part);
+}
+
+} // namespace
+
+size_t hn_linear_fwd_cuda_scratch(const hn_linear_args *a)
+{
+    if (a->bias_dtype == a->dtype) return 0;
+    return (size_t)(a->rows * padded(a->out, HN_F32)) * sizeof(float);
+}
+
+hn_status hn_linear_fwd_cuda(const hn_linear_args *a, hn_gemm_cuda *gemm, void *scratch,
+                             hn_stream stream)
+{
+    HN_TRY(hn_linear_check(a));
+    const bool apart = a->bias != nullptr && a->bias_dtype != a->dtype;
+    if (apart) HN_TRY(hn_check_pointer("linear", "scratch", scratch));
+    const bool shared = a->w_stride == 0 && (a->bias == nullptr || apart || a->bias_stride == 0);
+    hn_gemm_cuda_args g = {};
+    g.batch = batch_of(a->replicas, shared);
+    g.m = a->rows / g.batch, g.n = a->out, g.k = a->in;
+    g.a = a->x, g.ld_a = a->ld_x, g.a_stride = g.m * a->ld_x;
+    g.b = a->w, g.ld_b = a->ld_w, g.b_stride = a->w_stride, g.trans_b = true;
+    g.dtype = a->dtype, g.alpha = alpha_of(a->alpha);
+    if (apart) {
+        g.c = scratch, g.ld_c = padded(a->out, HN_F32), g.c_dtype = HN_F32;
+    } else {
+        g.c = a->y, g.ld_c = a->ld_y, g.c_dtype = a->dtype;
+        g.bias = a->bias, g.bias_stride = a->bias_stride;
+        g.c0 = a->add, g.ld_c0 = a->ld_add, g.c0_stride = g.m * a->ld_add;
+        g.beta = a->add != nullptr ? 1.0f : 0.0f;
+    }
+    g.c_stride = g.m * g.ld_c;
+    HN_TRY(hn_gemm_cuda_run(gemm, &g, stream));
+    if (!apart) return HN_OK;
+    if (a->dtype == HN_F32)
+        add_bias<float, __nv_bfloat16>(a, static_cast<const float *>(scratch), stream);
+    else
+        add_bias<__nv_bfloat16, float>(a, static_cast<const float *>(scratch), stream);
+    return HN_CUDA_LAUNCHED("linear: add_bias");
+}
+
+hn_status hn_linear_dx_cuda(const hn_linear_dx_args *a, hn_gemm_cuda *gemm, hn_stream stream)
+{
+    HN_TRY(hn_linear_dx_check(a));
+    hn_gemm_cuda_args g = {};
+    g.batch = batch_of(a->replicas, a->w_stride == 0);
+    g.m = a->rows / g.batch, g.n = a->in, g.k = a->out;
+    g.a = a->dy, g.ld_a = a->ld_dy, g.a_stride = g.m * a->ld_dy;
+    g.b = a->w, g.ld_b = a->ld_w, g.b_stride = a->w_stride;
+    g.c = a->dx, g.ld_c = a->ld_dx, g.c_stride = g.m * a->ld_dx;
+    g.c0 = a->add, g.ld_c0 = a->ld_add, g.c0_stride = g.m * a->ld_add;
+    g.dtype = g.c_dtype = a->dtype;
+    g.alpha = alpha_of(a->alpha), g.beta = a->add != nullptr ? 1.0f : 0.0f;
+    return hn_gemm_cuda_run(gemm, &g, stream);
+}
+
+size_t hn_linear_dw_cuda_scratch(const hn_linear_dw_args *a)
+{
+    if (a->drop.p == 0.0) return 0;
+    return (size_t)(a->rows * padded(a->in, a->dtype)) * hn_dtype_size(a->dtype);
+}
+
+hn_status hn_linear_dw_cuda(const hn_linear_dw_args *a, hn_gemm_cuda *gemm, void *scratch,
+                            hn_stream stream)
+{
+    HN_TRY(hn_linear_dw_check(a));
+    hn_gemm_cuda_args g = {};
+    g.batch = batch_of(a->replicas, false);
+    g.m = a->out, g.n = a->in, g.k = a->rows / g.batch;
+    g.a = a->dy, g.ld_a = a->ld_dy, g.trans_a = true;
+    g.b = a->x, g.ld_b = a->ld_x;
+    g.c = a->dw, g.ld_c = a->ld_dw, g.c_stride = a->dw_stride;
+    g.dtype = a->dtype, g.c_dtype = HN_F32;
+    g.alpha = alpha_of(a->alpha), g.beta = 1.0f;
+    if (a->drop.p > 0.0) {
+        HN_TRY(hn_check_pointer("linear_dw", "scratch", scratch));
+        hn_dropout_args d = {};
+        d.x = a->x, d.y = scratch, d.rows = a->rows, d.cols = a->in;
+        d.ld_x = a->ld_x, d.ld_y = padded(a->in, a->dtype);
+        d.dtype = a->dtype, d.key = a->drop;
+        HN_TRY(hn_dropout_cuda(&d, stream));
+        g.b = scratch, g.ld_b = d.ld_y;
+    }
+    g.a_stride = g.k * g.ld_a, g.b_stride = g.k * g.ld_b;
+    return hn_gemm_cuda_run(gemm, &g, stream);
+}
+
+size_t hn_linear_db_cuda_scratch(const hn_linear_db_args *a)
+{
+    const Columns c = columns_of(a);
+    return (size_t)(c.replicas * c.runs * c.cols) * sizeof(float);
+}
+
+hn_status hn_linear_db_cuda(const hn_linear_db_args *a, void *scratch, hn_stream stream)
+{
+    HN_TRY(hn_linear_db_check(a));
+    HN_TRY(hn_check_pointer("linear_db", "scratch", scratch));
+    const Columns c = columns_of(a);
+    float *const part = static_cast<float *>(scratch);
+    HN_CUDA_REAL(a->dtype, T, sum_runs<T>(a, c, part, stream));
+    add_runs_kernel<<<hn_grid(c.cols * c.replicas, kThreads, kMaxBlocks), kThreads, 0, stream>>>(
+        part, c, alpha_of(a->alpha), a->db, a->db_stride);
+    return HN_CUDA_LAUNCHED("linear_db");
+}
