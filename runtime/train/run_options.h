@@ -25,7 +25,7 @@ typedef struct {
     bool nesterov, recompute;
     int64_t log_every, eval_every, save_every, keep, patience;
     /* machine */
-    const char *device;
+    const char *device, *executor;
     int64_t threads;
     /* generation */
     const char *prompt;

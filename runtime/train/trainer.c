@@ -328,9 +328,14 @@ static hn_status save(trainer *t)
     return st;
 }
 
-static double peak_gib(void)
+/* Of the GPU since it was opened, or of the process. */
+static double peak_gib(const trainer *t)
 {
     struct rusage u;
+    size_t used = 0;
+    if (hn_device_kind_of(t->s->device) == HN_DEVICE_CUDA &&
+        hn_device_used(t->s->device, &used) == HN_OK)
+        return (double)used / 0x1p30;
     getrusage(RUSAGE_SELF, &u);
     return (double)u.ru_maxrss * 1024 / 0x1p30;
 }
@@ -385,7 +390,8 @@ static hn_status evaluate(trainer *t)
 static hn_status load_micro_batch(trainer *t)
 {
     const hn_batch *b = NULL;
-    const hn_engine_input in = hn_engine_batch(t->s->engine);
+    hn_engine_input in;
+    HN_TRY(hn_engine_batch(t->s->engine, &in));
     const size_t rows = (size_t)(t->c->batch_size * t->s->seq_len);
     HN_TRY(hn_prefetch_next(t->prefetch, &b));
     memcpy(in.tokens, b->tokens, rows * sizeof *in.tokens);
@@ -399,7 +405,8 @@ static hn_status load_micro_batch(trainer *t)
 static hn_status explain_nonfinite(trainer *t)
 {
     hn_batch b = {.max_seqs = t->s->max_seqs};
-    const hn_engine_input in = hn_engine_batch(t->s->engine);
+    hn_engine_input in;
+    HN_TRY(hn_engine_batch(t->s->engine, &in));
     b.tokens = in.tokens;
     b.labels = in.labels;
     b.positions = in.positions;
@@ -420,7 +427,7 @@ static hn_status explain_nonfinite(trainer *t)
 static hn_status record_step(trainer *t, const hn_step_report *r, double lr)
 {
     const int64_t step = t->state.step;
-    const double rate = hn_progress_units_per_s(&t->progress), peak = peak_gib();
+    const double rate = hn_progress_units_per_s(&t->progress), peak = peak_gib(t);
     const double epoch = hn_loader_epoch_at(t->s->train, t->state.micro_batch);
     const hn_metric row[] = {{"loss", r->loss},
                              {"lr", lr},
@@ -472,7 +479,7 @@ static hn_status step(trainer *t)
     t->units += r.tokens;
     char detail[96];
     snprintf(detail, sizeof detail, "loss %.4f  norm %.3f  lr %.2e  %.2f GiB", r.loss, r.grad_norm,
-             lr, peak_gib());
+             lr, peak_gib(t));
     hn_progress_update(&t->progress, t->state.step, t->units, detail);
     return record_step(t, &r, lr);
 }
