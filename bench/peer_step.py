@@ -1,0 +1,190 @@
+"""The peer of hone-bench-step: LoRA steps in PyTorch + transformers + PEFT, random weights.
+
+    python3 bench/peer_step.py --model bench/shapes/llama-3.2-1b.json --adapters bf16 --sdpa flash
+
+Base model in bf16, made on the device; LoRA of all seven linears; torch.compile; SDPA attention,
+causal, with one backend and no other; no gradient checkpointing; AdamW (fused) on the adapters, clipping at 1.0.
+--adapters fp32 is PEFT's default (autocast_adapter_dtype), run under autocast to bf16. Tokens and
+labels are random and every label counts; the loss is that of transformers (logits in fp32). No step
+waits for the device. Prints one JSON line, with the keys of hone-bench-step.
+"""
+
+import argparse
+import json
+import time
+
+import torch
+from peft import LoraConfig, get_peft_model
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from transformers import AttentionInterface, AutoModelForCausalLM, LlamaConfig
+
+LINEARS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+BACKENDS = {
+    "flash": SDPBackend.FLASH_ATTENTION,
+    "cudnn": SDPBackend.CUDNN_ATTENTION,
+    "math": SDPBackend.MATH,
+}
+BATCHES = 8
+GIB = 2.0**30
+
+
+def causal_sdpa(module, query, key, value, attention_mask, scaling=None, **kwargs):
+    """What transformers' "sdpa" does for whole sequences, but never with a mask: under torch.compile
+    that one hands over a mask instead of is_causal, which the flash backend refuses."""
+    out = torch.nn.functional.scaled_dot_product_attention(
+        query, key, value, is_causal=True, scale=scaling, enable_gqa=True
+    )
+    return out.transpose(1, 2).contiguous(), None
+
+
+AttentionInterface.register("causal_sdpa", causal_sdpa)
+
+
+def arguments():
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    p.add_argument("--model", required=True, help="config.json")
+    p.add_argument("--adapters", choices=["bf16", "fp32"], default="bf16")
+    p.add_argument("--sdpa", choices=BACKENDS, default="flash")
+    p.add_argument("--batch", type=int, default=8)
+    p.add_argument("--length", type=int, default=2048)
+    p.add_argument("--rank", type=int, default=16)
+    p.add_argument("--warmup", type=int, default=5, help="steps before the clock, the first compiles")
+    p.add_argument("--seconds", type=float, default=8.0)
+    p.add_argument("--steps", type=int, default=3, help="at least so many steps")
+    p.add_argument("--lr", type=float, default=1e-4)
+    p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--device", default="cuda")
+    p.add_argument("--no-compile", action="store_true")
+    return p.parse_args()
+
+
+def build(a):
+    torch.manual_seed(a.seed)
+    config = LlamaConfig.from_json_file(a.model)
+    config.use_cache = False
+    with torch.device(a.device):
+        model = AutoModelForCausalLM.from_config(
+            config, dtype=torch.bfloat16, attn_implementation="causal_sdpa"
+        )
+        lora = LoraConfig(
+            task_type="CAUSAL_LM", r=a.rank, lora_alpha=2 * a.rank, target_modules=LINEARS
+        )
+        model = get_peft_model(model, lora, autocast_adapter_dtype=a.adapters == "fp32")
+    wanted = torch.float32 if a.adapters == "fp32" else torch.bfloat16
+    trained = [p for p in model.parameters() if p.requires_grad]
+    assert trained and all(p.dtype == wanted for p in trained), "adapters of another type"
+    assert all(p.dtype == torch.bfloat16 for p in model.parameters() if not p.requires_grad)
+    return model.train(), trained, config.vocab_size
+
+
+class Clock:
+    """Moments on the device's time line; on the CPU those of the host."""
+
+    def __init__(self, device):
+        self.cuda = device.startswith("cuda")
+        self.marks = []
+
+    def mark(self):
+        if self.cuda:
+            event = torch.cuda.Event(enable_timing=True)
+            event.record()
+            self.marks.append(event)
+        else:
+            self.marks.append(time.perf_counter())
+
+    def steps_ms(self):
+        pairs = list(zip(self.marks, self.marks[1:]))
+        if self.cuda:
+            torch.cuda.synchronize()
+            return [x.elapsed_time(y) for x, y in pairs]
+        return [(y - x) * 1e3 for x, y in pairs]
+
+
+def measure(a):
+    cuda = a.device.startswith("cuda")
+    began = time.perf_counter()
+    model, trained, vocab = build(a)
+    optimizer = torch.optim.AdamW(trained, lr=a.lr, weight_decay=0.0, fused=True)
+    tokens = torch.randint(vocab, (BATCHES, a.batch, a.length + 1), device=a.device)
+
+    def loss_of(inputs, labels):
+        logits = model(input_ids=inputs, use_cache=False).logits
+        return torch.nn.functional.cross_entropy(logits.float().flatten(0, 1), labels.flatten())
+
+    run = loss_of if a.no_compile else torch.compile(loss_of, dynamic=False)
+
+    def step(number):
+        batch = tokens[number % BATCHES]
+        with torch.autocast(a.device.split(":")[0], torch.bfloat16, enabled=a.adapters == "fp32"):
+            loss = run(batch[:, :-1].contiguous(), batch[:, 1:].contiguous())
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(trained, 1.0, foreach=True)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        return loss.detach()
+
+    def wait():
+        if cuda:
+            torch.cuda.synchronize()
+
+    with sdpa_kernel(BACKENDS[a.sdpa]):
+        first = step(0).item()
+        ready_s = time.perf_counter() - began
+        for number in range(1, max(a.warmup, 3)):
+            step(number)
+        wait()
+        if cuda:
+            torch.cuda.reset_peak_memory_stats()
+        # How many steps fill the time, from two of them: later ones are then not waited for.
+        start = time.perf_counter()
+        for number in range(2):
+            step(number)
+        wait()
+        n = max(a.steps, int(a.seconds / ((time.perf_counter() - start) / 2) * 1.05) + 1)
+        clock = Clock(a.device)
+        window = [time.time()]
+        start = time.perf_counter()
+        clock.mark()
+        for number in range(n):
+            loss = step(number)
+            clock.mark()
+        wait()
+        elapsed = time.perf_counter() - start
+        window.append(time.time())
+    ms = sorted(clock.steps_ms())
+    return {
+        "who": f"peft {a.adapters} adapters, {a.sdpa}{', eager' if a.no_compile else ''}",
+        "model": a.model,
+        "dtype": "bf16",
+        "batch": a.batch,
+        "length": a.length,
+        "rank": a.rank,
+        "steps": n,
+        "seconds": elapsed,
+        "tokens_per_s": n * a.batch * a.length / elapsed,
+        "step_ms": [ms[round(q * (len(ms) - 1))] for q in (0.2, 0.5, 0.8)],
+        "peak_gib": torch.cuda.max_memory_allocated() / GIB if cuda else 0.0,
+        "reserved_gib": torch.cuda.max_memory_reserved() / GIB if cuda else 0.0,
+        "loss_first": first,
+        "loss_last": loss.item(),
+        "trained": sum(p.numel() for p in trained),
+        "compile_s": round(ready_s, 1),
+        "executor": "eager" if a.no_compile else "torch.compile",
+        "device": torch.cuda.get_device_name() if cuda else a.device,
+        "versions": versions(),
+        "window": window,
+    }
+
+
+def versions():
+    import peft
+    import transformers
+
+    return (
+        f"torch {torch.__version__}, transformers {transformers.__version__}, "
+        f"peft {peft.__version__}, cudnn {torch.backends.cudnn.version()}"
+    )
+
+
+if __name__ == "__main__":
+    print(json.dumps(measure(arguments())))
