@@ -3,6 +3,10 @@
 #define HN_DEVICE_IMPL_H
 #include "runtime/device/device.h"
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 typedef struct {
     void (*close)(hn_device *d);
     hn_status (*alloc)(hn_device *d, size_t bytes, void **out);
@@ -25,7 +29,7 @@ struct hn_device {
     const hn_device_calls *calls;
     hn_device_kind kind;
     int index; /* of the GPU */
-    char text[256];
+    char text[384];
     hn_stream stream;
     hn_gemm_cuda *gemm;
     void *workspace;
@@ -38,4 +42,8 @@ HN_CUDA_FUNCTION hn_status hn_device_open_cuda(int index, hn_device *d, bool *pr
 HN_CUDA_FUNCTION void hn_device_graph_free_cuda(hn_device_graph *g);
 /* device_probe.cu: whether this build's kernels run on the current GPU. */
 HN_CUDA_FUNCTION hn_status hn_device_probe_cuda(void);
+
+#ifdef __cplusplus
+}
+#endif
 #endif
