@@ -3,7 +3,8 @@
     python3 bench/peer_step.py --model bench/shapes/llama-3.2-1b.json --adapters bf16 --sdpa flash
 
 Base model in bf16, made on the device; LoRA of all seven linears; torch.compile; SDPA attention,
-causal, with one backend and no other; no gradient checkpointing; AdamW (fused) on the adapters, clipping at 1.0.
+causal, with one backend and no other; no gradient checkpointing; AdamW (fused) on the adapters,
+clipping at 1.0.
 --adapters fp32 is PEFT's default (autocast_adapter_dtype), run under autocast to bf16. Tokens and
 labels are random and every label counts; the loss is that of transformers (logits in fp32). No step
 waits for the device. Prints one JSON line, with the keys of hone-bench-step.

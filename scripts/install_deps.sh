@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # Installs what building and testing hone needs, and only what is missing (Debian, Ubuntu).
-#   scripts/install_deps.sh [--checks] [--fuzz] [--plot]
+#   scripts/install_deps.sh [--checks] [--fuzz] [--plot] [--package]
 #     --checks  also clang-format 14, for scripts/check_format.sh
 #     --fuzz    also clang with its OpenMP, for the preset "fuzz"
 #     --plot    also gnuplot, for the loss curve of scripts/demo.sh
+#     --package also patchelf, for scripts/package.sh without -DHONE_STATIC=ON
 # Elsewhere it prints the list and exits with 2.
 set -euo pipefail
 
@@ -16,6 +17,7 @@ for option in "$@"; do
     --checks) wanted+=(clang-format-14:clang-format-14 git:git) ;;
     --fuzz) wanted+=(clang:clang libomp-dev) ;;
     --plot) wanted+=(gnuplot:gnuplot-nox) ;;
+    --package) wanted+=(patchelf:patchelf) ;;
     *)
         echo "install_deps.sh: unknown option $option" >&2
         exit 2

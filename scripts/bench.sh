@@ -1,0 +1,43 @@
+#!/usr/bin/env bash
+# Builds hone for the GPU and runs its benchmarks:
+#   scripts/bench.sh [--build DIR] [--no-build] [hone-bench options]   kernels: bench/results/kernels.jsonl
+#   scripts/bench.sh --step 1b|8b [options of bench/step.py]           training steps beside the peers
+# --build: build-cuda. With --compare OLD.jsonl it ends with 1 when something has become slower.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+build="build-cuda"
+make=yes
+step=""
+rest=()
+while [ $# -gt 0 ]; do
+    case $1 in
+    --build)
+        build=${2:?--build needs a folder}
+        shift
+        ;;
+    --no-build) make=no ;;
+    --step)
+        step=${2:?--step needs a shape: 1b or 8b}
+        shift
+        ;;
+    -h | --help)
+        sed -n '2,5s/^# //p' "$0"
+        exit 0
+        ;;
+    *) rest+=("$1") ;;
+    esac
+    shift
+done
+if [ $make = yes ]; then
+    if [ ! -e "$build/CMakeCache.txt" ]; then
+        cmake -S . -B "$build" -G Ninja -DHONE_CUDA=ON
+    fi
+    cmake --build "$build" --parallel "$(nproc)" --target hone-bench hone-bench-step
+fi
+if [ -n "$step" ]; then
+    exec python3 bench/step.py --shape "$step" --build "$build" ${rest[@]+"${rest[@]}"}
+fi
+mkdir -p bench/results
+# An --out among the options comes later and wins.
+exec "$build/hone-bench" --out bench/results/kernels.jsonl ${rest[@]+"${rest[@]}"}
