@@ -82,8 +82,8 @@ fi
 
 # What is in the folder must not need anything else, and must start with an empty environment.
 for program in "$folder"/bin/*; do
-    outside=$(env -i /usr/bin/ldd "$program" | awk -v own="$folder/" -v system="$system" '
-        $1 ~ system || $1 ~ /^\// || $1 == "statically" { next }
+    outside=$(env -i /usr/bin/ldd "$program" | awk -v own="$folder/" -v standard="$system" '
+        $1 ~ standard || $1 ~ /^\// || $1 == "statically" { next }
         $2 == "=>" && index($3, own) != 1 { print $1 " " $3 }')
     if [ -n "$outside" ]; then
         echo "package.sh: $program needs libraries outside the folder: $outside" >&2
