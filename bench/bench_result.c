@@ -209,14 +209,10 @@ int64_t hn_bench_compare(const hn_bench_results *old, const hn_bench_results *no
                 : v < 0 ? "  faster"
                         : "");
     }
-    for (int64_t i = 0; i < old->n; i++) {
-        hn_bench_key(&old->at[i], key);
-        if (find(now, key) == NULL)
-            fprintf(to, "%-68s %12.2f %12s %8s\n", key, old->at[i].us_p50, "-", "gone");
-    }
     if (old->n > 0 && now->n > 0 && strcmp(old->at[0].gpu, now->at[0].gpu) != 0)
         fprintf(to, "the results come from different machines: %s; %s\n", old->at[0].gpu,
                 now->at[0].gpu);
+    if (both < old->n) fprintf(to, "%" PRId64 " old results are not in the new\n", old->n - both);
     fprintf(to, "%" PRId64 " compared, %" PRId64 " slower by more than %g %%\n", both, slower,
             threshold);
     if (matched != NULL) *matched = both;
