@@ -338,7 +338,8 @@ TEST_P(AddRmsnormCuda, CudaMatchesCpu)
     ASSERT_HN_OK(hn_add_rmsnorm_bwd_cpu(&b));
     run(d);
     EXPECT_LT(rel_l2(d.y.values(), h.y.values()), tolerance(s.dtype));
-    EXPECT_LT(rel_l2(d.dx.values(), h.dx.values()), tolerance(s.dtype));
+    /* of one column only eps survives in dx - dsum: all else cancels */
+    EXPECT_LT(rel_l2(d.dx.values(), h.dx.values()), s.cols == 1 ? 2e-5 : tolerance(s.dtype));
     EXPECT_LT(rel_l2(d.dgain.values(), h.dgain.values()), tolerance(HN_F32));
     EXPECT_LT(rel_l2(d.rstd.host(), h.rstd.host()), 1e-6); /* fp32 sums against double */
     if (s.res) {

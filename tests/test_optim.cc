@@ -531,14 +531,14 @@ struct CudaRange {
     bool aligned;
 };
 
-/* A handful of fp32 roundings against double rounded once. */
+/* A handful of fp32 roundings, in one element at the least, against double rounded once. */
 void expect_near(DeviceRange &d, Range &h)
 {
     const auto p = d.p.host();
     const auto work = d.work.host();
-    EXPECT_LT(rel_l2(p, h.p.host()), 2e-7);
-    EXPECT_LT(rel_l2(d.m.host(), h.m.host()), 2e-7);
-    EXPECT_LT(rel_l2(d.v.host(), h.v.host()), 2e-7);
+    EXPECT_LT(rel_l2(p, h.p.host()), 5e-7);
+    EXPECT_LT(rel_l2(d.m.host(), h.m.host()), 5e-7);
+    EXPECT_LT(rel_l2(d.v.host(), h.v.host()), 5e-7);
     EXPECT_TRUE(same_bits(d.grad.host(), h.grad.host()));
     for (int64_t r = 0; r < h.replicas; r++)
         for (int64_t i = 0; i < h.stride; i++) {

@@ -102,7 +102,7 @@ __global__ void __launch_bounds__(kThreads) scan_kernel(int32_t *count, int64_t 
 }
 
 /* A warp moves its tile in order, 32 rows at a time: a row goes behind those of its digit that
- * came before. from.row NULL: rows stand in their first order. */
+ * came before. row nullptr: rows stand in their first order. */
 __global__ void __launch_bounds__(32)
     scatter_kernel(const int32_t *id, const int32_t *row, int64_t rows, int shift, int64_t tiles,
                    const int32_t *place, Pairs to)
@@ -137,6 +137,7 @@ __global__ void __launch_bounds__(32)
 /* ---- gradient ---- */
 
 constexpr int kColumns = 4;                              /* of a thread, kThreads apart */
+constexpr int kBatch = 8;                                /* rows in flight at a time */
 constexpr int64_t kPiece = (int64_t)kThreads * kColumns; /* of a block */
 
 /* An item is a place in the sorted rows and a piece of the columns. Where a run of one id in one
@@ -158,12 +159,25 @@ __global__ void __launch_bounds__(kThreads)
 #pragma unroll
         for (int c = 0; c < kColumns; c++)
             sum[c] = col + c * kThreads < dim ? to[c * kThreads] : 0.0f;
-#pragma unroll 4
-        for (int64_t i = first; i < rows && id[i] == key && row[i] < end; i++) {
-            const T *const from = dy + row[i] * ld_dy + col;
+        bool more = true; /* the same in every thread */
+        for (int64_t i = first; more; i += kBatch) {
+            float v[kBatch][kColumns];
+            bool in_run[kBatch];
 #pragma unroll
-            for (int c = 0; c < kColumns; c++)
-                if (col + c * kThreads < dim) sum[c] += hn_f32(from[c * kThreads]);
+            for (int k = 0; k < kBatch; k++) {
+                in_run[k] = i + k < rows && id[i + k] == key && row[i + k] < end;
+                const T *const from = dy + (in_run[k] ? row[i + k] * ld_dy + col : 0);
+#pragma unroll
+                for (int c = 0; c < kColumns; c++)
+                    v[k][c] =
+                        in_run[k] && col + c * kThreads < dim ? hn_f32(from[c * kThreads]) : 0.0f;
+            }
+#pragma unroll
+            for (int k = 0; k < kBatch; k++)
+#pragma unroll
+                for (int c = 0; c < kColumns; c++)
+                    if (in_run[k]) sum[c] += v[k][c];
+            more = in_run[kBatch - 1];
         }
 #pragma unroll
         for (int c = 0; c < kColumns; c++)
