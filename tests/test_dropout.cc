@@ -168,3 +168,82 @@ TEST(DropoutOnnx, Vectors)
 }
 
 } // namespace
+
+#ifdef HONE_CUDA
+#include "cuda_test.h"
+
+namespace {
+
+class DropoutCuda : public Dropout {
+  protected:
+    hn_dropout_args on(DeviceMatrix &from, DeviceMatrix &to, DeviceArray<hn_rng_state> &at) const
+    {
+        return {from.data(), to.data(), s.rows,  s.cols,
+                from.ld(),   to.ld(),   s.dtype, {at.data(), hn_hash_name("layers.0.drop"), s.p}};
+    }
+    std::vector<float> want()
+    {
+        const auto a = args_of(x, y, &state, s.p);
+        EXPECT_HN_OK(hn_dropout_cpu(&a));
+        return y.values();
+    }
+};
+
+/* Rows in quads, and rows that begin anywhere: the same product, so the same bits. */
+TEST_P(DropoutCuda, CudaEqualsCpuBitForBitAndRepeats)
+{
+    HN_NEED_CUDA();
+    DeviceArray<hn_rng_state> at(std::vector<hn_rng_state>{state});
+    for (const int64_t gap : {(8 - s.cols % 8) % 8, (int64_t)3}) {
+        DeviceMatrix from(s.dtype, s.rows, s.cols, gap), to(s.dtype, s.rows, s.cols, gap + 8);
+        from.assign(x.values());
+        const auto a = on(from, to, at);
+        for (int i = 0; i < 2; i++) {
+            ASSERT_HN_OK(hn_dropout_cuda(&a, nullptr));
+            EXPECT_TRUE(same_bits(to.values(), want())) << gap;
+        }
+    }
+}
+
+TEST_P(DropoutCuda, CudaMayRunInPlace)
+{
+    HN_NEED_CUDA();
+    DeviceArray<hn_rng_state> at(std::vector<hn_rng_state>{state});
+    DeviceMatrix from(s.dtype, s.rows, s.cols);
+    from.assign(x.values());
+    const auto a = on(from, from, at);
+    ASSERT_HN_OK(hn_dropout_cuda(&a, nullptr));
+    EXPECT_TRUE(same_bits(from.values(), want()));
+}
+
+/* The state is read when the kernel runs: the graph itself writes it just before. */
+TEST_P(DropoutCuda, CudaRunsFromACapturedGraphAndReadsTheStateThen)
+{
+    HN_NEED_CUDA();
+    DeviceArray<hn_rng_state> right(std::vector<hn_rng_state>{state});
+    DeviceArray<hn_rng_state> at(std::vector<hn_rng_state>{{99, 98, 97}});
+    DeviceMatrix from(s.dtype, s.rows, s.cols), to(s.dtype, s.rows, s.cols);
+    from.assign(x.values());
+    const auto a = on(from, to, at);
+    run_captured([&](hn_stream stream) {
+        ASSERT_EQ(
+            cudaMemcpyAsync(at.data(), right.data(), at.bytes(), cudaMemcpyDeviceToDevice, stream),
+            cudaSuccess);
+        ASSERT_HN_OK(hn_dropout_cuda(&a, stream));
+    });
+    EXPECT_TRUE(same_bits(to.values(), want()));
+}
+
+INSTANTIATE_TEST_SUITE_P(Shapes, DropoutCuda,
+                         ::testing::Values(Shape{HN_F32, 1, 1, 0.5}, Shape{HN_F32, 3, 31, 0.1},
+                                           Shape{HN_F32, 5, 1033, 0.9}, Shape{HN_F32, 40, 512, 0.0},
+                                           Shape{HN_F32, 7, 128, 0.2}, Shape{HN_BF16, 4, 33, 0.3},
+                                           Shape{HN_BF16, 2, 520, 0.0},
+                                           Shape{HN_BF16, 40, 513, 0.5},
+                                           Shape{HN_BF16, 16, 264, 0.1}),
+                         [](const auto &i) {
+                             return case_name("r", i.param.rows, "_c", i.param.cols, i.param.dtype);
+                         });
+
+} // namespace
+#endif

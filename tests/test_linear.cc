@@ -350,3 +350,241 @@ TEST(LinearOnnx, MatMulVectors)
 }
 
 } // namespace
+
+#ifdef HONE_CUDA
+#include "gemm_cuda_test.h"
+
+namespace {
+
+/* The operands of Linear on the device, rows on 16-byte boundaries or not. */
+struct OnDevice {
+    DeviceCopy x, w, bias, add, dy, dadd;
+    DeviceArray<hn_rng_state> state;
+};
+
+class LinearCuda : public Linear {
+  protected:
+    OnDevice copies(bool aligned)
+    {
+        return {{x, aligned},
+                {w, aligned},
+                {bias, aligned},
+                {add, aligned},
+                {dy, aligned},
+                {dadd, aligned},
+                DeviceArray<hn_rng_state>(std::vector<hn_rng_state>{state})};
+    }
+    hn_linear_args on(OnDevice &d, DeviceMatrix &to, bool full)
+    {
+        auto a = fwd(y, full);
+        a.x = d.x.data(), a.w = d.w.data(), a.y = to.data();
+        if (full) a.bias = d.bias.data(), a.add = d.add.data();
+        a.ld_x = d.x.ld(), a.ld_w = d.w.ld(), a.ld_add = d.add.ld(), a.ld_y = to.ld();
+        a.w_stride = s.out * d.w.ld(), a.bias_stride = d.bias.ld();
+        return a;
+    }
+    hn_linear_dx_args back_on(OnDevice &d, DeviceMatrix &to, bool full)
+    {
+        auto a = back(dx, full);
+        a.dy = d.dy.data(), a.w = d.w.data(), a.dx = to.data();
+        if (full) a.add = d.dadd.data();
+        a.ld_dy = d.dy.ld(), a.ld_w = d.w.ld(), a.ld_add = d.dadd.ld(), a.ld_dx = to.ld();
+        a.w_stride = s.out * d.w.ld();
+        return a;
+    }
+    hn_linear_dw_args weight_on(OnDevice &d, DeviceMatrix &to, double p)
+    {
+        Matrix unused(HN_F32, 1, 1);
+        auto a = weight(unused, p);
+        a.dy = d.dy.data(), a.x = d.x.data(), a.dw = to.f32(), a.drop.state = d.state.data();
+        a.ld_dy = d.dy.ld(), a.ld_x = d.x.ld(), a.ld_dw = to.ld(), a.dw_stride = s.out * to.ld();
+        return a;
+    }
+    hn_linear_db_args of_bias_on(OnDevice &d, DeviceMatrix &to)
+    {
+        return {d.dy.data(), to.f32(), s.rows,  s.out, d.dy.ld(),
+                s.replicas,  to.ld(),  s.dtype, 2.0f};
+    }
+    /* All four functions with everything they take, scratch of the promised size. */
+    struct Results {
+        DeviceMatrix y, dx, dw, db;
+    };
+    Results fresh() const
+    {
+        return {{s.dtype, s.rows, s.out},
+                {s.dtype, s.rows, s.in},
+                {HN_F32, g * s.out, s.in},
+                {HN_F32, g, s.out}};
+    }
+    void start(Results &r) { r.dw.normal(8), r.db.normal(9); }
+    void run(hn_gemm_cuda *gemm, OnDevice &d, Results &r, void *const scratch[3], hn_stream stream)
+    {
+        const auto a = on(d, r.y, true);
+        const auto b = back_on(d, r.dx, true);
+        const auto c = weight_on(d, r.dw, 0.3);
+        const auto e = of_bias_on(d, r.db);
+        EXPECT_HN_OK(hn_linear_fwd_cuda(&a, gemm, scratch[0], stream));
+        EXPECT_HN_OK(hn_linear_dx_cuda(&b, gemm, stream));
+        EXPECT_HN_OK(hn_linear_dw_cuda(&c, gemm, scratch[1], stream));
+        EXPECT_HN_OK(hn_linear_db_cuda(&e, scratch[2], stream));
+    }
+    struct Scratches {
+        DeviceScratch y, dw, db;
+        void *const all[3] = {y.data(), dw.data(), db.data()};
+    };
+    Scratches scratches(OnDevice &d, Results &r)
+    {
+        const auto a = on(d, r.y, true);
+        const auto c = weight_on(d, r.dw, 0.3);
+        const auto e = of_bias_on(d, r.db);
+        return {DeviceScratch(hn_linear_fwd_cuda_scratch(&a)),
+                DeviceScratch(hn_linear_dw_cuda_scratch(&c)),
+                DeviceScratch(hn_linear_db_cuda_scratch(&e))};
+    }
+};
+
+TEST_P(LinearCuda, CudaMatchesCpu)
+{
+    HN_NEED_CUDA();
+    Gemm gemm;
+    for (const bool aligned : {false, true})
+        for (const bool full : {false, true}) {
+            OnDevice d = copies(aligned);
+            Matrix want(s.dtype, s.rows, s.out), want_dx(s.dtype, s.rows, s.in);
+            DeviceMatrix got(s.dtype, s.rows, s.out, aligned ? aligned_gap(s.out) : 3);
+            DeviceMatrix got_dx(s.dtype, s.rows, s.in, aligned ? aligned_gap(s.in) : 3);
+            const auto a = fwd(want, full), b = on(d, got, full);
+            DeviceScratch scratch(hn_linear_fwd_cuda_scratch(&b));
+            ASSERT_HN_OK(hn_linear_fwd_cpu(&a));
+            ASSERT_HN_OK(hn_linear_fwd_cuda(&b, gemm, scratch.data(), nullptr));
+            EXPECT_LT(rel_l2(got.values(), want.values()), tolerance(s.dtype)) << aligned << full;
+            const auto c = back(want_dx, full);
+            const auto e = back_on(d, got_dx, full);
+            ASSERT_HN_OK(hn_linear_dx_cpu(&c));
+            ASSERT_HN_OK(hn_linear_dx_cuda(&e, gemm, nullptr));
+            EXPECT_LT(rel_l2(got_dx.values(), want_dx.values()), tolerance(s.dtype))
+                << aligned << full;
+        }
+}
+
+TEST_P(LinearCuda, CudaParameterGradientsMatchCpuAndAccumulate)
+{
+    HN_NEED_CUDA();
+    Gemm gemm;
+    for (const bool aligned : {false, true}) {
+        OnDevice d = copies(aligned);
+        for (const double p : {0.0, 0.3}) {
+            Matrix want(HN_F32, g * s.out, s.in);
+            DeviceMatrix got(HN_F32, g * s.out, s.in, aligned ? aligned_gap(s.in) : 3);
+            want.normal(8), got.normal(8);
+            const auto a = weight(want, p);
+            const auto b = weight_on(d, got, p);
+            DeviceScratch scratch(hn_linear_dw_cuda_scratch(&b));
+            ASSERT_HN_OK(hn_linear_dw_cpu(&a));
+            ASSERT_HN_OK(hn_linear_dw_cuda(&b, gemm, scratch.data(), nullptr));
+            EXPECT_LT(rel_l2(got.values(), want.values()), tolerance(HN_F32)) << aligned << p;
+        }
+        Matrix want(HN_F32, g, s.out);
+        DeviceMatrix got(HN_F32, g, s.out);
+        want.normal(9), got.normal(9);
+        const auto a = of_bias(want);
+        const auto b = of_bias_on(d, got);
+        DeviceScratch scratch(hn_linear_db_cuda_scratch(&b));
+        ASSERT_HN_OK(hn_linear_db_cpu(&a));
+        ASSERT_HN_OK(hn_linear_db_cuda(&b, scratch.data(), nullptr));
+        EXPECT_LT(rel_l2(got.values(), want.values()), tolerance(HN_F32)) << aligned;
+    }
+}
+
+TEST_P(LinearCuda, CudaRepeatsBitForBitAlsoFromACapturedGraph)
+{
+    HN_NEED_CUDA();
+    Gemm gemm;
+    OnDevice d = copies(true);
+    Results first = fresh(), second = fresh(), replayed = fresh();
+    Scratches scratch = scratches(d, first);
+    start(first), start(second), start(replayed);
+    run(gemm, d, first, scratch.all, nullptr);
+    run(gemm, d, second, scratch.all, nullptr);
+    ASSERT_EQ(cudaDeviceSynchronize(), cudaSuccess);
+    run_captured([&](hn_stream stream) { run(gemm, d, replayed, scratch.all, stream); });
+    for (Results *r : {&second, &replayed}) {
+        EXPECT_TRUE(r->y.raw() == first.y.raw());
+        EXPECT_TRUE(r->dx.raw() == first.dx.raw());
+        EXPECT_TRUE(r->dw.raw() == first.dw.raw());
+        EXPECT_TRUE(r->db.raw() == first.db.raw());
+    }
+}
+
+TEST_P(LinearCuda, CudaOutputMayBeTheAddedOperand)
+{
+    HN_NEED_CUDA();
+    Gemm gemm;
+    OnDevice d = copies(false);
+    DeviceMatrix to(s.dtype, s.rows, s.out), to_dx(s.dtype, s.rows, s.in);
+    auto a = on(d, to, true);
+    auto b = back_on(d, to_dx, true);
+    DeviceScratch scratch(hn_linear_fwd_cuda_scratch(&a));
+    ASSERT_HN_OK(hn_linear_fwd_cuda(&a, gemm, scratch.data(), nullptr));
+    ASSERT_HN_OK(hn_linear_dx_cuda(&b, gemm, nullptr));
+    a.y = d.add.data(), a.ld_y = d.add.ld();
+    b.dx = d.dadd.data(), b.ld_dx = d.dadd.ld();
+    ASSERT_HN_OK(hn_linear_fwd_cuda(&a, gemm, scratch.data(), nullptr));
+    ASSERT_HN_OK(hn_linear_dx_cuda(&b, gemm, nullptr));
+    EXPECT_EQ(d.add.values(), to.values());
+    EXPECT_EQ(d.dadd.values(), to_dx.values());
+}
+
+TEST_P(LinearCuda, CudaReplicasMayShareParameters)
+{
+    HN_NEED_CUDA();
+    if (s.replicas < 2) GTEST_SKIP() << "replicas wanted";
+    Gemm gemm;
+    OnDevice d = copies(true);
+    for (const bool share_bias : {false, true}) {
+        Matrix want(s.dtype, s.rows, s.out);
+        DeviceMatrix got(s.dtype, s.rows, s.out);
+        auto a = fwd(want, true);
+        auto b = on(d, got, true);
+        a.w_stride = b.w_stride = 0;
+        if (share_bias) a.bias_stride = b.bias_stride = 0;
+        DeviceScratch scratch(hn_linear_fwd_cuda_scratch(&b));
+        ASSERT_HN_OK(hn_linear_fwd_cpu(&a));
+        ASSERT_HN_OK(hn_linear_fwd_cuda(&b, gemm, scratch.data(), nullptr));
+        EXPECT_LT(rel_l2(got.values(), want.values()), tolerance(s.dtype)) << share_bias;
+    }
+}
+
+/* As above; columns of a block, runs of rows and one past both for db; bias of the other dtype with
+ * replicas; sizes of a small model. */
+INSTANTIATE_TEST_SUITE_P(
+    Shapes, LinearCuda,
+    ::testing::Values(Shape{HN_F32, HN_F32, 1, 1, 1, 0}, Shape{HN_F32, HN_BF16, 3, 5, 7, 0},
+                      Shape{HN_F32, HN_F32, 65, 33, 130, 0}, Shape{HN_F32, HN_F32, 1, 70, 1030, 0},
+                      Shape{HN_F32, HN_F32, 1030, 9, 3, 0}, Shape{HN_F32, HN_F32, 12, 20, 6, 3},
+                      Shape{HN_F32, HN_BF16, 12, 24, 8, 3}, Shape{HN_F32, HN_F32, 256, 64, 32, 0},
+                      Shape{HN_BF16, HN_BF16, 1, 1, 1, 0}, Shape{HN_BF16, HN_F32, 65, 33, 130, 0},
+                      Shape{HN_BF16, HN_BF16, 12, 20, 6, 3}, Shape{HN_BF16, HN_F32, 12, 20, 6, 3},
+                      Shape{HN_BF16, HN_BF16, 1, 600, 40, 0},
+                      Shape{HN_BF16, HN_BF16, 257, 64, 96, 0}),
+    [](const auto &i) {
+        const Shape &s = i.param;
+        return case_name("r", s.rows, "_i", s.in, "_o", s.out, "_g", s.replicas, s.dtype,
+                         s.bias_dtype);
+    });
+
+TEST(LinearCudaCheck, MissingScratchIsAnErrorBeforeTheFirstWrite)
+{
+    HN_NEED_CUDA();
+    Gemm gemm;
+    DeviceMatrix x(HN_BF16, 2, 3), w(HN_BF16, 4, 3), bias(HN_F32, 1, 4), y(HN_BF16, 2, 4);
+    hn_linear_args a = {};
+    a.x = x.data(), a.w = w.data(), a.y = y.data(), a.dtype = HN_BF16;
+    a.bias = bias.data(), a.bias_dtype = HN_F32;
+    a.rows = 2, a.in = 3, a.out = 4, a.ld_x = x.ld(), a.ld_w = w.ld(), a.ld_y = y.ld();
+    EXPECT_HN_FAIL(hn_linear_fwd_cuda(&a, gemm, nullptr, nullptr), HN_ERR_ARG, "scratch");
+    for (const float v : y.values()) EXPECT_TRUE(std::isnan(v));
+}
+
+} // namespace
+#endif

@@ -40,12 +40,18 @@ struct Problem {
     GuardedArray<T> x, w, dx;
     GuardedArray<float> dw, row_loss, loss, count;
 
-    explicit Problem(const Shape &shape)
-        : s(shape), ld_x(s.dim + 3), ld_w(s.dim + 1), ld_dx(s.dim + 2), ld_dw(s.dim + 5),
-          labels(labels_for(s)), x(values(s.rows * ld_x, 1, 1)), w(values(s.vocab * ld_w, 2, 0.5f)),
-          dx((size_t)(s.rows * ld_dx)), dw(std::vector<float>((size_t)(s.vocab * ld_dw), 0.25f)),
-          row_loss((size_t)s.rows), loss(std::vector<float>{10}), count(std::vector<float>{3})
+    /* Rows begin anywhere, or (aligned) on 16-byte boundaries. */
+    explicit Problem(const Shape &shape, bool aligned = false)
+        : s(shape), ld_x(ld(3, aligned)), ld_w(ld(1, aligned)), ld_dx(ld(2, aligned)),
+          ld_dw(ld(5, aligned)), labels(labels_for(s)), x(values(s.rows * ld_x, 1, 1)),
+          w(values(s.vocab * ld_w, 2, 0.5f)), dx((size_t)(s.rows * ld_dx)),
+          dw(std::vector<float>((size_t)(s.vocab * ld_dw), 0.25f)), row_loss((size_t)s.rows),
+          loss(std::vector<float>{10}), count(std::vector<float>{3})
     {
+    }
+    int64_t ld(int64_t gap, bool aligned) const
+    {
+        return aligned ? (s.dim + 7) / 8 * 8 : s.dim + gap;
     }
     static std::vector<T> values(int64_t n, unsigned seed, float sd)
     {
@@ -372,3 +378,205 @@ TEST(LinearCeOnnx, NegativeLogLikelihoodLoss)
 }
 
 } // namespace
+
+#ifdef HONE_CUDA
+#include "gemm_cuda_test.h"
+
+namespace {
+
+template <class V>
+std::vector<V> vector_of(GuardedArray<V> &a)
+{
+    return {a.data(), a.data() + a.size()};
+}
+
+/* A problem with all its arrays on the device. */
+template <class T>
+struct OnDevice {
+    const bool aligned;
+    Problem<T> p;
+    DeviceArray<T> x, w, dx;
+    DeviceArray<float> dw, row_loss, loss, count;
+    DeviceArray<int32_t> labels;
+
+    explicit OnDevice(const Shape &s, bool rows_aligned = false)
+        : aligned(rows_aligned), p(s, aligned), x(vector_of(p.x)), w(vector_of(p.w)),
+          dx(p.dx.size()), dw(vector_of(p.dw)), row_loss(p.row_loss.size()),
+          loss(vector_of(p.loss)), count(vector_of(p.count)), labels(p.labels)
+    {
+    }
+    hn_linear_ce_args args()
+    {
+        auto a = p.args();
+        a.x = x.data(), a.w = w.data(), a.labels = labels.data(), a.dx = dx.data();
+        a.dw = dw.data(), a.row_loss = row_loss.data();
+        a.loss_sum = loss.data(), a.count = count.data();
+        return a;
+    }
+    void run(hn_gemm_cuda *gemm)
+    {
+        const auto a = args();
+        DeviceScratch scratch(hn_linear_ce_cuda_scratch(&a));
+        EXPECT_HN_OK(hn_linear_ce_cuda(&a, gemm, scratch.data(), nullptr));
+        EXPECT_EQ(cudaDeviceSynchronize(), cudaSuccess);
+    }
+    /* Back in the arrays of a host problem, which checks what lies between the rows. */
+    typename Problem<T>::Result result()
+    {
+        Problem<T> host(p.s, aligned);
+        const auto back = [](auto &device, auto &to) {
+            const auto v = device.host();
+            std::copy(v.begin(), v.end(), to.data());
+        };
+        back(dx, host.dx), back(dw, host.dw), back(row_loss, host.row_loss);
+        back(loss, host.loss), back(count, host.count);
+        return host.result();
+    }
+};
+
+class LinearCeCuda : public ::testing::TestWithParam<Shape> {};
+
+TEST_P(LinearCeCuda, CudaMatchesCpuInF32)
+{
+    HN_NEED_CUDA();
+    Gemm gemm;
+    for (const bool aligned : {false, true}) {
+        OnDevice<float> d(GetParam(), aligned);
+        d.run(gemm);
+        const auto want = d.p.twin(), got = d.result();
+        EXPECT_LT(rel_l2(got.row_loss, want.row_loss), 2e-6); /* fp32 logits and sums */
+        EXPECT_LT(rel_l2(got.loss, want.loss), 1e-6);
+        EXPECT_EQ(got.count, want.count);
+        EXPECT_LT(rel_l2(got.dx, want.dx), 5e-6); /* fp32 sums over the vocabulary */
+        EXPECT_LT(rel_l2(got.dw, want.dw), 5e-6); /* and over the rows */
+    }
+}
+
+TEST_P(LinearCeCuda, CudaMatchesCpuInBf16)
+{
+    HN_NEED_CUDA();
+    Gemm gemm;
+    for (const bool aligned : {false, true}) {
+        OnDevice<hn_bf16> d(GetParam(), aligned);
+        d.run(gemm);
+        const auto want = d.p.twin(), got = d.result();
+        EXPECT_LT(rel_l2(got.row_loss, want.row_loss), 2e-6);
+        EXPECT_LT(rel_l2(got.loss, want.loss), 1e-6);
+        EXPECT_EQ(got.count, want.count);
+        /* dt is rounded to bf16, at most 2^-9 of each term; dx then rounds to another neighbour
+         * here and there, half a unit (2^-8) in the norm */
+        EXPECT_LT(rel_l2(got.dw, want.dw), 3e-3);
+        EXPECT_LT(rel_l2(got.dx, want.dx), 8e-3);
+    }
+}
+
+template <class T>
+void repeats(const Shape &s)
+{
+    Gemm gemm;
+    OnDevice<T> first(s), second(s), replayed(s);
+    first.run(gemm);
+    second.run(gemm);
+    const auto a = replayed.args();
+    DeviceScratch scratch(hn_linear_ce_cuda_scratch(&a));
+    run_captured([&](hn_stream stream) {
+        ASSERT_HN_OK(hn_linear_ce_cuda(&a, gemm, scratch.data(), stream));
+    });
+    const auto want = first.result();
+    EXPECT_TRUE(second.result() == want);
+    EXPECT_TRUE(replayed.result() == want);
+}
+
+TEST_P(LinearCeCuda, CudaRepeatsBitForBitAlsoFromACapturedGraph)
+{
+    HN_NEED_CUDA();
+    repeats<float>(GetParam());
+    repeats<hn_bf16>(GetParam());
+}
+
+/* As above; a block's threads and one more than they take at a time; more rows than a block of the
+ * last sum has threads. */
+INSTANTIATE_TEST_SUITE_P(Shapes, LinearCeCuda,
+                         ::testing::Values(Shape{1, 1, 1, 0, 0, 0}, Shape{3, 5, 7, 0, 0, 0},
+                                           Shape{17, 33, 65, 8, 0, 3}, Shape{33, 16, 105, 32, 0, 0},
+                                           Shape{9, 8, 11, 1, 0, 2}, Shape{40, 12, 50, 7, 3.0f, 4},
+                                           Shape{6, 4, 4100, 4, 0, 3}, Shape{5, 4, 6, 2, 0, 1},
+                                           Shape{4, 16, 512, 0, 0, 0},
+                                           Shape{4, 16, 513, 0, 2.0f, 0},
+                                           Shape{1030, 8, 24, 400, 0, 5},
+                                           Shape{300, 64, 105, 64, 0, 5}),
+                         [](const auto &i) {
+                             return "r" + std::to_string(i.param.rows) + "_d" +
+                                    std::to_string(i.param.dim) + "_v" +
+                                    std::to_string(i.param.vocab);
+                         });
+
+TEST(LinearCeCudaOptions, OutputsMayBeLeftOut)
+{
+    HN_NEED_CUDA();
+    Gemm gemm;
+    const Shape s = {20, 8, 30, 6, 0, 3};
+    OnDevice<hn_bf16> all(s), loss(s), dx(s), dw(s);
+    all.run(gemm);
+    const auto want = all.result();
+    const auto run = [&](auto &d, auto change) {
+        auto a = d.args();
+        change(a);
+        DeviceScratch scratch(hn_linear_ce_cuda_scratch(&a));
+        ASSERT_HN_OK(hn_linear_ce_cuda(&a, gemm, scratch.data(), nullptr));
+        ASSERT_EQ(cudaDeviceSynchronize(), cudaSuccess);
+    };
+    run(loss, [](auto &a) { a.dx = nullptr, a.dw = nullptr, a.row_loss = nullptr, a.ld_dx = 0; });
+    EXPECT_TRUE(same_bits(loss.result().loss, want.loss));
+    EXPECT_TRUE(same_bits(loss.result().count, want.count));
+    run(dx, [](auto &a) { a.loss_sum = nullptr, a.dw = nullptr; });
+    EXPECT_TRUE(same_bits(dx.result().dx, want.dx));
+    EXPECT_TRUE(same_bits(dx.result().count, want.count));
+    run(dw, [](auto &a) { a.loss_sum = a.count = nullptr, a.dx = nullptr; });
+    EXPECT_TRUE(same_bits(dw.result().dw, want.dw));
+    EXPECT_TRUE(same_bits(dw.result().row_loss, want.row_loss));
+}
+
+TEST(LinearCeCudaOptions, StaysFiniteForLargeLogits)
+{
+    HN_NEED_CUDA();
+    Gemm gemm;
+    OnDevice<float> d({8, 16, 40, 0, 0, 0});
+    auto x = vector_of(d.p.x);
+    for (size_t i = 0; i < x.size(); i++) d.p.x.data()[i] = x[i] *= 1000;
+    d.x.assign(x);
+    d.run(gemm);
+    EXPECT_LT(rel_l2(d.result().row_loss, d.p.twin().row_loss), 1e-5);
+}
+
+/* The device cannot report an error; the loss must tell, without a read outside the row. */
+TEST(LinearCeCudaOptions, UnknownLabelGivesNaN)
+{
+    HN_NEED_CUDA();
+    Gemm gemm;
+    for (const int32_t label : {-1, 40, INT32_MAX}) {
+        OnDevice<float> d({8, 16, 40, 0, 0, 0});
+        auto labels = d.p.labels;
+        labels[3] = label;
+        d.labels.assign(labels);
+        d.run(gemm);
+        const auto r = d.result();
+        EXPECT_TRUE(std::isnan(r.loss[0]) && std::isnan(r.row_loss[3]));
+        EXPECT_TRUE(std::isfinite(r.row_loss[2]));
+    }
+}
+
+/* Needs no GPU. */
+TEST(LinearCeCudaScratch, HoldsAChunkOfLogitsAndALossPerRow)
+{
+    hn_linear_ce_args a = {};
+    a.rows = 16384, a.dim = 8, a.vocab = 128256;
+    EXPECT_EQ(hn_linear_ce_cuda_scratch(&a), (size_t)4096 * 128256 * 4 + 16384 * 8);
+    a.vocab = 300000; /* 2^30 / 300000 = 3579.1 */
+    EXPECT_EQ(hn_linear_ce_cuda_scratch(&a), (size_t)3579 * 300000 * 4 / 64 * 64 + 16384 * 8);
+    a.rows = 3, a.vocab = 5, a.chunk_rows = 2;
+    EXPECT_EQ(hn_linear_ce_cuda_scratch(&a), (size_t)2 * 8 * 4 + 3 * 8);
+}
+
+} // namespace
+#endif

@@ -250,3 +250,179 @@ TEST(LowrankLinearCheck, NamesWhatIsWrong)
 }
 
 } // namespace
+
+#ifdef HONE_CUDA
+#include "gemm_cuda_test.h"
+
+namespace {
+
+/* In bf16 y and dx are rounded twice on CUDA, once in the twin: the first rounding, uniform within
+ * half a unit in the last place, moves about every fourth value to its other neighbour. That is a
+ * difference of half a unit in the 2-norm, 2^-9 to 2^-8 of the value. */
+double two_products(hn_dtype t) { return t == HN_F32 ? tolerance(t) : 6e-3; }
+
+class LowrankLinearCuda : public LowrankLinear {
+  protected:
+    struct OnDevice {
+        DeviceCopy x, w, bias, a, b, dy, add;
+        DeviceArray<hn_rng_state> state;
+    };
+    struct Results {
+        DeviceMatrix y, sv, ds, dx;
+    };
+    OnDevice copies(bool aligned)
+    {
+        return {{x, aligned},    {w, aligned},
+                {bias, aligned}, {a, aligned},
+                {b, aligned},    {dy, aligned},
+                {add, aligned},  DeviceArray<hn_rng_state>(std::vector<hn_rng_state>{state})};
+    }
+    Results fresh(bool aligned) const
+    {
+        const auto gap = [&](int64_t cols) { return aligned ? aligned_gap(cols) : 3; };
+        return {{s.dtype, s.rows, s.out, gap(s.out)},
+                {s.dtype, s.rows, s.rank, gap(s.rank)},
+                {s.dtype, s.rows, s.rank, gap(s.rank)},
+                {s.dtype, s.rows, s.in, gap(s.in)}};
+    }
+    hn_lowrank_linear_args on(OnDevice &d, Results &r)
+    {
+        Out unused(s);
+        auto f = fwd(unused);
+        f.x = d.x.data(), f.w = d.w.data(), f.bias = d.bias.data();
+        f.a = d.a.data(), f.b = d.b.data(), f.y = r.y.data(), f.s = r.sv.data();
+        f.ld_x = d.x.ld(), f.ld_w = d.w.ld(), f.ld_a = d.a.ld(), f.ld_b = d.b.ld();
+        f.ld_y = r.y.ld(), f.ld_s = r.sv.ld();
+        if (!s.shared) f.w_stride = s.out * d.w.ld(), f.bias_stride = d.bias.ld();
+        f.a_stride = s.rank * d.a.ld(), f.b_stride = s.out * d.b.ld();
+        f.drop.state = d.state.data();
+        return f;
+    }
+    hn_lowrank_linear_dx_args back_on(OnDevice &d, Results &r, bool with_add)
+    {
+        Out unused(s);
+        auto f = back(unused, false);
+        f.dy = d.dy.data(), f.w = d.w.data(), f.a = d.a.data(), f.b = d.b.data();
+        f.ds = r.ds.data(), f.dx = r.dx.data(), f.add = with_add ? d.add.data() : nullptr;
+        f.ld_dy = d.dy.ld(), f.ld_w = d.w.ld(), f.ld_a = d.a.ld(), f.ld_b = d.b.ld();
+        f.ld_ds = r.ds.ld(), f.ld_add = d.add.ld(), f.ld_dx = r.dx.ld();
+        if (!s.shared) f.w_stride = s.out * d.w.ld();
+        f.a_stride = s.rank * d.a.ld(), f.b_stride = s.out * d.b.ld();
+        f.drop.state = d.state.data();
+        return f;
+    }
+};
+
+TEST_P(LowrankLinearCuda, CudaMatchesCpu)
+{
+    HN_NEED_CUDA();
+    Gemm gemm;
+    for (const bool aligned : {false, true})
+        for (const bool with_add : {false, true}) {
+            Out want(s);
+            OnDevice d = copies(aligned);
+            Results r = fresh(aligned);
+            const auto f = fwd(want), df = on(d, r);
+            const auto h = back(want, with_add), dh = back_on(d, r, with_add);
+            DeviceScratch one(hn_lowrank_linear_fwd_cuda_scratch(&df));
+            DeviceScratch two(hn_lowrank_linear_dx_cuda_scratch(&dh));
+            ASSERT_HN_OK(hn_lowrank_linear_fwd_cpu(&f));
+            ASSERT_HN_OK(hn_lowrank_linear_dx_cpu(&h));
+            ASSERT_HN_OK(hn_lowrank_linear_fwd_cuda(&df, gemm, one.data(), nullptr));
+            ASSERT_HN_OK(hn_lowrank_linear_dx_cuda(&dh, gemm, two.data(), nullptr));
+            EXPECT_LT(rel_l2(r.y.values(), want.y.values()), two_products(s.dtype));
+            EXPECT_LT(rel_l2(r.sv.values(), want.sv.values()), tolerance(s.dtype));
+            EXPECT_LT(rel_l2(r.ds.values(), want.ds.values()), tolerance(s.dtype));
+            EXPECT_LT(rel_l2(r.dx.values(), want.dx.values()), two_products(s.dtype));
+        }
+}
+
+/* Through the scratch of the base layer, which x' uses before it. */
+TEST_P(LowrankLinearCuda, CudaTakesABiasOfTheOtherDtype)
+{
+    HN_NEED_CUDA();
+    Gemm gemm;
+    const hn_dtype other = s.dtype == HN_F32 ? HN_BF16 : HN_F32;
+    Matrix odd(other, bases, s.out);
+    odd.normal(3);
+    DeviceCopy odd_on(odd, false);
+    Out want(s);
+    OnDevice d = copies(true);
+    Results r = fresh(true);
+    auto f = fwd(want), df = on(d, r);
+    f.bias = odd.data(), df.bias = odd_on.data(), f.bias_dtype = df.bias_dtype = other;
+    f.bias_stride = s.shared ? 0 : odd.ld(), df.bias_stride = s.shared ? 0 : odd_on.ld();
+    DeviceScratch scratch(hn_lowrank_linear_fwd_cuda_scratch(&df));
+    ASSERT_HN_OK(hn_lowrank_linear_fwd_cpu(&f));
+    ASSERT_HN_OK(hn_lowrank_linear_fwd_cuda(&df, gemm, scratch.data(), nullptr));
+    EXPECT_LT(rel_l2(r.y.values(), want.y.values()), two_products(s.dtype));
+    f.bias = df.bias = nullptr;
+    ASSERT_HN_OK(hn_lowrank_linear_fwd_cpu(&f));
+    ASSERT_HN_OK(hn_lowrank_linear_fwd_cuda(&df, gemm, scratch.data(), nullptr));
+    EXPECT_LT(rel_l2(r.y.values(), want.y.values()), two_products(s.dtype));
+}
+
+TEST_P(LowrankLinearCuda, CudaRepeatsBitForBitAlsoFromACapturedGraph)
+{
+    HN_NEED_CUDA();
+    Gemm gemm;
+    OnDevice d = copies(true);
+    Results first = fresh(true), second = fresh(true), replayed = fresh(true);
+    const auto f = on(d, first);
+    const auto h = back_on(d, first, true);
+    DeviceScratch one(hn_lowrank_linear_fwd_cuda_scratch(&f));
+    DeviceScratch two(hn_lowrank_linear_dx_cuda_scratch(&h));
+    const auto run = [&](Results &r, hn_stream stream) {
+        const auto df = on(d, r);
+        const auto dh = back_on(d, r, true);
+        EXPECT_HN_OK(hn_lowrank_linear_fwd_cuda(&df, gemm, one.data(), stream));
+        EXPECT_HN_OK(hn_lowrank_linear_dx_cuda(&dh, gemm, two.data(), stream));
+    };
+    run(first, nullptr);
+    run(second, nullptr);
+    ASSERT_EQ(cudaDeviceSynchronize(), cudaSuccess);
+    run_captured([&](hn_stream stream) { run(replayed, stream); });
+    for (Results *r : {&second, &replayed}) {
+        EXPECT_TRUE(r->y.raw() == first.y.raw());
+        EXPECT_TRUE(r->sv.raw() == first.sv.raw());
+        EXPECT_TRUE(r->ds.raw() == first.ds.raw());
+        EXPECT_TRUE(r->dx.raw() == first.dx.raw());
+    }
+}
+
+TEST_P(LowrankLinearCuda, CudaDxMayBeTheAddedOperandOrLeftOut)
+{
+    HN_NEED_CUDA();
+    Gemm gemm;
+    OnDevice d = copies(true);
+    Results r = fresh(true), q = fresh(true);
+    auto h = back_on(d, r, true);
+    DeviceScratch scratch(hn_lowrank_linear_dx_cuda_scratch(&h));
+    ASSERT_HN_OK(hn_lowrank_linear_dx_cuda(&h, gemm, scratch.data(), nullptr));
+    h.dx = d.add.data(), h.ld_dx = d.add.ld();
+    ASSERT_HN_OK(hn_lowrank_linear_dx_cuda(&h, gemm, scratch.data(), nullptr));
+    EXPECT_EQ(d.add.values(), r.dx.values());
+    h = back_on(d, q, false);
+    h.dx = nullptr, h.w = nullptr, h.a = nullptr;
+    ASSERT_HN_OK(hn_lowrank_linear_dx_cuda(&h, gemm, nullptr, nullptr));
+    EXPECT_EQ(q.ds.values(), r.ds.values());
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Shapes, LowrankLinearCuda,
+    ::testing::Values(
+        Shape{HN_F32, 1, 1, 1, 1, 0, false, 0}, Shape{HN_F32, 5, 7, 9, 2, 0, false, 0},
+        Shape{HN_F32, 130, 65, 70, 16, 0, false, 0}, Shape{HN_F32, 130, 65, 70, 16, 0, false, 0.2},
+        Shape{HN_F32, 12, 10, 6, 3, 3, true, 0}, Shape{HN_F32, 12, 10, 6, 3, 3, false, 0},
+        Shape{HN_F32, 12, 10, 6, 3, 3, true, 0.5}, Shape{HN_F32, 1, 300, 520, 8, 0, false, 0},
+        Shape{HN_BF16, 5, 7, 9, 2, 0, false, 0}, Shape{HN_BF16, 66, 65, 70, 16, 0, false, 0.2},
+        Shape{HN_BF16, 12, 10, 6, 3, 3, true, 0.1}, Shape{HN_BF16, 128, 64, 96, 16, 0, false, 0},
+        Shape{HN_BF16, 12, 24, 16, 8, 3, false, 0.1}),
+    [](const auto &i) {
+        const Shape &s = i.param;
+        return case_name("r", s.rows, "_i", s.in, "_o", s.out, "_k", s.rank, "_g", s.replicas,
+                         (s.shared ? "s" : ""), "_p", (int)(s.p * 100), s.dtype);
+    });
+
+} // namespace
+#endif

@@ -58,6 +58,13 @@ typedef struct {
     float alpha, beta;
 } hn_gemm_cuda_args;
 
+/* Columns of a matrix in a scratch whose rows begin on 16-byte boundaries. */
+static inline int64_t hn_gemm_cuda_padded(int64_t cols, hn_dtype t)
+{
+    const int64_t in16 = 16 / (int64_t)hn_dtype_size(t);
+    return (cols + in16 - 1) / in16 * in16;
+}
+
 /* Errors  HN_ERR_ARG (NULL, no workspace yet), HN_ERR_SHAPE, HN_ERR_UNSUPPORTED (dtype),
  *         HN_ERR_MEMORY, HN_ERR_CUDA */
 HN_NODISCARD HN_CUDA_FUNCTION hn_status hn_gemm_cuda_run(hn_gemm_cuda *g,

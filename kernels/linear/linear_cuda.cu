@@ -10,13 +10,6 @@ namespace {
 constexpr int kThreads = 256;
 constexpr int64_t kMaxBlocks = 1ll << 20; /* blocks loop over what is left */
 
-/* Columns of a matrix without gaps but with rows on 16-byte boundaries. */
-int64_t padded(int64_t cols, hn_dtype t)
-{
-    const int64_t in16 = 16 / (int64_t)hn_dtype_size(t);
-    return (cols + in16 - 1) / in16 * in16;
-}
-
 float alpha_of(float alpha) { return alpha == 0.0f ? 1.0f : alpha; }
 
 /* The batch of a product with activations: one product where all replicas share the parameters. */
@@ -45,7 +38,7 @@ void add_bias(const hn_linear_args *a, const float *product, cudaStream_t stream
 {
     const int64_t group = a->rows / hn_replica_count(a->replicas);
     add_bias_kernel<T, B><<<hn_grid(a->rows * a->out, kThreads, kMaxBlocks), kThreads, 0, stream>>>(
-        product, padded(a->out, HN_F32), static_cast<const B *>(a->bias),
+        product, hn_gemm_cuda_padded(a->out, HN_F32), static_cast<const B *>(a->bias),
         a->replicas > 1 ? a->bias_stride : 0, group, static_cast<const T *>(a->add), a->ld_add,
         static_cast<T *>(a->y), a->ld_y, a->rows, a->out);
 }
@@ -118,7 +111,7 @@ void sum_runs(const hn_linear_db_args *a, const Columns &c, float *part, cudaStr
 size_t hn_linear_fwd_cuda_scratch(const hn_linear_args *a)
 {
     if (a->bias_dtype == a->dtype) return 0;
-    return (size_t)(a->rows * padded(a->out, HN_F32)) * sizeof(float);
+    return (size_t)(a->rows * hn_gemm_cuda_padded(a->out, HN_F32)) * sizeof(float);
 }
 
 hn_status hn_linear_fwd_cuda(const hn_linear_args *a, hn_gemm_cuda *gemm, void *scratch,
@@ -135,7 +128,7 @@ hn_status hn_linear_fwd_cuda(const hn_linear_args *a, hn_gemm_cuda *gemm, void *
     g.b = a->w, g.ld_b = a->ld_w, g.b_stride = a->w_stride, g.trans_b = true;
     g.dtype = a->dtype, g.alpha = alpha_of(a->alpha);
     if (apart) {
-        g.c = scratch, g.ld_c = padded(a->out, HN_F32), g.c_dtype = HN_F32;
+        g.c = scratch, g.ld_c = hn_gemm_cuda_padded(a->out, HN_F32), g.c_dtype = HN_F32;
     } else {
         g.c = a->y, g.ld_c = a->ld_y, g.c_dtype = a->dtype;
         g.bias = a->bias, g.bias_stride = a->bias_stride;
@@ -170,7 +163,7 @@ hn_status hn_linear_dx_cuda(const hn_linear_dx_args *a, hn_gemm_cuda *gemm, hn_s
 size_t hn_linear_dw_cuda_scratch(const hn_linear_dw_args *a)
 {
     if (a->drop.p == 0.0) return 0;
-    return (size_t)(a->rows * padded(a->in, a->dtype)) * hn_dtype_size(a->dtype);
+    return (size_t)(a->rows * hn_gemm_cuda_padded(a->in, a->dtype)) * hn_dtype_size(a->dtype);
 }
 
 hn_status hn_linear_dw_cuda(const hn_linear_dw_args *a, hn_gemm_cuda *gemm, void *scratch,
@@ -189,7 +182,7 @@ hn_status hn_linear_dw_cuda(const hn_linear_dw_args *a, hn_gemm_cuda *gemm, void
         HN_TRY(hn_check_pointer("linear_dw", "scratch", scratch));
         hn_dropout_args d = {};
         d.x = a->x, d.y = scratch, d.rows = a->rows, d.cols = a->in;
-        d.ld_x = a->ld_x, d.ld_y = padded(a->in, a->dtype);
+        d.ld_x = a->ld_x, d.ld_y = hn_gemm_cuda_padded(a->in, a->dtype);
         d.dtype = a->dtype, d.key = a->drop;
         HN_TRY(hn_dropout_cuda(&d, stream));
         g.b = scratch, g.ld_b = d.ld_y;

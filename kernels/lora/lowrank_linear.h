@@ -19,6 +19,8 @@
  *            group g start *_stride elements after those of group g - 1 (0: all groups share them).
  * Precision  all f32 or all bf16, bias either; fp32 arithmetic and sums, rounded where the
  *            formulas say.
+ * CUDA       y and dx are written by two products in a row: x w^T + bias, then + scale s B^T; dy w
+ *            (+ add), then + mask' ds A. In bf16 they are rounded once more in between.
  * Limits     every dimension 1 to 2^31 - 1; any width, rank and alignment.
  * Aliasing   add may be dx itself with the same leading dimension; no other overlap.
  * Repeats    bit for bit on one machine; fast: also for any number of threads.
@@ -31,9 +33,11 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "kernels/linear/gemm_cuda.h"
 #include "kernels/random/dropout.h"
 #include "runtime/base/dtype.h"
 #include "runtime/base/status.h"
+#include "runtime/base/stream.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -51,9 +55,9 @@ typedef struct {
     int64_t ld_x, ld_w, ld_a, ld_b, ld_y, ld_s;
     int64_t replicas;                                  /* 0: no replica axis */
     int64_t w_stride, bias_stride, a_stride, b_stride; /* 0: shared by the replicas */
-    hn_dtype dtype, bias_dtype;
-    float scale;         /* alpha / rank, or alpha / sqrt(rank); not 0 */
-    hn_dropout_key drop; /* of the low-rank branch; p = 0: none */
+    hn_dtype dtype, bias_dtype; /* bias_dtype: give dtype where there is no bias */
+    float scale;                /* alpha / rank, or alpha / sqrt(rank); not 0 */
+    hn_dropout_key drop;        /* of the low-rank branch; p = 0: none */
 } hn_lowrank_linear_args;
 
 HN_NODISCARD hn_status hn_lowrank_linear_check(const hn_lowrank_linear_args *a);
@@ -61,6 +65,11 @@ HN_NODISCARD hn_status hn_lowrank_linear_fwd_cpu(const hn_lowrank_linear_args *a
 /* scratch: hn_lowrank_linear_fwd_fast_scratch bytes, float-aligned; may be NULL when that is 0. */
 size_t hn_lowrank_linear_fwd_fast_scratch(const hn_lowrank_linear_args *a);
 HN_NODISCARD hn_status hn_lowrank_linear_fwd_fast(const hn_lowrank_linear_args *a, void *scratch);
+/* scratch: that many bytes, 64-byte aligned; 0 without dropout and with a bias of dtype. */
+HN_CUDA_FUNCTION size_t hn_lowrank_linear_fwd_cuda_scratch(const hn_lowrank_linear_args *a);
+HN_NODISCARD HN_CUDA_FUNCTION hn_status hn_lowrank_linear_fwd_cuda(const hn_lowrank_linear_args *a,
+                                                                   hn_gemm_cuda *gemm,
+                                                                   void *scratch, hn_stream stream);
 
 typedef struct {
     const void *dy;  /* in  [rows, out] */
@@ -83,6 +92,10 @@ HN_NODISCARD hn_status hn_lowrank_linear_dx_check(const hn_lowrank_linear_dx_arg
 HN_NODISCARD hn_status hn_lowrank_linear_dx_cpu(const hn_lowrank_linear_dx_args *a);
 size_t hn_lowrank_linear_dx_fast_scratch(const hn_lowrank_linear_dx_args *a);
 HN_NODISCARD hn_status hn_lowrank_linear_dx_fast(const hn_lowrank_linear_dx_args *a, void *scratch);
+/* scratch: that many bytes, 64-byte aligned; 0 without dropout. */
+HN_CUDA_FUNCTION size_t hn_lowrank_linear_dx_cuda_scratch(const hn_lowrank_linear_dx_args *a);
+HN_NODISCARD HN_CUDA_FUNCTION hn_status hn_lowrank_linear_dx_cuda(
+    const hn_lowrank_linear_dx_args *a, hn_gemm_cuda *gemm, void *scratch, hn_stream stream);
 
 #ifdef __cplusplus
 }

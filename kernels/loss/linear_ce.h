@@ -12,8 +12,9 @@
  *   dx[i,k]   = sum_n dt[i,n] w[n,k]     dw[n,k] += sum_i dt[i,n] x[i,k]
  *
  * Rows that are ignored have row_loss 0 and dx 0, and cost nothing: they are dropped before the
- * product. Gradients are those of the sum: the division by the number of trained tokens of the
- * whole optimizer step happens in clipping and update.
+ * product (CUDA: they go through it with gradient 0, so their x must be finite). Gradients are
+ * those of the sum: the division by the number of trained tokens of the whole optimizer step
+ * happens in clipping and update.
  *
  * Shapes     x, dx [rows, dim]; w, dw [vocab, dim]; labels, row_loss [rows]; loss_sum, count [1].
  *            Every 2-D operand has a leading dimension in elements.
@@ -21,6 +22,9 @@
  *            twin in double); the sum of one call is made in double and added to loss_sum with
  *            one rounding; dw is added to row by row (fast: chunk by chunk) in fp32. count is exact
  *            up to 2^24 rows.
+ * CUDA       logits and softmax f32 for both dtypes; in bf16 runs dt is rounded to bf16 before it
+ *            meets w and x, dw is added to chunk by chunk in fp32. A label outside 0 .. vocab-1
+ *            gives the loss NaN.
  * Limits     rows, dim, vocab below 2^31. No more than chunk_rows x vocab logits exist at a time.
  * Aliasing   none.
  * Repeats    bit for bit, for any number of threads; chunk_rows may change the rounding.
@@ -34,8 +38,10 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "kernels/linear/gemm_cuda.h"
 #include "runtime/base/dtype.h"
 #include "runtime/base/status.h"
+#include "runtime/base/stream.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -54,7 +60,8 @@ typedef struct {
     float *row_loss;       /* out [rows]; NULL: not wanted */
     int64_t rows, dim, vocab;
     int64_t ld_x, ld_w, ld_dx, ld_dw;
-    int64_t chunk_rows; /* 0: so many that the logits take 16 MiB, at least 64 */
+    int64_t chunk_rows; /* 0: so many that the logits take 16 MiB, at least 64; CUDA: 4096, or so
+                         * many that the logits stay below 4 GiB */
     float softcap;      /* 0: none */
     hn_dtype dtype;
 } hn_linear_ce_args;
@@ -70,6 +77,12 @@ HN_NODISCARD hn_status hn_linear_ce_cpu(const hn_linear_ce_args *a);
  * shapes only, and takes ld_dx > 0 for "dx is wanted". */
 size_t hn_linear_ce_fast_scratch(const hn_linear_ce_args *a);
 HN_NODISCARD hn_status hn_linear_ce_fast(const hn_linear_ce_args *a, void *scratch);
+
+/* Device pointers. scratch: that many bytes, 64-byte aligned; shapes only. */
+HN_CUDA_FUNCTION size_t hn_linear_ce_cuda_scratch(const hn_linear_ce_args *a);
+HN_NODISCARD HN_CUDA_FUNCTION hn_status hn_linear_ce_cuda(const hn_linear_ce_args *a,
+                                                          hn_gemm_cuda *gemm, void *scratch,
+                                                          hn_stream stream);
 
 #ifdef __cplusplus
 }

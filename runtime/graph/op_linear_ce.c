@@ -73,13 +73,19 @@ static hn_status grad(hn_graph *g, const hn_node *n, hn_tensor *const *dout, hn_
 static size_t scratch(const hn_node *n, hn_device_kind device)
 {
     const hn_linear_ce_args a = args_of(n);
-    return device == HN_DEVICE_CPU ? hn_linear_ce_fast_scratch(&a) : 0;
+    return device == HN_DEVICE_CUDA ? hn_linear_ce_cuda_scratch(&a) : hn_linear_ce_fast_scratch(&a);
 }
 
 static hn_status run_cpu(const hn_node *n, hn_exec *x)
 {
     const hn_linear_ce_args a = args_of(n);
     return x->twin ? hn_linear_ce_cpu(&a) : hn_linear_ce_fast(&a, x->scratch);
+}
+
+static hn_status run_cuda(const hn_node *n, hn_exec *x)
+{
+    const hn_linear_ce_args a = args_of(n);
+    return hn_linear_ce_cuda(&a, x->gemm, x->scratch, x->stream);
 }
 
 /* clang-format off */
@@ -118,6 +124,7 @@ const hn_op_def hn_op_linear_ce = {
     .grad = grad,
     .scratch = scratch,
     .run_cpu = run_cpu,
+    .run_cuda = run_cuda,
     .samples = samples,
     .fill = fill,
     .kinks = HN_BIT(W), /* its gradient is in the dw operand: tests/test_linear_ce.cc */

@@ -59,7 +59,8 @@ static hn_status infer(const hn_node *n, hn_type *out)
 static size_t scratch(const hn_node *n, hn_device_kind device)
 {
     const hn_lowrank_linear_dx_args a = args_of(n, NULL);
-    return device == HN_DEVICE_CPU ? hn_lowrank_linear_dx_fast_scratch(&a) : 0;
+    return device == HN_DEVICE_CUDA ? hn_lowrank_linear_dx_cuda_scratch(&a)
+                                    : hn_lowrank_linear_dx_fast_scratch(&a);
 }
 
 static hn_status run_cpu(const hn_node *n, hn_exec *x)
@@ -67,6 +68,13 @@ static hn_status run_cpu(const hn_node *n, hn_exec *x)
     hn_rng_state state;
     const hn_lowrank_linear_dx_args a = args_of(n, hn_rng_state_of(x, &state));
     return x->twin ? hn_lowrank_linear_dx_cpu(&a) : hn_lowrank_linear_dx_fast(&a, x->scratch);
+}
+
+static hn_status run_cuda(const hn_node *n, hn_exec *x)
+{
+    hn_rng_state state;
+    const hn_lowrank_linear_dx_args a = args_of(n, hn_rng_state_of(x, &state));
+    return hn_lowrank_linear_dx_cuda(&a, x->gemm, x->scratch, x->stream);
 }
 
 static const hn_op_sample samples[] = {
@@ -93,5 +101,6 @@ const hn_op_def hn_op_lowrank_dx = {
     .infer = infer,
     .scratch = scratch,
     .run_cpu = run_cpu,
+    .run_cuda = run_cuda,
     .samples = samples,
 };

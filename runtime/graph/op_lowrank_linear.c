@@ -33,7 +33,7 @@ static hn_lowrank_linear_args args_of(const hn_node *n, const hn_rng_state *stat
         .a_stride = hn_replica_stride(a),
         .b_stride = hn_replica_stride(b),
         .dtype = x->type.dtype,
-        .bias_dtype = bias ? bias->type.dtype : HN_F32,
+        .bias_dtype = bias ? bias->type.dtype : x->type.dtype,
         .scale = n->attr.linear.alpha,
         .drop = {state, n->attr.linear.key, (double)n->attr.linear.dropout},
     };
@@ -103,7 +103,8 @@ static hn_status grad(hn_graph *g, const hn_node *n, hn_tensor *const *dout, hn_
 static size_t scratch(const hn_node *n, hn_device_kind device)
 {
     const hn_lowrank_linear_args a = args_of(n, NULL);
-    return device == HN_DEVICE_CPU ? hn_lowrank_linear_fwd_fast_scratch(&a) : 0;
+    return device == HN_DEVICE_CUDA ? hn_lowrank_linear_fwd_cuda_scratch(&a)
+                                    : hn_lowrank_linear_fwd_fast_scratch(&a);
 }
 
 static hn_status run_cpu(const hn_node *n, hn_exec *x)
@@ -111,6 +112,13 @@ static hn_status run_cpu(const hn_node *n, hn_exec *x)
     hn_rng_state state;
     const hn_lowrank_linear_args a = args_of(n, hn_rng_state_of(x, &state));
     return x->twin ? hn_lowrank_linear_fwd_cpu(&a) : hn_lowrank_linear_fwd_fast(&a, x->scratch);
+}
+
+static hn_status run_cuda(const hn_node *n, hn_exec *x)
+{
+    hn_rng_state state;
+    const hn_lowrank_linear_args a = args_of(n, hn_rng_state_of(x, &state));
+    return hn_lowrank_linear_fwd_cuda(&a, x->gemm, x->scratch, x->stream);
 }
 
 static const hn_op_sample samples[] = {
@@ -147,5 +155,6 @@ const hn_op_def hn_op_lowrank_linear = {
     .adds = HN_BIT(X),
     .scratch = scratch,
     .run_cpu = run_cpu,
+    .run_cuda = run_cuda,
     .samples = samples,
 };

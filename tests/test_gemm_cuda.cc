@@ -1,0 +1,361 @@
+/* kernels/linear/gemm_cuda: products through cuBLASLt, their plans, the plain kernel. */
+#include "kernels/linear/gemm_cuda.h"
+
+#include "kernel_test.h"
+
+namespace {
+
+TEST(GemmCudaPadded, RowsBeginOn16ByteBoundaries)
+{
+    EXPECT_EQ(hn_gemm_cuda_padded(1, HN_F32), 4);
+    EXPECT_EQ(hn_gemm_cuda_padded(4, HN_F32), 4);
+    EXPECT_EQ(hn_gemm_cuda_padded(5, HN_F32), 8);
+    EXPECT_EQ(hn_gemm_cuda_padded(9, HN_BF16), 16);
+}
+
+} // namespace
+
+#ifdef HONE_CUDA
+#include "gemm_cuda_test.h"
+#include "runtime/base/json.h"
+
+namespace {
+
+/* A batch of matrices under each other on the device; `shift` columns before the first move every
+ * row off its boundary. */
+class Operand {
+    int64_t rows_, cols_, shift_;
+    DeviceMatrix m_;
+    std::vector<float> v_;
+
+  public:
+    Operand(hn_dtype t, int64_t batch, int64_t rows, int64_t cols, int64_t shift, int64_t gap)
+        : rows_(rows), cols_(cols), shift_(shift), m_(t, batch * rows, cols + shift, gap)
+    {
+    }
+    Operand &normal(unsigned seed)
+    {
+        m_.normal(seed);
+        v_ = values();
+        return *this;
+    }
+    void *data() { return static_cast<char *>(m_.data()) + (size_t)shift_ * hn_dtype_size(type()); }
+    hn_dtype type() const { return m_.dtype(); }
+    int64_t ld() const { return m_.ld(); }
+    int64_t stride() const { return rows_ * m_.ld(); }
+    double at(int64_t z, int64_t i, int64_t j) const
+    {
+        return (double)v_[(size_t)((z * rows_ + i) * cols_ + j)];
+    }
+    std::vector<float> values()
+    {
+        const auto all = m_.values();
+        const int64_t width = cols_ + shift_;
+        std::vector<float> v;
+        for (size_t i = 0; i < all.size(); i++)
+            if ((int64_t)i % width >= shift_) v.push_back(all[i]);
+        return v;
+    }
+    std::vector<unsigned char> raw() { return m_.raw(); }
+};
+
+enum Add { NOTHING, ITSELF, OTHER };
+
+struct Case {
+    int64_t m, n, k, batch;
+    bool trans_a, trans_b;
+    hn_dtype dtype, c_dtype;
+    int64_t shift, gap;
+    bool bias;
+    Add add;
+};
+
+struct Product {
+    const Case s;
+    Operand a, b, bias, c0, c;
+
+    explicit Product(const Case &x)
+        : s(x), a(s.dtype, s.batch, s.trans_a ? s.k : s.m, s.trans_a ? s.m : s.k, s.shift, s.gap),
+          b(s.dtype, s.batch, s.trans_b ? s.n : s.k, s.trans_b ? s.k : s.n, s.shift, s.gap),
+          bias(s.c_dtype, s.batch, 1, s.n, s.shift, s.gap),
+          c0(s.c_dtype, s.batch, s.m, s.n, s.shift, s.gap + (s.add == OTHER ? 8 : 0)),
+          c(s.c_dtype, s.batch, s.m, s.n, s.shift, s.gap)
+    {
+        a.normal(1), b.normal(2), bias.normal(3), c0.normal(4);
+        if (s.add == ITSELF) c.normal(4);
+    }
+    hn_gemm_cuda_args args()
+    {
+        hn_gemm_cuda_args g = {};
+        g.a = a.data(), g.b = b.data(), g.c = c.data();
+        if (s.bias) g.bias = bias.data();
+        if (s.add == OTHER) g.c0 = c0.data();
+        g.m = s.m, g.n = s.n, g.k = s.k, g.batch = s.batch;
+        g.ld_a = a.ld(), g.ld_b = b.ld(), g.ld_c0 = c0.ld(), g.ld_c = c.ld();
+        g.a_stride = a.stride(), g.b_stride = b.stride(), g.bias_stride = bias.stride();
+        g.c0_stride = c0.stride(), g.c_stride = c.stride();
+        g.trans_a = s.trans_a, g.trans_b = s.trans_b, g.dtype = s.dtype, g.c_dtype = s.c_dtype;
+        g.alpha = 0.5f, g.beta = s.add == NOTHING ? 0.0f : 2.0f;
+        return g;
+    }
+    std::vector<float> expected()
+    {
+        std::vector<float> v;
+        for (int64_t z = 0; z < s.batch; z++)
+            for (int64_t i = 0; i < s.m; i++)
+                for (int64_t j = 0; j < s.n; j++) {
+                    double sum = 0;
+                    for (int64_t k = 0; k < s.k; k++)
+                        sum += (s.trans_a ? a.at(z, k, i) : a.at(z, i, k)) *
+                               (s.trans_b ? b.at(z, j, k) : b.at(z, k, j));
+                    sum *= 0.5;
+                    if (s.bias) sum += bias.at(z, 0, j);
+                    if (s.add != NOTHING) sum += 2 * c0.at(z, i, j);
+                    v.push_back(hn_round_f32(s.c_dtype, (float)sum));
+                }
+        return v;
+    }
+    /* Runs once from the state of the constructor and compares. */
+    void check(hn_gemm_cuda *g, const std::string &what)
+    {
+        const auto want = expected();
+        const auto args_ = args();
+        ASSERT_HN_OK(hn_gemm_cuda_run(g, &args_, nullptr)) << what;
+        EXPECT_LT(rel_l2(c.values(), want), tolerance(s.c_dtype)) << what;
+    }
+};
+
+std::string text_of(const Case &s)
+{
+    return case_name("m", s.m, "_n", s.n, "_k", s.k, "_batch", s.batch, s.trans_a ? "_ta" : "",
+                     s.trans_b ? "_tb" : "", s.dtype, s.c_dtype, "_shift", s.shift, "_gap", s.gap,
+                     s.bias ? "_bias" : "", "_add", (int)s.add);
+}
+
+constexpr hn_dtype kTypes[][2] = {{HN_F32, HN_F32}, {HN_BF16, HN_BF16}, {HN_BF16, HN_F32}};
+
+/* Sizes that are multiples of 8, odd ones, one row, one column, k = 1. */
+constexpr int64_t kSizes[][3] = {{32, 40, 24}, {17, 19, 23}, {1, 70, 33},
+                                 {65, 1, 16},  {9, 130, 1},  {1, 1, 1}};
+
+template <class Fn>
+void each_case(Fn fn)
+{
+    int at = 0;
+    for (const auto &t : kTypes)
+        for (const auto &size : kSizes)
+            for (const bool ta : {false, true})
+                for (const bool tb : {false, true})
+                    for (const int64_t shift : {0, 1}) {
+                        const int64_t batch = at % 3 == 1 ? 3 : 1, gap = at % 4 == 2 ? 3 : 0;
+                        fn(Case{size[0], size[1], size[2], batch, ta, tb, t[0], t[1], shift, gap,
+                                at % 2 == 1, (Add)(at / 2 % 3)});
+                        at++;
+                    }
+}
+
+TEST(GemmCuda, MatchesTheSumForEveryTransposeBatchDtypeAndAlignment)
+{
+    HN_NEED_CUDA();
+    Gemm g;
+    ASSERT_NE((hn_gemm_cuda *)g, nullptr);
+    each_case([&](const Case &s) { Product(s).check(g, text_of(s)); });
+}
+
+/* The list of plans with one value replaced in every entry. */
+void replace(json_t *plans, const char *key, json_t *value)
+{
+    for (size_t i = 0; i < json_array_size(plans); i++)
+        json_object_set(json_array_get(plans, i), key, value);
+    json_decref(value);
+}
+
+TEST(GemmCuda, PlainKernelMatchesTheSumToo)
+{
+    HN_NEED_CUDA();
+    Gemm g;
+    ASSERT_NE((hn_gemm_cuda *)g, nullptr);
+    each_case([&](const Case &s) { Product(s).check(g, text_of(s)); });
+    json_t *plans = nullptr;
+    ASSERT_HN_OK(hn_gemm_cuda_plans(g, &plans));
+    replace(plans, "plain", json_true());
+    Gemm plain;
+    ASSERT_HN_OK(hn_gemm_cuda_restore(plain, plans, "test"));
+    each_case([&](const Case &s) { Product(s).check(plain, text_of(s)); });
+    json_t *used = nullptr;
+    ASSERT_HN_OK(hn_gemm_cuda_plans(plain, &used));
+    EXPECT_EQ(json_array_size(used), json_array_size(plans)); /* all came from the list */
+    json_decref(plans);
+    json_decref(used);
+}
+
+constexpr Case kLarge = {130, 264, 520, 1, false, true, HN_BF16, HN_BF16, 0, 0, true, OTHER};
+constexpr Case kSmall = {33, 20, 65, 2, true, false, HN_F32, HN_F32, 1, 0, false, ITSELF};
+
+std::vector<unsigned char> bits_of(hn_gemm_cuda *g, const Case &s)
+{
+    Product p(s);
+    const auto a = p.args();
+    EXPECT_HN_OK(hn_gemm_cuda_run(g, &a, nullptr));
+    return p.c.raw();
+}
+
+TEST(GemmCuda, RepeatsBitForBitOnOnePlan)
+{
+    HN_NEED_CUDA();
+    Gemm g;
+    const auto first = bits_of(g, kLarge);
+    EXPECT_TRUE(bits_of(g, kLarge) == first);
+    bits_of(g, kSmall);
+    bits_of(g, kSmall);
+    json_t *plans = nullptr;
+    ASSERT_HN_OK(hn_gemm_cuda_plans(g, &plans));
+    EXPECT_EQ(json_array_size(plans), 2u);
+    json_decref(plans);
+}
+
+TEST(GemmCuda, RunsFromACapturedGraph)
+{
+    HN_NEED_CUDA();
+    Gemm g;
+    for (const Case &s : {kLarge, kSmall}) {
+        const auto want = bits_of(g, s);
+        Product p(s);
+        const auto a = p.args();
+        run_captured([&](hn_stream stream) { ASSERT_HN_OK(hn_gemm_cuda_run(g, &a, stream)); });
+        EXPECT_TRUE(p.c.raw() == want);
+    }
+}
+
+/* A plan made in the middle of a capture disturbs nothing. */
+TEST(GemmCuda, MayPlanDuringCapture)
+{
+    HN_NEED_CUDA();
+    Gemm warm, g;
+    const auto want = bits_of(warm, kLarge);
+    Product p(kLarge);
+    const auto a = p.args();
+    run_captured([&](hn_stream stream) { ASSERT_HN_OK(hn_gemm_cuda_run(g, &a, stream)); });
+    EXPECT_TRUE(p.c.raw() == want);
+}
+
+class GemmCudaPlans : public ::testing::Test {
+  protected:
+    json_t *plans = nullptr;
+    std::vector<unsigned char> large, small;
+    void make()
+    {
+        Gemm g;
+        large = bits_of(g, kLarge);
+        small = bits_of(g, kSmall);
+        ASSERT_HN_OK(hn_gemm_cuda_plans(g, &plans));
+    }
+    ~GemmCudaPlans() override { json_decref(plans); }
+    /* The list is refused and leaves no plan behind. */
+    void refused(hn_status code, const char *part)
+    {
+        Gemm g;
+        json_t *left = nullptr;
+        EXPECT_HN_FAIL(hn_gemm_cuda_restore(g, plans, "state.json"), code, part);
+        EXPECT_NE(std::strstr(hn_last_error(), "state.json"), nullptr) << hn_last_error();
+        ASSERT_HN_OK(hn_gemm_cuda_plans(g, &left));
+        EXPECT_EQ(json_array_size(left), 0u);
+        json_decref(left);
+    }
+};
+
+TEST_F(GemmCudaPlans, RestoredPlansAreTheSameAndGiveTheSameBits)
+{
+    HN_NEED_CUDA();
+    make();
+    Gemm g;
+    ASSERT_HN_OK(hn_gemm_cuda_restore(g, plans, "test"));
+    EXPECT_TRUE(bits_of(g, kLarge) == large);
+    EXPECT_TRUE(bits_of(g, kSmall) == small);
+    ASSERT_HN_OK(hn_gemm_cuda_restore(g, plans, "test")); /* again: nothing is doubled */
+    EXPECT_TRUE(bits_of(g, kLarge) == large);
+    json_t *again = nullptr;
+    ASSERT_HN_OK(hn_gemm_cuda_plans(g, &again));
+    EXPECT_TRUE(json_equal(plans, again));
+    json_decref(again);
+}
+
+TEST_F(GemmCudaPlans, AnotherLibraryOrGpuIsRefused)
+{
+    HN_NEED_CUDA();
+    make();
+    json_t *const version = json_incref(json_object_get(json_array_get(plans, 0), "library"));
+    replace(plans, "library", json_integer(1));
+    refused(HN_ERR_UNSUPPORTED, "cuBLASLt 1 on");
+    replace(plans, "library", version);
+    replace(plans, "gpu", json_string("Voodoo 2"));
+    refused(HN_ERR_UNSUPPORTED, "Voodoo 2");
+}
+
+TEST_F(GemmCudaPlans, DamagedListsAreRefused)
+{
+    HN_NEED_CUDA();
+    make();
+    json_t *const good = json_deep_copy(plans);
+    const auto with = [&](auto change) {
+        json_decref(plans);
+        plans = json_deep_copy(good);
+        change(json_array_get(plans, 1));
+    };
+    with([](json_t *o) { json_object_del(o, "words"); });
+    refused(HN_ERR_FORMAT, "'words' is missing");
+    with([](json_t *o) { json_object_set_new(o, "words", json_string("12")); });
+    refused(HN_ERR_FORMAT, "hexadecimal");
+    with([](json_t *o) { json_object_del(json_object_get(o, "shape"), "ld_a"); });
+    refused(HN_ERR_FORMAT, "ld_a");
+    with([](json_t *o) { json_object_set_new(json_object_get(o, "shape"), "m", json_integer(0)); });
+    refused(HN_ERR_FORMAT, "dimension");
+    with([](json_t *o) {
+        json_object_set_new(json_object_get(o, "shape"), "align_a", json_integer(3));
+    });
+    refused(HN_ERR_FORMAT, "alignment");
+    with([](json_t *o) {
+        json_object_set_new(json_object_get(o, "shape"), "dtype", json_string("i32"));
+    });
+    refused(HN_ERR_FORMAT, "i32");
+    json_decref(plans);
+    plans = json_object();
+    refused(HN_ERR_FORMAT, "not an array");
+    json_decref(good);
+}
+
+/* The algorithm of an f32 product offered for a bf16 one. */
+TEST_F(GemmCudaPlans, AnAlgorithmThatDoesNotFitIsRefusedByShape)
+{
+    HN_NEED_CUDA();
+    make();
+    json_t *const o = json_array_get(plans, 1);
+    if (json_is_true(json_object_get(o, "plain"))) GTEST_SKIP() << "no algorithm to offer";
+    json_object_set(o, "words", json_object_get(json_array_get(plans, 0), "words"));
+    refused(HN_ERR_UNSUPPORTED, "m=33 n=20 k=65 batch=2");
+}
+
+TEST(GemmCudaCheck, NamesWhatIsWrong)
+{
+    HN_NEED_CUDA();
+    Gemm g;
+    Product p(kSmall);
+    const auto with = [&](auto change) {
+        auto a = p.args();
+        change(a);
+        return hn_gemm_cuda_run(g, &a, nullptr);
+    };
+    EXPECT_HN_FAIL(with([](auto &a) { a.a = nullptr; }), HN_ERR_ARG, "a is NULL");
+    EXPECT_HN_FAIL(with([](auto &a) { a.k = 0; }), HN_ERR_SHAPE, "[0, 33]");
+    EXPECT_HN_FAIL(with([](auto &a) { a.ld_c = 2; }), HN_ERR_SHAPE, "leading dimension 2 of c");
+    EXPECT_HN_FAIL(with([](auto &a) { a.dtype = HN_F16; }), HN_ERR_UNSUPPORTED, "f16");
+    EXPECT_HN_FAIL(with([](auto &a) { a.c0 = a.c, a.ld_c0 = 99; }), HN_ERR_ARG, "99");
+    hn_gemm_cuda *bare = nullptr;
+    ASSERT_HN_OK(hn_gemm_cuda_open(&bare));
+    const auto a = p.args();
+    EXPECT_HN_FAIL(hn_gemm_cuda_run(bare, &a, nullptr), HN_ERR_ARG, "workspace");
+    hn_gemm_cuda_close(bare);
+}
+
+} // namespace
+#endif
