@@ -25,6 +25,21 @@ inline Words operator+(Words a, const Words &b)
     return a;
 }
 
+/* With HONE_TEST_DEVICE (and HONE_TEST_EXECUTOR) runs go there, unless they say where themselves.
+ */
+inline Words with_device(Words words)
+{
+    const char *device = std::getenv("HONE_TEST_DEVICE"), *how = std::getenv("HONE_TEST_EXECUTOR");
+    const std::string verb = words.size() > 1 ? words[1] : "";
+    const bool runs = verb == "train" || verb == "eval" || verb == "generate";
+    if (device == nullptr || !runs) return words;
+    for (const auto &w : words)
+        if (w == "--device") return words;
+    words.insert(words.end(), {"--device", device});
+    if (how != nullptr && verb == "train") words.insert(words.end(), {"--executor", how});
+    return words;
+}
+
 struct Ran {
     int code = -1;  /* exit code; -1: ended by a signal */
     int signal = 0; /* that ended it */
@@ -67,9 +82,10 @@ class Program {
 
   public:
     /* Runs in the folder `in` ("": the test's own); standard output may go to a file. */
-    Program(const Words &words, const std::string &home, const char *stdout_path = nullptr,
+    Program(const Words &given, const std::string &home, const char *stdout_path = nullptr,
             const std::string &in = "")
     {
+        const Words words = with_device(given);
         const char *bin = std::getenv("HONE_BIN");
         const std::string path =
             std::filesystem::absolute(std::string(bin ? bin : "build") + "/" + words[0]).string();

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "runtime/file/safetensors.h"
+#include "runtime/graph/tensor.h"
 #include "runtime/model/model.h"
 #include "runtime/train/engine.h"
 #include "runtime/train/lora_hook.h"
@@ -31,6 +32,8 @@ static hn_status dump(const char *dir, const char *adapter, const char *out)
         tokens.push_back((int32_t)((i * i * 13 + 7 * i + 3) % model.config.vocab));
     const hn_tensor *t = nullptr;
     HN_TRY(hn_engine_logits(e, tokens.data(), rows, &t));
+    std::vector<float> logits((size_t)hn_type_elements(&t->type));
+    HN_TRY(hn_tensor_get(t, logits.data()));
     hn_st_entry entry[2] = {};
     entry[0].name = "tokens";
     entry[0].dtype = HN_ST_I32;
@@ -42,8 +45,7 @@ static hn_status dump(const char *dir, const char *adapter, const char *out)
     entry[1].ndim = 2;
     entry[1].dim[0] = rows;
     entry[1].dim[1] = model.config.vocab;
-    entry[1].data = t->data;
-    entry[1].pitch = hn_type_ld(&t->type) * (int64_t)sizeof(float);
+    entry[1].data = logits.data();
     HN_TRY(hn_st_save(out, entry, 2, nullptr, 0, nullptr, nullptr));
     hn_engine_free(e);
     hn_peft_clear(&a);

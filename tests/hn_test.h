@@ -40,6 +40,13 @@ inline std::string data_dir(const std::string &sub)
     const std::string variable = data_dir(sub); \
     if (variable.empty()) GTEST_SKIP() << "no data: set HONE_DATA to have " << sub
 
+/* Where tests of the engine and of the programs run: HONE_TEST_DEVICE, else the CPU. */
+inline const char *test_device()
+{
+    const char *env = std::getenv("HONE_TEST_DEVICE");
+    return env ? env : "cpu";
+}
+
 /* A folder of its own for each test, removed afterwards. */
 class TempDir {
     std::filesystem::path path_;

@@ -2,6 +2,9 @@
 #include "kernel_test.h"
 #include "kernels/norm/add_rmsnorm.h"
 #include "onnx_vectors.h"
+#ifdef HONE_CUDA
+#include "cuda_test.h"
+#endif
 
 namespace {
 
@@ -241,5 +244,195 @@ TEST(AddRmsnormOnnx, Vectors)
     });
     EXPECT_EQ(n, 19);
 }
+
+#ifdef HONE_CUDA
+struct CudaShape {
+    Shape s;
+    int64_t gap; /* elements between rows, of the gain too */
+};
+
+/* Operands on the host or on the device, with the same values. */
+template <class M, class V>
+struct Operands {
+    const CudaShape c;
+    const Shape s = c.s;
+    const int64_t g = s.replicas ? s.replicas : 1, width = s.heads * s.cols;
+    M x{s.dtype, s.rows, width, c.gap}, res{s.dtype, s.rows, width, c.gap};
+    M gain{s.gain_dtype, g, s.cols, c.gap}, sum{s.dtype, s.rows, width, c.gap};
+    M y{s.dtype, s.rows, width, c.gap}, dy{s.dtype, s.rows, width, c.gap};
+    M dsum{s.dtype, s.rows, width, c.gap}, dx{s.dtype, s.rows, width, c.gap};
+    M dgain{HN_F32, g, s.cols, c.gap};
+    V rstd{(size_t)(s.rows * s.heads)};
+
+    explicit Operands(const CudaShape &shape) : c(shape) { fill(); }
+    void fill()
+    {
+        x.normal(1), res.normal(2), gain.normal(3, 1, 0.2f), dy.normal(4), dsum.normal(5);
+        dgain.normal(9);
+    }
+    hn_add_rmsnorm_args fwd()
+    {
+        hn_add_rmsnorm_args a = {};
+        a.x = x.data(), a.gain = gain.data(), a.y = y.data(), a.rstd = rstd.data();
+        if (s.res) a.res = res.data(), a.sum = sum.data();
+        a.rows = s.rows, a.heads = s.heads, a.cols = s.cols;
+        a.ld_x = x.ld(), a.ld_res = res.ld(), a.ld_sum = sum.ld(), a.ld_y = y.ld();
+        a.replicas = s.replicas, a.gain_stride = gain.ld();
+        a.dtype = s.dtype, a.gain_dtype = s.gain_dtype, a.eps = 1e-5f, a.gain_offset = 0.5f;
+        return a;
+    }
+    hn_add_rmsnorm_bwd_args back()
+    {
+        hn_add_rmsnorm_bwd_args a = {};
+        a.sum = s.res ? sum.data() : x.data(), a.gain = gain.data(), a.rstd = rstd.data();
+        a.dy = dy.data(), a.dx = dx.data(), a.dgain = dgain.f32();
+        if (s.res) a.dsum = dsum.data();
+        a.rows = s.rows, a.heads = s.heads, a.cols = s.cols;
+        a.ld_sum = s.res ? sum.ld() : x.ld(), a.ld_dy = dy.ld(), a.ld_dsum = dsum.ld();
+        a.ld_dx = dx.ld(), a.replicas = s.replicas;
+        a.gain_stride = gain.ld(), a.dgain_stride = dgain.ld();
+        a.dtype = s.dtype, a.gain_dtype = s.gain_dtype, a.gain_offset = 0.5f;
+        return a;
+    }
+};
+using Host = Operands<Matrix, GuardedArray<float>>;
+using Device = Operands<DeviceMatrix, DeviceArray<float>>;
+
+class AddRmsnormCuda : public ::testing::TestWithParam<CudaShape> {
+  protected:
+    const CudaShape c = GetParam();
+    const Shape s = c.s;
+    /* Scratch of exactly the promised size, between guard bands. */
+    static void backward(const hn_add_rmsnorm_bwd_args &a)
+    {
+        DeviceArray<unsigned char> scratch(hn_add_rmsnorm_bwd_cuda_scratch(&a));
+        ASSERT_HN_OK(hn_add_rmsnorm_bwd_cuda(&a, a.dgain ? scratch.data() : nullptr, nullptr));
+        (void)scratch.host();
+    }
+    static void run(Device &d)
+    {
+        const auto a = d.fwd();
+        ASSERT_HN_OK(hn_add_rmsnorm_fwd_cuda(&a, nullptr));
+        backward(d.back());
+    }
+    static void expect_same(Device &a, Device &b)
+    {
+        if (a.s.res) {
+            EXPECT_TRUE(same_bits(a.sum.values(), b.sum.values()));
+        }
+        EXPECT_TRUE(same_bits(a.y.values(), b.y.values()));
+        EXPECT_TRUE(same_bits(a.rstd.host(), b.rstd.host()));
+        EXPECT_TRUE(same_bits(a.dx.values(), b.dx.values()));
+        EXPECT_TRUE(same_bits(a.dgain.values(), b.dgain.values()));
+    }
+};
+
+TEST_P(AddRmsnormCuda, CudaMatchesCpu)
+{
+    HN_NEED_CUDA();
+    Host h(c);
+    Device d(c);
+    const auto a = h.fwd();
+    ASSERT_HN_OK(hn_add_rmsnorm_fwd_cpu(&a));
+    const auto b = h.back();
+    ASSERT_HN_OK(hn_add_rmsnorm_bwd_cpu(&b));
+    run(d);
+    EXPECT_LT(rel_l2(d.y.values(), h.y.values()), tolerance(s.dtype));
+    /* of one column only eps survives in dx - dsum: all else cancels */
+    EXPECT_LT(rel_l2(d.dx.values(), h.dx.values()), s.cols == 1 ? 2e-5 : tolerance(s.dtype));
+    EXPECT_LT(rel_l2(d.dgain.values(), h.dgain.values()), tolerance(HN_F32));
+    EXPECT_LT(rel_l2(d.rstd.host(), h.rstd.host()), 1e-6); /* fp32 sums against double */
+    if (s.res) {
+        EXPECT_TRUE(same_bits(d.sum.values(), h.sum.values())); /* one add, one rounding */
+    }
+}
+
+TEST_P(AddRmsnormCuda, CudaOutputsMayLieOnInputs)
+{
+    HN_NEED_CUDA();
+    Device o(c), d(c);
+    run(o);
+    run(d);
+    for (DeviceMatrix *to : {&d.dy, &d.dsum}) { /* dx on dy, dx on dsum */
+        if (to == &d.dsum && !s.res) continue;
+        d.fill();
+        auto b = d.back();
+        b.dx = to->data(), b.ld_dx = to->ld();
+        backward(b);
+        EXPECT_TRUE(same_bits(to->values(), o.dx.values()));
+        EXPECT_TRUE(same_bits(d.dgain.values(), o.dgain.values()));
+    }
+    for (DeviceMatrix *to : {&d.x, &d.res}) { /* sum on x, sum on res */
+        if (!s.res) continue;
+        d.fill();
+        auto a = d.fwd();
+        a.sum = to->data(), a.ld_sum = to->ld();
+        ASSERT_HN_OK(hn_add_rmsnorm_fwd_cuda(&a, nullptr));
+        EXPECT_TRUE(same_bits(to->values(), o.sum.values()));
+        EXPECT_TRUE(same_bits(d.y.values(), o.y.values()));
+    }
+}
+
+TEST_P(AddRmsnormCuda, CudaLeavesOutWhatIsNotWanted)
+{
+    HN_NEED_CUDA();
+    Device o(c), d(c), e(c);
+    run(o);
+    auto a = d.fwd();
+    a.rstd = nullptr;
+    ASSERT_HN_OK(hn_add_rmsnorm_fwd_cuda(&a, nullptr));
+    EXPECT_TRUE(same_bits(d.y.values(), o.y.values()));
+    auto only_dx = o.back(), only_dgain = o.back();
+    only_dx.dx = d.dx.data(), only_dx.dgain = nullptr;
+    backward(only_dx);
+    EXPECT_TRUE(same_bits(d.dx.values(), o.dx.values()));
+    only_dgain.dx = nullptr, only_dgain.dgain = e.dgain.f32();
+    backward(only_dgain);
+    EXPECT_TRUE(same_bits(e.dgain.values(), o.dgain.values()));
+}
+
+TEST_P(AddRmsnormCuda, CudaRepeatsBitForBitAlsoFromACapturedGraph)
+{
+    HN_NEED_CUDA();
+    Device a(c), b(c), d(c);
+    run(a);
+    run(b);
+    expect_same(b, a);
+    const auto f = d.fwd();
+    const auto g = d.back();
+    DeviceArray<unsigned char> scratch(hn_add_rmsnorm_bwd_cuda_scratch(&g));
+    run_captured([&](hn_stream stream) {
+        ASSERT_HN_OK(hn_add_rmsnorm_fwd_cuda(&f, stream));
+        ASSERT_HN_OK(hn_add_rmsnorm_bwd_cuda(&g, scratch.data(), stream));
+    });
+    expect_same(d, a);
+}
+
+/* A warp a vector (aligned, unaligned, per head, part-filled), a block a vector with 1, 2, 4 chunks
+ * in registers, wider, unaligned and wide, several runs of vectors, replicas. */
+INSTANTIATE_TEST_SUITE_P(Shapes, AddRmsnormCuda,
+                         ::testing::Values(CudaShape{{HN_F32, HN_F32, 1, 1, 1, 0, true}, 0},
+                                           CudaShape{{HN_F32, HN_F32, 9, 1, 33, 0, true}, 2},
+                                           CudaShape{{HN_F32, HN_BF16, 5, 4, 16, 0, false}, 0},
+                                           CudaShape{{HN_F32, HN_F32, 5, 3, 18, 0, true}, 2},
+                                           CudaShape{{HN_F32, HN_F32, 3, 1, 257, 0, true}, 7},
+                                           CudaShape{{HN_F32, HN_F32, 3, 1, 1030, 0, true}, 1},
+                                           CudaShape{{HN_F32, HN_F32, 300, 1, 96, 3, true}, 8},
+                                           CudaShape{{HN_F32, HN_F32, 2, 1, 8192, 0, true}, 0},
+                                           CudaShape{{HN_BF16, HN_BF16, 3, 1, 33, 0, true}, 7},
+                                           CudaShape{{HN_BF16, HN_F32, 70, 3, 24, 2, false}, 0},
+                                           CudaShape{{HN_BF16, HN_BF16, 40, 5, 64, 0, false}, 8},
+                                           CudaShape{{HN_BF16, HN_BF16, 4, 1, 2048, 0, true}, 0},
+                                           CudaShape{{HN_BF16, HN_F32, 4, 1, 2056, 0, true}, 0},
+                                           CudaShape{{HN_BF16, HN_BF16, 3, 1, 4101, 0, true}, 3},
+                                           CudaShape{{HN_BF16, HN_BF16, 3, 1, 8200, 0, false}, 0},
+                                           CudaShape{{HN_BF16, HN_BF16, 3, 1, 8197, 0, true}, 2}),
+                         [](const auto &i) {
+                             const Shape &s = i.param.s;
+                             return case_name("r", s.rows, "_h", s.heads, "_c", s.cols, "_gap",
+                                              i.param.gap, "_g", s.replicas,
+                                              (s.res ? "_res" : "_plain"), s.dtype, s.gain_dtype);
+                         });
+#endif
 
 } // namespace

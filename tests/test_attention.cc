@@ -8,6 +8,9 @@
 #include <functional>
 
 #include "hn_test.h"
+#ifdef HONE_CUDA
+#include "cuda_test.h"
+#endif
 
 namespace {
 
@@ -86,11 +89,11 @@ struct Problem {
                 .dtype = sizeof(T) == 2 ? HN_BF16 : HN_F32};
     }
     /* Columns of an array without the gaps, which must still hold the poison. */
-    template <class U>
-    static std::vector<U> columns(GuardedArray<U> &x, int64_t cols, int64_t ld)
+    template <class Array>
+    static auto columns(Array &x, int64_t cols, int64_t ld)
     {
-        std::vector<U> y;
         const auto all = x.host();
+        std::decay_t<decltype(all)> y;
         for (size_t i = 0; i < all.size(); i++)
             if ((int64_t)i % ld < cols)
                 y.push_back(all[i]);
@@ -458,5 +461,269 @@ TEST(AttentionCheck, NamesWhatIsWrong)
     const auto o = p.o.host(); /* nothing was written */
     EXPECT_TRUE(std::all_of(o.begin(), o.end(), [](float x) { return std::isnan(x); }));
 }
+
+#ifdef HONE_CUDA
+
+/* The same problem in device memory: same gaps, same poison. */
+template <class T>
+struct DeviceProblem {
+    Problem<T> host;
+    DeviceArray<T> q, k, v, o, dout, dq, dk, dvalue;
+    DeviceArray<float> lse;
+    DeviceArray<int32_t> q_offsets, kv_offsets;
+
+    explicit DeviceProblem(const Shape &s, int64_t gap = 3)
+        : host(s, gap), q(host.q.host()), k(host.k.host()), v(host.v.host()), o(host.o.host()),
+          dout(host.dout.host()), dq(host.dq.host()), dk(host.dk.host()),
+          dvalue(host.dvalue.host()), lse(host.lse.host()), q_offsets(s.q_offsets),
+          kv_offsets(s.kv_offsets)
+    {
+    }
+    hn_attention_args args()
+    {
+        auto a = host.args();
+        a.q = q.data(), a.k = k.data(), a.v = v.data(), a.o = o.data(), a.lse = lse.data();
+        a.dout = dout.data(), a.dq = dq.data(), a.dk = dk.data(), a.dv = dvalue.data();
+        a.q_offsets = q_offsets.data();
+        if (a.kv_offsets) a.kv_offsets = kv_offsets.data();
+        return a;
+    }
+    typename Problem<T>::Result result()
+    {
+        const auto &h = host;
+        return {h.columns(o, h.o_cols, h.ld_o), h.columns(dq, h.q_cols, h.ld_q),
+                h.columns(dk, h.k_cols, h.ld_k), h.columns(dvalue, h.v_cols, h.ld_v), lse.host()};
+    }
+    void enqueue(DeviceArray<char> &scratch, hn_stream stream)
+    {
+        const auto a = args();
+        EXPECT_HN_OK(hn_attention_fwd_cuda(&a, stream));
+        EXPECT_HN_OK(hn_attention_bwd_cuda(&a, scratch.data(), stream));
+    }
+    typename Problem<T>::Result run()
+    {
+        const auto a = args();
+        DeviceArray<char> scratch(hn_attention_bwd_cuda_scratch(&a));
+        enqueue(scratch, nullptr);
+        scratch.host();
+        return result();
+    }
+    typename Problem<T>::Result run_from_graph()
+    {
+        const auto a = args();
+        DeviceArray<char> scratch(hn_attention_bwd_cuda_scratch(&a));
+        run_captured([&](cudaStream_t stream) { enqueue(scratch, stream); }, 2);
+        scratch.host();
+        return result();
+    }
+};
+
+TEST_P(Attention, CudaMatchesCpuInF32)
+{
+    HN_NEED_CUDA();
+    DeviceProblem<float> p(GetParam());
+    Problem<float> reference(GetParam());
+    const auto want = reference.twin(), got = p.run();
+    /* fp32 against double: sums of up to a few hundred terms */
+    EXPECT_LT(rel_l2(got.o, want.o), 3e-6);
+    EXPECT_LT(max_abs(got.lse, want.lse), 5e-6);
+    EXPECT_LT(rel_l2(got.dq, want.dq), 1e-5);
+    EXPECT_LT(rel_l2(got.dk, want.dk), 1e-5);
+    EXPECT_LT(rel_l2(got.dv, want.dv), 1e-5);
+}
+
+TEST_P(Attention, CudaMatchesCpuInBf16)
+{
+    HN_NEED_CUDA();
+    DeviceProblem<hn_bf16> p(GetParam());
+    Problem<hn_bf16> reference(GetParam());
+    const auto want = reference.twin(), got = p.run();
+    /* One rounding at the store: see FastMatchesTwinInBf16. */
+    EXPECT_LT(rel_l2(got.o, want.o), 1e-3);
+    EXPECT_LT(max_abs(got.lse, want.lse), 5e-6);
+    EXPECT_LT(rel_l2(got.dq, want.dq), 3e-3);
+    EXPECT_LT(rel_l2(got.dk, want.dk), 3e-3);
+    EXPECT_LT(rel_l2(got.dv, want.dv), 3e-3);
+}
+
+TEST_P(Attention, CudaRepeatsBitForBitAlsoFromACapturedGraph)
+{
+    HN_NEED_CUDA();
+    DeviceProblem<float> one(GetParam()), two(GetParam()), captured(GetParam());
+    const auto want = one.run();
+    EXPECT_TRUE(two.run() == want);
+    EXPECT_TRUE(captured.run_from_graph() == want);
+}
+
+/* bf16 heads of 64 and 128 on 16-byte boundaries: the tensor core kernels. */
+constexpr int64_t kAligned = 8;
+class AttentionTensorCores : public Attention {};
+
+TEST_P(AttentionTensorCores, CudaMatchesCpu)
+{
+    HN_NEED_CUDA();
+    DeviceProblem<hn_bf16> p(GetParam(), kAligned);
+    Problem<hn_bf16> reference(GetParam(), kAligned);
+    const auto want = reference.twin(), got = p.run();
+    /* p is rounded to bf16 (relative error up to 2^-9 a weight), so is o at the store; gradients
+     * have a rounded dt and read an o that differs. */
+    EXPECT_LT(rel_l2(got.o, want.o), 4e-3);
+    EXPECT_LT(max_abs(got.lse, want.lse), 2e-5);
+    EXPECT_LT(rel_l2(got.dq, want.dq), 1e-2);
+    EXPECT_LT(rel_l2(got.dk, want.dk), 1e-2);
+    EXPECT_LT(rel_l2(got.dv, want.dv), 1e-2);
+}
+
+TEST_P(AttentionTensorCores, CudaRepeatsBitForBitAlsoFromACapturedGraph)
+{
+    HN_NEED_CUDA();
+    DeviceProblem<hn_bf16> one(GetParam(), kAligned), two(GetParam(), kAligned),
+        captured(GetParam(), kAligned);
+    const auto want = one.run();
+    EXPECT_TRUE(two.run() == want);
+    EXPECT_TRUE(captured.run_from_graph() == want);
+}
+
+/* clang-format off */
+const Shape wide_shapes[] = {
+    {"h64_one_token", {0, 1}, {}, 1, 1, 1, 1, 64, 0, 0, 0, true},
+    {"h64_tile_edges", {0, 63, 127, 192, 257}, {}, 257, 257, 2, 1, 64, 0, 0, 0, true},
+    {"h64_one_long", {0, 201}, {}, 201, 201, 2, 1, 64, 0, 0, 0, true},
+    {"h64_uncovered_rows", {3, 70, 70, 90}, {}, 160, 160, 2, 2, 64, 0, 0, 0, true},
+    {"h64_not_causal", {0, 70, 150}, {}, 150, 150, 2, 2, 64, 0, 0, 0, false},
+    {"h64_window", {0, 150}, {}, 150, 150, 2, 1, 64, 0, 17, 0, true},
+    {"h64_window_wider_than_tile", {0, 200}, {}, 200, 200, 1, 1, 64, 0, 70, 0, true},
+    {"h64_window_not_causal", {0, 140}, {}, 140, 140, 1, 1, 64, 0, 5, 0, false},
+    {"h64_softcap", {0, 80}, {}, 80, 80, 2, 2, 64, 0, 9, 1.5f, true},
+    {"h64_chunk_of_a_prompt", {0, 6, 80}, {0, 20, 160}, 80, 160, 4, 2, 64, 0, 0, 0, true},
+    {"h64_more_queries_than_keys", {0, 90}, {0, 7}, 90, 7, 2, 1, 64, 0, 0, 0, true},
+    {"h64_queries_without_keys", {0, 3, 8}, {0, 4, 4}, 8, 4, 2, 1, 64, 0, 0, 0, false},
+    {"h64_nothing_covered", {0, 0}, {}, 5, 5, 2, 1, 64, 0, 0, 0, true},
+    {"h128_one_token", {0, 1}, {}, 1, 1, 1, 1, 128, 0, 0, 0, true},
+    {"h128_tile_edges", {0, 31, 64, 128, 193}, {}, 193, 193, 2, 1, 128, 0, 0, 0, true},
+    {"h128_one_long", {0, 161}, {}, 161, 161, 2, 1, 128, 0, 0, 0, true},
+    {"h128_not_causal", {0, 70, 110}, {}, 112, 112, 1, 1, 128, 0, 0, 0, false},
+    {"h128_window", {0, 150}, {}, 150, 150, 1, 1, 128, 0, 40, 0, true},
+    {"h128_softcap", {0, 80}, {}, 80, 80, 2, 2, 128, 0, 0, 1.5f, true},
+    {"h128_chunk_of_a_prompt", {0, 6, 40}, {0, 20, 110}, 40, 110, 4, 2, 128, 0, 0, 0, true},
+};
+/* clang-format on */
+INSTANTIATE_TEST_SUITE_P(Shapes, AttentionTensorCores, ::testing::ValuesIn(wide_shapes),
+                         [](const auto &i) { return std::string(i.param.name); });
+
+/* Rows 37 .. 136 of a packed batch, and the same rows as a batch of their own. */
+template <class T>
+void check_alone_and_packed(int64_t d)
+{
+    const int64_t n = 100, before = 37;
+    DeviceProblem<T> packed({"", {0, 37, 137, 150}, {}, 150, 150, 4, 2, d, 0, 0, 0, true}, 0);
+    DeviceProblem<T> alone({"", {0, 100}, {}, n, n, 4, 2, d, 0, 0, 0, true}, 0);
+    const auto part = [&](const auto &v, int64_t cols) {
+        return std::decay_t<decltype(v)>(v.begin() + before * cols,
+                                         v.begin() + (before + n) * cols);
+    };
+    alone.q.assign(part(packed.q.host(), 4 * d));
+    alone.dout.assign(part(packed.dout.host(), 4 * d));
+    alone.k.assign(part(packed.k.host(), 2 * d));
+    alone.v.assign(part(packed.v.host(), 2 * d));
+    const auto all = packed.run(), one = alone.run();
+    EXPECT_TRUE(same_bits(part(all.o, 4 * d), one.o));
+    EXPECT_TRUE(same_bits(part(all.lse, 4), one.lse));
+    EXPECT_TRUE(same_bits(part(all.dq, 4 * d), one.dq));
+    EXPECT_TRUE(same_bits(part(all.dk, 2 * d), one.dk));
+    EXPECT_TRUE(same_bits(part(all.dv, 2 * d), one.dv));
+}
+
+TEST(AttentionCuda, GivesASequenceTheSameBitsAloneAndPacked)
+{
+    HN_NEED_CUDA();
+    check_alone_and_packed<float>(8);
+    check_alone_and_packed<hn_bf16>(8);
+    check_alone_and_packed<hn_bf16>(64);
+    check_alone_and_packed<hn_bf16>(128);
+}
+
+/* q, k and v, and their gradients, as columns of one buffer. */
+template <class T>
+void check_one_buffer(int64_t d)
+{
+    const Shape s = {"fused", {0, 30, 70}, {}, 70, 70, 4, 2, d, 0, 0, 0, true};
+    DeviceProblem<T> apart(s, 0), p(s, 0);
+    const auto want = apart.run();
+    const auto q = p.q.host(), k = p.k.host(), v = p.v.host();
+    const size_t ld = (size_t)(8 * d), width[] = {(size_t)(4 * d), (size_t)(2 * d)};
+    std::vector<T> qkv;
+    const auto add = [&](const std::vector<T> &x, size_t i, size_t cols) {
+        qkv.insert(qkv.end(), x.begin() + (int64_t)(i * cols),
+                   x.begin() + (int64_t)((i + 1) * cols));
+    };
+    for (size_t i = 0; i < 70; i++) add(q, i, width[0]), add(k, i, width[1]), add(v, i, width[1]);
+    DeviceArray<T> in(qkv), out(70 * ld);
+    auto a = p.args();
+    a.q = in.data(), a.k = in.data() + 4 * d, a.v = in.data() + 6 * d;
+    a.dq = out.data(), a.dk = out.data() + 4 * d, a.dv = out.data() + 6 * d;
+    a.ld_q = a.ld_k = a.ld_v = a.ld_dq = a.ld_dk = a.ld_dv = (int64_t)ld;
+    DeviceArray<char> scratch(hn_attention_bwd_cuda_scratch(&a));
+    ASSERT_HN_OK(hn_attention_fwd_cuda(&a, nullptr));
+    ASSERT_HN_OK(hn_attention_bwd_cuda(&a, scratch.data(), nullptr));
+    EXPECT_TRUE(same_bits(p.o.host(), want.o));
+    const auto got = out.host();
+    for (size_t i = 0; i < 70; i++) {
+        const T *row = &got[i * ld];
+        EXPECT_EQ(std::memcmp(row, &want.dq[i * width[0]], width[0] * sizeof(T)), 0);
+        EXPECT_EQ(std::memcmp(row + 4 * d, &want.dk[i * width[1]], width[1] * sizeof(T)), 0);
+        EXPECT_EQ(std::memcmp(row + 6 * d, &want.dv[i * width[1]], width[1] * sizeof(T)), 0);
+    }
+}
+
+TEST(AttentionCuda, ReadsAndWritesColumnsOfOneBuffer)
+{
+    HN_NEED_CUDA();
+    check_one_buffer<float>(8);
+    check_one_buffer<hn_bf16>(64);
+}
+
+TEST(AttentionCuda, StaysFiniteForLargeScores)
+{
+    HN_NEED_CUDA();
+    for (const int64_t d : {8, 64}) { /* of 64: the tensor cores */
+        DeviceProblem<hn_bf16> p({"large", {0, 100}, {}, 100, 100, 2, 2, d, 0, 0, 0, true}, 0);
+        auto q = p.q.host();
+        for (auto &x : q) x = hn_bf16_from_f32(300 * hn_bf16_to_f32(x));
+        p.q.assign(q);
+        std::memcpy(p.host.q.data(), q.data(), q.size() * sizeof(hn_bf16));
+        /* nearly one-hot weights; scores near 1000 carry an error of 1e-4 */
+        EXPECT_LT(rel_l2(p.run().o, p.host.twin().o), 4e-3);
+    }
+}
+
+TEST(AttentionCuda, CarriesNaNIntoTheRowsThatSeeIt)
+{
+    HN_NEED_CUDA();
+    for (const int64_t d : {8, 64}) {
+        DeviceProblem<hn_bf16> p({"nan", {0, 6, 12}, {}, 12, 12, 1, 1, d, 0, 0, 0, true}, 0);
+        auto k = p.k.host();
+        k[(size_t)(3 * d)] = hn_bf16_from_f32(NAN);
+        p.k.assign(k);
+        const auto r = p.run();
+        for (int64_t i = 0; i < 12; i++)
+            EXPECT_EQ(std::isnan(as_double(r.o[(size_t)(i * d)])), i >= 3 && i < 6) << "row " << i;
+        k[0] = hn_bf16_from_f32(NAN); /* the only key of row 0 */
+        p.k.assign(k);
+        EXPECT_TRUE(std::isnan(as_double(p.run().o[0])));
+    }
+}
+
+TEST(AttentionCuda, ChecksItsArguments)
+{
+    Problem<float> p({"good", {0, 4, 6}, {}, 6, 6, 4, 2, 8, 0, 0, 0, true});
+    auto a = p.args();
+    EXPECT_HN_FAIL(hn_attention_bwd_cuda(&a, nullptr, nullptr), HN_ERR_ARG, "scratch is NULL");
+    a.ld_k = 7;
+    EXPECT_HN_FAIL(hn_attention_fwd_cuda(&a, nullptr), HN_ERR_SHAPE, "leading dimension 7 of k");
+    EXPECT_HN_FAIL(hn_attention_bwd_cuda(&a, nullptr, nullptr), HN_ERR_SHAPE, "7 of k");
+}
+
+#endif
 
 } // namespace

@@ -7,6 +7,9 @@
 #include "hn_test.h"
 #include "kernels/attention/attention.h"
 #include "kernels/attention/kv_append.h"
+#ifdef HONE_CUDA
+#include "cuda_test.h"
+#endif
 
 namespace {
 
@@ -82,10 +85,11 @@ struct Problem {
                 .v_cols = s.kv_heads * dv,
                 .dtype = sizeof(T) == 2 ? HN_BF16 : HN_F32};
     }
-    std::vector<T> columns()
+    template <class Array>
+    std::vector<T> columns(Array &x)
     {
         std::vector<T> y;
-        const auto all = o.host();
+        const auto all = x.host();
         for (size_t i = 0; i < all.size(); i++)
             if ((int64_t)i % ld_o < s.heads * dv)
                 y.push_back(all[i]);
@@ -93,6 +97,7 @@ struct Problem {
                 EXPECT_TRUE(std::isnan(as_double(all[i]))) << "wrote between rows";
         return y;
     }
+    std::vector<T> columns() { return columns(o); }
     std::vector<T> twin()
     {
         const auto a = args();
@@ -271,5 +276,171 @@ TEST(AttentionDecodeCheck, NamesWhatIsWrong)
     EXPECT_HN_FAIL(hn_attention_decode_fast(&a, nullptr), HN_ERR_ARG, "scratch is NULL");
     EXPECT_TRUE(std::isnan(p.o.host()[0])); /* nothing was written */
 }
+
+#ifdef HONE_CUDA
+
+/* The same problem in device memory. */
+template <class T>
+struct DeviceProblem {
+    Problem<T> host;
+    DeviceArray<T> q, k, v, o, new_k, new_v;
+    DeviceArray<int32_t> positions;
+
+    explicit DeviceProblem(const Shape &s)
+        : host(s), q(host.q.host()), k(host.k.host()), v(host.v.host()), o(host.o.host()),
+          new_k(host.new_k.host()), new_v(host.new_v.host()), positions(s.positions)
+    {
+    }
+    hn_attention_decode_args args()
+    {
+        auto a = host.args();
+        a.q = q.data(), a.k_cache = k.data(), a.v_cache = v.data(), a.o = o.data();
+        a.positions = positions.data();
+        return a;
+    }
+    hn_kv_append_args append()
+    {
+        auto a = host.append();
+        a.k = new_k.data(), a.v = new_v.data(), a.k_cache = k.data(), a.v_cache = v.data();
+        a.positions = positions.data();
+        return a;
+    }
+    std::vector<T> run(bool captured = false)
+    {
+        const auto a = args();
+        const size_t n_bytes = hn_attention_decode_cuda_scratch(&a);
+        DeviceArray<char> scratch(n_bytes);
+        void *const s = n_bytes ? scratch.data() : nullptr;
+        if (captured)
+            run_captured([&](cudaStream_t stream) {
+                EXPECT_HN_OK(hn_attention_decode_cuda(&a, s, stream));
+            });
+        else
+            EXPECT_HN_OK(hn_attention_decode_cuda(&a, s, nullptr));
+        scratch.host();
+        return host.columns(o);
+    }
+};
+
+/* Besides the shapes above: several shares of keys, columns and heads past a block. */
+class AttentionDecodeCuda : public AttentionDecode {};
+
+TEST_P(AttentionDecodeCuda, MatchesCpu)
+{
+    HN_NEED_CUDA();
+    DeviceProblem<float> p(GetParam());
+    EXPECT_LT(rel_l2(p.run(), p.host.twin()), 3e-6); /* fp32 against double, up to 2000 terms */
+    DeviceProblem<hn_bf16> b(GetParam());
+    EXPECT_LT(rel_l2(b.run(), b.host.twin()), 1e-3); /* few values round to the other neighbour */
+}
+
+TEST_P(AttentionDecodeCuda, RepeatsBitForBitAlsoFromACapturedGraph)
+{
+    HN_NEED_CUDA();
+    DeviceProblem<float> one(GetParam()), two(GetParam()), captured(GetParam());
+    const auto want = one.run();
+    EXPECT_TRUE(same_bits(two.run(), want));
+    EXPECT_TRUE(same_bits(captured.run(true), want));
+}
+
+/* clang-format off */
+INSTANTIATE_TEST_SUITE_P(Shapes, AttentionDecodeCuda, ::testing::Values(
+    Shape{"first_token", {0}, 1, 1, 1, 1, 1, 0, 0, 0},
+    Shape{"one_token", {7}, 1, 12, 4, 2, 8, 0, 0, 0},
+    Shape{"batch", {0, 9, 4}, 1, 10, 4, 2, 16, 0, 0, 0},
+    Shape{"a_few_tokens", {3, 0}, 4, 8, 6, 2, 5, 0, 0, 0},
+    Shape{"a_tile_and_one_more", {63, 64}, 1, 70, 2, 1, 40, 0, 0, 0},
+    Shape{"five_heads_a_group", {20}, 2, 30, 10, 2, 33, 0, 0, 0},
+    Shape{"window", {19, 2}, 2, 30, 2, 1, 8, 0, 6, 0},
+    Shape{"window_of_several_shares", {900, 3}, 2, 1000, 2, 1, 8, 0, 600, 0},
+    Shape{"softcap", {11}, 1, 12, 2, 2, 8, 0, 0, 2.0f},
+    Shape{"wide_values", {300}, 1, 600, 2, 1, 8, 130, 0, 0},
+    Shape{"part_filled_long_cache", {0, 255, 256, 700}, 1, 1024, 8, 4, 16, 0, 0, 0},
+    Shape{"more_than_64_shares", {16900, 20}, 1, 17000, 1, 1, 4, 0, 0, 0}),
+    [](const auto &i) { return std::string(i.param.name); });
+/* clang-format on */
+
+TEST(AttentionDecodeCuda, BitsDoNotDependOnTheBatch)
+{
+    HN_NEED_CUDA();
+    const Shape s = {"", {600, 20}, 1, 700, 4, 2, 16, 0, 0, 0};
+    DeviceProblem<float> both(s);
+    Shape first = s;
+    first.positions = {600};
+    DeviceProblem<float> alone(first); /* the same first rows: values come from the same seeds */
+    auto want = both.run();
+    want.resize(want.size() / 2);
+    EXPECT_TRUE(same_bits(alone.run(), want));
+}
+
+TEST(AttentionDecodeCuda, NeverReadsBehindThePosition)
+{
+    HN_NEED_CUDA();
+    const Shape s = {"", {5, 2}, 2, 12, 4, 2, 8, 0, 0, 0};
+    DeviceProblem<float> p(s);
+    const auto want = p.run();
+    auto k = p.k.host(), v = p.v.host();
+    for (size_t b = 0; b < 2; b++)
+        for (size_t j = (size_t)s.positions[b] + 2; j < 12; j++) {
+            const size_t ld_k = (size_t)p.host.ld_k, ld_v = (size_t)p.host.ld_v;
+            for (size_t c = 0; c < ld_k; c++) k[(b * 12 + j) * ld_k + c] = NAN;
+            for (size_t c = 0; c < ld_v; c++) v[(b * 12 + j) * ld_v + c] = NAN;
+        }
+    p.k.assign(k);
+    p.v.assign(v);
+    EXPECT_TRUE(same_bits(p.run(), want));
+}
+
+TEST(AttentionDecodeCuda, ChecksItsArguments)
+{
+    Problem<float> p({"", {5}, 1, 900, 4, 2, 8, 0, 0, 0});
+    auto a = p.args();
+    EXPECT_HN_FAIL(hn_attention_decode_cuda(&a, nullptr, nullptr), HN_ERR_ARG, "scratch is NULL");
+    a.ld_k = 3;
+    EXPECT_HN_FAIL(hn_attention_decode_cuda(&a, nullptr, nullptr), HN_ERR_SHAPE, "3 of k_cache");
+}
+
+template <class T>
+void check_append(const Shape &s, bool captured, bool aligned)
+{
+    DeviceProblem<T> p(s);
+    auto on_host = p.host.append(), on_device = p.append();
+    if (aligned) { /* whole 16-byte pieces: rows packed tightly */
+        for (auto *a : {&on_host, &on_device}) {
+            a->ld_k = a->ld_k_cache = a->k_cols;
+            a->ld_v = a->ld_v_cache = a->v_cols;
+        }
+    }
+    ASSERT_HN_OK(hn_kv_append_cpu(&on_host));
+    if (captured)
+        run_captured([&](cudaStream_t x) { ASSERT_HN_OK(hn_kv_append_cuda(&on_device, x)); }, 2);
+    else
+        ASSERT_HN_OK(hn_kv_append_cuda(&on_device, nullptr));
+    EXPECT_TRUE(same_bits(p.k.host(), p.host.k.host())); /* copies: gaps and other rows as before */
+    EXPECT_TRUE(same_bits(p.v.host(), p.host.v.host()));
+}
+
+TEST(KvAppendCuda, MatchesCpuAlsoFromACapturedGraph)
+{
+    HN_NEED_CUDA();
+    for (const bool captured : {false, true})
+        for (const bool aligned : {false, true})
+            for (const Shape &s : {Shape{"", {5, 0}, 2, 9, 4, 2, 8, 16, 0, 0},
+                                   Shape{"", {3}, 1, 4, 1, 1, 1, 0, 0, 0},
+                                   Shape{"", {0, 7, 2}, 33, 40, 4, 3, 40, 0, 0, 0}}) {
+                check_append<float>(s, captured, aligned);
+                check_append<hn_bf16>(s, captured, aligned);
+            }
+}
+
+TEST(KvAppendCuda, ChecksItsArguments)
+{
+    Problem<float> p({"", {5}, 1, 9, 4, 2, 8, 0, 0, 0});
+    auto a = p.append();
+    a.k = nullptr;
+    EXPECT_HN_FAIL(hn_kv_append_cuda(&a, nullptr), HN_ERR_ARG, "k is NULL");
+}
+
+#endif
 
 } // namespace

@@ -105,7 +105,10 @@ TEST(CliOptions, ValuesOutOfRangeAreNamedWithTheLimit)
     expect_untouched(w, w.train("o", 2) + Words{"--warmup-steps", "3"}, {"--warmup-steps 3", "2"});
     expect_untouched(w, w.base("train") + Words{"--out", w / "o", "--epochs", "0"}, {"--epochs 0"});
     expect_untouched(w, w.train("o", 2) + Words{"--dropout", "1"}, {"--dropout", "0.99"});
-    expect_untouched(w, w.train("o", 2) + Words{"--device", "cuda"}, {"--device", "'cuda'"});
+    expect_untouched(w, w.train("o", 2) + Words{"--device", "gpu"}, {"device 'gpu'", "cuda:N"});
+    expect_untouched(w, w.train("o", 2) + Words{"--device", "cuda:1x"}, {"device 'cuda:1x'"});
+    expect_untouched(w, w.train("o", 2) + Words{"--device", "cpu", "--executor", "cuda"},
+                     {"executor cuda needs a GPU"});
 }
 
 TEST(CliOptions, WhatWouldBeWithoutEffectIsRefused)

@@ -280,8 +280,9 @@ TEST(CliGenerate, WritesTheExpectedStory)
     HN_NEED_DATA(model, "stories260k");
     const Workplace w;
     const std::string expected = read_file(model + "/expected_greedy_200.txt");
-    const Words words = {"hone-lora",     "generate", "--model",  model, "--prompt",        "",
-                         "--temperature", "0",        "--device", "cpu", "--max-new-tokens"};
+    const Words words = {
+        "hone-lora",     "generate", "--model",  model,         "--prompt",        "",
+        "--temperature", "0",        "--device", test_device(), "--max-new-tokens"};
     const Ran r = w.run(words + Words{"200"});
     expect_done(r);
     EXPECT_EQ(r.out, expected); /* 200 tokens behind BOS */

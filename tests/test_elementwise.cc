@@ -1,6 +1,9 @@
 /* kernels/activation: sums, products, scaled copies, casts. */
 #include "kernel_test.h"
 #include "kernels/activation/elementwise.h"
+#ifdef HONE_CUDA
+#include "cuda_test.h"
+#endif
 
 namespace {
 
@@ -125,5 +128,164 @@ TEST(ElementwiseCheck, NamesWhatIsWrong)
     c.y = f;
     EXPECT_HN_FAIL(hn_cast_check(&c), HN_ERR_ARG, "one dtype");
 }
+
+#ifdef HONE_CUDA
+/* gap: elements between rows. shift: the operands begin that many columns into their matrices. */
+struct CudaShape {
+    hn_dtype dtype;
+    int64_t rows, cols, gap, shift;
+};
+
+/* Where column `shift` of a Matrix or DeviceMatrix begins. */
+template <class M>
+void *at(M &m, int64_t shift)
+{
+    return (char *)m.data() + (size_t)shift * hn_dtype_size(m.dtype());
+}
+
+class ElementwiseCuda : public ::testing::TestWithParam<CudaShape> {
+  protected:
+    const CudaShape s = GetParam();
+    const int64_t width = s.cols + s.shift;
+    const std::vector<float> va = normal_f32((size_t)(s.rows * width), 1);
+    const std::vector<float> vb = normal_f32((size_t)(s.rows * width), 2);
+    template <class M>
+    M matrix(hn_dtype t)
+    {
+        return M(t, s.rows, width, s.gap);
+    }
+    template <class M>
+    hn_binary_args binary(M &a, M &b, M &y)
+    {
+        return {at(a, s.shift), at(b, s.shift), at(y, s.shift), s.rows, s.cols,
+                a.ld(),         b.ld(),         y.ld(),         s.dtype};
+    }
+    template <class M>
+    hn_scale_args scale(M &a, M &y)
+    {
+        return {at(a, s.shift), at(y, s.shift), s.rows, s.cols, a.ld(), y.ld(), s.dtype, 0.3f};
+    }
+    template <class M>
+    hn_cast_args cast(M &a, M &y)
+    {
+        return {at(a, s.shift), at(y, s.shift), s.rows,    s.cols,
+                a.ld(),         y.ld(),         a.dtype(), y.dtype()};
+    }
+};
+
+/* One operation and one rounding: no room to differ. */
+TEST_P(ElementwiseCuda, CudaMatchesCpu)
+{
+    HN_NEED_CUDA();
+    auto a = matrix<Matrix>(s.dtype), b = matrix<Matrix>(s.dtype), y = matrix<Matrix>(s.dtype);
+    auto da = matrix<DeviceMatrix>(s.dtype), db = matrix<DeviceMatrix>(s.dtype);
+    auto dy = matrix<DeviceMatrix>(s.dtype);
+    a.assign(va), b.assign(vb), da.assign(va), db.assign(vb);
+    const auto c = binary(a, b, y), d = binary(da, db, dy);
+    ASSERT_HN_OK(hn_add_cpu(&c));
+    ASSERT_HN_OK(hn_add_cuda(&d, nullptr));
+    EXPECT_TRUE(same_bits(dy.values(), y.values()));
+    ASSERT_HN_OK(hn_mul_cpu(&c));
+    ASSERT_HN_OK(hn_mul_cuda(&d, nullptr));
+    EXPECT_TRUE(same_bits(dy.values(), y.values()));
+    const auto e = scale(a, y), f = scale(da, dy);
+    ASSERT_HN_OK(hn_scale_cpu(&e));
+    ASSERT_HN_OK(hn_scale_cuda(&f, nullptr));
+    EXPECT_TRUE(same_bits(dy.values(), y.values()));
+}
+
+TEST_P(ElementwiseCuda, CudaOutputMayBeEitherInput)
+{
+    HN_NEED_CUDA();
+    auto a = matrix<DeviceMatrix>(s.dtype), b = matrix<DeviceMatrix>(s.dtype);
+    auto y = matrix<DeviceMatrix>(s.dtype);
+    a.assign(va), b.assign(vb), y.assign(vb);
+    const auto c = binary(a, b, y);
+    ASSERT_HN_OK(hn_add_cuda(&c, nullptr));
+    const auto d = binary(a, b, b); /* column 0 of y and b is the same where shift leaves it */
+    ASSERT_HN_OK(hn_add_cuda(&d, nullptr));
+    EXPECT_TRUE(same_bits(b.values(), y.values()));
+    b.assign(vb), y.assign(va);
+    ASSERT_HN_OK(hn_mul_cuda(&c, nullptr));
+    const auto e = binary(a, b, a);
+    ASSERT_HN_OK(hn_mul_cuda(&e, nullptr));
+    EXPECT_TRUE(same_bits(a.values(), y.values()));
+    a.assign(va), y.assign(va);
+    const auto f = scale(a, y), g = scale(a, a);
+    ASSERT_HN_OK(hn_scale_cuda(&f, nullptr));
+    ASSERT_HN_OK(hn_scale_cuda(&g, nullptr));
+    EXPECT_TRUE(same_bits(a.values(), y.values()));
+}
+
+TEST_P(ElementwiseCuda, CudaCastsBetweenAllTypes)
+{
+    HN_NEED_CUDA();
+    for (const hn_dtype from : {HN_F32, HN_BF16, HN_F16})
+        for (const hn_dtype to : {HN_F32, HN_BF16, HN_F16}) {
+            auto a = matrix<Matrix>(from), y = matrix<Matrix>(to);
+            auto da = matrix<DeviceMatrix>(from), dy = matrix<DeviceMatrix>(to);
+            a.assign(va), da.assign(va);
+            const auto c = cast(a, y), d = cast(da, dy);
+            ASSERT_HN_OK(hn_cast_cpu(&c));
+            ASSERT_HN_OK(hn_cast_cuda(&d, nullptr));
+            EXPECT_TRUE(same_bits(dy.values(), y.values()));
+        }
+}
+
+TEST_P(ElementwiseCuda, CudaRunsFromACapturedGraph)
+{
+    HN_NEED_CUDA();
+    auto a = matrix<DeviceMatrix>(s.dtype), b = matrix<DeviceMatrix>(s.dtype);
+    auto y = matrix<DeviceMatrix>(s.dtype), z = matrix<DeviceMatrix>(s.dtype);
+    auto h = matrix<DeviceMatrix>(HN_F16), zero = matrix<DeviceMatrix>(s.dtype);
+    a.assign(va), b.assign(vb), zero.assign(va);
+    const auto add = binary(a, b, y);
+    const auto mul = binary(y, b, z);
+    const auto times = scale(z, z);
+    const auto to_half = cast(z, h);
+    const size_t size = hn_dtype_size(s.dtype);
+    const auto all = [&](hn_stream stream) {
+        ASSERT_HN_OK(hn_add_cuda(&add, stream));
+        ASSERT_HN_OK(hn_mul_cuda(&mul, stream));
+        ASSERT_HN_OK(hn_scale_cuda(&times, stream));
+        ASSERT_HN_OK(hn_cast_cuda(&to_half, stream));
+        ASSERT_HN_OK(hn_zero_cuda(zero.data(), s.rows, (size_t)width * size,
+                                  (size_t)zero.ld() * size, stream));
+    };
+    all(nullptr);
+    const auto vz = z.values(), vh = h.values();
+    run_captured(all, 2);
+    EXPECT_TRUE(same_bits(z.values(), vz));
+    EXPECT_TRUE(same_bits(h.values(), vh));
+    for (const float v : zero.values()) ASSERT_EQ(v, 0.0f); /* values() looks at the gaps */
+}
+
+/* Smallest; aligned with a part-filled span; unaligned rows; unaligned pointers; several blocks. */
+INSTANTIATE_TEST_SUITE_P(
+    Shapes, ElementwiseCuda,
+    ::testing::Values(CudaShape{HN_F32, 1, 1, 0, 0}, CudaShape{HN_F32, 3, 13, 3, 0},
+                      CudaShape{HN_F32, 5, 9, 2, 0}, CudaShape{HN_F32, 7, 31, 1, 1},
+                      CudaShape{HN_F32, 40, 520, 0, 0}, CudaShape{HN_BF16, 1, 1, 0, 0},
+                      CudaShape{HN_BF16, 3, 13, 3, 0}, CudaShape{HN_BF16, 5, 9, 2, 0},
+                      CudaShape{HN_BF16, 7, 31, 0, 1}, CudaShape{HN_BF16, 40, 515, 5, 0}),
+    [](const auto &i) {
+        const CudaShape &s = i.param;
+        return case_name("r", s.rows, "_c", s.cols, "_gap", s.gap, "_shift", s.shift, s.dtype);
+    });
+
+TEST(ElementwiseCudaCast, NaNAndInfinitySurvive)
+{
+    HN_NEED_CUDA();
+    DeviceArray<float> in(
+        std::vector<float>{NAN, std::numeric_limits<float>::infinity(), 1e30f, -0.0f});
+    DeviceArray<hn_f16> half(4);
+    const hn_cast_args a = {in.data(), half.data(), 1, 4, 4, 4, HN_F32, HN_F16};
+    ASSERT_HN_OK(hn_cast_cuda(&a, nullptr));
+    const auto h = half.host();
+    EXPECT_TRUE(std::isnan(hn_f16_to_f32(h[0])));
+    EXPECT_TRUE(std::isinf(hn_f16_to_f32(h[1])) && std::isinf(hn_f16_to_f32(h[2])));
+    EXPECT_EQ(h[3].bits, 0x8000);
+}
+#endif
 
 } // namespace

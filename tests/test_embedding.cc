@@ -2,6 +2,9 @@
 #include "kernel_test.h"
 #include "kernels/embed/embedding.h"
 #include "onnx_vectors.h"
+#ifdef HONE_CUDA
+#include "cuda_test.h"
+#endif
 
 namespace {
 
@@ -146,5 +149,103 @@ TEST(EmbeddingOnnx, GatherVectors)
     });
     EXPECT_EQ(n, 4);
 }
+
+#ifdef HONE_CUDA
+struct CudaShape {
+    Shape s;
+    int64_t gap; /* elements between rows */
+};
+
+class EmbeddingCuda : public ::testing::TestWithParam<CudaShape> {
+  protected:
+    const Shape s = GetParam().s;
+    const int64_t gap = GetParam().gap, g = s.replicas ? s.replicas : 1;
+    std::vector<int32_t> id;
+
+    void SetUp() override
+    {
+        std::mt19937 rng(3);
+        for (int64_t i = 0; i < s.rows; i++) /* half of them the last row: much to add up */
+            id.push_back((int32_t)(i % 2 ? s.vocab - 1 : (int64_t)(rng() % (uint64_t)s.vocab)));
+    }
+    template <class M, class I>
+    hn_embedding_args fwd(I &ids, M &w, M &to)
+    {
+        return {ids.data(), w.data(), to.data(),  s.rows,           s.vocab, s.dim,
+                w.ld(),     to.ld(),  s.replicas, s.vocab * w.ld(), s.dtype};
+    }
+    template <class M, class I>
+    hn_embedding_dw_args back(I &ids, M &dy, M &to)
+    {
+        return {ids.data(), dy.data(),  to.f32(),          s.rows, s.vocab, s.dim, dy.ld(),
+                to.ld(),    s.replicas, s.vocab * to.ld(), s.dtype};
+    }
+};
+
+TEST_P(EmbeddingCuda, CudaEqualsCpuAlsoFromACapturedGraph)
+{
+    HN_NEED_CUDA();
+    Matrix w(s.dtype, g * s.vocab, s.dim, gap), y(s.dtype, s.rows, s.dim, gap);
+    DeviceMatrix dw(s.dtype, g * s.vocab, s.dim, gap), dy(s.dtype, s.rows, s.dim, gap);
+    DeviceMatrix again(s.dtype, s.rows, s.dim, gap);
+    DeviceArray<int32_t> ids(id);
+    w.normal(1), dw.normal(1);
+    const auto a = fwd(id, w, y);
+    const auto b = fwd(ids, dw, dy), c = fwd(ids, dw, again);
+    ASSERT_HN_OK(hn_embedding_fwd_cpu(&a));
+    ASSERT_HN_OK(hn_embedding_fwd_cuda(&b, nullptr));
+    EXPECT_TRUE(same_bits(dy.values(), y.values()));
+    run_captured([&](hn_stream stream) { ASSERT_HN_OK(hn_embedding_fwd_cuda(&c, stream)); });
+    EXPECT_TRUE(same_bits(again.values(), y.values()));
+}
+
+/* One order of additions: no room to differ. */
+TEST_P(EmbeddingCuda, CudaGradientEqualsTwinBitForBit)
+{
+    HN_NEED_CUDA();
+    Matrix dy(s.dtype, s.rows, s.dim, gap), want(HN_F32, g * s.vocab, s.dim, gap);
+    DeviceMatrix ddy(s.dtype, s.rows, s.dim, gap), got(HN_F32, g * s.vocab, s.dim, gap);
+    DeviceArray<int32_t> ids(id);
+    dy.normal(2), ddy.normal(2), want.normal(4), got.normal(4);
+    const auto a = back(id, dy, want);
+    const auto b = back(ids, ddy, got);
+    DeviceArray<unsigned char> scratch(hn_embedding_dw_cuda_scratch(&b));
+    ASSERT_HN_OK(hn_embedding_dw_cpu(&a));
+    ASSERT_HN_OK(hn_embedding_dw_cuda(&b, scratch.data(), nullptr));
+    EXPECT_TRUE(same_bits(got.values(), want.values()));
+    got.normal(4);
+    run_captured(
+        [&](hn_stream stream) { ASSERT_HN_OK(hn_embedding_dw_cuda(&b, scratch.data(), stream)); });
+    EXPECT_TRUE(same_bits(got.values(), want.values()));
+    (void)scratch.host();
+    EXPECT_TRUE(same_bits(ids.host(), id));
+}
+
+/* Smallest; one, two and three digits of ids; one and several tiles of rows, the last part-filled;
+ * columns beyond one block; aligned and unaligned; replicas. */
+INSTANTIATE_TEST_SUITE_P(
+    Shapes, EmbeddingCuda,
+    ::testing::Values(CudaShape{{HN_F32, 1, 1, 1, 0}, 0}, CudaShape{{HN_F32, 7, 5, 65, 0}, 3},
+                      CudaShape{{HN_F32, 513, 300, 9, 0}, 3}, CudaShape{{HN_F32, 12, 4, 8, 3}, 0},
+                      CudaShape{{HN_F32, 33, 7, 1030, 0}, 2}, CudaShape{{HN_BF16, 7, 5, 65, 0}, 7},
+                      CudaShape{{HN_BF16, 1500, 70000, 3, 0}, 1},
+                      CudaShape{{HN_BF16, 1200, 3, 64, 2}, 8}),
+    [](const auto &i) {
+        const Shape &s = i.param.s;
+        return case_name("r", s.rows, "_v", s.vocab, "_d", s.dim, "_gap", i.param.gap, "_g",
+                         s.replicas, s.dtype);
+    });
+
+TEST(EmbeddingCudaCheck, NeedsIdsAndScratch)
+{
+    float f[8] = {};
+    hn_embedding_dw_args b = {};
+    b.dy = f, b.dw = f + 4, b.rows = 1, b.vocab = 2, b.dim = b.ld_dy = b.ld_dw = 2;
+    EXPECT_HN_FAIL(hn_embedding_dw_cuda(&b, f, nullptr), HN_ERR_ARG, "id is NULL");
+    const int32_t id = 0;
+    b.id = &id;
+    EXPECT_HN_FAIL(hn_embedding_dw_cuda(&b, nullptr, nullptr), HN_ERR_ARG, "scratch is NULL");
+}
+#endif
 
 } // namespace

@@ -6,6 +6,7 @@
 #include "runtime/base/alloc.h"
 #include "runtime/base/rng.h"
 #include "runtime/file/safetensors.h"
+#include "runtime/graph/tensor.h"
 #include "runtime/model/model.h"
 #include "runtime/train/engine.h"
 #include "runtime/train/generator.h"
@@ -66,17 +67,31 @@ struct File {
 
 hn_adapt_kind all_parameters(const void *, const char *) { return HN_ADAPT_FULL; }
 
+/* HONE_TEST_EXECUTOR, on a GPU only. */
+hn_executor test_executor()
+{
+    const char *env = std::getenv("HONE_TEST_EXECUTOR");
+    const std::string name = env ? env : "auto";
+    return name == "cuda"         ? HN_EXECUTOR_NODES
+           : name == "cuda-graph" ? HN_EXECUTOR_GRAPH
+           : name == "cuda-check" ? HN_EXECUTOR_CHECK
+                                  : HN_EXECUTOR_AUTO;
+}
+
 /* A model with its engine. */
 class Engine {
   public:
+    hn_device *device = nullptr;
     hn_model model = {};
     hn_engine *e = nullptr;
     hn_engine_options o = {};
 
     explicit Engine(const std::string &dir, const char *dtype = "f32")
     {
-        const hn_status st = hn_model_open(dir.c_str(), dtype, nullptr, &model);
-        EXPECT_HN_OK(st);
+        EXPECT_HN_OK(hn_device_open(test_device(), &device));
+        EXPECT_HN_OK(hn_model_open(dir.c_str(), dtype, nullptr, &model));
+        o.device = device;
+        o.executor = test_executor();
         o.config = &model.config;
         o.dtype = model.dtype;
         o.optimizer.beta1 = 0.9;
@@ -87,6 +102,7 @@ class Engine {
     {
         hn_engine_free(e);
         hn_model_close(&model);
+        hn_device_close(device);
     }
     Engine(const Engine &) = delete;
     void open(uint64_t seed = 0)
@@ -103,18 +119,15 @@ class Engine {
     {
         const hn_tensor *t = nullptr;
         EXPECT_HN_OK(hn_engine_logits(e, tokens.data(), (int64_t)tokens.size(), &t));
-        std::vector<float> v;
-        const int64_t vocab = model.config.vocab;
-        for (size_t i = 0; i < tokens.size(); i++)
-            for (int64_t j = 0; j < vocab; j++)
-                v.push_back(
-                    hn_get_f32(t->data, t->type.dtype, (int64_t)i * hn_type_ld(&t->type) + j));
+        std::vector<float> v = values(t);
+        v.resize(tokens.size() * (size_t)model.config.vocab);
         return v;
     }
     /* Rows of `length` tokens from the places in `start`; labels are the next tokens. */
     void fill(const std::vector<int32_t> &ids, const std::vector<int64_t> &start) const
     {
-        const hn_engine_input in = hn_engine_batch(e);
+        hn_engine_input in;
+        EXPECT_HN_OK(hn_engine_batch(e, &in));
         const int64_t n = o.seq_len;
         for (size_t r = 0; r < start.size(); r++) {
             in.offsets[r] = (int32_t)((int64_t)r * n);
@@ -128,13 +141,11 @@ class Engine {
         for (int64_t s = (int64_t)start.size(); s <= o.max_seqs; s++)
             in.offsets[s] = (int32_t)((int64_t)start.size() * n);
     }
-    std::vector<float> gradient(const hn_param *p) const
+    std::vector<float> gradient(const hn_param *p) const { return values(p->grad); }
+    static std::vector<float> values(const hn_tensor *t)
     {
-        std::vector<float> v;
-        const hn_type *t = &p->grad->type;
-        for (int64_t i = 0; i < hn_type_rows(t); i++)
-            for (int64_t j = 0; j < hn_type_cols(t); j++)
-                v.push_back(((const float *)p->grad->data)[i * hn_type_ld(t) + j]);
+        std::vector<float> v((size_t)hn_type_elements(&t->type));
+        EXPECT_HN_OK(hn_tensor_get(t, v.data()));
         return v;
     }
 };
@@ -286,10 +297,13 @@ TEST_P(Family, CacheGivesTheSameLogits)
     const auto want = golden.floats("logits");
     const int64_t n = (int64_t)tokens.size(), vocab = (int64_t)want.size() / n;
     hn_model model = {};
+    hn_device *device = nullptr;
+    ASSERT_HN_OK(hn_device_open(test_device(), &device));
     ASSERT_HN_OK(hn_model_open(dir.c_str(), "f32", nullptr, &model));
     for (const int64_t prompt : {(int64_t)1, (int64_t)2, (int64_t)6, n - 1}) {
         hn_generator *g = nullptr;
-        const hn_generator_options o = {.config = &model.config,
+        const hn_generator_options o = {.device = device,
+                                        .config = &model.config,
                                         .adapt = nullptr,
                                         .dtype = HN_F32,
                                         .max_prompt = prompt,
@@ -311,6 +325,7 @@ TEST_P(Family, CacheGivesTheSameLogits)
         hn_generator_free(g);
     }
     hn_model_close(&model);
+    hn_device_close(device);
 }
 
 /* ---- training runs of PyTorch and PEFT ---- */
@@ -433,7 +448,7 @@ class Small : public ::testing::Test {
                 hn_param p = *hn_params_at(m.params(), i);
                 p.init = HN_INIT_UNIFORM;
                 p.init_scale = 0.3;
-                hn_param_init(&p, 9);
+                EXPECT_HN_OK(hn_param_init(&p, 9));
             }
     }
     std::vector<float> gradients(int64_t rows, int64_t accumulation, double dropout)
@@ -515,17 +530,19 @@ TEST_F(Small, MaskedBatchIsReportedAsEmptyAndChangesNothing)
     Engine m(dir);
     setup(m, 2, 0);
     m.fill(ids, {0, 20});
-    for (int i = 0; i < 24; i++) hn_engine_batch(m.e).labels[i] = -100;
+    hn_engine_input in;
+    ASSERT_HN_OK(hn_engine_batch(m.e, &in));
+    for (int i = 0; i < 24; i++) in.labels[i] = -100;
     const hn_param *a = nullptr;
     for (int64_t i = 0; i < hn_params_count(m.params()); i++)
         if (hn_params_at(m.params(), i)->trained) a = hn_params_at(m.params(), i);
     std::vector<float> before((size_t)(a->dim[0] * a->dim[1])), after = before;
-    hn_param_get(a, before.data());
+    ASSERT_HN_OK(hn_param_get(a, before.data()));
     hn_step_report r;
     ASSERT_HN_OK(hn_engine_begin(m.e, 0));
     ASSERT_HN_OK(hn_engine_micro(m.e, 0));
     ASSERT_HN_OK(hn_engine_update(m.e, 1e-1, &r));
-    hn_param_get(a, after.data());
+    ASSERT_HN_OK(hn_param_get(a, after.data()));
     EXPECT_EQ(r.skipped, HN_STEP_EMPTY);
     EXPECT_TRUE(same_bits(before, after));
 }
@@ -535,7 +552,8 @@ TEST_F(Small, NonFiniteValuesAreTracedToTheirOperation)
     Engine m(dir);
     setup(m, 2, 0);
     const hn_param *w = hn_params_find(m.params(), "model.layers.1.mlp.up_proj.weight");
-    ((float *)w->value->data)[3] = INFINITY;
+    const float bad = INFINITY;
+    ASSERT_HN_OK(hn_tensor_write(w->value, 3 * sizeof bad, &bad, sizeof bad));
     m.fill(ids, {0, 20});
     hn_step_report r;
     ASSERT_HN_OK(hn_engine_begin(m.e, 0));

@@ -40,7 +40,7 @@ class Graph : public ::testing::Test {
     }
     void plan(size_t guard = 0)
     {
-        const hn_plan_options o = {.device = HN_DEVICE_CPU, .guard_bytes = guard};
+        const hn_plan_options o = {.guard_bytes = guard};
         ASSERT_HN_OK(hn_plan_build(p, &o));
         ASSERT_HN_OK(hn_plan_allocate(p));
     }
@@ -240,15 +240,6 @@ TEST_F(Graph, NothingCanBeAddedToAPlannedProgram)
     EXPECT_HN_FAIL(hn_graph_new(p, "h", false, &late), HN_ERR_ARG, "planned");
 }
 
-TEST_F(Graph, OperationsWithoutACudaFunctionAreNamedAtPlanTime)
-{
-    hn_graph *g = graph("g", false);
-    hn_graph_keep(emit(g, HN_OP_SCALE, {input("x", 2, 2)}, 2));
-    const hn_plan_options o = {.device = HN_DEVICE_CUDA, .guard_bytes = 0};
-    EXPECT_HN_FAIL(hn_plan_build(p, &o), HN_ERR_UNSUPPORTED,
-                   "operation scale has no CUDA function");
-}
-
 TEST(GraphReplicas, TrainedClassesHaveOneLayoutAndAStride)
 {
     hn_program *p = nullptr;
@@ -266,7 +257,7 @@ TEST(GraphReplicas, TrainedClassesHaveOneLayoutAndAStride)
     ASSERT_HN_OK(hn_program_range(p, HN_MEM_TRAINED, "flat", HN_F32, 0, 128, &flat));
     EXPECT_HN_FAIL(hn_program_range(p, HN_MEM_TRAINED, "far", HN_F32, 64, 128, &flat), HN_ERR_SHAPE,
                    "64..191");
-    const hn_plan_options o = {.device = HN_DEVICE_CPU, .guard_bytes = 0};
+    const hn_plan_options o = {.guard_bytes = 0};
     ASSERT_HN_OK(hn_plan_build(p, &o));
     hn_plan_sizes s;
     hn_plan_sizes_of(p, &s);
@@ -294,7 +285,7 @@ TEST(GraphMemory, EveryFailedAllocationIsReported)
         if (st == HN_OK) st = hn_emit(g, HN_OP_SCALE, "n", &x, &attr, y);
         if (st == HN_OK) st = hn_graph_backward(g, 1, y, &x);
         if (st == HN_OK) hn_graph_keep(y[0]);
-        const hn_plan_options o = {.device = HN_DEVICE_CPU, .guard_bytes = 0};
+        const hn_plan_options o = {.guard_bytes = 0};
         if (st == HN_OK) st = hn_plan_build(p, &o);
         if (st == HN_OK) st = hn_plan_allocate(p);
         hn_program_free(p);

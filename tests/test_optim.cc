@@ -10,6 +10,9 @@
 #include "kernels/optim/sgd.h"
 #include "kernels/reduce/sum_squares.h"
 #include "onnx_vectors.h"
+#ifdef HONE_CUDA
+#include "cuda_test.h"
+#endif
 
 namespace {
 
@@ -30,8 +33,10 @@ struct Range {
     GuardedArray<hn_bf16> work;
     std::vector<hn_step_block> step;
 
-    explicit Range(int64_t count, int64_t g = 1)
-        : n(count), replicas(g), stride(n + 6), grad_stride(n + 9), p(random(1, 1)),
+    /* aligned: every replica begins on 16 bytes */
+    explicit Range(int64_t count, int64_t g = 1, bool aligned = false)
+        : n(count), replicas(g), stride(aligned ? (n + 7) / 8 * 8 : n + 6),
+          grad_stride(aligned ? (n + 8) / 8 * 8 : n + 9), p(random(1, 1)),
           grad(normal_f32((size_t)(g * grad_stride), 2, 0, 8)), m(random(3, 0.1f)),
           v(random(4, 0.1f)), work((size_t)(g * stride)), step((size_t)g, step_block(0.01f, 0.125f))
     {
@@ -495,5 +500,225 @@ TEST(SumSquaresOnnx, ReduceL2)
     HN_NEED_DATA(dir, "onnx-op-vectors");
     compare_reduction(dir, "ReduceL2", 9);
 }
+
+#ifdef HONE_CUDA
+/* A Range in device memory. */
+struct DeviceRange {
+    Range &r;
+    DeviceArray<float> p{r.p.host()}, grad{r.grad.host()}, m{r.m.host()}, v{r.v.host()};
+    DeviceArray<hn_bf16> work{r.work.host()};
+    DeviceArray<hn_step_block> step{r.step};
+
+    explicit DeviceRange(Range &host) : r(host) {}
+    hn_adamw_args adamw()
+    {
+        hn_adamw_args a = r.adamw();
+        a.p = p.data(), a.grad = grad.data(), a.m = m.data(), a.v = v.data();
+        a.work = work.data(), a.step = step.data();
+        return a;
+    }
+    hn_sgd_args sgd(float momentum, bool nesterov)
+    {
+        hn_sgd_args a = r.sgd(momentum, nesterov);
+        a.p = p.data(), a.grad = grad.data(), a.buf = m.data();
+        a.work = work.data(), a.step = step.data();
+        return a;
+    }
+};
+
+struct CudaRange {
+    int64_t n, replicas;
+    bool aligned;
+};
+
+/* A handful of fp32 roundings, in one element at the least, against double rounded once. */
+void expect_near(DeviceRange &d, Range &h)
+{
+    const auto p = d.p.host();
+    const auto work = d.work.host();
+    EXPECT_LT(rel_l2(p, h.p.host()), 5e-7);
+    EXPECT_LT(rel_l2(d.m.host(), h.m.host()), 5e-7);
+    EXPECT_LT(rel_l2(d.v.host(), h.v.host()), 5e-7);
+    EXPECT_TRUE(same_bits(d.grad.host(), h.grad.host()));
+    for (int64_t r = 0; r < h.replicas; r++)
+        for (int64_t i = 0; i < h.stride; i++) {
+            const size_t k = (size_t)(r * h.stride + i);
+            if (i < h.n)
+                ASSERT_EQ(work[k].bits, hn_bf16_from_f32(p[k]).bits);
+            else
+                ASSERT_EQ(work[k].bits, 0xffff) << "wrote between replicas";
+        }
+}
+
+bool operator==(DeviceRange &a, DeviceRange &b)
+{
+    return same_bits(a.p.host(), b.p.host()) && same_bits(a.m.host(), b.m.host()) &&
+           same_bits(a.v.host(), b.v.host()) && same_bits(a.work.host(), b.work.host()) &&
+           same_bits(a.grad.host(), b.grad.host());
+}
+
+class OptimCuda : public ::testing::TestWithParam<CudaRange> {
+  protected:
+    const CudaRange c = GetParam();
+    /* twin on the host against cuda, twice, once captured */
+    template <class Twin, class Cuda>
+    void compare(Twin twin, Cuda cuda)
+    {
+        Range start(c.n, c.replicas, c.aligned), h(c.n, c.replicas, c.aligned);
+        DeviceRange a(start), b(start);
+        twin(h);
+        cuda(a, nullptr);
+        expect_near(a, h);
+        run_captured([&](hn_stream stream) { cuda(b, stream); });
+        EXPECT_TRUE(a == b);
+    }
+};
+
+TEST_P(OptimCuda, CudaAdamwMatchesCpu)
+{
+    HN_NEED_CUDA();
+    compare(
+        [](Range &r) {
+            const auto a = r.adamw();
+            ASSERT_HN_OK(hn_adamw_cpu(&a));
+        },
+        [](DeviceRange &r, hn_stream stream) {
+            const auto a = r.adamw();
+            ASSERT_HN_OK(hn_adamw_cuda(&a, stream));
+        });
+}
+
+TEST_P(OptimCuda, CudaSgdMatchesCpu)
+{
+    HN_NEED_CUDA();
+    for (const auto &[momentum, nesterov] :
+         {std::pair(0.0f, false), std::pair(0.9f, false), std::pair(0.9f, true)})
+        compare(
+            [&](Range &r) {
+                const auto a = r.sgd(momentum, nesterov);
+                ASSERT_HN_OK(hn_sgd_cpu(&a));
+            },
+            [&](DeviceRange &r, hn_stream stream) {
+                const auto a = r.sgd(momentum, nesterov);
+                ASSERT_HN_OK(hn_sgd_cuda(&a, stream));
+            });
+}
+
+INSTANTIATE_TEST_SUITE_P(Ranges, OptimCuda,
+                         ::testing::Values(CudaRange{1, 1, false}, CudaRange{13, 1, false},
+                                           CudaRange{2049, 1, false}, CudaRange{37, 3, false},
+                                           CudaRange{37, 3, true}, CudaRange{4096, 2, true}),
+                         [](const auto &i) {
+                             return case_name("n", i.param.n, "_g", i.param.replicas,
+                                              (i.param.aligned ? "_aligned" : "_apart"));
+                         });
+
+TEST(OptimCudaSkip, SkippedAndFrozenReplicasKeepTheirValuesButLoseTheGradient)
+{
+    HN_NEED_CUDA();
+    for (const bool adamw : {false, true}) {
+        Range start(9, 2);
+        start.step[0].grad_scale = 0;
+        start.step[1].frozen = 1;
+        start.grad.data()[3] = NAN;
+        DeviceRange d(start);
+        const auto a = d.adamw();
+        const auto s = d.sgd(0.9f, true);
+        ASSERT_HN_OK(adamw ? hn_adamw_cuda(&a, nullptr) : hn_sgd_cuda(&s, nullptr));
+        EXPECT_TRUE(same_bits(d.p.host(), start.p.host()));
+        EXPECT_TRUE(same_bits(d.m.host(), start.m.host()));
+        EXPECT_TRUE(same_bits(d.v.host(), start.v.host()));
+        EXPECT_TRUE(same_bits(d.work.host(), start.work.host()));
+        for (int64_t i = 0; i < 10; i++) EXPECT_EQ(d.grad.host()[(size_t)i], 0);
+    }
+}
+
+/* The graph itself puts the step block in place that its update must read. */
+TEST(OptimCudaReplay, ReadsTheStepBlockWhenItRuns)
+{
+    HN_NEED_CUDA();
+    Range start(33), later(33);
+    later.step[0].lr = 0.05f;
+    DeviceRange a(start), want(later);
+    auto x = a.adamw(), y = want.adamw();
+    x.n_zero = y.n_zero = 0; /* grad is kept */
+    run_captured([&](hn_stream stream) {
+        ASSERT_EQ(cudaMemcpyAsync(a.step.data(), want.step.data(), sizeof(hn_step_block),
+                                  cudaMemcpyDeviceToDevice, stream),
+                  cudaSuccess);
+        ASSERT_HN_OK(hn_adamw_cuda(&x, stream));
+    });
+    ASSERT_HN_OK(hn_adamw_cuda(&y, nullptr));
+    EXPECT_TRUE(a == want);
+    EXPECT_TRUE(same_bits(a.grad.host(), start.grad.host()));
+}
+
+/* As norm_of, on the device. */
+std::vector<hn_step_block> norms_of(const std::vector<float> &grad, int64_t replicas,
+                                    float max_norm, bool cuda, bool captured = false)
+{
+    std::vector<hn_step_block> step((size_t)replicas);
+    for (auto &s : step) s.max_norm = max_norm, s.seed = 77;
+    hn_grad_norm_args a = {};
+    a.n = (int64_t)grad.size() / replicas - 1, a.replicas = replicas;
+    a.grad_stride = a.count_stride = a.n + 1;
+    if (!cuda) {
+        a.grad = grad.data(), a.count = grad.data() + a.n, a.step = step.data();
+        EXPECT_HN_OK(hn_grad_norm_cpu(&a));
+        return step;
+    }
+    DeviceArray<float> d(grad);
+    DeviceArray<hn_step_block> blocks(step);
+    DeviceArray<unsigned char> scratch(hn_grad_norm_cuda_scratch(&a));
+    a.grad = d.data(), a.count = d.data() + a.n, a.step = blocks.data();
+    const auto run = [&](hn_stream s) { EXPECT_HN_OK(hn_grad_norm_cuda(&a, scratch.data(), s)); };
+    if (captured)
+        run_captured(run, 2);
+    else
+        run(nullptr);
+    (void)scratch.host();
+    return blocks.host();
+}
+
+TEST(GradNormCuda, CudaMatchesCpuAndRepeatsBitForBit)
+{
+    HN_NEED_CUDA();
+    for (const int64_t replicas : {1, 3})
+        for (const int64_t n : {1, 7, 255, 8192, 8193, 100003})
+            for (const float max_norm : {0.0f, 0.5f}) {
+                auto grad = normal_f32((size_t)(replicas * (n + 1)), 5);
+                for (int64_t r = 0; r < replicas; r++)
+                    grad[(size_t)(r * (n + 1) + n)] = (float)(3 + r);
+                const auto want = norms_of(grad, replicas, max_norm, false);
+                const auto got = norms_of(grad, replicas, max_norm, true);
+                for (size_t r = 0; r < (size_t)replicas; r++) {
+                    /* sums in double in another order, then one rounding */
+                    EXPECT_FLOAT_EQ(got[r].grad_norm, want[r].grad_norm);
+                    EXPECT_FLOAT_EQ(got[r].grad_scale, want[r].grad_scale);
+                    EXPECT_EQ(got[r].skipped, HN_STEP_DONE);
+                    EXPECT_EQ(got[r].seed, 77u);
+                }
+                EXPECT_TRUE(same_bits(norms_of(grad, replicas, max_norm, true, true), got));
+            }
+}
+
+TEST(GradNormCuda, SkipsWhatIsNotFiniteAndWhatIsEmpty)
+{
+    HN_NEED_CUDA();
+    const auto norm = [](std::vector<float> grad) { return norms_of(grad, 1, 1, true)[0]; };
+    for (const float bad : {NAN, INFINITY, -INFINITY}) {
+        const auto s = norm({3, bad, 2});
+        EXPECT_EQ(s.skipped, HN_STEP_NONFINITE);
+        EXPECT_EQ(s.grad_scale, 0);
+        EXPECT_FALSE(std::isfinite(s.grad_norm));
+        EXPECT_EQ(norm({3, 4, bad}).skipped, HN_STEP_NONFINITE);
+    }
+    const auto s = norm({0, 0, 0});
+    EXPECT_EQ(s.skipped, HN_STEP_EMPTY);
+    EXPECT_EQ(s.grad_scale, 0);
+    EXPECT_EQ(s.grad_norm, 0);
+    EXPECT_EQ(norm({3, 4, -2}).skipped, HN_STEP_NONFINITE);
+}
+#endif
 
 } // namespace

@@ -3,6 +3,9 @@
 #include "kernels/embed/rope.h"
 #include "kernels/embed/rope_table.h"
 #include "onnx_vectors.h"
+#ifdef HONE_CUDA
+#include "cuda_test.h"
+#endif
 
 namespace {
 
@@ -301,5 +304,84 @@ TEST(RopeTable, SpecErrorsNameTheParameter)
     EXPECT_HN_FAIL(hn_rope_table(&s, 0, 1, 3, f, f), HN_ERR_SHAPE, "leading dimension 3");
     EXPECT_HN_FAIL(hn_rope_table(&s, 0, 1, 4, f, nullptr), HN_ERR_ARG, "sin is NULL");
 }
+
+#ifdef HONE_CUDA
+struct CudaShape {
+    Shape s;
+    int64_t gap; /* elements between rows, of the tables too */
+};
+
+class RopeCuda : public ::testing::TestWithParam<CudaShape> {
+  protected:
+    static constexpr int64_t kPositions = 40;
+    const Shape s = GetParam().s;
+    const int64_t gap = GetParam().gap, width = s.heads * s.head_dim, half = s.rotary_dim / 2;
+    const std::vector<float> vx = normal_f32((size_t)(s.rows * width), 1);
+    Matrix x{s.dtype, s.rows, width, gap}, y{s.dtype, s.rows, width, gap};
+    Matrix c{HN_F32, kPositions, half, gap}, n{HN_F32, kPositions, half, gap};
+    std::vector<int32_t> position;
+
+    void SetUp() override
+    {
+        hn_rope_spec spec = {};
+        spec.rotary_dim = s.rotary_dim, spec.theta = 100;
+        ASSERT_HN_OK(hn_rope_table(&spec, 0, kPositions, c.ld(), c.f32(), n.f32()));
+        for (int64_t i = 0; i < s.rows; i++) position.push_back((int32_t)(i * 7 % kPositions));
+        x.assign(vx);
+    }
+    template <class M, class P>
+    hn_rope_args args(M &from, M &to, P &positions, M &cosines, M &sines, bool inverse)
+    {
+        return {from.data(),  to.data(),  positions.data(), cosines.f32(), sines.f32(), s.rows,
+                s.heads,      s.head_dim, s.rotary_dim,     kPositions,    from.ld(),   to.ld(),
+                cosines.ld(), s.dtype,    s.interleaved,    inverse};
+    }
+};
+
+TEST_P(RopeCuda, CudaMatchesCpuInPlaceAndCaptured)
+{
+    HN_NEED_CUDA();
+    DeviceArray<int32_t> at(position);
+    DeviceMatrix dc(HN_F32, kPositions, half, gap), dn(HN_F32, kPositions, half, gap);
+    dc.assign(c.values()), dn.assign(n.values());
+    for (const bool inverse : {false, true}) {
+        DeviceMatrix dx(s.dtype, s.rows, width, gap), dy(s.dtype, s.rows, width, gap);
+        DeviceMatrix again(s.dtype, s.rows, width, gap);
+        dx.assign(vx);
+        const auto a = args(x, y, position, c, n, inverse);
+        const auto b = args(dx, dy, at, dc, dn, inverse);
+        const auto e = args(dx, again, at, dc, dn, inverse);
+        const auto in_place = args(dx, dx, at, dc, dn, inverse);
+        ASSERT_HN_OK(hn_rope_cpu(&a));
+        ASSERT_HN_OK(hn_rope_cuda(&b, nullptr));
+        const auto got = dy.values();
+        /* one fused multiply-add in fp32; bf16: some values round to the other neighbour */
+        EXPECT_LT(rel_l2(got, y.values()), s.dtype == HN_F32 ? 2e-7 : 2e-3);
+        run_captured([&](hn_stream stream) { ASSERT_HN_OK(hn_rope_cuda(&e, stream)); }, 2);
+        EXPECT_TRUE(same_bits(again.values(), got));
+        ASSERT_HN_OK(hn_rope_cuda(&in_place, nullptr));
+        EXPECT_TRUE(same_bits(dx.values(), got));
+    }
+}
+
+/* Smallest, 8 pairs a thread (all turn; some pass through, part-filled), one pair a thread. */
+INSTANTIATE_TEST_SUITE_P(Shapes, RopeCuda,
+                         ::testing::Values(CudaShape{{HN_F32, 1, 1, 2, 2, false}, 0},
+                                           CudaShape{{HN_F32, 5, 3, 16, 16, false}, 0},
+                                           CudaShape{{HN_F32, 5, 3, 20, 16, false}, 4},
+                                           CudaShape{{HN_F32, 5, 3, 7, 4, false}, 3},
+                                           CudaShape{{HN_F32, 60, 4, 34, 34, true}, 1},
+                                           CudaShape{{HN_F32, 5, 2, 16, 16, false}, 1},
+                                           CudaShape{{HN_BF16, 300, 4, 64, 64, false}, 0},
+                                           CudaShape{{HN_BF16, 5, 2, 40, 32, false}, 8},
+                                           CudaShape{{HN_BF16, 5, 2, 9, 6, true}, 2},
+                                           CudaShape{{HN_BF16, 5, 3, 18, 16, false}, 2}),
+                         [](const auto &i) {
+                             const Shape &s = i.param.s;
+                             return case_name("r", s.rows, "_h", s.heads, "_d", s.head_dim, "_t",
+                                              s.rotary_dim, "_gap", i.param.gap,
+                                              (s.interleaved ? "_pairs" : "_halves"), s.dtype);
+                         });
+#endif
 
 } // namespace

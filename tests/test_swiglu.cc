@@ -3,6 +3,9 @@
 #include "kernels/activation/swiglu.h"
 #include "onnx_vectors.h"
 #include "runtime/base/vecmath.h"
+#ifdef HONE_CUDA
+#include "cuda_test.h"
+#endif
 
 namespace {
 
@@ -181,5 +184,120 @@ TEST(Vecmath, ExpIsWithinTwoUlpAndKeepsItsEnds)
     EXPECT_EQ(hn_sigmoidf(-inf), 0.0f);
     EXPECT_EQ(hn_sigmoidf(inf), 1.0f);
 }
+
+#ifdef HONE_CUDA
+/* gap: elements between rows. */
+struct CudaShape {
+    hn_dtype dtype;
+    int64_t rows, cols, gap;
+};
+
+/* Operands on the host or on the device, with the same values. */
+template <class M>
+struct Operands {
+    const CudaShape s;
+    M gate{s.dtype, s.rows, s.cols, s.gap}, up{s.dtype, s.rows, s.cols, s.gap};
+    M dy{s.dtype, s.rows, s.cols, s.gap}, y{s.dtype, s.rows, s.cols, s.gap};
+    M dgate{s.dtype, s.rows, s.cols, s.gap}, dup{s.dtype, s.rows, s.cols, s.gap};
+    explicit Operands(const CudaShape &shape) : s(shape) { fill(); }
+    void fill() { gate.normal(1, 0, 4), up.normal(2), dy.normal(3); }
+    hn_swiglu_args fwd(M &to)
+    {
+        return {gate.data(), up.data(), to.data(), s.rows, s.cols,
+                gate.ld(),   up.ld(),   to.ld(),   s.dtype};
+    }
+    hn_swiglu_bwd_args back(M &g, M &u)
+    {
+        return {gate.data(), up.data(), dy.data(), g.data(), u.data(), s.rows, s.cols,
+                gate.ld(),   up.ld(),   dy.ld(),   g.ld(),   u.ld(),   s.dtype};
+    }
+};
+
+class SwigluCuda : public ::testing::TestWithParam<CudaShape> {
+  protected:
+    const CudaShape s = GetParam();
+    static void run(Operands<DeviceMatrix> &d, hn_stream stream = nullptr)
+    {
+        const auto a = d.fwd(d.y);
+        const auto b = d.back(d.dgate, d.dup);
+        ASSERT_HN_OK(hn_swiglu_fwd_cuda(&a, stream));
+        ASSERT_HN_OK(hn_swiglu_bwd_cuda(&b, stream));
+    }
+};
+
+TEST_P(SwigluCuda, CudaMatchesCpu)
+{
+    HN_NEED_CUDA();
+    Operands<Matrix> h(s);
+    Operands<DeviceMatrix> d(s);
+    const auto a = h.fwd(h.y);
+    const auto b = h.back(h.dgate, h.dup);
+    ASSERT_HN_OK(hn_swiglu_fwd_cpu(&a));
+    ASSERT_HN_OK(hn_swiglu_bwd_cpu(&b));
+    run(d);
+    EXPECT_LT(rel_l2(d.y.values(), h.y.values()), tolerance(s.dtype));
+    EXPECT_LT(rel_l2(d.dgate.values(), h.dgate.values()), tolerance(s.dtype));
+    EXPECT_LT(rel_l2(d.dup.values(), h.dup.values()), tolerance(s.dtype));
+}
+
+TEST_P(SwigluCuda, CudaOutputsMayLieOnInputs)
+{
+    HN_NEED_CUDA();
+    Operands<DeviceMatrix> o(s), d(s);
+    run(o);
+    for (DeviceMatrix *to : {&d.gate, &d.up}) {
+        const auto a = d.fwd(*to);
+        ASSERT_HN_OK(hn_swiglu_fwd_cuda(&a, nullptr));
+        EXPECT_TRUE(same_bits(to->values(), o.y.values()));
+        d.fill();
+    }
+    DeviceMatrix *const in[] = {&d.gate, &d.up, &d.dy};
+    for (DeviceMatrix *g : in)
+        for (DeviceMatrix *u : in) {
+            if (g == u) continue;
+            const auto a = d.back(*g, *u);
+            ASSERT_HN_OK(hn_swiglu_bwd_cuda(&a, nullptr));
+            EXPECT_TRUE(same_bits(g->values(), o.dgate.values()));
+            EXPECT_TRUE(same_bits(u->values(), o.dup.values()));
+            d.fill();
+        }
+}
+
+TEST_P(SwigluCuda, CudaRepeatsBitForBitAlsoFromACapturedGraph)
+{
+    HN_NEED_CUDA();
+    Operands<DeviceMatrix> a(s), b(s), c(s);
+    run(a);
+    run(b);
+    run_captured([&](hn_stream stream) { run(c, stream); });
+    for (Operands<DeviceMatrix> *o : {&b, &c}) {
+        EXPECT_TRUE(same_bits(o->y.values(), a.y.values()));
+        EXPECT_TRUE(same_bits(o->dgate.values(), a.dgate.values()));
+        EXPECT_TRUE(same_bits(o->dup.values(), a.dup.values()));
+    }
+}
+
+/* Smallest; aligned with a part-filled span; unaligned rows; several blocks. */
+INSTANTIATE_TEST_SUITE_P(
+    Shapes, SwigluCuda,
+    ::testing::Values(CudaShape{HN_F32, 1, 1, 0}, CudaShape{HN_F32, 3, 13, 3},
+                      CudaShape{HN_F32, 3, 9, 2}, CudaShape{HN_F32, 30, 520, 0},
+                      CudaShape{HN_BF16, 1, 1, 0}, CudaShape{HN_BF16, 3, 13, 3},
+                      CudaShape{HN_BF16, 3, 9, 2}, CudaShape{HN_BF16, 30, 1030, 2}),
+    [](const auto &i) {
+        const CudaShape &s = i.param;
+        return case_name("r", s.rows, "_c", s.cols, "_gap", s.gap, s.dtype);
+    });
+
+TEST(SwigluCudaEnds, ExtremesStayFinite)
+{
+    HN_NEED_CUDA();
+    DeviceArray<float> gate(std::vector<float>{-1e30f, -200, 200, 1e30f, -0.0f});
+    DeviceArray<float> up(std::vector<float>(5, 1.0f)), y(5);
+    const hn_swiglu_args a = {gate.data(), up.data(), y.data(), 1, 5, 5, 5, 5, HN_F32};
+    ASSERT_HN_OK(hn_swiglu_fwd_cuda(&a, nullptr));
+    EXPECT_EQ(y.host(), (std::vector<float>{0, 0, 200, 1e30f, 0}));
+}
+#endif
 
 } // namespace

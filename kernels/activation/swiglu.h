@@ -6,7 +6,8 @@
  *
  * Shapes     [rows, cols], row-major, rows ld_* elements apart: gate and up may be the two halves
  *            of one buffer [rows, 2 cols], dgate and dup too.
- * Precision  all f32 or all bf16; fp32 arithmetic, one rounding. fast: silu within 4 ulp of fp32.
+ * Precision  all f32 or all bf16; fp32 arithmetic, one rounding. fast and CUDA: silu within
+ *            4 ulp of fp32.
  * Limits     every dimension 1 to 2^31 - 1; any width and alignment.
  * Aliasing   y may be gate or up; dgate and dup may each be any one of gate, up and dy, but not
  *            the same one. In place means the same pointer and the same leading dimension.
@@ -19,7 +20,7 @@
 #include <stdint.h>
 
 #include "runtime/base/dtype.h"
-#include "runtime/base/status.h"
+#include "runtime/base/stream.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -37,6 +38,8 @@ typedef struct {
 HN_NODISCARD hn_status hn_swiglu_check(const hn_swiglu_args *a);
 HN_NODISCARD hn_status hn_swiglu_fwd_cpu(const hn_swiglu_args *a);
 HN_NODISCARD hn_status hn_swiglu_fwd_fast(const hn_swiglu_args *a);
+HN_NODISCARD HN_CUDA_FUNCTION hn_status hn_swiglu_fwd_cuda(const hn_swiglu_args *a,
+                                                           hn_stream stream);
 
 typedef struct {
     const void *gate; /* in  [rows, cols] */
@@ -52,6 +55,8 @@ typedef struct {
 HN_NODISCARD hn_status hn_swiglu_bwd_check(const hn_swiglu_bwd_args *a);
 HN_NODISCARD hn_status hn_swiglu_bwd_cpu(const hn_swiglu_bwd_args *a);
 HN_NODISCARD hn_status hn_swiglu_bwd_fast(const hn_swiglu_bwd_args *a);
+HN_NODISCARD HN_CUDA_FUNCTION hn_status hn_swiglu_bwd_cuda(const hn_swiglu_bwd_args *a,
+                                                           hn_stream stream);
 
 #ifdef __cplusplus
 }

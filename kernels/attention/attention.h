@@ -48,6 +48,7 @@
 
 #include "runtime/base/dtype.h"
 #include "runtime/base/status.h"
+#include "runtime/base/stream.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -91,6 +92,18 @@ size_t hn_attention_fwd_fast_scratch(const hn_attention_args *a);
 size_t hn_attention_bwd_fast_scratch(const hn_attention_args *a);
 HN_NODISCARD hn_status hn_attention_fwd_fast(const hn_attention_args *a, void *scratch);
 HN_NODISCARD hn_status hn_attention_bwd_fast(const hn_attention_args *a, void *scratch);
+
+/* Device pointers; offsets are not checked: a promise of whoever packed the batch. In bf16 with
+ * head_dim = value_dim = 64 or 128, pointers on 16-byte boundaries and leading dimensions in
+ * multiples of 8 the products run on the tensor cores, and p and dt / scale are rounded to bf16
+ * before they meet v, dout, k and q; everything else is plain fp32 (no TF32), as said above. A
+ * masked v that is NaN or Inf may reach rows that do not see it (0 * NaN), within its sequence.
+ * scratch: that many bytes of device memory, 64-byte aligned. */
+HN_CUDA_FUNCTION size_t hn_attention_bwd_cuda_scratch(const hn_attention_args *a);
+HN_NODISCARD HN_CUDA_FUNCTION hn_status hn_attention_fwd_cuda(const hn_attention_args *a,
+                                                              hn_stream stream);
+HN_NODISCARD HN_CUDA_FUNCTION hn_status hn_attention_bwd_cuda(const hn_attention_args *a,
+                                                              void *scratch, hn_stream stream);
 
 #ifdef __cplusplus
 }

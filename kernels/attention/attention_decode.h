@@ -26,6 +26,7 @@
 
 #include "runtime/base/dtype.h"
 #include "runtime/base/status.h"
+#include "runtime/base/stream.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -55,6 +56,13 @@ HN_NODISCARD hn_status hn_attention_decode_cpu(const hn_attention_decode_args *a
  * of OpenMP threads (or more) of the call. */
 size_t hn_attention_decode_fast_scratch(const hn_attention_decode_args *a);
 HN_NODISCARD hn_status hn_attention_decode_fast(const hn_attention_decode_args *a, void *scratch);
+
+/* Device pointers; positions are not checked, but nothing outside the caches is read. The visible
+ * keys are shared out among blocks by the position alone, so the bits do not depend on the batch.
+ * scratch: that many bytes of device memory, 64-byte aligned; NULL where 0 is asked for. */
+HN_CUDA_FUNCTION size_t hn_attention_decode_cuda_scratch(const hn_attention_decode_args *a);
+HN_NODISCARD HN_CUDA_FUNCTION hn_status hn_attention_decode_cuda(const hn_attention_decode_args *a,
+                                                                 void *scratch, hn_stream stream);
 
 #ifdef __cplusplus
 }

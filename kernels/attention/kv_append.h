@@ -20,6 +20,7 @@
 
 #include "runtime/base/dtype.h"
 #include "runtime/base/status.h"
+#include "runtime/base/stream.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -37,6 +38,10 @@ typedef struct {
 
 HN_NODISCARD hn_status hn_kv_append_check(const hn_kv_append_args *a);
 HN_NODISCARD hn_status hn_kv_append_cpu(const hn_kv_append_args *a); /* host pointers */
+
+/* Device pointers; rows whose position lies outside the cache are left out. */
+HN_NODISCARD HN_CUDA_FUNCTION hn_status hn_kv_append_cuda(const hn_kv_append_args *a,
+                                                          hn_stream stream);
 
 /* HN_ERR_ARG unless 0 <= positions[b] and positions[b] + tokens <= capacity for all b. */
 HN_NODISCARD hn_status hn_kv_check_positions(const char *op, const int32_t *positions,

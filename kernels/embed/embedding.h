@@ -10,7 +10,8 @@
  * Limits     every dimension 1 to 2^31 - 1; any width and alignment.
  * Aliasing   none.
  * Repeats    bit for bit, also for any number of threads: each element of dw adds its rows in
- *            their order.
+ *            their order, on CUDA too.
+ * CUDA       ids are not checked: a promise of the loader.
  * Errors     HN_ERR_ARG naming row and id when an id is not in [0, vocab) (on the CPU, where the
  *            ids can be read); HN_ERR_ARG, HN_ERR_SHAPE, HN_ERR_UNSUPPORTED. All before the
  *            first write.
@@ -18,10 +19,11 @@
 #ifndef HN_EMBEDDING_H
 #define HN_EMBEDDING_H
 
+#include <stddef.h>
 #include <stdint.h>
 
 #include "runtime/base/dtype.h"
-#include "runtime/base/status.h"
+#include "runtime/base/stream.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -39,8 +41,11 @@ typedef struct {
 } hn_embedding_args;
 
 HN_NODISCARD hn_status hn_embedding_check(const hn_embedding_args *a);
+HN_NODISCARD hn_status hn_embedding_check_shapes(const hn_embedding_args *a); /* all but the ids */
 HN_NODISCARD hn_status hn_embedding_fwd_cpu(const hn_embedding_args *a);
 HN_NODISCARD hn_status hn_embedding_fwd_fast(const hn_embedding_args *a);
+HN_NODISCARD HN_CUDA_FUNCTION hn_status hn_embedding_fwd_cuda(const hn_embedding_args *a,
+                                                              hn_stream stream);
 
 typedef struct {
     const int32_t *id; /* in     [rows], each in [0, vocab) */
@@ -54,8 +59,13 @@ typedef struct {
 } hn_embedding_dw_args;
 
 HN_NODISCARD hn_status hn_embedding_dw_check(const hn_embedding_dw_args *a);
+HN_NODISCARD hn_status hn_embedding_dw_check_shapes(const hn_embedding_dw_args *a);
 HN_NODISCARD hn_status hn_embedding_dw_cpu(const hn_embedding_dw_args *a);
 HN_NODISCARD hn_status hn_embedding_dw_fast(const hn_embedding_dw_args *a);
+/* scratch: hn_embedding_dw_cuda_scratch bytes, aligned for int32_t. */
+HN_CUDA_FUNCTION size_t hn_embedding_dw_cuda_scratch(const hn_embedding_dw_args *a);
+HN_NODISCARD HN_CUDA_FUNCTION hn_status hn_embedding_dw_cuda(const hn_embedding_dw_args *a,
+                                                             void *scratch, hn_stream stream);
 
 #ifdef __cplusplus
 }

@@ -6,7 +6,6 @@
 
 static hn_status check_ids(const char *op, const int32_t *id, int64_t rows, int64_t vocab)
 {
-    HN_TRY(hn_check_pointer(op, "id", id));
     for (int64_t i = 0; i < rows; i++)
         if (id[i] < 0 || id[i] >= vocab)
             return HN_FAIL(HN_ERR_ARG,
@@ -15,7 +14,7 @@ static hn_status check_ids(const char *op, const int32_t *id, int64_t rows, int6
     return HN_OK;
 }
 
-hn_status hn_embedding_check(const hn_embedding_args *a)
+hn_status hn_embedding_check_shapes(const hn_embedding_args *a)
 {
     HN_TRY(hn_check_pointer("embedding", "args", a));
     HN_TRY(hn_check_float("embedding", "dtype", a->dtype));
@@ -23,10 +22,10 @@ hn_status hn_embedding_check(const hn_embedding_args *a)
     HN_TRY(hn_check_matrix("embedding", "y", a->y, a->rows, a->dim, a->ld_y));
     HN_TRY(hn_check_replicas("embedding", a->rows, a->replicas));
     HN_TRY(hn_check_read_stride("embedding", "w", a->replicas, a->w_stride, a->vocab * a->ld_w));
-    return check_ids("embedding", a->id, a->rows, a->vocab);
+    return hn_check_pointer("embedding", "id", a->id);
 }
 
-hn_status hn_embedding_dw_check(const hn_embedding_dw_args *a)
+hn_status hn_embedding_dw_check_shapes(const hn_embedding_dw_args *a)
 {
     HN_TRY(hn_check_pointer("embedding_dw", "args", a));
     HN_TRY(hn_check_float("embedding_dw", "dtype", a->dtype));
@@ -34,6 +33,18 @@ hn_status hn_embedding_dw_check(const hn_embedding_dw_args *a)
     HN_TRY(hn_check_matrix("embedding_dw", "dy", a->dy, a->rows, a->dim, a->ld_dy));
     HN_TRY(hn_check_replicas("embedding_dw", a->rows, a->replicas));
     HN_TRY(hn_check_stride("embedding_dw", "dw", a->replicas, a->dw_stride, a->vocab * a->ld_dw));
+    return hn_check_pointer("embedding_dw", "id", a->id);
+}
+
+hn_status hn_embedding_check(const hn_embedding_args *a)
+{
+    HN_TRY(hn_embedding_check_shapes(a));
+    return check_ids("embedding", a->id, a->rows, a->vocab);
+}
+
+hn_status hn_embedding_dw_check(const hn_embedding_dw_args *a)
+{
+    HN_TRY(hn_embedding_dw_check_shapes(a));
     return check_ids("embedding_dw", a->id, a->rows, a->vocab);
 }
 

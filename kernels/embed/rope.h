@@ -14,6 +14,7 @@
  * Limits     every dimension 1 to 2^31 - 1; rotary_dim even, at most head_dim; any alignment.
  * Aliasing   y may be x with the same leading dimension; no other overlap.
  * Repeats    bit for bit on one machine; fast: also for any number of threads.
+ * CUDA       positions are not checked: a promise of the loader.
  * Errors     HN_ERR_ARG naming row and position when a position is not in [0, n_positions) (on
  *            the CPU, where the positions can be read); HN_ERR_ARG, HN_ERR_SHAPE,
  *            HN_ERR_UNSUPPORTED. All before the first write.
@@ -25,7 +26,7 @@
 #include <stdint.h>
 
 #include "runtime/base/dtype.h"
-#include "runtime/base/status.h"
+#include "runtime/base/stream.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -45,8 +46,10 @@ typedef struct {
 } hn_rope_args;
 
 HN_NODISCARD hn_status hn_rope_check(const hn_rope_args *a);
+HN_NODISCARD hn_status hn_rope_check_shapes(const hn_rope_args *a); /* all but the positions */
 HN_NODISCARD hn_status hn_rope_cpu(const hn_rope_args *a);
 HN_NODISCARD hn_status hn_rope_fast(const hn_rope_args *a);
+HN_NODISCARD HN_CUDA_FUNCTION hn_status hn_rope_cuda(const hn_rope_args *a, hn_stream stream);
 
 #ifdef __cplusplus
 }

@@ -4,7 +4,7 @@
 
 #include "runtime/base/check.h"
 
-hn_status hn_rope_check(const hn_rope_args *a)
+hn_status hn_rope_check_shapes(const hn_rope_args *a)
 {
     HN_TRY(hn_check_pointer("rope", "args", a));
     HN_TRY(hn_check_float("rope", "dtype", a->dtype));
@@ -21,7 +21,12 @@ hn_status hn_rope_check(const hn_rope_args *a)
     HN_TRY(hn_check_matrix("rope", "cos", a->cos, a->n_positions, rotary / 2, a->ld_table));
     HN_TRY(hn_check_pointer("rope", "sin", a->sin));
     HN_TRY(hn_check_pointer("rope", "position", a->position));
-    HN_TRY(hn_check_in_place("rope", a->x, a->ld_x, a->y, a->ld_y));
+    return hn_check_in_place("rope", a->x, a->ld_x, a->y, a->ld_y);
+}
+
+hn_status hn_rope_check(const hn_rope_args *a)
+{
+    HN_TRY(hn_rope_check_shapes(a));
     for (int64_t i = 0; i < a->rows; i++)
         if (a->position[i] < 0 || a->position[i] >= a->n_positions)
             return HN_FAIL(HN_ERR_ARG,

@@ -31,7 +31,7 @@
 #include <stdint.h>
 
 #include "runtime/base/dtype.h"
-#include "runtime/base/status.h"
+#include "runtime/base/stream.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -56,6 +56,8 @@ typedef struct {
 HN_NODISCARD hn_status hn_add_rmsnorm_check(const hn_add_rmsnorm_args *a);
 HN_NODISCARD hn_status hn_add_rmsnorm_fwd_cpu(const hn_add_rmsnorm_args *a);
 HN_NODISCARD hn_status hn_add_rmsnorm_fwd_fast(const hn_add_rmsnorm_args *a);
+HN_NODISCARD HN_CUDA_FUNCTION hn_status hn_add_rmsnorm_fwd_cuda(const hn_add_rmsnorm_args *a,
+                                                                hn_stream stream);
 
 typedef struct {
     const void *sum;   /* in  [rows, heads * cols] as forward wrote it (x where there was no res) */
@@ -78,6 +80,10 @@ HN_NODISCARD hn_status hn_add_rmsnorm_bwd_cpu(const hn_add_rmsnorm_bwd_args *a);
 /* scratch: hn_add_rmsnorm_bwd_fast_scratch bytes, float-aligned; NULL without dgain. */
 size_t hn_add_rmsnorm_bwd_fast_scratch(const hn_add_rmsnorm_bwd_args *a);
 HN_NODISCARD hn_status hn_add_rmsnorm_bwd_fast(const hn_add_rmsnorm_bwd_args *a, void *scratch);
+/* scratch: hn_add_rmsnorm_bwd_cuda_scratch bytes, float-aligned; NULL without dgain. */
+HN_CUDA_FUNCTION size_t hn_add_rmsnorm_bwd_cuda_scratch(const hn_add_rmsnorm_bwd_args *a);
+HN_NODISCARD HN_CUDA_FUNCTION hn_status hn_add_rmsnorm_bwd_cuda(const hn_add_rmsnorm_bwd_args *a,
+                                                                void *scratch, hn_stream stream);
 
 #ifdef __cplusplus
 }

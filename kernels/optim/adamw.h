@@ -12,7 +12,8 @@
  *
  * Shapes     p, grad, m, v f32 and work bf16 [replicas][n]; replicas lie `stride` elements apart
  *            in p, m, v, work and grad_stride in grad. One step block, or one a replica.
- * Precision  fp32; the twin in double, rounded once at each store.
+ * Precision  fp32; the twin in double, rounded once at each store. The step block is device memory
+ *            for CUDA.
  * Limits     n >= 1. n_zero is 0 (grad is kept), n, or more (what lies behind, like the token
  *            count); at most grad_stride with several replicas.
  * Aliasing   none.
@@ -25,8 +26,8 @@
 #include <stdint.h>
 
 #include "runtime/base/bf16.h"
-#include "runtime/base/status.h"
 #include "runtime/base/step_block.h"
+#include "runtime/base/stream.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -51,6 +52,7 @@ typedef struct {
 HN_NODISCARD hn_status hn_adamw_check(const hn_adamw_args *a);
 HN_NODISCARD hn_status hn_adamw_cpu(const hn_adamw_args *a);
 HN_NODISCARD hn_status hn_adamw_fast(const hn_adamw_args *a); /* no scratch */
+HN_NODISCARD HN_CUDA_FUNCTION hn_status hn_adamw_cuda(const hn_adamw_args *a, hn_stream stream);
 
 #ifdef __cplusplus
 }

@@ -25,8 +25,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "runtime/base/status.h"
 #include "runtime/base/step_block.h"
+#include "runtime/base/stream.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -46,6 +46,10 @@ HN_NODISCARD hn_status hn_grad_norm_cpu(const hn_grad_norm_args *a);
 /* scratch: that many bytes, aligned for doubles. */
 size_t hn_grad_norm_fast_scratch(const hn_grad_norm_args *a);
 HN_NODISCARD hn_status hn_grad_norm_fast(const hn_grad_norm_args *a, void *scratch);
+/* scratch: that many bytes, aligned for doubles. The step blocks are device memory. */
+HN_CUDA_FUNCTION size_t hn_grad_norm_cuda_scratch(const hn_grad_norm_args *a);
+HN_NODISCARD HN_CUDA_FUNCTION hn_status hn_grad_norm_cuda(const hn_grad_norm_args *a, void *scratch,
+                                                          hn_stream stream);
 
 #ifdef __cplusplus
 }

@@ -10,7 +10,8 @@
  *
  * Shapes     p, grad, buf f32 and work bf16 [replicas][n]; replicas lie `stride` elements apart in
  *            p, buf, work and grad_stride in grad. One step block, or one a replica.
- * Precision  fp32; the twin in double, rounded once at each store.
+ * Precision  fp32; the twin in double, rounded once at each store. The step block is device memory
+ *            for CUDA.
  * Limits     n >= 1; n_zero as in adamw.h. nesterov needs momentum > 0.
  * Aliasing   none.
  * Repeats    bit for bit, for any number of threads: element by element.
@@ -23,8 +24,8 @@
 #include <stdint.h>
 
 #include "runtime/base/bf16.h"
-#include "runtime/base/status.h"
 #include "runtime/base/step_block.h"
+#include "runtime/base/stream.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -49,6 +50,7 @@ typedef struct {
 HN_NODISCARD hn_status hn_sgd_check(const hn_sgd_args *a);
 HN_NODISCARD hn_status hn_sgd_cpu(const hn_sgd_args *a);
 HN_NODISCARD hn_status hn_sgd_fast(const hn_sgd_args *a); /* no scratch */
+HN_NODISCARD HN_CUDA_FUNCTION hn_status hn_sgd_cuda(const hn_sgd_args *a, hn_stream stream);
 
 #ifdef __cplusplus
 }

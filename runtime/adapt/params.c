@@ -8,6 +8,7 @@
 
 #include "runtime/base/alloc.h"
 #include "runtime/base/rng.h"
+#include "runtime/graph/tensor.h"
 
 struct hn_params {
     hn_arena arena;
@@ -223,43 +224,45 @@ static double draw(const hn_param *p, hn_rng r, int64_t row, int64_t col)
     }
 }
 
-void hn_param_init(const hn_param *p, uint64_t seed)
+enum { INIT_ELEMENTS = 1 << 22 }; /* drawn at a time, at least a row */
+
+/* Master and working copy, or the frozen value. */
+static hn_status set_rows(const hn_param *p, int64_t first, int64_t rows, const float *dense)
 {
-    const hn_tensor *t = storage(p);
+    if (p->master != NULL && p->master != p->value)
+        HN_TRY(hn_tensor_set_rows(p->master, first, rows, dense));
+    return hn_tensor_set_rows(p->value, first, rows, dense);
+}
+
+hn_status hn_param_init(const hn_param *p, uint64_t seed)
+{
+    const hn_type *t = &storage(p)->type;
     const hn_rng r = hn_rng_make(seed, 0, p->key);
-    const int64_t cols = hn_type_cols(&t->type), ld = hn_type_ld(&t->type);
-    for (int64_t i = 0; i < hn_type_rows(&t->type); i++)
-        for (int64_t j = 0; j < cols; j++)
-            hn_set_f32(t->data, t->type.dtype, i * ld + j, (float)draw(p, r, i, j));
-    hn_param_refresh(p);
+    const int64_t rows = hn_type_rows(t), cols = hn_type_cols(t);
+    const int64_t most = INIT_ELEMENTS / cols > 1 ? INIT_ELEMENTS / cols : 1;
+    const int64_t step = most < rows ? most : rows;
+    hn_status st = HN_OK;
+    float *dense = hn_malloc((size_t)(step * cols) * sizeof *dense);
+    if (dense == NULL)
+        return HN_FAIL(HN_ERR_MEMORY, "%" PRId64 " values of %s", step * cols, p->name);
+    for (int64_t first = 0; st == HN_OK && first < rows; first += step) {
+        const int64_t n = rows - first < step ? rows - first : step;
+#pragma omp parallel for schedule(static) if (n * cols > 1 << 14)
+        for (int64_t i = 0; i < n; i++)
+            for (int64_t j = 0; j < cols; j++)
+                dense[i * cols + j] = (float)draw(p, r, first + i, j);
+        st = set_rows(p, first, n, dense);
+    }
+    hn_free(dense);
+    return st;
 }
 
-void hn_param_set(const hn_param *p, const float *dense)
+hn_status hn_param_set(const hn_param *p, const float *dense)
 {
-    const hn_tensor *t = storage(p);
-    const int64_t cols = hn_type_cols(&t->type), ld = hn_type_ld(&t->type);
-    for (int64_t i = 0; i < hn_type_rows(&t->type); i++)
-        for (int64_t j = 0; j < cols; j++)
-            hn_set_f32(t->data, t->type.dtype, i * ld + j, dense[i * cols + j]);
-    hn_param_refresh(p);
+    return set_rows(p, 0, hn_type_rows(&storage(p)->type), dense);
 }
 
-void hn_param_get(const hn_param *p, float *dense)
-{
-    const hn_tensor *t = storage(p);
-    const int64_t cols = hn_type_cols(&t->type), ld = hn_type_ld(&t->type);
-    for (int64_t i = 0; i < hn_type_rows(&t->type); i++)
-        for (int64_t j = 0; j < cols; j++)
-            dense[i * cols + j] = hn_get_f32(t->data, t->type.dtype, i * ld + j);
-}
-
-void hn_param_refresh(const hn_param *p)
-{
-    if (p->master == NULL || p->master == p->value) return;
-    const float *from = p->master->data;
-    const int64_t n = hn_type_rows(&p->master->type) * hn_type_ld(&p->master->type);
-    for (int64_t i = 0; i < n; i++) hn_set_f32(p->value->data, p->value->type.dtype, i, from[i]);
-}
+hn_status hn_param_get(const hn_param *p, float *dense) { return hn_tensor_get(storage(p), dense); }
 
 static const hn_linear_layer *find_linear(const hn_params *p, const char *module)
 {

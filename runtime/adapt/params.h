@@ -103,12 +103,11 @@ typedef struct {
 const hn_flat *hn_params_flat(const hn_params *p);
 
 /* Fills one parameter from its initialiser; the same values on every machine. */
-void hn_param_init(const hn_param *p, uint64_t seed);
-/* Copies dense fp32 values in or out of a parameter (master when trained, else value). */
-void hn_param_set(const hn_param *p, const float *dense);
-void hn_param_get(const hn_param *p, float *dense);
-/* Refreshes the working copy from the master (bf16 runs). */
-void hn_param_refresh(const hn_param *p);
+HN_NODISCARD hn_status hn_param_init(const hn_param *p, uint64_t seed);
+/* Copies dense fp32 values in (master and working copy when trained) or out of a parameter (master
+ * when trained, else value). Errors: those of runtime/graph/tensor.h. */
+HN_NODISCARD hn_status hn_param_set(const hn_param *p, const float *dense);
+HN_NODISCARD hn_status hn_param_get(const hn_param *p, float *dense);
 
 /* y = layer(x), with the low-rank update if there is one. */
 HN_NODISCARD hn_status hn_params_linear_fwd(const hn_params *p, hn_graph *g, const char *module,

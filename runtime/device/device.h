@@ -55,11 +55,16 @@ void hn_device_release_host(hn_device *d, void *p);
 HN_NODISCARD hn_status hn_device_memory(const hn_device *d, size_t *free_bytes,
                                         size_t *total_bytes);
 
-/* write and read return when the copy is done; send does not wait (`from` is memory of
- * hn_device_alloc_host, to be left alone until hn_device_wait). */
+/* Bytes that have gone from the free memory since the device was opened: once context and library
+ * handles exist, so what a plan takes; 0 on the CPU. */
+HN_NODISCARD hn_status hn_device_used(const hn_device *d, size_t *bytes);
+
+/* write and read return when the copy is done; send and fetch do not wait: their host side is
+ * memory of hn_device_alloc_host, to be left alone until hn_device_wait. */
 HN_NODISCARD hn_status hn_device_write(hn_device *d, void *to, const void *from, size_t bytes);
 HN_NODISCARD hn_status hn_device_read(hn_device *d, void *to, const void *from, size_t bytes);
 HN_NODISCARD hn_status hn_device_send(hn_device *d, void *to, const void *from, size_t bytes);
+HN_NODISCARD hn_status hn_device_fetch(hn_device *d, void *to, const void *from, size_t bytes);
 HN_NODISCARD hn_status hn_device_fill(hn_device *d, void *p, int byte, size_t bytes);
 HN_NODISCARD hn_status hn_device_wait(hn_device *d);
 

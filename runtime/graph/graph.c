@@ -31,10 +31,11 @@ void hn_program_free(hn_program *p)
     if (p == NULL) return;
     for (int m = 0; m < HN_MEM_COUNT; m++) {
         hn_free(p->class_list[m].item);
-        hn_free(p->memory[m]);
+        if (p->memory[m]) hn_device_release(p->device, p->memory[m]);
     }
     for (int64_t i = 0; i < p->n_graphs; i++) {
         hn_graph *g = p->graph[i];
+        hn_device_graph_free(g->captured);
         hn_free(g->node);
         hn_free(g->tensors.item);
         hn_free(g->grad);
@@ -44,6 +45,7 @@ void hn_program_free(hn_program *p)
     hn_free(p->graph);
     hn_free(p->by_name);
     hn_arena_free(&p->arena);
+    hn_device_close(p->own_device);
     hn_free(p);
 }
 

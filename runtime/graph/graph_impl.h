@@ -21,7 +21,7 @@ struct hn_program {
     bool planned;
     size_t transient_bytes, guard_bytes;
     unsigned char *memory[HN_MEM_COUNT];
-    hn_device_kind device;
+    hn_device *device, *own_device; /* own_device: the one made here, or NULL */
 };
 
 struct hn_graph {
@@ -37,6 +37,7 @@ struct hn_graph {
     hn_tensor_list leaf_grads; /* ... and those gradients */
     int segment, n_segments;
     size_t transient_bytes;
+    hn_device_graph *captured; /* NULL: run node by node */
 };
 
 /* The tensor whose memory t lives in. */
@@ -51,6 +52,17 @@ hn_status hn_list_add(hn_tensor_list *l, hn_tensor *t);
 /* passes.c: in this order, after hn_graph_backward */
 HN_NODISCARD hn_status hn_pass_recompute(hn_graph *g);
 void hn_pass_dead_nodes(hn_graph *g);
+/* compare.c: runs the node's CPU twin on copies of its inputs, made by hn_twin_before; then its
+ * outputs, which the device has written, must agree. */
+typedef struct {
+    void *in[HN_MAX_IN]; /* host copies; an aliased output is computed in its input's */
+    void *out[HN_MAX_OUT];
+} hn_twin_copies;
+HN_NODISCARD hn_status hn_twin_before(const hn_node *n, hn_twin_copies *c);
+HN_NODISCARD hn_status hn_twin_after(const hn_node *n, const hn_step_block *step,
+                                     hn_twin_copies *c);
+void hn_twin_free(hn_twin_copies *c);
+
 /* place.c: offsets of transient tensors and scratch; sets g->transient_bytes */
 HN_NODISCARD hn_status hn_place(hn_graph *g, size_t guard_bytes);
 #endif

@@ -12,10 +12,10 @@ static hn_status infer(const hn_node *n, hn_type *out)
     return HN_OK;
 }
 
-static hn_status run_cpu(const hn_node *n, hn_exec *x)
+static hn_binary_args args_of(const hn_node *n)
 {
     const hn_type *s = &n->in[SUM]->type;
-    const hn_binary_args a = {
+    return (hn_binary_args){
         .a = n->in[SUM]->data,
         .b = n->in[X]->data,
         .y = n->in[SUM]->data,
@@ -26,7 +26,18 @@ static hn_status run_cpu(const hn_node *n, hn_exec *x)
         .ld_y = hn_type_ld(s),
         .dtype = s->dtype,
     };
+}
+
+static hn_status run_cpu(const hn_node *n, hn_exec *x)
+{
+    const hn_binary_args a = args_of(n);
     return x->twin ? hn_add_cpu(&a) : hn_add_fast(&a);
+}
+
+static hn_status run_cuda(const hn_node *n, hn_exec *x)
+{
+    const hn_binary_args a = args_of(n);
+    return hn_add_cuda(&a, x->stream);
 }
 
 static const hn_op_sample samples[] = {
@@ -42,5 +53,6 @@ const hn_op_def hn_op_accumulate = {
     .alias = {1 + SUM},
     .infer = infer,
     .run_cpu = run_cpu,
+    .run_cuda = run_cuda,
     .samples = samples,
 };

@@ -51,6 +51,12 @@ static hn_status run_cpu(const hn_node *n, hn_exec *x)
     return x->twin ? hn_adamw_cpu(&a) : hn_adamw_fast(&a);
 }
 
+static hn_status run_cuda(const hn_node *n, hn_exec *x)
+{
+    const hn_adamw_args a = args_of(n, x);
+    return hn_adamw_cuda(&a, x->stream);
+}
+
 /* clang-format off */
 static const hn_op_sample samples[] = {
     {.in = {{HN_F32, 1, {37}}, {HN_F32, 1, {37}}, {HN_F32, 1, {37}}, {HN_F32, 1, {37}}},
@@ -79,6 +85,7 @@ const hn_op_def hn_op_adamw = {
     .alias = {1 + MASTER, 1 + GRAD, 1 + M, 1 + V, 1 + WORK},
     .infer = infer,
     .run_cpu = run_cpu,
+    .run_cuda = run_cuda,
     .samples = samples,
     .fill = fill,
 };

@@ -24,9 +24,9 @@ static hn_status grad(hn_graph *g, const hn_node *n, hn_tensor *const *dout, hn_
     return HN_OK;
 }
 
-static hn_status run_cpu(const hn_node *n, hn_exec *x)
+static hn_binary_args args_of(const hn_node *n)
 {
-    const hn_binary_args a = {
+    return (hn_binary_args){
         .a = n->in[A]->data,
         .b = n->in[B]->data,
         .y = n->out[Z]->data,
@@ -37,7 +37,18 @@ static hn_status run_cpu(const hn_node *n, hn_exec *x)
         .ld_y = hn_type_ld(&n->out[Z]->type),
         .dtype = n->in[A]->type.dtype,
     };
+}
+
+static hn_status run_cpu(const hn_node *n, hn_exec *x)
+{
+    const hn_binary_args a = args_of(n);
     return x->twin ? hn_add_cpu(&a) : hn_add_fast(&a);
+}
+
+static hn_status run_cuda(const hn_node *n, hn_exec *x)
+{
+    const hn_binary_args a = args_of(n);
+    return hn_add_cuda(&a, x->stream);
 }
 
 static const hn_op_sample samples[] = {
@@ -54,5 +65,6 @@ const hn_op_def hn_op_add = {
     .infer = infer,
     .grad = grad,
     .run_cpu = run_cpu,
+    .run_cuda = run_cuda,
     .samples = samples,
 };

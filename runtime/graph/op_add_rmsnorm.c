@@ -50,11 +50,11 @@ static hn_status grad(hn_graph *g, const hn_node *n, hn_tensor *const *dout, hn_
     return hn_emit(g, HN_OP_ADD, n->name, both, NULL, &din[X]);
 }
 
-static hn_status run_cpu(const hn_node *n, hn_exec *exec)
+static hn_add_rmsnorm_args args_of(const hn_node *n)
 {
     const hn_tensor *x = n->in[X], *res = n->in[RES], *sum = n->out[SUM], *y = n->out[Y];
     const hn_tensor *gain = n->in[GAIN];
-    const hn_add_rmsnorm_args a = {
+    return (hn_add_rmsnorm_args){
         .x = x->data,
         .res = res ? res->data : NULL,
         .gain = gain->data,
@@ -75,7 +75,18 @@ static hn_status run_cpu(const hn_node *n, hn_exec *exec)
         .eps = n->attr.norm.eps,
         .gain_offset = n->attr.norm.gain_offset,
     };
-    return exec->twin ? hn_add_rmsnorm_fwd_cpu(&a) : hn_add_rmsnorm_fwd_fast(&a);
+}
+
+static hn_status run_cpu(const hn_node *n, hn_exec *x)
+{
+    const hn_add_rmsnorm_args a = args_of(n);
+    return x->twin ? hn_add_rmsnorm_fwd_cpu(&a) : hn_add_rmsnorm_fwd_fast(&a);
+}
+
+static hn_status run_cuda(const hn_node *n, hn_exec *x)
+{
+    const hn_add_rmsnorm_args a = args_of(n);
+    return hn_add_rmsnorm_fwd_cuda(&a, x->stream);
 }
 
 static const hn_op_sample samples[] = {
@@ -102,5 +113,6 @@ const hn_op_def hn_op_add_rmsnorm = {
     .accumulates = HN_BIT(GAIN),
     .adds = HN_BIT(X),
     .run_cpu = run_cpu,
+    .run_cuda = run_cuda,
     .samples = samples,
 };

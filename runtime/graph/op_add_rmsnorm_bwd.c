@@ -57,14 +57,21 @@ static hn_status infer(const hn_node *n, hn_type *out)
 static size_t scratch(const hn_node *n, hn_device_kind device)
 {
     const hn_add_rmsnorm_bwd_args a = args_of(n);
-    if (device != HN_DEVICE_CPU || n->in[DGAIN_IN] == NULL) return 0;
-    return hn_add_rmsnorm_bwd_fast_scratch(&a);
+    if (n->in[DGAIN_IN] == NULL) return 0;
+    return device == HN_DEVICE_CUDA ? hn_add_rmsnorm_bwd_cuda_scratch(&a)
+                                    : hn_add_rmsnorm_bwd_fast_scratch(&a);
 }
 
 static hn_status run_cpu(const hn_node *n, hn_exec *x)
 {
     const hn_add_rmsnorm_bwd_args a = args_of(n);
     return x->twin ? hn_add_rmsnorm_bwd_cpu(&a) : hn_add_rmsnorm_bwd_fast(&a, x->scratch);
+}
+
+static hn_status run_cuda(const hn_node *n, hn_exec *x)
+{
+    const hn_add_rmsnorm_bwd_args a = args_of(n);
+    return hn_add_rmsnorm_bwd_cuda(&a, x->scratch, x->stream);
 }
 
 static const hn_op_sample samples[] = {
@@ -95,5 +102,6 @@ const hn_op_def hn_op_add_rmsnorm_bwd = {
     .infer = infer,
     .scratch = scratch,
     .run_cpu = run_cpu,
+    .run_cuda = run_cuda,
     .samples = samples,
 };

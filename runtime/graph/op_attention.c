@@ -85,6 +85,12 @@ static hn_status run_cpu(const hn_node *n, hn_exec *x)
     return x->twin ? hn_attention_fwd_cpu(&a) : hn_attention_fwd_fast(&a, x->scratch);
 }
 
+static hn_status run_cuda(const hn_node *n, hn_exec *x)
+{
+    const hn_attention_args a = args_of(n);
+    return hn_attention_fwd_cuda(&a, x->stream);
+}
+
 /* clang-format off */
 static const hn_op_sample samples[] = {
     {.in = {{HN_F32, 2, {9, 16}}, {HN_F32, 2, {9, 8}}, {HN_F32, 2, {9, 8}}, {HN_I32, 1, {4}}},
@@ -122,6 +128,7 @@ const hn_op_def hn_op_attention = {
     .grad = grad,
     .scratch = scratch,
     .run_cpu = run_cpu,
+    .run_cuda = run_cuda,
     .samples = samples,
     .fill = fill,
 };

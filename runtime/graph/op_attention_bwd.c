@@ -62,13 +62,20 @@ static hn_status infer(const hn_node *n, hn_type *out)
 static size_t scratch(const hn_node *n, hn_device_kind device)
 {
     const hn_attention_args a = args_of(n);
-    return device == HN_DEVICE_CPU ? hn_attention_bwd_fast_scratch(&a) : 0;
+    return device == HN_DEVICE_CPU ? hn_attention_bwd_fast_scratch(&a)
+                                   : hn_attention_bwd_cuda_scratch(&a);
 }
 
 static hn_status run_cpu(const hn_node *n, hn_exec *x)
 {
     const hn_attention_args a = args_of(n);
     return x->twin ? hn_attention_bwd_cpu(&a) : hn_attention_bwd_fast(&a, x->scratch);
+}
+
+static hn_status run_cuda(const hn_node *n, hn_exec *x)
+{
+    const hn_attention_args a = args_of(n);
+    return hn_attention_bwd_cuda(&a, x->scratch, x->stream);
 }
 
 /* clang-format off */
@@ -106,6 +113,7 @@ const hn_op_def hn_op_attention_bwd = {
     .infer = infer,
     .scratch = scratch,
     .run_cpu = run_cpu,
+    .run_cuda = run_cuda,
     .samples = samples,
     .fill = fill,
 };

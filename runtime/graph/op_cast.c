@@ -30,9 +30,9 @@ static hn_status grad(hn_graph *g, const hn_node *n, hn_tensor *const *dout, hn_
     return hn_emit(g, HN_OP_CAST, n->name, &dout[Y], &back, &din[A]);
 }
 
-static hn_status run_cpu(const hn_node *n, hn_exec *x)
+static hn_cast_args args_of(const hn_node *n)
 {
-    const hn_cast_args a = {
+    return (hn_cast_args){
         .a = n->in[A]->data,
         .y = n->out[Y]->data,
         .rows = hn_type_rows(&n->in[A]->type),
@@ -42,7 +42,18 @@ static hn_status run_cpu(const hn_node *n, hn_exec *x)
         .dtype = n->in[A]->type.dtype,
         .y_dtype = n->out[Y]->type.dtype,
     };
+}
+
+static hn_status run_cpu(const hn_node *n, hn_exec *x)
+{
+    const hn_cast_args a = args_of(n);
     return x->twin ? hn_cast_cpu(&a) : hn_cast_fast(&a);
+}
+
+static hn_status run_cuda(const hn_node *n, hn_exec *x)
+{
+    const hn_cast_args a = args_of(n);
+    return hn_cast_cuda(&a, x->stream);
 }
 
 static const hn_op_sample samples[] = {
@@ -59,5 +70,6 @@ const hn_op_def hn_op_cast = {
     .infer = infer,
     .grad = grad,
     .run_cpu = run_cpu,
+    .run_cuda = run_cuda,
     .samples = samples,
 };

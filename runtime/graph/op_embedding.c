@@ -21,10 +21,10 @@ static hn_status grad(hn_graph *g, const hn_node *n, hn_tensor *const *dout, hn_
     return hn_emit(g, HN_OP_EMBEDDING_DW, n->name, in, NULL, NULL);
 }
 
-static hn_status run_cpu(const hn_node *n, hn_exec *x)
+static hn_embedding_args args_of(const hn_node *n)
 {
     const hn_tensor *w = n->in[W], *y = n->out[Y];
-    const hn_embedding_args a = {
+    return (hn_embedding_args){
         .id = n->in[ID]->data,
         .w = w->data,
         .y = y->data,
@@ -37,7 +37,18 @@ static hn_status run_cpu(const hn_node *n, hn_exec *x)
         .w_stride = hn_replica_stride(w),
         .dtype = w->type.dtype,
     };
+}
+
+static hn_status run_cpu(const hn_node *n, hn_exec *x)
+{
+    const hn_embedding_args a = args_of(n);
     return x->twin ? hn_embedding_fwd_cpu(&a) : hn_embedding_fwd_fast(&a);
+}
+
+static hn_status run_cuda(const hn_node *n, hn_exec *x)
+{
+    const hn_embedding_args a = args_of(n);
+    return hn_embedding_fwd_cuda(&a, x->stream);
 }
 
 /* Repeated ids, the first and the last row among them. */
@@ -64,6 +75,7 @@ const hn_op_def hn_op_embedding = {
     .grad = grad,
     .accumulates = HN_BIT(W),
     .run_cpu = run_cpu,
+    .run_cuda = run_cuda,
     .samples = samples,
     .fill = fill,
 };

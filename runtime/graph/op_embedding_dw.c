@@ -14,10 +14,10 @@ static hn_status infer(const hn_node *n, hn_type *out)
     return HN_OK;
 }
 
-static hn_status run_cpu(const hn_node *n, hn_exec *x)
+static hn_embedding_dw_args args_of(const hn_node *n)
 {
     const hn_tensor *dy = n->in[DY], *dw = n->in[DW];
-    const hn_embedding_dw_args a = {
+    return (hn_embedding_dw_args){
         .id = n->in[ID]->data,
         .dy = dy->data,
         .dw = dw->data,
@@ -30,7 +30,24 @@ static hn_status run_cpu(const hn_node *n, hn_exec *x)
         .dw_stride = hn_replica_stride(dw),
         .dtype = dy->type.dtype,
     };
+}
+
+static size_t scratch(const hn_node *n, hn_device_kind device)
+{
+    const hn_embedding_dw_args a = args_of(n);
+    return device == HN_DEVICE_CUDA ? hn_embedding_dw_cuda_scratch(&a) : 0;
+}
+
+static hn_status run_cpu(const hn_node *n, hn_exec *x)
+{
+    const hn_embedding_dw_args a = args_of(n);
     return x->twin ? hn_embedding_dw_cpu(&a) : hn_embedding_dw_fast(&a);
+}
+
+static hn_status run_cuda(const hn_node *n, hn_exec *x)
+{
+    const hn_embedding_dw_args a = args_of(n);
+    return hn_embedding_dw_cuda(&a, x->scratch, x->stream);
 }
 
 static bool fill(const hn_node *n, int k, void *data)
@@ -54,7 +71,9 @@ const hn_op_def hn_op_embedding_dw = {
     .n_out = 1,
     .alias = {1 + DW},
     .infer = infer,
+    .scratch = scratch,
     .run_cpu = run_cpu,
+    .run_cuda = run_cuda,
     .samples = samples,
     .fill = fill,
 };

@@ -37,13 +37,19 @@ static hn_status infer(const hn_node *n, hn_type *out)
 static size_t scratch(const hn_node *n, hn_device_kind device)
 {
     const hn_grad_norm_args a = args_of(n);
-    return device == HN_DEVICE_CPU ? hn_grad_norm_fast_scratch(&a) : 0;
+    return device == HN_DEVICE_CUDA ? hn_grad_norm_cuda_scratch(&a) : hn_grad_norm_fast_scratch(&a);
 }
 
 static hn_status run_cpu(const hn_node *n, hn_exec *x)
 {
     const hn_grad_norm_args a = args_of(n);
     return x->twin ? hn_grad_norm_cpu(&a) : hn_grad_norm_fast(&a, x->scratch);
+}
+
+static hn_status run_cuda(const hn_node *n, hn_exec *x)
+{
+    const hn_grad_norm_args a = args_of(n);
+    return hn_grad_norm_cuda(&a, x->scratch, x->stream);
 }
 
 /* clang-format off */
@@ -70,6 +76,7 @@ const hn_op_def hn_op_grad_norm = {
     .infer = infer,
     .scratch = scratch,
     .run_cpu = run_cpu,
+    .run_cuda = run_cuda,
     .samples = samples,
     .fill = fill,
 };

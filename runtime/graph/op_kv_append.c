@@ -5,6 +5,29 @@
 
 enum { K_CACHE, V_CACHE, K, V, POSITIONS }; /* inputs; the outputs are the caches */
 
+static hn_kv_append_args args_of(const hn_node *n)
+{
+    const hn_type *kc = &n->in[K_CACHE]->type, *k = &n->in[K]->type;
+    const int64_t batch = hn_type_elements(&n->in[POSITIONS]->type);
+    return (hn_kv_append_args){
+        .k = n->in[K]->data,
+        .v = n->in[V]->data,
+        .positions = n->in[POSITIONS]->data,
+        .k_cache = n->in[K_CACHE]->data,
+        .v_cache = n->in[V_CACHE]->data,
+        .ld_k = hn_type_ld(k),
+        .ld_v = hn_type_ld(&n->in[V]->type),
+        .ld_k_cache = hn_type_ld(kc),
+        .ld_v_cache = hn_type_ld(&n->in[V_CACHE]->type),
+        .batch = batch,
+        .tokens = hn_type_rows(k) / batch,
+        .capacity = hn_type_rows(kc) / batch,
+        .k_cols = hn_type_cols(k),
+        .v_cols = hn_type_cols(&n->in[V]->type),
+        .dtype = k->dtype,
+    };
+}
+
 static hn_status infer(const hn_node *n, hn_type *out)
 {
     (void)out;
@@ -25,26 +48,14 @@ static hn_status infer(const hn_node *n, hn_type *out)
 static hn_status run_cpu(const hn_node *n, hn_exec *x)
 {
     (void)x;
-    const hn_type *kc = &n->in[K_CACHE]->type, *k = &n->in[K]->type;
-    const int64_t batch = hn_type_elements(&n->in[POSITIONS]->type);
-    const hn_kv_append_args a = {
-        .k = n->in[K]->data,
-        .v = n->in[V]->data,
-        .positions = n->in[POSITIONS]->data,
-        .k_cache = n->in[K_CACHE]->data,
-        .v_cache = n->in[V_CACHE]->data,
-        .ld_k = hn_type_ld(k),
-        .ld_v = hn_type_ld(&n->in[V]->type),
-        .ld_k_cache = hn_type_ld(kc),
-        .ld_v_cache = hn_type_ld(&n->in[V_CACHE]->type),
-        .batch = batch,
-        .tokens = hn_type_rows(k) / batch,
-        .capacity = hn_type_rows(kc) / batch,
-        .k_cols = hn_type_cols(k),
-        .v_cols = hn_type_cols(&n->in[V]->type),
-        .dtype = k->dtype,
-    };
+    const hn_kv_append_args a = args_of(n);
     return hn_kv_append_cpu(&a);
+}
+
+static hn_status run_cuda(const hn_node *n, hn_exec *x)
+{
+    const hn_kv_append_args a = args_of(n);
+    return hn_kv_append_cuda(&a, x->stream);
 }
 
 /* clang-format off */
@@ -72,6 +83,7 @@ const hn_op_def hn_op_kv_append = {
     .alias = {1 + K_CACHE, 1 + V_CACHE},
     .infer = infer,
     .run_cpu = run_cpu,
+    .run_cuda = run_cuda,
     .samples = samples,
     .fill = fill,
 };

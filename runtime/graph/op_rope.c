@@ -32,10 +32,10 @@ static hn_status grad(hn_graph *g, const hn_node *n, hn_tensor *const *dout, hn_
     return hn_emit(g, HN_OP_ROPE, n->name, in, &attr, &din[X]);
 }
 
-static hn_status run_cpu(const hn_node *n, hn_exec *exec)
+static hn_rope_args args_of(const hn_node *n)
 {
     const hn_tensor *x = n->in[X], *y = n->out[Y];
-    const hn_rope_args a = {
+    return (hn_rope_args){
         .x = x->data,
         .y = y->data,
         .position = n->in[POSITION]->data,
@@ -53,7 +53,18 @@ static hn_status run_cpu(const hn_node *n, hn_exec *exec)
         .interleaved = n->attr.rope.interleaved,
         .inverse = n->attr.rope.inverse,
     };
-    return exec->twin ? hn_rope_cpu(&a) : hn_rope_fast(&a);
+}
+
+static hn_status run_cpu(const hn_node *n, hn_exec *x)
+{
+    const hn_rope_args a = args_of(n);
+    return x->twin ? hn_rope_cpu(&a) : hn_rope_fast(&a);
+}
+
+static hn_status run_cuda(const hn_node *n, hn_exec *x)
+{
+    const hn_rope_args a = args_of(n);
+    return hn_rope_cuda(&a, x->stream);
 }
 
 static bool fill(const hn_node *n, int k, void *data)
@@ -86,6 +97,7 @@ const hn_op_def hn_op_rope = {
     .infer = infer,
     .grad = grad,
     .run_cpu = run_cpu,
+    .run_cuda = run_cuda,
     .samples = samples,
     .fill = fill,
     .kinks = HN_BIT(COS) | HN_BIT(SIN), /* tables are constants: no gradient is made */

@@ -19,9 +19,9 @@ static hn_status grad(hn_graph *g, const hn_node *n, hn_tensor *const *dout, hn_
     return hn_emit(g, HN_OP_SCALE, n->name, &dout[Y], &n->attr, &din[A]);
 }
 
-static hn_status run_cpu(const hn_node *n, hn_exec *x)
+static hn_scale_args args_of(const hn_node *n)
 {
-    const hn_scale_args a = {
+    return (hn_scale_args){
         .a = n->in[A]->data,
         .y = n->out[Y]->data,
         .rows = hn_type_rows(&n->in[A]->type),
@@ -31,7 +31,18 @@ static hn_status run_cpu(const hn_node *n, hn_exec *x)
         .dtype = n->in[A]->type.dtype,
         .factor = n->attr.scale.factor,
     };
+}
+
+static hn_status run_cpu(const hn_node *n, hn_exec *x)
+{
+    const hn_scale_args a = args_of(n);
     return x->twin ? hn_scale_cpu(&a) : hn_scale_fast(&a);
+}
+
+static hn_status run_cuda(const hn_node *n, hn_exec *x)
+{
+    const hn_scale_args a = args_of(n);
+    return hn_scale_cuda(&a, x->stream);
 }
 
 static const hn_op_sample samples[] = {
@@ -48,5 +59,6 @@ const hn_op_def hn_op_scale = {
     .infer = infer,
     .grad = grad,
     .run_cpu = run_cpu,
+    .run_cuda = run_cuda,
     .samples = samples,
 };

@@ -50,6 +50,12 @@ static hn_status run_cpu(const hn_node *n, hn_exec *x)
     return x->twin ? hn_sgd_cpu(&a) : hn_sgd_fast(&a);
 }
 
+static hn_status run_cuda(const hn_node *n, hn_exec *x)
+{
+    const hn_sgd_args a = args_of(n, x);
+    return hn_sgd_cuda(&a, x->stream);
+}
+
 /* clang-format off */
 static const hn_op_sample samples[] = {
     {.in = {{HN_F32, 1, {37}}, {HN_F32, 1, {38}}},
@@ -68,5 +74,6 @@ const hn_op_def hn_op_sgd = {
     .alias = {1 + MASTER, 1 + GRAD, 1 + MOMENTUM, 1 + WORK},
     .infer = infer,
     .run_cpu = run_cpu,
+    .run_cuda = run_cuda,
     .samples = samples,
 };

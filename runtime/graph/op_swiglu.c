@@ -24,10 +24,10 @@ static hn_status grad(hn_graph *g, const hn_node *n, hn_tensor *const *dout, hn_
     return HN_OK;
 }
 
-static hn_status run_cpu(const hn_node *n, hn_exec *x)
+static hn_swiglu_args args_of(const hn_node *n)
 {
     const hn_tensor *gate = n->in[GATE], *up = n->in[UP], *y = n->out[Y];
-    const hn_swiglu_args a = {
+    return (hn_swiglu_args){
         .gate = gate->data,
         .up = up->data,
         .y = y->data,
@@ -38,7 +38,18 @@ static hn_status run_cpu(const hn_node *n, hn_exec *x)
         .ld_y = hn_type_ld(&y->type),
         .dtype = y->type.dtype,
     };
+}
+
+static hn_status run_cpu(const hn_node *n, hn_exec *x)
+{
+    const hn_swiglu_args a = args_of(n);
     return x->twin ? hn_swiglu_fwd_cpu(&a) : hn_swiglu_fwd_fast(&a);
+}
+
+static hn_status run_cuda(const hn_node *n, hn_exec *x)
+{
+    const hn_swiglu_args a = args_of(n);
+    return hn_swiglu_fwd_cuda(&a, x->stream);
 }
 
 static const hn_op_sample samples[] = {
@@ -55,5 +66,6 @@ const hn_op_def hn_op_swiglu = {
     .infer = infer,
     .grad = grad,
     .run_cpu = run_cpu,
+    .run_cuda = run_cuda,
     .samples = samples,
 };

@@ -15,11 +15,11 @@ static hn_status infer(const hn_node *n, hn_type *out)
     return HN_OK;
 }
 
-static hn_status run_cpu(const hn_node *n, hn_exec *x)
+static hn_swiglu_bwd_args args_of(const hn_node *n)
 {
     const hn_tensor *gate = n->in[GATE], *up = n->in[UP], *dy = n->in[DY];
     const hn_tensor *dgate = n->out[DGATE], *dup = n->out[DUP];
-    const hn_swiglu_bwd_args a = {
+    return (hn_swiglu_bwd_args){
         .gate = gate->data,
         .up = up->data,
         .dy = dy->data,
@@ -34,7 +34,18 @@ static hn_status run_cpu(const hn_node *n, hn_exec *x)
         .ld_dup = hn_type_ld(&dup->type),
         .dtype = gate->type.dtype,
     };
+}
+
+static hn_status run_cpu(const hn_node *n, hn_exec *x)
+{
+    const hn_swiglu_bwd_args a = args_of(n);
     return x->twin ? hn_swiglu_bwd_cpu(&a) : hn_swiglu_bwd_fast(&a);
+}
+
+static hn_status run_cuda(const hn_node *n, hn_exec *x)
+{
+    const hn_swiglu_bwd_args a = args_of(n);
+    return hn_swiglu_bwd_cuda(&a, x->stream);
 }
 
 static const hn_op_sample samples[] = {
@@ -50,5 +61,6 @@ const hn_op_def hn_op_swiglu_bwd = {
     .reuse = HN_REUSE(DGATE, GATE) | HN_REUSE(DGATE, DY) | HN_REUSE(DUP, UP),
     .infer = infer,
     .run_cpu = run_cpu,
+    .run_cuda = run_cuda,
     .samples = samples,
 };

@@ -1,6 +1,7 @@
 /* t = 0, in place: gives a transient tensor its first value (padding included). */
 #include <string.h>
 
+#include "kernels/activation/elementwise.h"
 #include "runtime/graph/op.h"
 
 static hn_status run_cpu(const hn_node *n, hn_exec *x)
@@ -11,6 +12,14 @@ static hn_status run_cpu(const hn_node *n, hn_exec *x)
     for (int64_t i = 0; i < hn_type_rows(&t->type); i++)
         memset((char *)t->data + (size_t)i * row, 0, (size_t)hn_type_cols(&t->type) * size);
     return HN_OK;
+}
+
+static hn_status run_cuda(const hn_node *n, hn_exec *x)
+{
+    const hn_tensor *t = n->out[0];
+    const size_t size = hn_dtype_size(t->type.dtype);
+    return hn_zero_cuda(t->data, hn_type_rows(&t->type), (size_t)hn_type_cols(&t->type) * size,
+                        (size_t)hn_type_ld(&t->type) * size, x->stream);
 }
 
 static const hn_op_sample samples[] = {
@@ -25,5 +34,6 @@ const hn_op_def hn_op_zero = {
     .n_out = 1,
     .alias = {1},
     .run_cpu = run_cpu,
+    .run_cuda = run_cuda,
     .samples = samples,
 };

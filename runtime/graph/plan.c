@@ -7,8 +7,6 @@
 #include "runtime/base/alloc.h"
 #include "runtime/graph/graph_impl.h"
 
-enum { BLOCK_ALIGN = 256 };
-
 static hn_status prepare_nodes(const hn_graph *g, hn_device_kind device)
 {
     for (int64_t i = 0; i < g->n_nodes; i++) {
@@ -27,11 +25,16 @@ hn_status hn_plan_build(hn_program *p, const hn_plan_options *o)
     if (p->planned) return HN_FAIL(HN_ERR_ARG, "the program is planned already");
     p->device = o->device;
     p->guard_bytes = o->guard_bytes;
+    if (p->device == NULL) {
+        HN_TRY(hn_device_open("cpu", &p->own_device));
+        p->device = p->own_device;
+    }
+    const hn_device_kind kind = hn_device_kind_of(p->device);
     for (int64_t i = 0; i < p->n_graphs; i++) {
         hn_graph *g = p->graph[i];
         hn_pass_dead_nodes(g);
         HN_TRY(hn_pass_recompute(g));
-        HN_TRY(prepare_nodes(g, o->device));
+        HN_TRY(prepare_nodes(g, kind));
         HN_TRY(hn_place(g, o->guard_bytes));
         if (g->transient_bytes > p->transient_bytes) p->transient_bytes = g->transient_bytes;
     }
@@ -58,6 +61,8 @@ void hn_plan_sizes_of(const hn_program *p, hn_plan_sizes *out)
         out->class_bytes[m] = block_bytes(p, m);
         out->total_bytes += out->class_bytes[m];
     }
+    out->workspace_bytes = p->device ? hn_device_workspace_bytes(p->device) : 0;
+    out->total_bytes += out->workspace_bytes;
     for (int64_t i = 0; i < p->n_graphs; i++) {
         out->n_nodes += p->graph[i]->n_nodes;
         if (p->graph[i]->transient_bytes == p->transient_bytes && out->widest_graph == NULL)
@@ -79,6 +84,9 @@ char *hn_plan_text(const hn_program *p)
         at += (size_t)snprintf(text + at, sizeof text - at, "  %-22s %10.4f GiB%s\n",
                                hn_mem_name((hn_mem)m), (double)s.class_bytes[m] / 0x1p30, note);
     }
+    if (s.workspace_bytes > 0 && at < sizeof text)
+        snprintf(text + at, sizeof text - at, "  %-22s %10.4f GiB\n", "library workspace",
+                 (double)s.workspace_bytes / 0x1p30);
     return hn_asprintf("memory plan: %" PRId64 " operations in %" PRId64 " graphs\n%s"
                        "  %-22s %10.4f GiB\n",
                        s.n_nodes, p->n_graphs, text, "total", (double)s.total_bytes / 0x1p30);
@@ -92,23 +100,45 @@ static void bind(hn_program *p, hn_tensor *t)
     t->data = data;
 }
 
+/* Before anything is taken, so that a plan that cannot fit says so in one piece. */
+static hn_status check_fits(const hn_program *p)
+{
+    hn_plan_sizes s;
+    size_t free_bytes, total_bytes;
+    hn_plan_sizes_of(p, &s);
+    HN_TRY(hn_device_memory(p->device, &free_bytes, &total_bytes));
+    if (total_bytes == 0 || s.total_bytes <= free_bytes) return HN_OK;
+    return HN_FAIL(HN_ERR_MEMORY,
+                   "the plan needs %.3f GiB, %.3f GiB for activations; %.3f GiB are free on %s",
+                   (double)s.total_bytes / 0x1p30, (double)s.class_bytes[HN_MEM_TRANSIENT] / 0x1p30,
+                   (double)free_bytes / 0x1p30, hn_device_text(p->device));
+}
+
+static hn_status take_blocks(hn_program *p)
+{
+    for (int m = 0; m < HN_MEM_COUNT; m++) {
+        const size_t bytes = block_bytes(p, m);
+        void *block = NULL;
+        if (bytes == 0 || p->memory[m] != NULL) continue;
+        const hn_status st = hn_device_alloc(p->device, bytes, &block);
+        if (st != HN_OK) return HN_FAIL(st, "%s: %s", hn_mem_name((hn_mem)m), hn_last_text());
+        p->memory[m] = block;
+        if (m == HN_MEM_TRANSIENT && p->guard_bytes)
+            HN_TRY(hn_device_fill(p->device, block, 0xff, bytes));
+    }
+    return hn_device_take_workspace(p->device);
+}
+
 hn_status hn_plan_allocate(hn_program *p)
 {
     if (!p->planned) return HN_FAIL(HN_ERR_ARG, "hn_plan_build comes first");
-    if (p->device != HN_DEVICE_CPU)
-        return HN_FAIL(HN_ERR_UNSUPPORTED, "this build has memory for the CPU only");
-    for (int m = 0; m < HN_MEM_COUNT; m++) {
-        const size_t bytes = block_bytes(p, m);
-        if (bytes == 0 || p->memory[m] != NULL) continue;
-        p->memory[m] = hn_aligned_alloc(BLOCK_ALIGN, bytes);
-        if (p->memory[m] == NULL)
-            return HN_FAIL(HN_ERR_MEMORY, "%.3f GiB for %s", (double)bytes / 0x1p30,
-                           hn_mem_name((hn_mem)m));
-        memset(p->memory[m], m == HN_MEM_TRANSIENT && p->guard_bytes ? 0xff : 0, bytes);
-    }
+    HN_TRY(check_fits(p));
+    HN_TRY(take_blocks(p));
     for (int m = 0; m < HN_MEM_COUNT; m++)
         for (int64_t i = 0; i < p->class_list[m].n; i++) bind(p, p->class_list[m].item[i]);
     for (int64_t k = 0; k < p->n_graphs; k++)
         for (int64_t i = 0; i < p->graph[k]->tensors.n; i++) bind(p, p->graph[k]->tensors.item[i]);
-    return HN_OK;
+    return hn_device_wait(p->device); /* memory is zero from here on, for every stream */
 }
+
+hn_device *hn_program_device(const hn_program *p) { return p->device; }

@@ -20,12 +20,13 @@ extern "C" {
 #endif
 
 typedef struct {
-    hn_device_kind device;
+    hn_device *device;  /* must outlive the program; NULL: one for the CPU is made */
     size_t guard_bytes; /* red zone behind every transient piece, for tests; 0: none */
 } hn_plan_options;
 
 typedef struct {
     size_t class_bytes[HN_MEM_COUNT]; /* all replicas */
+    size_t workspace_bytes;           /* what the device's libraries work in */
     size_t total_bytes;
     const char *widest_graph; /* the one that sets the transient block */
     int64_t n_nodes;          /* over all graphs */
@@ -39,8 +40,11 @@ void hn_plan_sizes_of(const hn_program *p, hn_plan_sizes *out); /* after hn_plan
 /* The table that is printed before the first allocation; hn_free the text. NULL: out of memory. */
 char *hn_plan_text(const hn_program *p);
 
-/* Takes the memory, zeroed, and sets every tensor's data. */
+/* Takes the memory, zeroed, and sets every tensor's data.
+ * Errors: HN_ERR_MEMORY says what is needed and what is free, before anything is taken on a GPU */
 HN_NODISCARD hn_status hn_plan_allocate(hn_program *p);
+
+hn_device *hn_program_device(const hn_program *p); /* NULL before hn_plan_build */
 
 #ifdef __cplusplus
 }

@@ -2,20 +2,20 @@
 
 #include <inttypes.h>
 #include <math.h>
-#include <string.h>
 
+#include "runtime/base/alloc.h"
 #include "runtime/graph/graph_impl.h"
+#include "runtime/graph/tensor.h"
 
 static bool is_float(hn_dtype t) { return t == HN_F32 || t == HN_BF16 || t == HN_F16; }
 
-static hn_status scan(const hn_node *n, const hn_tensor *t)
+static hn_status find_nonfinite(const hn_node *n, const hn_tensor *t, const void *data)
 {
-    if (!is_float(t->type.dtype)) return HN_OK;
     const int64_t rows = hn_type_rows(&t->type), cols = hn_type_cols(&t->type);
     const int64_t ld = hn_type_ld(&t->type);
     for (int64_t i = 0; i < rows; i++)
         for (int64_t j = 0; j < cols; j++) {
-            const float v = hn_get_f32(t->data, t->type.dtype, i * ld + j);
+            const float v = hn_get_f32(data, t->type.dtype, i * ld + j);
             if (!isfinite(v))
                 return HN_FAIL(HN_ERR_NUMERIC, "%s (%s%s) wrote %g at [%" PRId64 ", %" PRId64 "]",
                                n->name, hn_op(n->op)->name, n->backward ? ", backward" : "",
@@ -24,17 +24,35 @@ static hn_status scan(const hn_node *n, const hn_tensor *t)
     return HN_OK;
 }
 
+static hn_status scan(const hn_node *n, const hn_tensor *t)
+{
+    const void *data;
+    void *copy;
+    if (!is_float(t->type.dtype)) return HN_OK;
+    HN_TRY(hn_tensor_host(t, &data, &copy));
+    const hn_status st = find_nonfinite(n, t, data);
+    hn_free(copy);
+    return st;
+}
+
+static bool taken_over(const hn_node *n, const hn_tensor *t)
+{
+    for (int j = 0; j < hn_op(n->op)->n_in; j++)
+        if (n->in[j] && n->in[j]->data == t->data) return true;
+    return false;
+}
+
 /* Fresh outputs become NaN patterns, unless they took over an input's memory. */
-static void poison(const hn_node *n)
+static hn_status poison(const hn_node *n)
 {
     const hn_op_def *def = hn_op(n->op);
+    hn_device *d = n->graph->program->device;
     for (int k = 0; k < def->n_out; k++) {
         const hn_tensor *t = n->out[k];
-        if (t == NULL || def->alias[k]) continue;
-        bool taken_over = false;
-        for (int j = 0; j < def->n_in; j++) taken_over |= n->in[j] && n->in[j]->data == t->data;
-        if (!taken_over) memset(t->data, 0xff, hn_type_bytes(&t->type));
+        if (t == NULL || def->alias[k] || taken_over(n, t)) continue;
+        HN_TRY(hn_device_fill(d, t->data, 0xff, hn_type_bytes(&t->type)));
     }
+    return HN_OK;
 }
 
 /* Pieces are rounded up to 64 bytes; the zone starts behind that. */
@@ -43,10 +61,15 @@ static size_t zone_offset(size_t n_bytes) { return (n_bytes + 63) / 64 * 64; }
 static hn_status check_zone(const hn_node *n, const char *what, const unsigned char *end,
                             size_t guard)
 {
-    for (size_t i = 0; i < guard; i++)
-        if (end[i] != 0xff)
-            return HN_FAIL(HN_ERR_ARG, "%s (%s) wrote %zu bytes behind its %s", n->name,
-                           hn_op(n->op)->name, i, what);
+    unsigned char zone[256];
+    for (size_t at = 0; at < guard; at += sizeof zone) {
+        const size_t bytes = guard - at < sizeof zone ? guard - at : sizeof zone;
+        HN_TRY(hn_device_read(n->graph->program->device, zone, end + at, bytes));
+        for (size_t i = 0; i < bytes; i++)
+            if (zone[i] != 0xff)
+                return HN_FAIL(HN_ERR_ARG, "%s (%s) wrote %zu bytes behind its %s", n->name,
+                               hn_op(n->op)->name, at + i, what);
+    }
     return HN_OK;
 }
 
@@ -55,8 +78,7 @@ static unsigned char *output_zone(const hn_node *n, int k)
 {
     const hn_tensor *t = n->out[k];
     if (t == NULL || t->base != NULL || t->mem != HN_MEM_TRANSIENT) return NULL;
-    for (int j = 0; j < hn_op(n->op)->n_in; j++) /* taken over: the piece may be larger than t */
-        if (n->in[j] && n->in[j]->data == t->data) return NULL;
+    if (taken_over(n, t)) return NULL; /* the piece may be larger than t */
     return (unsigned char *)t->data + zone_offset(hn_type_bytes(&t->type));
 }
 
@@ -67,11 +89,12 @@ static unsigned char *scratch_zone(const hn_node *n)
 }
 
 /* Before the node runs: an earlier tensor may have lain where a zone is now. */
-static void paint_zones(const hn_node *n, size_t guard)
+static hn_status paint_zones(const hn_node *n, size_t guard)
 {
+    hn_device *d = n->graph->program->device;
     for (int k = 0; k < hn_op(n->op)->n_out; k++)
-        if (output_zone(n, k)) memset(output_zone(n, k), 0xff, guard);
-    if (scratch_zone(n)) memset(scratch_zone(n), 0xff, guard);
+        if (output_zone(n, k)) HN_TRY(hn_device_fill(d, output_zone(n, k), 0xff, guard));
+    return scratch_zone(n) ? hn_device_fill(d, scratch_zone(n), 0xff, guard) : HN_OK;
 }
 
 static hn_status check_zones(const hn_node *n, size_t guard)
@@ -81,24 +104,84 @@ static hn_status check_zones(const hn_node *n, size_t guard)
     return scratch_zone(n) ? check_zone(n, "scratch", scratch_zone(n), guard) : HN_OK;
 }
 
+static hn_status run_node(const hn_node *n, hn_exec *x)
+{
+    const hn_program *p = n->graph->program;
+    const hn_op_def *def = hn_op(n->op);
+    x->scratch = n->scratch ? p->memory[HN_MEM_TRANSIENT] + n->scratch_at : NULL;
+    const hn_status st = x->device == HN_DEVICE_CUDA ? def->run_cuda(n, x) : def->run_cpu(n, x);
+    return st == HN_OK ? HN_OK : HN_FAIL(st, "%s (%s): %s", n->name, def->name, hn_last_text());
+}
+
+static hn_status run_checked(const hn_node *n, hn_exec *x)
+{
+    const hn_program *p = n->graph->program;
+    const hn_op_def *def = hn_op(n->op);
+    HN_TRY(poison(n));
+    if (p->guard_bytes > 0) HN_TRY(paint_zones(n, p->guard_bytes));
+    HN_TRY(run_node(n, x));
+    const hn_status st = hn_device_wait(p->device); /* what the node itself did wrong shows here */
+    if (st != HN_OK) return HN_FAIL(st, "%s (%s): %s", n->name, def->name, hn_last_text());
+    if (p->guard_bytes > 0) HN_TRY(check_zones(n, p->guard_bytes));
+    for (int k = 0; k < def->n_out; k++) /* statistics may hold infinities */
+        if (n->out[k] && !(def->saved_out & HN_BIT(k))) HN_TRY(scan(n, n->out[k]));
+    return HN_OK;
+}
+
+static hn_status run_compared(const hn_node *n, hn_exec *x)
+{
+    hn_twin_copies copies = {0};
+    hn_step_block step = {0};
+    hn_status st = HN_OK;
+    if (x->step) HN_TRY(hn_device_read(n->graph->program->device, &step, x->step, sizeof step));
+    HN_TRY_GOTO(st, hn_twin_before(n, &copies), done);
+    HN_TRY_GOTO(st, run_checked(n, x), done);
+    st = hn_twin_after(n, &step, &copies);
+
+done:
+    hn_twin_free(&copies);
+    return st;
+}
+
+static hn_exec exec_of(const hn_program *p, hn_step_block *step)
+{
+    return (hn_exec){.device = hn_device_kind_of(p->device),
+                     .stream = hn_device_stream(p->device),
+                     .gemm = hn_device_gemm(p->device),
+                     .step = step};
+}
+
 hn_status hn_graph_run(const hn_graph *g, const hn_run_options *o)
 {
     const hn_program *p = g->program;
-    unsigned char *const transient = p->memory[HN_MEM_TRANSIENT];
-    hn_exec x = {.device = p->device, .step = o->step, .twin = o->twin};
-    const bool zones = o->check && p->guard_bytes > 0;
-    if (zones && p->transient_bytes > 0) memset(transient, 0xff, p->transient_bytes);
-    for (int64_t i = 0; i < g->n_nodes; i++) {
-        const hn_node *n = g->node[i];
-        const hn_op_def *def = hn_op(n->op);
-        x.scratch = n->scratch ? transient + n->scratch_at : NULL;
-        if (o->check) poison(n);
-        if (zones) paint_zones(n, p->guard_bytes);
-        const hn_status st = def->run_cpu(n, &x);
-        if (st != HN_OK) return HN_FAIL(st, "%s (%s): %s", n->name, def->name, hn_last_error());
-        if (zones) HN_TRY(check_zones(n, p->guard_bytes));
-        for (int k = 0; o->check && k < def->n_out; k++) /* statistics may hold infinities */
-            if (n->out[k] && !(def->saved_out & HN_BIT(k))) HN_TRY(scan(n, n->out[k]));
-    }
+    hn_exec x = exec_of(p, o->step);
+    const bool compare = o->compare && x.device == HN_DEVICE_CUDA;
+    x.twin = o->twin;
+    if (g->captured && !o->check && !compare) return hn_device_launch(p->device, g->captured);
+    if (o->check && p->guard_bytes > 0 && p->transient_bytes > 0)
+        HN_TRY(hn_device_fill(p->device, p->memory[HN_MEM_TRANSIENT], 0xff, p->transient_bytes));
+    for (int64_t i = 0; i < g->n_nodes; i++)
+        HN_TRY(compare    ? run_compared(g->node[i], &x)
+               : o->check ? run_checked(g->node[i], &x)
+                          : run_node(g->node[i], &x));
     return HN_OK;
+}
+
+hn_status hn_graph_capture(hn_graph *g, hn_step_block *step)
+{
+    const hn_program *p = g->program;
+    hn_exec x = exec_of(p, step);
+    hn_status st = HN_OK;
+    if (g->captured != NULL || g->n_nodes == 0) return HN_OK;
+    HN_TRY(hn_device_capture_begin(p->device));
+    for (int64_t i = 0; i < g->n_nodes && st == HN_OK; i++) st = run_node(g->node[i], &x);
+    if (st == HN_OK) return hn_device_capture_end(p->device, &g->captured);
+    (void)!hn_device_capture_end(p->device, NULL);
+    return st;
+}
+
+void hn_graph_release(hn_graph *g)
+{
+    hn_device_graph_free(g->captured);
+    g->captured = NULL;
 }

@@ -1,4 +1,12 @@
-/* run.h - executors: they run a planned graph node by node. */
+/* run.h - executors: they run a planned graph.
+ *
+ *   cpu         node by node, the fast CPU functions
+ *   cuda        node by node on the GPU's stream
+ *   cuda-graph  the same, captured once (hn_graph_capture) and enqueued as one CUDA graph
+ *   cuda-check  node by node; after each one the host compares with the CPU twin
+ *
+ * cuda and cuda-graph run the same launches and give the same bits.
+ */
 #ifndef HN_RUN_H
 #define HN_RUN_H
 #include "runtime/graph/op.h"
@@ -9,15 +17,24 @@ extern "C" {
 
 typedef struct {
     hn_step_block *step; /* in the device's memory */
-    bool twin;           /* plain twins instead of the fast CPU functions */
-    bool check; /* after each node: scan its float outputs for NaN and infinity, and look at
-                 * the red zones of a guarded plan; before it: poison fresh outputs */
+    bool twin;           /* CPU: plain twins instead of the fast functions */
+    bool check;   /* after each node: wait, scan its float outputs for NaN and infinity, and look
+                   * at the red zones of a guarded plan; before it: poison fresh outputs */
+    bool compare; /* GPU: run each node's CPU twin on copies of the same inputs; outputs agree to
+                   * 1e-4 (f32) or 2e-2 (bf16) of their norm */
 } hn_run_options;
 
-/* Runs every node. Allocates nothing.
- * Errors   those of the operations, with the node's name; with `check` HN_ERR_NUMERIC naming node,
- *          operation and element, HN_ERR_ARG when a red zone was written */
+/* Runs every node. On a GPU it returns before the work is done, unless check or compare is on.
+ * Allocates nothing (check and compare on a GPU: host memory).
+ * Errors   those of the operations, with the node's name; with check or compare HN_ERR_NUMERIC
+ *          naming node, operation and element or error, HN_ERR_ARG when a red zone was written */
 HN_NODISCARD hn_status hn_graph_run(const hn_graph *g, const hn_run_options *o);
+
+/* GPU: captures what hn_graph_run would enqueue; from then on runs without check and compare launch
+ * that, with this step block. The graph must have run once before (kernels are loaded then). */
+HN_NODISCARD hn_status hn_graph_capture(hn_graph *g, hn_step_block *step);
+/* Forgets the capture: node by node again. */
+void hn_graph_release(hn_graph *g);
 
 #ifdef __cplusplus
 }

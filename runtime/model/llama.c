@@ -4,7 +4,8 @@
 #include <math.h>
 #include <stdio.h>
 
-enum { CE_CHUNK_ROWS = 512 }; /* logits alive at a time: 512 x 151,936 x 4 bytes = 0.29 GiB */
+#include "runtime/base/alloc.h"
+#include "runtime/graph/tensor.h"
 
 static const char EMBED[] = "model.embed_tokens.weight";
 static const char NORM[] = "model.norm.weight";
@@ -59,8 +60,15 @@ hn_status hn_llama_tables_new(const hn_llama_config *c, hn_program *p, int64_t p
 
 hn_status hn_llama_tables_fill(const hn_llama_config *c, const hn_llama_tables *t)
 {
-    const int64_t ld = hn_type_ld(&t->cos->type);
-    return hn_rope_table(&c->rope, t->positions, t->positions, ld, t->cos->data, t->sin->data);
+    const int64_t half = c->rope.rotary_dim / 2, n = t->positions * half;
+    float *cos = hn_malloc((size_t)n * sizeof *cos), *sin = hn_malloc((size_t)n * sizeof *sin);
+    hn_status st = cos && sin ? HN_OK : HN_FAIL(HN_ERR_MEMORY, "%" PRId64 " angles", n);
+    if (st == HN_OK) st = hn_rope_table(&c->rope, t->positions, t->positions, half, cos, sin);
+    if (st == HN_OK) st = hn_tensor_set(t->cos, cos);
+    if (st == HN_OK) st = hn_tensor_set(t->sin, sin);
+    hn_free(cos);
+    hn_free(sin);
+    return st;
 }
 
 /* What the recording of one forward pass carries along. */
@@ -201,7 +209,7 @@ hn_status hn_llama_loss(const hn_llama_build *b, hn_graph *g, hn_tensor *hidden,
     const hn_param *head = hn_params_find(b->params, hn_llama_head(b->config));
     hn_tensor *dw = hn_graph_training(g) ? head->grad : NULL;
     hn_tensor *in[] = {hidden, head->value, labels, loss, count, dw}, *out[HN_MAX_OUT];
-    const hn_attr attr = {.ce = {.chunk_rows = CE_CHUNK_ROWS,
+    const hn_attr attr = {.ce = {.chunk_rows = b->loss_chunk_rows,
                                  .want_dx = hn_graph_training(g) && hidden->needs_grad,
                                  .want_row_loss = row_loss != NULL}};
     HN_TRY(hn_emit(g, HN_OP_LINEAR_CE, "loss", in, &attr, out));

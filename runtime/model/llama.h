@@ -46,9 +46,10 @@ typedef struct {
     const hn_llama_config *config;
     const hn_params *params;
     const hn_llama_tables *tables;
-    hn_llama_cache *cache; /* one a layer; NULL: none is written */
-    bool decode;           /* attend over the cache; else over the batch itself */
-    bool recompute;        /* run each layer's forward again in backward instead of keeping it */
+    hn_llama_cache *cache;   /* one a layer; NULL: none is written */
+    bool decode;             /* attend over the cache; else over the batch itself */
+    bool recompute;          /* run each layer's forward again in backward instead of keeping it */
+    int64_t loss_chunk_rows; /* rows of logits alive at a time; 0: linear_ce's own choice */
 } hn_llama_build;
 
 /* Hidden states behind the final norm, [rows, hidden]. With a cache the last layer may be all that

@@ -148,11 +148,11 @@ hn_status hn_model_load(const hn_model *m, const hn_params *p, uint64_t seed)
     for (int64_t i = 0; i < hn_params_count(p); i++) {
         const hn_param *q = hn_params_at(p, i);
         if (q->adapter || m->dir == NULL) {
-            hn_param_init(q, seed);
+            HN_TRY_GOTO(st, hn_param_init(q, seed), done);
             continue;
         }
         HN_TRY_GOTO(st, hn_st_convert(hn_model_dir_find(m->dir, q->name), HN_F32, dense), done);
-        hn_param_set(q, dense);
+        HN_TRY_GOTO(st, hn_param_set(q, dense), done);
     }
 
 done:

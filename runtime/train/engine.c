@@ -1,10 +1,23 @@
 #include "runtime/train/engine.h"
 
 #include <inttypes.h>
+#include <jansson.h>
 #include <math.h>
 #include <string.h>
 
+#include "kernels/loss/linear_ce.h"
 #include "runtime/base/alloc.h"
+#include "runtime/graph/tensor.h"
+
+/* Rows of logits alive at a time. With 151,936 tokens and 4 bytes: 0.29 GiB on the CPU; on a GPU
+ * 2.3 GiB, for products large enough to fill it. */
+enum { CHUNK_ROWS_CPU = 512, CHUNK_ROWS_CUDA = 4096 };
+
+/* What the host reads back. */
+typedef struct {
+    hn_step_block step;
+    float loss, count, eval_loss, eval_count;
+} results;
 
 struct hn_engine {
     hn_engine_options o;
@@ -19,11 +32,21 @@ struct hn_engine {
         hn_tensor *tokens, *positions, *offsets, *logits;
     } logits;
     int64_t step_number; /* of the running optimizer step, from 0 */
+    bool compare;        /* cuda-check */
+    bool in_flight;      /* the device may not have copied the batch yet */
+    /* Host sides of what travels between host and device. On the CPU the step blocks and the batch
+     * are the tensors' own memory. Micro and update have a block each, so that the second can be
+     * written while the first is on its way. */
+    hn_step_block *micro_step, *update_step;
+    hn_engine_input batch;
+    results *back;
+    void *pinned;
 };
 
 void hn_engine_free(hn_engine *e)
 {
     if (e == NULL) return;
+    if (e->pinned) hn_device_release_host(hn_program_device(e->program), e->pinned);
     hn_params_free(e->params);
     hn_program_free(e->program);
     hn_free(e);
@@ -41,7 +64,9 @@ static hn_status vector(hn_engine *e, hn_mem mem, const char *name, hn_dtype dty
 
 static hn_llama_build builder(const hn_engine *e)
 {
-    return (hn_llama_build){.config = e->o.config,
+    const bool gpu = e->o.executor != HN_EXECUTOR_AUTO; /* chosen by now */
+    return (hn_llama_build){.loss_chunk_rows = gpu ? CHUNK_ROWS_CUDA : CHUNK_ROWS_CPU,
+                            .config = e->o.config,
                             .params = e->params,
                             .tables = &e->tables,
                             .recompute = e->o.recompute};
@@ -165,8 +190,25 @@ static hn_status record(hn_engine *e)
         if (o->eval) HN_TRY(record_eval(e));
     }
     if (o->logits_rows > 0) HN_TRY(record_logits(e));
-    const hn_plan_options plan = {.device = HN_DEVICE_CPU};
+    const hn_plan_options plan = {.device = o->device};
     return hn_plan_build(e->program, &plan);
+}
+
+static hn_status choose_executor(hn_engine *e)
+{
+    const bool gpu = e->o.device != NULL && hn_device_kind_of(e->o.device) == HN_DEVICE_CUDA;
+    if (!gpu && e->o.executor != HN_EXECUTOR_AUTO)
+        return HN_FAIL(HN_ERR_ARG, "executor %s needs a GPU; the device is the CPU",
+                       hn_engine_executor(e));
+    if (gpu && e->o.executor == HN_EXECUTOR_AUTO) e->o.executor = HN_EXECUTOR_GRAPH;
+    e->compare = e->o.executor == HN_EXECUTOR_CHECK;
+    return HN_OK;
+}
+
+const char *hn_engine_executor(const hn_engine *e)
+{
+    static const char *const names[] = {"cpu", "cuda", "cuda-graph", "cuda-check"};
+    return names[e->o.executor];
 }
 
 hn_status hn_engine_new(const hn_engine_options *o, hn_engine **out)
@@ -174,7 +216,8 @@ hn_status hn_engine_new(const hn_engine_options *o, hn_engine **out)
     hn_engine *e = hn_calloc(1, sizeof *e);
     if (e == NULL) return HN_FAIL(HN_ERR_MEMORY, "%zu bytes for an engine", sizeof *e);
     e->o = *o;
-    const hn_status st = record(e);
+    hn_status st = choose_executor(e);
+    if (st == HN_OK) st = record(e);
     if (st != HN_OK)
         hn_engine_free(e);
     else
@@ -182,98 +225,214 @@ hn_status hn_engine_new(const hn_engine_options *o, hn_engine **out)
     return st;
 }
 
-hn_status hn_engine_allocate(hn_engine *e)
+/* ---- memory, and the first run of every variant ---- */
+
+/* Pinned memory on a GPU: two step blocks, the results, the four inputs. */
+static hn_status take_host_memory(hn_engine *e)
 {
-    HN_TRY(hn_plan_allocate(e->program));
-    hn_step_block *s = e->step->data;
-    s->seed = e->o.seed;
-    s->max_norm = (float)e->o.optimizer.max_grad_norm;
-    return hn_llama_tables_fill(e->o.config, &e->tables);
+    const bool gpu = e->o.executor != HN_EXECUTOR_AUTO;
+    const size_t rows = (size_t)(e->o.batch_rows * e->o.seq_len);
+    const size_t batch = gpu ? (3 * rows + (size_t)e->o.max_seqs + 1) * sizeof(int32_t) : 0;
+    const size_t fixed = 2 * sizeof(hn_step_block) + (sizeof(results) + 15) / 16 * 16;
+    HN_TRY(hn_device_alloc_host(hn_program_device(e->program), fixed + batch, &e->pinned));
+    hn_step_block *blocks = e->pinned;
+    e->micro_step = gpu ? &blocks[0] : e->step->data;
+    e->update_step = gpu ? &blocks[1] : e->step->data;
+    e->back = (results *)(void *)&blocks[2];
+    int32_t *at = (int32_t *)(void *)((char *)e->pinned + fixed);
+    if (e->tokens == NULL) return HN_OK;
+    e->batch = gpu ? (hn_engine_input){at, at + rows, at + 2 * rows, at + 3 * rows}
+                   : (hn_engine_input){e->tokens->data, e->labels->data, e->positions->data,
+                                       e->offsets->data};
+    return HN_OK;
 }
 
-hn_engine_input hn_engine_batch(const hn_engine *e)
+static hn_status send(hn_engine *e, const hn_tensor *t, const void *from)
 {
-    return (hn_engine_input){.tokens = e->tokens->data,
-                             .labels = e->labels->data,
-                             .positions = e->positions->data,
-                             .offsets = e->offsets->data};
+    if (from == t->data) return HN_OK; /* CPU: it is there already */
+    e->in_flight = true;
+    return hn_device_send(hn_program_device(e->program), t->data, from, hn_type_bytes(&t->type));
+}
+
+static hn_status fetch(const hn_engine *e, const hn_tensor *t, void *to)
+{
+    return hn_device_fetch(hn_program_device(e->program), to, t->data, hn_type_bytes(&t->type));
+}
+
+static hn_status wait(hn_engine *e)
+{
+    e->in_flight = false;
+    return hn_device_wait(hn_program_device(e->program));
+}
+
+static hn_status send_batch(hn_engine *e)
+{
+    HN_TRY(send(e, e->tokens, e->batch.tokens));
+    HN_TRY(send(e, e->labels, e->batch.labels));
+    HN_TRY(send(e, e->positions, e->batch.positions));
+    return send(e, e->offsets, e->batch.offsets);
 }
 
 static hn_status run(hn_engine *e, const hn_graph *g, bool check)
 {
-    const hn_run_options o = {.step = e->step->data, .check = check};
+    const hn_run_options o = {
+        .step = e->step->data, .check = check || e->compare, .compare = e->compare};
     return hn_graph_run(g, &o);
+}
+
+/* An empty batch: no sequence, no trained token, so that parameters, moments and gradients stay
+ * zero through every variant, the update included. */
+static hn_status warm_up(hn_engine *e)
+{
+    hn_graph *const variant[] = {e->begin,      e->micro, e->update,
+                                 e->eval_begin, e->eval,  e->logits_graph};
+    const hn_run_options o = {.step = e->step->data};
+    if (e->tokens != NULL) {
+        const int64_t rows = e->o.batch_rows * e->o.seq_len;
+        memset(e->batch.tokens, 0, (size_t)rows * sizeof *e->batch.tokens);
+        memset(e->batch.positions, 0, (size_t)rows * sizeof *e->batch.positions);
+        memset(e->batch.offsets, 0, (size_t)(e->o.max_seqs + 1) * sizeof *e->batch.offsets);
+        for (int64_t i = 0; i < rows; i++) e->batch.labels[i] = HN_LABEL_IGNORED;
+        HN_TRY(send_batch(e));
+    }
+    HN_TRY(send(e, e->step, e->micro_step));
+    for (size_t i = 0; i < sizeof variant / sizeof *variant; i++)
+        if (variant[i]) HN_TRY(hn_graph_run(variant[i], &o));
+    HN_TRY(wait(e));
+    if (e->o.executor != HN_EXECUTOR_GRAPH) return HN_OK;
+    for (size_t i = 0; i < sizeof variant / sizeof *variant; i++)
+        if (variant[i]) HN_TRY(hn_graph_capture(variant[i], e->step->data));
+    return wait(e);
+}
+
+hn_status hn_engine_allocate(hn_engine *e)
+{
+    HN_TRY(hn_plan_allocate(e->program));
+    HN_TRY(take_host_memory(e));
+    hn_step_block *const blocks[] = {e->micro_step, e->update_step};
+    for (int i = 0; i < 2; i++) {
+        blocks[i]->seed = e->o.seed;
+        blocks[i]->max_norm = (float)e->o.optimizer.max_grad_norm;
+    }
+    HN_TRY(hn_llama_tables_fill(e->o.config, &e->tables));
+    return e->o.executor == HN_EXECUTOR_AUTO ? HN_OK : warm_up(e);
+}
+
+hn_status hn_engine_gemm_plans(const hn_engine *e, struct json_t **out)
+{
+    *out = NULL;
+    if (e->o.executor == HN_EXECUTOR_AUTO) return HN_OK;
+    return hn_gemm_cuda_plans(hn_device_gemm(e->o.device), out);
+}
+
+hn_status hn_engine_use_gemm_plans(hn_engine *e, const struct json_t *plans, const char *where)
+{
+    json_t *now = NULL;
+    const bool gpu = e->o.executor != HN_EXECUTOR_AUTO;
+    if (gpu != (plans != NULL))
+        return HN_FAIL(HN_ERR_UNSUPPORTED, "%s: made on %s, this run is on %s", where,
+                       plans ? "a GPU" : "the CPU", gpu ? "a GPU" : "the CPU");
+    HN_TRY(hn_engine_gemm_plans(e, &now));
+    const bool same = json_equal(now, plans);
+    json_decref(now);
+    if (!gpu || same) return HN_OK;
+    hn_graph *const variant[] = {e->begin,      e->micro, e->update,
+                                 e->eval_begin, e->eval,  e->logits_graph};
+    HN_TRY(hn_gemm_cuda_restore(hn_device_gemm(e->o.device), plans, where));
+    for (size_t i = 0; i < sizeof variant / sizeof *variant; i++)
+        if (variant[i]) hn_graph_release(variant[i]);
+    return warm_up(e);
+}
+
+/* ---- steps ---- */
+
+hn_status hn_engine_batch(hn_engine *e, hn_engine_input *out)
+{
+    if (e->in_flight) HN_TRY(wait(e));
+    *out = e->batch;
+    return HN_OK;
 }
 
 hn_status hn_engine_begin(hn_engine *e, int64_t step)
 {
-    hn_step_block *s = e->step->data;
     e->step_number = step;
-    s->step = (uint64_t)step + 1;
     return run(e, e->begin, false);
 }
 
-static void set_row_offset(hn_engine *e, int64_t index)
+static hn_status micro(hn_engine *e, int64_t index, bool check)
 {
-    hn_step_block *s = e->step->data;
-    s->row_offset = index * e->o.batch_rows * e->o.seq_len;
+    e->micro_step->step = (uint64_t)e->step_number + 1;
+    e->micro_step->row_offset = index * e->o.batch_rows * e->o.seq_len;
+    HN_TRY(send(e, e->step, e->micro_step));
+    HN_TRY(send_batch(e));
+    return run(e, e->micro, check);
 }
 
-hn_status hn_engine_micro(hn_engine *e, int64_t index)
-{
-    set_row_offset(e, index);
-    return run(e, e->micro, false);
-}
-
-hn_status hn_engine_find_nonfinite(hn_engine *e, int64_t index)
-{
-    set_row_offset(e, index);
-    return run(e, e->micro, true);
-}
+hn_status hn_engine_micro(hn_engine *e, int64_t index) { return micro(e, index, false); }
+hn_status hn_engine_find_nonfinite(hn_engine *e, int64_t index) { return micro(e, index, true); }
 
 hn_status hn_engine_update(hn_engine *e, double lr, hn_step_report *report)
 {
-    hn_step_block *s = e->step->data;
+    hn_step_block *s = e->update_step;
     const hn_optimizer *o = &e->o.optimizer;
     const double t = (double)(e->step_number + 1);
+    s->step = (uint64_t)e->step_number + 1;
     s->lr = (float)lr;
     s->bias_correction1 = (float)(1.0 - pow(o->beta1, t));
     s->bias_correction2 = (float)(1.0 - pow(o->beta2, t));
-    const double sum = (double)*(const float *)e->loss->data;
-    const double count = (double)*(const float *)hn_params_flat(e->params)->count->data;
+    HN_TRY(fetch(e, e->loss, &e->back->loss)); /* the update clears the count */
+    HN_TRY(fetch(e, hn_params_flat(e->params)->count, &e->back->count));
+    HN_TRY(send(e, e->step, s));
     HN_TRY(run(e, e->update, false));
+    HN_TRY(fetch(e, e->step, &e->back->step));
+    HN_TRY(wait(e));
+    const double sum = (double)e->back->loss, count = (double)e->back->count;
     *report = (hn_step_report){.loss = count > 0 ? sum / count : NAN,
                                .loss_sum = sum,
                                .tokens = (int64_t)count,
-                               .grad_norm = (double)s->grad_norm,
-                               .skipped = s->skipped};
+                               .grad_norm = (double)e->back->step.grad_norm,
+                               .skipped = e->back->step.skipped};
     return HN_OK;
 }
 
 hn_status hn_engine_eval_begin(hn_engine *e) { return run(e, e->eval_begin, false); }
-hn_status hn_engine_eval_batch(hn_engine *e) { return run(e, e->eval, false); }
 
-void hn_engine_eval_sums(const hn_engine *e, double *loss_sum, int64_t *tokens)
+hn_status hn_engine_eval_batch(hn_engine *e)
 {
-    *loss_sum = (double)*(const float *)e->eval_loss->data;
-    *tokens = (int64_t) * (const float *)e->eval_count->data;
+    HN_TRY(send_batch(e));
+    return run(e, e->eval, false);
+}
+
+hn_status hn_engine_eval_sums(hn_engine *e, double *loss_sum, int64_t *tokens)
+{
+    HN_TRY(fetch(e, e->eval_loss, &e->back->eval_loss));
+    HN_TRY(fetch(e, e->eval_count, &e->back->eval_count));
+    HN_TRY(wait(e));
+    *loss_sum = (double)e->back->eval_loss;
+    *tokens = (int64_t)e->back->eval_count;
+    return HN_OK;
 }
 
 hn_status hn_engine_logits(hn_engine *e, const int32_t *tokens, int64_t rows,
                            const hn_tensor **logits)
 {
-    if (rows < 1 || rows > e->o.logits_rows)
-        return HN_FAIL(HN_ERR_ARG, "%" PRId64 " rows of logits, 1 to %" PRId64, rows,
-                       e->o.logits_rows);
-    int32_t *id = e->logits.tokens->data, *position = e->logits.positions->data;
-    int32_t *offset = e->logits.offsets->data;
-    for (int64_t i = 0; i < e->o.logits_rows; i++) {
-        id[i] = i < rows ? tokens[i] : 0;
-        position[i] = i < rows ? (int32_t)i : 0;
+    const int64_t most = e->o.logits_rows;
+    if (rows < 1 || rows > most)
+        return HN_FAIL(HN_ERR_ARG, "%" PRId64 " rows of logits, 1 to %" PRId64, rows, most);
+    const size_t bytes = (size_t)most * sizeof(int32_t);
+    const int32_t offset[] = {0, (int32_t)rows};
+    int32_t *id = hn_calloc(2 * (size_t)most, sizeof *id), *position = id ? id + most : NULL;
+    if (id == NULL) return HN_FAIL(HN_ERR_MEMORY, "%zu bytes of tokens", 2 * bytes);
+    for (int64_t i = 0; i < rows; i++) {
+        id[i] = tokens[i];
+        position[i] = (int32_t)i;
     }
-    offset[0] = 0;
-    offset[1] = (int32_t)rows;
-    HN_TRY(run(e, e->logits_graph, false));
+    hn_status st = hn_tensor_write(e->logits.tokens, 0, id, bytes);
+    if (st == HN_OK) st = hn_tensor_write(e->logits.positions, 0, position, bytes);
+    if (st == HN_OK) st = hn_tensor_write(e->logits.offsets, 0, offset, sizeof offset);
+    if (st == HN_OK) st = run(e, e->logits_graph, false);
+    hn_free(id);
+    HN_TRY(st);
     *logits = e->logits.logits;
     return HN_OK;
 }

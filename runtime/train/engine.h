@@ -8,7 +8,10 @@
  *   logits   forward only, logits of `logits_rows` tokens (verification)
  *
  * One optimizer step:
- *   hn_engine_begin; for each micro-batch: fill hn_engine_batch, hn_engine_micro; hn_engine_update
+ *   hn_engine_begin; for each micro-batch: hn_engine_batch, fill it, hn_engine_micro;
+ *   hn_engine_update
+ * On a GPU nothing waits before hn_engine_update reads loss and norm, but hn_engine_batch for the
+ * copy of the last micro-batch.
  *
  * Allocation: hn_engine_new takes none for tensors, hn_engine_allocate all of it, the calls after
  * it none. Same seed, same batches: same bits.
@@ -34,7 +37,16 @@ typedef struct {
     double max_grad_norm; /* 0: no clipping */
 } hn_optimizer;
 
+typedef enum {
+    HN_EXECUTOR_AUTO,  /* cpu, or cuda-graph */
+    HN_EXECUTOR_NODES, /* cuda: the operations of a variant one by one */
+    HN_EXECUTOR_GRAPH, /* cuda-graph: every variant captured before step 0 */
+    HN_EXECUTOR_CHECK  /* cuda-check: every operation beside its CPU twin, very slow */
+} hn_executor;
+
 typedef struct {
+    hn_device *device; /* must outlive the engine; NULL: the CPU */
+    hn_executor executor;
     const hn_llama_config *config; /* must outlive the engine */
     const hn_adapt *adapt;         /* NULL: everything frozen */
     hn_dtype dtype;
@@ -45,7 +57,7 @@ typedef struct {
     uint64_t seed;
 } hn_engine_options;
 
-/* The input tensors' memory. Every field is the caller's to fill, wholly, before a call. */
+/* Host memory of a micro-batch. Every field is the caller's to fill, wholly, before a call. */
 typedef struct {
     int32_t *tokens, *labels, *positions; /* [batch_rows * seq_len]; label -100: ignored */
     int32_t *offsets;                     /* [max_seqs + 1], ascending from 0 */
@@ -60,6 +72,7 @@ typedef struct {
 } hn_step_report;
 
 typedef struct hn_engine hn_engine;
+struct json_t; /* Jansson's json_t */
 
 /* Records everything and builds the plan. Errors: those of builder and planner. */
 HN_NODISCARD hn_status hn_engine_new(const hn_engine_options *o, hn_engine **out);
@@ -67,10 +80,24 @@ void hn_engine_free(hn_engine *e); /* accepts NULL */
 hn_program *hn_engine_program(const hn_engine *e);
 hn_params *hn_engine_params(const hn_engine *e);
 
-/* Takes the memory and fills the tables; parameters are zero until they are loaded. */
+/* "cpu", "cuda", "cuda-graph" or "cuda-check": what `executor` came to. */
+const char *hn_engine_executor(const hn_engine *e);
+
+/* Takes the memory and fills the tables; parameters are zero until they are loaded. On a GPU every
+ * variant runs once, on an empty batch, so that all kernels are loaded, and is then captured. */
 HN_NODISCARD hn_status hn_engine_allocate(hn_engine *e);
 
-hn_engine_input hn_engine_batch(const hn_engine *e);
+/* The plans of the matrix products in use, for a checkpoint: *out is new, NULL on the CPU. */
+HN_NODISCARD hn_status hn_engine_gemm_plans(const hn_engine *e, struct json_t **out);
+/* Goes on with exactly these (of hn_engine_gemm_plans, or NULL); parameters stay as they are.
+ * where    names them in errors
+ * Errors   HN_ERR_UNSUPPORTED: another GPU, another version of the library, or the CPU on one side
+ */
+HN_NODISCARD hn_status hn_engine_use_gemm_plans(hn_engine *e, const struct json_t *plans,
+                                                const char *where);
+
+/* Where the next micro-batch is to be written. */
+HN_NODISCARD hn_status hn_engine_batch(hn_engine *e, hn_engine_input *out);
 
 /* step: number of the optimizer step, from 0. */
 HN_NODISCARD hn_status hn_engine_begin(hn_engine *e, int64_t step);
@@ -84,10 +111,10 @@ HN_NODISCARD hn_status hn_engine_find_nonfinite(hn_engine *e, int64_t index);
 
 HN_NODISCARD hn_status hn_engine_eval_begin(hn_engine *e);
 HN_NODISCARD hn_status hn_engine_eval_batch(hn_engine *e);
-void hn_engine_eval_sums(const hn_engine *e, double *loss_sum, int64_t *tokens);
+HN_NODISCARD hn_status hn_engine_eval_sums(hn_engine *e, double *loss_sum, int64_t *tokens);
 
-/* logits of `rows` tokens as one sequence; *logits [rows, vocab] with leading dimension *ld (both
- * in the engine's memory, overwritten by the next call), f32 or bf16 as the engine computes. */
+/* logits of `rows` tokens as one sequence: *logits [logits_rows, vocab], f32 or bf16 as the engine
+ * computes, in the engine's memory (runtime/graph/tensor.h reads it), until the next call. */
 HN_NODISCARD hn_status hn_engine_logits(hn_engine *e, const int32_t *tokens, int64_t rows,
                                         const hn_tensor **logits);
 

@@ -10,6 +10,7 @@
 #include "runtime/base/json.h"
 #include "runtime/base/rng.h"
 #include "runtime/file/folder.h"
+#include "runtime/graph/tensor.h"
 #include "runtime/train/companions.h"
 #include "runtime/train/lora_hook.h"
 
@@ -25,11 +26,12 @@ static hn_status probe(hn_session *s, float **out)
     HN_TRY(hn_engine_logits(s->engine, tokens, rows, &t));
     float *v = hn_malloc((size_t)(rows * vocab) * sizeof *v);
     if (v == NULL) return HN_FAIL(HN_ERR_MEMORY, "%" PRId64 " logits to compare", rows * vocab);
-    for (int64_t i = 0; i < rows; i++)
-        for (int64_t j = 0; j < vocab; j++)
-            v[i * vocab + j] = hn_get_f32(t->data, t->type.dtype, i * hn_type_ld(&t->type) + j);
-    *out = v;
-    return HN_OK;
+    const hn_status st = hn_tensor_get(t, v);
+    if (st != HN_OK)
+        hn_free(v);
+    else
+        *out = v;
+    return st;
 }
 
 /* Relative distance of the logits now from those before. */
@@ -53,14 +55,17 @@ static hn_status compare(hn_session *s, const float *before, const char *dir, do
     return HN_OK;
 }
 
-static void clear_adapter(const hn_params *p)
+static hn_status clear_adapter(const hn_params *p)
 {
-    for (int64_t i = 0; i < hn_params_count(p); i++) {
+    hn_status st = HN_OK;
+    for (int64_t i = 0; st == HN_OK && i < hn_params_count(p); i++) {
         const hn_param *q = hn_params_at(p, i);
-        const hn_tensor *t = q->master ? q->master : q->value;
-        if (q->adapter) memset(t->data, 0, hn_type_bytes(&t->type));
-        if (q->adapter) hn_param_refresh(q);
+        if (!q->adapter) continue;
+        float *zeros = hn_calloc((size_t)(q->dim[0] * q->dim[1]), sizeof *zeros);
+        st = zeros ? hn_param_set(q, zeros) : HN_FAIL(HN_ERR_MEMORY, "zeros for %s", q->name);
+        hn_free(zeros);
     }
+    return st;
 }
 
 hn_status hn_export_peft(hn_session *s, const char *dir)
@@ -75,7 +80,7 @@ hn_status hn_export_peft(hn_session *s, const char *dir)
     HN_TRY_GOTO(st, hn_lora_get(p, s->peft, &written), done);
     HN_TRY_GOTO(st, probe(s, &before), done);
     HN_TRY_GOTO(st, hn_peft_save(dir, &written, HN_F32), done);
-    clear_adapter(p);
+    HN_TRY_GOTO(st, clear_adapter(p), done);
     HN_TRY_GOTO(st, hn_peft_load(dir, &back), done);
     for (int64_t i = 0; i < back.n; i++)
         if (back.modules[i].scale != written.modules[i].scale) {
@@ -119,8 +124,8 @@ static hn_status add_lowrank(const hn_linear_layer *l, float *dense)
         st = HN_FAIL(HN_ERR_MEMORY, "no memory to merge %s", l->module);
         goto done;
     }
-    hn_param_get(l->a, a);
-    hn_param_get(l->b, b);
+    HN_TRY_GOTO(st, hn_param_get(l->a, a), done);
+    HN_TRY_GOTO(st, hn_param_get(l->b, b), done);
     for (int64_t i = 0; i < l->out; i++)
         for (int64_t k = 0; k < r; k++) {
             const float f = l->lowrank.scale * b[i * r + k];
@@ -184,7 +189,7 @@ static hn_status add_weight(hn_session *s, weights *w, const hn_param *q,
     if (merged && source != NULL)
         st = hn_st_convert(source, HN_F32, dense); /* the file's values, not the rounded ones */
     else
-        hn_param_get(q, dense);
+        st = hn_param_get(q, dense);
     if (st == HN_OK && merged) st = add_lowrank(l, dense);
     if (st == HN_OK) st = round_to(q, dense, dtype, &w->own[w->n]);
     hn_free(dense);
@@ -253,7 +258,7 @@ static hn_status read_back(hn_session *s, const char *dir)
     hn_status st = hn_model_open(dir, hn_dtype_name(s->model.dtype), NULL, &back);
     if (st == HN_OK) st = hn_model_check(&back, p, &s->log);
     if (st == HN_OK) st = hn_model_load(&back, p, 0);
-    clear_adapter(p);
+    if (st == HN_OK) st = clear_adapter(p);
     hn_model_close(&back);
     return st;
 }

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "runtime/base/alloc.h"
+#include "runtime/base/convert.h"
 #include "runtime/graph/plan.h"
 #include "runtime/graph/run.h"
 
@@ -20,12 +21,14 @@ struct hn_generator {
     hn_tensor *token, *position, *logits;
     hn_graph *prefill, *decode;
     float *logits_f32; /* [vocab] */
+    int32_t *host;     /* memory that copies to and from the device run over: ints, then logits */
     int64_t n;         /* tokens in the cache */
 };
 
 void hn_generator_free(hn_generator *g)
 {
     if (g == NULL) return;
+    if (g->host) hn_device_release_host(hn_program_device(g->program), g->host);
     hn_params_free(g->params);
     hn_program_free(g->program);
     hn_free(g->cache);
@@ -109,7 +112,7 @@ static hn_status record(hn_generator *g)
     HN_TRY(record_graphs(g));
     g->logits_f32 = hn_malloc((size_t)c->vocab * sizeof(float));
     if (g->logits_f32 == NULL) return HN_FAIL(HN_ERR_MEMORY, "%" PRId64 " logits", c->vocab);
-    const hn_plan_options plan = {.device = HN_DEVICE_CPU};
+    const hn_plan_options plan = {.device = g->o.device};
     return hn_plan_build(g->program, &plan);
 }
 
@@ -126,28 +129,59 @@ hn_status hn_generator_new(const hn_generator_options *o, hn_generator **out)
     return st;
 }
 
-hn_status hn_generator_allocate(hn_generator *g)
-{
-    HN_TRY(hn_plan_allocate(g->program));
-    return hn_llama_tables_fill(g->o.config, &g->tables);
-}
-
 static hn_status run(const hn_generator *g, const hn_graph *graph)
 {
     const hn_run_options o = {.step = g->step->data};
     return hn_graph_run(graph, &o);
 }
 
+static hn_status send(const hn_generator *g, const hn_tensor *t, const int32_t *from)
+{
+    return hn_device_send(hn_program_device(g->program), t->data, from, hn_type_bytes(&t->type));
+}
+
+/* On a GPU both graphs run once, so that all kernels are loaded, and are captured. What that leaves
+ * in the cache is overwritten. */
+static hn_status warm_up(hn_generator *g)
+{
+    hn_graph *const graph[] = {g->prefill, g->decode};
+    if (hn_device_kind_of(hn_program_device(g->program)) == HN_DEVICE_CPU) return HN_OK;
+    for (int i = 0; i < 2; i++)
+        if (graph[i]) HN_TRY(run(g, graph[i]));
+    HN_TRY(hn_device_wait(hn_program_device(g->program)));
+    for (int i = 0; i < 2; i++)
+        if (graph[i]) HN_TRY(hn_graph_capture(graph[i], g->step->data));
+    return HN_OK;
+}
+
+hn_status hn_generator_allocate(hn_generator *g)
+{
+    void *host = NULL;
+    const size_t ints = (size_t)(2 * g->bucket + 5) * sizeof(int32_t);
+    HN_TRY(hn_plan_allocate(g->program));
+    HN_TRY(hn_device_alloc_host(hn_program_device(g->program),
+                                ints + hn_type_bytes(&g->logits->type), &host));
+    g->host = host;
+    HN_TRY(hn_llama_tables_fill(g->o.config, &g->tables));
+    return warm_up(g);
+}
+
 hn_status hn_generator_next(hn_generator *g, int32_t id, const float **logits)
 {
+    hn_device *d = hn_program_device(g->program);
+    int32_t *const host = g->host + 2 * g->bucket + 3; /* behind what a prefill may still read */
+    void *const back = host + 2;
     if (g->n >= g->capacity)
         return HN_FAIL(HN_ERR_ARG, "the cache is full: %" PRId64 " tokens", g->capacity);
-    *(int32_t *)g->token->data = id;
-    *(int32_t *)g->position->data = (int32_t)g->n;
+    host[0] = id;
+    host[1] = (int32_t)g->n;
+    HN_TRY(send(g, g->token, &host[0]));
+    HN_TRY(send(g, g->position, &host[1]));
     HN_TRY(run(g, g->decode));
+    HN_TRY(hn_device_fetch(d, back, g->logits->data, hn_type_bytes(&g->logits->type)));
+    HN_TRY(hn_device_wait(d));
     g->n++;
-    for (int64_t i = 0; i < g->o.config->vocab; i++)
-        g->logits_f32[i] = hn_get_f32(g->logits->data, g->logits->type.dtype, i);
+    hn_to_f32(back, g->logits->type.dtype, 0, g->o.config->vocab, g->logits_f32);
     *logits = g->logits_f32;
     return HN_OK;
 }
@@ -159,15 +193,18 @@ hn_status hn_generator_prompt(hn_generator *g, const int32_t *id, int64_t n, con
                        g->o.max_prompt);
     g->n = 0;
     if (n > 1) {
-        int32_t *token = g->prompt->data, *position = g->prompt_positions->data;
-        int32_t *offset = g->prompt_offsets->data;
+        int32_t *token = g->host, *position = token + g->bucket, *rest = position + g->bucket;
         for (int64_t i = 0; i < g->bucket; i++) {
             token[i] = i < n - 1 ? id[i] : 0; /* what padding leaves in the cache is overwritten */
             position[i] = (int32_t)i;
         }
-        offset[0] = 0;
-        offset[1] = (int32_t)(n - 1);
-        *(int32_t *)g->prompt_at->data = 0;
+        rest[0] = 0; /* offsets, and the place in the cache */
+        rest[1] = (int32_t)(n - 1);
+        rest[2] = 0;
+        HN_TRY(send(g, g->prompt, token));
+        HN_TRY(send(g, g->prompt_positions, position));
+        HN_TRY(send(g, g->prompt_offsets, rest));
+        HN_TRY(send(g, g->prompt_at, rest + 2));
         HN_TRY(run(g, g->prefill));
         g->n = n - 1;
     }

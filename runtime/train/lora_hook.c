@@ -73,8 +73,8 @@ hn_status hn_lora_set(const hn_params *p, const hn_peft_adapter *a, const char *
                            "%s: %s has rank %" PRId64 ", in %" PRId64 ", out %" PRId64
                            "; the model wants %" PRId64 ", %" PRId64 ", %" PRId64,
                            where, l->module, m->r, m->in, m->out, l->lowrank.rank, l->in, l->out);
-        hn_param_set(l->a, m->a);
-        hn_param_set(l->b, m->b);
+        HN_TRY(hn_param_set(l->a, m->a));
+        HN_TRY(hn_param_set(l->b, m->b));
         n++;
     }
     for (int64_t i = 0; n != a->n && i < a->n; i++) {
@@ -119,12 +119,15 @@ hn_status hn_lora_get(const hn_params *p, const hn_peft_config *c, hn_peft_adapt
         m->module = hn_strdup(l->module);
         m->a = hn_malloc((size_t)(m->r * m->in) * sizeof(float));
         m->b = hn_malloc((size_t)(m->out * m->r) * sizeof(float));
-        if (m->module == NULL || m->a == NULL || m->b == NULL) {
+        hn_status st = HN_OK;
+        if (m->module == NULL || m->a == NULL || m->b == NULL)
+            st = HN_FAIL(HN_ERR_MEMORY, "no memory for the adapter of %s", l->module);
+        if (st == HN_OK) st = hn_param_get(l->a, m->a);
+        if (st == HN_OK) st = hn_param_get(l->b, m->b);
+        if (st != HN_OK) {
             hn_lora_release(&a);
-            return HN_FAIL(HN_ERR_MEMORY, "no memory for the adapter of %s", l->module);
+            return st;
         }
-        hn_param_get(l->a, m->a);
-        hn_param_get(l->b, m->b);
     }
     qsort(a.modules, (size_t)a.n, sizeof *a.modules, by_path);
     *out = a;

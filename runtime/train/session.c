@@ -23,14 +23,25 @@ void hn_session_close(hn_session *s)
     hn_peft_clear(&s->adapter);
     hn_tokenizer_free(s->tokenizer);
     hn_model_close(&s->model);
+    hn_device_close(s->device);
     *s = (hn_session){0};
 }
 
-hn_status hn_session_machine(const hn_session *s)
+hn_status hn_session_machine(hn_session *s)
 {
     if (s->run->threads > 0) omp_set_num_threads((int)s->run->threads);
-    hn_info(&s->log, "device: cpu, %d threads", omp_get_max_threads());
+    HN_TRY(hn_device_open(s->run->device, &s->device));
+    hn_info(&s->log, "device: %s", hn_device_text(s->device));
     return HN_OK;
+}
+
+/* The list of the option's choices. */
+static hn_executor executor_of(const char *name)
+{
+    if (strcmp(name, "cuda") == 0) return HN_EXECUTOR_NODES;
+    if (strcmp(name, "cuda-graph") == 0) return HN_EXECUTOR_GRAPH;
+    if (strcmp(name, "cuda-check") == 0) return HN_EXECUTOR_CHECK;
+    return HN_EXECUTOR_AUTO;
 }
 
 hn_optimizer hn_session_optimizer(const hn_run_config *c)
@@ -262,6 +273,8 @@ static void print_lines(const hn_log *log, char *text)
 hn_status hn_session_plan(hn_session *s, bool train, int64_t logits_rows)
 {
     const hn_engine_options o = {
+        .device = s->device,
+        .executor = executor_of(s->run->executor),
         .config = &s->model.config,
         .adapt = &s->adapt,
         .dtype = s->model.dtype,
@@ -292,14 +305,19 @@ hn_status hn_session_plan(hn_session *s, bool train, int64_t logits_rows)
 hn_status hn_session_load(hn_session *s)
 {
     const hn_params *p = hn_engine_params(s->engine);
-    HN_TRY(hn_engine_allocate(s->engine));
+    const hn_status st = hn_engine_allocate(s->engine);
+    if (st == HN_ERR_MEMORY)
+        return HN_FAIL(st, "%s; a smaller --batch-size or --seq-len, or --recompute, needs less",
+                       hn_last_text());
+    HN_TRY(st);
     HN_TRY(hn_model_load(&s->model, p, (uint64_t)s->run->seed));
     return s->adapter.n > 0 ? hn_lora_set(p, &s->adapter, s->run->adapter) : HN_OK;
 }
 
 hn_status hn_session_evaluate(hn_session *s, double *loss, int64_t *tokens)
 {
-    const hn_engine_input in = hn_engine_batch(s->engine);
+    hn_engine_input in;
+    HN_TRY(hn_engine_batch(s->engine, &in));
     hn_batch b = {.tokens = in.tokens,
                   .labels = in.labels,
                   .positions = in.positions,
@@ -315,7 +333,7 @@ hn_status hn_session_evaluate(hn_session *s, double *loss, int64_t *tokens)
         HN_TRY(hn_loader_fill(s->eval, i, &b));
         HN_TRY(hn_engine_eval_begin(s->engine));
         HN_TRY(hn_engine_eval_batch(s->engine));
-        hn_engine_eval_sums(s->engine, &batch_sum, &batch_count);
+        HN_TRY(hn_engine_eval_sums(s->engine, &batch_sum, &batch_count));
         sum += batch_sum;
         count += batch_count;
         read += b.n_tokens;

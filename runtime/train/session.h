@@ -19,6 +19,7 @@ typedef struct {
     const hn_run_config *run; /* the same, as the shared part */
     const hn_options_store *given;
     hn_log log;
+    hn_device *device;
     hn_model model;
     hn_tokenizer *tokenizer;
     hn_peft_config fresh;       /* of a new adapter */
@@ -49,8 +50,8 @@ void hn_session_close(hn_session *s);
 
 /* Optimizer settings out of the options. */
 hn_optimizer hn_session_optimizer(const hn_run_config *c);
-/* CPU threads; says which device was chosen. */
-HN_NODISCARD hn_status hn_session_machine(const hn_session *s);
+/* CPU threads; opens the device and says which it is. */
+HN_NODISCARD hn_status hn_session_machine(hn_session *s);
 
 #ifdef __cplusplus
 }

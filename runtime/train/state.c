@@ -13,6 +13,7 @@
 #include "runtime/file/checkpoint.h"
 #include "runtime/file/model_dir.h"
 #include "runtime/file/safetensors.h"
+#include "runtime/graph/tensor.h"
 
 hn_status hn_run_state_init(hn_run_state *s, int64_t room)
 {
@@ -24,6 +25,7 @@ hn_status hn_run_state_init(hn_run_state *s, int64_t room)
 void hn_run_state_clear(hn_run_state *s)
 {
     hn_free(s->log);
+    json_decref(s->gemm_plans);
     *s = (hn_run_state){0};
 }
 
@@ -34,34 +36,58 @@ void hn_run_state_log(hn_run_state *s, const hn_log_entry *entry)
 
 /* ---- tensors ---- */
 
-static hn_st_entry entry_of(const char *name, const hn_param *p, const hn_tensor *t)
+/* Tensors on their way to a file, with the host copies of those that live on a GPU. */
+typedef struct {
+    hn_st_entry *entry;
+    void **copy;
+    int64_t n;
+} entries;
+
+static hn_status entries_new(int64_t room, entries *out)
 {
-    hn_st_entry e = {.name = name, .dtype = HN_ST_F32, .ndim = p->ndim, .data = t->data};
-    for (int i = 0; i < p->ndim; i++) e.dim[i] = p->dim[i];
-    e.pitch = hn_type_ld(&t->type) * (int64_t)sizeof(float);
-    return e;
+    *out = (entries){.entry = hn_calloc((size_t)room, sizeof *out->entry),
+                     .copy = hn_calloc((size_t)room, sizeof(void *))};
+    return out->entry && out->copy ? HN_OK
+                                   : HN_FAIL(HN_ERR_MEMORY, "table of %" PRId64 " tensors", room);
+}
+
+static void entries_free(entries *e)
+{
+    for (int64_t i = 0; i < e->n; i++) hn_free(e->copy[i]);
+    hn_free(e->entry);
+    hn_free(e->copy);
+}
+
+static hn_status entries_add(entries *e, const char *name, const hn_param *p, const hn_tensor *t)
+{
+    hn_st_entry *to = &e->entry[e->n];
+    *to = (hn_st_entry){.name = name, .dtype = HN_ST_F32, .ndim = p->ndim};
+    for (int i = 0; i < p->ndim; i++) to->dim[i] = p->dim[i];
+    to->pitch = hn_type_ld(&t->type) * (int64_t)sizeof(float);
+    HN_TRY(hn_tensor_host(t, &to->data, &e->copy[e->n]));
+    e->n++;
+    return HN_OK;
 }
 
 static hn_status save_moments(const char *path, const hn_params *p)
 {
     const int64_t n_params = hn_params_count(p);
     hn_arena names = {0};
-    int64_t n = 0;
-    hn_st_entry *entry = hn_calloc((size_t)(2 * n_params), sizeof *entry);
-    hn_status st = entry ? HN_OK : HN_FAIL(HN_ERR_MEMORY, "table of %" PRId64 " moments", n_params);
+    entries e;
+    hn_status st = entries_new(2 * n_params, &e);
     for (int64_t i = 0; st == HN_OK && i < n_params; i++) {
         const hn_param *q = hn_params_at(p, i);
         const hn_tensor *moment[] = {q->moment1, q->moment2};
         for (int k = 0; k < 2 && st == HN_OK; k++) {
             if (moment[k] == NULL) continue;
             const char *name = hn_arena_text(&names, "%s.%c", q->name, "mv"[k]);
-            if (name == NULL) st = HN_FAIL(HN_ERR_MEMORY, "no memory for a moment's name");
-            if (name != NULL) entry[n++] = entry_of(name, q, moment[k]);
+            st = name ? entries_add(&e, name, q, moment[k])
+                      : HN_FAIL(HN_ERR_MEMORY, "no memory for a moment's name");
         }
     }
-    if (st == HN_OK) st = hn_st_save(path, entry, n, NULL, 0, NULL, NULL);
+    if (st == HN_OK) st = hn_st_save(path, e.entry, e.n, NULL, 0, NULL, NULL);
     hn_arena_free(&names);
-    hn_free(entry);
+    entries_free(&e);
     return st;
 }
 
@@ -106,24 +132,18 @@ static char *manifest_text(const hn_params *p, const hn_run_identity *id, const 
 static hn_status save_delta(const char *path, const hn_params *p, const hn_run_identity *id,
                             const hn_run_state *s)
 {
-    int64_t n = 0;
-    hn_st_entry *entry = hn_calloc((size_t)hn_params_count(p), sizeof *entry);
-    char *manifest = manifest_text(p, id, s);
-    hn_status st = HN_OK;
-    if (entry == NULL || manifest == NULL) {
-        st = HN_FAIL(HN_ERR_MEMORY, "no memory to write %s", path);
-        goto done;
-    }
-    for (int64_t i = 0; i < hn_params_count(p); i++) {
+    entries e;
+    hn_status st = entries_new(hn_params_count(p), &e);
+    char *manifest = st == HN_OK ? manifest_text(p, id, s) : NULL;
+    if (st == HN_OK && manifest == NULL) st = HN_FAIL(HN_ERR_MEMORY, "no memory to write %s", path);
+    for (int64_t i = 0; st == HN_OK && i < hn_params_count(p); i++) {
         const hn_param *q = hn_params_at(p, i);
-        if (q->trained) entry[n++] = entry_of(q->name, q, q->master);
+        if (q->trained) st = entries_add(&e, q->name, q, q->master);
     }
     const char *const metadata[][2] = {{"format", "pt"}, {"delta.manifest", manifest}};
-    st = hn_st_save(path, entry, n, metadata, 2, NULL, NULL);
-
-done:
+    if (st == HN_OK) st = hn_st_save(path, e.entry, e.n, metadata, 2, NULL, NULL);
     free(manifest);
-    hn_free(entry);
+    entries_free(&e);
     return st;
 }
 
@@ -155,12 +175,13 @@ static json_t *state_json(const hn_run_identity *id, const hn_run_state *s)
 {
     json_t *best = isnan(s->best_loss) ? json_null() : json_real(s->best_loss);
     return json_pack(
-        "{s:i, s:I, s:I, s:I, s:o, s:I, s:I, s:{s:s, s:s, s:s, s:s, s:s, s:s}, s:o}", "format",
-        HN_STATE_VERSION, "step", (json_int_t)s->step, "micro_batch", (json_int_t)s->micro_batch,
-        "tokens", (json_int_t)s->tokens, "best_loss", best, "best_step", (json_int_t)s->best_step,
-        "evals_since_best", (json_int_t)s->evals_since_best, "identity", "method", id->method,
-        "base_model", id->base_path, "base_digest", id->base_digest, "data_digest", id->data_digest,
-        "tokenizer_digest", id->tokenizer_digest, "settings", id->settings, "log", log_json(s));
+        "{s:i, s:I, s:I, s:I, s:o, s:I, s:I, s:{s:s, s:s, s:s, s:s, s:s, s:s}, s:o, s:O*}",
+        "format", HN_STATE_VERSION, "step", (json_int_t)s->step, "micro_batch",
+        (json_int_t)s->micro_batch, "tokens", (json_int_t)s->tokens, "best_loss", best, "best_step",
+        (json_int_t)s->best_step, "evals_since_best", (json_int_t)s->evals_since_best, "identity",
+        "method", id->method, "base_model", id->base_path, "base_digest", id->base_digest,
+        "data_digest", id->data_digest, "tokenizer_digest", id->tokenizer_digest, "settings",
+        id->settings, "log", log_json(s), "gemm_plans", s->gemm_plans);
 }
 
 static json_t *trainer_state_json(const hn_run_state *s)
@@ -207,8 +228,7 @@ hn_status hn_state_save(const char *out_dir, const hn_params *p, const hn_run_id
 
 /* ---- loading ---- */
 
-static hn_status load_tensor(const hn_st_file *f, const char *name, const hn_param *p, hn_tensor *t,
-                             float *dense)
+static hn_status read_tensor(const hn_st_file *f, const char *name, const hn_param *p, float *dense)
 {
     const hn_st_tensor *from = hn_st_find(f, name);
     if (from == NULL)
@@ -218,12 +238,7 @@ static hn_status load_tensor(const hn_st_file *f, const char *name, const hn_par
     if (!same)
         return HN_FAIL(HN_ERR_SHAPE, "%s: tensor %s has another shape or type", hn_st_where(f),
                        name);
-    HN_TRY(hn_st_convert(from, HN_F32, dense));
-    const int64_t rows = hn_type_rows(&t->type), cols = hn_type_cols(&t->type);
-    for (int64_t i = 0; i < rows; i++)
-        memcpy((float *)t->data + i * hn_type_ld(&t->type), dense + i * cols,
-               (size_t)cols * sizeof(float));
-    return HN_OK;
+    return hn_st_convert(from, HN_F32, dense);
 }
 
 static float *dense_buffer(const hn_params *p)
@@ -263,8 +278,8 @@ static hn_status load_values(const hn_st_file *f, const hn_params *p, float *den
     for (int64_t i = 0; i < hn_params_count(p); i++) {
         const hn_param *q = hn_params_at(p, i);
         if (!q->trained) continue;
-        HN_TRY(load_tensor(f, q->name, q, q->master, dense));
-        hn_param_refresh(q);
+        HN_TRY(read_tensor(f, q->name, q, dense));
+        HN_TRY(hn_param_set(q, dense));
         n++;
     }
     if (n != hn_st_count(f))
@@ -320,7 +335,8 @@ static hn_status load_moments(const char *dir, const hn_params *p)
         for (int k = 0; k < 2; k++) {
             if (moment[k] == NULL) continue;
             snprintf(name, sizeof name, "%s.%c", q->name, "mv"[k]);
-            HN_TRY_GOTO(st, load_tensor(f, name, q, moment[k], dense), done);
+            HN_TRY_GOTO(st, read_tensor(f, name, q, dense), done);
+            HN_TRY_GOTO(st, hn_tensor_set(moment[k], dense), done);
         }
     }
 
@@ -395,6 +411,7 @@ hn_status hn_state_load(const char *dir, const hn_params *p, const hn_run_identi
     if (st == HN_OK) st = read_state(j, path, room, &state);
     if (st == HN_OK) st = hn_state_load_delta(dir, p, id->base_digest);
     if (st == HN_OK) st = load_moments(dir, p);
+    if (st == HN_OK) state.gemm_plans = json_incref(json_object_get(j, "gemm_plans"));
     json_decref(j);
     hn_free(path);
     if (st != HN_OK) {

@@ -52,10 +52,10 @@ typedef struct {
 static bool decides(const char *line)
 {
     static const char *const free_keys[] = {
-        "model",      "tokenizer",  "data",      "eval-data", "cache-dir",  "data-threads",
-        "out",        "resume",     "steps",     "epochs",    "stop-after", "log-every",
-        "eval-every", "save-every", "keep",      "result",    "patience",   "log-format",
-        "device",     "threads",    "recompute", "adapter"};
+        "model",      "tokenizer",  "data",    "eval-data", "cache-dir",  "data-threads",
+        "out",        "resume",     "steps",   "epochs",    "stop-after", "log-every",
+        "eval-every", "save-every", "keep",    "result",    "patience",   "log-format",
+        "device",     "executor",   "threads", "recompute", "adapter"};
     if (line[0] == '#' || line[0] == '\0') return false;
     for (size_t i = 0; i < sizeof free_keys / sizeof *free_keys; i++) {
         const size_t n = strlen(free_keys[i]);
@@ -166,6 +166,17 @@ static hn_status check_best(trainer *t)
     return HN_OK;
 }
 
+/* The products go on with the algorithms they had, or the bits would change without a word. */
+static hn_status take_plans(trainer *t, const char *from)
+{
+    const hn_status st = hn_engine_use_gemm_plans(t->s->engine, t->state.gemm_plans, from);
+    if (st != HN_ERR_UNSUPPORTED) return st;
+    if (strcmp(t->c->resume_device, "same") == 0)
+        return HN_FAIL(st, "%s; --resume-device any goes on here, with other bits", hn_last_text());
+    hn_warn(&t->s->log, "%s: the run goes on with other bits than there", hn_last_text());
+    return HN_OK;
+}
+
 static hn_status load_state(trainer *t, const char *from)
 {
     HN_TRY(hn_state_load(from, hn_engine_params(t->s->engine), &t->id, log_room(t), &t->state));
@@ -173,6 +184,7 @@ static hn_status load_state(trainer *t, const char *from)
         return HN_FAIL(HN_ERR_ARG, "%s is at step %" PRId64 ", the run is to have %" PRId64, from,
                        t->state.step, t->total);
     HN_TRY(check_best(t));
+    HN_TRY(take_plans(t, from));
     t->stop_early = t->c->patience > 0 && t->state.evals_since_best >= t->c->patience;
     hn_info(&t->s->log, "resumed from %s, step %" PRId64, from, t->state.step);
     return HN_OK;
@@ -317,7 +329,9 @@ static hn_status save(trainer *t)
 {
     if (t->saved_step == t->state.step) return HN_OK;
     hn_progress_pause(&t->progress);
-    hn_status st = hn_state_save(t->out, hn_engine_params(t->s->engine), &t->id, &t->state);
+    json_decref(t->state.gemm_plans);
+    hn_status st = hn_engine_gemm_plans(t->s->engine, &t->state.gemm_plans);
+    if (st == HN_OK) st = hn_state_save(t->out, hn_engine_params(t->s->engine), &t->id, &t->state);
     if (st == HN_OK) {
         t->saved_step = t->state.step;
         char *best = t->state.best_step >= 0 ? checkpoint_path(t, t->state.best_step) : NULL;
@@ -328,9 +342,14 @@ static hn_status save(trainer *t)
     return st;
 }
 
-static double peak_gib(void)
+/* Of the GPU since it was opened, or of the process. */
+static double peak_gib(const trainer *t)
 {
     struct rusage u;
+    size_t used = 0;
+    if (hn_device_kind_of(t->s->device) == HN_DEVICE_CUDA &&
+        hn_device_used(t->s->device, &used) == HN_OK)
+        return (double)used / 0x1p30;
     getrusage(RUSAGE_SELF, &u);
     return (double)u.ru_maxrss * 1024 / 0x1p30;
 }
@@ -385,7 +404,8 @@ static hn_status evaluate(trainer *t)
 static hn_status load_micro_batch(trainer *t)
 {
     const hn_batch *b = NULL;
-    const hn_engine_input in = hn_engine_batch(t->s->engine);
+    hn_engine_input in;
+    HN_TRY(hn_engine_batch(t->s->engine, &in));
     const size_t rows = (size_t)(t->c->batch_size * t->s->seq_len);
     HN_TRY(hn_prefetch_next(t->prefetch, &b));
     memcpy(in.tokens, b->tokens, rows * sizeof *in.tokens);
@@ -399,7 +419,8 @@ static hn_status load_micro_batch(trainer *t)
 static hn_status explain_nonfinite(trainer *t)
 {
     hn_batch b = {.max_seqs = t->s->max_seqs};
-    const hn_engine_input in = hn_engine_batch(t->s->engine);
+    hn_engine_input in;
+    HN_TRY(hn_engine_batch(t->s->engine, &in));
     b.tokens = in.tokens;
     b.labels = in.labels;
     b.positions = in.positions;
@@ -420,7 +441,7 @@ static hn_status explain_nonfinite(trainer *t)
 static hn_status record_step(trainer *t, const hn_step_report *r, double lr)
 {
     const int64_t step = t->state.step;
-    const double rate = hn_progress_units_per_s(&t->progress), peak = peak_gib();
+    const double rate = hn_progress_units_per_s(&t->progress), peak = peak_gib(t);
     const double epoch = hn_loader_epoch_at(t->s->train, t->state.micro_batch);
     const hn_metric row[] = {{"loss", r->loss},
                              {"lr", lr},
@@ -472,7 +493,7 @@ static hn_status step(trainer *t)
     t->units += r.tokens;
     char detail[96];
     snprintf(detail, sizeof detail, "loss %.4f  norm %.3f  lr %.2e  %.2f GiB", r.loss, r.grad_norm,
-             lr, peak_gib());
+             lr, peak_gib(t));
     hn_progress_update(&t->progress, t->state.step, t->units, detail);
     return record_step(t, &r, lr);
 }

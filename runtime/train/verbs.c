@@ -54,6 +54,7 @@ hn_status hn_verb_check(hn_session *s, FILE *to)
 {
     hn_batch b = {0};
     HN_TRY(hn_run_config_check(s->run));
+    HN_TRY(hn_session_machine(s));
     HN_TRY(hn_session_model(s, true));
     HN_TRY(hn_session_tokenizer(s));
     HN_TRY(hn_session_data(s, false));
@@ -69,9 +70,11 @@ hn_status hn_verb_plan(hn_session *s, FILE *to)
 {
     const hn_run_config *c = s->run;
     HN_TRY(hn_run_config_check(c));
+    HN_TRY(hn_session_machine(s));
     HN_TRY(hn_session_model(s, true));
     HN_TRY(hn_session_seq_len(s));
-    const hn_engine_options o = {.config = &s->model.config,
+    const hn_engine_options o = {.device = s->device,
+                                 .config = &s->model.config,
                                  .adapt = &s->adapt,
                                  .dtype = s->model.dtype,
                                  .batch_rows = c->batch_size,
@@ -185,7 +188,8 @@ static hn_status make_generator(writer *w)
 {
     hn_session *s = w->s;
     const hn_run_config *c = s->run;
-    const hn_generator_options o = {.config = &s->model.config,
+    const hn_generator_options o = {.device = s->device,
+                                    .config = &s->model.config,
                                     .adapt = &s->adapt,
                                     .dtype = s->model.dtype,
                                     .max_prompt = w->prompt.n,

@@ -1,0 +1,138 @@
+/* A thread takes 8 neighbouring values of a row (1 where alignment forbids 16-byte accesses): it
+ * reads all its inputs, then writes, so that outputs may lie on inputs. */
+#include "kernels/activation/elementwise.h"
+
+#include "runtime/base/cuda_vec.h"
+
+namespace {
+
+constexpr int kThreads = 256;
+constexpr int64_t kMaxBlocks = 1 << 20; /* then each thread takes several spans */
+
+struct Add {
+    __device__ float operator()(float a, float b) const { return a + b; }
+};
+struct Mul {
+    __device__ float operator()(float a, float b) const { return a * b; }
+};
+
+template <class T, int kWidth, class Op>
+__global__ void __launch_bounds__(kThreads)
+    binary_kernel(const T *a, const T *b, T *y, int64_t rows, int64_t cols, int64_t ld_a,
+                  int64_t ld_b, int64_t ld_y, Op op)
+{
+    const int64_t spans = (cols + kWidth - 1) / kWidth, step = (int64_t)gridDim.x * kThreads;
+    for (int64_t i = (int64_t)blockIdx.x * kThreads + threadIdx.x; i < rows * spans; i += step) {
+        const int64_t row = i / spans, col = i % spans * kWidth, n = cols - col;
+        float u[kWidth], v[kWidth];
+        hn_load_span<kWidth>(a + row * ld_a + col, n, u);
+        hn_load_span<kWidth>(b + row * ld_b + col, n, v);
+#pragma unroll
+        for (int k = 0; k < kWidth; k++) u[k] = op(u[k], v[k]);
+        hn_store_span<kWidth>(y + row * ld_y + col, n, u);
+    }
+}
+
+/* y = factor * a in another type; factor 1 changes no bit of a number. */
+template <class T, class U, int kWidth>
+__global__ void __launch_bounds__(kThreads)
+    scale_kernel(const T *a, U *y, int64_t rows, int64_t cols, int64_t ld_a, int64_t ld_y,
+                 float factor)
+{
+    const int64_t spans = (cols + kWidth - 1) / kWidth, step = (int64_t)gridDim.x * kThreads;
+    for (int64_t i = (int64_t)blockIdx.x * kThreads + threadIdx.x; i < rows * spans; i += step) {
+        const int64_t row = i / spans, col = i % spans * kWidth, n = cols - col;
+        float u[kWidth];
+        hn_load_span<kWidth>(a + row * ld_a + col, n, u);
+#pragma unroll
+        for (int k = 0; k < kWidth; k++) u[k] *= factor;
+        hn_store_span<kWidth>(y + row * ld_y + col, n, u);
+    }
+}
+
+unsigned blocks(int64_t rows, int64_t cols, int64_t width)
+{
+    return hn_grid(rows * ((cols + width - 1) / width), kThreads, kMaxBlocks);
+}
+
+template <class T, int kWidth, class Op>
+void launch_binary(const hn_binary_args *a, cudaStream_t stream, Op op)
+{
+    binary_kernel<T, kWidth><<<blocks(a->rows, a->cols, kWidth), kThreads, 0, stream>>>(
+        (const T *)a->a, (const T *)a->b, (T *)a->y, a->rows, a->cols, a->ld_a, a->ld_b, a->ld_y,
+        op);
+}
+
+template <class Op>
+hn_status binary(const hn_binary_args *a, cudaStream_t stream, Op op)
+{
+    HN_TRY(hn_binary_check(a));
+    if (hn_vectors_fit(a->a, a->ld_a, a->dtype) && hn_vectors_fit(a->b, a->ld_b, a->dtype) &&
+        hn_vectors_fit(a->y, a->ld_y, a->dtype))
+        HN_CUDA_REAL(a->dtype, T, launch_binary<T, HN_VEC>(a, stream, op));
+    else
+        HN_CUDA_REAL(a->dtype, T, launch_binary<T, 1>(a, stream, op));
+    return HN_CUDA_LAUNCHED("elementwise");
+}
+
+template <class T, class U>
+void launch_scale(const hn_cast_args *a, float factor, cudaStream_t stream)
+{
+    const bool wide =
+        hn_vectors_fit(a->a, a->ld_a, a->dtype) && hn_vectors_fit(a->y, a->ld_y, a->y_dtype);
+    const T *const from = (const T *)a->a;
+    U *const to = (U *)a->y;
+    if (wide)
+        scale_kernel<T, U, HN_VEC><<<blocks(a->rows, a->cols, HN_VEC), kThreads, 0, stream>>>(
+            from, to, a->rows, a->cols, a->ld_a, a->ld_y, factor);
+    else
+        scale_kernel<T, U, 1><<<blocks(a->rows, a->cols, 1), kThreads, 0, stream>>>(
+            from, to, a->rows, a->cols, a->ld_a, a->ld_y, factor);
+}
+
+template <class T>
+void launch_cast(const hn_cast_args *a, cudaStream_t stream)
+{
+    if (a->y_dtype == HN_F16)
+        launch_scale<T, __half>(a, 1.0f, stream);
+    else
+        HN_CUDA_REAL(a->y_dtype, U, launch_scale<T, U>(a, 1.0f, stream));
+}
+
+} // namespace
+
+hn_status hn_add_cuda(const hn_binary_args *a, hn_stream stream)
+{
+    return binary(a, stream, Add{});
+}
+
+hn_status hn_mul_cuda(const hn_binary_args *a, hn_stream stream)
+{
+    return binary(a, stream, Mul{});
+}
+
+hn_status hn_scale_cuda(const hn_scale_args *a, hn_stream stream)
+{
+    HN_TRY(hn_scale_check(a));
+    const hn_cast_args c = {a->a, a->y, a->rows, a->cols, a->ld_a, a->ld_y, a->dtype, a->dtype};
+    HN_CUDA_REAL(a->dtype, T, launch_scale<T, T>(&c, a->factor, stream));
+    return HN_CUDA_LAUNCHED("scale");
+}
+
+hn_status hn_cast_cuda(const hn_cast_args *a, hn_stream stream)
+{
+    HN_TRY(hn_cast_check(a));
+    if (a->dtype == HN_F16)
+        launch_cast<__half>(a, stream);
+    else
+        HN_CUDA_REAL(a->dtype, T, launch_cast<T>(a, stream));
+    return HN_CUDA_LAUNCHED("cast");
+}
+
+hn_status hn_zero_cuda(void *p, int64_t rows, size_t row_bytes, size_t pitch_bytes,
+                       hn_stream stream)
+{
+    if (rows == 1 || row_bytes == pitch_bytes)
+        return HN_CUDA(cudaMemsetAsync(p, 0, (size_t)rows * row_bytes, stream));
+    return HN_CUDA(cudaMemset2DAsync(p, pitch_bytes, 0, row_bytes, (size_t)rows, stream));
+}

@@ -1,0 +1,74 @@
+/* The launchers of attention: kernels on the tensor cores where shapes and alignment allow, plain
+ * ones for the rest; and delta[i, h] = sum_c dout[i, c] o[i, c], a warp for each row and head. */
+#include "kernels/attention/cuda_attention_mma.h"
+#include "runtime/base/check.h"
+
+namespace {
+
+constexpr int kThreads = 256; /* 8 warps */
+
+template <class T>
+__global__ void __launch_bounds__(kThreads) attention_delta(const hn_attention_args a, float *delta)
+{
+    const int64_t warps = (int64_t)gridDim.x * (kThreads / 32);
+    for (int64_t w = blockIdx.x * (int64_t)(kThreads / 32) + threadIdx.x / 32;
+         w < a.q_rows * a.heads; w += warps) {
+        const int64_t i = w / a.heads, col = w % a.heads * a.value_dim;
+        const T *dout = (const T *)a.dout + i * a.ld_dout + col;
+        const T *o = (const T *)a.o + i * a.ld_o + col;
+        float sum = 0.0f;
+        for (int64_t c = threadIdx.x % 32; c < a.value_dim; c += 32)
+            sum += hn_f32(dout[c]) * hn_f32(o[c]);
+        sum = hn_warp_sum(sum);
+        if (threadIdx.x % 32 == 0) delta[w] = sum;
+    }
+}
+
+hn_attention_args with_value_dim(const hn_attention_args *a)
+{
+    hn_attention_args b = *a;
+    if (b.value_dim == 0) b.value_dim = b.head_dim;
+    return b;
+}
+
+bool aligned(const void *p, int64_t ld) { return (uintptr_t)p % 16 == 0 && ld % 8 == 0; }
+
+/* bf16, one head size of those with a tensor core kernel, rows of 16-byte pieces. */
+bool fits_tensor_cores(const hn_attention_args *a, bool backward)
+{
+    if (a->dtype != HN_BF16 || a->head_dim != a->value_dim ||
+        (a->head_dim != 64 && a->head_dim != 128))
+        return false;
+    if (!aligned(a->q, a->ld_q) || !aligned(a->k, a->ld_k) || !aligned(a->v, a->ld_v)) return false;
+    if (!backward) return aligned(a->o, a->ld_o);
+    return aligned(a->dout, a->ld_dout) && aligned(a->dq, a->ld_dq) && aligned(a->dk, a->ld_dk) &&
+           aligned(a->dv, a->ld_dv);
+}
+
+} // namespace
+
+size_t hn_attention_bwd_cuda_scratch(const hn_attention_args *a)
+{
+    return (size_t)(a->q_rows * a->heads) * sizeof(float);
+}
+
+hn_status hn_attention_fwd_cuda(const hn_attention_args *a, hn_stream stream)
+{
+    HN_TRY(hn_attention_check(a, false));
+    const hn_attention_args b = with_value_dim(a);
+    return fits_tensor_cores(&b, false) ? hn_attention_fwd_mma_(&b, stream)
+                                        : hn_attention_fwd_simt_(&b, stream);
+}
+
+hn_status hn_attention_bwd_cuda(const hn_attention_args *a, void *scratch, hn_stream stream)
+{
+    HN_TRY(hn_attention_check(a, true));
+    HN_TRY(hn_check_pointer("attention", "scratch", scratch));
+    const hn_attention_args b = with_value_dim(a);
+    float *delta = (float *)scratch;
+    const unsigned grid = hn_grid(b.q_rows * b.heads, kThreads / 32, 1 << 20);
+    HN_CUDA_REAL(b.dtype, T, attention_delta<T><<<grid, kThreads, 0, stream>>>(b, delta));
+    HN_TRY(HN_CUDA_LAUNCHED("attention_delta"));
+    return fits_tensor_cores(&b, true) ? hn_attention_bwd_mma_(&b, delta, stream)
+                                       : hn_attention_bwd_simt_(&b, delta, stream);
+}

@@ -1,0 +1,255 @@
+#include "runtime/device/device.h"
+
+#include <errno.h>
+#include <omp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "runtime/base/alloc.h"
+#include "runtime/device/device_impl.h"
+
+enum { CPU_ALIGN = 256 };
+
+/* ---- the CPU ---- */
+
+static void close_cpu(hn_device *d) { (void)d; }
+
+static hn_status alloc_cpu(hn_device *d, size_t bytes, void **out)
+{
+    (void)d;
+    void *p = hn_aligned_alloc(CPU_ALIGN, bytes);
+    if (p == NULL) return HN_FAIL(HN_ERR_MEMORY, "%.3f GiB of host memory", (double)bytes / 0x1p30);
+    memset(p, 0, bytes);
+    *out = p;
+    return HN_OK;
+}
+
+static void release_cpu(hn_device *d, void *p)
+{
+    (void)d;
+    hn_free(p);
+}
+
+static hn_status memory_cpu(const hn_device *d, size_t *free_bytes, size_t *total_bytes)
+{
+    (void)d;
+    *free_bytes = *total_bytes = 0;
+    return HN_OK;
+}
+
+static hn_status copy_cpu(hn_device *d, void *to, const void *from, size_t bytes)
+{
+    (void)d;
+    memcpy(to, from, bytes);
+    return HN_OK;
+}
+
+static hn_status fill_cpu(hn_device *d, void *p, int byte, size_t bytes)
+{
+    (void)d;
+    memset(p, byte, bytes);
+    return HN_OK;
+}
+
+static hn_status wait_cpu(hn_device *d)
+{
+    (void)d;
+    return HN_OK;
+}
+
+static const hn_device_calls cpu_calls = {
+    .close = close_cpu,
+    .alloc = alloc_cpu,
+    .release = release_cpu,
+    .alloc_host = alloc_cpu,
+    .release_host = release_cpu,
+    .memory = memory_cpu,
+    .write = copy_cpu,
+    .read = copy_cpu,
+    .send = copy_cpu,
+    .fetch = copy_cpu,
+    .fill = fill_cpu,
+    .wait = wait_cpu,
+};
+
+static void open_cpu(hn_device *d, const char *why)
+{
+    *d = (hn_device){.calls = &cpu_calls, .kind = HN_DEVICE_CPU};
+    const int threads = omp_get_max_threads();
+    snprintf(d->text, sizeof d->text, "cpu, %d thread%s%s%s%s", threads, threads == 1 ? "" : "s",
+             why[0] ? " (" : "", why, why[0] ? ")" : "");
+}
+
+/* ---- opening ---- */
+
+static hn_status open_gpu(int index, hn_device *d, bool *present)
+{
+#ifdef HONE_CUDA
+    const hn_status st = hn_device_open_cuda(index, d, present);
+    if (st != HN_OK && d->calls != NULL) d->calls->close(d);
+    return st;
+#else
+    (void)index, (void)d;
+    *present = false;
+    return HN_FAIL(HN_ERR_UNSUPPORTED, "this build has no CUDA code");
+#endif
+}
+
+/* A GPU that is there but cannot be used is an error: training on the CPU instead would be a
+ * surprise of days. */
+static hn_status open_auto(hn_device *d)
+{
+    bool present = false;
+    char why[128];
+    const hn_status st = open_gpu(0, d, &present);
+    if (st == HN_OK) return HN_OK;
+    if (present) return HN_FAIL(st, "%s; --device cpu trains without the GPU", hn_last_text());
+    snprintf(why, sizeof why, "%s", hn_last_text());
+    open_cpu(d, why);
+    return HN_OK;
+}
+
+static hn_status open_spec(const char *spec, hn_device *d)
+{
+    bool present;
+    if (strcmp(spec, "auto") == 0) return open_auto(d);
+    if (strcmp(spec, "cpu") == 0) {
+        open_cpu(d, "");
+        return HN_OK;
+    }
+    if (strcmp(spec, "cuda") == 0) return open_gpu(0, d, &present);
+    if (strncmp(spec, "cuda:", 5) == 0 && spec[5] >= '0' && spec[5] <= '9') {
+        char *end;
+        errno = 0;
+        const long index = strtol(spec + 5, &end, 10);
+        if (*end == '\0' && errno == 0 && index < 1024) return open_gpu((int)index, d, &present);
+    }
+    return HN_FAIL(HN_ERR_ARG, "device '%s': it is auto, cpu, cuda or cuda:N", spec);
+}
+
+hn_status hn_device_open(const char *spec, hn_device **out)
+{
+    hn_device *d = hn_calloc(1, sizeof *d);
+    if (d == NULL) return HN_FAIL(HN_ERR_MEMORY, "%zu bytes for a device", sizeof *d);
+    const hn_status st = open_spec(spec, d);
+    if (st != HN_OK)
+        hn_free(d);
+    else
+        *out = d;
+    return st;
+}
+
+void hn_device_close(hn_device *d)
+{
+    if (d == NULL) return;
+    d->calls->release(d, d->workspace);
+    d->calls->close(d);
+    hn_free(d);
+}
+
+/* ---- what every kind has ---- */
+
+hn_device_kind hn_device_kind_of(const hn_device *d) { return d->kind; }
+const char *hn_device_text(const hn_device *d) { return d->text; }
+hn_stream hn_device_stream(const hn_device *d) { return d->stream; }
+hn_gemm_cuda *hn_device_gemm(const hn_device *d) { return d->gemm; }
+
+size_t hn_device_workspace_bytes(const hn_device *d)
+{
+    return d->kind == HN_DEVICE_CUDA ? HN_GEMM_WORKSPACE : 0;
+}
+
+hn_status hn_device_take_workspace(hn_device *d)
+{
+    const size_t bytes = hn_device_workspace_bytes(d);
+    if (bytes == 0 || d->workspace != NULL) return HN_OK;
+    HN_TRY(d->calls->alloc(d, bytes, &d->workspace));
+    hn_gemm_cuda_workspace(d->gemm, d->workspace);
+    return HN_OK;
+}
+
+hn_status hn_device_alloc(hn_device *d, size_t bytes, void **out)
+{
+    return d->calls->alloc(d, bytes, out);
+}
+
+void hn_device_release(hn_device *d, void *p)
+{
+    if (p != NULL) d->calls->release(d, p);
+}
+
+hn_status hn_device_alloc_host(hn_device *d, size_t bytes, void **out)
+{
+    return d->calls->alloc_host(d, bytes, out);
+}
+
+void hn_device_release_host(hn_device *d, void *p)
+{
+    if (p != NULL) d->calls->release_host(d, p);
+}
+
+hn_status hn_device_memory(const hn_device *d, size_t *free_bytes, size_t *total_bytes)
+{
+    return d->calls->memory(d, free_bytes, total_bytes);
+}
+
+hn_status hn_device_used(const hn_device *d, size_t *bytes)
+{
+    size_t free_bytes, total_bytes;
+    HN_TRY(d->calls->memory(d, &free_bytes, &total_bytes));
+    *bytes = d->free_at_open > free_bytes ? d->free_at_open - free_bytes : 0;
+    return HN_OK;
+}
+
+hn_status hn_device_write(hn_device *d, void *to, const void *from, size_t bytes)
+{
+    return d->calls->write(d, to, from, bytes);
+}
+
+hn_status hn_device_read(hn_device *d, void *to, const void *from, size_t bytes)
+{
+    return d->calls->read(d, to, from, bytes);
+}
+
+hn_status hn_device_send(hn_device *d, void *to, const void *from, size_t bytes)
+{
+    return d->calls->send(d, to, from, bytes);
+}
+
+hn_status hn_device_fetch(hn_device *d, void *to, const void *from, size_t bytes)
+{
+    return d->calls->fetch(d, to, from, bytes);
+}
+
+hn_status hn_device_fill(hn_device *d, void *p, int byte, size_t bytes)
+{
+    return d->calls->fill(d, p, byte, bytes);
+}
+
+hn_status hn_device_wait(hn_device *d) { return d->calls->wait(d); }
+
+static hn_status no_capture(const hn_device *d)
+{
+    return HN_FAIL(HN_ERR_UNSUPPORTED, "%s: only a GPU captures graphs", d->text);
+}
+
+hn_status hn_device_capture_begin(hn_device *d)
+{
+    return d->calls->capture_begin ? d->calls->capture_begin(d) : no_capture(d);
+}
+
+hn_status hn_device_capture_end(hn_device *d, hn_device_graph **out)
+{
+    return d->calls->capture_end ? d->calls->capture_end(d, out) : no_capture(d);
+}
+
+hn_status hn_device_launch(hn_device *d, const hn_device_graph *g)
+{
+    return d->calls->launch ? d->calls->launch(d, g) : no_capture(d);
+}
+
+void hn_device_graph_free(hn_device_graph *g)
+{
+    if (g != NULL) hn_device_graph_free_cuda(g);
+}

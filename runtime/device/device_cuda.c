@@ -1,0 +1,218 @@
+/* A GPU through the CUDA runtime. The runtime looks up the driver's entry points itself, so that
+ * this file links without a driver and says so when there is none. */
+#include <stdio.h>
+#include <string.h>
+
+#include "runtime/base/alloc.h"
+#include "runtime/base/cuda_check.h"
+#include "runtime/device/device_impl.h"
+
+struct hn_device_graph {
+    cudaGraphExec_t exec;
+};
+
+/* ---- memory ---- */
+
+static hn_status memory_cuda(const hn_device *d, size_t *free_bytes, size_t *total_bytes)
+{
+    (void)d;
+    return HN_CUDA(cudaMemGetInfo(free_bytes, total_bytes));
+}
+
+static hn_status out_of_memory(const hn_device *d, size_t bytes)
+{
+    size_t free_bytes = 0, total_bytes = 0;
+    if (cudaMemGetInfo(&free_bytes, &total_bytes) != cudaSuccess) (void)cudaGetLastError();
+    return HN_FAIL(HN_ERR_MEMORY, "%.3f GiB of GPU memory: %.3f GiB of %.3f GiB are free on %s",
+                   (double)bytes / 0x1p30, (double)free_bytes / 0x1p30,
+                   (double)total_bytes / 0x1p30, d->text);
+}
+
+static hn_status alloc_cuda(hn_device *d, size_t bytes, void **out)
+{
+    void *p = NULL;
+    const cudaError_t e = cudaMalloc(&p, bytes);
+    if (e == cudaErrorMemoryAllocation) {
+        (void)cudaGetLastError();
+        return out_of_memory(d, bytes);
+    }
+    HN_TRY(HN_CUDA(e));
+    const hn_status st = HN_CUDA(cudaMemsetAsync(p, 0, bytes, d->stream));
+    if (st != HN_OK)
+        (void)cudaFree(p);
+    else
+        *out = p;
+    return st;
+}
+
+static void release_cuda(hn_device *d, void *p)
+{
+    (void)d;
+    (void)cudaFree(p);
+}
+
+static hn_status alloc_host_cuda(hn_device *d, size_t bytes, void **out)
+{
+    (void)d;
+    void *p = NULL;
+    HN_TRY(HN_CUDA(cudaHostAlloc(&p, bytes, cudaHostAllocDefault)));
+    memset(p, 0, bytes);
+    *out = p;
+    return HN_OK;
+}
+
+static void release_host_cuda(hn_device *d, void *p)
+{
+    (void)d;
+    (void)cudaFreeHost(p);
+}
+
+static hn_status wait_cuda(hn_device *d) { return HN_CUDA(cudaStreamSynchronize(d->stream)); }
+
+static hn_status send_cuda(hn_device *d, void *to, const void *from, size_t bytes)
+{
+    return HN_CUDA(cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, d->stream));
+}
+
+static hn_status fetch_cuda(hn_device *d, void *to, const void *from, size_t bytes)
+{
+    return HN_CUDA(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, d->stream));
+}
+
+static hn_status write_cuda(hn_device *d, void *to, const void *from, size_t bytes)
+{
+    HN_TRY(send_cuda(d, to, from, bytes));
+    return wait_cuda(d);
+}
+
+static hn_status read_cuda(hn_device *d, void *to, const void *from, size_t bytes)
+{
+    HN_TRY(fetch_cuda(d, to, from, bytes));
+    return wait_cuda(d);
+}
+
+static hn_status fill_cuda(hn_device *d, void *p, int byte, size_t bytes)
+{
+    return HN_CUDA(cudaMemsetAsync(p, byte, bytes, d->stream));
+}
+
+/* ---- captured graphs ---- */
+
+static hn_status capture_begin_cuda(hn_device *d)
+{
+    return HN_CUDA(cudaStreamBeginCapture(d->stream, cudaStreamCaptureModeThreadLocal));
+}
+
+static hn_status instantiate(hn_device *d, cudaGraph_t graph, hn_device_graph **out)
+{
+    hn_device_graph *g = hn_calloc(1, sizeof *g);
+    if (g == NULL) return HN_FAIL(HN_ERR_MEMORY, "%zu bytes for a captured graph", sizeof *g);
+    hn_status st = HN_CUDA(cudaGraphInstantiate(&g->exec, graph, 0));
+    if (st == HN_OK) st = HN_CUDA(cudaGraphUpload(g->exec, d->stream)); /* memory is taken now */
+    if (st != HN_OK)
+        hn_device_graph_free_cuda(g);
+    else
+        *out = g;
+    return st;
+}
+
+static hn_status capture_end_cuda(hn_device *d, hn_device_graph **out)
+{
+    cudaGraph_t graph = NULL;
+    const cudaError_t e = cudaStreamEndCapture(d->stream, &graph);
+    hn_status st = HN_OK;
+    if (out == NULL)
+        (void)cudaGetLastError(); /* given up: what went wrong has been said already */
+    else
+        st = HN_CUDA(e);
+    if (st == HN_OK && out != NULL) st = instantiate(d, graph, out);
+    if (graph != NULL) (void)cudaGraphDestroy(graph);
+    return st;
+}
+
+static hn_status launch_cuda(hn_device *d, const hn_device_graph *g)
+{
+    return HN_CUDA(cudaGraphLaunch(g->exec, d->stream));
+}
+
+void hn_device_graph_free_cuda(hn_device_graph *g)
+{
+    if (g->exec != NULL) (void)cudaGraphExecDestroy(g->exec);
+    hn_free(g);
+}
+
+/* ---- opening ---- */
+
+static void close_cuda(hn_device *d)
+{
+    hn_gemm_cuda_close(d->gemm);
+    if (d->stream != NULL) (void)cudaStreamDestroy(d->stream);
+    d->gemm = NULL;
+    d->stream = NULL;
+}
+
+static const hn_device_calls cuda_calls = {
+    .close = close_cuda,
+    .alloc = alloc_cuda,
+    .release = release_cuda,
+    .alloc_host = alloc_host_cuda,
+    .release_host = release_host_cuda,
+    .memory = memory_cuda,
+    .write = write_cuda,
+    .read = read_cuda,
+    .send = send_cuda,
+    .fetch = fetch_cuda,
+    .fill = fill_cuda,
+    .wait = wait_cuda,
+    .capture_begin = capture_begin_cuda,
+    .capture_end = capture_end_cuda,
+    .launch = launch_cuda,
+};
+
+static hn_status find(int index, int *driver, int *runtime, bool *present)
+{
+    int n = 0;
+    *present = false;
+    HN_TRY(HN_CUDA(cudaDriverGetVersion(driver)));
+    HN_TRY(HN_CUDA(cudaRuntimeGetVersion(runtime)));
+    if (*driver == 0) return HN_FAIL(HN_ERR_UNSUPPORTED, "no NVIDIA driver on this machine");
+    const cudaError_t e = cudaGetDeviceCount(&n);
+    if (e == cudaErrorNoDevice || (e == cudaSuccess && n == 0)) {
+        (void)cudaGetLastError();
+        return HN_FAIL(HN_ERR_UNSUPPORTED, "no GPU is visible on this machine");
+    }
+    *present = true;
+    if (e == cudaErrorInsufficientDriver) {
+        (void)cudaGetLastError();
+        return HN_FAIL(HN_ERR_UNSUPPORTED,
+                       "the driver supports CUDA %d.%d, this build needs CUDA %d.%d",
+                       *driver / 1000, *driver % 1000 / 10, *runtime / 1000, *runtime % 1000 / 10);
+    }
+    HN_TRY(HN_CUDA(e));
+    if (index >= n && n == 1) return HN_FAIL(HN_ERR_ARG, "cuda:%d: there is only cuda:0", index);
+    if (index >= n)
+        return HN_FAIL(HN_ERR_ARG, "cuda:%d: there are cuda:0 to cuda:%d", index, n - 1);
+    return HN_OK;
+}
+
+hn_status hn_device_open_cuda(int index, hn_device *d, bool *present)
+{
+    int driver = 0, runtime = 0;
+    size_t total = 0;
+    struct cudaDeviceProp prop;
+    HN_TRY(find(index, &driver, &runtime, present));
+    *d = (hn_device){.calls = &cuda_calls, .kind = HN_DEVICE_CUDA, .index = index};
+    HN_TRY(HN_CUDA(cudaSetDevice(index)));
+    HN_TRY(HN_CUDA(cudaGetDeviceProperties(&prop, index)));
+    snprintf(d->text, sizeof d->text,
+             "cuda:%d, %s, %.1f GiB, capability %d.%d, CUDA %d.%d, driver for CUDA %d.%d", index,
+             prop.name, (double)prop.totalGlobalMem / 0x1p30, prop.major, prop.minor,
+             runtime / 1000, runtime % 1000 / 10, driver / 1000, driver % 1000 / 10);
+    if (hn_device_probe_cuda() != HN_OK)
+        return HN_FAIL(HN_ERR_UNSUPPORTED,
+                       "cuda:%d, %s, has capability %d.%d; this build has code for %s", index,
+                       prop.name, prop.major, prop.minor, HONE_CUDA_CODE);
+    HN_TRY(HN_CUDA(cudaStreamCreateWithFlags(&d->stream, cudaStreamNonBlocking)));
+    HN_TRY(hn_gemm_cuda_open(&d->gemm));
+    return HN_CUDA(cudaMemGetInfo(&d->free_at_open, &total));
+}

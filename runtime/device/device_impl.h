@@ -1,0 +1,49 @@
+/* device_impl.h - what a kind of device does; for runtime/device only. */
+#ifndef HN_DEVICE_IMPL_H
+#define HN_DEVICE_IMPL_H
+#include "runtime/device/device.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct {
+    void (*close)(hn_device *d);
+    hn_status (*alloc)(hn_device *d, size_t bytes, void **out);
+    void (*release)(hn_device *d, void *p);
+    hn_status (*alloc_host)(hn_device *d, size_t bytes, void **out);
+    void (*release_host)(hn_device *d, void *p);
+    hn_status (*memory)(const hn_device *d, size_t *free_bytes, size_t *total_bytes);
+    hn_status (*write)(hn_device *d, void *to, const void *from, size_t bytes);
+    hn_status (*read)(hn_device *d, void *to, const void *from, size_t bytes);
+    hn_status (*send)(hn_device *d, void *to, const void *from, size_t bytes);
+    hn_status (*fetch)(hn_device *d, void *to, const void *from, size_t bytes);
+    hn_status (*fill)(hn_device *d, void *p, int byte, size_t bytes);
+    hn_status (*wait)(hn_device *d);
+    hn_status (*capture_begin)(hn_device *d); /* the last three: NULL on the CPU */
+    hn_status (*capture_end)(hn_device *d, hn_device_graph **out);
+    hn_status (*launch)(hn_device *d, const hn_device_graph *g);
+} hn_device_calls;
+
+struct hn_device {
+    const hn_device_calls *calls;
+    hn_device_kind kind;
+    int index; /* of the GPU */
+    char text[384];
+    hn_stream stream;
+    hn_gemm_cuda *gemm;
+    void *workspace;
+    size_t free_at_open; /* bytes, once context and library handles exist */
+};
+
+/* device_cuda.c. *present: whether a driver and a GPU are there at all; d is zero on entry and may
+ * be closed after an error. */
+HN_CUDA_FUNCTION hn_status hn_device_open_cuda(int index, hn_device *d, bool *present);
+HN_CUDA_FUNCTION void hn_device_graph_free_cuda(hn_device_graph *g);
+/* device_probe.cu: whether this build's kernels run on the current GPU. */
+HN_CUDA_FUNCTION hn_status hn_device_probe_cuda(void);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

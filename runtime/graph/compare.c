@@ -1,0 +1,108 @@
+/* A node's CPU twin on copies of what the device read: the device's outputs must agree.
+ *
+ * The copies are made before the node runs, because an output may take over an input's memory. */
+#include <inttypes.h>
+#include <math.h>
+
+#include "runtime/base/alloc.h"
+#include "runtime/graph/graph_impl.h"
+#include "runtime/graph/tensor.h"
+
+/* Of all replicas. */
+static size_t whole_span(const hn_tensor *t)
+{
+    const size_t stride = (size_t)hn_replica_stride(t) * hn_dtype_size(t->type.dtype);
+    return hn_tensor_span(t) + (t->type.replicas > 1 ? (size_t)(t->type.replicas - 1) * stride : 0);
+}
+
+void hn_twin_free(hn_twin_copies *c)
+{
+    for (int k = 0; k < HN_MAX_IN; k++) hn_free(c->in[k]);
+    for (int k = 0; k < HN_MAX_OUT; k++) hn_free(c->out[k]);
+    *c = (hn_twin_copies){0};
+}
+
+/* 64-byte aligned as a plan's memory. */
+static hn_status copy_of(const hn_node *n, const hn_tensor *t, void **out)
+{
+    *out = hn_aligned_alloc(64, whole_span(t));
+    return *out ? HN_OK
+                : HN_FAIL(HN_ERR_MEMORY, "%s: %zu bytes for a copy of %s", n->name, whole_span(t),
+                          t->name);
+}
+
+hn_status hn_twin_before(const hn_node *n, hn_twin_copies *c)
+{
+    const hn_op_def *def = hn_op(n->op);
+    for (int k = 0; k < def->n_in; k++) {
+        if (n->in[k] == NULL) continue;
+        HN_TRY(copy_of(n, n->in[k], &c->in[k]));
+        HN_TRY(hn_tensor_read(n->in[k], 0, c->in[k], whole_span(n->in[k])));
+    }
+    for (int k = 0; k < def->n_out; k++)
+        if (n->out[k] && !def->alias[k]) HN_TRY(copy_of(n, n->out[k], &c->out[k]));
+    return HN_OK;
+}
+
+static double tolerance(hn_dtype t) { return t == HN_F32 ? 1e-4 : 2e-2; }
+
+/* ||got - want|| / ||want||, columns only. */
+static double difference(const hn_tensor *t, const void *got, const void *want)
+{
+    const int64_t rows = hn_type_rows(&t->type), cols = hn_type_cols(&t->type);
+    const int64_t ld = hn_type_ld(&t->type);
+    double error = 0, norm = 0;
+    for (int64_t i = 0; i < rows; i++)
+        for (int64_t j = 0; j < cols; j++) {
+            const double w = (double)hn_get_f32(want, t->type.dtype, i * ld + j);
+            const double d = (double)hn_get_f32(got, t->type.dtype, i * ld + j) - w;
+            error += d * d;
+            norm += w * w;
+        }
+    return error == 0 ? 0 : sqrt(error / (norm > 0 ? norm : 1));
+}
+
+static hn_status compare(const hn_node *n, int k, const void *want)
+{
+    const hn_tensor *t = n->out[k];
+    const hn_dtype type = t->type.dtype;
+    if (type != HN_F32 && type != HN_BF16 && type != HN_F16) return HN_OK;
+    const void *got;
+    void *copy;
+    hn_status st = HN_OK;
+    HN_TRY(hn_tensor_host(t, &got, &copy));
+    const double d = difference(t, got, want);
+    if (!(d <= tolerance(type)))
+        st = HN_FAIL(HN_ERR_NUMERIC,
+                     "%s (%s%s): output %d on the GPU is %.3g away from the CPU's, relative to its "
+                     "norm; %.0e is allowed",
+                     n->name, hn_op(n->op)->name, n->backward ? ", backward" : "", k, d,
+                     tolerance(type));
+    hn_free(copy);
+    return st;
+}
+
+hn_status hn_twin_after(const hn_node *n, const hn_step_block *step, hn_twin_copies *c)
+{
+    const hn_op_def *def = hn_op(n->op);
+    hn_tensor in[HN_MAX_IN], out[HN_MAX_OUT];
+    hn_node twin = *n;
+    hn_step_block block = *step;
+    hn_exec x = {.device = HN_DEVICE_CPU, .step = &block, .twin = true};
+    for (int k = 0; k < def->n_in; k++) {
+        if (n->in[k] == NULL) continue;
+        in[k] = *n->in[k];
+        in[k].data = c->in[k];
+        twin.in[k] = &in[k];
+    }
+    for (int k = 0; k < def->n_out; k++) {
+        if (n->out[k] == NULL) continue;
+        out[k] = *n->out[k];
+        out[k].data = def->alias[k] ? c->in[def->alias[k] - 1] : c->out[k];
+        twin.out[k] = &out[k];
+    }
+    HN_TRY(def->run_cpu(&twin, &x));
+    for (int k = 0; k < def->n_out; k++)
+        if (n->out[k]) HN_TRY(compare(n, k, out[k].data));
+    return HN_OK;
+}

@@ -1,0 +1,131 @@
+#include "runtime/graph/tensor.h"
+
+#include <inttypes.h>
+
+#include "runtime/base/alloc.h"
+#include "runtime/base/convert.h"
+#include "runtime/graph/graph_impl.h"
+
+enum { STAGE_BYTES = 16 << 20 }; /* at least a row: host memory between a device and dense values */
+
+size_t hn_tensor_span(const hn_tensor *t)
+{
+    const int64_t rows = hn_type_rows(&t->type), ld = hn_type_ld(&t->type);
+    return (size_t)((rows - 1) * ld + hn_type_cols(&t->type)) * hn_dtype_size(t->type.dtype);
+}
+
+static bool on_host(const hn_tensor *t)
+{
+    return hn_device_kind_of(t->program->device) == HN_DEVICE_CPU;
+}
+
+hn_status hn_tensor_write(const hn_tensor *t, size_t offset, const void *from, size_t bytes)
+{
+    return hn_device_write(t->program->device, (char *)t->data + offset, from, bytes);
+}
+
+hn_status hn_tensor_read(const hn_tensor *t, size_t offset, void *to, size_t bytes)
+{
+    return hn_device_read(t->program->device, to, (const char *)t->data + offset, bytes);
+}
+
+/* Rows that are moved at a time, and the memory for them. */
+typedef struct {
+    size_t row_bytes; /* padding included */
+    int64_t rows;
+    char *memory;
+} stage;
+
+static hn_status open_stage(const hn_tensor *t, int64_t rows, stage *s)
+{
+    s->row_bytes = (size_t)hn_type_ld(&t->type) * hn_dtype_size(t->type.dtype);
+    s->rows = (int64_t)(STAGE_BYTES / s->row_bytes);
+    if (s->rows < 1) s->rows = 1;
+    if (s->rows > rows) s->rows = rows;
+    s->memory = hn_calloc((size_t)s->rows, s->row_bytes);
+    return s->memory ? HN_OK
+                     : HN_FAIL(HN_ERR_MEMORY, "%zu bytes to move %s",
+                               (size_t)s->rows * s->row_bytes, t->name);
+}
+
+/* Bytes of n rows of t that begin at row `first`: the last row of a view has no padding. */
+static size_t piece_bytes(const hn_tensor *t, const stage *s, int64_t first, int64_t n)
+{
+    const size_t at = (size_t)first * s->row_bytes, bytes = (size_t)n * s->row_bytes;
+    return at + bytes <= hn_tensor_span(t) ? bytes : hn_tensor_span(t) - at;
+}
+
+static void store_rows(const hn_type *t, char *to, int64_t rows, const float *dense)
+{
+    const int64_t cols = hn_type_cols(t), ld = hn_type_ld(t);
+#pragma omp parallel for schedule(static) if (rows * cols > 1 << 16)
+    for (int64_t i = 0; i < rows; i++) hn_from_f32(dense + i * cols, cols, to, t->dtype, i * ld);
+}
+
+hn_status hn_tensor_set_rows(const hn_tensor *t, int64_t first, int64_t rows, const float *dense)
+{
+    const int64_t cols = hn_type_cols(&t->type);
+    stage s;
+    if (on_host(t)) {
+        const size_t row_bytes = (size_t)hn_type_ld(&t->type) * hn_dtype_size(t->type.dtype);
+        store_rows(&t->type, (char *)t->data + (size_t)first * row_bytes, rows, dense);
+        return HN_OK;
+    }
+    HN_TRY(open_stage(t, rows, &s));
+    hn_status st = HN_OK;
+    for (int64_t i = 0; st == HN_OK && i < rows; i += s.rows) {
+        const int64_t n = rows - i < s.rows ? rows - i : s.rows;
+        store_rows(&t->type, s.memory, n, dense + i * cols);
+        st = hn_tensor_write(t, (size_t)(first + i) * s.row_bytes, s.memory,
+                             piece_bytes(t, &s, first + i, n));
+    }
+    hn_free(s.memory);
+    return st;
+}
+
+hn_status hn_tensor_set(const hn_tensor *t, const float *dense)
+{
+    return hn_tensor_set_rows(t, 0, hn_type_rows(&t->type), dense);
+}
+
+static void load_rows(const hn_type *t, const char *from, int64_t rows, float *dense)
+{
+    const int64_t cols = hn_type_cols(t), ld = hn_type_ld(t);
+    for (int64_t i = 0; i < rows; i++) hn_to_f32(from, t->dtype, i * ld, cols, dense + i * cols);
+}
+
+hn_status hn_tensor_get(const hn_tensor *t, float *dense)
+{
+    const int64_t rows = hn_type_rows(&t->type), cols = hn_type_cols(&t->type);
+    stage s;
+    if (on_host(t)) {
+        load_rows(&t->type, t->data, rows, dense);
+        return HN_OK;
+    }
+    HN_TRY(open_stage(t, rows, &s));
+    hn_status st = HN_OK;
+    for (int64_t i = 0; st == HN_OK && i < rows; i += s.rows) {
+        const int64_t n = rows - i < s.rows ? rows - i : s.rows;
+        st = hn_tensor_read(t, (size_t)i * s.row_bytes, s.memory, piece_bytes(t, &s, i, n));
+        if (st == HN_OK) load_rows(&t->type, s.memory, n, dense + i * cols);
+    }
+    hn_free(s.memory);
+    return st;
+}
+
+hn_status hn_tensor_host(const hn_tensor *t, const void **data, void **copy)
+{
+    *copy = NULL;
+    *data = t->data;
+    if (on_host(t)) return HN_OK;
+    void *bytes = hn_malloc(hn_tensor_span(t));
+    if (bytes == NULL)
+        return HN_FAIL(HN_ERR_MEMORY, "%zu bytes for a copy of %s", hn_tensor_span(t), t->name);
+    const hn_status st = hn_tensor_read(t, 0, bytes, hn_tensor_span(t));
+    if (st != HN_OK) {
+        hn_free(bytes);
+        return st;
+    }
+    *data = *copy = bytes;
+    return HN_OK;
+}

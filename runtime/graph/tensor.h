@@ -1,0 +1,35 @@
+/* tensor.h - a planned tensor's values from the host's side: loading, saving, tests.
+ *
+ * All of it waits for what runs on the device and is done when it returns. Tensors with replicas:
+ * replica 0. Errors: HN_ERR_MEMORY, HN_ERR_CUDA.
+ */
+#ifndef HN_TENSOR_H
+#define HN_TENSOR_H
+#include "runtime/graph/graph.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* Bytes from the first element to behind the last, padding between rows included. */
+size_t hn_tensor_span(const hn_tensor *t);
+
+/* `bytes` from byte `offset` of the tensor's memory. */
+HN_NODISCARD hn_status hn_tensor_write(const hn_tensor *t, size_t offset, const void *from,
+                                       size_t bytes);
+HN_NODISCARD hn_status hn_tensor_read(const hn_tensor *t, size_t offset, void *to, size_t bytes);
+
+/* Float tensors, from and to dense fp32 [rows, cols]; rounded to nearest even where stored. */
+HN_NODISCARD hn_status hn_tensor_set(const hn_tensor *t, const float *dense);
+HN_NODISCARD hn_status hn_tensor_set_rows(const hn_tensor *t, int64_t first, int64_t rows,
+                                          const float *dense);
+HN_NODISCARD hn_status hn_tensor_get(const hn_tensor *t, float *dense);
+
+/* The tensor's bytes in host memory: its own on the CPU (then *copy is NULL), else a copy of the
+ * whole span, which the caller gives to hn_free. */
+HN_NODISCARD hn_status hn_tensor_host(const hn_tensor *t, const void **data, void **copy);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,107 @@
+#!/usr/bin/env bash
+# All tests that need a GPU, then compute-sanitizer's memcheck and racecheck on the kernels' tests.
+#   scripts/gpu_test.sh [--build FOLDER] [--no-build] [--no-sanitizers] [--jobs N]
+# Without --no-build the CUDA preset is configured and built first; FOLDER (default build-cuda)
+# holds the test programs and hone's own. Needs a GPU: without one every part fails.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+
+build=build-cuda
+make=yes
+sanitizers=yes
+jobs=4
+while [ $# -gt 0 ]; do
+    case $1 in
+    --build) build=${2:?--build needs a folder} && shift ;;
+    --no-build) make=no ;;
+    --no-sanitizers) sanitizers=no ;;
+    --jobs) jobs=${2:?--jobs needs a number} && shift ;;
+    -h | --help)
+        sed -n '2,5s/^# //p' "$0"
+        exit 0
+        ;;
+    *)
+        echo "gpu_test.sh: unknown option $1 (--help lists them)" >&2
+        exit 2
+        ;;
+    esac
+    shift
+done
+if [ $make = yes ]; then
+    cmake --preset cuda -B "$build" && cmake --build "$build" --parallel "$(nproc)" || exit 1
+fi
+
+export HN_REQUIRE_GPU=1 HONE_BIN=$build GOMP_SPINCOUNT=3000 OMP_NUM_THREADS=2
+logs=$(mktemp -d)
+trap 'rm -rf "$logs"' EXIT
+failed=0
+
+# Parts run $jobs at a time; each leaves NAME.log and NAME.code.
+part() {
+    local name=$1 start=$SECONDS
+    shift
+    while [ "$(jobs -rp | wc -l)" -ge "$jobs" ]; do wait -n; done
+    {
+        "$@" >"$logs/$name.log" 2>&1
+        echo "$? $((SECONDS - start))" >"$logs/$name.code"
+    } &
+}
+
+report() {
+    wait
+    local file name code seconds
+    for file in "$logs"/*.code; do
+        name=$(basename "$file" .code)
+        read -r code seconds <"$file"
+        if [ "$code" = 0 ]; then
+            printf 'ok      %-44s %4s s  %s\n' "$name" "$seconds" \
+                "$(grep -E 'PASSED|ERROR SUMMARY|RACECHECK SUMMARY' "$logs/$name.log" | tail -2 | tr -s '\n=' '  ')"
+        else
+            failed=1
+            printf 'FAILED  %-44s %4s s  exit code %s\n' "$name" "$seconds" "$code"
+            grep -vE '^\[ +(OK|RUN|SKIPPED) ' "$logs/$name.log" | tail -n "${HONE_LOG_LINES:-40}"
+        fi
+    done
+    rm -f "$logs"/*
+}
+
+# The tests of one program whose names say CUDA; the rest of it needs no GPU.
+kernels=()
+for program in "$build"/test_*; do
+    [ -x "$program" ] && [ -f "$program" ] || continue
+    if "$program" --gtest_list_tests --gtest_filter='*Cuda*' 2>/dev/null | grep -q '^  '; then
+        kernels+=("$program")
+    fi
+done
+if [ ${#kernels[@]} -eq 0 ]; then
+    echo "gpu_test.sh: no tests for CUDA in $build" >&2
+    exit 1
+fi
+
+nvidia-smi --query-gpu=name,driver_version --format=csv,noheader || exit 1
+echo "==== kernels, registry and engine"
+for program in "${kernels[@]}"; do
+    part "$(basename "$program")" "$program" --gtest_filter='*Cuda*'
+done
+for executor in cuda cuda-graph; do
+    part "test_engine.$executor" env HONE_TEST_DEVICE=cuda HONE_TEST_EXECUTOR=$executor \
+        "$build/test_engine"
+    part "test_cli_train.$executor" env HONE_TEST_DEVICE=cuda HONE_TEST_EXECUTOR=$executor \
+        "$build/test_cli_train"
+done
+part "test_cli_verbs.cuda" env HONE_TEST_DEVICE=cuda "$build/test_cli_verbs"
+report
+
+if [ $sanitizers = yes ]; then
+    for tool in memcheck racecheck; do
+        echo "==== compute-sanitizer $tool"
+        for program in "${kernels[@]}"; do
+            case $program in *test_engine_cuda | *test_cli_cuda) continue ;; esac
+            part "$(basename "$program").$tool" compute-sanitizer --tool $tool --error-exitcode 9 \
+                "$program" --gtest_filter='*Cuda*'
+        done
+        report
+    done
+fi
+echo "==== $([ $failed = 0 ] && echo all passed || echo FAILED) in $SECONDS s"
+exit $failed

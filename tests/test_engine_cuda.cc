@@ -1,0 +1,265 @@
+/* The engine on a GPU: executors agree bit for bit, CPU and GPU learn the same, the plan is what is
+ * taken, and nothing is taken behind it. cudaMalloc and its kin are counted by the linker's --wrap
+ * (CMakeLists.txt). */
+#include "cuda_test.h"
+#include "runtime/base/alloc.h"
+#include "runtime/file/peft.h"
+#include "runtime/graph/tensor.h"
+#include "runtime/model/model.h"
+#include "runtime/train/engine.h"
+#include "runtime/train/generator.h"
+#include "runtime/train/lora_hook.h"
+
+static int64_t device_allocations;
+
+extern "C" {
+#define HN_COUNTED(name, parameters, arguments) \
+    cudaError_t __real_##name parameters;       \
+    cudaError_t __wrap_##name parameters;       \
+    cudaError_t __wrap_##name parameters        \
+    {                                           \
+        device_allocations++;                   \
+        return __real_##name arguments;         \
+    }
+HN_COUNTED(cudaMalloc, (void **p, size_t n), (p, n))
+HN_COUNTED(cudaMallocAsync, (void **p, size_t n, cudaStream_t s), (p, n, s))
+HN_COUNTED(cudaHostAlloc, (void **p, size_t n, unsigned f), (p, n, f))
+HN_COUNTED(cudaMallocHost, (void **p, size_t n), (p, n))
+#undef HN_COUNTED
+}
+
+namespace {
+
+hn_adapt_kind all_parameters(const void *, const char *) { return HN_ADAPT_FULL; }
+
+struct Setup {
+    std::string device = "cuda";
+    hn_executor executor = HN_EXECUTOR_GRAPH;
+    const char *dtype = "f32";
+    double dropout = 0.1;
+    int64_t rows = 4, seq_len = 32;
+    bool recompute = false, full = false;
+};
+
+/* A small model that learns a fixed text with LoRA or wholly. */
+class Job {
+    hn_peft_config peft_ = {};
+    hn_adapt adapt_ = {};
+
+  public:
+    hn_device *device = nullptr;
+    hn_model model = {};
+    hn_engine *e = nullptr;
+    hn_engine_options o = {};
+
+    Job(const std::string &dir, const Setup &s)
+    {
+        EXPECT_HN_OK(hn_device_open(s.device.c_str(), &device));
+        EXPECT_HN_OK(hn_model_open(dir.c_str(), s.dtype, nullptr, &model));
+        peft_.r = 4;
+        peft_.alpha = 8;
+        peft_.dropout = s.dropout;
+        for (const char *name : {"q_proj", "k_proj", "o_proj", "gate_proj", "down_proj"})
+            EXPECT_HN_OK(hn_names_add(&peft_.targets.list, name));
+        adapt_ = hn_lora_hook(&peft_);
+        if (s.full) adapt_ = {};
+        if (s.full) adapt_.parameter = all_parameters;
+        o.device = device;
+        o.executor = s.device == "cpu" ? HN_EXECUTOR_AUTO : s.executor;
+        o.config = &model.config;
+        o.adapt = &adapt_;
+        o.dtype = model.dtype;
+        o.batch_rows = s.rows;
+        o.seq_len = s.seq_len;
+        o.max_seqs = s.rows;
+        o.train = o.eval = true;
+        o.recompute = s.recompute;
+        o.logits_rows = 8;
+        o.optimizer.beta1 = 0.9;
+        o.optimizer.beta2 = 0.999;
+        o.optimizer.eps = 1e-8;
+        o.optimizer.weight_decay = 0.01;
+        o.optimizer.max_grad_norm = 1;
+        o.seed = 5;
+        EXPECT_HN_OK(hn_engine_new(&o, &e));
+        if (e == nullptr) return;
+        EXPECT_HN_OK(hn_engine_allocate(e));
+        EXPECT_HN_OK(hn_model_load(&model, hn_engine_params(e), 5));
+    }
+    ~Job()
+    {
+        hn_engine_free(e);
+        hn_model_close(&model);
+        hn_device_close(device);
+        hn_peft_config_clear(&peft_);
+    }
+    Job(const Job &) = delete;
+    void fill(int64_t step)
+    {
+        hn_engine_input in;
+        ASSERT_HN_OK(hn_engine_batch(e, &in));
+        for (int64_t r = 0; r < o.batch_rows; r++)
+            for (int64_t i = 0; i < o.seq_len; i++) {
+                const int64_t at = r * o.seq_len + i, n = step * 7 + r * 3 + i;
+                in.tokens[at] = token(n);
+                in.labels[at] = i % 5 == 4 ? -100 : token(n + 1);
+                in.positions[at] = (int32_t)i;
+            }
+        for (int64_t s = 0; s <= o.max_seqs; s++) in.offsets[s] = (int32_t)(s * o.seq_len);
+    }
+    int32_t token(int64_t n) const { return (int32_t)((n * n / 3 + n) % model.config.vocab); }
+    hn_step_report step(int64_t t)
+    {
+        hn_step_report r = {};
+        EXPECT_HN_OK(hn_engine_begin(e, t));
+        for (int64_t a = 0; a < 2; a++) {
+            fill(2 * t + a);
+            EXPECT_HN_OK(hn_engine_micro(e, a));
+        }
+        EXPECT_HN_OK(hn_engine_update(e, 1e-2, &r));
+        return r;
+    }
+    std::vector<double> losses(int64_t steps)
+    {
+        std::vector<double> v;
+        for (int64_t t = 0; t < steps; t++) v.push_back(step(t).loss);
+        return v;
+    }
+    std::vector<float> trained() const
+    {
+        std::vector<float> all;
+        for (int64_t i = 0; i < hn_params_count(hn_engine_params(e)); i++) {
+            const hn_param *p = hn_params_at(hn_engine_params(e), i);
+            if (!p->trained) continue;
+            std::vector<float> v((size_t)hn_type_elements(&p->master->type));
+            EXPECT_HN_OK(hn_param_get(p, v.data()));
+            all.insert(all.end(), v.begin(), v.end());
+        }
+        return all;
+    }
+};
+
+const char MODEL[] = "tests/fixtures/models/qwen3"; /* grouped heads, per-head norms, tied head */
+
+class EngineOnCuda : public ::testing::TestWithParam<const char *> {
+  protected:
+    void SetUp() override { HN_NEED_CUDA(); }
+};
+
+TEST_P(EngineOnCuda, BothExecutorsAndTwoRunsGiveTheSameBits)
+{
+    for (const bool full : {false, true}) {
+        std::vector<float> first;
+        for (const hn_executor x : {HN_EXECUTOR_NODES, HN_EXECUTOR_GRAPH, HN_EXECUTOR_GRAPH}) {
+            Job r(MODEL, {.executor = x, .dtype = GetParam(), .full = full});
+            r.losses(6);
+            if (first.empty()) first = r.trained();
+            EXPECT_TRUE(same_bits(first, r.trained()));
+        }
+    }
+}
+
+TEST_P(EngineOnCuda, RecomputationChangesNoBit)
+{
+    Job kept(MODEL, {.dtype = GetParam()}), again(MODEL, {.dtype = GetParam(), .recompute = true});
+    EXPECT_EQ(kept.losses(4), again.losses(4));
+    EXPECT_TRUE(same_bits(kept.trained(), again.trained()));
+}
+
+TEST_P(EngineOnCuda, EveryNodeAgreesWithItsTwin)
+{
+    Job r(MODEL, {.executor = HN_EXECUTOR_CHECK, .dtype = GetParam()});
+    r.losses(2);
+    r.fill(9);
+    ASSERT_HN_OK(hn_engine_eval_begin(r.e));
+    ASSERT_HN_OK(hn_engine_eval_batch(r.e));
+}
+
+INSTANTIATE_TEST_SUITE_P(Dtypes, EngineOnCuda, ::testing::Values("f32", "bf16"),
+                         [](const auto &i) { return std::string(i.param); });
+
+TEST(EngineOnCudaF32, LearnsWhatTheCpuLearns)
+{
+    HN_NEED_CUDA();
+    for (const bool full : {false, true}) {
+        Job cpu(MODEL, {.device = "cpu", .full = full}), gpu(MODEL, {.full = full});
+        const auto want = cpu.losses(20), got = gpu.losses(20);
+        for (size_t i = 0; i < want.size(); i++) EXPECT_NEAR(got[i], want[i], 1e-4) << i;
+        EXPECT_LT(rel_l2(gpu.trained(), cpu.trained()), 1e-3);
+    }
+}
+
+TEST(EngineOnCudaMemory, NothingIsAllocatedBehindThePlan)
+{
+    HN_NEED_CUDA();
+    for (const hn_executor x : {HN_EXECUTOR_NODES, HN_EXECUTOR_GRAPH}) {
+        Job r(MODEL, {.executor = x, .dtype = "bf16"});
+        size_t before = 0, after = 0;
+        ASSERT_HN_OK(hn_device_used(r.device, &before));
+        const int64_t gpu = device_allocations;
+        const uint64_t host = hn_alloc_calls();
+        r.step(0);
+        ASSERT_HN_OK(hn_engine_eval_begin(r.e));
+        r.fill(9);
+        ASSERT_HN_OK(hn_engine_eval_batch(r.e));
+        r.step(1);
+        EXPECT_EQ(device_allocations, gpu);
+        EXPECT_EQ(hn_alloc_calls(), host);
+        ASSERT_HN_OK(hn_device_used(r.device, &after));
+        EXPECT_EQ(after, before); /* what libraries might take by themselves would show here */
+    }
+    EXPECT_GT(device_allocations, 0); /* the counter counts */
+}
+
+/* The memory that goes is what the plan says, to 2 % or 64 MiB. */
+TEST(EngineOnCudaMemory, PlanAndMeasurementAgree)
+{
+    HN_NEED_CUDA();
+    for (const int64_t rows : {2, 64}) {
+        Job r(MODEL, {.dtype = "bf16", .rows = rows, .seq_len = 128});
+        size_t used = 0;
+        hn_plan_sizes plan;
+        r.losses(2);
+        ASSERT_HN_OK(hn_device_used(r.device, &used));
+        hn_plan_sizes_of(hn_engine_program(r.e), &plan);
+        const double difference = std::fabs((double)used - (double)plan.total_bytes);
+        std::printf("plan %.1f MiB, measured %.1f MiB\n", (double)plan.total_bytes / 0x1p20,
+                    (double)used / 0x1p20);
+        EXPECT_LE(difference, std::max(0.02 * (double)plan.total_bytes, 64.0 * 0x1p20));
+    }
+}
+
+TEST(EngineOnCudaMemory, APlanThatDoesNotFitSaysWhatIsFree)
+{
+    HN_NEED_CUDA();
+    hn_device *device = nullptr;
+    hn_program *p = nullptr;
+    hn_tensor *t = nullptr;
+    ASSERT_HN_OK(hn_device_open("cuda", &device));
+    ASSERT_HN_OK(hn_program_new(1, &p));
+    const hn_type huge = hn_type_2d(HN_F32, (int64_t)1 << 20, (int64_t)1 << 20);
+    ASSERT_HN_OK(hn_program_tensor(p, HN_MEM_WEIGHT, "huge", &huge, &t));
+    const hn_plan_options o = {.device = device};
+    ASSERT_HN_OK(hn_plan_build(p, &o));
+    const int64_t before = device_allocations;
+    EXPECT_HN_FAIL(hn_plan_allocate(p), HN_ERR_MEMORY, "the plan needs 4096.0");
+    EXPECT_EQ(device_allocations, before);
+    hn_program_free(p);
+    hn_device_close(device);
+}
+
+TEST(DeviceOnCuda, WhatIsNotThereIsNamed)
+{
+    HN_NEED_CUDA();
+    hn_device *d = nullptr;
+    EXPECT_HN_FAIL(hn_device_open("cuda:99", &d), HN_ERR_ARG, "cuda:99: there ");
+    ASSERT_HN_OK(hn_device_open("auto", &d));
+    EXPECT_EQ(hn_device_kind_of(d), HN_DEVICE_CUDA);
+    EXPECT_NE(std::strstr(hn_device_text(d), "cuda:0, "), nullptr);
+    void *p = nullptr;
+    EXPECT_HN_FAIL(hn_device_alloc(d, (size_t)1 << 44, &p), HN_ERR_MEMORY,
+                   "GiB are free on cuda:0");
+    hn_device_close(d);
+}
+
+} // namespace
