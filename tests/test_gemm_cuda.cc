@@ -214,6 +214,32 @@ TEST(GemmCuda, RepeatsBitForBitOnOnePlan)
     json_decref(plans);
 }
 
+/* What training needs must not fall to the plain kernel: rows on 16-byte boundaries, every dtype,
+ * bias, adding, batch; and f32 wherever rows begin. */
+TEST(GemmCuda, CublasLtHasAnAlgorithmForOrdinaryProducts)
+{
+    HN_NEED_CUDA();
+    Gemm g;
+    for (const auto &t : kTypes)
+        for (const int64_t batch : {1, 3})
+            for (const Add add : {NOTHING, ITSELF, OTHER}) {
+                const bool bias = t[0] == t[1];
+                bits_of(g, {64, 128, 96, batch, false, true, t[0], t[1], 0, 0, bias, add});
+                bits_of(g, {64, 128, 96, batch, false, false, t[0], t[1], 0, 0, false, add});
+                bits_of(g, {64, 128, 96, batch, true, false, t[0], t[1], 0, 0, false, add});
+            }
+    bits_of(g, kSmall);
+    json_t *plans = nullptr;
+    ASSERT_HN_OK(hn_gemm_cuda_plans(g, &plans));
+    for (size_t i = 0; i < json_array_size(plans); i++) {
+        const json_t *const o = json_array_get(plans, i);
+        char *const text = json_dumps(o, 0);
+        EXPECT_FALSE(json_is_true(json_object_get(o, "plain"))) << text;
+        free(text);
+    }
+    json_decref(plans);
+}
+
 TEST(GemmCuda, RunsFromACapturedGraph)
 {
     HN_NEED_CUDA();

@@ -350,7 +350,9 @@ TEST_P(RegistryOnCuda, RepeatsBitForBitAndFromACapturedGraph)
             std::vector<unsigned char> first;
             for (int pass = 0; pass < 4; pass++) { /* two node by node, two replays */
                 c.restore();
-                if (pass == 2) ASSERT_HN_OK(hn_graph_capture(c.g, c.device_step));
+                if (pass == 2) {
+                    ASSERT_HN_OK(hn_graph_capture(c.g, c.device_step));
+                }
                 ASSERT_HN_OK(c.run(false, false));
                 ASSERT_HN_OK(hn_device_wait(c.device));
                 if (pass == 0) first = c.output_bytes();
@@ -384,6 +386,8 @@ TEST_P(RegistryOnCuda, ReplayReadsTheStepBlock)
 INSTANTIATE_TEST_SUITE_P(Rows, RegistryOnCuda, ::testing::Range(0, (int)HN_OP_COUNT),
                          [](const auto &i) { return std::string(hn_op((hn_op_id)i.param)->name); });
 #endif
+
+TEST_P(Registry, HasACudaFunction) { EXPECT_NE(def->run_cuda, nullptr) << def->name; }
 
 INSTANTIATE_TEST_SUITE_P(Rows, Registry, ::testing::Range(0, (int)HN_OP_COUNT),
                          [](const auto &i) { return std::string(hn_op((hn_op_id)i.param)->name); });

@@ -26,7 +26,8 @@ static hn_status open_library(hn_lt *lt)
     static const char *const names[] = {"libcublasLt.so.13", "libcublasLt.so.12", "libcublasLt.so"};
     char why[256] = "";
     for (const char *name : names) {
-        lt->library = dlopen(name, RTLD_NOW | RTLD_LOCAL);
+        /* never unmapped: the driver knows the kernels in it, and opening it again takes a while */
+        lt->library = dlopen(name, RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE);
         if (lt->library != nullptr) break;
         const char *const text = dlerror();
         if (why[0] == '\0' && text != nullptr) strncpy(why, text, sizeof why - 1);
@@ -234,10 +235,11 @@ static hn_status choose(const hn_gemm_cuda *g, hn_gemm_plan *p)
     if (st == HN_OK) {
         const cublasStatus_t s = g->lt.MatmulAlgoGetHeuristic(g->handle, p->desc, p->a, p->b, p->c0,
                                                               p->c, preference, 1, &result, &found);
-        if (s != CUBLAS_STATUS_NOT_SUPPORTED)
+        /* an "impossible configuration" is one that it has no algorithm for, too */
+        const bool none = s == CUBLAS_STATUS_NOT_SUPPORTED || s == CUBLAS_STATUS_INVALID_VALUE;
+        if (!none)
             st = hn_gemm_lt_status_(g, s, "cublasLtMatmulAlgoGetHeuristic", __FILE__, __LINE__);
-        p->plain =
-            s == CUBLAS_STATUS_NOT_SUPPORTED || found == 0 || result.state != CUBLAS_STATUS_SUCCESS;
+        p->plain = none || found == 0 || result.state != CUBLAS_STATUS_SUCCESS;
     }
     p->algo = result.algo;
     (void)g->lt.MatmulPreferenceDestroy(preference);

@@ -51,8 +51,7 @@ __device__ __forceinline__ float cap(float t, float softcap)
     return softcap > 0.0f ? softcap * tanhf(t / softcap) : t;
 }
 
-/* Largest z of the row and sum of exp(z - largest): a running pair a thread, then over the block.
- */
+/* Largest z of the row and sum of exp(z - largest): first a running pair a thread. */
 __device__ void softmax_sums(const float *t, const Rows &r, float *most, float *sum)
 {
     float m = -INFINITY, s = 0.0f;

@@ -179,3 +179,9 @@ hn_status hn_graph_capture(hn_graph *g, hn_step_block *step)
     (void)!hn_device_capture_end(p->device, NULL);
     return st;
 }
+
+void hn_graph_release(hn_graph *g)
+{
+    hn_device_graph_free(g->captured);
+    g->captured = NULL;
+}

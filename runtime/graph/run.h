@@ -33,6 +33,8 @@ HN_NODISCARD hn_status hn_graph_run(const hn_graph *g, const hn_run_options *o);
 /* GPU: captures what hn_graph_run would enqueue; from then on runs without check and compare launch
  * that, with this step block. The graph must have run once before (kernels are loaded then). */
 HN_NODISCARD hn_status hn_graph_capture(hn_graph *g, hn_step_block *step);
+/* Forgets the capture: node by node again. */
+void hn_graph_release(hn_graph *g);
 
 #ifdef __cplusplus
 }

@@ -1,6 +1,7 @@
 #include "runtime/train/engine.h"
 
 #include <inttypes.h>
+#include <jansson.h>
 #include <math.h>
 #include <string.h>
 
@@ -287,8 +288,11 @@ static hn_status warm_up(hn_engine *e)
                                  e->eval_begin, e->eval,  e->logits_graph};
     const hn_run_options o = {.step = e->step->data};
     if (e->tokens != NULL) {
-        for (int64_t i = 0; i < e->o.batch_rows * e->o.seq_len; i++)
-            e->batch.labels[i] = HN_LABEL_IGNORED;
+        const int64_t rows = e->o.batch_rows * e->o.seq_len;
+        memset(e->batch.tokens, 0, (size_t)rows * sizeof *e->batch.tokens);
+        memset(e->batch.positions, 0, (size_t)rows * sizeof *e->batch.positions);
+        memset(e->batch.offsets, 0, (size_t)(e->o.max_seqs + 1) * sizeof *e->batch.offsets);
+        for (int64_t i = 0; i < rows; i++) e->batch.labels[i] = HN_LABEL_IGNORED;
         HN_TRY(send_batch(e));
     }
     HN_TRY(send(e, e->step, e->micro_step));
@@ -312,6 +316,32 @@ hn_status hn_engine_allocate(hn_engine *e)
     }
     HN_TRY(hn_llama_tables_fill(e->o.config, &e->tables));
     return e->o.executor == HN_EXECUTOR_AUTO ? HN_OK : warm_up(e);
+}
+
+hn_status hn_engine_gemm_plans(const hn_engine *e, struct json_t **out)
+{
+    *out = NULL;
+    if (e->o.executor == HN_EXECUTOR_AUTO) return HN_OK;
+    return hn_gemm_cuda_plans(hn_device_gemm(e->o.device), out);
+}
+
+hn_status hn_engine_use_gemm_plans(hn_engine *e, const struct json_t *plans, const char *where)
+{
+    json_t *now = NULL;
+    const bool gpu = e->o.executor != HN_EXECUTOR_AUTO;
+    if (gpu != (plans != NULL))
+        return HN_FAIL(HN_ERR_UNSUPPORTED, "%s: made on %s, this run is on %s", where,
+                       plans ? "a GPU" : "the CPU", gpu ? "a GPU" : "the CPU");
+    HN_TRY(hn_engine_gemm_plans(e, &now));
+    const bool same = json_equal(now, plans);
+    json_decref(now);
+    if (!gpu || same) return HN_OK;
+    hn_graph *const variant[] = {e->begin,      e->micro, e->update,
+                                 e->eval_begin, e->eval,  e->logits_graph};
+    HN_TRY(hn_gemm_cuda_restore(hn_device_gemm(e->o.device), plans, where));
+    for (size_t i = 0; i < sizeof variant / sizeof *variant; i++)
+        if (variant[i]) hn_graph_release(variant[i]);
+    return warm_up(e);
 }
 
 /* ---- steps ---- */

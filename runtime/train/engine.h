@@ -72,6 +72,7 @@ typedef struct {
 } hn_step_report;
 
 typedef struct hn_engine hn_engine;
+struct json_t; /* Jansson's json_t */
 
 /* Records everything and builds the plan. Errors: those of builder and planner. */
 HN_NODISCARD hn_status hn_engine_new(const hn_engine_options *o, hn_engine **out);
@@ -85,6 +86,15 @@ const char *hn_engine_executor(const hn_engine *e);
 /* Takes the memory and fills the tables; parameters are zero until they are loaded. On a GPU every
  * variant runs once, on an empty batch, so that all kernels are loaded, and is then captured. */
 HN_NODISCARD hn_status hn_engine_allocate(hn_engine *e);
+
+/* The plans of the matrix products in use, for a checkpoint: *out is new, NULL on the CPU. */
+HN_NODISCARD hn_status hn_engine_gemm_plans(const hn_engine *e, struct json_t **out);
+/* Goes on with exactly these (of hn_engine_gemm_plans, or NULL); parameters stay as they are.
+ * where    names them in errors
+ * Errors   HN_ERR_UNSUPPORTED: another GPU, another version of the library, or the CPU on one side
+ */
+HN_NODISCARD hn_status hn_engine_use_gemm_plans(hn_engine *e, const struct json_t *plans,
+                                                const char *where);
 
 /* Where the next micro-batch is to be written. */
 HN_NODISCARD hn_status hn_engine_batch(hn_engine *e, hn_engine_input *out);

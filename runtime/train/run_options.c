@@ -39,6 +39,7 @@ static const hn_option train_rows[] = {
     HN_OPT_TITLE("Training"),
     {"out",           FIELD(out),           "",       0, 0, NULL, "folder for checkpoints, metrics and the result; default: runs/<program>-<time>"},
     {"resume",        FIELD(resume),        "",       0, 0, NULL, "auto: continue from the newest complete checkpoint in --out; or a checkpoint folder"},
+    {"resume-device", FIELD(resume_device), "same",   0, 0, "same|any", "any: go on where the bits differ, like another GPU or the CPU"},
     {"steps",         FIELD(steps),         "0",      0, 1e9, NULL, "optimizer steps; 0: as many as --epochs takes"},
     {"epochs",        FIELD(epochs),        "1",      0, 1e6, NULL, "passes over the data when --steps is 0"},
     {"stop-after",    FIELD(stop_after),    "0",      0, 1e9, NULL, "save and end after this step, as after Ctrl-C; 0: never"},

@@ -19,7 +19,7 @@ typedef struct {
     int64_t seq_len, batch_size, data_threads;
     bool packing, train_on_prompt;
     /* training */
-    const char *out, *schedule, *optimizer, *resume, *log_format, *result;
+    const char *out, *schedule, *optimizer, *resume, *resume_device, *log_format, *result;
     int64_t steps, stop_after, accumulation, warmup_steps, seed;
     double epochs, lr, min_lr, beta1, beta2, eps, weight_decay, momentum, max_grad_norm;
     bool nesterov, recompute;

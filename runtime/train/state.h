@@ -3,7 +3,8 @@
  *   delta.safetensors         trained values in fp32 by parameter name; metadata delta.manifest:
  *                             format version, base digest, encodings dense and lowrank
  *   optimizer-0.safetensors   moments, "<parameter>.m" and "<parameter>.v"
- *   state.json                format version, step, counters, identities, log
+ *   state.json                format version, step, counters, identities, log, plans of the matrix
+ *                             products on a GPU
  *   trainer_state.json        the same log in the words of Hugging Face's Trainer
  *   run.yaml                  the options that reproduce the run
  *
@@ -18,6 +19,8 @@ extern "C" {
 #endif
 
 enum { HN_STATE_VERSION = 1 };
+
+struct json_t; /* Jansson's json_t */
 
 /* Who made the run: a resumed one must be the same. */
 typedef struct {
@@ -40,6 +43,8 @@ typedef struct {
     int64_t best_step, evals_since_best;
     hn_log_entry *log;
     int64_t n_log, cap_log;
+    struct json_t
+        *gemm_plans; /* owned; of a run on a GPU (kernels/linear/gemm_cuda.h), else NULL */
 } hn_run_state;
 
 /* room: entries that hn_run_state_log will take without allocating. */

@@ -166,6 +166,17 @@ static hn_status check_best(trainer *t)
     return HN_OK;
 }
 
+/* The products go on with the algorithms they had, or the bits would change without a word. */
+static hn_status take_plans(trainer *t, const char *from)
+{
+    const hn_status st = hn_engine_use_gemm_plans(t->s->engine, t->state.gemm_plans, from);
+    if (st != HN_ERR_UNSUPPORTED) return st;
+    if (strcmp(t->c->resume_device, "same") == 0)
+        return HN_FAIL(st, "%s; --resume-device any goes on here, with other bits", hn_last_text());
+    hn_warn(&t->s->log, "%s: the run goes on with other bits than there", hn_last_text());
+    return HN_OK;
+}
+
 static hn_status load_state(trainer *t, const char *from)
 {
     HN_TRY(hn_state_load(from, hn_engine_params(t->s->engine), &t->id, log_room(t), &t->state));
@@ -173,6 +184,7 @@ static hn_status load_state(trainer *t, const char *from)
         return HN_FAIL(HN_ERR_ARG, "%s is at step %" PRId64 ", the run is to have %" PRId64, from,
                        t->state.step, t->total);
     HN_TRY(check_best(t));
+    HN_TRY(take_plans(t, from));
     t->stop_early = t->c->patience > 0 && t->state.evals_since_best >= t->c->patience;
     hn_info(&t->s->log, "resumed from %s, step %" PRId64, from, t->state.step);
     return HN_OK;
@@ -317,7 +329,9 @@ static hn_status save(trainer *t)
 {
     if (t->saved_step == t->state.step) return HN_OK;
     hn_progress_pause(&t->progress);
-    hn_status st = hn_state_save(t->out, hn_engine_params(t->s->engine), &t->id, &t->state);
+    json_decref(t->state.gemm_plans);
+    hn_status st = hn_engine_gemm_plans(t->s->engine, &t->state.gemm_plans);
+    if (st == HN_OK) st = hn_state_save(t->out, hn_engine_params(t->s->engine), &t->id, &t->state);
     if (st == HN_OK) {
         t->saved_step = t->state.step;
         char *best = t->state.best_step >= 0 ? checkpoint_path(t, t->state.best_step) : NULL;
