@@ -68,6 +68,8 @@ typedef struct {
 HN_NODISCARD hn_status hn_bench_open(const hn_bench_settings *s, hn_bench **out);
 void hn_bench_close(hn_bench *b); /* accepts NULL */
 const hn_device *hn_bench_device(const hn_bench *b);
+/* Fills in name, dtype and axes; the rest is 0. */
+void hn_bench_describe(const hn_bench_def *d, const int64_t *shape, hn_bench_result *out);
 /* Times one shape; *out gets name, dtype, axes, percentiles, gb_s and tflop_s. */
 HN_NODISCARD hn_status hn_bench_time(hn_bench *b, const hn_bench_def *d, const int64_t *shape,
                                      hn_bench_result *out);

@@ -58,13 +58,8 @@ enum { MAX_JOBS = 512 };
 
 static void key_of(const job *j, char key[HN_BENCH_KEY])
 {
-    hn_bench_result r = {0};
-    snprintf(r.bench, sizeof r.bench, "%s", j->def->name);
-    snprintf(r.dtype, sizeof r.dtype, "%s", hn_dtype_name(j->def->dtype));
-    for (; r.n_axes < HN_BENCH_AXES && j->def->axes[r.n_axes] != NULL; r.n_axes++) {
-        snprintf(r.axis[r.n_axes], sizeof r.axis[0], "%s", j->def->axes[r.n_axes]);
-        r.size[r.n_axes] = j->shape[r.n_axes];
-    }
+    hn_bench_result r;
+    hn_bench_describe(j->def, j->shape, &r);
     hn_bench_key(&r, key);
 }
 

@@ -382,7 +382,7 @@ static hn_status measure(timing *t, double call_us, hn_bench_result *out)
     return HN_OK;
 }
 
-static void describe(const hn_bench_def *d, const int64_t *shape, hn_bench_result *r)
+void hn_bench_describe(const hn_bench_def *d, const int64_t *shape, hn_bench_result *r)
 {
     *r = (hn_bench_result){0};
     snprintf(r->bench, sizeof r->bench, "%s", d->name);
@@ -411,7 +411,7 @@ hn_status hn_bench_time(hn_bench *b, const hn_bench_def *d, const int64_t *shape
 {
     timing t = {.b = b, .d = d};
     b->dtype = d->dtype;
-    describe(d, shape, out);
+    hn_bench_describe(d, shape, out);
     const hn_status st = time_into(&t, shape, out);
     hn_device_graph_free(t.graph);
     hn_free(t.args);
