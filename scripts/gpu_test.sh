@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # All tests that need a GPU, then compute-sanitizer's memcheck and racecheck on the kernels' tests.
-#   scripts/gpu_test.sh [--build FOLDER] [--no-build] [--no-sanitizers] [--jobs N]
+#   scripts/gpu_test.sh [--build FOLDER] [--no-build] [--no-sanitizers] [--jobs N] [--logs FOLDER]
 # Without --no-build the CUDA preset is configured and built first; FOLDER (default build-cuda)
-# holds the test programs and hone's own. Needs a GPU: without one every part fails.
+# holds the test programs and hone's own. Needs a GPU: without one every part fails. --logs keeps
+# what each part printed.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 
@@ -10,14 +11,16 @@ build=build-cuda
 make=yes
 sanitizers=yes
 jobs=4
+logs=
 while [ $# -gt 0 ]; do
     case $1 in
     --build) build=${2:?--build needs a folder} && shift ;;
     --no-build) make=no ;;
     --no-sanitizers) sanitizers=no ;;
+    --logs) logs=${2:?--logs needs a folder} && shift ;;
     --jobs) jobs=${2:?--jobs needs a number} && shift ;;
     -h | --help)
-        sed -n '2,5s/^# //p' "$0"
+        sed -n '2,6s/^# //p' "$0"
         exit 0
         ;;
     *)
@@ -32,8 +35,11 @@ if [ $make = yes ]; then
 fi
 
 export HN_REQUIRE_GPU=1 HONE_BIN=$build GOMP_SPINCOUNT=3000 OMP_NUM_THREADS=2
-logs=$(mktemp -d)
-trap 'rm -rf "$logs"' EXIT
+if [ -z "$logs" ]; then
+    logs=$(mktemp -d)
+    trap 'rm -rf "$logs"' EXIT
+fi
+mkdir -p "$logs"
 failed=0
 
 # Parts run $jobs at a time; each leaves NAME.log and NAME.code.
@@ -62,7 +68,7 @@ report() {
             grep -vE '^\[ +(OK|RUN|SKIPPED) ' "$logs/$name.log" | tail -n "${HONE_LOG_LINES:-40}"
         fi
     done
-    rm -f "$logs"/*
+    rm -f "$logs"/*.code
 }
 
 # The tests of one program whose names say CUDA; the rest of it needs no GPU.
