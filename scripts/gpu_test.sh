@@ -86,8 +86,10 @@ fi
 
 nvidia-smi --query-gpu=name,driver_version --format=csv,noheader || exit 1
 echo "==== kernels, registry and engine"
+part engine_memory "$build/test_engine_cuda" --gtest_filter='*Memory*' # looks at the GPU's free memory
+wait
 for program in "${kernels[@]}"; do
-    part "$(basename "$program")" "$program" --gtest_filter='*Cuda*'
+    part "$(basename "$program")" "$program" --gtest_filter='*Cuda*-*Memory*'
 done
 for executor in cuda cuda-graph; do
     part "test_engine.$executor" env HONE_TEST_DEVICE=cuda HONE_TEST_EXECUTOR=$executor \

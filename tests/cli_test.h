@@ -91,7 +91,7 @@ class Program {
             std::filesystem::absolute(std::string(bin ? bin : "build") + "/" + words[0]).string();
         std::vector<char *> argv, envp;
         Words environment = {"XDG_CACHE_HOME=" + home + "/.cache", "HOME=" + home,
-                             "OMP_NUM_THREADS=1"};
+                             "OMP_NUM_THREADS=1", "CUDA_CACHE_DISABLE=1"};
         for (char **e = environ; *e; e++)
             if (std::strncmp(*e, "XDG_", 4) != 0 && std::strncmp(*e, "HOME=", 5) != 0 &&
                 std::strncmp(*e, "OMP_", 4) != 0)

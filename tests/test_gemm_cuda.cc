@@ -121,7 +121,9 @@ struct Product {
         const auto want = expected();
         const auto args_ = args();
         ASSERT_HN_OK(hn_gemm_cuda_run(g, &args_, nullptr)) << what;
-        EXPECT_LT(rel_l2(c.values(), want), tolerance(s.c_dtype)) << what;
+        /* cuBLASLt may round the product before it adds bias and C0 */
+        const double twice = (s.bias || s.add != NOTHING) && s.c_dtype == HN_BF16 ? 2 : 1;
+        EXPECT_LT(rel_l2(c.values(), want), twice * tolerance(s.c_dtype)) << what;
     }
 };
 

@@ -401,7 +401,8 @@ TEST_P(LowrankLinearCuda, CudaDxMayBeTheAddedOperandOrLeftOut)
     ASSERT_HN_OK(hn_lowrank_linear_dx_cuda(&h, gemm, scratch.data(), nullptr));
     h.dx = d.add.data(), h.ld_dx = d.add.ld();
     ASSERT_HN_OK(hn_lowrank_linear_dx_cuda(&h, gemm, scratch.data(), nullptr));
-    EXPECT_EQ(d.add.values(), r.dx.values());
+    /* another plan: some shapes round once more (gemm_cuda.h) */
+    EXPECT_LT(rel_l2(d.add.values(), r.dx.values()), s.dtype == HN_F32 ? 1e-6 : 6e-3);
     h = back_on(d, q, false);
     h.dx = nullptr, h.w = nullptr, h.a = nullptr;
     ASSERT_HN_OK(hn_lowrank_linear_dx_cuda(&h, gemm, nullptr, nullptr));

@@ -11,13 +11,14 @@
  *            bias [n], added to every row. Rows lie ld_* elements apart; a batch (the replicas)
  *            repeats the product on matrices *_stride elements apart (0: the same one).
  * Precision  A and B f32 or bf16; C0, C and bias f32 or bf16; fp32 arithmetic and sums (f32 means
- *            no TF32), one rounding at the store.
+ *            no TF32), one rounding at the store; for some shapes cuBLASLt adds bias and C0 in a
+ *            pass of their own, which rounds a bf16 product once more.
  * Limits     every dimension 1 to 2^31 - 1; any leading dimension and alignment.
  * Aliasing   C0 may be C with the same leading dimension and stride; no other overlap.
  * Repeats    bit for bit on one kind of GPU and one version of the library. The plan depends on
- *            shapes, leading dimensions, dtypes and alignment (of rows and batches, up to 16
- * bytes). Capture    may run while a stream is captured: making a plan touches no stream. Threads
- * one thread at a time per object; one stream at a time (they share the workspace).
+ *            shapes, leading dimensions, dtypes and alignment (of rows and batches, to 16 bytes).
+ * Capture    may run while a stream is captured: making a plan touches no stream.
+ * Threads    one thread at a time per object; one stream at a time (they share the workspace).
  */
 #ifndef HN_GEMM_CUDA_H
 #define HN_GEMM_CUDA_H
