@@ -104,7 +104,7 @@ if [ $sanitizers = yes ]; then
     for tool in memcheck racecheck; do
         echo "==== compute-sanitizer $tool"
         for program in "${kernels[@]}"; do
-            case $program in *test_engine_cuda | *test_cli_cuda) continue ;; esac
+            case $program in *test_engine_cuda | *test_cli_*) continue ;; esac
             part "$(basename "$program").$tool" compute-sanitizer --tool $tool --error-exitcode 9 \
                 "$program" --gtest_filter='*Cuda*'
         done

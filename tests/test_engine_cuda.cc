@@ -1,6 +1,8 @@
 /* The engine on a GPU: executors agree bit for bit, CPU and GPU learn the same, the plan is what is
  * taken, and nothing is taken behind it. cudaMalloc and its kin are counted by the linker's --wrap
  * (CMakeLists.txt). */
+#include <jansson.h>
+
 #include "cuda_test.h"
 #include "runtime/base/alloc.h"
 #include "runtime/file/peft.h"
@@ -246,6 +248,33 @@ TEST(EngineOnCudaMemory, APlanThatDoesNotFitSaysWhatIsFree)
     EXPECT_EQ(device_allocations, before);
     hn_program_free(p);
     hn_device_close(device);
+}
+
+TEST(EngineOnCudaPlans, AreUsedExactlyOrRefused)
+{
+    HN_NEED_CUDA();
+    Job r(MODEL, {.dtype = "bf16"});
+    r.losses(2);
+    const auto before = r.trained();
+    json_t *plans = nullptr, *now = nullptr;
+    ASSERT_HN_OK(hn_engine_gemm_plans(r.e, &plans));
+    ASSERT_GT(json_array_size(plans), 0u);
+    ASSERT_HN_OK(hn_engine_use_gemm_plans(r.e, plans, "here"));
+    EXPECT_HN_FAIL(hn_engine_use_gemm_plans(r.e, nullptr, "here"), HN_ERR_UNSUPPORTED,
+                   "here: made on the CPU, this run is on a GPU");
+    for (size_t i = 0; i < json_array_size(plans); i++)
+        json_object_set_new(json_array_get(plans, i), "plain", json_true());
+    ASSERT_HN_OK(hn_engine_use_gemm_plans(r.e, plans, "here"));
+    EXPECT_TRUE(same_bits(before, r.trained())); /* the empty batch changed nothing */
+    r.losses(1);
+    ASSERT_HN_OK(hn_engine_gemm_plans(r.e, &now));
+    for (size_t i = 0; i < json_array_size(now); i++)
+        EXPECT_TRUE(json_is_true(json_object_get(json_array_get(now, i), "plain"))) << i;
+    json_object_set_new(json_array_get(plans, 0), "library", json_integer(7));
+    EXPECT_HN_FAIL(hn_engine_use_gemm_plans(r.e, plans, "here"), HN_ERR_UNSUPPORTED,
+                   "here: its products were planned by cuBLASLt 7 on ");
+    json_decref(plans);
+    json_decref(now);
 }
 
 TEST(DeviceOnCuda, WhatIsNotThereIsNamed)

@@ -1,0 +1,137 @@
+/* The programs and the choice of a device, in builds with CUDA. */
+#include "cli_run_test.h"
+#include "cuda_test.h"
+
+namespace {
+
+Words on(const std::string &device, const std::string &executor = "auto")
+{
+    return {"--device", device, "--executor", executor};
+}
+
+/* A program that sees no GPU, whatever the machine has. */
+class HiddenGpu {
+  public:
+    HiddenGpu() { setenv("CUDA_VISIBLE_DEVICES", "", 1); }
+    ~HiddenGpu() { unsetenv("CUDA_VISIBLE_DEVICES"); }
+};
+
+TEST(CliDevice, WithoutAGpuAutoTakesTheCpuAndSaysWhy)
+{
+    const HiddenGpu hidden;
+    const Workplace w;
+    const Ran r = w.run(w.train("o", 2) + on("auto"));
+    expect_done(r);
+    EXPECT_TRUE(contains(r.err, "device: cpu, 1 thread (no ")) << r.err;
+}
+
+TEST(CliDevice, WithoutAGpuCudaIsRefused)
+{
+    const HiddenGpu hidden;
+    const Workplace w;
+    for (const char *device : {"cuda", "cuda:0"}) {
+        const auto before = listing(w.str());
+        expect_refused(w.run(w.train("o", 2) + on(device)), 2, {"ERR_UNSUPPORTED", "no "});
+        EXPECT_EQ(listing(w.str()), before);
+    }
+}
+
+TEST(CliDeviceCuda, WhatIsNotThereIsNamed)
+{
+    HN_NEED_CUDA();
+    const Workplace w;
+    expect_refused(w.run(w.train("o", 2) + on("cuda:77")), 2, {"cuda:77: there "});
+    expect_refused(w.run(w.train("o", 2) + on("cpu", "cuda-graph")), 2, {"needs a GPU"});
+}
+
+TEST(CliDeviceCuda, AutoTakesTheGpuAndSaysSo)
+{
+    HN_NEED_CUDA();
+    const Workplace w;
+    const Ran r = w.run(w.train("o", 2) + on("auto"));
+    expect_done(r);
+    EXPECT_TRUE(contains(r.err, "device: cuda:0, ")) << r.err;
+    EXPECT_TRUE(contains(r.err, "library workspace")) << r.err;
+}
+
+/* Weights that no GPU holds: refused before anything is taken or written, and told what helps. */
+TEST(CliDeviceCuda, APlanThatDoesNotFitSaysWhatWould)
+{
+    HN_NEED_CUDA();
+    const Workplace w;
+    const std::string config = (w / "model") + "/config.json";
+    replace_in_file(config, "\"hidden_size\": 32", "\"hidden_size\": 32768");
+    replace_in_file(config, "\"intermediate_size\": 40", "\"intermediate_size\": 262144");
+    replace_in_file(config, "\"num_hidden_layers\": 2", "\"num_hidden_layers\": 8");
+    const Ran r = w.run({"hone-lora", "train", "--model", config, "--data", w / "text.txt",
+                         "--seq-len", "16", "--batch-size", "2", "--cache-dir", "off", "--out",
+                         w / "o", "--steps", "1", "--device", "cuda"});
+    expect_refused(r, 1, {"ERR_MEMORY", "the plan needs", "are free on cuda:0", "--batch-size"});
+    EXPECT_FALSE(std::filesystem::exists(w / "o"));
+}
+
+TEST(CliDeviceCuda, BothExecutorsWriteTheSameBytesAndResumeEachOther)
+{
+    HN_NEED_CUDA();
+    const Workplace w;
+    const Words extra = {"--dropout", "0.1", "--accumulation", "2", "--dtype", "bf16"};
+    expect_done(w.run(w.train("graph", 20) + extra + on("cuda", "cuda-graph")));
+    expect_done(w.run(w.train("nodes", 20) + extra + on("cuda", "cuda")));
+    EXPECT_EQ(trained_bytes((w / "graph") + "/checkpoint-20"),
+              trained_bytes((w / "nodes") + "/checkpoint-20"));
+    expect_done(
+        w.run(w.train("mixed", 20) + extra + on("cuda", "cuda") + Words{"--stop-after", "10"}));
+    expect_done(w.run(w.train("mixed", 20) + extra + on("cuda", "cuda-graph") +
+                      Words{"--resume", "auto", "--stop-after", "0"}));
+    EXPECT_EQ(trained_bytes((w / "mixed") + "/checkpoint-20"),
+              trained_bytes((w / "nodes") + "/checkpoint-20"));
+    EXPECT_TRUE(contains(read_file((w / "mixed") + "/checkpoint-20/state.json"), "gemm_plans"));
+}
+
+TEST(CliDeviceCuda, AnotherDeviceResumesOnlyWhenAsked)
+{
+    HN_NEED_CUDA();
+    const Workplace w;
+    expect_done(w.run(w.train("o", 4) + on("cuda") + Words{"--stop-after", "2"}));
+    const Words again =
+        w.train("o", 4) + on("cpu") + Words{"--resume", "auto", "--stop-after", "0"};
+    expect_refused(w.run(again), 2, {"made on a GPU, this run is on the CPU", "--resume-device"});
+    const Ran r = w.run(again + Words{"--resume-device", "any"});
+    expect_done(r);
+    EXPECT_TRUE(contains(r.err, "other bits")) << r.err;
+}
+
+/* The losses of 200 steps on real data, on both devices. */
+TEST(CliDeviceCuda, LearnsWhatTheCpuLearnsFor200Steps)
+{
+    HN_NEED_CUDA();
+    HN_NEED_DATA(model, "babyllama-char105");
+    HN_NEED_DATA(text, "tinyshakespeare");
+    const Workplace w;
+    std::map<int, std::string> losses[2];
+    for (int k = 0; k < 2; k++) {
+        const std::string out = w / (k ? "cuda" : "cpu");
+        expect_done(w.run({"hone-lora",    "train",
+                           "--model",      model,
+                           "--data",       text + "/input.txt",
+                           "--seq-len",    "128",
+                           "--batch-size", "4",
+                           "--steps",      "200",
+                           "--lr",         "1e-3",
+                           "--cache-dir",  "off",
+                           "--out",        out,
+                           "--dtype",      "f32",
+                           "--device",     k ? "cuda" : "cpu",
+                           "--threads",    "8"}));
+        losses[k] = column(out, "loss");
+    }
+    ASSERT_EQ(losses[0].size(), 200u);
+    double worst = 0;
+    for (const auto &[step, loss] : losses[0])
+        worst = std::max(worst, std::fabs(std::stod(loss) - std::stod(losses[1].at(step))));
+    std::printf("largest difference of 200 losses: %.3g\n", worst);
+    EXPECT_LT(worst, 1e-4);
+    EXPECT_LT(std::stod(losses[1].at(200)), std::stod(losses[1].at(1)));
+}
+
+} // namespace
