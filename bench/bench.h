@@ -41,6 +41,7 @@ typedef struct {
     /* Of one call. flops NULL: bound by memory, of_copy is reported; else of_gemm. */
     double (*bytes)(const int64_t *shape, hn_dtype dtype); /* least memory traffic */
     double (*flops)(const int64_t *shape);
+    bool uncaptured; /* enqueued call by call: a copy in a captured graph takes another engine */
     size_t args_size;
     hn_status (*setup)(hn_bench *b, const int64_t *shape, void *args); /* fills one set, zeroed */
     hn_status (*run)(const void *args, hn_stream stream);              /* enqueues one call */

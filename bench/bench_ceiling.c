@@ -40,6 +40,7 @@ const hn_bench_def hn_bench_copy = {
     .axes = {"mib"},
     HN_BENCH_SHAPES(copy_shapes),
     .bytes = copy_bytes,
+    .uncaptured = true,
     .args_size = sizeof(copy_set),
     .setup = copy_setup,
     .run = copy_run,

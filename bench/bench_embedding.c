@@ -26,7 +26,7 @@ static hn_status fwd_setup(hn_bench *b, const int64_t *s, void *args)
         .ld_y = s[1],
         .dtype = t,
     };
-    return hn_embedding_check(a);
+    return hn_embedding_check_shapes(a);
 }
 
 static hn_status fwd_run(const void *args, hn_stream stream)
@@ -74,7 +74,7 @@ static hn_status dw_setup(hn_bench *b, const int64_t *s, void *args)
         .dtype = t,
     };
     set->scratch = hn_bench_scratch(b, hn_embedding_dw_cuda_scratch(&set->a));
-    return hn_embedding_dw_check(&set->a);
+    return hn_embedding_dw_check_shapes(&set->a);
 }
 
 static hn_status dw_run(const void *args, hn_stream stream)

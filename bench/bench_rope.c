@@ -30,7 +30,7 @@ static hn_status setup(hn_bench *b, const int64_t *s, void *args)
         .ld_table = table,
         .dtype = t,
     };
-    return hn_rope_check(a);
+    return hn_rope_check_shapes(a);
 }
 
 static hn_status run(const void *args, hn_stream stream) { return hn_rope_cuda(args, stream); }

@@ -326,6 +326,7 @@ static hn_status capture(timing *t, double *call_us)
     const double rounds = ceil(batch_us / (us > 0.1 ? us : 0.1));
     const int64_t most = MAX_CALLS / t->n_sets;
     t->calls = t->n_sets * (rounds < (double)most ? (int64_t)rounds : most);
+    if (t->d->uncaptured) return HN_OK;
     HN_TRY(hn_device_capture_begin(t->b->device));
     const hn_status st = enqueue(t, t->calls);
     if (st != HN_OK) {
@@ -336,6 +337,11 @@ static hn_status capture(timing *t, double *call_us)
         return HN_FAIL(st, "in a captured graph: %s", why);
     }
     return hn_device_capture_end(t->b->device, &t->graph);
+}
+
+static hn_status launch(const timing *t)
+{
+    return t->graph ? hn_device_launch(t->b->device, t->graph) : enqueue(t, t->calls);
 }
 
 static int by_size(const void *a, const void *b)
@@ -360,11 +366,10 @@ static hn_status measure(timing *t, double call_us, hn_bench_result *out)
     const double wanted = fmax(ceil(s->seconds * 1e6 / one_us), (double)s->batches);
     const int64_t n = (int64_t)fmin(wanted, MAX_BATCHES);
     const double warm_ups = fmin(ceil(warm_up_s * 1e6 / one_us), MAX_BATCHES);
-    for (int64_t i = 0; i < (int64_t)warm_ups; i++)
-        HN_TRY(hn_device_launch(t->b->device, t->graph));
+    for (int64_t i = 0; i < (int64_t)warm_ups; i++) HN_TRY(launch(t));
     HN_TRY(record(t, 0));
     for (int64_t i = 0; i < n; i++) {
-        HN_TRY(hn_device_launch(t->b->device, t->graph));
+        HN_TRY(launch(t));
         HN_TRY(record(t, i + 1));
     }
     HN_TRY(hn_device_wait(t->b->device));

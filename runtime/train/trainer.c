@@ -55,7 +55,7 @@ static bool decides(const char *line)
         "model",      "tokenizer",  "data",    "eval-data", "cache-dir",  "data-threads",
         "out",        "resume",     "steps",   "epochs",    "stop-after", "log-every",
         "eval-every", "save-every", "keep",    "result",    "patience",   "log-format",
-        "device",     "executor",   "threads", "recompute", "adapter"};
+        "device",     "executor",   "threads", "recompute", "adapter",    "resume-device"};
     if (line[0] == '#' || line[0] == '\0') return false;
     for (size_t i = 0; i < sizeof free_keys / sizeof *free_keys; i++) {
         const size_t n = strlen(free_keys[i]);
