@@ -36,7 +36,7 @@ inline Words with_device(Words words)
     for (const auto &w : words)
         if (w == "--device") return words;
     words.insert(words.end(), {"--device", device});
-    if (how != nullptr && verb == "train") words.insert(words.end(), {"--executor", how});
+    if (how != nullptr) words.insert(words.end(), {"--executor", how});
     return words;
 }
 

@@ -67,7 +67,7 @@ class Job {
         if (s.full) adapt_ = {};
         if (s.full) adapt_.parameter = all_parameters;
         o.device = device;
-        o.executor = s.device == "cpu" ? HN_EXECUTOR_AUTO : s.executor;
+        o.executor = s.device == "cpu" ? HN_EXECUTOR_CPU : s.executor;
         o.config = &model.config;
         o.adapt = &adapt_;
         o.dtype = model.dtype;

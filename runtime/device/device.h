@@ -34,7 +34,7 @@ HN_NODISCARD hn_status hn_device_open(const char *spec, hn_device **out);
 void hn_device_close(hn_device *d); /* accepts NULL; its memory must have been released */
 
 hn_device_kind hn_device_kind_of(const hn_device *d);
-/* One line: "cuda:0, NVIDIA H200, 139.8 GiB, capability 9.0, CUDA 13.0, driver 13.0". */
+/* One line: "cuda:0, NVIDIA H200, 139.8 GiB, capability 9.0, CUDA 13.0, driver for CUDA 13.0". */
 const char *hn_device_text(const hn_device *d);
 hn_stream hn_device_stream(const hn_device *d);   /* NULL on the CPU */
 hn_gemm_cuda *hn_device_gemm(const hn_device *d); /* NULL on the CPU */

@@ -7,6 +7,23 @@
 #include "runtime/graph/graph_impl.h"
 #include "runtime/graph/tensor.h"
 
+const char *hn_executor_name(hn_executor x)
+{
+    static const char *const names[] = {"auto", "cpu", "cuda", "cuda-graph", "cuda-check"};
+    return (unsigned)x < HN_EXECUTOR_COUNT ? names[x] : "?";
+}
+
+hn_status hn_executor_choose(hn_executor asked, const hn_device *d, hn_executor *out)
+{
+    const bool gpu = d != NULL && hn_device_kind_of(d) == HN_DEVICE_CUDA;
+    if (asked != HN_EXECUTOR_AUTO && gpu == (asked == HN_EXECUTOR_CPU))
+        return HN_FAIL(HN_ERR_ARG, "executor %s needs %s; the device is %s",
+                       hn_executor_name(asked), gpu ? "the CPU" : "a GPU",
+                       d ? hn_device_text(d) : "the CPU");
+    *out = asked != HN_EXECUTOR_AUTO ? asked : gpu ? HN_EXECUTOR_GRAPH : HN_EXECUTOR_CPU;
+    return HN_OK;
+}
+
 static bool is_float(hn_dtype t) { return t == HN_F32 || t == HN_BF16 || t == HN_F16; }
 
 static hn_status find_nonfinite(const hn_node *n, const hn_tensor *t, const void *data)

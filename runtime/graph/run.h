@@ -15,6 +15,19 @@
 extern "C" {
 #endif
 
+typedef enum {
+    HN_EXECUTOR_AUTO, /* cpu, or cuda-graph on a GPU */
+    HN_EXECUTOR_CPU,
+    HN_EXECUTOR_NODES, /* cuda */
+    HN_EXECUTOR_GRAPH, /* cuda-graph */
+    HN_EXECUTOR_CHECK, /* cuda-check: very slow */
+    HN_EXECUTOR_COUNT
+} hn_executor;
+
+const char *hn_executor_name(hn_executor x); /* "auto", "cpu", "cuda", "cuda-graph", "cuda-check" */
+/* What auto comes to on the device (NULL: the CPU). Errors: HN_ERR_ARG: not for this device */
+HN_NODISCARD hn_status hn_executor_choose(hn_executor asked, const hn_device *d, hn_executor *out);
+
 typedef struct {
     hn_step_block *step; /* in the device's memory */
     bool twin;           /* CPU: plain twins instead of the fast functions */

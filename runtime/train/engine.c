@@ -32,7 +32,6 @@ struct hn_engine {
         hn_tensor *tokens, *positions, *offsets, *logits;
     } logits;
     int64_t step_number; /* of the running optimizer step, from 0 */
-    bool compare;        /* cuda-check */
     bool in_flight;      /* the device may not have copied the batch yet */
     /* Host sides of what travels between host and device. On the CPU the step blocks and the batch
      * are the tensors' own memory. Micro and update have a block each, so that the second can be
@@ -64,7 +63,7 @@ static hn_status vector(hn_engine *e, hn_mem mem, const char *name, hn_dtype dty
 
 static hn_llama_build builder(const hn_engine *e)
 {
-    const bool gpu = e->o.executor != HN_EXECUTOR_AUTO; /* chosen by now */
+    const bool gpu = e->o.executor != HN_EXECUTOR_CPU; /* chosen by now */
     return (hn_llama_build){.loss_chunk_rows = gpu ? CHUNK_ROWS_CUDA : CHUNK_ROWS_CPU,
                             .config = e->o.config,
                             .params = e->params,
@@ -194,29 +193,14 @@ static hn_status record(hn_engine *e)
     return hn_plan_build(e->program, &plan);
 }
 
-static hn_status choose_executor(hn_engine *e)
-{
-    const bool gpu = e->o.device != NULL && hn_device_kind_of(e->o.device) == HN_DEVICE_CUDA;
-    if (!gpu && e->o.executor != HN_EXECUTOR_AUTO)
-        return HN_FAIL(HN_ERR_ARG, "executor %s needs a GPU; the device is the CPU",
-                       hn_engine_executor(e));
-    if (gpu && e->o.executor == HN_EXECUTOR_AUTO) e->o.executor = HN_EXECUTOR_GRAPH;
-    e->compare = e->o.executor == HN_EXECUTOR_CHECK;
-    return HN_OK;
-}
-
-const char *hn_engine_executor(const hn_engine *e)
-{
-    static const char *const names[] = {"cpu", "cuda", "cuda-graph", "cuda-check"};
-    return names[e->o.executor];
-}
+hn_executor hn_engine_executor(const hn_engine *e) { return e->o.executor; }
 
 hn_status hn_engine_new(const hn_engine_options *o, hn_engine **out)
 {
     hn_engine *e = hn_calloc(1, sizeof *e);
     if (e == NULL) return HN_FAIL(HN_ERR_MEMORY, "%zu bytes for an engine", sizeof *e);
     e->o = *o;
-    hn_status st = choose_executor(e);
+    hn_status st = hn_executor_choose(o->executor, o->device, &e->o.executor);
     if (st == HN_OK) st = record(e);
     if (st != HN_OK)
         hn_engine_free(e);
@@ -230,7 +214,7 @@ hn_status hn_engine_new(const hn_engine_options *o, hn_engine **out)
 /* Pinned memory on a GPU: two step blocks, the results, the four inputs. */
 static hn_status take_host_memory(hn_engine *e)
 {
-    const bool gpu = e->o.executor != HN_EXECUTOR_AUTO;
+    const bool gpu = e->o.executor != HN_EXECUTOR_CPU;
     const size_t rows = (size_t)(e->o.batch_rows * e->o.seq_len);
     const size_t batch = gpu ? (3 * rows + (size_t)e->o.max_seqs + 1) * sizeof(int32_t) : 0;
     const size_t fixed = 2 * sizeof(hn_step_block) + (sizeof(results) + 15) / 16 * 16;
@@ -275,8 +259,8 @@ static hn_status send_batch(hn_engine *e)
 
 static hn_status run(hn_engine *e, const hn_graph *g, bool check)
 {
-    const hn_run_options o = {
-        .step = e->step->data, .check = check || e->compare, .compare = e->compare};
+    const bool compare = e->o.executor == HN_EXECUTOR_CHECK;
+    const hn_run_options o = {.step = e->step->data, .check = check || compare, .compare = compare};
     return hn_graph_run(g, &o);
 }
 
@@ -315,20 +299,20 @@ hn_status hn_engine_allocate(hn_engine *e)
         blocks[i]->max_norm = (float)e->o.optimizer.max_grad_norm;
     }
     HN_TRY(hn_llama_tables_fill(e->o.config, &e->tables));
-    return e->o.executor == HN_EXECUTOR_AUTO ? HN_OK : warm_up(e);
+    return e->o.executor == HN_EXECUTOR_CPU ? HN_OK : warm_up(e);
 }
 
 hn_status hn_engine_gemm_plans(const hn_engine *e, struct json_t **out)
 {
     *out = NULL;
-    if (e->o.executor == HN_EXECUTOR_AUTO) return HN_OK;
+    if (e->o.executor == HN_EXECUTOR_CPU) return HN_OK;
     return hn_gemm_cuda_plans(hn_device_gemm(e->o.device), out);
 }
 
 hn_status hn_engine_use_gemm_plans(hn_engine *e, const struct json_t *plans, const char *where)
 {
     json_t *now = NULL;
-    const bool gpu = e->o.executor != HN_EXECUTOR_AUTO;
+    const bool gpu = e->o.executor != HN_EXECUTOR_CPU;
     if (gpu != (plans != NULL))
         return HN_FAIL(HN_ERR_UNSUPPORTED, "%s: made on %s, this run is on %s", where,
                        plans ? "a GPU" : "the CPU", gpu ? "a GPU" : "the CPU");

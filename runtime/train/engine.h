@@ -37,13 +37,6 @@ typedef struct {
     double max_grad_norm; /* 0: no clipping */
 } hn_optimizer;
 
-typedef enum {
-    HN_EXECUTOR_AUTO,  /* cpu, or cuda-graph */
-    HN_EXECUTOR_NODES, /* cuda: the operations of a variant one by one */
-    HN_EXECUTOR_GRAPH, /* cuda-graph: every variant captured before step 0 */
-    HN_EXECUTOR_CHECK  /* cuda-check: every operation beside its CPU twin, very slow */
-} hn_executor;
-
 typedef struct {
     hn_device *device; /* must outlive the engine; NULL: the CPU */
     hn_executor executor;
@@ -80,8 +73,8 @@ void hn_engine_free(hn_engine *e); /* accepts NULL */
 hn_program *hn_engine_program(const hn_engine *e);
 hn_params *hn_engine_params(const hn_engine *e);
 
-/* "cpu", "cuda", "cuda-graph" or "cuda-check": what `executor` came to. */
-const char *hn_engine_executor(const hn_engine *e);
+/* What `executor` came to: not HN_EXECUTOR_AUTO. */
+hn_executor hn_engine_executor(const hn_engine *e);
 
 /* Takes the memory and fills the tables; parameters are zero until they are loaded. On a GPU every
  * variant runs once, on an empty batch, so that all kernels are loaded, and is then captured. */

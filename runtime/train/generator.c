@@ -121,7 +121,8 @@ hn_status hn_generator_new(const hn_generator_options *o, hn_generator **out)
     hn_generator *g = hn_calloc(1, sizeof *g);
     if (g == NULL) return HN_FAIL(HN_ERR_MEMORY, "%zu bytes for a generator", sizeof *g);
     g->o = *o;
-    const hn_status st = record(g);
+    hn_status st = hn_executor_choose(o->executor, o->device, &g->o.executor);
+    if (st == HN_OK) st = record(g);
     if (st != HN_OK)
         hn_generator_free(g);
     else
@@ -131,7 +132,8 @@ hn_status hn_generator_new(const hn_generator_options *o, hn_generator **out)
 
 static hn_status run(const hn_generator *g, const hn_graph *graph)
 {
-    const hn_run_options o = {.step = g->step->data};
+    const bool check = g->o.executor == HN_EXECUTOR_CHECK;
+    const hn_run_options o = {.step = g->step->data, .check = check, .compare = check};
     return hn_graph_run(graph, &o);
 }
 
@@ -145,11 +147,11 @@ static hn_status send(const hn_generator *g, const hn_tensor *t, const int32_t *
 static hn_status warm_up(hn_generator *g)
 {
     hn_graph *const graph[] = {g->prefill, g->decode};
-    if (hn_device_kind_of(hn_program_device(g->program)) == HN_DEVICE_CPU) return HN_OK;
+    if (g->o.executor == HN_EXECUTOR_CPU) return HN_OK;
     for (int i = 0; i < 2; i++)
         if (graph[i]) HN_TRY(run(g, graph[i]));
     HN_TRY(hn_device_wait(hn_program_device(g->program)));
-    for (int i = 0; i < 2; i++)
+    for (int i = 0; g->o.executor == HN_EXECUTOR_GRAPH && i < 2; i++)
         if (graph[i]) HN_TRY(hn_graph_capture(graph[i], g->step->data));
     return HN_OK;
 }

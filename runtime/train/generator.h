@@ -4,7 +4,7 @@
  * one pass (padded to a power of two), `decode` takes one token to the logits of the next. */
 #ifndef HN_GENERATOR_H
 #define HN_GENERATOR_H
-#include "runtime/device/device.h"
+#include "runtime/graph/run.h"
 #include "runtime/model/llama.h"
 
 #ifdef __cplusplus
@@ -12,7 +12,8 @@ extern "C" {
 #endif
 
 typedef struct {
-    hn_device *device;             /* must outlive the generator; NULL: the CPU */
+    hn_device *device; /* must outlive the generator; NULL: the CPU */
+    hn_executor executor;
     const hn_llama_config *config; /* must outlive the generator */
     const hn_adapt *adapt;         /* NULL: no adapter */
     hn_dtype dtype;

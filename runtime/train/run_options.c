@@ -69,7 +69,7 @@ static const hn_option train_rows[] = {
 static const hn_option machine_rows[] = {
     HN_OPT_TITLE("Machine"),
     {"device",   FIELD(device),   "auto", 0, 0, NULL, "cpu, cuda or cuda:N; auto: the first GPU if there is one, and says what it chose"},
-    {"executor", FIELD(executor), "auto", 0, 0, "auto|cuda-graph|cuda|cuda-check", "on a GPU: captured (auto), one by one, or each operation beside its CPU twin"},
+    {"executor", FIELD(executor), "auto", 0, 0, "auto|cpu|cuda-graph|cuda|cuda-check", "on a GPU: captured (auto), one by one, or each operation beside its CPU twin"},
     {"threads",  FIELD(threads),  "0",    0, 1024, NULL, "CPU threads; 0: one a core, or OMP_NUM_THREADS"},
 };
 

@@ -35,13 +35,11 @@ hn_status hn_session_machine(hn_session *s)
     return HN_OK;
 }
 
-/* The list of the option's choices. */
-static hn_executor executor_of(const char *name)
+hn_executor hn_session_executor(const hn_run_config *c)
 {
-    if (strcmp(name, "cuda") == 0) return HN_EXECUTOR_NODES;
-    if (strcmp(name, "cuda-graph") == 0) return HN_EXECUTOR_GRAPH;
-    if (strcmp(name, "cuda-check") == 0) return HN_EXECUTOR_CHECK;
-    return HN_EXECUTOR_AUTO;
+    for (int x = 0; x < HN_EXECUTOR_COUNT; x++)
+        if (strcmp(c->executor, hn_executor_name((hn_executor)x)) == 0) return (hn_executor)x;
+    return HN_EXECUTOR_AUTO; /* the option's choices leave nothing else */
 }
 
 hn_optimizer hn_session_optimizer(const hn_run_config *c)
@@ -274,7 +272,7 @@ hn_status hn_session_plan(hn_session *s, bool train, int64_t logits_rows)
 {
     const hn_engine_options o = {
         .device = s->device,
-        .executor = executor_of(s->run->executor),
+        .executor = hn_session_executor(s->run),
         .config = &s->model.config,
         .adapt = &s->adapt,
         .dtype = s->model.dtype,

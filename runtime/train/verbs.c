@@ -74,6 +74,7 @@ hn_status hn_verb_plan(hn_session *s, FILE *to)
     HN_TRY(hn_session_model(s, true));
     HN_TRY(hn_session_seq_len(s));
     const hn_engine_options o = {.device = s->device,
+                                 .executor = hn_session_executor(c),
                                  .config = &s->model.config,
                                  .adapt = &s->adapt,
                                  .dtype = s->model.dtype,
@@ -189,6 +190,7 @@ static hn_status make_generator(writer *w)
     hn_session *s = w->s;
     const hn_run_config *c = s->run;
     const hn_generator_options o = {.device = s->device,
+                                    .executor = hn_session_executor(s->run),
                                     .config = &s->model.config,
                                     .adapt = &s->adapt,
                                     .dtype = s->model.dtype,
