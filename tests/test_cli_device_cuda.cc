@@ -54,6 +54,26 @@ TEST(CliDeviceCuda, AutoTakesTheGpuAndSaysSo)
     EXPECT_TRUE(contains(r.err, "library workspace")) << r.err;
 }
 
+/* Files that are no libraries stand before the real ones. */
+TEST(CliDeviceCuda, AMissingLibraryIsNamed)
+{
+    HN_NEED_CUDA();
+    const Workplace w;
+    std::filesystem::create_directory(w / "lib");
+    for (const char *name : {"libcublasLt.so.13", "libcublasLt.so.12", "libcublasLt.so"})
+        write_file((w / "lib/") + name, "no library");
+    const char *old = std::getenv("LD_LIBRARY_PATH");
+    const std::string path = old ? old : "";
+    setenv("LD_LIBRARY_PATH", ((w / "lib") + ":" + path).c_str(), 1);
+    const Ran cuda = w.run(w.train("o", 2) + on("cuda")), cpu = w.run(w.train("o", 2) + on("cpu"));
+    if (old)
+        setenv("LD_LIBRARY_PATH", path.c_str(), 1);
+    else
+        unsetenv("LD_LIBRARY_PATH");
+    expect_refused(cuda, 2, {"cuBLASLt cannot be opened", "libcublasLt.so.13", "LD_LIBRARY_PATH"});
+    expect_done(cpu);
+}
+
 /* Weights that no GPU holds: refused before anything is taken or written, and told what helps. */
 TEST(CliDeviceCuda, APlanThatDoesNotFitSaysWhatWould)
 {
