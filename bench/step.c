@@ -77,12 +77,14 @@ typedef struct {
  * drawing eight billion numbers one by one. */
 static hn_status write_random(const hn_tensor *t, const char *pool, int64_t first)
 {
-    const size_t elem = hn_dtype_size(t->type.dtype), total = hn_tensor_span(t);
-    for (size_t done = 0; done < total;) {
-        const size_t from = (size_t)first * elem, left = POOL * elem - from;
-        const size_t part = total - done < left ? total - done : left;
-        HN_TRY(hn_tensor_write(t, done, pool + from, part));
-        done += part;
+    const int64_t cols = hn_type_cols(&t->type), rows = hn_type_rows(&t->type);
+    const size_t row = (size_t)cols * hn_dtype_size(t->type.dtype);
+    for (int64_t done = 0, n; done < rows; done += n) {
+        const int64_t left = (POOL - first) / cols, want = rows - done;
+        n = left < want ? left : want;
+        if (n > 0)
+            HN_TRY(
+                hn_tensor_write_rows(t, done, n, pool + (size_t)first * (row / (size_t)cols), row));
         first = 0;
     }
     return HN_OK;
@@ -267,8 +269,8 @@ static hn_status print_result(bench *b)
         quantile(b, 0.8), "peak_gib", (double)used * gib, "plan_gib",
         (double)plan.total_bytes * gib, "loss_first", b->loss_first, "loss_last", b->loss_last,
         "trained", (json_int_t)hn_params_trained(hn_engine_params(b->engine)), "executor",
-        hn_executor_name(hn_engine_executor(b->engine)), "device", hn_device_text(b->device), "versions",
-        "hone " HN_VERSION, "window", b->begin_s, b->end_s);
+        hn_executor_name(hn_engine_executor(b->engine)), "device", hn_device_text(b->device),
+        "versions", "hone " HN_VERSION, "window", b->begin_s, b->end_s);
     char *text = o ? json_dumps(o, JSON_REAL_PRECISION(15)) : NULL;
     json_decref(o);
     if (text == NULL) return HN_FAIL(HN_ERR_MEMORY, "no memory for the result");

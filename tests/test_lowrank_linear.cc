@@ -193,9 +193,9 @@ TEST(LowrankLinearTwin, MatchesHandComputedValues)
     f.x = x, f.w = w, f.a = a, f.b = b, f.bias = bias, f.y = y, f.s = s, f.scale = 2;
     f.rows = f.rank = f.ld_b = f.ld_s = 1, f.in = f.out = f.ld_x = f.ld_w = f.ld_a = f.ld_y = 2;
     ASSERT_HN_OK(hn_lowrank_linear_fwd_cpu(&f));
-    EXPECT_EQ(s[0], 5);
-    EXPECT_EQ(y[0], 21); /* 1 + 10 + 2 * 5 */
-    EXPECT_EQ(y[1], 12); /* 2 + 20 - 2 * 5 */
+    EXPECT_EQ(s[0], 10); /* 2 * 5 */
+    EXPECT_EQ(y[0], 21); /* 1 + 10 + 10 */
+    EXPECT_EQ(y[1], 12); /* 2 + 20 - 10 */
     const float dy[] = {1, 3};
     hn_lowrank_linear_dx_args h = {};
     h.dy = dy, h.w = w, h.a = a, h.b = b, h.ds = ds, h.dx = dx, h.scale = 2;

@@ -1,7 +1,7 @@
 /* lowrank_linear.h - a linear layer with a low-rank update (LoRA): forward and input gradient.
  *
- *   s[i,r]  = round(sum_k x'[i,k] A[r,k])                    x' = x, or dropout(x) where drop.p > 0
- *   y[i,o]  = round(sum_k x[i,k] w[o,k] + bias[o] + scale * sum_r s[i,r] B[o,r])
+ *   s[i,r]  = round(scale * sum_k x'[i,k] A[r,k])            x' = x, or dropout(x) where drop.p > 0
+ *   y[i,o]  = round(sum_k x[i,k] w[o,k] + bias[o] + sum_r s[i,r] B[o,r])
  *
  *   ds[i,r] = round(scale * sum_o dy[i,o] B[o,r])
  *   dx[i,k] = round(sum_o dy[i,o] w[o,k] + mask'(i,k) * sum_r ds[i,r] A[r,k])  (+ add[i,k])
@@ -10,8 +10,9 @@
  * again from the key (kernels/random/dropout.h), never stored. s and ds are kept rounded: the
  * gradients of A and B, which read them, then treat the same numbers as y and dx do:
  *   dA += ds^T x'           hn_linear_dw with dy = ds, the same dropout key
- *   dB += scale * dy^T s    hn_linear_dw with x = s, alpha = scale
- * (kernels/linear/linear_dw.h); those of w and bias are the plain linear layer's.
+ *   dB += dy^T s            hn_linear_dw with x = s
+ * (kernels/linear/linear_dw.h); those of w and bias are the plain linear layer's. With the scale in
+ * s, y is one product of [x | s] and [w | B], and dx one of [dy | ds] and w above A.
  *
  * Shapes     x, dx [rows, in]; y, dy [rows, out]; s, ds [rows, rank]; w [out, in]; bias [out];
  *            A [rank, in]; B [out, rank]. Row-major, rows lie ld_* elements apart. With
@@ -19,7 +20,7 @@
  *            group g start *_stride elements after those of group g - 1 (0: all groups share them).
  * Precision  all f32 or all bf16, bias either; fp32 arithmetic and sums, rounded where the
  *            formulas say.
- * CUDA       y and dx are written by two products in a row: x w^T + bias, then + scale s B^T; dy w
+ * CUDA       y and dx are written by two products in a row: x w^T + bias, then + s B^T; dy w
  *            (+ add), then + mask' ds A. In bf16 they are rounded once more in between.
  * Limits     every dimension 1 to 2^31 - 1; any width, rank and alignment.
  * Aliasing   add may be dx itself with the same leading dimension; no other overlap.
@@ -50,7 +51,7 @@ typedef struct {
     const void *a;    /* in  [replicas][rank, in] */
     const void *b;    /* in  [replicas][out, rank] */
     void *y;          /* out [rows, out] */
-    void *s;          /* out [rows, rank], kept for the gradient of B */
+    void *s;          /* out [rows, rank], scaled; kept for the gradient of B */
     int64_t rows, in, out, rank;
     int64_t ld_x, ld_w, ld_a, ld_b, ld_y, ld_s;
     int64_t replicas;                                  /* 0: no replica axis */

@@ -65,7 +65,7 @@ static void make_s(const hn_lowrank_linear_args *a, const hn_dropout_now *d, int
             const float w = hn_get_f32(a->a, a->dtype, g * a->a_stride + r * a->ld_a + k);
             sum += (double)x * (double)w;
         }
-        hn_set_f32(a->s, a->dtype, i * a->ld_s + r, (float)sum);
+        hn_set_f32(a->s, a->dtype, i * a->ld_s + r, (float)((double)a->scale * sum));
     }
 }
 
@@ -85,7 +85,7 @@ hn_status hn_lowrank_linear_fwd_cpu(const hn_lowrank_linear_args *a)
             for (int64_t r = 0; r < a->rank; r++)
                 low += (double)hn_get_f32(a->s, a->dtype, i * a->ld_s + r) *
                        (double)hn_get_f32(a->b, a->dtype, g * a->b_stride + o * a->ld_b + r);
-            double y = base + (double)a->scale * low;
+            double y = base + low;
             if (a->bias) y += (double)hn_get_f32(a->bias, a->bias_dtype, g * a->bias_stride + o);
             hn_set_f32(a->y, a->dtype, i * a->ld_y + o, (float)y);
         }

@@ -60,7 +60,7 @@ size_t dropped_bytes(const hn_lowrank_linear_args *a)
     return (size_t)(a->rows * hn_gemm_cuda_padded(a->in, a->dtype)) * hn_dtype_size(a->dtype);
 }
 
-/* s = x' A^T */
+/* s = scale x' A^T */
 hn_status make_s(const hn_lowrank_linear_args *a, hn_gemm_cuda *gemm, void *scratch,
                  hn_stream stream)
 {
@@ -80,7 +80,7 @@ hn_status make_s(const hn_lowrank_linear_args *a, hn_gemm_cuda *gemm, void *scra
     g.a = x, g.ld_a = ld_x, g.a_stride = g.m * ld_x;
     g.b = a->a, g.ld_b = a->ld_a, g.b_stride = a->a_stride, g.trans_b = true;
     g.c = a->s, g.ld_c = a->ld_s, g.c_stride = g.m * a->ld_s;
-    g.dtype = g.c_dtype = a->dtype, g.alpha = 1.0f;
+    g.dtype = g.c_dtype = a->dtype, g.alpha = a->scale;
     return hn_gemm_cuda_run(gemm, &g, stream);
 }
 
@@ -131,7 +131,7 @@ hn_status hn_lowrank_linear_fwd_cuda(const hn_lowrank_linear_args *a, hn_gemm_cu
     g.a = a->s, g.ld_a = a->ld_s, g.a_stride = g.m * a->ld_s;
     g.b = a->b, g.ld_b = a->ld_b, g.b_stride = a->b_stride, g.trans_b = true;
     g.c = a->y, g.ld_c = a->ld_y, g.c_stride = g.m * a->ld_y;
-    g.dtype = g.c_dtype = a->dtype, g.alpha = a->scale, g.beta = 1.0f;
+    g.dtype = g.c_dtype = a->dtype, g.alpha = g.beta = 1.0f;
     return hn_gemm_cuda_run(gemm, &g, stream);
 }
 

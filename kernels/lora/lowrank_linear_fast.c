@@ -40,12 +40,13 @@ size_t hn_lowrank_linear_fwd_fast_scratch(const hn_lowrank_linear_args *a)
     return (size_t)lay_out_fwd(a).n * sizeof(float);
 }
 
-/* s, rounded, as the operand of the way up. */
+/* s, scaled and rounded, as the operand of the way up. */
 static hn_operand way_down(const hn_lowrank_linear_args *a, const layout *l, void *scratch,
                            hn_operand x, hn_gemm_args g)
 {
     g.n = a->rank;
     g.k = a->in;
+    g.alpha = a->scale;
     g.a = x;
     if (a->drop.p > 0.0) {
         float *const dropped = hn_at(scratch, l->dropped_at);
@@ -80,7 +81,6 @@ hn_status hn_lowrank_linear_fwd_fast(const hn_lowrank_linear_args *a, void *scra
     g.a = s;
     g.b = hn_matrices_load(&l.b, a->b, hn_at(scratch, l.b_at));
     g.bias = (hn_operand){0};
-    g.alpha = a->scale;
     g.beta = 1.0f;
     hn_gemm(&g);
     hn_matrices_end(&l.y, g.c, a->y);

@@ -1,24 +1,14 @@
 #define _POSIX_C_SOURCE 200809L
-#include "runtime/adapt/params.h"
 
 #include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
 
+#include "runtime/adapt/params_impl.h"
 #include "runtime/base/alloc.h"
 #include "runtime/base/rng.h"
 #include "runtime/graph/tensor.h"
-
-struct hn_params {
-    hn_arena arena;
-    hn_adapt adapt;
-    hn_param **param;
-    int64_t n, cap;
-    hn_linear_layer **linear;
-    int64_t n_linear, cap_linear;
-    hn_flat flat;
-};
 
 hn_status hn_params_new(const hn_adapt *adapt, hn_params **out)
 {
@@ -34,6 +24,7 @@ void hn_params_free(hn_params *p)
     if (p == NULL) return;
     hn_free(p->param);
     hn_free(p->linear);
+    hn_free(p->group);
     hn_arena_free(&p->arena);
     hn_free(p);
 }
@@ -118,6 +109,44 @@ hn_status hn_params_linear(hn_params *p, const char *module, int64_t in, int64_t
     return HN_OK;
 }
 
+static hn_linear_layer *find_linear(const hn_params *p, const char *module)
+{
+    for (int64_t i = 0; i < p->n_linear; i++)
+        if (strcmp(p->linear[i]->module, module) == 0) return p->linear[i];
+    return NULL;
+}
+
+/* "model.layers.0.self_attn.q_proj+k_proj+v_proj" */
+static const char *group_name(hn_params *p, const hn_group *g)
+{
+    char text[512];
+    int at = snprintf(text, sizeof text, "%s", g->part[0]->module);
+    for (int k = 1; k < g->n && at > 0 && (size_t)at < sizeof text; k++) {
+        const char *module = g->part[k]->module, *dot = strrchr(module, '.');
+        at += snprintf(text + at, sizeof text - (size_t)at, "+%s", dot ? dot + 1 : module);
+    }
+    return hn_arena_text(&p->arena, "%s", text);
+}
+
+hn_status hn_params_group(hn_params *p, int n, const char *const *modules)
+{
+    if (n < 1 || n > HN_MAX_PARTS) return HN_FAIL(HN_ERR_ARG, "%d layers in a group", n);
+    hn_group *g = hn_arena_take(&p->arena, sizeof *g);
+    if (g == NULL) return HN_FAIL(HN_ERR_MEMORY, "no memory for the group of %s", modules[0]);
+    for (g->n = 0; g->n < n; g->n++) {
+        hn_linear_layer *l = find_linear(p, modules[g->n]);
+        if (l == NULL) return HN_FAIL(HN_ERR_ARG, "%s: no such linear layer", modules[g->n]);
+        if (l->in != find_linear(p, modules[0])->in)
+            return HN_FAIL(HN_ERR_SHAPE, "%s reads another width than %s", l->module, modules[0]);
+        g->part[g->n] = l;
+    }
+    g->name = group_name(p, g);
+    if (g->name == NULL) return HN_FAIL(HN_ERR_MEMORY, "no memory for the group of %s", modules[0]);
+    HN_TRY(hn_grow(&p->group, &p->cap_group, p->n_group, sizeof *p->group));
+    p->group[p->n_group++] = g;
+    return HN_OK;
+}
+
 /* Trained tensors have one layout in all five classes, so the pitch is counted in elements. */
 static hn_type type_of(const hn_param *q, hn_dtype dtype)
 {
@@ -135,11 +164,15 @@ static hn_status create(hn_program *program, hn_mem mem, const char *prefix, con
     return hn_program_tensor(program, mem, name, &type, out);
 }
 
-static hn_status create_trained(hn_program *program, hn_param *q, const hn_params_options *o)
+/* Every trained class has the same layout, so that flat passes serve them all; `work`: the flat
+ * working copies exist. A value that storage.c has placed elsewhere stays there. */
+static hn_status create_trained(hn_program *program, hn_param *q, const hn_params_options *o,
+                                bool work)
 {
+    hn_tensor *copy = NULL;
     HN_TRY(create(program, HN_MEM_TRAINED, "", q, HN_F32, &q->master));
-    q->value = q->master;
-    if (o->dtype != HN_F32) HN_TRY(create(program, HN_MEM_WORK, "work:", q, o->dtype, &q->value));
+    if (work) HN_TRY(create(program, HN_MEM_WORK, "work:", q, o->dtype, &copy));
+    if (q->value == NULL) q->value = copy ? copy : q->master;
     if (!o->gradients) return HN_OK;
     HN_TRY(create(program, HN_MEM_GRAD, "grad:", q, HN_F32, &q->grad));
     if (o->moments > 0) HN_TRY(create(program, HN_MEM_MOMENT1, "m:", q, HN_F32, &q->moment1));
@@ -149,17 +182,63 @@ static hn_status create_trained(hn_program *program, hn_param *q, const hn_param
     return HN_OK;
 }
 
+/* The same for the A of a fused group, whose tensors are rows of one tensor in every class. */
+static hn_status create_stack(hn_program *program, hn_group *g, const hn_params_options *o,
+                              bool work)
+{
+    hn_tensor *all, *copy = NULL, *view[HN_MAX_PARTS], *copies[HN_MAX_PARTS] = {NULL};
+    HN_TRY(hn_storage_stack(g, program, HN_MEM_TRAINED, "", HN_F32, &g->a_master, view));
+    if (work) HN_TRY(hn_storage_stack(g, program, HN_MEM_WORK, "work:", o->dtype, &copy, copies));
+    if (g->a == NULL) g->a = copy ? copy : g->a_master;
+    for (int k = 0; k < g->n; k++) {
+        hn_param *q = g->part[k]->a;
+        if (q == NULL) continue;
+        q->master = view[k];
+        if (q->value == NULL) q->value = copy ? copies[k] : q->master;
+    }
+    if (!o->gradients) return HN_OK;
+    HN_TRY(hn_storage_stack(g, program, HN_MEM_GRAD, "grad:", HN_F32, &all, view));
+    g->a->grad = all;
+    g->a->needs_grad = g->b->needs_grad = true;
+    for (int k = 0; k < g->n; k++) {
+        hn_param *q = g->part[k]->a;
+        if (q == NULL) continue;
+        q->grad = q->value->grad = view[k];
+        q->value->needs_grad = true;
+    }
+    if (o->moments > 0)
+        HN_TRY(hn_storage_stack(g, program, HN_MEM_MOMENT1, "m:", HN_F32, &all, view));
+    for (int k = 0; o->moments > 0 && k < g->n; k++)
+        if (view[k] != NULL) g->part[k]->a->moment1 = view[k];
+    if (o->moments > 1)
+        HN_TRY(hn_storage_stack(g, program, HN_MEM_MOMENT2, "v:", HN_F32, &all, view));
+    for (int k = 0; o->moments > 1 && k < g->n; k++)
+        if (view[k] != NULL) g->part[k]->a->moment2 = view[k];
+    return HN_OK;
+}
+
+static hn_status create_param(hn_program *program, hn_param *q, const hn_params_options *o,
+                              bool work)
+{
+    if (q->trained && q->stack == NULL) return create_trained(program, q, o, work);
+    if (q->trained) return q->master ? HN_OK : create_stack(program, q->stack, o, work);
+    if (q->value != NULL) return HN_OK;
+    return create(program, HN_MEM_WEIGHT, "", q, o->dtype, &q->value);
+}
+
 hn_status hn_params_create(hn_params *p, hn_program *program, const hn_params_options *o)
 {
     if (o->dtype != HN_F32 && o->dtype != HN_BF16)
         return HN_FAIL(HN_ERR_UNSUPPORTED, "computing in %s, only f32 and bf16",
                        hn_dtype_name(o->dtype));
+    HN_TRY(hn_storage_place(p, program, o));
+    for (int64_t i = 0; i < p->n; i++)
+        p->flat.work |= o->dtype != HN_F32 && p->param[i]->trained && p->param[i]->value == NULL;
     for (int decayed = 1; decayed >= 0; decayed--) {
         for (int64_t i = 0; i < p->n; i++) {
             hn_param *q = p->param[i];
-            if (q->trained && q->decay == (decayed == 1)) HN_TRY(create_trained(program, q, o));
-            if (!q->trained && decayed)
-                HN_TRY(create(program, HN_MEM_WEIGHT, "", q, o->dtype, &q->value));
+            if (q->trained ? q->decay == (decayed == 1) : decayed == 1)
+                HN_TRY(create_param(program, q, o, p->flat.work));
         }
         if (decayed) p->flat.n_decay = hn_program_class_elements(program, HN_MEM_TRAINED, HN_F32);
     }
@@ -167,6 +246,24 @@ hn_status hn_params_create(hn_params *p, hn_program *program, const hn_params_op
     if (!o->gradients) return HN_OK;
     const hn_type one = hn_type_1d(HN_F32, 1);
     return hn_program_tensor(program, HN_MEM_GRAD, "trained_tokens", &one, &p->flat.count);
+}
+
+static hn_status refresh(hn_graph *g, hn_tensor *master, hn_tensor *value)
+{
+    hn_tensor *const in[] = {master, value};
+    if (master == value || value->mem == HN_MEM_WORK) return HN_OK;
+    return hn_emit(g, HN_OP_STORE, value->name, in, NULL, NULL);
+}
+
+hn_status hn_params_refresh(const hn_params *p, hn_graph *g)
+{
+    for (int64_t i = 0; i < p->n; i++)
+        if (p->param[i]->trained && p->param[i]->stack == NULL)
+            HN_TRY(refresh(g, p->param[i]->master, p->param[i]->value));
+    for (int64_t i = 0; i < p->n_group; i++)
+        if (p->group[i]->a_master != NULL)
+            HN_TRY(refresh(g, p->group[i]->a_master, p->group[i]->a));
+    return HN_OK;
 }
 
 int64_t hn_params_count(const hn_params *p) { return p->n; }
@@ -264,13 +361,6 @@ hn_status hn_param_set(const hn_param *p, const float *dense)
 
 hn_status hn_param_get(const hn_param *p, float *dense) { return hn_tensor_get(storage(p), dense); }
 
-static const hn_linear_layer *find_linear(const hn_params *p, const char *module)
-{
-    for (int64_t i = 0; i < p->n_linear; i++)
-        if (strcmp(p->linear[i]->module, module) == 0) return p->linear[i];
-    return NULL;
-}
-
 hn_status hn_params_linear_fwd(const hn_params *p, hn_graph *g, const char *module, hn_tensor *x,
                                hn_tensor **y)
 {
@@ -290,5 +380,43 @@ hn_status hn_params_linear_fwd(const hn_params *p, hn_graph *g, const char *modu
         HN_TRY(hn_emit(g, HN_OP_LOWRANK_LINEAR, module, in, &attr, out));
     }
     *y = out[0];
+    return HN_OK;
+}
+
+static const hn_group *find_group(const hn_params *p, const char *module)
+{
+    for (int64_t i = 0; i < p->n_group; i++)
+        if (strcmp(p->group[i]->part[0]->module, module) == 0) return p->group[i];
+    return NULL;
+}
+
+/* The scale of the parts that have one: the same (storage.c). */
+static float scale_of(const hn_group *q)
+{
+    for (int k = 0; k < q->n; k++)
+        if (q->part[k]->a != NULL) return q->part[k]->lowrank.scale;
+    return 1.0f;
+}
+
+static hn_status fused_fwd(const hn_group *q, hn_graph *g, hn_tensor *x, hn_tensor **y)
+{
+    hn_tensor *in[] = {x, q->w, q->bias, q->a, q->b}, *out[HN_MAX_OUT];
+    const hn_attr attr = {.linear = {.alpha = scale_of(q)}};
+    HN_TRY(hn_emit(g, q->a ? HN_OP_LOWRANK_LINEAR : HN_OP_LINEAR, q->name, in, &attr, out));
+    int64_t first = 0;
+    for (int k = 0; k < q->n; k++) {
+        HN_TRY(hn_view_columns(g, out[0], first, q->part[k]->out, &y[k]));
+        first += q->part[k]->out;
+    }
+    return HN_OK;
+}
+
+hn_status hn_params_group_fwd(const hn_params *p, hn_graph *g, const char *module, hn_tensor *x,
+                              hn_tensor **y)
+{
+    const hn_group *q = find_group(p, module);
+    if (q == NULL) return HN_FAIL(HN_ERR_ARG, "%s: begins no group of linear layers", module);
+    if (q->fused) return fused_fwd(q, g, x, y);
+    for (int k = 0; k < q->n; k++) HN_TRY(hn_params_linear_fwd(p, g, q->part[k]->module, x, &y[k]));
     return HN_OK;
 }

@@ -7,8 +7,12 @@
  *   hn_params_new        with the hook (hn_adapt)
  *   hn_params_declare    every parameter of the model, in file order
  *   hn_params_linear     every linear layer: the hook may attach a low-rank update
+ *   hn_params_group      linear layers that read the same input: they may be stored as one
  *   hn_params_create     persistent tensors; trained ones in the order: decayed, then not decayed
- *   hn_params_linear_fwd records a layer in a graph
+ *   hn_params_linear_fwd records a layer in a graph, hn_params_group_fwd those of a group
+ *
+ * How parameters are stored (storage.c) is nobody's business but this folder's: a value may be a
+ * view of a larger tensor. Names, shapes, hn_param_set and hn_param_get do not change with it.
  */
 #ifndef HN_PARAMS_H
 #define HN_PARAMS_H
@@ -42,6 +46,8 @@ typedef enum {
     HN_INIT_UNIFORM, /* uniform in +-init */
 } hn_init;
 
+typedef struct hn_group hn_group;
+
 typedef struct {
     const char *name; /* as in the file: "model.layers.0.mlp.up_proj.weight" */
     int ndim;
@@ -52,6 +58,7 @@ typedef struct {
     double init_scale;
     uint64_t key;      /* random stream of the initialiser */
     hn_tensor *value;  /* what graphs read: frozen weight, master (f32 runs) or working copy */
+    hn_group *stack;   /* A of a fused group: its tensors are rows of the group's; else NULL */
     hn_tensor *master; /* fp32, NULL when frozen */
     hn_tensor *grad, *moment1, *moment2; /* NULL when frozen */
 } hn_param;
@@ -78,10 +85,15 @@ HN_NODISCARD hn_status hn_params_declare(hn_params *p, const char *name, int64_t
 HN_NODISCARD hn_status hn_params_linear(hn_params *p, const char *module, int64_t in, int64_t out,
                                         bool bias, double init_scale);
 
+/* Linear layers of the same width `in` that will read the same input; up to four, each in one
+ * group. Errors: HN_ERR_ARG, HN_ERR_SHAPE, HN_ERR_MEMORY */
+HN_NODISCARD hn_status hn_params_group(hn_params *p, int n, const char *const *modules);
+
 typedef struct {
     hn_dtype dtype; /* of frozen weights and activations: f32 or bf16 */
     int moments;    /* optimizer moments per trained value: 0, 1 or 2 */
     bool gradients; /* false: nothing is trained in this program (evaluation, generation) */
+    bool border;    /* store low-rank pairs around their weights where shapes allow (storage.c) */
 } hn_params_options;
 
 HN_NODISCARD hn_status hn_params_create(hn_params *p, hn_program *program,
@@ -99,8 +111,12 @@ int64_t hn_params_total(const hn_params *p);   /* values of the base model */
 typedef struct {
     int64_t n, n_decay; /* elements; the first n_decay take weight decay */
     hn_tensor *count;   /* [1], behind the gradients */
+    bool work;          /* there is a flat range of working copies, which the update writes */
 } hn_flat;
 const hn_flat *hn_params_flat(const hn_params *p);
+
+/* Records the copies of masters into values that lie outside the flat range: behind the update. */
+HN_NODISCARD hn_status hn_params_refresh(const hn_params *p, hn_graph *g);
 
 /* Fills one parameter from its initialiser; the same values on every machine. */
 HN_NODISCARD hn_status hn_param_init(const hn_param *p, uint64_t seed);
@@ -112,6 +128,10 @@ HN_NODISCARD hn_status hn_param_get(const hn_param *p, float *dense);
 /* y = layer(x), with the low-rank update if there is one. */
 HN_NODISCARD hn_status hn_params_linear_fwd(const hn_params *p, hn_graph *g, const char *module,
                                             hn_tensor *x, hn_tensor **y);
+/* y[k] = layer(x) of each layer of the group that begins with `module`: columns of one product
+ * where the group is stored as one. */
+HN_NODISCARD hn_status hn_params_group_fwd(const hn_params *p, hn_graph *g, const char *module,
+                                           hn_tensor *x, hn_tensor **y);
 
 #ifdef __cplusplus
 }

@@ -45,6 +45,15 @@ static hn_status copy_cpu(hn_device *d, void *to, const void *from, size_t bytes
     return HN_OK;
 }
 
+static hn_status copy_rows_cpu(hn_device *d, void *to, size_t to_pitch, const void *from,
+                               size_t from_pitch, size_t row_bytes, size_t rows)
+{
+    (void)d;
+    for (size_t i = 0; i < rows; i++)
+        memcpy((char *)to + i * to_pitch, (const char *)from + i * from_pitch, row_bytes);
+    return HN_OK;
+}
+
 static hn_status fill_cpu(hn_device *d, void *p, int byte, size_t bytes)
 {
     (void)d;
@@ -66,6 +75,7 @@ static const hn_device_calls cpu_calls = {
     .release_host = release_cpu,
     .memory = memory_cpu,
     .write = copy_cpu,
+    .write_rows = copy_rows_cpu,
     .read = copy_cpu,
     .send = copy_cpu,
     .fetch = copy_cpu,
@@ -205,6 +215,12 @@ hn_status hn_device_used(const hn_device *d, size_t *bytes)
 hn_status hn_device_write(hn_device *d, void *to, const void *from, size_t bytes)
 {
     return d->calls->write(d, to, from, bytes);
+}
+
+hn_status hn_device_write_rows(hn_device *d, void *to, size_t to_pitch, const void *from,
+                               size_t from_pitch, size_t row_bytes, size_t rows)
+{
+    return d->calls->write_rows(d, to, to_pitch, from, from_pitch, row_bytes, rows);
 }
 
 hn_status hn_device_read(hn_device *d, void *to, const void *from, size_t bytes)

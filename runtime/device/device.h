@@ -62,6 +62,10 @@ HN_NODISCARD hn_status hn_device_used(const hn_device *d, size_t *bytes);
 /* write and read return when the copy is done; send and fetch do not wait: their host side is
  * memory of hn_device_alloc_host, to be left alone until hn_device_wait. */
 HN_NODISCARD hn_status hn_device_write(hn_device *d, void *to, const void *from, size_t bytes);
+/* Rows of row_bytes that begin *_pitch bytes apart; what lies between rows at `to` stays. */
+HN_NODISCARD hn_status hn_device_write_rows(hn_device *d, void *to, size_t to_pitch,
+                                            const void *from, size_t from_pitch, size_t row_bytes,
+                                            size_t rows);
 HN_NODISCARD hn_status hn_device_read(hn_device *d, void *to, const void *from, size_t bytes);
 HN_NODISCARD hn_status hn_device_send(hn_device *d, void *to, const void *from, size_t bytes);
 HN_NODISCARD hn_status hn_device_fetch(hn_device *d, void *to, const void *from, size_t bytes);

@@ -85,6 +85,14 @@ static hn_status write_cuda(hn_device *d, void *to, const void *from, size_t byt
     return wait_cuda(d);
 }
 
+static hn_status write_rows_cuda(hn_device *d, void *to, size_t to_pitch, const void *from,
+                                 size_t from_pitch, size_t row_bytes, size_t rows)
+{
+    HN_TRY(HN_CUDA(cudaMemcpy2DAsync(to, to_pitch, from, from_pitch, row_bytes, rows,
+                                     cudaMemcpyHostToDevice, d->stream)));
+    return wait_cuda(d);
+}
+
 static hn_status read_cuda(hn_device *d, void *to, const void *from, size_t bytes)
 {
     HN_TRY(fetch_cuda(d, to, from, bytes));
@@ -159,6 +167,7 @@ static const hn_device_calls cuda_calls = {
     .release_host = release_host_cuda,
     .memory = memory_cuda,
     .write = write_cuda,
+    .write_rows = write_rows_cuda,
     .read = read_cuda,
     .send = send_cuda,
     .fetch = fetch_cuda,

@@ -15,6 +15,8 @@ typedef struct {
     void (*release_host)(hn_device *d, void *p);
     hn_status (*memory)(const hn_device *d, size_t *free_bytes, size_t *total_bytes);
     hn_status (*write)(hn_device *d, void *to, const void *from, size_t bytes);
+    hn_status (*write_rows)(hn_device *d, void *to, size_t to_pitch, const void *from,
+                            size_t from_pitch, size_t row_bytes, size_t rows);
     hn_status (*read)(hn_device *d, void *to, const void *from, size_t bytes);
     hn_status (*send)(hn_device *d, void *to, const void *from, size_t bytes);
     hn_status (*fetch)(hn_device *d, void *to, const void *from, size_t bytes);

@@ -31,39 +31,143 @@ static hn_status set_grad(hn_graph *g, hn_tensor *t, hn_tensor *d)
     return hn_list_add(&g->leaf_grads, d);
 }
 
-/* A fresh tensor of zeros; like a column view of it when `t` is one of `base`. */
+/* A fresh tensor of zeros. */
 static hn_status zeros(hn_graph *g, const char *name, const hn_type *type, hn_tensor **out)
 {
     HN_TRY(hn_graph_tensor(g, name, type, out));
     return hn_emit(g, HN_OP_ZERO, name, out, NULL, NULL);
 }
 
-/* The gradient of a column view is that view of its base's gradient, zero until something is added.
- */
-static hn_status view_grad(hn_graph *g, hn_tensor *view, hn_tensor **out)
-{
-    hn_tensor *base = view->base, *dbase = hn_graph_grad(g, base);
-    if (dbase == NULL) {
-        HN_TRY(zeros(g, base->name, &base->type, &dbase));
-        HN_TRY(set_grad(g, base, dbase));
-    }
-    const int64_t first = (int64_t)(view->offset / hn_dtype_size(view->type.dtype));
-    HN_TRY(hn_view_columns(g, dbase, first, hn_type_cols(&view->type), out));
-    return set_grad(g, view, *out);
-}
-
-/* Adds a contribution to the gradient of t. Buffers and views are changed in place; other sums are
- * fresh tensors, because a rule may hand the same gradient tensor to several inputs. */
+/* Adds a contribution to the gradient of t. Buffers are changed in place; other sums are fresh
+ * tensors, because a rule may hand the same gradient tensor to several inputs. */
 static hn_status add_grad(hn_graph *g, const char *name, hn_tensor *t, hn_tensor *d)
 {
     hn_tensor *sum = hn_graph_grad(g, t);
-    if (sum == NULL && t->base != NULL) HN_TRY(view_grad(g, t, &sum));
     if (sum == NULL) return set_grad(g, t, d);
     hn_tensor *in[] = {sum, d};
-    if (t->grad != NULL || t->base != NULL)
-        return hn_emit(g, HN_OP_ACCUMULATE, name, in, NULL, NULL);
+    if (t->grad != NULL) return hn_emit(g, HN_OP_ACCUMULATE, name, in, NULL, NULL);
     HN_TRY(hn_emit(g, HN_OP_ADD, name, in, NULL, &sum));
     return set_grad(g, t, sum);
+}
+
+/* ---- gradients of column views ----
+ *
+ * Views have gradients of their own until the node that makes their base is reached; then these are
+ * joined into the gradient of the base. Where the views are disjoint, the tensors that hold the
+ * gradients become columns of it themselves, so that the operations which make them write there:
+ *
+ *   y = [ q | k | v ]      dy = [ dq | dk | dv ]      no copy, no zeros
+ */
+
+static int64_t first_column(const hn_tensor *view)
+{
+    return (int64_t)(view->offset / hn_dtype_size(view->type.dtype));
+}
+
+/* The next view of base with a gradient, from column `from` on: the one that begins first. */
+static hn_tensor *next_view(const hn_graph *g, const hn_tensor *base, int64_t from)
+{
+    hn_tensor *best = NULL;
+    for (int64_t i = 0; i < g->n_grads; i++) {
+        hn_tensor *v = g->tensors.item[i];
+        if (v->base != base || first_column(v) < from || hn_graph_grad(g, v) == NULL) continue;
+        if (best == NULL || first_column(v) < first_column(best)) best = v;
+    }
+    return best;
+}
+
+/* Whether no column belongs to two views with a gradient. */
+static bool disjoint(const hn_graph *g, const hn_tensor *base)
+{
+    int64_t columns = 0, end = 0;
+    for (int64_t i = 0; i < g->n_grads; i++) {
+        const hn_tensor *v = g->tensors.item[i];
+        if (v->base == base && hn_graph_grad(g, v)) columns += hn_type_cols(&v->type);
+    }
+    int64_t covered = 0; /* the same views from left to right: a hidden one is missing here */
+    for (hn_tensor *v = next_view(g, base, 0); v != NULL; v = next_view(g, base, end)) {
+        end = first_column(v) + hn_type_cols(&v->type);
+        covered += hn_type_cols(&v->type);
+    }
+    return covered == columns;
+}
+
+/* Whether the memory of d may become columns of another tensor: a node of backward makes it, and
+ * nothing else has been decided about where it lies. */
+static bool can_move(const hn_graph *g, const hn_tensor *d, hn_dtype dtype)
+{
+    return d->mem == HN_MEM_TRANSIENT && d->base == NULL && !d->has_columns && !d->keep &&
+           d->index >= g->n_grads && d->type.ndim == 2 && d->type.dtype == dtype;
+}
+
+static hn_status zero_columns(hn_graph *g, hn_tensor *t, int64_t first, int64_t end)
+{
+    hn_tensor *v;
+    if (first == end) return HN_OK;
+    HN_TRY(hn_view_columns(g, t, first, end - first, &v));
+    return hn_emit(g, HN_OP_ZERO, t->name, &v, NULL, NULL);
+}
+
+/* The gradient of base from those of its disjoint views. */
+static hn_status put_side_by_side(hn_graph *g, hn_tensor *base, hn_tensor **out)
+{
+    int64_t end = 0;
+    HN_TRY(hn_graph_tensor(g, base->name, &base->type, out));
+    for (hn_tensor *v = next_view(g, base, 0); v != NULL; v = next_view(g, base, end)) {
+        hn_tensor *d = hn_graph_grad(g, v), *at;
+        HN_TRY(zero_columns(g, *out, end, first_column(v)));
+        end = first_column(v) + hn_type_cols(&v->type);
+        if (can_move(g, d, base->type.dtype)) {
+            d->base = *out;
+            d->offset = v->offset;
+            d->type.pitch = hn_type_ld(&(*out)->type);
+            (*out)->has_columns = true;
+            continue;
+        }
+        HN_TRY(hn_view_columns(g, *out, first_column(v), hn_type_cols(&v->type), &at));
+        hn_tensor *const in[] = {d, at};
+        HN_TRY(hn_emit(g, HN_OP_STORE, v->name, in, NULL, NULL));
+    }
+    return zero_columns(g, *out, end, hn_type_cols(&base->type));
+}
+
+/* The same where views overlap, or base itself has a gradient: a sum. */
+static hn_status add_up_views(hn_graph *g, hn_tensor *base, hn_tensor **out)
+{
+    HN_TRY(zeros(g, base->name, &base->type, out));
+    hn_tensor *own[] = {*out, hn_graph_grad(g, base)};
+    if (own[1] != NULL) HN_TRY(hn_emit(g, HN_OP_ACCUMULATE, base->name, own, NULL, NULL));
+    for (int64_t i = 0; i < g->n_grads; i++) {
+        hn_tensor *v = g->tensors.item[i], *at;
+        if (v->base != base || hn_graph_grad(g, v) == NULL) continue;
+        HN_TRY(hn_view_columns(g, *out, first_column(v), hn_type_cols(&v->type), &at));
+        hn_tensor *const in[] = {at, hn_graph_grad(g, v)};
+        HN_TRY(hn_emit(g, HN_OP_ACCUMULATE, v->name, in, NULL, NULL));
+    }
+    return HN_OK;
+}
+
+static hn_status join_views(hn_graph *g, hn_tensor *base)
+{
+    hn_tensor *d;
+    if (!base->has_columns || next_view(g, base, 0) == NULL) return HN_OK;
+    if (hn_graph_grad(g, base) == NULL && disjoint(g, base))
+        HN_TRY(put_side_by_side(g, base, &d));
+    else
+        HN_TRY(add_up_views(g, base, &d));
+    return set_grad(g, base, d);
+}
+
+/* Persistent tensors have no node that makes them. */
+static hn_status join_leaves(hn_graph *g)
+{
+    for (int64_t i = 0; i < g->n_grads; i++) {
+        hn_tensor *base = g->tensors.item[i]->base;
+        if (base == NULL || !base->has_columns || base->mem == HN_MEM_TRANSIENT) continue;
+        HN_TRY(join_views(g, base));
+        base->has_columns = false; /* done */
+    }
+    return HN_OK;
 }
 
 /* The fp32 buffer into which gradients of a weight-like input are added. */
@@ -87,6 +191,7 @@ static hn_status node_backward(hn_graph *g, const hn_node *n)
     bool arrived = def->loss, wanted = false;
     for (int k = 0; k < def->n_out; k++) {
         if (n->out[k] == NULL || def->alias[k] || (def->saved_out & HN_BIT(k))) continue;
+        HN_TRY(join_views(g, n->out[k]));
         dout[k] = hn_graph_grad(g, n->out[k]);
         arrived |= dout[k] != NULL;
     }
@@ -98,7 +203,11 @@ static hn_status node_backward(hn_graph *g, const hn_node *n)
         hn_tensor *t = n->in[k];
         if (t == NULL || !t->needs_grad) continue;
         if (def->accumulates & HN_BIT(k)) {
-            HN_TRY(weight_buffer(g, t, &din[k]));
+            din[k] = HN_GRAD_OF_VIEWS;
+            if (t->grad != NULL || t->views == NULL) HN_TRY(weight_buffer(g, t, &din[k]));
+            if (din[k] == HN_GRAD_OF_VIEWS && !(def->by_views & HN_BIT(k)))
+                return HN_FAIL(HN_ERR_UNSUPPORTED, "%s (%s): %s is trained view by view", n->name,
+                               def->name, t->name);
             continue;
         }
         din[k] = HN_NO_GRAD_YET;
@@ -133,5 +242,5 @@ hn_status hn_graph_backward(hn_graph *g, int n, hn_tensor *const *y, hn_tensor *
     if (g->grad == NULL) return HN_FAIL(HN_ERR_MEMORY, "gradient table of graph %s", g->name);
     for (int i = 0; i < n; i++) HN_TRY(add_grad(g, y[i]->name, y[i], dy[i]));
     for (int64_t i = n_forward - 1; i >= 0; i--) HN_TRY(node_backward(g, g->node[i]));
-    return HN_OK;
+    return join_leaves(g);
 }

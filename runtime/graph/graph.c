@@ -152,6 +152,38 @@ hn_status hn_program_range(hn_program *p, hn_mem mem, const char *name, hn_dtype
     return HN_OK;
 }
 
+int64_t hn_program_replicas(const hn_program *p) { return p->replicas; }
+
+hn_status hn_program_view(hn_program *p, const char *name, hn_tensor *base, int64_t row,
+                          int64_t rows, int64_t col, int64_t cols, hn_tensor **out)
+{
+    const hn_type *from = &base->type;
+    if (p->planned) return HN_FAIL(HN_ERR_ARG, "%s: the program is planned already", name);
+    if (hn_program_find(p, name)) return HN_FAIL(HN_ERR_ARG, "two tensors named %s", name);
+    if (from->ndim > 2 || row < 0 || rows < 1 || row + rows > hn_type_rows(from) || col < 0 ||
+        cols < 1 || col + cols > hn_type_cols(from))
+        return HN_FAIL(HN_ERR_SHAPE,
+                       "%s: rows %" PRId64 "..%" PRId64 ", columns %" PRId64 "..%" PRId64
+                       " of %s are not there",
+                       name, row, row + rows - 1, col, col + cols - 1, base->name);
+    hn_type type = *from;
+    type.pitch = from->ndim == 2 ? hn_type_ld(from) : 0;
+    type.dim[from->ndim - 1] = cols;
+    if (from->ndim == 2) type.dim[0] = rows;
+    hn_tensor *t = new_tensor(p, base->mem, name, &type);
+    if (t == NULL) return HN_FAIL(HN_ERR_MEMORY, "no memory for the tensor %s", name);
+    t->base = base;
+    t->offset = (size_t)(row * hn_type_ld(from) + col) * hn_dtype_size(type.dtype);
+    t->index = p->class_list[base->mem].n;
+    HN_TRY(hn_list_add(&p->class_list[base->mem], t));
+    HN_TRY(add_name(p, t));
+    hn_tensor **last = &base->views; /* in order of creation */
+    while (*last != NULL) last = &(*last)->next;
+    *last = t;
+    *out = t;
+    return HN_OK;
+}
+
 int64_t hn_replica_stride(const hn_tensor *t)
 {
     if (t->type.replicas <= 1) return 0;
@@ -199,9 +231,11 @@ hn_status hn_view_columns(hn_graph *g, hn_tensor *t, int64_t first, int64_t cols
     type.pitch = hn_type_ld(&t->type);
     hn_tensor *v = NULL;
     HN_TRY(hn_graph_tensor(g, t->name, &type, &v));
-    v->base = t;
+    const bool nested = t->mem == HN_MEM_TRANSIENT && t->base != NULL; /* columns of columns */
+    v->base = nested ? t->base : t;
+    v->base->has_columns = true;
     v->mem = t->mem;
-    v->offset = (size_t)first * hn_dtype_size(type.dtype);
+    v->offset = (nested ? t->offset : 0) + (size_t)first * hn_dtype_size(type.dtype);
     v->needs_grad = t->needs_grad;
     *out = v;
     return HN_OK;

@@ -11,7 +11,8 @@
  *   hn_graph_run         runs one variant (run.h)
  *   hn_program_free      everything
  *
- * A tensor is dense row-major except for the pitch of its rows, or a column view of such a tensor.
+ * A tensor is dense row-major except for the pitch of its rows, or a view of such a tensor: of
+ * columns, or, persistent ones, of a block of rows and columns.
  * A graph is a list of nodes in the order in which they run. A node writes fresh tensors, or adds
  * in place to one of its inputs where the operation says so (hn_op_def.alias): gradients of trained
  * tensors, losses, caches.
@@ -37,6 +38,8 @@ typedef struct {
     int ndim; /* 0: no tensor */
     int64_t dim[HN_MAX_DIM];
     int64_t pitch;    /* elements from one row (last axis) to the next; 0: rows without gaps */
+    int64_t tail;     /* of the pitch: elements right behind each row that operations which read the
+                       * tensor may write as scratch (plan.h); 0: none */
     int64_t replicas; /* leading replica axis G of trained tensors; 0 or 1: none. Not in dim */
 } hn_type;
 
@@ -94,13 +97,16 @@ struct hn_tensor {
     hn_program *program;
     hn_type type;
     hn_mem mem;
-    hn_tensor *base; /* this is a view of base; NULL: it owns its memory */
-    size_t offset;   /* bytes behind the start of base, or of the memory class */
-    hn_tensor *grad; /* trained parameter: its fp32 gradient buffer; else NULL */
-    bool needs_grad; /* a gradient must reach this tensor */
-    bool keep;       /* hn_graph_keep: stays untouched to the end of its graph */
-    int64_t index;   /* number in its graph (transient) or program */
-    void *data;      /* first element (of replica 0), NULL before hn_plan_allocate */
+    hn_tensor *base;  /* this is a view of base; NULL: it owns its memory */
+    size_t offset;    /* bytes behind the start of base, or of the memory class */
+    hn_tensor *views; /* hn_program_view's views of this one, ... */
+    hn_tensor *next;  /* ... and the next of the same base */
+    hn_tensor *grad;  /* trained parameter: its fp32 gradient buffer; else NULL */
+    bool needs_grad;  /* a gradient must reach this tensor */
+    bool has_columns; /* hn_view_columns has made views of it */
+    bool keep;        /* hn_graph_keep: stays untouched to the end of its graph */
+    int64_t index;    /* number in its graph (transient) or program */
+    void *data;       /* first element (of replica 0), NULL before hn_plan_allocate */
 };
 
 /* What an operation needs to know besides its inputs. Zero means "not used". */
@@ -176,6 +182,14 @@ int64_t hn_program_class_elements(const hn_program *p, hn_mem mem, hn_dtype dtyp
 HN_NODISCARD hn_status hn_program_range(hn_program *p, hn_mem mem, const char *name, hn_dtype dtype,
                                         int64_t first, int64_t n, hn_tensor **out);
 
+/* Rows row .. row+rows-1 and columns col .. col+cols-1 of a persistent tensor of one or two axes,
+ * as a named tensor that shares its memory (one axis: give row 0, rows 1). Errors: HN_ERR_SHAPE
+ * (not there), HN_ERR_ARG (name taken), HN_ERR_MEMORY */
+HN_NODISCARD hn_status hn_program_view(hn_program *p, const char *name, hn_tensor *base,
+                                       int64_t row, int64_t rows, int64_t col, int64_t cols,
+                                       hn_tensor **out);
+int64_t hn_program_replicas(const hn_program *p);
+
 /* training: gradients will be wanted; tensors made from needs_grad inputs need them, too. */
 HN_NODISCARD hn_status hn_graph_new(hn_program *p, const char *name, bool training, hn_graph **out);
 bool hn_graph_training(const hn_graph *g);
@@ -189,7 +203,8 @@ hn_node *hn_graph_node(const hn_graph *g, int64_t i);
 HN_NODISCARD hn_status hn_emit(hn_graph *g, hn_op_id op, const char *name, hn_tensor *const *in,
                                const hn_attr *attr, hn_tensor **out);
 
-/* Columns first .. first+cols-1 of t, as a tensor that shares its memory. */
+/* Columns first .. first+cols-1 of t, as a tensor that shares its memory. In backward, gradients of
+ * disjoint views are written straight into the gradient of t where they can be. */
 HN_NODISCARD hn_status hn_view_columns(hn_graph *g, hn_tensor *t, int64_t first, int64_t cols,
                                        hn_tensor **out);
 

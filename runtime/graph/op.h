@@ -56,12 +56,15 @@ typedef struct {
      * din[k]   on entry NULL when in[k] needs no gradient: leave it NULL.
      *          k in `accumulates`: an fp32 buffer shaped like in[k]; the rule ADDS into it through
      *            a node whose output is aliased to it (trained weights), and leaves din[k] alone.
+     *            k in `by_views`, too: it may be HN_GRAD_OF_VIEWS. The rule then adds into the
+     *            buffers of those views (hn_tensor.views) of in[k] that have one; the rest of
+     *            in[k] is constant.
      *          k in `adds`: HN_NO_GRAD_YET or the gradient gathered so far; the rule sets din[k] to
      *            the new total (it may write in place of the old one).
      *          else: HN_NO_GRAD_YET; the rule sets din[k] to its contribution, or NULL for zero.
      * A NULL function marks an operation that cannot be differentiated. */
     hn_status (*grad)(hn_graph *g, const hn_node *n, hn_tensor *const *dout, hn_tensor **din);
-    uint32_t accumulates, adds;
+    uint32_t accumulates, adds, by_views;
 
     size_t (*scratch)(const hn_node *n,
                       hn_device_kind device); /* bytes while running; NULL: none */
@@ -77,7 +80,8 @@ typedef struct {
     uint32_t kinks;
 } hn_op_def;
 
-#define HN_NO_GRAD_YET ((hn_tensor *)-1)
+#define HN_NO_GRAD_YET   ((hn_tensor *)-1)
+#define HN_GRAD_OF_VIEWS ((hn_tensor *)-2)
 /* din[k] of an `adds` input as an optional operand: NULL when there is none yet. */
 static inline hn_tensor *hn_gathered(hn_tensor *din) { return din == HN_NO_GRAD_YET ? NULL : din; }
 

@@ -74,10 +74,28 @@ static hn_status emit_dx(hn_graph *g, const hn_node *n, hn_tensor *dy, hn_tensor
     return HN_OK;
 }
 
+/* dB += dy^T s: of one matrix, or of blocks of a matrix that is zero outside them. */
+static hn_status emit_db(hn_graph *g, const hn_node *n, hn_tensor *dy, hn_tensor *db)
+{
+    if (db != HN_GRAD_OF_VIEWS) {
+        hn_tensor *const in[] = {dy, n->out[S], db};
+        return hn_emit(g, HN_OP_LINEAR_DW, n->name, in, NULL, NULL);
+    }
+    const int64_t ld = hn_type_ld(&n->in[B]->type);
+    for (const hn_tensor *v = n->in[B]->views; v != NULL; v = v->next) {
+        const int64_t at = (int64_t)(v->offset / hn_dtype_size(v->type.dtype));
+        hn_tensor *in[] = {NULL, NULL, v->grad};
+        if (v->grad == NULL) continue;
+        HN_TRY(hn_view_columns(g, dy, at / ld, v->type.dim[0], &in[0]));
+        HN_TRY(hn_view_columns(g, n->out[S], at % ld, v->type.dim[1], &in[1]));
+        HN_TRY(hn_emit(g, HN_OP_LINEAR_DW, n->name, in, NULL, NULL));
+    }
+    return HN_OK;
+}
+
 static hn_status grad(hn_graph *g, const hn_node *n, hn_tensor *const *dout, hn_tensor **din)
 {
     hn_tensor *ds = NULL;
-    const hn_attr scaled = {.linear = {.alpha = n->attr.linear.alpha}};
     const hn_attr dropped = {
         .linear = {.dropout = n->attr.linear.dropout, .key = n->attr.linear.key}};
     if (din[X] || din[A]) HN_TRY(emit_dx(g, n, dout[Y], &ds, &din[X]));
@@ -85,10 +103,7 @@ static hn_status grad(hn_graph *g, const hn_node *n, hn_tensor *const *dout, hn_
         hn_tensor *const in[] = {ds, n->in[X], din[A]};
         HN_TRY(hn_emit(g, HN_OP_LINEAR_DW, n->name, in, &dropped, NULL));
     }
-    if (din[B]) {
-        hn_tensor *const in[] = {dout[Y], n->out[S], din[B]};
-        HN_TRY(hn_emit(g, HN_OP_LINEAR_DW, n->name, in, &scaled, NULL));
-    }
+    if (din[B]) HN_TRY(emit_db(g, n, dout[Y], din[B]));
     if (din[W]) {
         hn_tensor *const in[] = {dout[Y], n->in[X], din[W]};
         HN_TRY(hn_emit(g, HN_OP_LINEAR_DW, n->name, in, NULL, NULL));
@@ -153,6 +168,7 @@ const hn_op_def hn_op_lowrank_linear = {
     .grad = grad,
     .accumulates = HN_BIT(W) | HN_BIT(BIAS) | HN_BIT(A) | HN_BIT(B),
     .adds = HN_BIT(X),
+    .by_views = HN_BIT(B),
     .scratch = scratch,
     .run_cpu = run_cpu,
     .run_cuda = run_cuda,

@@ -64,6 +64,20 @@ static hn_status append(recompute *r, hn_node *n)
 
 static hn_status twin_of(recompute *r, hn_tensor *t, hn_tensor **out);
 
+/* The same columns of the base's twin. */
+static hn_status twin_of_view(recompute *r, hn_tensor *t, hn_tensor **out)
+{
+    hn_tensor *base;
+    HN_TRY(twin_of(r, t->base, &base));
+    if (base == t->base) return HN_OK;
+    if (r->copy[t->index] == NULL) {
+        const int64_t first = (int64_t)(t->offset / hn_dtype_size(t->type.dtype));
+        HN_TRY(hn_view_columns(r->g, base, first, hn_type_cols(&t->type), &r->copy[t->index]));
+    }
+    *out = r->copy[t->index];
+    return HN_OK;
+}
+
 static hn_status copy_node(recompute *r, const hn_node *n)
 {
     const hn_op_def *def = hn_op(n->op);
@@ -93,6 +107,7 @@ static bool is_recomputed(const recompute *r, const hn_tensor *t)
 static hn_status twin_of(recompute *r, hn_tensor *t, hn_tensor **out)
 {
     *out = t;
+    if (t->mem == HN_MEM_TRANSIENT && t->base != NULL) return twin_of_view(r, t, out);
     if (!is_recomputed(r, t)) return HN_OK;
     if (r->copy[t->index] == NULL) HN_TRY(copy_node(r, r->g->node[r->maker[t->index]]));
     *out = r->copy[t->index];
@@ -111,8 +126,7 @@ static void find_makers(recompute *r)
         for (int k = 0; k < def->n_in; k++) {
             hn_tensor *t = n->in[k] ? hn_root(n->in[k]) : NULL;
             if (t == NULL || t->mem != HN_MEM_TRANSIENT || r->maker[t->index] < 0) continue;
-            if (n->in[k]->base || g->node[r->maker[t->index]]->segment != n->segment)
-                r->copy[t->index] = t;
+            if (g->node[r->maker[t->index]]->segment != n->segment) r->copy[t->index] = t;
         }
         if (n->segment == 0 || writes_outside(n)) continue;
         for (int k = 0; k < def->n_out; k++)

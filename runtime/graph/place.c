@@ -62,6 +62,12 @@ static void find_lives(places *p)
         if (g->tensors.item[i]->keep && p->piece[i].last >= 0) p->piece[i].last = g->n_nodes - 1;
 }
 
+/* Operations work in place only where rows lie equally far apart. */
+static bool same_pitch(const hn_type *a, const hn_type *b)
+{
+    return a->ndim != 2 || b->ndim != 2 || hn_type_ld(a) == hn_type_ld(b);
+}
+
 /* Lets outputs take over the memory of inputs that die at their node. */
 static void merge_reused(places *p)
 {
@@ -73,6 +79,7 @@ static void merge_reused(places *p)
             for (int k = 0; k < def->n_in; k++) {
                 if (!(def->reuse & HN_REUSE(o, k)) || !n->in[k] || !n->out[o]) continue;
                 if (n->in[k]->base || n->out[o]->base || def->alias[o]) continue;
+                if (!same_pitch(&n->in[k]->type, &n->out[o]->type)) continue;
                 piece *in = piece_of(p, n->in[k]), *out = piece_of(p, n->out[o]);
                 if (in == NULL || out == NULL || in == out) continue;
                 if (in->last != i || out->first != i || in->bytes < out->bytes) continue;

@@ -59,6 +59,17 @@ static bool taken_over(const hn_node *n, const hn_tensor *t)
     return false;
 }
 
+/* Between the rows of a view lie the values of others. */
+static hn_status fill_rows(hn_device *d, const hn_tensor *t)
+{
+    const size_t size = hn_dtype_size(t->type.dtype), pitch = (size_t)hn_type_ld(&t->type) * size;
+    if (t->base == NULL) return hn_device_fill(d, t->data, 0xff, hn_type_bytes(&t->type));
+    for (int64_t i = 0; i < hn_type_rows(&t->type); i++)
+        HN_TRY(hn_device_fill(d, (char *)t->data + (size_t)i * pitch, 0xff,
+                              (size_t)hn_type_cols(&t->type) * size));
+    return HN_OK;
+}
+
 /* Fresh outputs become NaN patterns, unless they took over an input's memory. */
 static hn_status poison(const hn_node *n)
 {
@@ -67,7 +78,7 @@ static hn_status poison(const hn_node *n)
     for (int k = 0; k < def->n_out; k++) {
         const hn_tensor *t = n->out[k];
         if (t == NULL || def->alias[k] || taken_over(n, t)) continue;
-        HN_TRY(hn_device_fill(d, t->data, 0xff, hn_type_bytes(&t->type)));
+        HN_TRY(fill_rows(d, t));
     }
     return HN_OK;
 }

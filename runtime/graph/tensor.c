@@ -29,6 +29,15 @@ hn_status hn_tensor_read(const hn_tensor *t, size_t offset, void *to, size_t byt
     return hn_device_read(t->program->device, to, (const char *)t->data + offset, bytes);
 }
 
+hn_status hn_tensor_write_rows(const hn_tensor *t, int64_t first, int64_t rows, const void *from,
+                               size_t from_pitch)
+{
+    const size_t size = hn_dtype_size(t->type.dtype), pitch = (size_t)hn_type_ld(&t->type) * size;
+    return hn_device_write_rows(t->program->device, (char *)t->data + (size_t)first * pitch, pitch,
+                                from, from_pitch, (size_t)hn_type_cols(&t->type) * size,
+                                (size_t)rows);
+}
+
 /* Rows that are moved at a time, and the memory for them. */
 typedef struct {
     size_t row_bytes; /* padding included */
@@ -76,8 +85,7 @@ hn_status hn_tensor_set_rows(const hn_tensor *t, int64_t first, int64_t rows, co
     for (int64_t i = 0; st == HN_OK && i < rows; i += s.rows) {
         const int64_t n = rows - i < s.rows ? rows - i : s.rows;
         store_rows(&t->type, s.memory, n, dense + i * cols);
-        st = hn_tensor_write(t, (size_t)(first + i) * s.row_bytes, s.memory,
-                             piece_bytes(t, &s, first + i, n));
+        st = hn_tensor_write_rows(t, first + i, n, s.memory, s.row_bytes);
     }
     hn_free(s.memory);
     return st;

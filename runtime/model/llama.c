@@ -12,6 +12,21 @@ static const char NORM[] = "model.norm.weight";
 
 const char *hn_llama_head(const hn_llama_config *c) { return c->tied ? EMBED : "lm_head.weight"; }
 
+/* Layers that read the same input: the first names the group. */
+static const char *const qkv[] = {"self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"};
+static const char *const gate_up[] = {"mlp.gate_proj", "mlp.up_proj"};
+
+static hn_status declare_group(hn_params *p, int64_t layer, int n, const char *const *suffixes)
+{
+    char name[3][128];
+    const char *modules[3];
+    for (int k = 0; k < n; k++) {
+        snprintf(name[k], sizeof name[k], "model.layers.%" PRId64 ".%s", layer, suffixes[k]);
+        modules[k] = name[k];
+    }
+    return hn_params_group(p, n, modules);
+}
+
 static hn_status declare_layer(const hn_llama_config *c, hn_params *p, int64_t layer)
 {
     char name[128];
@@ -34,8 +49,10 @@ static hn_status declare_layer(const hn_llama_config *c, hn_params *p, int64_t l
                              0));
     HN_TRY(hn_params_linear(p, NAME("mlp.gate_proj"), c->hidden, c->intermediate, c->mlp_bias, sd));
     HN_TRY(hn_params_linear(p, NAME("mlp.up_proj"), c->hidden, c->intermediate, c->mlp_bias, sd));
-    return hn_params_linear(p, NAME("mlp.down_proj"), c->intermediate, c->hidden, c->mlp_bias, sd);
+    HN_TRY(hn_params_linear(p, NAME("mlp.down_proj"), c->intermediate, c->hidden, c->mlp_bias, sd));
 #undef NAME
+    HN_TRY(declare_group(p, layer, 3, qkv));
+    return declare_group(p, layer, 2, gate_up);
 }
 
 hn_status hn_llama_declare(const hn_llama_config *c, hn_params *p)
@@ -90,6 +107,12 @@ static const char *name_of(recorder *r, const char *suffix)
 static hn_status linear(recorder *r, const char *suffix, hn_tensor *x, hn_tensor **y)
 {
     return hn_params_linear_fwd(r->b->params, r->g, name_of(r, suffix), x, y);
+}
+
+/* The layers of a group, all of x. */
+static hn_status linears(recorder *r, const char *const *group, hn_tensor *x, hn_tensor **y)
+{
+    return hn_params_group_fwd(r->b->params, r->g, name_of(r, group[0]), x, y);
 }
 
 /* y = rmsnorm(x + res); *sum becomes x + res. res NULL: y = rmsnorm(x). */
@@ -150,22 +173,18 @@ static hn_status attend(recorder *r, hn_tensor *q, hn_tensor *k, hn_tensor *v, h
 
 static hn_status attention(recorder *r, hn_tensor *x, hn_tensor **y)
 {
-    hn_tensor *q, *k, *v, *o;
-    HN_TRY(linear(r, "self_attn.q_proj", x, &q));
-    HN_TRY(linear(r, "self_attn.k_proj", x, &k));
-    HN_TRY(linear(r, "self_attn.v_proj", x, &v));
-    HN_TRY(head_norm_rope(r, "self_attn.q_norm.weight", r->c->heads, &q));
-    HN_TRY(head_norm_rope(r, "self_attn.k_norm.weight", r->c->kv_heads, &k));
-    HN_TRY(attend(r, q, k, v, &o));
+    hn_tensor *part[3], *o; /* q, k, v */
+    HN_TRY(linears(r, qkv, x, part));
+    HN_TRY(head_norm_rope(r, "self_attn.q_norm.weight", r->c->heads, &part[0]));
+    HN_TRY(head_norm_rope(r, "self_attn.k_norm.weight", r->c->kv_heads, &part[1]));
+    HN_TRY(attend(r, part[0], part[1], part[2], &o));
     return linear(r, "self_attn.o_proj", o, y);
 }
 
 static hn_status mlp(recorder *r, hn_tensor *x, hn_tensor **y)
 {
-    hn_tensor *gate, *up, *out[HN_MAX_OUT];
-    HN_TRY(linear(r, "mlp.gate_proj", x, &gate));
-    HN_TRY(linear(r, "mlp.up_proj", x, &up));
-    hn_tensor *in[] = {gate, up};
+    hn_tensor *in[2], *out[HN_MAX_OUT]; /* gate, up */
+    HN_TRY(linears(r, gate_up, x, in));
     HN_TRY(hn_emit(r->g, HN_OP_SWIGLU, name_of(r, "mlp.act"), in, NULL, out));
     return linear(r, "mlp.down_proj", out[0], y);
 }

@@ -103,7 +103,7 @@ static hn_status record_range(hn_engine *e, const char *name, int64_t first, int
     for (int k = 0; k < 2 + n_moments; k++)
         HN_TRY(hn_program_range(e->program, mems[k], name, HN_F32, first, n, &in[k]));
     hn_tensor *work = NULL;
-    if (e->o.dtype != HN_F32)
+    if (hn_params_flat(e->params)->work)
         HN_TRY(hn_program_range(e->program, HN_MEM_WORK, name, e->o.dtype, first, n, &work));
     in[adamw ? 4 : 3] = work;
     const hn_attr adamw_attr = {.adamw = {.beta1 = (float)o->beta1,
@@ -128,7 +128,8 @@ static hn_status record_update(hn_engine *e)
     hn_tensor *in[] = {grad, flat->count, e->step};
     HN_TRY(hn_emit(e->update, HN_OP_GRAD_NORM, "grad_norm", in, NULL, NULL));
     HN_TRY(record_range(e, "decayed", 0, flat->n_decay, e->o.optimizer.weight_decay));
-    return record_range(e, "not decayed", flat->n_decay, flat->n - flat->n_decay, 0);
+    HN_TRY(record_range(e, "not decayed", flat->n_decay, flat->n - flat->n_decay, 0));
+    return hn_params_refresh(e->params, e->update);
 }
 
 static hn_status record_eval(hn_engine *e)

@@ -1,0 +1,43 @@
+/* params_impl.h - the insides of hn_params; for runtime/adapt only. */
+#ifndef HN_PARAMS_IMPL_H
+#define HN_PARAMS_IMPL_H
+#include "runtime/adapt/params.h"
+
+enum { HN_MAX_PARTS = 4 };
+
+/* Linear layers that read the same input; or one layer, when storage is decided. */
+struct hn_group {
+    hn_linear_layer *part[HN_MAX_PARTS];
+    int n;
+    const char *name;      /* "model.layers.0.mlp.gate_proj+up_proj" */
+    int64_t in, out, rank; /* out and rank: sums over the parts */
+    bool fused, bordered;  /* storage.c decides */
+    /* What the one node of a fused group reads; NULL without. */
+    hn_tensor *w;        /* [out, in], rows: the parts' weights one below the other */
+    hn_tensor *bias;     /* [out] */
+    hn_tensor *a;        /* [rank, in], rows: the parts' A */
+    hn_tensor *b;        /* [out, rank]: the parts' B on the diagonal, zero elsewhere */
+    hn_tensor *a_master; /* as a, in the class of masters */
+};
+
+struct hn_params {
+    hn_arena arena;
+    hn_adapt adapt;
+    hn_param **param;
+    int64_t n, cap;
+    hn_linear_layer **linear;
+    int64_t n_linear, cap_linear;
+    hn_group **group; /* declared ones */
+    int64_t n_group, cap_group;
+    hn_flat flat;
+};
+
+/* storage.c: decides how linear layers are stored and places what is not stored parameter by
+ * parameter: sets hn_param.value there, and makes the views. */
+HN_NODISCARD hn_status hn_storage_place(hn_params *p, hn_program *program,
+                                        const hn_params_options *o);
+/* Tensors of the parts' A, [rank, in] in one class, and views[k] of part k (NULL without an A). */
+HN_NODISCARD hn_status hn_storage_stack(const hn_group *g, hn_program *program, hn_mem mem,
+                                        const char *prefix, hn_dtype dtype, hn_tensor **stack,
+                                        hn_tensor **views);
+#endif

@@ -1,0 +1,63 @@
+/* to = cast(a), in place of what `to` held: into a persistent tensor or a view; the mathematics is
+ * in kernels/activation/elementwise.h */
+#include "kernels/activation/elementwise.h"
+#include "runtime/graph/op_util.h"
+
+enum { A, TO }; /* inputs; the only output is TO */
+
+static hn_status infer(const hn_node *n, hn_type *out)
+{
+    (void)out;
+    const hn_type *a = &n->in[A]->type, *to = &n->in[TO]->type;
+    hn_type same = *a;
+    same.dtype = to->dtype;
+    if (!hn_is_real(a) || !hn_is_real(to))
+        return HN_FAIL(HN_ERR_UNSUPPORTED, "a and the place it goes to are f32 or bf16");
+    if (!hn_type_same(&same, to) || hn_replicas_of(n->in[A]))
+        return HN_FAIL(HN_ERR_SHAPE, "a and the place it goes to have other axes, or replicas");
+    return HN_OK;
+}
+
+static hn_cast_args args_of(const hn_node *n)
+{
+    const hn_type *a = &n->in[A]->type, *to = &n->in[TO]->type;
+    return (hn_cast_args){
+        .a = n->in[A]->data,
+        .y = n->in[TO]->data,
+        .rows = hn_type_rows(a),
+        .cols = hn_type_cols(a),
+        .ld_a = hn_type_ld(a),
+        .ld_y = hn_type_ld(to),
+        .dtype = a->dtype,
+        .y_dtype = to->dtype,
+    };
+}
+
+static hn_status run_cpu(const hn_node *n, hn_exec *x)
+{
+    const hn_cast_args a = args_of(n);
+    return x->twin ? hn_cast_cpu(&a) : hn_cast_fast(&a);
+}
+
+static hn_status run_cuda(const hn_node *n, hn_exec *x)
+{
+    const hn_cast_args a = args_of(n);
+    return hn_cast_cuda(&a, x->stream);
+}
+
+static const hn_op_sample samples[] = {
+    {.in = {{HN_F32, 2, {3, 5}, 7}, {HN_F32, 2, {3, 5}}}},
+    {.in = {{HN_F32, 2, {4, 9}}, {HN_BF16, 2, {4, 9}, 16}}},
+    {.in = {{0}}},
+};
+
+const hn_op_def hn_op_store = {
+    .name = "store",
+    .n_in = 2,
+    .n_out = 1,
+    .alias = {1 + TO},
+    .infer = infer,
+    .run_cpu = run_cpu,
+    .run_cuda = run_cuda,
+    .samples = samples,
+};
