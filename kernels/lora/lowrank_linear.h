@@ -22,7 +22,16 @@
  *            formulas say.
  * CUDA       y and dx are written by two products in a row: x w^T + bias, then + s B^T; dy w
  *            (+ add), then + mask' ds A. In bf16 they are rounded once more in between.
+ *            Bordered storage makes one product of two, with one rounding: y = [x | s] [w | B]^T
+ *            where B lies right of w (b == w + in, ld_b == ld_w) and x_tail >= rank; dx = [dy | ds]
+ *            [w ; A] where A lies below w (a == w + out * ld_w, ld_a == ld_w), dy_tail >= rank and
+ *            drop.p is 0, as mask' would have to fall on ds A alone. Only without replicas. s and
+ *            ds are then written twice: to their own place, and BEHIND EVERY ROW OF x or dy
+ *            (elements in .. in + rank - 1, out .. out + rank - 1), the last one included: whoever
+ *            gives a tail promises that this memory is there and that nobody's values are in it.
  * Limits     every dimension 1 to 2^31 - 1; any width, rank and alignment.
+ *            x_tail and dy_tail: 0, or at most what the leading dimension leaves. The CPU functions
+ *            do not look at them.
  * Aliasing   add may be dx itself with the same leading dimension; no other overlap.
  * Repeats    bit for bit on one machine; fast: also for any number of threads.
  * Cost       2 rows (in out + rank (in + out)) flops each way.
@@ -54,6 +63,7 @@ typedef struct {
     void *s;          /* out [rows, rank], scaled; kept for the gradient of B */
     int64_t rows, in, out, rank;
     int64_t ld_x, ld_w, ld_a, ld_b, ld_y, ld_s;
+    int64_t x_tail;                                    /* elements behind a row of x to write in */
     int64_t replicas;                                  /* 0: no replica axis */
     int64_t w_stride, bias_stride, a_stride, b_stride; /* 0: shared by the replicas */
     hn_dtype dtype, bias_dtype; /* bias_dtype: give dtype where there is no bias */
@@ -82,6 +92,7 @@ typedef struct {
     void *dx;        /* out [rows, in]; NULL: not wanted */
     int64_t rows, in, out, rank;
     int64_t ld_dy, ld_w, ld_a, ld_b, ld_ds, ld_add, ld_dx;
+    int64_t dy_tail;                      /* elements behind a row of dy to write in */
     int64_t replicas;                     /* 0: no replica axis */
     int64_t w_stride, a_stride, b_stride; /* 0: shared by the replicas */
     hn_dtype dtype;

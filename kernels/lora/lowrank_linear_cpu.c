@@ -12,6 +12,15 @@ static hn_status check_scale(const char *op, float scale)
     return HN_FAIL(HN_ERR_ARG, "%s: scale %g must be finite and not 0", op, (double)scale);
 }
 
+static hn_status check_tail(const char *op, const char *name, int64_t cols, int64_t tail,
+                            int64_t ld)
+{
+    if (tail >= 0 && tail <= ld - cols) return HN_OK;
+    return HN_FAIL(HN_ERR_SHAPE,
+                   "%s: %lld elements behind a row of %s, rows of %lld lie %lld apart", op,
+                   (long long)tail, name, (long long)cols, (long long)ld);
+}
+
 hn_status hn_lowrank_linear_check(const hn_lowrank_linear_args *a)
 {
     HN_TRY(hn_check_pointer(fwd, "args", a));
@@ -26,6 +35,7 @@ hn_status hn_lowrank_linear_check(const hn_lowrank_linear_args *a)
     HN_TRY(hn_check_read_stride(fwd, "w", a->replicas, a->w_stride, a->out * a->ld_w));
     HN_TRY(hn_check_read_stride(fwd, "A", a->replicas, a->a_stride, a->rank * a->ld_a));
     HN_TRY(hn_check_read_stride(fwd, "B", a->replicas, a->b_stride, a->out * a->ld_b));
+    HN_TRY(check_tail(fwd, "x", a->in, a->x_tail, a->ld_x));
     HN_TRY(check_scale(fwd, a->scale));
     HN_TRY(hn_dropout_check_key(fwd, &a->drop));
     if (a->bias == NULL) return HN_OK;
@@ -42,6 +52,7 @@ hn_status hn_lowrank_linear_dx_check(const hn_lowrank_linear_dx_args *a)
     HN_TRY(hn_check_matrix(bwd, "ds", a->ds, a->rows, a->rank, a->ld_ds));
     HN_TRY(hn_check_replicas(bwd, a->rows, a->replicas));
     HN_TRY(hn_check_read_stride(bwd, "B", a->replicas, a->b_stride, a->out * a->ld_b));
+    HN_TRY(check_tail(bwd, "dy", a->out, a->dy_tail, a->ld_dy));
     HN_TRY(check_scale(bwd, a->scale));
     HN_TRY(hn_dropout_check_key(bwd, &a->drop));
     if (a->dx == NULL) return HN_OK;

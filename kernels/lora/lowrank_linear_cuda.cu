@@ -1,5 +1,7 @@
 /* Two products after each other, the second added to the first by beta = 1; with dropout the
- * operand (forward) or the product (backward) of the low-rank branch is masked in the scratch. */
+ * operand (forward) or the product (backward) of the low-rank branch is masked in the scratch.
+ * Where A and B border w, s or ds is copied behind the rows of x or dy and one product does both.
+ */
 #include "kernels/linear/linear.h"
 #include "kernels/lora/lowrank_linear.h"
 #include "kernels/random/cuda_dropout.h"
@@ -40,6 +42,66 @@ void add_masked(const hn_lowrank_linear_dx_args *a, const float *low, cudaStream
     add_masked_kernel<T><<<hn_grid(n, kThreads, kMaxBlocks), kThreads, 0, stream>>>(
         low, hn_gemm_cuda_padded(a->in, HN_F32), hn_dropout_launch_of(&a->drop),
         static_cast<T *>(a->dx), a->ld_dx, a->rows, a->in);
+}
+
+/* to = s, in units of V. */
+template <class V>
+__global__ void __launch_bounds__(kThreads)
+    tail_kernel(const V *s, int64_t ld_s, V *to, int64_t ld_to, int64_t rows, int64_t cols)
+{
+    const int64_t n = rows * cols;
+    for (int64_t q = (int64_t)blockIdx.x * kThreads + threadIdx.x; q < n;
+         q += (int64_t)gridDim.x * kThreads) {
+        const int64_t i = q / cols, j = q % cols;
+        to[i * ld_to + j] = s[i * ld_s + j];
+    }
+}
+
+bool in_steps_of(size_t step, const void *p, int64_t ld, size_t size)
+{
+    return (uintptr_t)p % step == 0 && (size_t)ld * size % step == 0;
+}
+
+/* Copies s [rows, rank] to behind the rows of x [rows, cols]. */
+template <class V>
+void launch_tail(const void *s, int64_t ld_s, void *to, int64_t ld_to, int64_t rows, int64_t rank,
+                 size_t size, cudaStream_t stream)
+{
+    const int64_t per = (int64_t)(sizeof(V) / size), cols = rank / per;
+    tail_kernel<V><<<hn_grid(rows * cols, kThreads, kMaxBlocks), kThreads, 0, stream>>>(
+        static_cast<const V *>(s), ld_s / per, static_cast<V *>(to), ld_to / per, rows, cols);
+}
+
+hn_status put_behind(const void *x, int64_t cols, int64_t ld_x, const void *s, int64_t ld_s,
+                     int64_t rows, int64_t rank, hn_dtype dtype, cudaStream_t stream)
+{
+    const size_t size = hn_dtype_size(dtype);
+    void *const to = static_cast<char *>(const_cast<void *>(x)) + (size_t)cols * size;
+    if (in_steps_of(sizeof(uint4), s, ld_s, size) && in_steps_of(sizeof(uint4), to, ld_x, size) &&
+        (size_t)rank * size % sizeof(uint4) == 0)
+        launch_tail<uint4>(s, ld_s, to, ld_x, rows, rank, size, stream);
+    else if (dtype == HN_F32)
+        launch_tail<uint32_t>(s, ld_s, to, ld_x, rows, rank, size, stream);
+    else
+        launch_tail<uint16_t>(s, ld_s, to, ld_x, rows, rank, size, stream);
+    return HN_CUDA_LAUNCHED("lowrank_linear: tail");
+}
+
+const char *at(const void *p, int64_t elements, hn_dtype dtype)
+{
+    return static_cast<const char *>(p) + elements * (int64_t)hn_dtype_size(dtype);
+}
+
+bool is_bordered(const hn_lowrank_linear_args *a)
+{
+    return a->replicas <= 1 && a->x_tail >= a->rank && a->ld_b == a->ld_w &&
+           a->b == at(a->w, a->in, a->dtype);
+}
+
+bool is_bordered(const hn_lowrank_linear_dx_args *a)
+{
+    return a->replicas <= 1 && a->dy_tail >= a->rank && a->drop.p == 0.0 && a->ld_a == a->ld_w &&
+           a->a == at(a->w, a->out * a->ld_w, a->dtype);
 }
 
 /* The base layer. */
@@ -97,12 +159,13 @@ hn_status make_ds(const hn_lowrank_linear_dx_args *a, hn_gemm_cuda *gemm, hn_str
     return hn_gemm_cuda_run(gemm, &g, stream);
 }
 
-/* dx = dy w (+ add) */
-hn_status make_base_dx(const hn_lowrank_linear_dx_args *a, hn_gemm_cuda *gemm, hn_stream stream)
+/* dx = dy w (+ add), over the first `out` columns of dy: `rank` more make it [dy | ds] [w ; A] */
+hn_status make_base_dx(const hn_lowrank_linear_dx_args *a, int64_t out, hn_gemm_cuda *gemm,
+                       hn_stream stream)
 {
     hn_linear_dx_args l = {};
     l.dy = a->dy, l.w = a->w, l.add = a->add, l.dx = a->dx;
-    l.rows = a->rows, l.in = a->in, l.out = a->out;
+    l.rows = a->rows, l.in = a->in, l.out = out;
     l.ld_dy = a->ld_dy, l.ld_w = a->ld_w, l.ld_add = a->ld_add, l.ld_dx = a->ld_dx;
     l.replicas = a->replicas, l.w_stride = a->w_stride, l.dtype = a->dtype;
     return hn_linear_dx_cuda(&l, gemm, stream);
@@ -122,8 +185,13 @@ hn_status hn_lowrank_linear_fwd_cuda(const hn_lowrank_linear_args *a, hn_gemm_cu
 {
     HN_TRY(hn_lowrank_linear_check(a));
     if (a->drop.p > 0.0) HN_TRY(hn_check_pointer("lowrank_linear", "scratch", scratch));
-    const hn_linear_args base = base_of(a);
+    hn_linear_args base = base_of(a);
     HN_TRY(make_s(a, gemm, scratch, stream));
+    if (is_bordered(a)) {
+        HN_TRY(put_behind(a->x, a->in, a->ld_x, a->s, a->ld_s, a->rows, a->rank, a->dtype, stream));
+        base.in += a->rank; /* [x | s] [w | B]^T */
+        return hn_linear_fwd_cuda(&base, gemm, scratch, stream);
+    }
     HN_TRY(hn_linear_fwd_cuda(&base, gemm, scratch, stream));
     hn_gemm_cuda_args g = {};
     g.batch = a->b_stride == 0 ? 1 : hn_replica_count(a->replicas);
@@ -149,7 +217,12 @@ hn_status hn_lowrank_linear_dx_cuda(const hn_lowrank_linear_dx_args *a, hn_gemm_
     if (masked) HN_TRY(hn_check_pointer("lowrank_linear_dx", "scratch", scratch));
     HN_TRY(make_ds(a, gemm, stream));
     if (a->dx == nullptr) return HN_OK;
-    HN_TRY(make_base_dx(a, gemm, stream));
+    if (is_bordered(a)) {
+        HN_TRY(put_behind(a->dy, a->out, a->ld_dy, a->ds, a->ld_ds, a->rows, a->rank, a->dtype,
+                          stream));
+        return make_base_dx(a, a->out + a->rank, gemm, stream);
+    }
+    HN_TRY(make_base_dx(a, a->out, gemm, stream));
     hn_gemm_cuda_args g = {};
     g.batch = a->a_stride == 0 ? 1 : hn_replica_count(a->replicas);
     g.m = a->rows / g.batch, g.n = a->in, g.k = a->rank;

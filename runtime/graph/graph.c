@@ -168,6 +168,7 @@ hn_status hn_program_view(hn_program *p, const char *name, hn_tensor *base, int6
                        name, row, row + rows - 1, col, col + cols - 1, base->name);
     hn_type type = *from;
     type.pitch = from->ndim == 2 ? hn_type_ld(from) : 0;
+    type.tail = 0;
     type.dim[from->ndim - 1] = cols;
     if (from->ndim == 2) type.dim[0] = rows;
     hn_tensor *t = new_tensor(p, base->mem, name, &type);
@@ -229,6 +230,7 @@ hn_status hn_view_columns(hn_graph *g, hn_tensor *t, int64_t first, int64_t cols
     hn_type type = t->type;
     type.dim[1] = cols;
     type.pitch = hn_type_ld(&t->type);
+    type.tail = 0;
     hn_tensor *v = NULL;
     HN_TRY(hn_graph_tensor(g, t->name, &type, &v));
     const bool nested = t->mem == HN_MEM_TRANSIENT && t->base != NULL; /* columns of columns */

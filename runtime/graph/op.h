@@ -66,6 +66,10 @@ typedef struct {
     hn_status (*grad)(hn_graph *g, const hn_node *n, hn_tensor *const *dout, hn_tensor **din);
     uint32_t accumulates, adds, by_views;
 
+    /* Elements behind each row of input k that the operation would like to write in (plan.h gives
+     * them, or not: hn_type.tail); NULL: none. */
+    int64_t (*tail)(const hn_node *n, int k);
+
     size_t (*scratch)(const hn_node *n,
                       hn_device_kind device); /* bytes while running; NULL: none */
 

@@ -29,6 +29,7 @@ static hn_lowrank_linear_dx_args args_of(const hn_node *n, const hn_rng_state *s
         .ld_ds = hn_type_ld(&ds->type),
         .ld_add = so_far ? hn_type_ld(&so_far->type) : 0,
         .ld_dx = hn_type_ld(&dx->type),
+        .dy_tail = dy->type.tail,
         .replicas = hn_replicas_of(a),
         .w_stride = hn_replica_stride(w),
         .a_stride = hn_replica_stride(a),
@@ -54,6 +55,14 @@ static hn_status infer(const hn_node *n, hn_type *out)
     if (n->in[SO_FAR] && !hn_type_same(&n->in[SO_FAR]->type, &out[DX]))
         return HN_FAIL(HN_ERR_SHAPE, "the gradient so far is not shaped like dx");
     return HN_OK;
+}
+
+/* A below w: ds behind the rows of dy makes one product of two, but not under a mask. */
+static int64_t tail(const hn_node *n, int k)
+{
+    const hn_tensor *w = n->in[W], *a = n->in[A];
+    if (k != DY || n->attr.linear.dropout > 0) return 0;
+    return hn_lies_behind(w, a, w->type.dim[0] * hn_type_ld(&w->type)) ? a->type.dim[0] : 0;
 }
 
 static size_t scratch(const hn_node *n, hn_device_kind device)
@@ -99,6 +108,7 @@ const hn_op_def hn_op_lowrank_dx = {
     .optional = HN_BIT(SO_FAR),
     .reuse = HN_REUSE(DX, SO_FAR),
     .infer = infer,
+    .tail = tail,
     .scratch = scratch,
     .run_cpu = run_cpu,
     .run_cuda = run_cuda,

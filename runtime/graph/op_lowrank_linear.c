@@ -27,6 +27,7 @@ static hn_lowrank_linear_args args_of(const hn_node *n, const hn_rng_state *stat
         .ld_b = hn_type_ld(&b->type),
         .ld_y = hn_type_ld(&y->type),
         .ld_s = hn_type_ld(&s->type),
+        .x_tail = x->type.tail,
         .replicas = hn_replicas_of(a),
         .w_stride = hn_replica_stride(w),
         .bias_stride = bias ? hn_replica_stride(bias) : 0,
@@ -115,6 +116,13 @@ static hn_status grad(hn_graph *g, const hn_node *n, hn_tensor *const *dout, hn_
     return HN_OK;
 }
 
+/* B right of w: s behind the rows of x makes one product of two. */
+static int64_t tail(const hn_node *n, int k)
+{
+    const hn_tensor *w = n->in[W], *b = n->in[B];
+    return k == X && hn_lies_behind(w, b, w->type.dim[1]) ? b->type.dim[1] : 0;
+}
+
 static size_t scratch(const hn_node *n, hn_device_kind device)
 {
     const hn_lowrank_linear_args a = args_of(n, NULL);
@@ -169,6 +177,7 @@ const hn_op_def hn_op_lowrank_linear = {
     .accumulates = HN_BIT(W) | HN_BIT(BIAS) | HN_BIT(A) | HN_BIT(B),
     .adds = HN_BIT(X),
     .by_views = HN_BIT(B),
+    .tail = tail,
     .scratch = scratch,
     .run_cpu = run_cpu,
     .run_cuda = run_cuda,

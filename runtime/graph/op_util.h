@@ -26,6 +26,24 @@ static inline bool hn_is_matrix(const hn_type *t, const hn_type *like)
     return hn_is_real(t) && t->dtype == like->dtype && t->ndim >= 2;
 }
 
+/* Bytes from the start of a tensor's root to the tensor. */
+static inline size_t hn_place_in_root(const hn_tensor *t, const hn_tensor **root)
+{
+    size_t at = 0;
+    for (; t->base != NULL; t = t->base) at += t->offset;
+    *root = t;
+    return at;
+}
+
+/* Whether row 0 of t begins `elements` behind row 0 of w, in one tensor with one pitch. */
+static inline bool hn_lies_behind(const hn_tensor *w, const hn_tensor *t, int64_t elements)
+{
+    const hn_tensor *root_w, *root_t;
+    const size_t at_w = hn_place_in_root(w, &root_w), at_t = hn_place_in_root(t, &root_t);
+    return root_w == root_t && hn_type_ld(&w->type) == hn_type_ld(&t->type) &&
+           at_t == at_w + (size_t)elements * hn_dtype_size(w->type.dtype);
+}
+
 /* What random operations read of the step block, in *state; NULL when the run has none, which
  * the operations refuse. On a GPU they read the head of the block itself, when they run. */
 static inline const hn_rng_state *hn_rng_state_of(const hn_exec *x, hn_rng_state *state)

@@ -10,6 +10,10 @@
  *     |   +-----+---+---+---+---+----+     last; an output may take over an input's piece where the
  *     |   |  x  |      y    | dx     |     operation allows it and nobody reads the input later
  *     +---+-----+-----------+--------+-> node
+ *
+ * Tails: an operation may ask for room behind each row of an input (hn_op_def.tail). Transient
+ * matrices that are nobody's view get it: their pitch grows, and what lies there is scratch of the
+ * operations that read them, one after the other.
  */
 #ifndef HN_PLAN_H
 #define HN_PLAN_H

@@ -174,8 +174,11 @@ static hn_status record(hn_engine *e)
     HN_TRY(hn_llama_declare(o->config, e->params));
     if (o->train && hn_params_trained(e->params) == 0)
         return HN_FAIL(HN_ERR_ARG, "nothing to train: no parameter of the model was chosen");
-    const hn_params_options po = {
-        .dtype = o->dtype, .moments = adamw ? 2 : o->optimizer.momentum > 0, .gradients = o->train};
+    const hn_params_options po = {.dtype = o->dtype,
+                                  .moments = adamw ? 2 : o->optimizer.momentum > 0,
+                                  .gradients = o->train,
+                                  .border = o->dtype == HN_BF16 &&
+                                            o->executor != HN_EXECUTOR_CPU}; /* chosen by now */
     HN_TRY(hn_params_create(e->params, e->program, &po));
     HN_TRY(hn_llama_tables_new(o->config, e->program, positions, &e->tables));
     HN_TRY(vector(e, HN_MEM_STATE, "step block", HN_U8, sizeof(hn_step_block), &e->step));

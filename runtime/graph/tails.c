@@ -1,0 +1,62 @@
+/* Room behind the rows of transient matrices for the operations that read them (plan.h). */
+#include "runtime/graph/graph_impl.h"
+
+/* A matrix whose pitch the plan may choose. */
+static bool may_widen(const hn_tensor *t)
+{
+    return t->mem == HN_MEM_TRANSIENT && t->base == NULL && t->type.ndim == 2;
+}
+
+static void widen(hn_tensor *t, int64_t ld)
+{
+    const int64_t step = 16 / (int64_t)hn_dtype_size(t->type.dtype);
+    if (ld > hn_type_ld(&t->type)) t->type.pitch = (ld + step - 1) / step * step;
+}
+
+static bool give_tails(hn_node *n)
+{
+    const hn_op_def *def = hn_op(n->op);
+    bool given = false;
+    for (int k = 0; def->tail != NULL && k < def->n_in; k++) {
+        hn_tensor *t = n->in[k];
+        const int64_t tail = t ? def->tail(n, k) : 0;
+        if (tail == 0 || !may_widen(t)) continue;
+        if (tail > t->type.tail) t->type.tail = tail;
+        widen(t, hn_type_cols(&t->type) + t->type.tail);
+        given = true;
+    }
+    return given;
+}
+
+/* An output that may take over an input's memory has to have the pitch of it: the wider one. */
+static bool align_pitches(const hn_node *n)
+{
+    const hn_op_def *def = hn_op(n->op);
+    bool changed = false;
+    for (int o = 0; o < def->n_out; o++)
+        for (int k = 0; k < def->n_in; k++) {
+            if (!(def->reuse & HN_REUSE(o, k)) || !n->in[k] || !n->out[o]) continue;
+            hn_tensor *in = hn_root(n->in[k]), *out = hn_root(n->out[o]);
+            if (!may_widen(in) || !may_widen(out) || !hn_type_same(&in->type, &out->type)) continue;
+            if (hn_type_ld(&in->type) == hn_type_ld(&out->type)) continue;
+            widen(in, hn_type_ld(&out->type));
+            widen(out, hn_type_ld(&in->type));
+            changed = true;
+        }
+    return changed;
+}
+
+void hn_pass_tails(hn_graph *g)
+{
+    bool changed = false;
+    for (int64_t i = 0; i < g->n_nodes; i++) changed |= give_tails(g->node[i]);
+    while (changed) {
+        changed = false;
+        for (int64_t i = g->n_nodes - 1; i >= 0; i--) changed |= align_pitches(g->node[i]);
+    }
+    for (int64_t i = 0; i < g->tensors.n; i++) {
+        hn_tensor *t = g->tensors.item[i];
+        if (t->mem == HN_MEM_TRANSIENT && t->base != NULL)
+            t->type.pitch = hn_type_ld(&hn_root(t)->type);
+    }
+}
