@@ -34,6 +34,7 @@ hn_status hn_plan_build(hn_program *p, const hn_plan_options *o)
         hn_graph *g = p->graph[i];
         hn_pass_dead_nodes(g);
         HN_TRY(hn_pass_recompute(g));
+        HN_TRY(hn_pass_in_place(g));
         hn_pass_tails(g);
         HN_TRY(prepare_nodes(g, kind));
         HN_TRY(hn_place(g, o->guard_bytes));

@@ -1,6 +1,13 @@
 /* Room behind the rows of transient matrices for the operations that read them (plan.h). */
 #include "runtime/graph/graph_impl.h"
 
+/* A view of all columns has its root's rows, tails included. */
+static hn_tensor *whole(hn_tensor *t)
+{
+    while (t->base != NULL && t->offset == 0 && hn_type_same(&t->type, &t->base->type)) t = t->base;
+    return t;
+}
+
 /* A matrix whose pitch the plan may choose. */
 static bool may_widen(const hn_tensor *t)
 {
@@ -18,9 +25,9 @@ static bool give_tails(hn_node *n)
     const hn_op_def *def = hn_op(n->op);
     bool given = false;
     for (int k = 0; def->tail != NULL && k < def->n_in; k++) {
-        hn_tensor *t = n->in[k];
-        const int64_t tail = t ? def->tail(n, k) : 0;
-        if (tail == 0 || !may_widen(t)) continue;
+        const int64_t tail = n->in[k] ? def->tail(n, k) : 0;
+        if (tail == 0 || !may_widen(whole(n->in[k]))) continue;
+        hn_tensor *t = whole(n->in[k]);
         if (tail > t->type.tail) t->type.tail = tail;
         widen(t, hn_type_cols(&t->type) + t->type.tail);
         given = true;
@@ -56,7 +63,8 @@ void hn_pass_tails(hn_graph *g)
     }
     for (int64_t i = 0; i < g->tensors.n; i++) {
         hn_tensor *t = g->tensors.item[i];
-        if (t->mem == HN_MEM_TRANSIENT && t->base != NULL)
-            t->type.pitch = hn_type_ld(&hn_root(t)->type);
+        if (t->mem != HN_MEM_TRANSIENT || t->base == NULL) continue;
+        t->type.pitch = hn_type_ld(&hn_root(t)->type);
+        if (whole(t)->base == NULL) t->type.tail = whole(t)->type.tail;
     }
 }
