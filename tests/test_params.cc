@@ -1,0 +1,267 @@
+/* Linear layers that share an input: stored as one, bordered, or one by one, they give the same
+ * results, the same gradients, and the same parameters under the same names. */
+#include "hn_test.h"
+#include "runtime/adapt/params.h"
+#include "runtime/graph/plan.h"
+#include "runtime/graph/run.h"
+#include "runtime/graph/tensor.h"
+
+namespace {
+
+enum Storage { PLAIN, FUSED, BORDERED };
+
+struct Part {
+    int64_t out, rank;
+    float scale;
+};
+
+struct Group {
+    const char *name;
+    hn_dtype dtype;
+    std::vector<Part> parts;
+    bool bias, train_weights;
+    float dropout;
+    bool fuses, borders; /* what storage.c is expected to do with the group */
+};
+
+const Group setups[] = {
+    {"qkv", HN_F32, {{24, 8, 2}, {8, 8, 2}, {8, 8, 2}}, false, false, 0, true, true},
+    {"bias", HN_F32, {{24, 8, 2}, {8, 8, 2}, {8, 8, 2}}, true, false, 0, true, true},
+    {"q_and_v", HN_F32, {{24, 4, 2}, {8, 0, 0}, {8, 4, 2}}, true, false, 0, true, true},
+    {"ranks", HN_F32, {{16, 3, 0.5}, {5, 2, 0.5}}, false, false, 0, true, false},
+    {"frozen", HN_F32, {{16, 0, 0}, {9, 0, 0}}, true, false, 0, true, false},
+    {"wide", HN_F32, {{64, 40, 2}, {64, 40, 2}}, false, false, 0, true, false},
+    {"scales", HN_F32, {{16, 8, 2}, {16, 8, 4}}, false, false, 0, false, false},
+    {"dropout", HN_F32, {{16, 8, 2}, {16, 8, 2}}, false, false, 0.25f, false, false},
+    {"full", HN_F32, {{16, 8, 2}, {16, 8, 2}}, true, true, 0, false, false},
+    {"qkv_bf16", HN_BF16, {{24, 8, 2}, {8, 8, 2}, {8, 8, 2}}, true, false, 0, true, true},
+    {"ranks_bf16", HN_BF16, {{16, 3, 0.5}, {5, 2, 0.5}}, false, false, 0, true, false},
+    {"full_bf16", HN_BF16, {{16, 8, 2}, {16, 8, 2}}, true, true, 0, false, false},
+};
+
+constexpr int64_t kRows = 10, kIn = 16;
+const char *const modules[] = {"m.q_proj", "m.k_proj", "m.v_proj"};
+
+/* x -> scale -> layers -> scale -> sums of all; with gradients of everything trained and of x. */
+class Model {
+    const Group &s_;
+
+    static hn_adapt_kind parameter(const void *c, const char *)
+    {
+        return ((const Model *)c)->s_.train_weights ? HN_ADAPT_FULL : HN_ADAPT_FROZEN;
+    }
+    static hn_status linear(const void *c, const char *module, int64_t, int64_t, hn_lowrank *choice)
+    {
+        const Group &s = ((const Model *)c)->s_;
+        for (size_t k = 0; k < s.parts.size(); k++)
+            if (strcmp(modules[k], module) == 0)
+                *choice = {s.parts[k].rank, s.parts[k].scale, s.dropout};
+        return HN_OK;
+    }
+
+  public:
+    hn_program *p = nullptr;
+    hn_params *params = nullptr;
+    hn_graph *g = nullptr, *update = nullptr;
+    hn_tensor *x = nullptr, *y[4] = {}, *dy[4] = {};
+    hn_step_block step = {};
+
+    Model(const Group &s, Storage storage, bool recompute = false) : s_(s)
+    {
+        const hn_adapt adapt = {.parameter = parameter, .linear = linear, .context = this};
+        const int n = (int)s.parts.size();
+        step.seed = 3;
+        EXPECT_HN_OK(hn_program_new(1, &p));
+        EXPECT_HN_OK(hn_params_new(&adapt, &params));
+        for (int k = 0; k < n; k++)
+            EXPECT_HN_OK(
+                hn_params_linear(params, modules[k], kIn, s.parts[(size_t)k].out, s.bias, 0.3));
+        if (storage != PLAIN) {
+            EXPECT_HN_OK(hn_params_group(params, n, modules));
+        }
+        const hn_params_options o = {
+            .dtype = s.dtype, .moments = 2, .gradients = true, .border = storage == BORDERED};
+        EXPECT_HN_OK(hn_params_create(params, p, &o));
+        record(n, storage, recompute);
+        const hn_plan_options plan = {.device = nullptr, .guard_bytes = 64};
+        EXPECT_HN_OK(hn_plan_build(p, &plan));
+        EXPECT_HN_OK(hn_plan_allocate(p));
+        fill();
+    }
+    ~Model()
+    {
+        hn_params_free(params);
+        hn_program_free(p);
+    }
+    Model(const Model &) = delete;
+
+    void record(int n, Storage storage, bool recompute)
+    {
+        hn_type type = hn_type_2d(s_.dtype, kRows, kIn);
+        hn_tensor *h, *layer[4], *seen[4];
+        const hn_attr twice = {.scale = {.factor = 2}};
+        EXPECT_HN_OK(hn_program_tensor(p, HN_MEM_INPUT, "x", &type, &x));
+        x->needs_grad = true;
+        EXPECT_HN_OK(hn_graph_new(p, "g", true, &g));
+        if (recompute) hn_segment_begin(g);
+        EXPECT_HN_OK(hn_emit(g, HN_OP_SCALE, "h", &x, &twice, &h));
+        for (int k = 0; storage == PLAIN && k < n; k++)
+            EXPECT_HN_OK(hn_params_linear_fwd(params, g, modules[k], h, &layer[k]));
+        if (storage != PLAIN) {
+            EXPECT_HN_OK(hn_params_group_fwd(params, g, modules[0], h, layer));
+        }
+        for (int k = 0; k + 1 < n; k++) { /* read twice by one node: their gradients are sums */
+            hn_tensor *const square[] = {layer[k], layer[k]};
+            EXPECT_HN_OK(hn_emit(g, HN_OP_MUL, "square", square, nullptr, &seen[k]));
+        }
+        seen[n - 1] = layer[n - 1];
+        hn_segment_end(g);
+        for (int k = 0; k < n; k++) {
+            EXPECT_HN_OK(hn_emit(g, HN_OP_SCALE, "y", &seen[k], &twice, &y[k]));
+            hn_graph_keep(y[k]);
+            const std::string name = "dy" + std::to_string(k);
+            EXPECT_HN_OK(hn_program_tensor(p, HN_MEM_INPUT, name.c_str(), &y[k]->type, &dy[k]));
+        }
+        EXPECT_HN_OK(hn_graph_backward(g, n, y, dy));
+        hn_graph_keep(hn_graph_grad(g, x));
+        EXPECT_HN_OK(hn_graph_new(p, "update", false, &update));
+        EXPECT_HN_OK(hn_params_refresh(params, update));
+    }
+    static void normal(const hn_tensor *t, unsigned seed)
+    {
+        const auto v = normal_f32((size_t)hn_type_elements(&t->type), seed);
+        EXPECT_HN_OK(hn_tensor_set(t, v.data()));
+    }
+    void fill()
+    {
+        normal(x, 1);
+        for (unsigned k = 0; k < s_.parts.size(); k++) normal(dy[k], 2 + k);
+        for (int64_t i = 0; i < hn_params_count(params); i++) {
+            hn_param q = *hn_params_at(params, i);
+            q.init = HN_INIT_UNIFORM; /* biases and B are zero otherwise */
+            q.init_scale = 0.5;
+            EXPECT_HN_OK(hn_param_init(&q, 7));
+        }
+    }
+    hn_status run(hn_graph *which)
+    {
+        const hn_run_options o = {.step = &step, .twin = false, .check = true};
+        return hn_graph_run(which, &o);
+    }
+    static std::vector<float> get(const hn_tensor *t)
+    {
+        std::vector<float> v((size_t)hn_type_elements(&t->type));
+        EXPECT_HN_OK(hn_tensor_get(t, v.data()));
+        return v;
+    }
+    /* Outputs, the gradient of x, and by name every gradient of a trained parameter. */
+    std::vector<std::vector<float>> results()
+    {
+        EXPECT_HN_OK(run(g));
+        std::vector<std::vector<float>> all;
+        for (size_t k = 0; k < s_.parts.size(); k++) all.push_back(get(y[k]));
+        all.push_back(get(hn_graph_grad(g, x)));
+        for (int64_t i = 0; i < hn_params_count(params); i++)
+            if (hn_params_at(params, i)->trained) all.push_back(get(hn_params_at(params, i)->grad));
+        return all;
+    }
+    int64_t count(hn_op_id op) const
+    {
+        int64_t n = 0;
+        for (int64_t i = 0; i < hn_graph_nodes(g); i++) n += hn_graph_node(g, i)->op == op;
+        return n;
+    }
+};
+
+class Params : public ::testing::TestWithParam<size_t> {
+  protected:
+    const Group &s = setups[GetParam()];
+    const double close = s.dtype == HN_F32 ? 2e-6 : 1e-2; /* other sums; other bf16 roundings */
+};
+
+TEST_P(Params, StorageDoesNotChangeResults)
+{
+    Model plain(s, PLAIN);
+    const auto want = plain.results();
+    for (const Storage storage : {FUSED, BORDERED})
+        for (const bool recompute : {false, true}) {
+            SCOPED_TRACE(std::to_string(storage) + (recompute ? " recomputed" : ""));
+            Model m(s, storage, recompute);
+            const auto got = m.results();
+            ASSERT_EQ(got.size(), want.size());
+            for (size_t k = 0; k < got.size(); k++) EXPECT_LT(rel_l2(got[k], want[k]), close) << k;
+        }
+}
+
+TEST_P(Params, ValuesAreTheirOwnUnderEveryStorage)
+{
+    Model plain(s, PLAIN);
+    for (const Storage storage : {FUSED, BORDERED}) {
+        Model m(s, storage);
+        ASSERT_HN_OK(m.run(m.g)); /* tails are written by now, parameters are not */
+        ASSERT_EQ(hn_params_count(m.params), hn_params_count(plain.params));
+        for (int64_t i = 0; i < hn_params_count(m.params); i++) {
+            const hn_param *a = hn_params_at(plain.params, i), *b = hn_params_at(m.params, i);
+            std::vector<float> va((size_t)hn_type_elements(&a->value->type)), vb = va;
+            EXPECT_STREQ(a->name, b->name);
+            ASSERT_HN_OK(hn_param_get(a, va.data()));
+            ASSERT_HN_OK(hn_param_get(b, vb.data()));
+            EXPECT_TRUE(same_bits(va, vb)) << a->name;
+            EXPECT_TRUE(same_bits(Model::get(a->value), Model::get(b->value))) << a->name;
+        }
+    }
+}
+
+/* What an optimizer does to the masters reaches the values that graphs read. */
+TEST_P(Params, RefreshCopiesMastersIntoValuesOutsideTheFlatRange)
+{
+    for (const Storage storage : {PLAIN, FUSED, BORDERED}) {
+        Model m(s, storage);
+        for (int64_t i = 0; i < hn_params_count(m.params); i++)
+            if (hn_params_at(m.params, i)->trained)
+                Model::normal(hn_params_at(m.params, i)->master, 50u + (unsigned)i);
+        ASSERT_HN_OK(m.run(m.update));
+        for (int64_t i = 0; i < hn_params_count(m.params); i++) {
+            const hn_param *q = hn_params_at(m.params, i);
+            if (!q->trained || q->value->mem == HN_MEM_WORK) continue; /* the update writes those */
+            auto want = Model::get(q->master);
+            for (float &v : want) v = hn_round_f32(s.dtype, v);
+            EXPECT_TRUE(same_bits(Model::get(q->value), want)) << q->name;
+        }
+    }
+}
+
+/* One product for the group; gradients are written where they belong: no copies, no zeros. */
+TEST_P(Params, GroupsAreOneProductWhereTheyCan)
+{
+    Model m(s, FUSED), bordered(s, BORDERED);
+    const int64_t products = m.count(HN_OP_LINEAR) + m.count(HN_OP_LOWRANK_LINEAR);
+    EXPECT_EQ(products, s.fuses ? 1 : (int64_t)s.parts.size());
+    if (!s.fuses) return;
+    EXPECT_EQ(m.count(HN_OP_ZERO), 0);
+    EXPECT_EQ(m.count(HN_OP_STORE), 0);
+    bool tail = false;
+    for (int64_t i = 0; i < hn_graph_nodes(bordered.g); i++) {
+        const hn_node *n = hn_graph_node(bordered.g, i);
+        if (n->op == HN_OP_LOWRANK_LINEAR || n->op == HN_OP_LOWRANK_DX)
+            tail |= n->in[0]->type.tail > 0;
+    }
+    EXPECT_EQ(tail, s.borders);
+}
+
+INSTANTIATE_TEST_SUITE_P(Storage, Params, ::testing::Range<size_t>(0, std::size(setups)),
+                         [](const auto &i) { return std::string(setups[i.param].name); });
+
+TEST(ParamsGroup, RefusesWhatIsNotThere)
+{
+    hn_params *p = nullptr;
+    ASSERT_HN_OK(hn_params_new(nullptr, &p));
+    ASSERT_HN_OK(hn_params_linear(p, "a", 8, 8, false, 1));
+    ASSERT_HN_OK(hn_params_linear(p, "b", 9, 8, false, 1));
+    const char *const unknown[] = {"a", "c"}, *const widths[] = {"a", "b"};
+    EXPECT_HN_FAIL(hn_params_group(p, 2, unknown), HN_ERR_ARG, "c: no such linear layer");
+    EXPECT_HN_FAIL(hn_params_group(p, 2, widths), HN_ERR_SHAPE, "b reads another width than a");
+    hn_params_free(p);
+}
+
+} // namespace
