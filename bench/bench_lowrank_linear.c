@@ -135,3 +135,109 @@ const hn_bench_def hn_bench_lowrank_linear_dx = {
     .setup = dx_setup,
     .run = dx_run,
 };
+
+/* ---- bordered storage: q, k and v, and gate and up, as one layer with three and two ranks ---- */
+
+static const int64_t bordered_shapes[][HN_BENCH_AXES] = {
+    {16384, 2048, 3072, 48, 0}, {16384, 2048, 2048, 16, 0}, {16384, 2048, 16384, 32, 0},
+    {16384, 8192, 2048, 16, 0}, {8192, 4096, 6144, 48, 0},  {8192, 4096, 4096, 16, 0},
+    {8192, 4096, 28672, 32, 0}, {8192, 14336, 4096, 16, 0}, {8192, 4096, 4096, 16, 10},
+};
+
+/* The matrix with w in the corner, B right of it and A below. */
+static const char *border_of(hn_bench *b, const int64_t *s)
+{
+    return hn_bench_array(b, (s[2] + s[3]) * (s[1] + s[3]), hn_bench_dtype(b), HN_FILL_WEIGHT);
+}
+
+static hn_status bordered_fwd_setup(hn_bench *b, const int64_t *s, void *args)
+{
+    const hn_dtype t = hn_bench_dtype(b);
+    const int64_t rows = s[0], in = s[1], out = s[2], rank = s[3], ld = in + rank;
+    const int64_t size = (int64_t)hn_dtype_size(t);
+    const char *w = border_of(b, s);
+    fwd_set *set = args;
+    if (w == NULL) return HN_OK; /* the harness has the reason */
+    set->gemm = hn_bench_gemm(b);
+    set->a = (hn_lowrank_linear_args){
+        .x = hn_bench_array(b, rows * ld, t, HN_FILL_NORMAL),
+        .w = w,
+        .a = w + out * ld * size,
+        .b = w + in * size,
+        .y = hn_bench_array(b, rows * out, t, HN_FILL_NONE),
+        .s = hn_bench_array(b, rows * rank, t, HN_FILL_NONE),
+        .rows = rows,
+        .in = in,
+        .out = out,
+        .rank = rank,
+        .ld_x = ld,
+        .ld_w = ld,
+        .ld_a = ld,
+        .ld_b = ld,
+        .ld_y = out,
+        .ld_s = rank,
+        .x_tail = rank,
+        .dtype = t,
+        .scale = 2.0f,
+        .drop = key_of(b, s),
+    };
+    set->scratch = hn_bench_scratch(b, hn_lowrank_linear_fwd_cuda_scratch(&set->a));
+    return hn_lowrank_linear_check(&set->a);
+}
+
+const hn_bench_def hn_bench_lowrank_bordered_fwd = {
+    .name = "lowrank_bordered_fwd",
+    .dtype = HN_BF16,
+    .axes = {"rows", "in", "out", "rank", "drop_percent"},
+    HN_BENCH_SHAPES(bordered_shapes),
+    .flops = flops,
+    .args_size = sizeof(fwd_set),
+    .setup = bordered_fwd_setup,
+    .run = fwd_run,
+};
+
+static hn_status bordered_dx_setup(hn_bench *b, const int64_t *s, void *args)
+{
+    const hn_dtype t = hn_bench_dtype(b);
+    const int64_t rows = s[0], in = s[1], out = s[2], rank = s[3], ld = in + rank;
+    const int64_t size = (int64_t)hn_dtype_size(t);
+    const char *w = border_of(b, s);
+    dx_set *set = args;
+    if (w == NULL) return HN_OK; /* the harness has the reason */
+    set->gemm = hn_bench_gemm(b);
+    set->a = (hn_lowrank_linear_dx_args){
+        .dy = hn_bench_array(b, rows * (out + rank), t, HN_FILL_NORMAL),
+        .w = w,
+        .a = w + out * ld * size,
+        .b = w + in * size,
+        .ds = hn_bench_array(b, rows * rank, t, HN_FILL_NONE),
+        .dx = hn_bench_array(b, rows * in, t, HN_FILL_NONE),
+        .rows = rows,
+        .in = in,
+        .out = out,
+        .rank = rank,
+        .ld_dy = out + rank,
+        .ld_w = ld,
+        .ld_a = ld,
+        .ld_b = ld,
+        .ld_ds = rank,
+        .ld_dx = in,
+        .dy_tail = rank,
+        .dtype = t,
+        .scale = 2.0f,
+        .drop = key_of(b, s),
+    };
+    set->scratch = hn_bench_scratch(b, hn_lowrank_linear_dx_cuda_scratch(&set->a));
+    return hn_lowrank_linear_dx_check(&set->a);
+}
+
+const hn_bench_def hn_bench_lowrank_bordered_dx = {
+    .name = "lowrank_bordered_dx",
+    .dtype = HN_BF16,
+    .axes = {"rows", "in", "out", "rank", "drop_percent"},
+    HN_BENCH_SHAPES(bordered_shapes),
+    .flops = flops,
+    .args_size = sizeof(dx_set),
+    .setup = bordered_dx_setup,
+    .run = dx_run,
+};

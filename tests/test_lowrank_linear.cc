@@ -225,6 +225,9 @@ TEST(LowrankLinearCheck, NamesWhatIsWrong)
     EXPECT_HN_FAIL(with([](auto &b) { b.s = nullptr; }), HN_ERR_ARG, "s is NULL");
     EXPECT_HN_FAIL(with([](auto &b) { b.rank = 0; }), HN_ERR_SHAPE, "A is [0, 3]");
     EXPECT_HN_FAIL(with([](auto &b) { b.ld_a = 2; }), HN_ERR_SHAPE, "of A");
+    EXPECT_HN_FAIL(with([](auto &b) { b.x_tail = 1; }), HN_ERR_SHAPE,
+                   "1 elements behind a row of x");
+    EXPECT_HN_FAIL(with([](auto &b) { b.x_tail = -1; }), HN_ERR_SHAPE, "behind a row of x");
     EXPECT_HN_FAIL(with([](auto &b) { b.scale = 0; }), HN_ERR_ARG, "scale 0");
     EXPECT_HN_FAIL(with([](auto &b) { b.scale = NAN; }), HN_ERR_ARG, "scale nan");
     EXPECT_HN_FAIL(with([](auto &b) { b.drop.p = 0.1; }), HN_ERR_ARG, "random state");
@@ -245,7 +248,9 @@ TEST(LowrankLinearCheck, NamesWhatIsWrong)
     EXPECT_HN_OK(hn_lowrank_linear_dx_check(&d));
     d.ds = nullptr;
     EXPECT_HN_FAIL(hn_lowrank_linear_dx_check(&d), HN_ERR_ARG, "ds is NULL");
-    d.ds = f + 32, d.add = d.dx, d.ld_add = 5;
+    d.ds = f + 32, d.dy_tail = 1;
+    EXPECT_HN_FAIL(hn_lowrank_linear_dx_check(&d), HN_ERR_SHAPE, "behind a row of dy");
+    d.dy_tail = 0, d.add = d.dx, d.ld_add = 5;
     EXPECT_HN_FAIL(hn_lowrank_linear_dx_check(&d), HN_ERR_ARG, "5 and 3");
 }
 
@@ -424,6 +429,139 @@ INSTANTIATE_TEST_SUITE_P(
         return case_name("r", s.rows, "_i", s.in, "_o", s.out, "_k", s.rank, "_g", s.replicas,
                          (s.shared ? "s" : ""), "_p", (int)(s.p * 100), s.dtype);
     });
+
+/* w with A below and B to the right, x and dy with room behind their rows. */
+class LowrankLinearBordered : public LowrankLinearCuda {
+  protected:
+    /* behind `cols` columns: room for s, and on to a 16-byte boundary where `cols` is on one */
+    int64_t gap(int64_t cols) const
+    {
+        return s.rank + (cols % 8 == 0 ? aligned_gap(cols + s.rank) : 1);
+    }
+    struct Bordered {
+        DeviceMatrix all, x, dy;
+    };
+    Bordered fresh_border() const
+    {
+        return {{s.dtype, s.out + s.rank, s.in + s.rank, aligned_gap(s.in + s.rank)},
+                {s.dtype, s.rows, s.in, gap(s.in)},
+                {s.dtype, s.rows, s.out, gap(s.out)}};
+    }
+    void fill(Bordered &d)
+    {
+        Matrix all(s.dtype, s.out + s.rank, s.in + s.rank, 0); /* the corner stays NaN */
+        const auto put = [&](Matrix &m, int64_t row, int64_t col) {
+            const auto v = m.values();
+            for (int64_t i = 0; i < m.rows(); i++)
+                for (int64_t j = 0; j < m.cols(); j++)
+                    all.set(row + i, col + j, v[(size_t)(i * m.cols() + j)]);
+        };
+        put(w, 0, 0), put(a, s.out, 0), put(b, 0, s.in);
+        d.all.assign(all.values()), d.x.assign(x.values()), d.dy.assign(dy.values());
+    }
+    char *in_border(Bordered &d, int64_t row, int64_t col) const
+    {
+        return (char *)d.all.data() + (size_t)(row * d.all.ld() + col) * hn_dtype_size(s.dtype);
+    }
+    hn_lowrank_linear_args on(OnDevice &o, Bordered &d, Results &r)
+    {
+        auto f = LowrankLinearCuda::on(o, r);
+        f.x = d.x.data(), f.ld_x = d.x.ld(), f.x_tail = s.rank;
+        f.w = d.all.data(), f.a = in_border(d, s.out, 0), f.b = in_border(d, 0, s.in);
+        f.ld_w = f.ld_a = f.ld_b = d.all.ld();
+        return f;
+    }
+    hn_lowrank_linear_dx_args back_on(OnDevice &o, Bordered &d, Results &r, bool with_add)
+    {
+        auto f = LowrankLinearCuda::back_on(o, r, with_add);
+        f.dy = d.dy.data(), f.ld_dy = d.dy.ld(), f.dy_tail = s.rank;
+        f.w = d.all.data(), f.a = in_border(d, s.out, 0), f.b = in_border(d, 0, s.in);
+        f.ld_w = f.ld_a = f.ld_b = d.all.ld();
+        return f;
+    }
+    /* What lies behind the rows of m. */
+    std::vector<float> tail(DeviceMatrix &m, int64_t cols)
+    {
+        const auto all = m.raw();
+        std::vector<float> v;
+        for (int64_t i = 0; i < s.rows; i++)
+            for (int64_t j = 0; j < s.rank; j++)
+                v.push_back(hn_get_f32(all.data(), s.dtype, i * m.ld() + cols + j));
+        return v;
+    }
+};
+
+TEST_P(LowrankLinearBordered, CudaMatchesCpuAndWritesTheTails)
+{
+    HN_NEED_CUDA();
+    Gemm gemm;
+    for (const bool with_add : {false, true}) {
+        Out want(s);
+        OnDevice o = copies(true);
+        Bordered d = fresh_border();
+        fill(d);
+        Results r = fresh(true);
+        const auto f = fwd(want), df = on(o, d, r);
+        const auto h = back(want, with_add), dh = back_on(o, d, r, with_add);
+        DeviceScratch one(hn_lowrank_linear_fwd_cuda_scratch(&df));
+        DeviceScratch two(hn_lowrank_linear_dx_cuda_scratch(&dh));
+        ASSERT_HN_OK(hn_lowrank_linear_fwd_cpu(&f));
+        ASSERT_HN_OK(hn_lowrank_linear_dx_cpu(&h));
+        ASSERT_HN_OK(hn_lowrank_linear_fwd_cuda(&df, gemm, one.data(), nullptr));
+        ASSERT_HN_OK(hn_lowrank_linear_dx_cuda(&dh, gemm, two.data(), nullptr));
+        EXPECT_LT(rel_l2(r.sv.values(), want.sv.values()), tolerance(s.dtype));
+        EXPECT_LT(rel_l2(r.ds.values(), want.ds.values()), tolerance(s.dtype));
+        /* cuBLASLt may add bias or C0 in a pass of their own: rounded twice at worst */
+        EXPECT_LT(rel_l2(r.y.values(), want.y.values()), two_products(s.dtype));
+        EXPECT_LT(rel_l2(r.dx.values(), want.dx.values()), two_products(s.dtype));
+        EXPECT_EQ(tail(d.x, s.in), r.sv.values());
+        if (s.p == 0) {
+            EXPECT_EQ(tail(d.dy, s.out), r.ds.values());
+        }
+    }
+}
+
+TEST_P(LowrankLinearBordered, CudaRepeatsBitForBitAlsoFromACapturedGraph)
+{
+    HN_NEED_CUDA();
+    Gemm gemm;
+    OnDevice o = copies(true);
+    Bordered d = fresh_border();
+    fill(d);
+    Results first = fresh(true), replayed = fresh(true);
+    const auto f = on(o, d, first);
+    const auto h = back_on(o, d, first, true);
+    DeviceScratch one(hn_lowrank_linear_fwd_cuda_scratch(&f));
+    DeviceScratch two(hn_lowrank_linear_dx_cuda_scratch(&h));
+    const auto run = [&](Results &r, hn_stream stream) {
+        const auto df = on(o, d, r);
+        const auto dh = back_on(o, d, r, true);
+        EXPECT_HN_OK(hn_lowrank_linear_fwd_cuda(&df, gemm, one.data(), stream));
+        EXPECT_HN_OK(hn_lowrank_linear_dx_cuda(&dh, gemm, two.data(), stream));
+    };
+    run(first, nullptr);
+    ASSERT_EQ(cudaDeviceSynchronize(), cudaSuccess);
+    run_captured([&](hn_stream stream) { run(replayed, stream); }, 2);
+    EXPECT_TRUE(replayed.y.raw() == first.y.raw());
+    EXPECT_TRUE(replayed.sv.raw() == first.sv.raw());
+    EXPECT_TRUE(replayed.ds.raw() == first.ds.raw());
+    EXPECT_TRUE(replayed.dx.raw() == first.dx.raw());
+}
+
+INSTANTIATE_TEST_SUITE_P(Shapes, LowrankLinearBordered,
+                         ::testing::Values(Shape{HN_F32, 1, 1, 1, 1, 0, false, 0},
+                                           Shape{HN_F32, 5, 7, 9, 2, 0, false, 0},
+                                           Shape{HN_F32, 64, 32, 48, 16, 0, false, 0},
+                                           Shape{HN_BF16, 6, 7, 9, 3, 0, false, 0},
+                                           Shape{HN_BF16, 33, 24, 16, 8, 0, false, 0},
+                                           Shape{HN_BF16, 130, 72, 40, 24, 0, false, 0.2},
+                                           Shape{HN_BF16, 257, 128, 192, 48, 0, false, 0},
+                                           Shape{HN_BF16, 128, 256, 512, 64, 0, false, 0}),
+                         [](const auto &i) {
+                             const Shape &s = i.param;
+                             return case_name("r", s.rows, "_i", s.in, "_o", s.out, "_k", s.rank,
+                                              "_p", (int)(s.p * 100), s.dtype);
+                         });
 
 } // namespace
 #endif
