@@ -3,6 +3,7 @@
 #include "runtime/base/alloc.h"
 #include "runtime/graph/plan.h"
 #include "runtime/graph/run.h"
+#include "runtime/graph/tensor.h"
 
 namespace {
 
@@ -137,6 +138,100 @@ TEST_F(Graph, GradientsOfViewsLandInTheirColumns)
     for (int i = 0; i < 14; i++) EXPECT_EQ(at(dx, i / 7, i % 7), want[i % 7]) << i;
     hn_tensor *bad = nullptr;
     EXPECT_HN_FAIL(hn_view_columns(g, scaled, 6, 2, &bad), HN_ERR_SHAPE, "columns 6..7");
+}
+
+/* Blocks of a persistent tensor under names of their own: rows, columns, blocks of blocks. */
+TEST_F(Graph, ProgramViewsShareMemoryUnderTheirOwnNames)
+{
+    hn_tensor *all = input("all", 6, 10), *block = nullptr, *row = nullptr, *bad = nullptr;
+    ASSERT_HN_OK(hn_program_view(p, "block", all, 1, 4, 2, 5, &block));
+    ASSERT_HN_OK(hn_program_view(p, "row", block, 3, 1, 1, 4, &row));
+    EXPECT_EQ(hn_program_find(p, "row"), row);
+    EXPECT_EQ(all->views, block);
+    EXPECT_EQ(block->views, row);
+    EXPECT_HN_FAIL(hn_program_view(p, "row", all, 0, 1, 0, 1, &bad), HN_ERR_ARG, "named row");
+    EXPECT_HN_FAIL(hn_program_view(p, "bad", block, 0, 1, 2, 4, &bad), HN_ERR_SHAPE,
+                   "columns 2..5 of block");
+    plan();
+    const std::vector<float> ones(20, 1), twos(4, 2);
+    ASSERT_HN_OK(hn_tensor_set(block, ones.data()));
+    ASSERT_HN_OK(hn_tensor_set(row, twos.data()));
+    for (int i = 0; i < 6; i++)
+        for (int j = 0; j < 10; j++) {
+            const bool in_block = i >= 1 && i < 5 && j >= 2 && j < 7;
+            const float want = i == 4 && j >= 3 && j < 7 ? 2.0f : in_block ? 1.0f : 0.0f;
+            EXPECT_EQ(at(all, i, j), want) << i << ", " << j;
+        }
+}
+
+/* Gradients of disjoint views are written side by side; overlapping ones are added up. */
+TEST_F(Graph, GradientsOfViewsAreCopiedOnlyWhereTheyHaveTo)
+{
+    hn_graph *graphs[2];
+    hn_tensor *dx[2];
+    for (const bool overlapping : {false, true}) {
+        hn_graph *g = graphs[overlapping] = graph(overlapping ? "overlapping" : "disjoint", true);
+        const std::string tag = overlapping ? "1" : "0";
+        hn_tensor *x = input(("x" + tag).c_str(), 3, 8, true);
+        hn_tensor *seed = input(("s" + tag).c_str(), 3, 4), *left = nullptr, *right = nullptr;
+        hn_tensor *y = emit(g, HN_OP_SCALE, {x}, 3);
+        ASSERT_HN_OK(hn_view_columns(g, y, 0, 4, &left));
+        ASSERT_HN_OK(hn_view_columns(g, y, overlapping ? 2 : 4, 4, &right));
+        hn_tensor *a = emit(g, HN_OP_SCALE, {left}, 5), *b = emit(g, HN_OP_SCALE, {right}, 7);
+        hn_tensor *outs[] = {a, b}, *seeds[] = {seed, seed};
+        const int64_t forward = hn_graph_nodes(g);
+        ASSERT_HN_OK(hn_graph_backward(g, 2, outs, seeds));
+        /* two scales, the scale of y; else zeros and two sums as well */
+        EXPECT_EQ(hn_graph_nodes(g) - forward, overlapping ? 6 : 3);
+        dx[overlapping] = hn_graph_grad(g, x);
+        hn_graph_keep(dx[overlapping]);
+    }
+    plan(64);
+    for (const char *tag : {"0", "1"}) {
+        hn_tensor *seed = hn_program_find(p, (std::string("s") + tag).c_str());
+        for (int i = 0; i < 12; i++) at(seed, i / 4, i % 4) = 1;
+    }
+    const float want[2][8] = {{15, 15, 15, 15, 21, 21, 21, 21}, {15, 15, 36, 36, 21, 21, 0, 0}};
+    for (int k = 0; k < 2; k++) {
+        ASSERT_HN_OK(run(graphs[k], true));
+        for (int i = 0; i < 24; i++) EXPECT_EQ(at(dx[k], i / 8, i % 8), want[k][i % 8]) << i;
+    }
+}
+
+/* A view that is read no more takes the result, which then lives with the other columns. */
+TEST_F(Graph, OperationsWorkInPlaceOnViews)
+{
+    hn_graph *g = graph("g", false);
+    hn_tensor *x = input("x", 3, 8), *left = nullptr, *right = nullptr;
+    hn_tensor *y = emit(g, HN_OP_SCALE, {x}, 3);
+    ASSERT_HN_OK(hn_view_columns(g, y, 0, 4, &left));
+    ASSERT_HN_OK(hn_view_columns(g, y, 4, 4, &right));
+    hn_tensor *twice = emit(g, HN_OP_SCALE, {left}, 2);
+    hn_tensor *kept = emit(g, HN_OP_ADD, {twice, right});
+    hn_graph_keep(kept);
+    plan(64);
+    for (int i = 0; i < 24; i++) at(x, i / 8, i % 8) = (float)i;
+    ASSERT_HN_OK(run(g, true));
+    EXPECT_EQ(twice->data, left->data);
+    for (int i = 0; i < 3; i++)
+        for (int j = 0; j < 4; j++)
+            EXPECT_EQ(at(kept, i, j), 6 * at(x, i, j) + 3 * at(x, i, j + 4));
+}
+
+/* A view that is read again keeps its values. */
+TEST_F(Graph, ViewsThatAreReadLaterAreNotOverwritten)
+{
+    hn_graph *g = graph("g", false);
+    hn_tensor *x = input("x", 3, 8), *left = nullptr;
+    hn_tensor *y = emit(g, HN_OP_SCALE, {x}, 3);
+    ASSERT_HN_OK(hn_view_columns(g, y, 0, 4, &left));
+    hn_tensor *twice = emit(g, HN_OP_SCALE, {left}, 2);
+    hn_tensor *kept = emit(g, HN_OP_ADD, {twice, left});
+    hn_graph_keep(kept);
+    plan(64);
+    for (int i = 0; i < 24; i++) at(x, i / 8, i % 8) = (float)i;
+    ASSERT_HN_OK(run(g, true));
+    for (int i = 0; i < 12; i++) EXPECT_EQ(at(kept, i / 4, i % 4), 9 * at(x, i / 4, i % 4));
 }
 
 TEST_F(Graph, FrozenInputsGetNoGradientAndCostNothing)
