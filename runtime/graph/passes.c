@@ -34,7 +34,8 @@ void hn_pass_dead_nodes(hn_graph *g)
                 hn_root(n->in[k])->index = 1;
         g->node[--kept] = n;
     }
-    memmove(g->node, g->node + kept, (size_t)(g->n_nodes - kept) * sizeof *g->node);
+    if (kept < g->n_nodes)
+        memmove(g->node, g->node + kept, (size_t)(g->n_nodes - kept) * sizeof *g->node);
     g->n_nodes -= kept;
     for (int64_t i = 0; i < g->tensors.n; i++) g->tensors.item[i]->index = i;
 }
