@@ -8,7 +8,7 @@
 
 namespace {
 
-enum Storage { PLAIN, FUSED, BORDERED };
+enum Storage { PLAIN, FUSED, BORDERED, UNFORCED }; /* UNFORCED: as on the CPU */
 
 struct Part {
     int64_t out, rank;
@@ -79,8 +79,11 @@ class Model {
         if (storage != PLAIN) {
             EXPECT_HN_OK(hn_params_group(params, n, modules));
         }
-        const hn_params_options o = {
-            .dtype = s.dtype, .moments = 2, .gradients = true, .border = storage == BORDERED};
+        const hn_params_options o = {.dtype = s.dtype,
+                                     .moments = 2,
+                                     .gradients = true,
+                                     .launches = storage != UNFORCED,
+                                     .border = storage == BORDERED};
         EXPECT_HN_OK(hn_params_create(params, p, &o));
         record(n, storage, recompute);
         const hn_plan_options plan = {.device = nullptr, .guard_bytes = 64};
@@ -237,6 +240,13 @@ TEST_P(Params, GroupsAreOneProductWhereTheyCan)
     Model m(s, FUSED), bordered(s, BORDERED);
     const int64_t products = m.count(HN_OP_LINEAR) + m.count(HN_OP_LOWRANK_LINEAR);
     EXPECT_EQ(products, s.fuses ? 1 : (int64_t)s.parts.size());
+    int64_t rank = 0;
+    for (const Part &part : s.parts) rank += part.rank;
+    Model cpu(s, UNFORCED); /* too narrow for its rank */
+    if (rank > 0) {
+        EXPECT_EQ(cpu.count(HN_OP_LINEAR) + cpu.count(HN_OP_LOWRANK_LINEAR),
+                  (int64_t)s.parts.size());
+    }
     if (!s.fuses) return;
     EXPECT_EQ(m.count(HN_OP_ZERO), 0);
     EXPECT_EQ(m.count(HN_OP_STORE), 0);

@@ -93,6 +93,7 @@ typedef struct {
     hn_dtype dtype; /* of frozen weights and activations: f32 or bf16 */
     int moments;    /* optimizer moments per trained value: 0, 1 or 2 */
     bool gradients; /* false: nothing is trained in this program (evaluation, generation) */
+    bool launches;  /* a GPU: fewer operations are worth multiplying by some zeros (storage.c) */
     bool border;    /* store low-rank pairs around their weights where shapes allow (storage.c) */
 } hn_params_options;
 

@@ -169,6 +169,7 @@ static hn_status record(hn_engine *e)
     const int64_t rows = o->batch_rows * o->seq_len;
     const int64_t positions = o->seq_len > o->logits_rows ? o->seq_len : o->logits_rows;
     const bool adamw = o->optimizer.kind == HN_OPTIMIZER_ADAMW;
+    const bool gpu = o->executor != HN_EXECUTOR_CPU; /* chosen by now */
     HN_TRY(hn_program_new(1, &e->program));
     HN_TRY(hn_params_new(o->adapt, &e->params));
     HN_TRY(hn_llama_declare(o->config, e->params));
@@ -177,8 +178,8 @@ static hn_status record(hn_engine *e)
     const hn_params_options po = {.dtype = o->dtype,
                                   .moments = adamw ? 2 : o->optimizer.momentum > 0,
                                   .gradients = o->train,
-                                  .border = o->dtype == HN_BF16 &&
-                                            o->executor != HN_EXECUTOR_CPU}; /* chosen by now */
+                                  .launches = gpu,
+                                  .border = gpu && o->dtype == HN_BF16};
     HN_TRY(hn_params_create(e->params, e->program, &po));
     HN_TRY(hn_llama_tables_new(o->config, e->program, positions, &e->tables));
     HN_TRY(vector(e, HN_MEM_STATE, "step block", HN_U8, sizeof(hn_step_block), &e->step));
