@@ -63,8 +63,8 @@ typedef struct {
     hn_status (*grad)(hn_graph *g, const hn_node *n, hn_tensor *const *dout, hn_tensor **din);
     uint32_t accumulates, adds;
 
-    size_t (*scratch)(const hn_node *n,
-                      hn_device_kind device); /* bytes while running; NULL: none */
+    /* Bytes while running; NULL: none. */
+    size_t (*scratch)(const hn_node *n, hn_device_kind device);
 
     hn_status (*run_cpu)(const hn_node *n, hn_exec *x);
     hn_status (*run_cuda)(const hn_node *n, hn_exec *x); /* NULL: refused by name in a CUDA plan */
