@@ -70,8 +70,8 @@ typedef struct {
     hn_status (*run_cuda)(const hn_node *n, hn_exec *x); /* NULL: refused by name in a CUDA plan */
 
     /* For the generic tests. fill writes sensible values for input k (ids, offsets, labels,
-     * states); it returns false for "standard normal values, or zeros for integers". `at` counts
-     * calls, so that a seed can differ. kinks: HN_BIT of inputs without finite-difference check. */
+     * states); it returns false for "standard normal values, or zeros for integers".
+     * kinks: HN_BIT of inputs without finite-difference check. */
     const hn_op_sample *samples;
     bool (*fill)(const hn_node *n, int k, void *data);
     uint32_t kinks;
