@@ -4,14 +4,12 @@
  * is its caller's to give back. On the CPU memory is host memory and every call is done when it
  * returns. On a GPU all calls run in order on the device's one stream.
  *
- * Only this folder and .cu files know CUDA. Nothing links the driver: a build with CUDA starts on a
- * machine that has none, and hn_device_open says what is missing.
+ * In the library only this folder and .cu files know CUDA. Nothing links the driver: a build with
+ * CUDA starts on a machine that has none, and hn_device_open says what is missing.
  */
 #ifndef HN_DEVICE_H
 #define HN_DEVICE_H
-#include <stdbool.h>
 #include <stddef.h>
-#include <stdint.h>
 
 #include "kernels/linear/gemm_cuda.h"
 #include "runtime/base/status.h"
@@ -43,8 +41,9 @@ hn_gemm_cuda *hn_device_gemm(const hn_device *d); /* NULL on the CPU */
 size_t hn_device_workspace_bytes(const hn_device *d);
 HN_NODISCARD hn_status hn_device_take_workspace(hn_device *d);
 
-/* Memory of the device, at least 256-byte aligned, zeroed. bytes > 0.
- * Errors  HN_ERR_MEMORY naming what is asked for, what is free and the device's total */
+/* Memory of the device, at least 256-byte aligned, zeroed (on a GPU in the order of its stream).
+ * bytes > 0.
+ * Errors  HN_ERR_MEMORY naming what is asked for, on a GPU also what is free and the total */
 HN_NODISCARD hn_status hn_device_alloc(hn_device *d, size_t bytes, void **out);
 void hn_device_release(hn_device *d, void *p);
 /* Host memory that copies to the device run from without the host waiting. */

@@ -55,6 +55,7 @@ void hn_pass_dead_nodes(hn_graph *g);
 /* in_place.c, tails.c: after those */
 HN_NODISCARD hn_status hn_pass_in_place(hn_graph *g);
 void hn_pass_tails(hn_graph *g);
+
 /* compare.c: runs the node's CPU twin on copies of its inputs, made by hn_twin_before; then its
  * outputs, which the device has written, must agree. */
 typedef struct {

@@ -2,7 +2,6 @@
 
 #include <inttypes.h>
 #include <stdio.h>
-#include <string.h>
 
 #include "runtime/base/alloc.h"
 #include "runtime/graph/graph_impl.h"
@@ -76,7 +75,7 @@ char *hn_plan_text(const hn_program *p)
 {
     hn_plan_sizes s;
     hn_plan_sizes_of(p, &s);
-    char text[2048];
+    char text[2048] = "";
     size_t at = 0;
     for (int m = 0; m < HN_MEM_COUNT && at < sizeof text; m++) {
         if (s.class_bytes[m] == 0) continue;

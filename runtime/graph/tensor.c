@@ -1,7 +1,5 @@
 #include "runtime/graph/tensor.h"
 
-#include <inttypes.h>
-
 #include "runtime/base/alloc.h"
 #include "runtime/base/convert.h"
 #include "runtime/graph/graph_impl.h"
