@@ -194,6 +194,7 @@ static hn_status check_call(const hn_attention_args *a, hn_cudnn_pass pass, cons
     HN_TRY(check_aligned("k", a->k));
     HN_TRY(check_aligned("v", a->v));
     HN_TRY(check_aligned("o", a->o));
+    HN_TRY(check_aligned("lse", a->lse));
     if (pass == HN_CUDNN_FWD) return HN_OK;
     HN_TRY(check_aligned("dout", a->dout));
     HN_TRY(check_aligned("dq", a->dq));
@@ -232,6 +233,9 @@ struct Layout {
     size_t dot, dq_sum, dk_head, dv_head, workspace, end;
 };
 
+/* Ints from one array of lengths or offsets to the next: each begins on such a boundary, too. */
+static int64_t int_stride(int64_t sequences) { return (sequences + 1 + 63) / 64 * 64; }
+
 static size_t after(size_t at, int64_t bytes) { return (at + (size_t)bytes + 255) / 256 * 256; }
 
 static Layout layout_of(const hn_attention_args *a, const hn_cudnn_plan *p)
@@ -239,7 +243,7 @@ static Layout layout_of(const hn_attention_args *a, const hn_cudnn_plan *p)
     const bool bwd = p->key.pass != HN_CUDNN_FWD, fast = p->key.pass == HN_CUDNN_BWD_FAST;
     const int64_t group = a->heads / a->kv_heads, heads = bwd && group > 1 ? 2 * group : 0;
     Layout at;
-    at.dot = after(0, 4 * (a->sequences + p->n_offsets * (a->sequences + 1)));
+    at.dot = after(0, 4 * (1 + p->n_offsets) * int_stride(a->sequences));
     at.dq_sum = after(at.dot, bwd ? 4 * a->q_rows * a->heads : 0);
     at.dk_head = after(at.dq_sum, fast ? 4 * a->q_rows * a->ld_dq : 0);
     at.dv_head = after(at.dk_head, heads * a->kv_rows * a->ld_dk);
@@ -308,9 +312,9 @@ constexpr int kThreads = 256;
 constexpr int kClearBlocks = 132; /* a block per multiprocessor of an H200 */
 
 struct OffsetJob {
-    const int32_t *offsets; /* rows, [sequences + 1] */
-    int32_t *out;           /* lengths [sequences], then n arrays [sequences + 1] */
-    int64_t sequences;
+    const int32_t *offsets;    /* rows, [sequences + 1] */
+    int32_t *out;              /* lengths [sequences], then n arrays [sequences + 1] */
+    int64_t sequences, stride; /* from array to array */
     int64_t ld[9];
     int n;
 };
@@ -320,10 +324,8 @@ __global__ void __launch_bounds__(kThreads) count_elements(const OffsetJob j)
 {
     for (int64_t s = threadIdx.x; s <= j.sequences; s += kThreads) {
         const int32_t first = j.offsets[s];
-        int32_t *out = j.out;
-        if (s < j.sequences) out[s] = j.offsets[s + 1] - first;
-        out += j.sequences;
-        for (int i = 0; i < j.n; i++, out += j.sequences + 1) out[s] = (int32_t)(first * j.ld[i]);
+        if (s < j.sequences) j.out[s] = j.offsets[s + 1] - first;
+        for (int i = 0; i < j.n; i++) j.out[(i + 1) * j.stride + s] = (int32_t)(first * j.ld[i]);
     }
 }
 
@@ -364,6 +366,7 @@ static hn_status enqueue_offsets(const hn_attention_args *a, const hn_cudnn_plan
     j.offsets = a->q_offsets;
     j.out = static_cast<int32_t *>(out);
     j.sequences = a->sequences;
+    j.stride = int_stride(a->sequences);
     j.n = p->n_offsets;
     memcpy(j.ld, p->offset_ld, sizeof j.ld);
     count_elements<<<1, kThreads, 0, stream>>>(j);
@@ -400,7 +403,7 @@ static void *pointer_of(const hn_attention_args *a, const Layout &at, char *scra
 {
     int32_t *const ints = reinterpret_cast<int32_t *>(scratch);
     if (id >= HN_ID_FIRST_OFFSETS && id < HN_ID_END_OFFSETS)
-        return ints + a->sequences + (id - HN_ID_FIRST_OFFSETS) * (a->sequences + 1);
+        return ints + (1 + id - HN_ID_FIRST_OFFSETS) * int_stride(a->sequences);
     switch (id) {
     case HN_ID_Q: return const_cast<void *>(a->q);
     case HN_ID_K: return const_cast<void *>(a->k);

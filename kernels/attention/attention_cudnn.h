@@ -46,10 +46,9 @@ HN_CUDA_FUNCTION void hn_attention_cudnn_close(hn_attention_cudnn *c); /* accept
 HN_CUDA_FUNCTION const char *hn_attention_cudnn_version(const hn_attention_cudnn *c);
 
 /* Makes the plan for these shapes, leading dimensions and masks, unless there is one. Pointers are
- * not read and may be NULL. *scratch: bytes of device memory that a call works in.
- * limit   most bytes that scratch may come to
- * Errors  HN_ERR_UNSUPPORTED: outside the limits above, above `limit`, or cuDNN has no kernel;
- *         HN_ERR_SHAPE, HN_ERR_MEMORY */
+ * not read and may be NULL (kv_offsets: NULL or not). *scratch: bytes of device memory that a call
+ * works in. limit   most bytes that scratch may come to Errors  HN_ERR_UNSUPPORTED: outside the
+ * limits above, above `limit`, or cuDNN has no kernel; HN_ERR_SHAPE, HN_ERR_MEMORY */
 HN_NODISCARD HN_CUDA_FUNCTION hn_status hn_attention_cudnn_plan(hn_attention_cudnn *c,
                                                                 const hn_attention_args *a,
                                                                 hn_cudnn_pass pass, size_t limit,

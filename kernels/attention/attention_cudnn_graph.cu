@@ -167,7 +167,6 @@ static int64_t find_configs(hn_cudnn_graph *g, hn_cudnn_desc operations,
     int64_t n = 0;
     set_desc(g, heuristic, CUDNN_ATTR_ENGINEHEUR_OPERATION_GRAPH, operations);
     set(g, heuristic, CUDNN_ATTR_ENGINEHEUR_MODE, CUDNN_TYPE_HEUR_MODE, 1, &mode);
-    if (g->c->gpu != nullptr) set_desc(g, heuristic, CUDNN_ATTR_ENGINEHEUR_DEVICEPROP, g->c->gpu);
     for (int64_t i = 0; i < kMostConfigs; i++)
         config[i] = make(g, CUDNN_BACKEND_ENGINECFG_DESCRIPTOR);
     if (g->st != HN_OK) return 0;

@@ -2,6 +2,7 @@
  * shape (for .cu files only). */
 #ifndef HN_CUDA_ATTENTION_CUDNN_H
 #define HN_CUDA_ATTENTION_CUDNN_H
+#ifdef HONE_CUDNN /* cuDNN's headers are there */
 #include <cudnn.h>
 
 #include "kernels/attention/attention_cudnn.h"
@@ -116,4 +117,5 @@ hn_cudnn_desc hn_cudnn_reshape(hn_cudnn_graph *g, hn_cudnn_desc x, hn_cudnn_desc
 /* The first plan that cuDNN offers for the graph; destroys what the graph was made of, in any
  * case. */
 hn_status hn_cudnn_compile(hn_cudnn_graph *g, cudnnBackendDescriptor_t *plan, int64_t *workspace);
+#endif
 #endif
