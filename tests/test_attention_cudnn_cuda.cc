@@ -34,13 +34,13 @@ size_t planned(const hn_attention_args &a, hn_cudnn_pass pass)
     return bytes;
 }
 
-struct Run {
+struct Call {
     DeviceProblem<hn_bf16> p;
     hn_attention_args a;
     hn_cudnn_pass pass;
     DeviceArray<char> fwd, bwd; /* scratch, all NaN: it needs no clearing */
 
-    explicit Run(const Shape &s, hn_cudnn_pass how = HN_CUDNN_BWD, int64_t gap = 0)
+    explicit Call(const Shape &s, hn_cudnn_pass how = HN_CUDNN_BWD, int64_t gap = 0)
         : p(s, gap), a(p.args()), pass(how), fwd(planned(a, HN_CUDNN_FWD)), bwd(planned(a, how))
     {
     }
@@ -81,22 +81,22 @@ TEST_P(AttentionCudnn, MatchesCpu)
     const auto want = reference.twin();
     for (const hn_cudnn_pass pass : {HN_CUDNN_BWD, HN_CUDNN_BWD_FAST}) {
         SCOPED_TRACE(pass == HN_CUDNN_BWD ? "deterministic" : "fast");
-        expect_close(Run(GetParam(), pass).run(), want);
+        expect_close(Call(GetParam(), pass).run(), want);
     }
 }
 
 TEST_P(AttentionCudnn, RepeatsBitForBit)
 {
     HN_NEED_CUDNN();
-    Run first(GetParam());
+    Call first(GetParam());
     const auto want = first.run();
-    for (int i = 0; i < 3; i++) EXPECT_TRUE(Run(GetParam()).run() == want);
+    for (int i = 0; i < 3; i++) EXPECT_TRUE(Call(GetParam()).run() == want);
 }
 
 TEST_P(AttentionCudnn, RunsFromACapturedGraph)
 {
     HN_NEED_CUDNN();
-    Run plain(GetParam()), captured(GetParam());
+    Call plain(GetParam()), captured(GetParam());
     const auto want = plain.run();
     run_captured([&](cudaStream_t stream) { captured.enqueue(stream); }, 2);
     EXPECT_TRUE(captured.result() == want);
@@ -131,7 +131,7 @@ TEST(AttentionCudnnPlan, ServesEveryPacking)
     const Shape empty = {"", {0, 0, 0, 0}, {}, 200, 200, 4, 2, 64, 0, 0, 0, true};
     Shape full = empty;
     full.q_offsets = {0, 10, 150, 190};
-    Run captured(empty);
+    Call captured(empty);
     cudaStream_t stream;
     cudaGraph_t graph;
     cudaGraphExec_t exec;
@@ -153,7 +153,7 @@ TEST(AttentionCudnnPlan, IsSmallerForShorterSequences)
 {
     HN_NEED_CUDNN();
     const Shape s = {"", {0, 100, 180, 300}, {}, 300, 300, 4, 2, 64, 0, 0, 0, true};
-    Run wide(s), tight(s);
+    Call wide(s), tight(s);
     tight.a.longest = 128;
     EXPECT_LT(planned(tight.a, HN_CUDNN_BWD), planned(wide.a, HN_CUDNN_BWD));
     (void)planned(tight.a, HN_CUDNN_FWD);
@@ -169,8 +169,8 @@ TEST(AttentionCudnnPlan, LeavesGapsBetweenRowsAlone)
     const Shape s = {"", {0, 30, 190}, {}, 200, 200, 4, 2, 64, 0, 0, 0, true};
     Problem<hn_bf16> reference(s, 8);
     const auto want = reference.twin();
-    expect_close(Run(s, HN_CUDNN_BWD, 8).run(), want);
-    expect_close(Run(s, HN_CUDNN_BWD_FAST, 8).run(), want);
+    expect_close(Call(s, HN_CUDNN_BWD, 8).run(), want);
+    expect_close(Call(s, HN_CUDNN_BWD_FAST, 8).run(), want);
 }
 
 /* q, k and v as columns of one buffer, gradients apart, o and dout with strides of their own: every
