@@ -77,8 +77,6 @@ void hn_bench_describe(const hn_bench_def *d, const int64_t *shape, hn_bench_res
 HN_NODISCARD hn_status hn_bench_time(hn_bench *b, const hn_bench_def *d, const int64_t *shape,
                                      hn_bench_result *out);
 
-extern const hn_bench_def *const hn_bench_defs[];
-extern const int hn_bench_n_defs;
 /* The ceilings: a copy, and the products that of_gemm refers to (bf16, f32). */
 extern const hn_bench_def hn_bench_copy, hn_bench_gemm_bf16, hn_bench_gemm_f32;
 

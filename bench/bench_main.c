@@ -1,7 +1,6 @@
 /* hone-bench: times every CUDA operation of bench.def, one JSON line a shape, or compares two files
  * of such lines. */
 #define _POSIX_C_SOURCE 200809L
-#include <inttypes.h>
 #include <regex.h>
 #include <stdio.h>
 #include <string.h>
@@ -15,12 +14,12 @@
 #include "bench/bench.def"
 #undef HN_BENCH
 
-const hn_bench_def *const hn_bench_defs[] = {
+static const hn_bench_def *const defs[] = {
 #define HN_BENCH(name) &hn_bench_##name,
 #include "bench/bench.def"
 #undef HN_BENCH
 };
-const int hn_bench_n_defs = sizeof hn_bench_defs / sizeof *hn_bench_defs;
+enum { N_DEFS = sizeof defs / sizeof *defs };
 
 typedef struct {
     const char *filter, *out, *compare, *results, *device, *commit;
@@ -72,9 +71,9 @@ static hn_status choose(const char *filter, job *jobs, int *n)
         regerror(error, &pattern, why, sizeof why);
         return HN_FAIL(HN_ERR_ARG, "--filter '%s': %s", filter, why);
     }
-    for (int d = 0; d < hn_bench_n_defs; d++)
-        for (int s = 0; s < hn_bench_defs[d]->n_shapes && *n < MAX_JOBS; s++) {
-            const job j = {hn_bench_defs[d], hn_bench_defs[d]->shapes[s]};
+    for (int d = 0; d < N_DEFS; d++)
+        for (int s = 0; s < defs[d]->n_shapes && *n < MAX_JOBS; s++) {
+            const job j = {defs[d], defs[d]->shapes[s]};
             key_of(&j, key);
             if (filter[0] == '\0' || regexec(&pattern, key, 0, NULL, 0) == 0) jobs[(*n)++] = j;
         }

@@ -1,7 +1,6 @@
 /* bench_result.h - results of benchmarks as JSON lines, and the comparison of two files of them. */
 #ifndef HN_BENCH_RESULT_H
 #define HN_BENCH_RESULT_H
-#include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 

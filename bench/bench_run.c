@@ -5,7 +5,6 @@
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 
 #include "bench/bench.h"
 #include "runtime/base/alloc.h"
@@ -51,7 +50,7 @@ static void note(hn_bench *b, hn_status st)
 {
     if (st == HN_OK || b->failed != HN_OK) return;
     b->failed = st;
-    snprintf(b->why, sizeof b->why, "%s", hn_last_error());
+    snprintf(b->why, sizeof b->why, "%s", hn_last_text());
 }
 
 static void reset(hn_bench *b)
@@ -333,14 +332,9 @@ static hn_status capture(timing *t, double *call_us)
     if (t->d->uncaptured) return HN_OK;
     HN_TRY(hn_device_capture_begin(t->b->device));
     const hn_status st = enqueue(t, t->calls);
-    if (st != HN_OK) {
-        char why[512];
-        snprintf(why, sizeof why, "%s", hn_last_error());
-        if (hn_device_capture_end(t->b->device, NULL) != HN_OK) { /* the first error counts */
-        }
-        return HN_FAIL(st, "in a captured graph: %s", why);
-    }
-    return hn_device_capture_end(t->b->device, &t->graph);
+    if (st == HN_OK) return hn_device_capture_end(t->b->device, &t->graph);
+    (void)!hn_device_capture_end(t->b->device, NULL);
+    return HN_FAIL(st, "in a captured graph: %s", hn_last_text());
 }
 
 static hn_status launch(const timing *t)

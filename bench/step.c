@@ -267,8 +267,8 @@ static hn_status print_result(bench *b)
         quantile(b, 0.8), "peak_gib", (double)used * gib, "plan_gib",
         (double)plan.total_bytes * gib, "loss_first", b->loss_first, "loss_last", b->loss_last,
         "trained", (json_int_t)hn_params_trained(hn_engine_params(b->engine)), "executor",
-        hn_executor_name(hn_engine_executor(b->engine)), "device", hn_device_text(b->device), "versions",
-        "hone " HN_VERSION, "window", b->begin_s, b->end_s);
+        hn_executor_name(hn_engine_executor(b->engine)), "device", hn_device_text(b->device),
+        "versions", "hone " HN_VERSION, "window", b->begin_s, b->end_s);
     char *text = o ? json_dumps(o, JSON_REAL_PRECISION(15)) : NULL;
     json_decref(o);
     if (text == NULL) return HN_FAIL(HN_ERR_MEMORY, "no memory for the result");

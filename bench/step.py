@@ -6,7 +6,8 @@ Every variant is a process of its own, one after the other: hone is BUILD/hone-b
 are bench/peer_step.py. Meanwhile nvidia-smi is asked for the SM clock and the power five times a
 second (nothing is set); what falls into the timed window is averaged. Results are in DIR as
 step-<shape>.jsonl, written after each variant, and step-<shape>.md. Ends with 1 when a variant
-failed. --shape tiny --device cpu --no-compile tries it all without a GPU.
+failed. Without a GPU this tries it all: --shape tiny --device cpu --no-compile --build build
+--variants hone,bf16-flash,fp32-flash.
 """
 
 import argparse
@@ -144,7 +145,8 @@ def commit_of_tree():
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     p.add_argument("--shape", choices=SHAPES, required=True)
-    p.add_argument("--variants", default=",".join(VARIANTS), help="of " + ",".join(VARIANTS))
+    variants = f"of {','.join(VARIANTS)}; bf16-math: attention in plain operations"
+    p.add_argument("--variants", default=",".join(VARIANTS), help=variants)
     p.add_argument("--build", default=str(ROOT / "build-cuda"), help="folder of hone-bench-step")
     p.add_argument("--hone", default="", help="more options for hone-bench-step, as one word")
     p.add_argument("--out", default=str(ROOT / "bench" / "results"))

@@ -40,6 +40,7 @@ if [ -z "$logs" ]; then
     trap 'rm -rf "$logs"' EXIT
 fi
 mkdir -p "$logs"
+rm -f "$logs"/*.code # of a run that was broken off
 failed=0
 
 # Parts run $jobs at a time; each leaves NAME.log and NAME.code.

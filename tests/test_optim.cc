@@ -208,7 +208,10 @@ TEST(Optim, SkippedAndFrozenReplicasKeepTheirValuesButLoseTheGradient)
         EXPECT_TRUE(same_bits(r.m.host(), before.m.host()));
         EXPECT_TRUE(same_bits(r.v.host(), before.v.host()));
         EXPECT_TRUE(same_bits(r.work.host(), before.work.host()));
-        for (int64_t i = 0; i < 10; i++) EXPECT_EQ(r.grad.host()[(size_t)i], 0);
+        const auto grad = r.grad.host();
+        for (int64_t g = 0; g < 2; g++)
+            for (int64_t i = 0; i < 10; i++)
+                EXPECT_EQ(grad[(size_t)(g * r.grad_stride + i)], 0) << g;
     }
 }
 
@@ -629,7 +632,10 @@ TEST(OptimCudaSkip, SkippedAndFrozenReplicasKeepTheirValuesButLoseTheGradient)
         EXPECT_TRUE(same_bits(d.m.host(), start.m.host()));
         EXPECT_TRUE(same_bits(d.v.host(), start.v.host()));
         EXPECT_TRUE(same_bits(d.work.host(), start.work.host()));
-        for (int64_t i = 0; i < 10; i++) EXPECT_EQ(d.grad.host()[(size_t)i], 0);
+        const auto grad = d.grad.host();
+        for (int64_t g = 0; g < 2; g++)
+            for (int64_t i = 0; i < 10; i++)
+                EXPECT_EQ(grad[(size_t)(g * start.grad_stride + i)], 0) << g;
     }
 }
 

@@ -72,7 +72,8 @@ HN_NODISCARD hn_status hn_cast_cpu(const hn_cast_args *a);
 HN_NODISCARD hn_status hn_cast_fast(const hn_cast_args *a);
 HN_NODISCARD HN_CUDA_FUNCTION hn_status hn_cast_cuda(const hn_cast_args *a, hn_stream stream);
 
-/* Rows of row_bytes, pitch_bytes apart, become zero; the gaps between them stay. */
+/* Rows of row_bytes, pitch_bytes apart, become zero; the gaps between them stay. Arguments are not
+ * checked. */
 HN_NODISCARD HN_CUDA_FUNCTION hn_status hn_zero_cuda(void *p, int64_t rows, size_t row_bytes,
                                                      size_t pitch_bytes, hn_stream stream);
 

@@ -7,7 +7,7 @@
  * Shapes     [rows, cols], row-major, rows ld_* elements apart: gate and up may be the two halves
  *            of one buffer [rows, 2 cols], dgate and dup too.
  * Precision  all f32 or all bf16; fp32 arithmetic, one rounding. fast and CUDA: silu within
- *            4 ulp of fp32.
+ *            4 ulp of fp32; for v below -87, where |silu| < 1.5e-36, it may become 0.
  * Limits     every dimension 1 to 2^31 - 1; any width and alignment.
  * Aliasing   y may be gate or up; dgate and dup may each be any one of gate, up and dy, but not
  *            the same one. In place means the same pointer and the same leading dimension.

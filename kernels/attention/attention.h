@@ -35,7 +35,8 @@
  * Repeats    bit for bit, for any number of threads; a sequence gives the same bits alone
  *            and packed with others.
  * Cost       visible pairs * heads * 2 * (head_dim + value_dim) flops forward, 2.5 times that
- *            backward; no memory that grows with the square of a length.
+ *            backward (CUDA: 3.5 times, since two kernels make p and dt); no memory that grows with
+ *            the square of a length.
  * Errors     HN_ERR_ARG, HN_ERR_SHAPE, HN_ERR_UNSUPPORTED, all before the first write. The
  *            check does not read device memory: offsets are checked by the CPU functions, on
  *            a device they are a promise of whoever packed the batch.
@@ -97,9 +98,10 @@ HN_NODISCARD hn_status hn_attention_bwd_fast(const hn_attention_args *a, void *s
 /* Device pointers; offsets are not checked: a promise of whoever packed the batch. In bf16 with
  * head_dim = value_dim = 64 or 128, pointers on 16-byte boundaries and leading dimensions in
  * multiples of 8 the products run on the tensor cores, and p and dt / scale are rounded to bf16
- * before they meet v, dout, k and q; everything else is plain fp32 (no TF32), as said above. A
- * masked v that is NaN or Inf may reach rows that do not see it (0 * NaN), within its sequence.
- * scratch: that many bytes of device memory, 64-byte aligned. */
+ * before they meet v, dout, k and q; everything else is plain fp32 (no TF32), as said above; there
+ * each further 64 columns of a head compute the scores once more. A masked operand that is NaN or
+ * Inf (v; in backward q, k and dout, too) may reach rows that do not see it (0 * NaN), within its
+ * sequence. scratch: that many bytes of device memory, 64-byte aligned. */
 HN_CUDA_FUNCTION size_t hn_attention_bwd_cuda_scratch(const hn_attention_args *a);
 HN_NODISCARD HN_CUDA_FUNCTION hn_status hn_attention_fwd_cuda(const hn_attention_args *a,
                                                               hn_stream stream);

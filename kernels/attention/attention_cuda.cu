@@ -5,7 +5,8 @@
 
 namespace {
 
-constexpr int kThreads = 256; /* 8 warps */
+constexpr int kThreads = 256;           /* 8 warps */
+constexpr int64_t kMaxBlocks = 1 << 20; /* then a warp takes several rows */
 
 template <class T>
 __global__ void __launch_bounds__(kThreads) attention_delta(const hn_attention_args a, float *delta)
@@ -66,7 +67,7 @@ hn_status hn_attention_bwd_cuda(const hn_attention_args *a, void *scratch, hn_st
     HN_TRY(hn_check_pointer("attention", "scratch", scratch));
     const hn_attention_args b = with_value_dim(a);
     float *delta = (float *)scratch;
-    const unsigned grid = hn_grid(b.q_rows * b.heads, kThreads / 32, 1 << 20);
+    const unsigned grid = hn_grid(b.q_rows * b.heads, kThreads / 32, kMaxBlocks);
     HN_CUDA_REAL(b.dtype, T, attention_delta<T><<<grid, kThreads, 0, stream>>>(b, delta));
     HN_TRY(HN_CUDA_LAUNCHED("attention_delta"));
     return fits_tensor_cores(&b, true) ? hn_attention_bwd_mma_(&b, delta, stream)

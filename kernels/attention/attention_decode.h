@@ -15,7 +15,8 @@
  * Limits     positions are read when the operation runs. positions[b] + tokens <= capacity.
  * Aliasing   none of o with anything. Cache rows behind a token's position are never read.
  * Repeats    bit for bit, for any number of threads and any batch.
- * Cost       reads the visible part of the cache once per group of heads.
+ * Cost       reads the visible part of the cache once per group of heads; CUDA: once per 4 heads
+ *            of a group, the keys again for each further 128 columns of the values.
  * Errors     HN_ERR_ARG, HN_ERR_SHAPE, HN_ERR_UNSUPPORTED before the first write; positions
  *            are checked by the CPU functions (see kv_append.h).
  */

@@ -18,7 +18,7 @@ template <int kDim>
 constexpr int kPass = kDim == 64 ? 64 : 32;
 
 /* Two tiles that stay, two buffers of two that pass, lse and delta of two buffers: 56 KB for heads
- * of 64, 69 KB for 128. */
+ * of 64, 70 KB for 128. */
 template <int kDim>
 constexpr int kStayElems = kTile *HnTile_<kDim>::kLd;
 template <int kDim>

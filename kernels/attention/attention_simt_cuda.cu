@@ -127,8 +127,8 @@ __device__ __forceinline__ float score_of(const hn_attention_args &a, float prod
     return a.softcap > 0.0f ? a.softcap * tanhf(t / a.softcap) : t;
 }
 
-/* What a block works on: tile slot (fastest, last tiles first: under a causal mask they are the
- * long ones), then head, then 64 columns of the output. */
+/* What a block works on: tile slot (fastest; last tiles first: under a causal mask they are the
+ * long ones where tiles are of queries), then head, then 64 columns of the output. */
 struct Item {
     int64_t slot, head, col;
 };

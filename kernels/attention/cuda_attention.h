@@ -32,8 +32,6 @@ static inline hn_status hn_attention_grid_(int64_t blocks, unsigned *grid)
     return HN_OK;
 }
 
-#ifdef __CUDACC__
-
 /* The rows of one tile's sequence, and the tile's first row in it. */
 typedef struct {
     int64_t q_start, kv_start; /* rows of the packed operands */
@@ -113,6 +111,4 @@ static __device__ __forceinline__ int hn_last_query_(const hn_attention_args &a,
 {
     return a.window > 0 ? hn_clamp_((int64_t)j1 - 1 + a.window - s.n_kv + s.n_q, s.n_q) : s.n_q;
 }
-
-#endif
 #endif

@@ -20,8 +20,6 @@
 hn_status hn_attention_fwd_mma_(const hn_attention_args *a, hn_stream stream);
 hn_status hn_attention_bwd_mma_(const hn_attention_args *a, const float *delta, hn_stream stream);
 
-#ifdef __CUDACC__
-
 /* Tiles in shared memory: rows of kDim values and 8 more, so that 8 rows lie in different banks. */
 template <int kDim>
 struct HnTile_ {
@@ -192,6 +190,4 @@ static __device__ __forceinline__ void hn_mma_store_(__nv_bfloat16 *y, int64_t l
                 hn_pack_bf16_(c[n][2] * factor1, c[n][3] * factor1);
     }
 }
-
-#endif
 #endif

@@ -6,6 +6,7 @@
 namespace {
 
 constexpr int kThreads = 256;
+constexpr int64_t kMaxBlocks = 1 << 20; /* then a thread copies several pieces */
 
 /* x [batch * tokens, cols] into its cache; all sizes in pieces of type V. */
 template <class V>
@@ -51,8 +52,7 @@ void launch(const hn_kv_append_args *a, int64_t per, hn_stream stream)
 {
     const Copy<V> k = copy_of<V>(a->k, a->k_cache, a->ld_k, a->ld_k_cache, a->k_cols, per);
     const Copy<V> v = copy_of<V>(a->v, a->v_cache, a->ld_v, a->ld_v_cache, a->v_cols, per);
-    const unsigned grid =
-        hn_grid(a->batch * a->tokens * (k.cols + v.cols), kThreads, (int64_t)1 << 20);
+    const unsigned grid = hn_grid(a->batch * a->tokens * (k.cols + v.cols), kThreads, kMaxBlocks);
     kv_append<V><<<grid, kThreads, 0, stream>>>(*a, k, v);
 }
 

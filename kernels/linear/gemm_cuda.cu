@@ -185,8 +185,7 @@ hn_status hn_gemm_describe(const hn_gemm_cuda *g, hn_gemm_plan *p)
         HN_TRY(set(g, p->desc, CUBLASLT_MATMUL_DESC_EPILOGUE, (uint32_t)CUBLASLT_EPILOGUE_BIAS));
         HN_TRY(set(g, p->desc, CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, (int32_t)type_of(k->c_dtype)));
         HN_TRY(set(g, p->desc, CUBLASLT_MATMUL_DESC_BIAS_BATCH_STRIDE, k->bias_stride));
-        /* Choosing reads nothing through it: its value tells the alignment, here that of the key.
-         */
+        /* Choosing reads nothing through it: its value tells the alignment, that of the key. */
         HN_TRY(set(g, p->desc, CUBLASLT_MATMUL_DESC_BIAS_POINTER,
                    reinterpret_cast<const void *>((uintptr_t)k->align_bias)));
     }

@@ -38,9 +38,11 @@ struct json_t; /* Jansson's json_t */
 
 typedef struct hn_gemm_cuda hn_gemm_cuda; /* library, handle, plans; for one device */
 
-enum { HN_GEMM_WORKSPACE = 32 << 20 };
+enum { HN_GEMM_WORKSPACE = 32 << 20 }; /* bytes; what NVIDIA recommends for Hopper */
 
-/* Errors  HN_ERR_UNSUPPORTED: libcublasLt is not there, or too old: names what was looked for */
+/* For the current device.
+ * Errors  HN_ERR_UNSUPPORTED: libcublasLt is not there, or too old: names what was looked for;
+ *         HN_ERR_MEMORY, HN_ERR_CUDA */
 HN_NODISCARD HN_CUDA_FUNCTION hn_status hn_gemm_cuda_open(hn_gemm_cuda **out);
 HN_CUDA_FUNCTION void hn_gemm_cuda_close(hn_gemm_cuda *g); /* accepts NULL */
 /* Device memory of HN_GEMM_WORKSPACE bytes, 256-byte aligned; the caller keeps it alive. */

@@ -1,6 +1,5 @@
 /* The product for shapes that cuBLASLt has no algorithm for: a block computes a 16 x 16 tile of C,
- * an element a thread, with tiles of A and B in shared memory. Right for every shape, never fast.
- */
+ * an element a thread, with tiles of A and B in shared memory. Right for every shape, not fast. */
 #include "kernels/linear/cuda_gemm_plan.h"
 #include "runtime/base/cuda_math.h"
 

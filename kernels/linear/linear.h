@@ -17,7 +17,9 @@
  * Repeats    bit for bit on one machine; fast: also for any number of threads.
  * Cost       2 rows in out flops. Fast, bf16: the operands are converted to f32 in the scratch.
  * CUDA       the product by cuBLASLt or, where it has no algorithm, a plain kernel
- *            (kernels/linear/gemm_cuda.h); a bias of another dtype than y costs a pass of its own.
+ *            (kernels/linear/gemm_cuda.h). For some shapes bias and add are a pass of their own,
+ *            which rounds a bf16 product once more; a bias of another dtype than y always is one,
+ *            on an f32 product.
  * Errors     HN_ERR_ARG, HN_ERR_SHAPE, HN_ERR_UNSUPPORTED (dtype), before the first write.
  */
 #ifndef HN_LINEAR_H

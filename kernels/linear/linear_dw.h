@@ -73,6 +73,7 @@ typedef struct {
 HN_NODISCARD hn_status hn_linear_db_check(const hn_linear_db_args *a);
 HN_NODISCARD hn_status hn_linear_db_cpu(const hn_linear_db_args *a);
 HN_NODISCARD hn_status hn_linear_db_fast(const hn_linear_db_args *a);
+/* scratch: that many bytes, float-aligned. */
 HN_CUDA_FUNCTION size_t hn_linear_db_cuda_scratch(const hn_linear_db_args *a);
 HN_NODISCARD HN_CUDA_FUNCTION hn_status hn_linear_db_cuda(const hn_linear_db_args *a, void *scratch,
                                                           hn_stream stream);

@@ -28,7 +28,7 @@
  * Limits     rows, dim, vocab below 2^31. No more than chunk_rows x vocab logits exist at a time.
  * Aliasing   none.
  * Repeats    bit for bit, for any number of threads; chunk_rows may change the rounding.
- * Cost       2 * trained rows * vocab * dim flops for each of: loss, dx, dw.
+ * Cost       2 * trained rows * vocab * dim flops for each of: loss, dx, dw (CUDA: all rows).
  * Errors     HN_ERR_ARG, HN_ERR_SHAPE, HN_ERR_UNSUPPORTED before the first write; the CPU
  *            functions also report a label outside 0 .. vocab-1, with its row, as HN_ERR_ARG.
  *            Where labels are in device memory the loader has checked them.
@@ -61,7 +61,7 @@ typedef struct {
     int64_t rows, dim, vocab;
     int64_t ld_x, ld_w, ld_dx, ld_dw;
     int64_t chunk_rows; /* 0: so many that the logits take 16 MiB, at least 64; CUDA: 4096, or so
-                         * many that the logits stay below 4 GiB */
+                         * many that the logits take 4 GiB at most */
     float softcap;      /* 0: none */
     hn_dtype dtype;
 } hn_linear_ce_args;

@@ -1,7 +1,6 @@
-/* A team normalises a vector: a warp where it is short, else a block. The team keeps a vector of up
- * to 8192 columns in registers; a longer or unaligned one is read again for the second pass.
- * dgain: blocks gather partial sums over runs of vectors, then a second kernel adds them in order.
- */
+/* A team has a vector: a warp where it is short, else a block. Forward keeps up to 8192 columns in
+ * registers; a longer or unaligned vector, and backward, read again for the second pass. dgain:
+ * blocks gather partial sums over runs of vectors, then a second kernel adds them in order. */
 #include "kernels/norm/add_rmsnorm.h"
 
 #include "runtime/base/check.h"

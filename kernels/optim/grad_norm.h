@@ -16,7 +16,8 @@
  * Precision  sums of squares and all factors in double, results rounded once.
  * Limits     n >= 1.
  * Aliasing   none. max_norm is read from the step block.
- * Repeats    bit for bit, for any number of threads (kernels/reduce/sum_squares.h).
+ * Repeats    bit for bit, for any number of threads (kernels/reduce/sum_squares.h); CUDA adds in
+ *            another order, fixed as well.
  * Errors     HN_ERR_ARG, HN_ERR_SHAPE before the first write. A gradient that is not finite is not
  *            an error here: whoever runs the step reads step->skipped.
  */

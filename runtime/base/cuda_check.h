@@ -1,4 +1,4 @@
-/* cuda_check.h - turn a cudaError_t into an hn_status (for .cu files and runtime/device). */
+/* cuda_check.h - turn a cudaError_t into an hn_status (for .cu files, runtime/device, bench). */
 #ifndef HN_CUDA_CHECK_H
 #define HN_CUDA_CHECK_H
 #include <cuda_runtime_api.h>

@@ -91,8 +91,8 @@ static HN_HOST_DEVICE inline float hn_rng_unit(uint32_t word)
  * p in [0, 1); the kept share is exact to 2^-32. */
 static inline uint32_t hn_rng_drop_threshold(double p) { return (uint32_t)(p * 4294967296.0); }
 
-/* Uniform integer in [0, n) without bias (n > 0): Lemire's multiplication on 64 bits,
- * bias below 2^-32 for n < 2^32. */
+/* Uniform integer in [0, n), n > 0: Lemire's multiplication on 64 bits; bias below 2^-32 for
+ * n < 2^32. */
 static inline uint64_t hn_rng_below(hn_rng r, uint64_t row, uint32_t col, uint64_t n)
 {
     uint32_t w[4];

@@ -5,14 +5,12 @@
  * give back. On the CPU memory is host memory and every call is done when it
  * returns. On a GPU all calls run in order on the device's one stream.
  *
- * Only this folder and .cu files know CUDA. Nothing links the driver: a build with CUDA starts on a
- * machine that has none, and hn_device_open says what is missing.
+ * In the library only this folder and .cu files know CUDA. Nothing links the driver: a build with
+ * CUDA starts on a machine that has none, and hn_device_open says what is missing.
  */
 #ifndef HN_DEVICE_H
 #define HN_DEVICE_H
-#include <stdbool.h>
 #include <stddef.h>
-#include <stdint.h>
 
 #include "kernels/attention/attention_cudnn.h"
 #include "kernels/linear/gemm_cuda.h"
@@ -50,8 +48,9 @@ hn_attention_cudnn *hn_device_attention(const hn_device *d); /* NULL until it is
 size_t hn_device_workspace_bytes(const hn_device *d);
 HN_NODISCARD hn_status hn_device_take_workspace(hn_device *d);
 
-/* Memory of the device, at least 256-byte aligned, zeroed. bytes > 0.
- * Errors  HN_ERR_MEMORY naming what is asked for, what is free and the device's total */
+/* Memory of the device, at least 256-byte aligned, zeroed (on a GPU in the order of its stream).
+ * bytes > 0.
+ * Errors  HN_ERR_MEMORY naming what is asked for, on a GPU also what is free and the total */
 HN_NODISCARD hn_status hn_device_alloc(hn_device *d, size_t bytes, void **out);
 void hn_device_release(hn_device *d, void *p);
 /* Host memory that copies to the device run from without the host waiting. */

@@ -203,7 +203,7 @@ hn_status hn_device_open_cuda(int index, hn_device *d, bool *present)
     size_t total = 0;
     struct cudaDeviceProp prop;
     HN_TRY(find(index, &driver, &runtime, present));
-    *d = (hn_device){.calls = &cuda_calls, .kind = HN_DEVICE_CUDA, .index = index};
+    *d = (hn_device){.calls = &cuda_calls, .kind = HN_DEVICE_CUDA};
     HN_TRY(HN_CUDA(cudaSetDevice(index)));
     HN_TRY(HN_CUDA(cudaGetDeviceProperties(&prop, index)));
     snprintf(d->text, sizeof d->text,

@@ -1,6 +1,8 @@
 /* device_impl.h - what a kind of device does; for runtime/device only. */
 #ifndef HN_DEVICE_IMPL_H
 #define HN_DEVICE_IMPL_H
+#include <stdbool.h>
+
 #include "runtime/device/device.h"
 
 #ifdef __cplusplus
@@ -28,7 +30,6 @@ typedef struct {
 struct hn_device {
     const hn_device_calls *calls;
     hn_device_kind kind;
-    int index; /* of the GPU */
     char text[384];
     hn_stream stream;
     hn_gemm_cuda *gemm;

@@ -1,7 +1,6 @@
 /* A node's CPU twin on copies of what the device read: the device's outputs must agree.
  *
  * The copies are made before the node runs, because an output may take over an input's memory. */
-#include <inttypes.h>
 #include <math.h>
 
 #include "runtime/base/alloc.h"
@@ -46,7 +45,7 @@ hn_status hn_twin_before(const hn_node *n, hn_twin_copies *c)
 
 static double tolerance(hn_dtype t) { return t == HN_F32 ? 1e-4 : 2e-2; }
 
-/* ||got - want|| / ||want||, columns only. */
+/* ||got - want|| / ||want||, columns only, replica 0. */
 static double difference(const hn_tensor *t, const void *got, const void *want)
 {
     const int64_t rows = hn_type_rows(&t->type), cols = hn_type_cols(&t->type);

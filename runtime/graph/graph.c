@@ -1,6 +1,5 @@
 /* Programs, persistent tensors, graphs, nodes. */
 #include <inttypes.h>
-#include <stdio.h>
 #include <string.h>
 
 #include "runtime/base/alloc.h"

@@ -52,6 +52,7 @@ hn_status hn_list_add(hn_tensor_list *l, hn_tensor *t);
 /* passes.c: in this order, after hn_graph_backward */
 HN_NODISCARD hn_status hn_pass_recompute(hn_graph *g);
 void hn_pass_dead_nodes(hn_graph *g);
+
 /* compare.c: runs the node's CPU twin on copies of its inputs, made by hn_twin_before; then its
  * outputs, which the device has written, must agree. */
 typedef struct {

@@ -67,15 +67,15 @@ typedef struct {
     /* While the plan is built, ahead of scratch: settles what depends on the device (in n->attr,
      * for good) and makes the library plans of the node, which is slow. NULL: nothing to settle. */
     hn_status (*prepare)(hn_node *n, hn_device *device);
-    size_t (*scratch)(const hn_node *n,
-                      hn_device_kind device); /* bytes while running; NULL: none */
+    /* Bytes while running; NULL: none. */
+    size_t (*scratch)(const hn_node *n, hn_device_kind device);
 
     hn_status (*run_cpu)(const hn_node *n, hn_exec *x);
     hn_status (*run_cuda)(const hn_node *n, hn_exec *x); /* NULL: refused by name in a CUDA plan */
 
     /* For the generic tests. fill writes sensible values for input k (ids, offsets, labels,
-     * states); it returns false for "standard normal values, or zeros for integers". `at` counts
-     * calls, so that a seed can differ. kinks: HN_BIT of inputs without finite-difference check. */
+     * states); it returns false for "standard normal values, or zeros for integers".
+     * kinks: HN_BIT of inputs without finite-difference check. */
     const hn_op_sample *samples;
     bool (*fill)(const hn_node *n, int k, void *data);
     uint32_t kinks;

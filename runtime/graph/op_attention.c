@@ -86,7 +86,7 @@ static size_t scratch(const hn_node *n, hn_device_kind device)
 {
     if (hn_attention_is_cudnn(n)) return n->attr.attention.library_scratch;
     const hn_attention_args a = args_of(n);
-    return device == HN_DEVICE_CPU ? hn_attention_fwd_fast_scratch(&a) : 0;
+    return device == HN_DEVICE_CUDA ? 0 : hn_attention_fwd_fast_scratch(&a);
 }
 
 static hn_status run_cpu(const hn_node *n, hn_exec *x)

@@ -59,8 +59,8 @@ static hn_status infer(const hn_node *n, hn_type *out)
 static size_t scratch(const hn_node *n, hn_device_kind device)
 {
     const hn_attention_decode_args a = args_of(n);
-    return device == HN_DEVICE_CPU ? hn_attention_decode_fast_scratch(&a)
-                                   : hn_attention_decode_cuda_scratch(&a);
+    return device == HN_DEVICE_CUDA ? hn_attention_decode_cuda_scratch(&a)
+                                    : hn_attention_decode_fast_scratch(&a);
 }
 
 static hn_status run_cpu(const hn_node *n, hn_exec *x)

@@ -1,6 +1,9 @@
 /* op_util.h - what several rows of the registry say in the same words. */
 #ifndef HN_OP_UTIL_H
 #define HN_OP_UTIL_H
+#include <assert.h>
+#include <stddef.h>
+
 #include "runtime/base/rng.h"
 #include "runtime/graph/op.h"
 
@@ -25,6 +28,11 @@ static inline bool hn_is_matrix(const hn_type *t, const hn_type *like)
 {
     return hn_is_real(t) && t->dtype == like->dtype && t->ndim >= 2;
 }
+
+static_assert(offsetof(hn_step_block, seed) == offsetof(hn_rng_state, seed) &&
+                  offsetof(hn_step_block, step) == offsetof(hn_rng_state, step) &&
+                  offsetof(hn_step_block, row_offset) == offsetof(hn_rng_state, row_offset),
+              "a step block begins like the state of random operations");
 
 /* What random operations read of the step block, in *state; NULL when the run has none, which
  * the operations refuse. On a GPU they read the head of the block itself, when they run. */

@@ -2,7 +2,6 @@
 
 #include <inttypes.h>
 #include <stdio.h>
-#include <string.h>
 
 #include "runtime/base/alloc.h"
 #include "runtime/graph/graph_impl.h"
@@ -81,9 +80,9 @@ static void write_notes(const hn_program *p, char *text, size_t size)
     for (int64_t k = 0; k < p->n_graphs; k++)
         for (int64_t i = 0; i < p->graph[k]->n_nodes; i++) {
             const char *note = p->graph[k]->node[i]->note;
-            bool new = note != NULL &&n < sizeof said / sizeof *said &&at < size;
-            for (size_t j = 0; j < n && new; j++) new = strcmp(said[j], note) != 0;
-            if (!new) continue;
+            bool fresh = note != NULL && n < sizeof said / sizeof *said && at < size;
+            for (size_t j = 0; j < n && fresh; j++) fresh = strcmp(said[j], note) != 0;
+            if (!fresh) continue;
             said[n++] = note;
             at += (size_t)snprintf(text + at, size - at, "%s\n", note);
         }
@@ -95,7 +94,7 @@ char *hn_plan_text(const hn_program *p)
     char notes[4096];
     hn_plan_sizes_of(p, &s);
     write_notes(p, notes, sizeof notes);
-    char text[2048];
+    char text[2048] = "";
     size_t at = 0;
     for (int m = 0; m < HN_MEM_COUNT && at < sizeof text; m++) {
         if (s.class_bytes[m] == 0) continue;

@@ -33,7 +33,8 @@ typedef struct {
 } hn_plan_sizes;
 
 /* Runs the passes on every graph and places everything. Takes no tensor memory.
- * Errors: HN_ERR_UNSUPPORTED names an operation without a function for the device; HN_ERR_MEMORY */
+ * Errors: HN_ERR_UNSUPPORTED names an operation without a function for the device; HN_ERR_MEMORY.
+ * After an error the program is good for hn_program_free only. */
 HN_NODISCARD hn_status hn_plan_build(hn_program *p, const hn_plan_options *o);
 void hn_plan_sizes_of(const hn_program *p, hn_plan_sizes *out); /* after hn_plan_build */
 

@@ -33,9 +33,9 @@ typedef struct {
     bool twin;           /* CPU: plain twins instead of the fast functions */
     bool check;   /* after each node: wait, scan its float outputs for NaN and infinity, and look
                    * at the red zones of a guarded plan; before it: poison fresh outputs */
-    bool compare; /* GPU: run each node's CPU twin on copies of the same inputs; outputs agree to
-                   * 1e-4 (f32) or 2e-2 (bf16) of their norm */
-} hn_run_options;
+    bool compare; /* GPU: run each node's CPU twin on copies of the same inputs; float outputs agree
+                   * to 1e-4 (f32) or 2e-2 (bf16) of their norm */
+} hn_run_options; /* scans and comparisons look at replica 0 */
 
 /* Runs every node. On a GPU it returns before the work is done, unless check or compare is on.
  * Allocates nothing (check and compare on a GPU: host memory).

@@ -1,7 +1,5 @@
 #include "runtime/graph/tensor.h"
 
-#include <inttypes.h>
-
 #include "runtime/base/alloc.h"
 #include "runtime/base/convert.h"
 #include "runtime/graph/graph_impl.h"
@@ -65,6 +63,7 @@ static void store_rows(const hn_type *t, char *to, int64_t rows, const float *de
 hn_status hn_tensor_set_rows(const hn_tensor *t, int64_t first, int64_t rows, const float *dense)
 {
     const int64_t cols = hn_type_cols(&t->type);
+    const bool has_gaps = hn_type_ld(&t->type) > cols; /* a neighbour's columns may lie there */
     stage s;
     if (on_host(t)) {
         const size_t row_bytes = (size_t)hn_type_ld(&t->type) * hn_dtype_size(t->type.dtype);
@@ -75,9 +74,11 @@ hn_status hn_tensor_set_rows(const hn_tensor *t, int64_t first, int64_t rows, co
     hn_status st = HN_OK;
     for (int64_t i = 0; st == HN_OK && i < rows; i += s.rows) {
         const int64_t n = rows - i < s.rows ? rows - i : s.rows;
+        const size_t at = (size_t)(first + i) * s.row_bytes,
+                     bytes = piece_bytes(t, &s, first + i, n);
+        if (has_gaps) st = hn_tensor_read(t, at, s.memory, bytes);
         store_rows(&t->type, s.memory, n, dense + i * cols);
-        st = hn_tensor_write(t, (size_t)(first + i) * s.row_bytes, s.memory,
-                             piece_bytes(t, &s, first + i, n));
+        if (st == HN_OK) st = hn_tensor_write(t, at, s.memory, bytes);
     }
     hn_free(s.memory);
     return st;

@@ -19,7 +19,8 @@ HN_NODISCARD hn_status hn_tensor_write(const hn_tensor *t, size_t offset, const 
                                        size_t bytes);
 HN_NODISCARD hn_status hn_tensor_read(const hn_tensor *t, size_t offset, void *to, size_t bytes);
 
-/* Float tensors, from and to dense fp32 [rows, cols]; rounded to nearest even where stored. */
+/* Float tensors, from and to dense fp32 [rows, cols]; rounded to nearest even where stored. What
+ * lies between the rows of a view stays as it is. */
 HN_NODISCARD hn_status hn_tensor_set(const hn_tensor *t, const float *dense);
 HN_NODISCARD hn_status hn_tensor_set_rows(const hn_tensor *t, int64_t first, int64_t rows,
                                           const float *dense);

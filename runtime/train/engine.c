@@ -267,13 +267,23 @@ static hn_status run(hn_engine *e, const hn_graph *g, bool check)
     return hn_graph_run(g, &o);
 }
 
-/* An empty batch: no sequence, no trained token, so that parameters, moments and gradients stay
- * zero through every variant, the update included. */
+enum { N_VARIANTS = 6 };
+
+/* The graphs of a step; NULL where the engine has none. */
+static void variants(const hn_engine *e, hn_graph *out[N_VARIANTS])
+{
+    hn_graph *const all[N_VARIANTS] = {e->begin,      e->micro, e->update,
+                                       e->eval_begin, e->eval,  e->logits_graph};
+    memcpy(out, all, sizeof all);
+}
+
+/* An empty batch: no sequence, no trained token, so that parameters and moments stay as they are
+ * and gradients zero through every variant, the update included. */
 static hn_status warm_up(hn_engine *e)
 {
-    hn_graph *const variant[] = {e->begin,      e->micro, e->update,
-                                 e->eval_begin, e->eval,  e->logits_graph};
+    hn_graph *variant[N_VARIANTS];
     const hn_run_options o = {.step = e->step->data};
+    variants(e, variant);
     if (e->tokens != NULL) {
         const int64_t rows = e->o.batch_rows * e->o.seq_len;
         memset(e->batch.tokens, 0, (size_t)rows * sizeof *e->batch.tokens);
@@ -283,11 +293,11 @@ static hn_status warm_up(hn_engine *e)
         HN_TRY(send_batch(e));
     }
     HN_TRY(send(e, e->step, e->micro_step));
-    for (size_t i = 0; i < sizeof variant / sizeof *variant; i++)
+    for (int i = 0; i < N_VARIANTS; i++)
         if (variant[i]) HN_TRY(hn_graph_run(variant[i], &o));
     HN_TRY(wait(e));
     if (e->o.executor != HN_EXECUTOR_GRAPH) return HN_OK;
-    for (size_t i = 0; i < sizeof variant / sizeof *variant; i++)
+    for (int i = 0; i < N_VARIANTS; i++)
         if (variant[i]) HN_TRY(hn_graph_capture(variant[i], e->step->data));
     return wait(e);
 }
@@ -323,10 +333,10 @@ hn_status hn_engine_use_gemm_plans(hn_engine *e, const struct json_t *plans, con
     const bool same = json_equal(now, plans);
     json_decref(now);
     if (!gpu || same) return HN_OK;
-    hn_graph *const variant[] = {e->begin,      e->micro, e->update,
-                                 e->eval_begin, e->eval,  e->logits_graph};
+    hn_graph *variant[N_VARIANTS];
     HN_TRY(hn_gemm_cuda_restore(hn_device_gemm(e->o.device), plans, where));
-    for (size_t i = 0; i < sizeof variant / sizeof *variant; i++)
+    variants(e, variant);
+    for (int i = 0; i < N_VARIANTS; i++)
         if (variant[i]) hn_graph_release(variant[i]);
     return warm_up(e);
 }

@@ -10,11 +10,11 @@
  * One optimizer step:
  *   hn_engine_begin; for each micro-batch: hn_engine_batch, fill it, hn_engine_micro;
  *   hn_engine_update
- * On a GPU nothing waits before hn_engine_update reads loss and norm, but hn_engine_batch for the
- * copy of the last micro-batch.
+ * On a GPU the host waits in hn_engine_update, which reads loss and norm, and in hn_engine_batch
+ * until the micro-batch before has run: there is memory for one.
  *
- * Allocation: hn_engine_new takes none for tensors, hn_engine_allocate all of it, the calls after
- * it none. Same seed, same batches: same bits.
+ * Allocation: hn_engine_new takes none for tensors, hn_engine_allocate all of it, steps and
+ * evaluations none. Same seed, same batches: same bits.
  */
 #ifndef HN_ENGINE_H
 #define HN_ENGINE_H
@@ -85,8 +85,8 @@ HN_NODISCARD hn_status hn_engine_allocate(hn_engine *e);
 HN_NODISCARD hn_status hn_engine_gemm_plans(const hn_engine *e, struct json_t **out);
 /* Goes on with exactly these (of hn_engine_gemm_plans, or NULL); parameters stay as they are.
  * where    names them in errors
- * Errors   HN_ERR_UNSUPPORTED: another GPU, another version of the library, or the CPU on one side
- */
+ * Errors   HN_ERR_UNSUPPORTED: another GPU, another version of the library, or the CPU on one side;
+ *          HN_ERR_FORMAT */
 HN_NODISCARD hn_status hn_engine_use_gemm_plans(hn_engine *e, const struct json_t *plans,
                                                 const char *where);
 

@@ -2,7 +2,6 @@
 
 #include <inttypes.h>
 #include <stdio.h>
-#include <string.h>
 
 #include "runtime/base/alloc.h"
 #include "runtime/base/convert.h"

@@ -43,8 +43,7 @@ typedef struct {
     int64_t best_step, evals_since_best;
     hn_log_entry *log;
     int64_t n_log, cap_log;
-    struct json_t
-        *gemm_plans; /* owned; of a run on a GPU (kernels/linear/gemm_cuda.h), else NULL */
+    struct json_t *gemm_plans; /* owned; of a run on a GPU (hn_engine_gemm_plans), else NULL */
 } hn_run_state;
 
 /* room: entries that hn_run_state_log will take without allocating. */

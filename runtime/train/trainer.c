@@ -438,10 +438,10 @@ static hn_status explain_nonfinite(trainer *t)
                    t->state.step + 1);
 }
 
-static hn_status record_step(trainer *t, const hn_step_report *r, double lr)
+static hn_status record_step(trainer *t, const hn_step_report *r, double lr, double peak)
 {
     const int64_t step = t->state.step;
-    const double rate = hn_progress_units_per_s(&t->progress), peak = peak_gib(t);
+    const double rate = hn_progress_units_per_s(&t->progress);
     const double epoch = hn_loader_epoch_at(t->s->train, t->state.micro_batch);
     const hn_metric row[] = {{"loss", r->loss},
                              {"lr", lr},
@@ -491,11 +491,12 @@ static hn_status step(trainer *t)
     t->state.micro_batch += t->c->accumulation;
     t->state.tokens += r.tokens;
     t->units += r.tokens;
+    const double peak = peak_gib(t); /* asks the driver: once a step */
     char detail[96];
     snprintf(detail, sizeof detail, "loss %.4f  norm %.3f  lr %.2e  %.2f GiB", r.loss, r.grad_norm,
-             lr, peak_gib(t));
+             lr, peak);
     hn_progress_update(&t->progress, t->state.step, t->units, detail);
-    return record_step(t, &r, lr);
+    return record_step(t, &r, lr, peak);
 }
 
 static void show_line(void *context, hn_log_level level, const char *text)
