@@ -56,6 +56,8 @@ int32_t *hn_bench_positions(hn_bench *b, int64_t n, int64_t length); /* i modulo
 int32_t *hn_bench_offsets(hn_bench *b, int64_t sequences, int64_t length); /* [sequences + 1] */
 void *hn_bench_upload(hn_bench *b, const void *host, size_t bytes);
 hn_gemm_cuda *hn_bench_gemm(const hn_bench *b);
+/* Opens cuDNN on first use; NULL when it failed: hn_last_error says why. */
+hn_attention_cudnn *hn_bench_attention(hn_bench *b);
 hn_stream hn_bench_stream(const hn_bench *b); /* for inputs that another operation makes */
 hn_dtype hn_bench_dtype(const hn_bench *b);   /* of the definition that is set up */
 

@@ -17,6 +17,7 @@ static double bwd_flops(const int64_t *s) { return 2.5 * fwd_flops(s); }
 typedef struct {
     hn_attention_args a;
     void *scratch;
+    hn_attention_cudnn *cudnn; /* of the entries that run on cuDNN */
 } attention_set;
 
 static void common(hn_bench *b, const int64_t *s, attention_set *set)
@@ -41,6 +42,7 @@ static void common(hn_bench *b, const int64_t *s, attention_set *set)
         .heads = s[HEADS],
         .kv_heads = s[KV_HEADS],
         .head_dim = s[HEAD_DIM],
+        .longest = s[LENGTH],
         .scale = 1.0f / sqrtf((float)s[HEAD_DIM]),
         .causal = true,
         .dtype = t,
@@ -60,6 +62,30 @@ static hn_status fwd_run(const void *args, hn_stream stream)
     return hn_attention_fwd_cuda(&set->a, stream);
 }
 
+/* Scratch of a pass through cuDNN; its plan is made. */
+static hn_status plan_cudnn(hn_bench *b, attention_set *set, hn_cudnn_pass pass, void **scratch)
+{
+    size_t bytes = 0;
+    set->cudnn = hn_bench_attention(b);
+    if (set->cudnn == NULL) return HN_FAIL(HN_ERR_UNSUPPORTED, "%s", hn_last_text());
+    HN_TRY(hn_attention_cudnn_plan(set->cudnn, &set->a, pass, SIZE_MAX, &bytes));
+    *scratch = hn_bench_scratch(b, bytes);
+    return HN_OK;
+}
+
+static hn_status fwd_cudnn_setup(hn_bench *b, const int64_t *s, void *args)
+{
+    attention_set *set = args;
+    common(b, s, set);
+    return plan_cudnn(b, set, HN_CUDNN_FWD, &set->scratch);
+}
+
+static hn_status fwd_cudnn_run(const void *args, hn_stream stream)
+{
+    const attention_set *set = args;
+    return hn_attention_cudnn_fwd(set->cudnn, &set->a, set->scratch, stream);
+}
+
 /* o and lse are what forward gives for these inputs, so that probabilities are probabilities. */
 static hn_status bwd_setup(hn_bench *b, const int64_t *s, void *args)
 {
@@ -77,6 +103,33 @@ static hn_status bwd_setup(hn_bench *b, const int64_t *s, void *args)
     set->scratch = hn_bench_scratch(b, hn_attention_bwd_cuda_scratch(a));
     HN_TRY(hn_attention_check(a, true));
     return hn_attention_fwd_cuda(a, hn_bench_stream(b));
+}
+
+/* Through cuDNN: o and lse are those of our own forward. */
+static hn_status bwd_deterministic_setup(hn_bench *b, const int64_t *s, void *args)
+{
+    attention_set *set = args;
+    HN_TRY(bwd_setup(b, s, args));
+    return plan_cudnn(b, set, HN_CUDNN_BWD, &set->scratch);
+}
+
+static hn_status bwd_deterministic_run(const void *args, hn_stream stream)
+{
+    const attention_set *set = args;
+    return hn_attention_cudnn_bwd(set->cudnn, &set->a, HN_CUDNN_BWD, set->scratch, stream);
+}
+
+static hn_status bwd_fast_setup(hn_bench *b, const int64_t *s, void *args)
+{
+    attention_set *set = args;
+    HN_TRY(bwd_setup(b, s, args));
+    return plan_cudnn(b, set, HN_CUDNN_BWD_FAST, &set->scratch);
+}
+
+static hn_status bwd_fast_run(const void *args, hn_stream stream)
+{
+    const attention_set *set = args;
+    return hn_attention_cudnn_bwd(set->cudnn, &set->a, HN_CUDNN_BWD_FAST, set->scratch, stream);
 }
 
 static hn_status bwd_run(const void *args, hn_stream stream)
@@ -131,4 +184,37 @@ const hn_bench_def hn_bench_attention_bwd_f32 = {
     .args_size = sizeof(attention_set),
     .setup = bwd_setup,
     .run = bwd_run,
+};
+
+const hn_bench_def hn_bench_attention_fwd_cudnn = {
+    .name = "attention_fwd_cudnn",
+    .dtype = HN_BF16,
+    .axes = {"batch", "length", "heads", "kv_heads", "head_dim"},
+    HN_BENCH_SHAPES(shapes),
+    .flops = fwd_flops,
+    .args_size = sizeof(attention_set),
+    .setup = fwd_cudnn_setup,
+    .run = fwd_cudnn_run,
+};
+
+const hn_bench_def hn_bench_attention_bwd_cudnn = {
+    .name = "attention_bwd_cudnn",
+    .dtype = HN_BF16,
+    .axes = {"batch", "length", "heads", "kv_heads", "head_dim"},
+    HN_BENCH_SHAPES(shapes),
+    .flops = bwd_flops,
+    .args_size = sizeof(attention_set),
+    .setup = bwd_deterministic_setup,
+    .run = bwd_deterministic_run,
+};
+
+const hn_bench_def hn_bench_attention_bwd_cudnn_fast = {
+    .name = "attention_bwd_cudnn_fast",
+    .dtype = HN_BF16,
+    .axes = {"batch", "length", "heads", "kv_heads", "head_dim"},
+    HN_BENCH_SHAPES(shapes),
+    .flops = bwd_flops,
+    .args_size = sizeof(attention_set),
+    .setup = bwd_fast_setup,
+    .run = bwd_fast_run,
 };

@@ -175,6 +175,10 @@ int32_t *hn_bench_offsets(hn_bench *b, int64_t sequences, int64_t length)
 }
 
 hn_gemm_cuda *hn_bench_gemm(const hn_bench *b) { return hn_device_gemm(b->device); }
+hn_attention_cudnn *hn_bench_attention(hn_bench *b)
+{
+    return hn_device_open_attention(b->device) == HN_OK ? hn_device_attention(b->device) : NULL;
+}
 hn_stream hn_bench_stream(const hn_bench *b) { return hn_device_stream(b->device); }
 hn_dtype hn_bench_dtype(const hn_bench *b) { return b->dtype; }
 const hn_device *hn_bench_device(const hn_bench *b) { return b->device; }

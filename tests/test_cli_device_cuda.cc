@@ -74,6 +74,31 @@ TEST(CliDeviceCuda, AMissingLibraryIsNamed)
     expect_done(cpu);
 }
 
+/* cuDNN: auto goes without and says so, by name it is an error. */
+TEST(CliDeviceCuda, AMissingCudnnIsNamed)
+{
+    HN_NEED_CUDA();
+    const Workplace w;
+    std::filesystem::create_directory(w / "lib");
+    write_file(w / "lib/libcudnn.so.9", "no library");
+    const char *old = std::getenv("LD_LIBRARY_PATH");
+    const std::string path = old ? old : "";
+    const Words bf16 = on("cuda") + Words{"--dtype", "bf16"};
+    setenv("LD_LIBRARY_PATH", ((w / "lib") + ":" + path).c_str(), 1);
+    const Ran cudnn = w.run(w.train("a", 2) + bf16 + Words{"--attention", "cudnn"});
+    const Ran fast = w.run(w.train("b", 2) + bf16 + Words{"--attention", "fast"});
+    const Ran without = w.run(w.train("c", 2) + bf16);
+    if (old)
+        setenv("LD_LIBRARY_PATH", path.c_str(), 1);
+    else
+        unsetenv("LD_LIBRARY_PATH");
+    for (const Ran &r : {cudnn, fast})
+        expect_refused(r, 2, {"libcudnn.so.9", "LD_LIBRARY_PATH", "--attention auto or hone"});
+    expect_done(without);
+    EXPECT_TRUE(contains(without.err, "attention: hone, forward (")) << without.err;
+    EXPECT_TRUE(contains(without.err, "libcudnn.so.9")) << without.err;
+}
+
 /* Weights that no GPU holds: refused before anything is taken or written, and told what helps. */
 TEST(CliDeviceCuda, APlanThatDoesNotFitSaysWhatWould)
 {

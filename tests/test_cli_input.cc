@@ -109,6 +109,9 @@ TEST(CliOptions, ValuesOutOfRangeAreNamedWithTheLimit)
     expect_untouched(w, w.train("o", 2) + Words{"--device", "cuda:1x"}, {"device 'cuda:1x'"});
     expect_untouched(w, w.train("o", 2) + Words{"--device", "cpu", "--executor", "cuda"},
                      {"executor cuda needs a GPU"});
+    for (const char *attention : {"cudnn", "fast"})
+        expect_untouched(w, w.train("o", 2) + Words{"--device", "cpu", "--attention", attention},
+                         {"needs a GPU", "--attention auto or hone"});
 }
 
 TEST(CliOptions, WhatWouldBeWithoutEffectIsRefused)

@@ -71,6 +71,7 @@ typedef struct {
     int64_t heads, kv_heads, head_dim;
     int64_t value_dim; /* 0: head_dim */
     int64_t window;    /* keys that a query sees, itself included; 0: all */
+    int64_t longest;   /* no sequence has more rows (a promise, like offsets); 0: q_rows */
     float scale;       /* finite; usually 1 / sqrt(head_dim) */
     float softcap;     /* 0: none */
     bool causal;

@@ -23,6 +23,12 @@ static hn_status check_offsets(const char *name, const int32_t *offsets, int64_t
 hn_status hn_attention_check_offsets(const hn_attention_args *a)
 {
     HN_TRY(check_offsets("q_offsets", a->q_offsets, a->sequences, a->q_rows));
+    for (int64_t s = 0; s < a->sequences && a->longest > 0; s++)
+        if (a->q_offsets[s + 1] - a->q_offsets[s] > a->longest)
+            return HN_FAIL(HN_ERR_ARG,
+                           "attention: sequence %" PRId64 " has %" PRId32
+                           " rows, the longest was to have %" PRId64,
+                           s, a->q_offsets[s + 1] - a->q_offsets[s], a->longest);
     if (a->kv_offsets == NULL)
         return check_offsets("q_offsets", a->q_offsets, a->sequences, a->kv_rows);
     return check_offsets("kv_offsets", a->kv_offsets, a->sequences, a->kv_rows);

@@ -165,6 +165,22 @@ const char *hn_device_text(const hn_device *d) { return d->text; }
 hn_stream hn_device_stream(const hn_device *d) { return d->stream; }
 hn_gemm_cuda *hn_device_gemm(const hn_device *d) { return d->gemm; }
 
+hn_attention_cudnn *hn_device_attention(const hn_device *d) { return d->attention; }
+
+hn_status hn_device_open_attention(hn_device *d)
+{
+    size_t before = 0, after = 0, total = 0;
+    if (d->attention != NULL) return HN_OK;
+    if (d->kind != HN_DEVICE_CUDA)
+        return HN_FAIL(HN_ERR_UNSUPPORTED, "cuDNN needs a GPU; the device is %s", d->text);
+    HN_TRY(d->calls->memory(d, &before, &total));
+    HN_TRY(hn_attention_cudnn_open(&d->attention));
+    HN_TRY(d->calls->memory(d, &after, &total));
+    const size_t taken = before > after ? before - after : 0;
+    d->free_at_open -= taken < d->free_at_open ? taken : d->free_at_open;
+    return HN_OK;
+}
+
 size_t hn_device_workspace_bytes(const hn_device *d)
 {
     return d->kind == HN_DEVICE_CUDA ? HN_GEMM_WORKSPACE : 0;

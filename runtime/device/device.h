@@ -1,7 +1,8 @@
 /* device.h - where a program's memory lies and its operations run: the CPU, or one GPU.
  *
- * A device owns a stream, the cuBLASLt plans (kernels/linear/gemm_cuda.h) and nothing else; memory
- * is its caller's to give back. On the CPU memory is host memory and every call is done when it
+ * A device owns a stream, the cuBLASLt plans (kernels/linear/gemm_cuda.h), those of attention
+ * through cuDNN (kernels/attention/attention_cudnn.h) and nothing else; memory is its caller's to
+ * give back. On the CPU memory is host memory and every call is done when it
  * returns. On a GPU all calls run in order on the device's one stream.
  *
  * In the library only this folder and .cu files know CUDA. Nothing links the driver: a build with
@@ -11,6 +12,7 @@
 #define HN_DEVICE_H
 #include <stddef.h>
 
+#include "kernels/attention/attention_cudnn.h"
 #include "kernels/linear/gemm_cuda.h"
 #include "runtime/base/status.h"
 #include "runtime/base/stream.h"
@@ -36,6 +38,11 @@ hn_device_kind hn_device_kind_of(const hn_device *d);
 const char *hn_device_text(const hn_device *d);
 hn_stream hn_device_stream(const hn_device *d);   /* NULL on the CPU */
 hn_gemm_cuda *hn_device_gemm(const hn_device *d); /* NULL on the CPU */
+
+/* Opens cuDNN unless that has been done; what its handle takes counts as taken when the device was
+ * opened. Errors: those of hn_attention_cudnn_open; HN_ERR_UNSUPPORTED on the CPU */
+HN_NODISCARD hn_status hn_device_open_attention(hn_device *d);
+hn_attention_cudnn *hn_device_attention(const hn_device *d); /* NULL until it is opened */
 
 /* Bytes the libraries work in; taken once a device, by hn_device_take_workspace. 0 on the CPU. */
 size_t hn_device_workspace_bytes(const hn_device *d);

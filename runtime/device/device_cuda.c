@@ -153,8 +153,10 @@ void hn_device_graph_free_cuda(hn_device_graph *g)
 
 static void close_cuda(hn_device *d)
 {
+    hn_attention_cudnn_close(d->attention);
     hn_gemm_cuda_close(d->gemm);
     if (d->stream != NULL) (void)cudaStreamDestroy(d->stream);
+    d->attention = NULL;
     d->gemm = NULL;
     d->stream = NULL;
 }

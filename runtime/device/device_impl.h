@@ -35,6 +35,7 @@ struct hn_device {
     char text[384];
     hn_stream stream;
     hn_gemm_cuda *gemm;
+    hn_attention_cudnn *attention; /* NULL until it is asked for */
     void *workspace;
     size_t free_at_open; /* bytes, once context and library handles exist */
 };

@@ -109,6 +109,14 @@ struct hn_tensor {
     void *data;       /* first element (of replica 0), NULL before hn_plan_allocate */
 };
 
+/* Whose kernels attention runs on. */
+typedef enum {
+    HN_ATTENTION_OWN,
+    HN_ATTENTION_AUTO,       /* cuDNN where it serves, else our own; settled by the plan */
+    HN_ATTENTION_CUDNN,      /* deterministic */
+    HN_ATTENTION_CUDNN_FAST, /* dq is added up in an order left to chance */
+} hn_attention_impl;
+
 /* What an operation needs to know besides its inputs. Zero means "not used". */
 typedef union {
     struct {
@@ -126,8 +134,11 @@ typedef union {
     } rope;
     struct {
         int64_t heads, kv_heads, head_dim, window;
+        int64_t longest; /* no sequence has more rows; 0: not known */
         float scale, softcap;
         bool causal;
+        hn_attention_impl impl;
+        size_t library_scratch; /* bytes, set by the plan */
     } attention;
     struct {
         int64_t chunk_rows; /* rows of logits alive at a time */
@@ -163,6 +174,7 @@ struct hn_node {
     int segment;       /* recompute segment of a forward node; 0: none */
     size_t scratch;    /* bytes, from the operation's scratch function */
     size_t scratch_at; /* where in the transient arena */
+    const char *note;  /* a line of the plan's text, from the operation's prepare; NULL: none */
 };
 
 HN_NODISCARD hn_status hn_program_new(int64_t replicas, hn_program **out);

@@ -18,9 +18,10 @@ extern "C" {
 /* What a node finds when it runs. */
 typedef struct {
     hn_device_kind device;
-    hn_stream stream;   /* CUDA only */
-    hn_gemm_cuda *gemm; /* CUDA only */
-    void *scratch;      /* the node's scratch bytes, 64-byte aligned; NULL when it asked for none */
+    hn_stream stream;              /* CUDA only */
+    hn_gemm_cuda *gemm;            /* CUDA only */
+    hn_attention_cudnn *attention; /* CUDA only; NULL: no node of the device has asked for it */
+    void *scratch; /* the node's scratch bytes, 64-byte aligned; NULL when it asked for none */
     hn_step_block *step; /* in the device's memory: numbers that change from step to step */
     bool twin;           /* run the plain twin instead of the fast CPU function */
 } hn_exec;
@@ -70,6 +71,9 @@ typedef struct {
      * them, or not: hn_type.tail); NULL: none. */
     int64_t (*tail)(const hn_node *n, int k);
 
+    /* While the plan is built, ahead of scratch: settles what depends on the device (in n->attr,
+     * for good) and makes the library plans of the node, which is slow. NULL: nothing to settle. */
+    hn_status (*prepare)(hn_node *n, hn_device *device);
     /* Bytes while running; NULL: none. */
     size_t (*scratch)(const hn_node *n, hn_device_kind device);
 

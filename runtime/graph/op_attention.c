@@ -1,7 +1,7 @@
 /* o, lse = attention(q, k, v, q_offsets, kv_offsets?); the mathematics is in
  * kernels/attention/attention.h. attr.attention; value_dim is v's width over its heads. */
 #include "kernels/attention/attention.h"
-#include "runtime/graph/op.h"
+#include "runtime/graph/attention_choice.h"
 
 enum { Q, K, V, Q_OFFSETS, KV_OFFSETS }; /* inputs */
 enum { O, LSE };                         /* outputs */
@@ -29,6 +29,7 @@ static hn_attention_args args_of(const hn_node *n)
         .head_dim = n->attr.attention.head_dim,
         .value_dim = hn_type_cols(v) / n->attr.attention.kv_heads,
         .window = n->attr.attention.window,
+        .longest = n->attr.attention.longest,
         .scale = n->attr.attention.scale,
         .softcap = n->attr.attention.softcap,
         .causal = n->attr.attention.causal,
@@ -73,8 +74,17 @@ static hn_status grad(hn_graph *g, const hn_node *n, hn_tensor *const *dout, hn_
     return HN_OK;
 }
 
+static hn_status prepare(hn_node *n, hn_device *device)
+{
+    static const int32_t some = 0; /* the plan has no memory yet: there are offsets, or not */
+    hn_attention_args a = args_of(n);
+    if (n->in[KV_OFFSETS] != NULL) a.kv_offsets = &some;
+    return hn_attention_choose(n, device, &a, false);
+}
+
 static size_t scratch(const hn_node *n, hn_device_kind device)
 {
+    if (hn_attention_is_cudnn(n)) return n->attr.attention.library_scratch;
     const hn_attention_args a = args_of(n);
     return device == HN_DEVICE_CUDA ? 0 : hn_attention_fwd_fast_scratch(&a);
 }
@@ -88,7 +98,8 @@ static hn_status run_cpu(const hn_node *n, hn_exec *x)
 static hn_status run_cuda(const hn_node *n, hn_exec *x)
 {
     const hn_attention_args a = args_of(n);
-    return hn_attention_fwd_cuda(&a, x->stream);
+    if (!hn_attention_is_cudnn(n)) return hn_attention_fwd_cuda(&a, x->stream);
+    return hn_attention_cudnn_fwd(x->attention, &a, x->scratch, x->stream);
 }
 
 /* clang-format off */
@@ -126,6 +137,7 @@ const hn_op_def hn_op_attention = {
     .saved_out = HN_BIT(LSE),
     .infer = infer,
     .grad = grad,
+    .prepare = prepare,
     .scratch = scratch,
     .run_cpu = run_cpu,
     .run_cuda = run_cuda,

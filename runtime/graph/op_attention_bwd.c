@@ -1,7 +1,7 @@
 /* dq, dk, dv = attention_bwd(q, k, v, o, lse, dout, q_offsets, kv_offsets?); the mathematics is in
  * kernels/attention/attention.h. Operands come from the gradient rule of attention. */
 #include "kernels/attention/attention.h"
-#include "runtime/graph/op.h"
+#include "runtime/graph/attention_choice.h"
 
 enum { Q, K, V, O, LSE, DOUT, Q_OFFSETS, KV_OFFSETS }; /* inputs */
 enum { DQ, DK, DV };                                   /* outputs */
@@ -37,6 +37,7 @@ static hn_attention_args args_of(const hn_node *n)
         .head_dim = n->attr.attention.head_dim,
         .value_dim = hn_type_cols(v) / n->attr.attention.kv_heads,
         .window = n->attr.attention.window,
+        .longest = n->attr.attention.longest,
         .scale = n->attr.attention.scale,
         .softcap = n->attr.attention.softcap,
         .causal = n->attr.attention.causal,
@@ -59,8 +60,17 @@ static hn_status infer(const hn_node *n, hn_type *out)
     return HN_OK;
 }
 
+static hn_status prepare(hn_node *n, hn_device *device)
+{
+    static const int32_t some = 0; /* the plan has no memory yet: there are offsets, or not */
+    hn_attention_args a = args_of(n);
+    if (n->in[KV_OFFSETS] != NULL) a.kv_offsets = &some;
+    return hn_attention_choose(n, device, &a, true);
+}
+
 static size_t scratch(const hn_node *n, hn_device_kind device)
 {
+    if (hn_attention_is_cudnn(n)) return n->attr.attention.library_scratch;
     const hn_attention_args a = args_of(n);
     return device == HN_DEVICE_CUDA ? hn_attention_bwd_cuda_scratch(&a)
                                     : hn_attention_bwd_fast_scratch(&a);
@@ -75,7 +85,10 @@ static hn_status run_cpu(const hn_node *n, hn_exec *x)
 static hn_status run_cuda(const hn_node *n, hn_exec *x)
 {
     const hn_attention_args a = args_of(n);
-    return hn_attention_bwd_cuda(&a, x->scratch, x->stream);
+    const bool fast = n->attr.attention.impl == HN_ATTENTION_CUDNN_FAST;
+    if (!hn_attention_is_cudnn(n)) return hn_attention_bwd_cuda(&a, x->scratch, x->stream);
+    return hn_attention_cudnn_bwd(x->attention, &a, fast ? HN_CUDNN_BWD_FAST : HN_CUDNN_BWD,
+                                  x->scratch, x->stream);
 }
 
 /* clang-format off */
@@ -111,6 +124,7 @@ const hn_op_def hn_op_attention_bwd = {
     .n_out = 3,
     .optional = HN_BIT(KV_OFFSETS),
     .infer = infer,
+    .prepare = prepare,
     .scratch = scratch,
     .run_cpu = run_cpu,
     .run_cuda = run_cuda,

@@ -6,14 +6,17 @@
 #include "runtime/base/alloc.h"
 #include "runtime/graph/graph_impl.h"
 
-static hn_status prepare_nodes(const hn_graph *g, hn_device_kind device)
+static hn_status prepare_nodes(const hn_graph *g, hn_device *d)
 {
+    const hn_device_kind device = hn_device_kind_of(d);
     for (int64_t i = 0; i < g->n_nodes; i++) {
         hn_node *n = g->node[i];
         const hn_op_def *def = hn_op(n->op);
         if ((device == HN_DEVICE_CUDA ? def->run_cuda : def->run_cpu) == NULL)
             return HN_FAIL(HN_ERR_UNSUPPORTED, "%s: operation %s has no %s function", n->name,
                            def->name, device == HN_DEVICE_CUDA ? "CUDA" : "CPU");
+        const hn_status st = def->prepare ? def->prepare(n, d) : HN_OK;
+        if (st != HN_OK) return HN_FAIL(st, "%s (%s): %s", n->name, def->name, hn_last_text());
         n->scratch = def->scratch ? def->scratch(n, device) : 0;
     }
     return HN_OK;
@@ -28,14 +31,13 @@ hn_status hn_plan_build(hn_program *p, const hn_plan_options *o)
         HN_TRY(hn_device_open("cpu", &p->own_device));
         p->device = p->own_device;
     }
-    const hn_device_kind kind = hn_device_kind_of(p->device);
     for (int64_t i = 0; i < p->n_graphs; i++) {
         hn_graph *g = p->graph[i];
         hn_pass_dead_nodes(g);
         HN_TRY(hn_pass_recompute(g));
         HN_TRY(hn_pass_in_place(g));
         hn_pass_tails(g);
-        HN_TRY(prepare_nodes(g, kind));
+        HN_TRY(prepare_nodes(g, p->device));
         HN_TRY(hn_place(g, o->guard_bytes));
         if (g->transient_bytes > p->transient_bytes) p->transient_bytes = g->transient_bytes;
     }
@@ -71,10 +73,29 @@ void hn_plan_sizes_of(const hn_program *p, hn_plan_sizes *out)
     }
 }
 
+/* What the nodes have to say, every line once. */
+static void write_notes(const hn_program *p, char *text, size_t size)
+{
+    const char *said[8];
+    size_t n = 0, at = 0;
+    text[0] = '\0';
+    for (int64_t k = 0; k < p->n_graphs; k++)
+        for (int64_t i = 0; i < p->graph[k]->n_nodes; i++) {
+            const char *note = p->graph[k]->node[i]->note;
+            bool fresh = note != NULL && n < sizeof said / sizeof *said && at < size;
+            for (size_t j = 0; j < n && fresh; j++) fresh = strcmp(said[j], note) != 0;
+            if (!fresh) continue;
+            said[n++] = note;
+            at += (size_t)snprintf(text + at, size - at, "%s\n", note);
+        }
+}
+
 char *hn_plan_text(const hn_program *p)
 {
     hn_plan_sizes s;
+    char notes[4096];
     hn_plan_sizes_of(p, &s);
+    write_notes(p, notes, sizeof notes);
     char text[2048] = "";
     size_t at = 0;
     for (int m = 0; m < HN_MEM_COUNT && at < sizeof text; m++) {
@@ -89,8 +110,9 @@ char *hn_plan_text(const hn_program *p)
         snprintf(text + at, sizeof text - at, "  %-22s %10.4f GiB\n", "library workspace",
                  (double)s.workspace_bytes / 0x1p30);
     return hn_asprintf("memory plan: %" PRId64 " operations in %" PRId64 " graphs\n%s"
-                       "  %-22s %10.4f GiB\n",
-                       s.n_nodes, p->n_graphs, text, "total", (double)s.total_bytes / 0x1p30);
+                       "  %-22s %10.4f GiB\n%s",
+                       s.n_nodes, p->n_graphs, text, "total", (double)s.total_bytes / 0x1p30,
+                       notes);
 }
 
 static void bind(hn_program *p, hn_tensor *t)

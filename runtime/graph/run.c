@@ -176,6 +176,7 @@ static hn_exec exec_of(const hn_program *p, hn_step_block *step)
     return (hn_exec){.device = hn_device_kind_of(p->device),
                      .stream = hn_device_stream(p->device),
                      .gemm = hn_device_gemm(p->device),
+                     .attention = hn_device_attention(p->device),
                      .step = step};
 }
 

@@ -155,8 +155,10 @@ static hn_status attend(recorder *r, hn_tensor *q, hn_tensor *k, hn_tensor *v, h
                                         .kv_heads = c->kv_heads,
                                         .head_dim = c->head_dim,
                                         .window = hn_llama_window(c, r->layer),
+                                        .longest = r->b->longest,
                                         .scale = (float)(1.0 / sqrt((double)c->head_dim)),
-                                        .causal = true}};
+                                        .causal = true,
+                                        .impl = r->b->attention}};
     hn_tensor *out[HN_MAX_OUT];
     if (r->b->cache != NULL) HN_TRY(append_cache(r, k, v));
     if (r->b->decode) {

@@ -68,6 +68,8 @@ static hn_llama_build builder(const hn_engine *e)
                             .config = e->o.config,
                             .params = e->params,
                             .tables = &e->tables,
+                            .attention = e->o.attention,
+                            .longest = e->o.seq_len,
                             .recompute = e->o.recompute};
 }
 
@@ -154,7 +156,8 @@ static hn_status record_logits(hn_engine *e)
     HN_TRY(vector(e, HN_MEM_INPUT, "logits.positions", HN_I32, rows, &e->logits.positions));
     HN_TRY(vector(e, HN_MEM_INPUT, "logits.offsets", HN_I32, 2, &e->logits.offsets));
     const hn_llama_input in = {e->logits.tokens, e->logits.positions, e->logits.offsets, NULL};
-    const hn_llama_build b = builder(e);
+    hn_llama_build b = builder(e);
+    b.longest = rows;
     hn_tensor *hidden;
     HN_TRY(hn_graph_new(e->program, "logits", false, &e->logits_graph));
     HN_TRY(hn_llama_hidden(&b, e->logits_graph, &in, &hidden));

@@ -40,6 +40,7 @@ typedef struct {
 typedef struct {
     hn_device *device; /* must outlive the engine; NULL: the CPU */
     hn_executor executor;
+    hn_attention_impl attention;
     const hn_llama_config *config; /* must outlive the engine */
     const hn_adapt *adapt;         /* NULL: everything frozen */
     hn_dtype dtype;

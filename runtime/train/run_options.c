@@ -33,6 +33,7 @@ static const hn_option batch_rows[] = {
     {"seq-len",         FIELD(seq_len),         "0",    0, 1048576, NULL, "tokens of a row; 0: the model's maximum, at most 1024"},
     {"batch-size",      FIELD(batch_size),      "8",    1, 65536, NULL, "rows of a micro-batch"},
     {"packing",         FIELD(packing),         "on",   0, 0, NULL, "several samples a row, without attention between them"},
+    {"attention",       FIELD(attention),       "auto", 0, 0, "auto|hone|cudnn|fast", "kernels of attention; auto: cuDNN's in bf16 on a GPU where they serve; fast: cuDNN's, not the same bits on every run"},
 };
 
 static const hn_option train_rows[] = {

@@ -18,6 +18,7 @@ typedef struct {
     double eval_split;
     int64_t seq_len, batch_size, data_threads;
     bool packing, train_on_prompt;
+    const char *attention;
     /* training */
     const char *out, *schedule, *optimizer, *resume, *resume_device, *log_format, *result;
     int64_t steps, stop_after, accumulation, warmup_steps, seed;

@@ -42,6 +42,14 @@ hn_executor hn_session_executor(const hn_run_config *c)
     return HN_EXECUTOR_AUTO; /* the option's choices leave nothing else */
 }
 
+hn_attention_impl hn_session_attention(const hn_run_config *c)
+{
+    static const char *const names[] = {"hone", "auto", "cudnn", "fast"}; /* as in the enum */
+    for (int i = 0; i < (int)(sizeof names / sizeof *names); i++)
+        if (strcmp(c->attention, names[i]) == 0) return (hn_attention_impl)i;
+    return HN_ATTENTION_AUTO; /* the option's choices leave nothing else */
+}
+
 hn_optimizer hn_session_optimizer(const hn_run_config *c)
 {
     return (hn_optimizer){
@@ -273,6 +281,7 @@ hn_status hn_session_plan(hn_session *s, bool train, int64_t logits_rows)
     const hn_engine_options o = {
         .device = s->device,
         .executor = hn_session_executor(s->run),
+        .attention = hn_session_attention(s->run),
         .config = &s->model.config,
         .adapt = &s->adapt,
         .dtype = s->model.dtype,

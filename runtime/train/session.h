@@ -51,6 +51,7 @@ void hn_session_close(hn_session *s);
 /* Optimizer settings out of the options. */
 hn_optimizer hn_session_optimizer(const hn_run_config *c);
 hn_executor hn_session_executor(const hn_run_config *c);
+hn_attention_impl hn_session_attention(const hn_run_config *c);
 /* CPU threads; opens the device and says which it is. */
 HN_NODISCARD hn_status hn_session_machine(hn_session *s);
 

@@ -75,6 +75,7 @@ hn_status hn_verb_plan(hn_session *s, FILE *to)
     HN_TRY(hn_session_seq_len(s));
     const hn_engine_options o = {.device = s->device,
                                  .executor = hn_session_executor(c),
+                                 .attention = hn_session_attention(c),
                                  .config = &s->model.config,
                                  .adapt = &s->adapt,
                                  .dtype = s->model.dtype,

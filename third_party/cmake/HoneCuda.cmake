@@ -52,3 +52,13 @@ if(HONE_CUDART_SHARED)
 else()
   list(APPEND HONE_CUDA_LIBRARIES CUDA::cudart_static)
 endif()
+
+# cuDNN, too: only its headers are needed, and only for --attention cudnn.
+find_path(HONE_CUDNN_INCLUDE_DIR cudnn.h HINTS ${CUDNN_ROOT} ${CUDAToolkit_INCLUDE_DIRS}
+          PATH_SUFFIXES include)
+mark_as_advanced(HONE_CUDNN_INCLUDE_DIR)
+if(HONE_CUDNN_INCLUDE_DIR)
+  message(STATUS "cuDNN: headers in ${HONE_CUDNN_INCLUDE_DIR}")
+else()
+  message(STATUS "cuDNN: no headers, attention through cuDNN is left out")
+endif()
