@@ -261,6 +261,42 @@ hn_status hn_device_fill(hn_device *d, void *p, int byte, size_t bytes)
 
 hn_status hn_device_wait(hn_device *d) { return d->calls->wait(d); }
 
+hn_status hn_device_mark_new(hn_device *d, hn_device_mark **out)
+{
+    hn_device_mark *m = hn_calloc(1, sizeof *m);
+    if (m == NULL) return HN_FAIL(HN_ERR_MEMORY, "%zu bytes for a mark", sizeof *m);
+    m->device = d;
+    const hn_status st = d->calls->mark_new ? d->calls->mark_new(m) : HN_OK;
+    if (st != HN_OK)
+        hn_free(m);
+    else
+        *out = m;
+    return st;
+}
+
+void hn_device_mark_free(hn_device_mark *m)
+{
+    if (m == NULL) return;
+    if (m->event != NULL) hn_device_event_free_cuda(m->event);
+    hn_free(m);
+}
+
+hn_status hn_device_mark_here(hn_device_mark *m)
+{
+    return m->device->calls->mark_here ? m->device->calls->mark_here(m) : HN_OK;
+}
+
+hn_status hn_device_mark_wait(hn_device_mark *m)
+{
+    return m->device->calls->mark_wait ? m->device->calls->mark_wait(m) : HN_OK;
+}
+
+hn_status hn_device_mark_passed(const hn_device_mark *m, bool *passed)
+{
+    *passed = true;
+    return m->device->calls->mark_passed ? m->device->calls->mark_passed(m, passed) : HN_OK;
+}
+
 static hn_status no_capture(const hn_device *d)
 {
     return HN_FAIL(HN_ERR_UNSUPPORTED, "%s: only a GPU captures graphs", d->text);

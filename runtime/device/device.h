@@ -10,6 +10,7 @@
  */
 #ifndef HN_DEVICE_H
 #define HN_DEVICE_H
+#include <stdbool.h>
 #include <stddef.h>
 
 #include "kernels/attention/attention_cudnn.h"
@@ -66,7 +67,8 @@ HN_NODISCARD hn_status hn_device_memory(const hn_device *d, size_t *free_bytes,
 HN_NODISCARD hn_status hn_device_used(const hn_device *d, size_t *bytes);
 
 /* write and read return when the copy is done; send and fetch do not wait: their host side is
- * memory of hn_device_alloc_host, to be left alone until hn_device_wait. */
+ * memory of hn_device_alloc_host, to be left alone until hn_device_wait or until a mark behind
+ * them has been passed. */
 HN_NODISCARD hn_status hn_device_write(hn_device *d, void *to, const void *from, size_t bytes);
 /* Rows of row_bytes that begin *_pitch bytes apart; what lies between rows at `to` stays. */
 HN_NODISCARD hn_status hn_device_write_rows(hn_device *d, void *to, size_t to_pitch,
@@ -77,6 +79,15 @@ HN_NODISCARD hn_status hn_device_send(hn_device *d, void *to, const void *from, 
 HN_NODISCARD hn_status hn_device_fetch(hn_device *d, void *to, const void *from, size_t bytes);
 HN_NODISCARD hn_status hn_device_fill(hn_device *d, void *p, int byte, size_t bytes);
 HN_NODISCARD hn_status hn_device_wait(hn_device *d);
+
+/* A place in the order of the stream, for a host that must not wait for all that comes behind it. A
+ * new mark, and every mark on the CPU, has been passed. */
+typedef struct hn_device_mark hn_device_mark;
+HN_NODISCARD hn_status hn_device_mark_new(hn_device *d, hn_device_mark **out);
+void hn_device_mark_free(hn_device_mark *m); /* accepts NULL; before its device is closed */
+HN_NODISCARD hn_status hn_device_mark_here(hn_device_mark *m); /* moves it to the end */
+HN_NODISCARD hn_status hn_device_mark_wait(hn_device_mark *m);
+HN_NODISCARD hn_status hn_device_mark_passed(const hn_device_mark *m, bool *passed);
 
 /* What is enqueued between begin and end becomes a graph that hn_device_launch enqueues again.
  * After an error in between, hn_device_capture_end(d, NULL) gives the capture up. GPU only. */

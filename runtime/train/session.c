@@ -323,13 +323,6 @@ hn_status hn_session_load(hn_session *s)
 
 hn_status hn_session_evaluate(hn_session *s, double *loss, int64_t *tokens)
 {
-    hn_engine_input in;
-    HN_TRY(hn_engine_batch(s->engine, &in));
-    hn_batch b = {.tokens = in.tokens,
-                  .labels = in.labels,
-                  .positions = in.positions,
-                  .seq_offsets = in.offsets,
-                  .max_seqs = s->max_seqs};
     const int64_t n = hn_loader_batches_per_epoch(s->eval, 0);
     double sum = 0;
     int64_t read = 0, count = 0;
@@ -337,6 +330,13 @@ hn_status hn_session_evaluate(hn_session *s, double *loss, int64_t *tokens)
     for (int64_t i = 0; i < n; i++) { /* sums of one batch are exact enough in fp32, of all not */
         double batch_sum = 0;
         int64_t batch_count = 0;
+        hn_engine_input in;
+        HN_TRY(hn_engine_batch(s->engine, &in));
+        hn_batch b = {.tokens = in.tokens,
+                      .labels = in.labels,
+                      .positions = in.positions,
+                      .seq_offsets = in.offsets,
+                      .max_seqs = s->max_seqs};
         HN_TRY(hn_loader_fill(s->eval, i, &b));
         HN_TRY(hn_engine_eval_begin(s->engine));
         HN_TRY(hn_engine_eval_batch(s->engine));
