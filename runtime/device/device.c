@@ -7,13 +7,14 @@
 #include <string.h>
 
 #include "runtime/base/alloc.h"
+#include "runtime/base/clock.h"
 #include "runtime/device/device_impl.h"
 
 enum { CPU_ALIGN = 256 };
 
 /* ---- the CPU ---- */
 
-static void close_cpu(hn_device *d) { (void)d; }
+static void close_cpu(hn_device *d) { hn_free(d->marks); }
 
 static hn_status alloc_cpu(hn_device *d, size_t bytes, void **out)
 {
@@ -67,6 +68,27 @@ static hn_status wait_cpu(hn_device *d)
     return HN_OK;
 }
 
+static hn_status mark_cpu(hn_device *d, int64_t i)
+{
+    if (i >= d->n_marks) {
+        const int64_t n = 2 * i + 64;
+        int64_t *marks = hn_realloc(d->marks, (size_t)n * sizeof *marks);
+        if (marks == NULL) return HN_FAIL(HN_ERR_MEMORY, "no memory for %lld marks", (long long)n);
+        d->marks = marks;
+        d->n_marks = n;
+    }
+    ((int64_t *)d->marks)[i] = hn_clock_ns();
+    return HN_OK;
+}
+
+static hn_status marks_cpu(hn_device *d, int64_t n, double *ms)
+{
+    const int64_t *marks = d->marks;
+    if (n >= d->n_marks) return HN_FAIL(HN_ERR_ARG, "mark %lld was never made", (long long)n);
+    for (int64_t i = 0; i < n; i++) ms[i] = 1e-6 * (double)(marks[i + 1] - marks[i]);
+    return HN_OK;
+}
+
 static const hn_device_calls cpu_calls = {
     .close = close_cpu,
     .alloc = alloc_cpu,
@@ -81,6 +103,8 @@ static const hn_device_calls cpu_calls = {
     .fetch = copy_cpu,
     .fill = fill_cpu,
     .wait = wait_cpu,
+    .mark = mark_cpu,
+    .marks = marks_cpu,
 };
 
 static void open_cpu(hn_device *d, const char *why)
@@ -261,12 +285,12 @@ hn_status hn_device_fill(hn_device *d, void *p, int byte, size_t bytes)
 
 hn_status hn_device_wait(hn_device *d) { return d->calls->wait(d); }
 
-hn_status hn_device_mark_new(hn_device *d, hn_device_mark **out)
+hn_status hn_device_fence_new(hn_device *d, hn_device_fence **out)
 {
-    hn_device_mark *m = hn_calloc(1, sizeof *m);
-    if (m == NULL) return HN_FAIL(HN_ERR_MEMORY, "%zu bytes for a mark", sizeof *m);
+    hn_device_fence *m = hn_calloc(1, sizeof *m);
+    if (m == NULL) return HN_FAIL(HN_ERR_MEMORY, "%zu bytes for a fence", sizeof *m);
     m->device = d;
-    const hn_status st = d->calls->mark_new ? d->calls->mark_new(m) : HN_OK;
+    const hn_status st = d->calls->fence_new ? d->calls->fence_new(m) : HN_OK;
     if (st != HN_OK)
         hn_free(m);
     else
@@ -274,28 +298,32 @@ hn_status hn_device_mark_new(hn_device *d, hn_device_mark **out)
     return st;
 }
 
-void hn_device_mark_free(hn_device_mark *m)
+void hn_device_fence_free(hn_device_fence *m)
 {
     if (m == NULL) return;
     if (m->event != NULL) hn_device_event_free_cuda(m->event);
     hn_free(m);
 }
 
-hn_status hn_device_mark_here(hn_device_mark *m)
+hn_status hn_device_fence_here(hn_device_fence *m)
 {
-    return m->device->calls->mark_here ? m->device->calls->mark_here(m) : HN_OK;
+    return m->device->calls->fence_here ? m->device->calls->fence_here(m) : HN_OK;
 }
 
-hn_status hn_device_mark_wait(hn_device_mark *m)
+hn_status hn_device_fence_wait(hn_device_fence *m)
 {
-    return m->device->calls->mark_wait ? m->device->calls->mark_wait(m) : HN_OK;
+    return m->device->calls->fence_wait ? m->device->calls->fence_wait(m) : HN_OK;
 }
 
-hn_status hn_device_mark_passed(const hn_device_mark *m, bool *passed)
+hn_status hn_device_fence_passed(const hn_device_fence *m, bool *passed)
 {
     *passed = true;
-    return m->device->calls->mark_passed ? m->device->calls->mark_passed(m, passed) : HN_OK;
+    return m->device->calls->fence_passed ? m->device->calls->fence_passed(m, passed) : HN_OK;
 }
+
+hn_status hn_device_mark(hn_device *d, int64_t i) { return d->calls->mark(d, i); }
+
+hn_status hn_device_marks(hn_device *d, int64_t n, double *ms) { return d->calls->marks(d, n, ms); }
 
 static hn_status no_capture(const hn_device *d)
 {

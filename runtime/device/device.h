@@ -67,7 +67,7 @@ HN_NODISCARD hn_status hn_device_memory(const hn_device *d, size_t *free_bytes,
 HN_NODISCARD hn_status hn_device_used(const hn_device *d, size_t *bytes);
 
 /* write and read return when the copy is done; send and fetch do not wait: their host side is
- * memory of hn_device_alloc_host, to be left alone until hn_device_wait or until a mark behind
+ * memory of hn_device_alloc_host, to be left alone until hn_device_wait or until a fence behind
  * them has been passed. */
 HN_NODISCARD hn_status hn_device_write(hn_device *d, void *to, const void *from, size_t bytes);
 /* Rows of row_bytes that begin *_pitch bytes apart; what lies between rows at `to` stays. */
@@ -81,13 +81,19 @@ HN_NODISCARD hn_status hn_device_fill(hn_device *d, void *p, int byte, size_t by
 HN_NODISCARD hn_status hn_device_wait(hn_device *d);
 
 /* A place in the order of the stream, for a host that must not wait for all that comes behind it. A
- * new mark, and every mark on the CPU, has been passed. */
-typedef struct hn_device_mark hn_device_mark;
-HN_NODISCARD hn_status hn_device_mark_new(hn_device *d, hn_device_mark **out);
-void hn_device_mark_free(hn_device_mark *m); /* accepts NULL; before its device is closed */
-HN_NODISCARD hn_status hn_device_mark_here(hn_device_mark *m); /* moves it to the end */
-HN_NODISCARD hn_status hn_device_mark_wait(hn_device_mark *m);
-HN_NODISCARD hn_status hn_device_mark_passed(const hn_device_mark *m, bool *passed);
+ * new fence, and every fence on the CPU, has been passed. */
+typedef struct hn_device_fence hn_device_fence;
+HN_NODISCARD hn_status hn_device_fence_new(hn_device *d, hn_device_fence **out);
+void hn_device_fence_free(hn_device_fence *m); /* accepts NULL; before its device is closed */
+HN_NODISCARD hn_status hn_device_fence_here(hn_device_fence *m); /* moves it to the end */
+HN_NODISCARD hn_status hn_device_fence_wait(hn_device_fence *m);
+HN_NODISCARD hn_status hn_device_fence_passed(const hn_device_fence *m, bool *passed);
+
+/* Marks of the device's clock between what is enqueued. mark(i) enqueues mark i, from 0 on; waits
+ * for nothing. marks waits for all of them: ms[i] from mark i to mark i + 1, for i < n.
+ * Errors: HN_ERR_MEMORY; HN_ERR_ARG: mark i was never made */
+HN_NODISCARD hn_status hn_device_mark(hn_device *d, int64_t i);
+HN_NODISCARD hn_status hn_device_marks(hn_device *d, int64_t n, double *ms);
 
 /* What is enqueued between begin and end becomes a graph that hn_device_launch enqueues again.
  * After an error in between, hn_device_capture_end(d, NULL) gives the capture up. GPU only. */

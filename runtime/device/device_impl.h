@@ -22,13 +22,15 @@ typedef struct {
     hn_status (*fetch)(hn_device *d, void *to, const void *from, size_t bytes);
     hn_status (*fill)(hn_device *d, void *p, int byte, size_t bytes);
     hn_status (*wait)(hn_device *d);
+    hn_status (*mark)(hn_device *d, int64_t i);
+    hn_status (*marks)(hn_device *d, int64_t n, double *ms);
     hn_status (*capture_begin)(hn_device *d); /* the last seven: NULL on the CPU */
     hn_status (*capture_end)(hn_device *d, hn_device_graph **out);
     hn_status (*launch)(hn_device *d, const hn_device_graph *g);
-    hn_status (*mark_new)(hn_device_mark *m);
-    hn_status (*mark_here)(hn_device_mark *m);
-    hn_status (*mark_wait)(hn_device_mark *m);
-    hn_status (*mark_passed)(const hn_device_mark *m, bool *passed);
+    hn_status (*fence_new)(hn_device_fence *m);
+    hn_status (*fence_here)(hn_device_fence *m);
+    hn_status (*fence_wait)(hn_device_fence *m);
+    hn_status (*fence_passed)(const hn_device_fence *m, bool *passed);
 } hn_device_calls;
 
 struct hn_device {
@@ -39,10 +41,12 @@ struct hn_device {
     hn_gemm_cuda *gemm;
     hn_attention_cudnn *attention; /* NULL until it is asked for */
     void *workspace;
+    void *marks; /* cudaEvent_t [n_marks]; on the CPU int64_t: nanoseconds */
+    int64_t n_marks;
     size_t free_at_open; /* bytes, once context and library handles exist */
 };
 
-struct hn_device_mark {
+struct hn_device_fence {
     hn_device *device;
     struct CUevent_st *event; /* CUDA's cudaEvent_t; NULL on the CPU */
 };

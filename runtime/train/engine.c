@@ -21,8 +21,8 @@ enum { STAGES = 2 };
 typedef struct {
     hn_step_block *step;
     hn_engine_input batch;
-    hn_device_mark *sent; /* behind the copies to the device */
-    bool used;            /* has been sent since it was given out */
+    hn_device_fence *sent; /* behind the copies to the device */
+    bool used;             /* has been sent since it was given out */
 } stage;
 
 /* What comes back from a step. */
@@ -35,7 +35,7 @@ typedef struct {
 typedef struct {
     hn_step_block *step; /* on the CPU the tensor's own */
     results *back;
-    hn_device_mark *done; /* behind the copies to the host */
+    hn_device_fence *done; /* behind the copies to the host */
 } outcome;
 
 /* Host memory that a GPU copies to and from. */
@@ -58,6 +58,7 @@ struct hn_engine {
         hn_tensor *tokens, *positions, *offsets, *logits;
     } logits;
     int64_t step_number; /* of the running optimizer step, from 0 */
+    hn_profile *profile; /* NULL: not wanted */
     stage stage[STAGES];
     int now; /* the stage in use */
     outcome outcome[HN_ENGINE_AHEAD];
@@ -72,8 +73,8 @@ void hn_engine_free(hn_engine *e)
         (void)!hn_device_wait(hn_program_device(e->program));
         hn_device_release_host(hn_program_device(e->program), e->pinned);
     }
-    for (int i = 0; i < STAGES; i++) hn_device_mark_free(e->stage[i].sent);
-    for (int i = 0; i < HN_ENGINE_AHEAD; i++) hn_device_mark_free(e->outcome[i].done);
+    for (int i = 0; i < STAGES; i++) hn_device_fence_free(e->stage[i].sent);
+    for (int i = 0; i < HN_ENGINE_AHEAD; i++) hn_device_fence_free(e->outcome[i].done);
     hn_params_free(e->params);
     hn_program_free(e->program);
     hn_free(e);
@@ -231,6 +232,8 @@ static hn_status record(hn_engine *e)
 
 hn_executor hn_engine_executor(const hn_engine *e) { return e->o.executor; }
 
+void hn_engine_profile(hn_engine *e, hn_profile *p) { e->profile = p; }
+
 hn_status hn_engine_new(const hn_engine_options *o, hn_engine **out)
 {
     hn_engine *e = hn_calloc(1, sizeof *e);
@@ -256,11 +259,11 @@ static hn_engine_input batch_at(const hn_engine *e, int32_t **at)
     return in;
 }
 
-static hn_status make_marks(hn_engine *e)
+static hn_status make_fences(hn_engine *e)
 {
     hn_device *d = hn_program_device(e->program);
-    for (int i = 0; i < STAGES; i++) HN_TRY(hn_device_mark_new(d, &e->stage[i].sent));
-    for (int i = 0; i < HN_ENGINE_AHEAD; i++) HN_TRY(hn_device_mark_new(d, &e->outcome[i].done));
+    for (int i = 0; i < STAGES; i++) HN_TRY(hn_device_fence_new(d, &e->stage[i].sent));
+    for (int i = 0; i < HN_ENGINE_AHEAD; i++) HN_TRY(hn_device_fence_new(d, &e->outcome[i].done));
     return HN_OK;
 }
 
@@ -284,7 +287,7 @@ static hn_status take_host_memory(hn_engine *e)
         e->outcome[i].step = gpu ? &e->pinned->update[i] : e->step->data;
         e->outcome[i].back = &e->pinned->back[i];
     }
-    return make_marks(e);
+    return make_fences(e);
 }
 
 static hn_status send(const hn_engine *e, const hn_tensor *t, const void *from)
@@ -312,13 +315,16 @@ static hn_status send_stage(hn_engine *e)
         HN_TRY(send(e, e->offsets, s->batch.offsets));
     }
     s->used = true;
-    return hn_device_mark_here(s->sent);
+    return hn_device_fence_here(s->sent);
 }
 
 static hn_status run(hn_engine *e, const hn_graph *g, bool check)
 {
     const bool compare = e->o.executor == HN_EXECUTOR_CHECK;
-    const hn_run_options o = {.step = e->step->data, .check = check || compare, .compare = compare};
+    const hn_run_options o = {.step = e->step->data,
+                              .check = check || compare,
+                              .compare = compare,
+                              .profile = e->profile};
     return hn_graph_run(g, &o);
 }
 
@@ -407,7 +413,7 @@ hn_status hn_engine_batch(hn_engine *e, hn_engine_input *out)
 {
     if (e->stage[e->now].used && e->o.executor != HN_EXECUTOR_CPU) e->now = (e->now + 1) % STAGES;
     stage *s = &e->stage[e->now];
-    if (s->used) HN_TRY(hn_device_mark_wait(s->sent));
+    if (s->used) HN_TRY(hn_device_fence_wait(s->sent));
     s->used = false;
     *out = s->batch;
     return HN_OK;
@@ -422,7 +428,7 @@ hn_status hn_engine_begin(hn_engine *e, int64_t step)
 static hn_status micro(hn_engine *e, int64_t index, bool check)
 {
     stage *s = &e->stage[e->now];
-    if (s->used) HN_TRY(hn_device_mark_wait(s->sent)); /* the same batch again */
+    if (s->used) HN_TRY(hn_device_fence_wait(s->sent)); /* the same batch again */
     s->step->step = (uint64_t)e->step_number + 1;
     s->step->row_offset = index * e->o.batch_rows * e->o.seq_len;
     HN_TRY(send_stage(e));
@@ -446,7 +452,7 @@ static hn_status enqueue_update(hn_engine *e, double lr)
     HN_TRY(send(e, e->step, u->step));
     HN_TRY(run(e, e->update, false));
     HN_TRY(fetch(e, e->step, &u->back->step));
-    HN_TRY(hn_device_mark_here(u->done));
+    HN_TRY(hn_device_fence_here(u->done));
     e->n_outcomes++;
     return HN_OK;
 }
@@ -465,8 +471,8 @@ hn_status hn_engine_report(hn_engine *e, bool wait, bool *there, hn_step_report 
 {
     const outcome *u = &e->outcome[e->first];
     *there = e->n_outcomes > 0;
-    if (*there && wait) HN_TRY(hn_device_mark_wait(u->done));
-    if (*there && !wait) HN_TRY(hn_device_mark_passed(u->done, there));
+    if (*there && wait) HN_TRY(hn_device_fence_wait(u->done));
+    if (*there && !wait) HN_TRY(hn_device_fence_passed(u->done, there));
     if (!*there) return HN_OK;
     const double sum = (double)u->back->loss, count = (double)u->back->count;
     *out = (hn_step_report){.loss = count > 0 ? sum / count : NAN,
@@ -484,7 +490,7 @@ hn_status hn_engine_eval_begin(hn_engine *e) { return run(e, e->eval_begin, fals
 hn_status hn_engine_eval_batch(hn_engine *e)
 {
     stage *s = &e->stage[e->now];
-    if (s->used) HN_TRY(hn_device_mark_wait(s->sent)); /* the same batch again */
+    if (s->used) HN_TRY(hn_device_fence_wait(s->sent)); /* the same batch again */
     HN_TRY(send_stage(e));
     return run(e, e->eval, false);
 }
