@@ -40,14 +40,14 @@ __global__ void __launch_bounds__(kThreads)
 
 template <class T, int kWidth>
 __global__ void __launch_bounds__(kThreads)
-    swiglu_bwd_kernel(const T *gate, const T *up, const T *dy, T *dgate, T *dup, int64_t rows,
+    swiglu_bwd_kernel(const T *gate, const T *up, const T *dy, T *dgate, T *dup, T *h, int64_t rows,
                       int64_t cols, int64_t ld_gate, int64_t ld_up, int64_t ld_dy, int64_t ld_dgate,
-                      int64_t ld_dup)
+                      int64_t ld_dup, int64_t ld_h)
 {
     const int64_t spans = (cols + kWidth - 1) / kWidth, step = (int64_t)gridDim.x * kThreads;
     for (int64_t i = (int64_t)blockIdx.x * kThreads + threadIdx.x; i < rows * spans; i += step) {
         const int64_t row = i / spans, col = i % spans * kWidth, n = cols - col;
-        float v[kWidth], u[kWidth], d[kWidth]; /* become dup, dgate */
+        float v[kWidth], u[kWidth], d[kWidth]; /* become dup, dgate, h */
         hn_load_span<kWidth>(gate + row * ld_gate + col, n, v);
         hn_load_span<kWidth>(up + row * ld_up + col, n, u);
         hn_load_span<kWidth>(dy + row * ld_dy + col, n, d);
@@ -56,11 +56,14 @@ __global__ void __launch_bounds__(kThreads)
             float f, rest;
             sigmoid(v[k], &f, &rest);
             const float silu = v[k] * f;
+            const float product = silu * u[k];
             u[k] = d[k] * u[k] * (f + silu * rest);
             v[k] = d[k] * silu;
+            d[k] = product;
         }
         hn_store_span<kWidth>(dgate + row * ld_dgate + col, n, u);
         hn_store_span<kWidth>(dup + row * ld_dup + col, n, v);
+        if (h != nullptr) hn_store_span<kWidth>(h + row * ld_h + col, n, d);
     }
 }
 
@@ -81,8 +84,9 @@ template <class T, int kWidth>
 void launch(const hn_swiglu_bwd_args *a, cudaStream_t stream)
 {
     swiglu_bwd_kernel<T, kWidth><<<blocks(a->rows, a->cols, kWidth), kThreads, 0, stream>>>(
-        (const T *)a->gate, (const T *)a->up, (const T *)a->dy, (T *)a->dgate, (T *)a->dup, a->rows,
-        a->cols, a->ld_gate, a->ld_up, a->ld_dy, a->ld_dgate, a->ld_dup);
+        (const T *)a->gate, (const T *)a->up, (const T *)a->dy, (T *)a->dgate, (T *)a->dup,
+        (T *)a->h, a->rows, a->cols, a->ld_gate, a->ld_up, a->ld_dy, a->ld_dgate, a->ld_dup,
+        a->ld_h);
 }
 
 } // namespace
@@ -104,7 +108,7 @@ hn_status hn_swiglu_bwd_cuda(const hn_swiglu_bwd_args *a, hn_stream stream)
     if (hn_vectors_fit(a->gate, a->ld_gate, a->dtype) &&
         hn_vectors_fit(a->up, a->ld_up, a->dtype) && hn_vectors_fit(a->dy, a->ld_dy, a->dtype) &&
         hn_vectors_fit(a->dgate, a->ld_dgate, a->dtype) &&
-        hn_vectors_fit(a->dup, a->ld_dup, a->dtype))
+        hn_vectors_fit(a->dup, a->ld_dup, a->dtype) && hn_vectors_fit(a->h, a->ld_h, a->dtype))
         HN_CUDA_REAL(a->dtype, T, launch<T, HN_VEC>(a, stream));
     else
         HN_CUDA_REAL(a->dtype, T, launch<T, 1>(a, stream));

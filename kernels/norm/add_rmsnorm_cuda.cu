@@ -152,9 +152,9 @@ struct Backward {
     const T *sum, *dy, *dsum;
     const void *gain;
     const float *rstd;
-    T *dx;
+    T *dx, *y;
     float *dgain;
-    int64_t ld_sum, ld_dy, ld_dsum, ld_dx, gain_stride, dgain_stride;
+    int64_t ld_sum, ld_dy, ld_dsum, ld_dx, ld_y, gain_stride, dgain_stride;
     float gain_offset;
     Layout l;
 };
@@ -172,7 +172,7 @@ __global__ void __launch_bounds__(kThreads) dx_kernel(const Backward<T> a)
         const T *const dy = a.dy + p.row * a.ld_dy + p.col;
         const T *const sum = a.sum + p.row * a.ld_sum + p.col;
         const G *const gain = (const G *)a.gain + p.replica * a.gain_stride;
-        float h[kWidth], s[kWidth], g[kWidth], dot = 0.0f;
+        float h[kWidth], s[kWidth], g[kWidth], y[kWidth], dot = 0.0f;
         for (int64_t col = lane * kWidth; col < a.l.cols; col += kTeam * kWidth) {
             const int64_t n = a.l.cols - col;
             hn_load_span<kWidth>(dy + col, n, h);
@@ -189,14 +189,17 @@ __global__ void __launch_bounds__(kThreads) dx_kernel(const Backward<T> a)
             hn_load_span<kWidth>(sum + col, n, s);
             hn_load_span<kWidth>(gain + col, n, g);
 #pragma unroll
-            for (int k = 0; k < kWidth; k++)
+            for (int k = 0; k < kWidth; k++) {
+                y[k] = s[k] * rstd * (a.gain_offset + g[k]);
                 h[k] = rstd * (h[k] * (a.gain_offset + g[k])) - c * s[k];
+            }
             if (a.dsum != nullptr) {
                 hn_load_span<kWidth>(a.dsum + p.row * a.ld_dsum + p.col + col, n, s);
 #pragma unroll
                 for (int k = 0; k < kWidth; k++) h[k] += s[k];
             }
             hn_store_span<kWidth>(a.dx + p.row * a.ld_dx + p.col + col, n, h);
+            if (a.y != nullptr) hn_store_span<kWidth>(a.y + p.row * a.ld_y + p.col + col, n, y);
         }
     }
 }
@@ -342,12 +345,23 @@ Forward<T> forward_of(const hn_add_rmsnorm_args *a)
 template <class T>
 Backward<T> backward_of(const hn_add_rmsnorm_bwd_args *a)
 {
-    return {
-        (const T *)a->sum, (const T *)a->dy, (const T *)a->dsum,
-        a->gain,           a->rstd,          (T *)a->dx,
-        a->dgain,          a->ld_sum,        a->ld_dy,
-        a->ld_dsum,        a->ld_dx,         a->gain_stride,
-        a->dgain_stride,   a->gain_offset,   layout_of(a->rows, a->heads, a->cols, a->replicas)};
+    return {(const T *)a->sum,
+            (const T *)a->dy,
+            (const T *)a->dsum,
+            a->gain,
+            a->rstd,
+            (T *)a->dx,
+            (T *)a->y,
+            a->dgain,
+            a->ld_sum,
+            a->ld_dy,
+            a->ld_dsum,
+            a->ld_dx,
+            a->ld_y,
+            a->gain_stride,
+            a->dgain_stride,
+            a->gain_offset,
+            layout_of(a->rows, a->heads, a->cols, a->replicas)};
 }
 
 } // namespace
@@ -377,7 +391,7 @@ hn_status hn_add_rmsnorm_bwd_cuda(const hn_add_rmsnorm_bwd_args *a, void *scratc
     const hn_dtype t = a->dtype;
     const bool wide = hn_vectors_fit(a->sum, a->ld_sum, t) && hn_vectors_fit(a->dy, a->ld_dy, t) &&
                       hn_vectors_fit(a->dsum, a->ld_dsum, t) &&
-                      hn_vectors_fit(a->dx, a->ld_dx, t) &&
+                      hn_vectors_fit(a->dx, a->ld_dx, t) && hn_vectors_fit(a->y, a->ld_y, t) &&
                       hn_vectors_fit(a->gain, a->gain_stride, a->gain_dtype) &&
                       vectors_fit_in_row(layout_of(a->rows, a->heads, a->cols, a->replicas), t);
     const Runs runs = runs_of(a);
