@@ -235,15 +235,19 @@ static hn_status take_reports(bench *b, bool wait, int64_t *at)
     }
 }
 
+static hn_status one_step(bench *b, int64_t step)
+{
+    int64_t at = 0;
+    HN_TRY(enqueue_step(b, step));
+    return take_reports(b, true, &at);
+}
+
 /* The host runs ahead of the GPU, as in training between two lines of the log. */
 static hn_status run_steps(bench *b)
 {
     const config *c = b->c;
     int64_t step = 0, last = 0;
-    for (; step < c->warmup; step++) {
-        HN_TRY(enqueue_step(b, step));
-        HN_TRY(take_reports(b, true, &last));
-    }
+    for (; step < c->warmup; step++) HN_TRY(one_step(b, step));
     b->begin_s = hn_clock_wall_s();
     const int64_t begin = hn_clock_ns();
     last = begin;
@@ -263,13 +267,12 @@ static hn_status run_steps(bench *b)
 static hn_status print_profile(bench *b)
 {
     hn_profile *p = NULL;
-    double loss;
     HN_TRY(hn_profile_new(&p));
     hn_status st = HN_OK;
     int64_t step = 0;
-    for (; step < b->c->warmup && st == HN_OK; step++) st = one_step(b, step, &loss);
+    for (; step < b->c->warmup && st == HN_OK; step++) st = one_step(b, step);
     hn_engine_profile(b->engine, p);
-    for (int64_t i = 0; i < b->c->steps && st == HN_OK; i++) st = one_step(b, step++, &loss);
+    for (int64_t i = 0; i < b->c->steps && st == HN_OK; i++) st = one_step(b, step++);
     hn_engine_profile(b->engine, NULL);
     char *text = st == HN_OK ? hn_profile_text(p, b->c->steps) : NULL;
     if (text) fputs(text, stdout);

@@ -28,6 +28,7 @@ struct hn_graph {
     hn_program *program;
     const char *name;
     bool training, in_backward;
+    const hn_node *differentiated; /* whose gradient rule runs now */
     hn_node **node;
     int64_t n_nodes, cap_nodes;
     hn_tensor_list tensors; /* transient ones, views included; tensor->index is the place here */
@@ -52,7 +53,8 @@ hn_status hn_list_add(hn_tensor_list *l, hn_tensor *t);
 /* passes.c: in this order, after hn_graph_backward */
 HN_NODISCARD hn_status hn_pass_recompute(hn_graph *g);
 void hn_pass_dead_nodes(hn_graph *g);
-/* in_place.c, tails.c: after those */
+/* remake.c, in_place.c, tails.c: after those */
+HN_NODISCARD hn_status hn_pass_remake(hn_graph *g);
 HN_NODISCARD hn_status hn_pass_in_place(hn_graph *g);
 void hn_pass_tails(hn_graph *g);
 

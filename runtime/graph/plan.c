@@ -35,6 +35,7 @@ hn_status hn_plan_build(hn_program *p, const hn_plan_options *o)
         hn_graph *g = p->graph[i];
         hn_pass_dead_nodes(g);
         HN_TRY(hn_pass_recompute(g));
+        HN_TRY(hn_pass_remake(g));
         HN_TRY(hn_pass_in_place(g));
         hn_pass_tails(g);
         HN_TRY(prepare_nodes(g, p->device));
