@@ -28,7 +28,8 @@ typedef struct {
     const char *model, *dtype, *device, *executor, *attention;
     int64_t batch, length, rank, warmup, steps, seed;
     double seconds, lr;
-    bool recompute, profile;
+    const char *recompute;
+    bool profile;
 } config;
 
 #define FIELD(f) HN_OPT(config, f)
@@ -44,7 +45,7 @@ static const hn_option options[] = {
     {"seconds",   FIELD(seconds),   "8",    0, 3600, NULL, "the clock runs at least so long"},
     {"steps",     FIELD(steps),     "3",    1, 100000, NULL, "and at least so many steps"},
     {"lr",        FIELD(lr),        "1e-4", 0, 1, NULL, "learning rate"},
-    {"recompute", FIELD(recompute), "off",  0, 0, NULL, "run each layer's forward again in backward"},
+    {"recompute", FIELD(recompute), "auto", 0, 0, "auto|on|off", "run layers' forward again in backward; auto: as few as fit"},
     {"device",    FIELD(device),    "cuda", 0, 0, NULL, "cuda, cuda:N or cpu"},
     {"executor",  FIELD(executor),  "auto", 0, 0, "auto|cuda-graph|cuda", "on a GPU: captured (auto), or one by one"},
     {"attention", FIELD(attention), "auto", 0, 0, "auto|hone|cudnn|fast", "as in the trainers"},
@@ -153,6 +154,12 @@ static hn_attention_impl attention_of(const char *name)
     return strcmp(name, "fast") == 0 ? HN_ATTENTION_CUDNN_FAST : HN_ATTENTION_AUTO;
 }
 
+static hn_recompute recompute_of(const char *name)
+{
+    if (strcmp(name, "on") == 0) return HN_RECOMPUTE_ON;
+    return strcmp(name, "off") == 0 ? HN_RECOMPUTE_OFF : HN_RECOMPUTE_AUTO;
+}
+
 static hn_status set_up(bench *b)
 {
     static char *const linears[] = {"q_proj",    "k_proj",  "v_proj",   "o_proj",
@@ -177,7 +184,7 @@ static hn_status set_up(bench *b)
         .max_seqs = c->batch,
         .train = true,
         .attention = attention_of(c->attention),
-        .recompute = c->recompute,
+        .recompute = recompute_of(c->recompute),
         .optimizer = {.kind = HN_OPTIMIZER_ADAMW,
                       .beta1 = 0.9,
                       .beta2 = 0.999,

@@ -75,7 +75,7 @@ class Job {
         o.seq_len = s.seq_len;
         o.max_seqs = s.rows;
         o.train = o.eval = true;
-        o.recompute = s.recompute;
+        o.recompute = s.recompute ? HN_RECOMPUTE_ON : HN_RECOMPUTE_OFF;
         o.logits_rows = 8;
         o.optimizer.beta1 = 0.9;
         o.optimizer.beta2 = 0.999;

@@ -32,6 +32,11 @@ typedef struct hn_device hn_device;
  *        without CUDA, no driver, a driver or GPU that is too old: both versions), HN_ERR_CUDA,
  *        HN_ERR_MEMORY */
 HN_NODISCARD hn_status hn_device_open(const char *spec, hn_device **out);
+/* A GPU that is not there: programs can be planned for it, but nothing runs or is taken.
+ * memory  bytes that it is to have; 0: not known
+ * why     stays in hn_device_text
+ * Errors  HN_ERR_UNSUPPORTED in a build without CUDA: its operations have no sizes */
+HN_NODISCARD hn_status hn_device_open_absent(size_t memory, const char *why, hn_device **out);
 void hn_device_close(hn_device *d); /* accepts NULL; its memory must have been released */
 
 hn_device_kind hn_device_kind_of(const hn_device *d);
@@ -48,6 +53,7 @@ hn_attention_cudnn *hn_device_attention(const hn_device *d); /* NULL until it is
 /* Bytes the libraries work in; taken once a device, by hn_device_take_workspace. 0 on the CPU. */
 size_t hn_device_workspace_bytes(const hn_device *d);
 HN_NODISCARD hn_status hn_device_take_workspace(hn_device *d);
+size_t hn_device_workspace_taken(const hn_device *d); /* 0 until it is taken */
 
 /* Memory of the device, at least 256-byte aligned, zeroed (on a GPU in the order of its stream).
  * bytes > 0.

@@ -19,7 +19,7 @@ struct hn_program {
     int64_t n_graphs, cap_graphs;
     /* the plan */
     bool planned;
-    size_t transient_bytes, guard_bytes;
+    size_t transient_bytes, guard_bytes, most_bytes; /* most: that may be taken, 0: what is free */
     unsigned char *memory[HN_MEM_COUNT];
     hn_device *device, *own_device; /* own_device: the one made here, or NULL */
 };

@@ -57,6 +57,7 @@ struct hn_engine {
     struct {
         hn_tensor *tokens, *positions, *offsets, *logits;
     } logits;
+    int64_t recomputed;  /* layers */
     int64_t step_number; /* of the running optimizer step, from 0 */
     hn_profile *profile; /* NULL: not wanted */
     stage stage[STAGES];
@@ -99,7 +100,7 @@ static hn_llama_build builder(const hn_engine *e)
                             .tables = &e->tables,
                             .attention = e->o.attention,
                             .longest = e->o.seq_len,
-                            .recompute = e->o.recompute};
+                            .recompute = e->recomputed};
 }
 
 static hn_status record_zero(hn_graph *g, hn_tensor *t)
@@ -226,8 +227,86 @@ static hn_status record(hn_engine *e)
         if (o->eval) HN_TRY(record_eval(e));
     }
     if (o->logits_rows > 0) HN_TRY(record_logits(e));
-    const hn_plan_options plan = {.device = o->device};
+    const hn_plan_options plan = {.device = o->device, .memory = o->memory};
     return hn_plan_build(e->program, &plan);
+}
+
+/* ---- how many layers run again in backward ---- */
+
+/* The plan anew, with the first n layers running again. */
+static hn_status record_with(hn_engine *e, int64_t n)
+{
+    if (e->program != NULL && n == e->recomputed) return HN_OK;
+    hn_params_free(e->params);
+    hn_program_free(e->program);
+    e->params = NULL;
+    e->program = NULL;
+    e->recomputed = n;
+    return record(e);
+}
+
+/* Plan and measurement agree to 2 % of the plan; half of that is left free, so that a plan that
+ * just fits does so. */
+enum { MARGIN_SHARE = 100 };
+
+static hn_status fits(const hn_engine *e, bool *out)
+{
+    size_t free_bytes, total_bytes;
+    HN_TRY(hn_device_memory(hn_program_device(e->program), &free_bytes, &total_bytes));
+    return hn_plan_fits(e->program, free_bytes / MARGIN_SHARE, out, NULL);
+}
+
+/* As few as fit; all, when even that is not enough: the one who takes the memory says so. */
+static hn_status record_to_fit(hn_engine *e)
+{
+    int64_t too_few = 0, enough = e->o.config->layers;
+    bool fit;
+    HN_TRY(record_with(e, 0));
+    HN_TRY(fits(e, &fit));
+    if (fit || !e->o.train) return HN_OK;
+    HN_TRY(record_with(e, enough));
+    HN_TRY(fits(e, &fit));
+    while (fit && enough - too_few > 1) {
+        const int64_t n = too_few + (enough - too_few) / 2;
+        bool n_fit;
+        HN_TRY(record_with(e, n));
+        HN_TRY(fits(e, &n_fit));
+        if (n_fit)
+            enough = n;
+        else
+            too_few = n;
+    }
+    return record_with(e, enough);
+}
+
+static hn_status record_plan(hn_engine *e)
+{
+    if (e->o.recompute == HN_RECOMPUTE_AUTO) return record_to_fit(e);
+    return record_with(e, e->o.recompute == HN_RECOMPUTE_ON ? e->o.config->layers : 0);
+}
+
+int64_t hn_engine_recomputed(const hn_engine *e) { return e->recomputed; }
+
+char *hn_engine_plan_text(const hn_engine *e)
+{
+    char line[160] = "";
+    bool fit = true;
+    size_t room = 0;
+    char *plan = hn_plan_text(e->program), *text = NULL;
+    if (plan == NULL || hn_plan_fits(e->program, 0, &fit, &room) != HN_OK) goto done;
+    if (e->recomputed > 0 && e->o.recompute == HN_RECOMPUTE_AUTO && fit)
+        snprintf(line, sizeof line,
+                 "recompute: %" PRId64 " of %" PRId64 " layers, to fit %.1f GiB\n", e->recomputed,
+                 e->o.config->layers, (double)room / 0x1p30);
+    else if (e->recomputed > 0)
+        snprintf(line, sizeof line, "recompute: all %" PRId64 " layers\n", e->recomputed);
+    text = fit ? hn_asprintf("%s%s", plan, line)
+               : hn_asprintf("%s%sit does not fit: there are %.4f GiB\n", plan, line,
+                             (double)room / 0x1p30);
+
+done:
+    hn_free(plan);
+    return text;
 }
 
 hn_executor hn_engine_executor(const hn_engine *e) { return e->o.executor; }
@@ -240,7 +319,7 @@ hn_status hn_engine_new(const hn_engine_options *o, hn_engine **out)
     if (e == NULL) return HN_FAIL(HN_ERR_MEMORY, "%zu bytes for an engine", sizeof *e);
     e->o = *o;
     hn_status st = hn_executor_choose(o->executor, o->device, &e->o.executor);
-    if (st == HN_OK) st = record(e);
+    if (st == HN_OK) st = record_plan(e);
     if (st != HN_OK)
         hn_engine_free(e);
     else

@@ -37,6 +37,10 @@ typedef struct {
     double max_grad_norm; /* 0: no clipping */
 } hn_optimizer;
 
+/* Whether layers run again in backward instead of keeping what they made: less memory, more time,
+ * the same bits. AUTO: as few as make the plan fit, if any have to. */
+typedef enum { HN_RECOMPUTE_OFF, HN_RECOMPUTE_ON, HN_RECOMPUTE_AUTO } hn_recompute;
+
 typedef struct {
     hn_device *device; /* must outlive the engine; NULL: the CPU */
     hn_executor executor;
@@ -45,7 +49,9 @@ typedef struct {
     const hn_adapt *adapt;         /* NULL: everything frozen */
     hn_dtype dtype;
     int64_t batch_rows, seq_len, max_seqs; /* of a micro-batch; 0 rows: no batch graphs */
-    bool train, eval, recompute;
+    bool train, eval;
+    hn_recompute recompute;
+    size_t memory;       /* bytes that may be taken on the device; 0: what is free there */
     int64_t logits_rows; /* 0: no logits graph */
     hn_optimizer optimizer;
     uint64_t seed;
@@ -74,6 +80,9 @@ struct json_t; /* Jansson's json_t */
 HN_NODISCARD hn_status hn_engine_new(const hn_engine_options *o, hn_engine **out);
 void hn_engine_free(hn_engine *e); /* accepts NULL */
 hn_program *hn_engine_program(const hn_engine *e);
+int64_t hn_engine_recomputed(const hn_engine *e); /* layers that run again in backward */
+/* hn_plan_text, and a line about those layers; hn_free the text. NULL: out of memory. */
+char *hn_engine_plan_text(const hn_engine *e);
 hn_params *hn_engine_params(const hn_engine *e);
 
 /* What `executor` came to: not HN_EXECUTOR_AUTO. */

@@ -54,10 +54,11 @@ typedef struct {
 static bool decides(const char *line)
 {
     static const char *const free_keys[] = {
-        "model",      "tokenizer",  "data",    "eval-data", "cache-dir",  "data-threads",
-        "out",        "resume",     "steps",   "epochs",    "stop-after", "log-every",
-        "eval-every", "save-every", "keep",    "result",    "patience",   "log-format",
-        "device",     "executor",   "threads", "recompute", "adapter",    "resume-device"};
+        "model",        "tokenizer", "data",       "eval-data",  "cache-dir",
+        "data-threads", "out",       "resume",     "steps",      "epochs",
+        "stop-after",   "log-every", "eval-every", "save-every", "keep",
+        "result",       "patience",  "log-format", "device",     "executor",
+        "threads",      "recompute", "memory",     "adapter",    "resume-device"};
     if (line[0] == '#' || line[0] == '\0') return false;
     for (size_t i = 0; i < sizeof free_keys / sizeof *free_keys; i++) {
         const size_t n = strlen(free_keys[i]);
@@ -281,7 +282,7 @@ static hn_status open_inputs(trainer *t, const char *yaml)
     HN_TRY(hn_run_config_check(t->c));
     HN_TRY(choose_out(t));
     HN_TRY(refuse_older_run(t)); /* before the data are tokenised */
-    HN_TRY(hn_session_machine(s));
+    HN_TRY(hn_session_machine(s, false));
     HN_TRY(hn_session_model(s, true));
     HN_TRY(hn_session_tokenizer(s));
     HN_TRY(hn_session_data(s, false));
