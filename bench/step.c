@@ -177,6 +177,7 @@ static hn_status set_up(bench *b)
         .max_seqs = c->batch,
         .train = true,
         .attention = attention_of(c->attention),
+        .even_rows = true,
         .recompute = c->recompute,
         .optimizer = {.kind = HN_OPTIMIZER_ADAMW,
                       .beta1 = 0.9,

@@ -72,6 +72,9 @@ typedef struct {
     int64_t value_dim; /* 0: head_dim */
     int64_t window;    /* keys that a query sees, itself included; 0: all */
     int64_t longest;   /* no sequence has more rows (a promise, like offsets); 0: q_rows */
+    bool even;         /* a permission: the rows may be taken to be sequences of `longest`
+                        * rows each (q_rows is a multiple of it), whatever the offsets say; nobody
+                        * reads what that changes */
     float scale;       /* finite; usually 1 / sqrt(head_dim) */
     float softcap;     /* 0: none */
     bool causal;

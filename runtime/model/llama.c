@@ -156,6 +156,7 @@ static hn_status attend(recorder *r, hn_tensor *q, hn_tensor *k, hn_tensor *v, h
                                         .head_dim = c->head_dim,
                                         .window = hn_llama_window(c, r->layer),
                                         .longest = r->b->longest,
+                                        .even = r->b->even,
                                         .scale = (float)(1.0 / sqrt((double)c->head_dim)),
                                         .causal = true,
                                         .impl = r->b->attention}};

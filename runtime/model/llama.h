@@ -51,6 +51,7 @@ typedef struct {
     bool recompute;        /* run each layer's forward again in backward instead of keeping it */
     hn_attention_impl attention; /* whose kernels; attention over a cache runs on our own */
     int64_t longest;             /* no sequence of a batch has more rows; 0: not known */
+    bool even;                   /* every sequence may be taken to have so many (attention.h) */
     int64_t loss_chunk_rows;     /* rows of logits alive at a time; 0: linear_ce's own choice */
 } hn_llama_build;
 

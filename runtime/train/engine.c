@@ -71,6 +71,7 @@ static hn_llama_build builder(const hn_engine *e)
                             .tables = &e->tables,
                             .attention = e->o.attention,
                             .longest = e->o.seq_len,
+                            .even = e->o.even_rows,
                             .recompute = e->o.recompute};
 }
 
@@ -159,6 +160,7 @@ static hn_status record_logits(hn_engine *e)
     const hn_llama_input in = {e->logits.tokens, e->logits.positions, e->logits.offsets, NULL};
     hn_llama_build b = builder(e);
     b.longest = rows;
+    b.even = false;
     hn_tensor *hidden;
     HN_TRY(hn_graph_new(e->program, "logits", false, &e->logits_graph));
     HN_TRY(hn_llama_hidden(&b, e->logits_graph, &in, &hidden));

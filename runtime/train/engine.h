@@ -41,6 +41,8 @@ typedef struct {
     hn_device *device; /* must outlive the engine; NULL: the CPU */
     hn_executor executor;
     hn_attention_impl attention;
+    bool even_rows; /* a row of a batch is one sequence and what pads it: attention may take them
+                     * to be one, which is faster (attention.h) */
     const hn_llama_config *config; /* must outlive the engine */
     const hn_adapt *adapt;         /* NULL: everything frozen */
     hn_dtype dtype;

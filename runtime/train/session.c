@@ -186,6 +186,7 @@ static hn_status open_loader(hn_session *s, const hn_dataset *d, bool once, hn_l
                                  .pad_id = eos >= 0 ? eos : 0};
     HN_TRY(hn_loader_open(d, &o, out));
     if (hn_loader_max_seqs(*out) > s->max_seqs) s->max_seqs = hn_loader_max_seqs(*out);
+    s->several_pieces |= hn_loader_stats(*out)->most_pieces > 1;
     return HN_OK;
 }
 
@@ -288,6 +289,7 @@ hn_status hn_session_plan(hn_session *s, bool train, int64_t logits_rows)
         .batch_rows = s->train || s->eval ? s->run->batch_size : 0,
         .seq_len = s->seq_len,
         .max_seqs = s->max_seqs,
+        .even_rows = !s->several_pieces,
         .train = train,
         .eval = s->eval != NULL,
         .recompute = s->run->recompute,

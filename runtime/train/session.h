@@ -29,6 +29,7 @@ typedef struct {
     hn_dataset *train_data, *eval_data;
     hn_loader *train, *eval; /* eval NULL: nothing is held out */
     int64_t seq_len, max_seqs;
+    bool several_pieces; /* some row of the data holds more than one piece of text */
     hn_engine *engine;
     hn_progress progress; /* of reading data and of evaluation */
 } hn_session;
