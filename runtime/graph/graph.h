@@ -127,7 +127,11 @@ typedef union {
     struct {
         float eps, gain_offset; /* y = norm(x) * (gain_offset + gain) */
         int64_t heads; /* norm over each of `heads` equal column groups; 0 or 1: whole row */
+        bool want_y;   /* of add_rmsnorm_bwd: forward's y once more */
     } norm;
+    struct {
+        bool want_h; /* of swiglu_bwd: forward's y once more */
+    } swiglu;
     struct {
         int64_t heads, head_dim, rotary_dim;
         bool inverse, interleaved;
