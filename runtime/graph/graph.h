@@ -176,6 +176,7 @@ struct hn_node {
     hn_tensor *in[HN_MAX_IN], *out[HN_MAX_OUT]; /* NULL: optional operand that is absent */
     hn_attr attr;
     bool backward;     /* appended by hn_graph_backward */
+    const hn_node *of; /* backward: the node whose gradient rule has emitted this one, or NULL */
     int segment;       /* recompute segment of a forward node; 0: none */
     size_t scratch;    /* bytes, from the operation's scratch function */
     size_t scratch_at; /* where in the transient arena */

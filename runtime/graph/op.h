@@ -68,6 +68,12 @@ typedef struct {
     hn_status (*grad)(hn_graph *g, const hn_node *n, hn_tensor *const *dout, hn_tensor **din);
     uint32_t accumulates, adds, by_views;
 
+    /* Of an operation that gradient rules emit: output k, absent unless `ask_again` has set the
+     * attributes for it, is output again[k] - 1 of the node whose gradient this is, once more with
+     * the same bits, made in passing (remake.c). 0: it is not. */
+    uint8_t again[HN_MAX_OUT];
+    void (*ask_again)(hn_attr *attr);
+
     /* Elements behind each row of input k that the operation would like to write in (plan.h gives
      * them, or not: hn_type.tail); NULL: none. */
     int64_t (*tail)(const hn_node *n, int k);
