@@ -26,7 +26,7 @@ typedef struct {
     bool nesterov, recompute;
     int64_t log_every, eval_every, save_every, keep, patience;
     /* machine */
-    const char *device, *executor;
+    const char *device, *executor, *plans;
     int64_t threads;
     /* generation */
     const char *prompt;

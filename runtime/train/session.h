@@ -42,6 +42,8 @@ HN_NODISCARD hn_status hn_session_seq_len(hn_session *s);
 HN_NODISCARD hn_status hn_session_data(hn_session *s, bool held_out_only);
 /* Records and plans; prints the plan. Nothing is allocated for tensors. */
 HN_NODISCARD hn_status hn_session_plan(hn_session *s, bool train, int64_t logits_rows);
+/* Records and plans a training run without its data: s->engine. Prints nothing. */
+HN_NODISCARD hn_status hn_session_engine(hn_session *s, hn_executor executor);
 /* Takes the memory and loads weights and adapter. */
 HN_NODISCARD hn_status hn_session_load(hn_session *s);
 /* Mean loss over the held-out data. */
@@ -53,6 +55,8 @@ hn_optimizer hn_session_optimizer(const hn_run_config *c);
 hn_executor hn_session_executor(const hn_run_config *c);
 hn_attention_impl hn_session_attention(const hn_run_config *c);
 /* CPU threads; opens the device and says which it is. */
+HN_NODISCARD hn_status hn_session_device(hn_session *s);
+/* The same, and takes up the plans of matrix products that tune has written. */
 HN_NODISCARD hn_status hn_session_machine(hn_session *s);
 
 #ifdef __cplusplus
