@@ -469,6 +469,16 @@ hn_status hn_engine_gemm_plans(const hn_engine *e, struct json_t **out)
     return hn_gemm_cuda_plans(hn_device_gemm(e->o.device), out);
 }
 
+hn_status hn_engine_capture_anew(hn_engine *e)
+{
+    hn_graph *variant[N_VARIANTS];
+    if (e->o.executor == HN_EXECUTOR_CPU) return HN_OK;
+    variants(e, variant);
+    for (int i = 0; i < N_VARIANTS; i++)
+        if (variant[i]) hn_graph_release(variant[i]);
+    return warm_up(e);
+}
+
 hn_status hn_engine_use_gemm_plans(hn_engine *e, const struct json_t *plans, const char *where)
 {
     json_t *now = NULL;
@@ -480,12 +490,8 @@ hn_status hn_engine_use_gemm_plans(hn_engine *e, const struct json_t *plans, con
     const bool same = json_equal(now, plans);
     json_decref(now);
     if (!gpu || same) return HN_OK;
-    hn_graph *variant[N_VARIANTS];
     HN_TRY(hn_gemm_cuda_restore(hn_device_gemm(e->o.device), plans, where));
-    variants(e, variant);
-    for (int i = 0; i < N_VARIANTS; i++)
-        if (variant[i]) hn_graph_release(variant[i]);
-    return warm_up(e);
+    return hn_engine_capture_anew(e);
 }
 
 /* ---- steps ---- */

@@ -106,6 +106,9 @@ HN_NODISCARD hn_status hn_engine_gemm_plans(const hn_engine *e, struct json_t **
 HN_NODISCARD hn_status hn_engine_use_gemm_plans(hn_engine *e, const struct json_t *plans,
                                                 const char *where);
 
+/* After hn_gemm_cuda_tune: graphs that were captured are captured anew; parameters stay. */
+HN_NODISCARD hn_status hn_engine_capture_anew(hn_engine *e);
+
 /* Where the next micro-batch is to be written: the same place until it has been run. */
 HN_NODISCARD hn_status hn_engine_batch(hn_engine *e, hn_engine_input *out);
 
