@@ -1,6 +1,9 @@
-/* The launchers of attention: kernels on the tensor cores where shapes and alignment allow, plain
- * ones for the rest; and delta[i, h] = sum_c dout[i, c] o[i, c], a warp for each row and head. */
-#include "kernels/attention/cuda_attention_mma.h"
+/* The launchers of attention: kernels on the tensor cores where shapes and alignment allow (on
+ * sm_90 those for wgmma, unless a softcap or a scale asks for more than they do), plain ones for
+ * the rest; and delta[i, h] = sum_c dout[i, c] o[i, c], a warp for each row and head. */
+#include <string.h>
+
+#include "kernels/attention/cuda_attention_wgmma.h"
 #include "runtime/base/check.h"
 
 namespace {
@@ -46,6 +49,25 @@ bool fits_tensor_cores(const hn_attention_args *a, bool backward)
            aligned(a->dv, a->ld_dv);
 }
 
+/* Whether the kernels for wgmma, of which only the code for sm_90a has any, do what is asked. */
+hn_status fits_wgmma(const hn_attention_args *a, bool *fits)
+{
+    int device = 0, major = 0;
+    *fits = false;
+    if (a->softcap > 0.0f || !(a->scale > 0.0f) || !strstr(HONE_CUDA_CODE, "90a")) return HN_OK;
+    HN_TRY(HN_CUDA(cudaGetDevice(&device)));
+    HN_TRY(HN_CUDA(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device)));
+    *fits = major == 9;
+    return HN_OK;
+}
+
+hn_status fwd_tensor_cores(const hn_attention_args *a, hn_stream stream)
+{
+    bool wgmma = false;
+    HN_TRY(fits_wgmma(a, &wgmma));
+    return wgmma ? hn_attention_fwd_wgmma_(a, stream) : hn_attention_fwd_mma_(a, stream);
+}
+
 } // namespace
 
 size_t hn_attention_bwd_cuda_scratch(const hn_attention_args *a)
@@ -57,7 +79,7 @@ hn_status hn_attention_fwd_cuda(const hn_attention_args *a, hn_stream stream)
 {
     HN_TRY(hn_attention_check(a, false));
     const hn_attention_args b = with_value_dim(a);
-    return fits_tensor_cores(&b, false) ? hn_attention_fwd_mma_(&b, stream)
+    return fits_tensor_cores(&b, false) ? fwd_tensor_cores(&b, stream)
                                         : hn_attention_fwd_simt_(&b, stream);
 }
 

@@ -28,14 +28,6 @@ constexpr int kSharedBytes = (2 * kStayElems<kDim> +
                               4 * kPassElems<kDim>)*(int)sizeof(__nv_bfloat16) +
                              4 * kPass<kDim> *(int)sizeof(float);
 
-__device__ __forceinline__ void copy4(float *to, const float *from, bool there)
-{
-    const int bytes = there ? 4 : 0;
-    asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;\n" ::"r"(hn_shared_address_(to)),
-                 "l"(from), "r"(bytes)
-                 : "memory");
-}
-
 /* From the products t = q k and g = dout v of a visible pair: t becomes p, g becomes dt / scale. */
 __device__ __forceinline__ void pair(const hn_attention_args &a, bool visible, float lse,
                                      float delta, float &t, float &g)
@@ -103,8 +95,8 @@ __global__ void __launch_bounds__(kThreads, 2)
         if (t < 2 * kQ) {
             const bool there = i0 + t % kQ < s.n_q;
             const float *from = t < kQ ? a.lse : delta;
-            copy4((t < kQ ? lse_tiles : delta_tiles) + buffer * kQ + t % kQ,
-                  from + (there ? (q_row + t % kQ) * a.heads + h : 0), there);
+            hn_copy4_((t < kQ ? lse_tiles : delta_tiles) + buffer * kQ + t % kQ,
+                      from + (there ? (q_row + t % kQ) * a.heads + h : 0), there);
         }
     };
 
