@@ -68,6 +68,14 @@ hn_status fwd_tensor_cores(const hn_attention_args *a, hn_stream stream)
     return wgmma ? hn_attention_fwd_wgmma_(a, stream) : hn_attention_fwd_mma_(a, stream);
 }
 
+hn_status bwd_tensor_cores(const hn_attention_args *a, const float *delta, hn_stream stream)
+{
+    bool wgmma = false;
+    HN_TRY(fits_wgmma(a, &wgmma));
+    return wgmma ? hn_attention_bwd_wgmma_(a, delta, stream)
+                 : hn_attention_bwd_mma_(a, delta, stream);
+}
+
 } // namespace
 
 size_t hn_attention_bwd_cuda_scratch(const hn_attention_args *a)
@@ -92,6 +100,6 @@ hn_status hn_attention_bwd_cuda(const hn_attention_args *a, void *scratch, hn_st
     const unsigned grid = hn_grid(b.q_rows * b.heads, kThreads / 32, kMaxBlocks);
     HN_CUDA_REAL(b.dtype, T, attention_delta<T><<<grid, kThreads, 0, stream>>>(b, delta));
     HN_TRY(HN_CUDA_LAUNCHED("attention_delta"));
-    return fits_tensor_cores(&b, true) ? hn_attention_bwd_mma_(&b, delta, stream)
+    return fits_tensor_cores(&b, true) ? bwd_tensor_cores(&b, delta, stream)
                                        : hn_attention_bwd_simt_(&b, delta, stream);
 }

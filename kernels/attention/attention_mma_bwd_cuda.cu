@@ -50,14 +50,6 @@ __device__ __forceinline__ bool sees(const hn_attention_args &a, const hn_tile_s
            (a.window <= 0 || key > pos - a.window);
 }
 
-/* Every one of `queries` queries from i0 on exists and sees all of `keys` keys from j0 on. */
-__device__ __forceinline__ bool all_visible(const hn_attention_args &a, const hn_tile_span_ &s,
-                                            int i0, int queries, int j0, int keys)
-{
-    return s.n_q - i0 >= queries && hn_first_key_(a, s, i0 + queries - 1) <= j0 &&
-           hn_last_key_(a, s, i0) - j0 >= keys;
-}
-
 template <int kDim>
 __global__ void __launch_bounds__(kThreads, 2)
     attention_bwd_keys_mma(const hn_attention_args a, const float *delta)
@@ -124,7 +116,7 @@ __global__ void __launch_bounds__(kThreads, 2)
         hn_mma_clear_<kQ / 8>(dt);
         hn_mma_nt_<kQ, kDim>(p, k_tile + warp_row * HnTile_<kDim>::kLd, q_tile);
         hn_mma_nt_<kQ, kDim>(dt, v_tile + warp_row * HnTile_<kDim>::kLd, g_tile);
-        const bool masked = !all_visible(a, s, i0, kQ, s.first, kTile);
+        const bool masked = !hn_all_visible_(a, s, i0, kQ, s.first, kTile);
 #pragma unroll
         for (int n = 0; n < kQ / 8; n++)
 #pragma unroll
@@ -200,7 +192,7 @@ __global__ void __launch_bounds__(kThreads, 2)
         hn_mma_clear_<kK / 8>(dt);
         hn_mma_nt_<kK, kDim>(p, q_tile + warp_row * HnTile_<kDim>::kLd, k_tile);
         hn_mma_nt_<kK, kDim>(dt, g_tile + warp_row * HnTile_<kDim>::kLd, v_tile);
-        const bool masked = !all_visible(a, s, s.first, kTile, j0, kK);
+        const bool masked = !hn_all_visible_(a, s, s.first, kTile, j0, kK);
 #pragma unroll
         for (int n = 0; n < kK / 8; n++)
 #pragma unroll

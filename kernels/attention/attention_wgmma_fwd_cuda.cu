@@ -50,19 +50,6 @@ struct RowState {
     float most[2], sum[2];
 };
 
-/* t[64, kTiles * 8] becomes -inf where a key is masked. */
-template <int kTiles>
-__device__ __forceinline__ void mask_scores(float (*t)[4], const RowState &s, int j0)
-{
-#pragma unroll
-    for (int n = 0; n < kTiles; n++)
-#pragma unroll
-        for (int e = 0; e < 4; e++) {
-            const int key = j0 + 8 * n + (int)threadIdx.x % 4 * 2 + e % 2;
-            if (key < s.first[e / 2] || key >= s.last[e / 2]) t[n][e] = -INFINITY;
-        }
-}
-
 /* A row that saw nothing but masked keys so far: any finite number will do. */
 __device__ __forceinline__ float base_of(float most, float scale)
 {
@@ -171,7 +158,8 @@ __global__ void __launch_bounds__(kThreads, kBlocks<kDim>)
         hn_wgmma_commit_();
         hn_wgmma_wait_<0>();
         hn_wgmma_hold_<kK / 8>(t);
-        if (j0 < clear_first || j0 + kK > clear_last) mask_scores<kK / 8>(t, state, j0);
+        if (j0 < clear_first || j0 + kK > clear_last)
+            hn_mask_columns_<kK / 8>(t, j0, state.first, state.last, -INFINITY);
         softmax_step<kK / 8, kDim>(t, o, state, scale);
         hn_wgmma_pack_<kK / 8>(w, t);
         hn_wgmma_hold_<kK / 16>(w);

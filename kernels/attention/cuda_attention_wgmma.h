@@ -17,6 +17,7 @@
 /* Under the conditions of hn_attention_fwd_mma_, without softcap, with scale > 0, where this
  * program has code for sm_90a and the device runs it. */
 hn_status hn_attention_fwd_wgmma_(const hn_attention_args *a, hn_stream stream);
+hn_status hn_attention_bwd_wgmma_(const hn_attention_args *a, const float *delta, hn_stream stream);
 
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
 #define HN_WGMMA_CODE_ 1 /* elsewhere these kernels are empty and never launched */
@@ -218,6 +219,21 @@ static __device__ __forceinline__ void hn_wgmma_pack_(uint32_t (*w)[4], const fl
         w[n / 2][2] = hn_pack_bf16_(c[n + 1][0], c[n + 1][1]);
         w[n / 2][3] = hn_pack_bf16_(c[n + 1][2], c[n + 1][3]);
     }
+}
+
+/* c = value outside first[i] <= column < last[i], in the lane's rows r (i = 0) and r + 8 (1) of the
+ * warp's 16; c begins at column j0. */
+template <int kTiles>
+static __device__ __forceinline__ void hn_mask_columns_(float (*c)[4], int j0, const int first[2],
+                                                        const int last[2], float value)
+{
+#pragma unroll
+    for (int n = 0; n < kTiles; n++)
+#pragma unroll
+        for (int e = 0; e < 4; e++) {
+            const int j = j0 + 8 * n + (int)threadIdx.x % 4 * 2 + e % 2;
+            if (j < first[e / 2] || j >= last[e / 2]) c[n][e] = value;
+        }
 }
 
 /* 2^x of the special function unit: 2 ulp, and 0 below 2^-126. */
