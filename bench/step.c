@@ -23,13 +23,13 @@
 #include "runtime/model/model.h"
 #include "runtime/train/engine.h"
 #include "runtime/train/lora_hook.h"
+#include "runtime/train/tune.h"
 
 typedef struct {
-    const char *model, *dtype, *device, *executor, *attention;
+    const char *model, *dtype, *device, *executor, *attention, *recompute, *plans;
     int64_t batch, length, rank, warmup, steps, seed;
     double seconds, lr;
-    const char *recompute;
-    bool profile;
+    bool profile, tune;
 } config;
 
 #define FIELD(f) HN_OPT(config, f)
@@ -50,6 +50,8 @@ static const hn_option options[] = {
     {"executor",  FIELD(executor),  "auto", 0, 0, "auto|cuda-graph|cuda", "on a GPU: captured (auto), or one by one"},
     {"attention", FIELD(attention), "auto", 0, 0, "auto|hone|cudnn|fast", "as in the trainers"},
     {"profile",   FIELD(profile),   "off",  0, 0, NULL, "time every operation instead: a Markdown table"},
+    {"plans",     FIELD(plans),     "auto", 0, 0, NULL, "file of the fastest matrix products, as for train; off: the library's first choices"},
+    {"tune",      FIELD(tune),      "off",  0, 0, NULL, "search for them first, and write the file"},
     {"seed",      FIELD(seed),      "0",    0, 1e15, NULL, "of weights and tokens"},
 };
 /* clang-format on */
@@ -141,6 +143,29 @@ static hn_status random_tokens(bench *b)
 
 /* ---- set-up ---- */
 
+static void print_log(void *context, hn_log_level level, const char *text)
+{
+    (void)context;
+    fprintf(stderr, "hone-bench-step: %s%s\n", level == HN_LOG_WARN ? "warning: " : "", text);
+}
+
+static const hn_log to_stderr = {.line = print_log};
+
+/* The products of this very engine, with its memory in place. */
+static hn_status tune(bench *b)
+{
+    char *path;
+    if (hn_device_kind_of(b->device) != HN_DEVICE_CUDA)
+        return HN_FAIL(HN_ERR_UNSUPPORTED,
+                       "--tune measures the matrix products of a GPU, this is %s",
+                       hn_device_text(b->device));
+    HN_TRY(hn_tune_path(b->device, b->c->plans, &path));
+    hn_status st = hn_tune_search(b->device, stderr);
+    if (st == HN_OK) st = hn_tune_save(b->device, path);
+    hn_free(path);
+    return st == HN_OK ? hn_engine_capture_anew(b->engine) : st;
+}
+
 static hn_executor executor_of(const char *name)
 {
     if (strcmp(name, "cuda-graph") == 0) return HN_EXECUTOR_GRAPH;
@@ -172,6 +197,7 @@ static hn_status set_up(bench *b)
     };
     b->adapt = hn_lora_hook(&b->lora);
     HN_TRY(hn_device_open(c->device, &b->device));
+    if (!c->tune) HN_TRY(hn_tune_use(b->device, c->plans, &to_stderr));
     HN_TRY(hn_model_open(c->model, c->dtype, NULL, &b->model));
     const hn_engine_options o = {
         .device = b->device,
@@ -184,6 +210,7 @@ static hn_status set_up(bench *b)
         .max_seqs = c->batch,
         .train = true,
         .attention = attention_of(c->attention),
+        .even_rows = true,
         .recompute = recompute_of(c->recompute),
         .optimizer = {.kind = HN_OPTIMIZER_ADAMW,
                       .beta1 = 0.9,
@@ -194,6 +221,10 @@ static hn_status set_up(bench *b)
     };
     HN_TRY(hn_engine_new(&o, &b->engine));
     HN_TRY(hn_engine_allocate(b->engine));
+    if (c->tune)
+        HN_TRY(tune(b));
+    else
+        hn_tune_tell(b->device, &to_stderr);
     HN_TRY(random_weights(b));
     return random_tokens(b);
 }
@@ -302,6 +333,14 @@ static double quantile(const bench *b, double q)
     return b->step_ms[(int64_t)(q * (double)(b->n_steps - 1) + 0.5)];
 }
 
+static int64_t tuned_products(const hn_device *d)
+{
+    int64_t plans, offered = 0;
+    if (hn_device_kind_of(d) == HN_DEVICE_CUDA)
+        hn_gemm_cuda_count(hn_device_gemm(d), &plans, &offered);
+    return offered;
+}
+
 static hn_status print_result(bench *b)
 {
     const config *c = b->c;
@@ -316,7 +355,7 @@ static hn_status print_result(bench *b)
     qsort(b->step_ms, (size_t)b->n_steps, sizeof *b->step_ms, by_size);
     json_t *o = json_pack(
         "{s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:f, s:f, s:[f,f,f], s:f, s:f, s:f, s:f, s:I, s:s, "
-        "s:s, s:s, s:s, s:[f,f]}",
+        "s:s, s:s, s:s, s:b, s:[f,f]}",
         "who", "hone", "model", c->model, "dtype", c->dtype, "batch", (json_int_t)c->batch,
         "length", (json_int_t)c->length, "rank", (json_int_t)c->rank, "steps",
         (json_int_t)b->n_steps, "seconds", b->elapsed_s, "tokens_per_s",
@@ -325,7 +364,8 @@ static hn_status print_result(bench *b)
         (double)plan.total_bytes * gib, "loss_first", b->loss_first, "loss_last", b->loss_last,
         "trained", (json_int_t)hn_params_trained(hn_engine_params(b->engine)), "executor",
         hn_executor_name(hn_engine_executor(b->engine)), "device", hn_device_text(b->device),
-        "versions", "hone " HN_VERSION, "notes", notes, "window", b->begin_s, b->end_s);
+        "versions", "hone " HN_VERSION, "notes", notes, "tuned",
+        tuned_products(b->device) > 0 || c->tune, "window", b->begin_s, b->end_s);
     char *text = o ? json_dumps(o, JSON_REAL_PRECISION(15)) : NULL;
     json_decref(o);
     if (text == NULL) return HN_FAIL(HN_ERR_MEMORY, "no memory for the result");

@@ -25,6 +25,11 @@
  * product takes 64 at a time. */
 enum { MAX_BORDER = 64, BORDER_STEP = 8 };
 
+/* Rows of a bordered matrix begin a multiple of so many elements apart, as those of the activations
+ * do that meet it (graph/tails.c): 128 bytes of bf16. Products take the border's own columns only.
+ */
+enum { BORDER_PITCH = 64 };
+
 /* ---- decisions ---- */
 
 static bool is_frozen(const hn_linear_layer *l)
@@ -85,7 +90,8 @@ static name named(const char *prefix, const char *module, const char *suffix)
 static hn_status place_bordered(hn_group *g, hn_program *program, hn_dtype dtype)
 {
     hn_tensor *all;
-    const hn_type type = matrix(dtype, g->out + g->rank, g->in + g->rank);
+    hn_type type = matrix(dtype, g->out + g->rank, g->in + g->rank);
+    type.pitch = (type.pitch + BORDER_PITCH - 1) / BORDER_PITCH * BORDER_PITCH;
     HN_TRY(hn_program_tensor(program, HN_MEM_WEIGHT, named("bordered:", g->name, "").text, &type,
                              &all));
     HN_TRY(hn_program_view(program, named("block:", g->name, ".weight").text, all, 0, g->out, 0,

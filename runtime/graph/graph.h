@@ -139,6 +139,7 @@ typedef union {
     struct {
         int64_t heads, kv_heads, head_dim, window;
         int64_t longest; /* no sequence has more rows; 0: not known */
+        bool even;       /* every sequence may be taken to have so many */
         float scale, softcap;
         bool causal;
         hn_attention_impl impl;

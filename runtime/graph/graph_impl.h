@@ -54,6 +54,8 @@ hn_status hn_list_add(hn_tensor_list *l, hn_tensor *t);
 /* passes.c: in this order, after hn_graph_backward */
 HN_NODISCARD hn_status hn_pass_recompute(hn_graph *g);
 void hn_pass_dead_nodes(hn_graph *g);
+/* fuse.c: between these two, which go by the nodes as they are then */
+void hn_pass_fuse(hn_graph *g);
 /* remake.c, in_place.c, tails.c: after those */
 HN_NODISCARD hn_status hn_pass_remake(hn_graph *g);
 HN_NODISCARD hn_status hn_pass_in_place(hn_graph *g);

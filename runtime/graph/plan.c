@@ -36,6 +36,7 @@ hn_status hn_plan_build(hn_program *p, const hn_plan_options *o)
     for (int64_t i = 0; i < p->n_graphs; i++) {
         hn_graph *g = p->graph[i];
         hn_pass_dead_nodes(g);
+        hn_pass_fuse(g);
         HN_TRY(hn_pass_recompute(g));
         HN_TRY(hn_pass_remake(g));
         HN_TRY(hn_pass_in_place(g));

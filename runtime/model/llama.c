@@ -156,6 +156,7 @@ static hn_status attend(recorder *r, hn_tensor *q, hn_tensor *k, hn_tensor *v, h
                                         .head_dim = c->head_dim,
                                         .window = hn_llama_window(c, r->layer),
                                         .longest = r->b->longest,
+                                        .even = r->b->even,
                                         .scale = (float)(1.0 / sqrt((double)c->head_dim)),
                                         .causal = true,
                                         .impl = r->b->attention}};
@@ -216,7 +217,8 @@ hn_status hn_llama_hidden(const hn_llama_build *b, hn_graph *g, const hn_llama_i
 hn_status hn_llama_logits(const hn_llama_build *b, hn_graph *g, hn_tensor *hidden,
                           hn_tensor **logits)
 {
-    hn_tensor *in[] = {hidden, hn_params_find(b->params, hn_llama_head(b->config))->value, NULL};
+    hn_tensor *in[] = {hidden, hn_params_find(b->params, hn_llama_head(b->config))->value, NULL,
+                       NULL};
     hn_tensor *out[HN_MAX_OUT];
     const hn_attr attr = {.linear = {.alpha = 1.0f}};
     HN_TRY(hn_emit(g, HN_OP_LINEAR, "lm_head", in, &attr, out));

@@ -52,6 +52,7 @@ typedef struct {
                                   * keeping what they made; those behind them are done with by then */
     hn_attention_impl attention; /* whose kernels; attention over a cache runs on our own */
     int64_t longest;             /* no sequence of a batch has more rows; 0: not known */
+    bool even;                   /* every sequence may be taken to have so many (attention.h) */
     int64_t loss_chunk_rows;     /* rows of logits alive at a time; 0: linear_ce's own choice */
 } hn_llama_build;
 

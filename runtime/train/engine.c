@@ -100,6 +100,7 @@ static hn_llama_build builder(const hn_engine *e)
                             .tables = &e->tables,
                             .attention = e->o.attention,
                             .longest = e->o.seq_len,
+                            .even = e->o.even_rows,
                             .recompute = e->recomputed};
 }
 
@@ -188,6 +189,7 @@ static hn_status record_logits(hn_engine *e)
     const hn_llama_input in = {e->logits.tokens, e->logits.positions, e->logits.offsets, NULL};
     hn_llama_build b = builder(e);
     b.longest = rows;
+    b.even = false;
     hn_tensor *hidden;
     HN_TRY(hn_graph_new(e->program, "logits", false, &e->logits_graph));
     HN_TRY(hn_llama_hidden(&b, e->logits_graph, &in, &hidden));
@@ -467,6 +469,16 @@ hn_status hn_engine_gemm_plans(const hn_engine *e, struct json_t **out)
     return hn_gemm_cuda_plans(hn_device_gemm(e->o.device), out);
 }
 
+hn_status hn_engine_capture_anew(hn_engine *e)
+{
+    hn_graph *variant[N_VARIANTS];
+    if (e->o.executor == HN_EXECUTOR_CPU) return HN_OK;
+    variants(e, variant);
+    for (int i = 0; i < N_VARIANTS; i++)
+        if (variant[i]) hn_graph_release(variant[i]);
+    return warm_up(e);
+}
+
 hn_status hn_engine_use_gemm_plans(hn_engine *e, const struct json_t *plans, const char *where)
 {
     json_t *now = NULL;
@@ -478,12 +490,8 @@ hn_status hn_engine_use_gemm_plans(hn_engine *e, const struct json_t *plans, con
     const bool same = json_equal(now, plans);
     json_decref(now);
     if (!gpu || same) return HN_OK;
-    hn_graph *variant[N_VARIANTS];
     HN_TRY(hn_gemm_cuda_restore(hn_device_gemm(e->o.device), plans, where));
-    variants(e, variant);
-    for (int i = 0; i < N_VARIANTS; i++)
-        if (variant[i]) hn_graph_release(variant[i]);
-    return warm_up(e);
+    return hn_engine_capture_anew(e);
 }
 
 /* ---- steps ---- */

@@ -45,6 +45,8 @@ typedef struct {
     hn_device *device; /* must outlive the engine; NULL: the CPU */
     hn_executor executor;
     hn_attention_impl attention;
+    bool even_rows; /* a row of a batch is one sequence and what pads it: attention may take them
+                     * to be one, which is faster (attention.h) */
     const hn_llama_config *config; /* must outlive the engine */
     const hn_adapt *adapt;         /* NULL: everything frozen */
     hn_dtype dtype;
@@ -103,6 +105,9 @@ HN_NODISCARD hn_status hn_engine_gemm_plans(const hn_engine *e, struct json_t **
  *          HN_ERR_FORMAT */
 HN_NODISCARD hn_status hn_engine_use_gemm_plans(hn_engine *e, const struct json_t *plans,
                                                 const char *where);
+
+/* After hn_gemm_cuda_tune: graphs that were captured are captured anew; parameters stay. */
+HN_NODISCARD hn_status hn_engine_capture_anew(hn_engine *e);
 
 /* Where the next micro-batch is to be written: the same place until it has been run. */
 HN_NODISCARD hn_status hn_engine_batch(hn_engine *e, hn_engine_input *out);

@@ -28,7 +28,7 @@ typedef struct {
     double memory;
     int64_t log_every, eval_every, save_every, keep, patience;
     /* machine */
-    const char *device, *executor;
+    const char *device, *executor, *plans;
     int64_t threads;
     /* generation */
     const char *prompt;

@@ -8,7 +8,9 @@
 
 #include "runtime/base/alloc.h"
 #include "runtime/file/folder.h"
+#include "runtime/train/export.h"
 #include "runtime/train/lora_hook.h"
+#include "runtime/train/tune.h"
 
 enum { DEFAULT_SEQ_LEN = 1024 };
 
@@ -35,13 +37,22 @@ static hn_status open_absent(hn_session *s, hn_status st)
     return hn_device_open_absent(hn_session_memory(s->run), why, &s->device);
 }
 
-hn_status hn_session_machine(hn_session *s, bool plan_only)
+hn_status hn_session_device(hn_session *s, bool plan_only)
 {
     if (s->run->threads > 0) omp_set_num_threads((int)s->run->threads);
     const hn_status st = hn_device_open(s->run->device, &s->device);
     if (st != HN_OK) HN_TRY(plan_only ? open_absent(s, st) : st);
     hn_info(&s->log, "device: %s", hn_device_text(s->device));
     return HN_OK;
+}
+
+hn_status hn_session_machine(hn_session *s, bool plan_only)
+{
+    HN_TRY(hn_session_device(s, plan_only));
+    const bool absent =
+        hn_device_kind_of(s->device) == HN_DEVICE_CUDA && hn_device_gemm(s->device) == NULL;
+    if (absent) return HN_OK; /* a plan for a GPU that is not here */
+    return hn_tune_use(s->device, s->run->plans, &s->log);
 }
 
 hn_executor hn_session_executor(const hn_run_config *c)
@@ -205,6 +216,7 @@ static hn_status open_loader(hn_session *s, const hn_dataset *d, bool once, hn_l
                                  .pad_id = eos >= 0 ? eos : 0};
     HN_TRY(hn_loader_open(d, &o, out));
     if (hn_loader_max_seqs(*out) > s->max_seqs) s->max_seqs = hn_loader_max_seqs(*out);
+    s->several_pieces |= hn_loader_stats(*out)->most_pieces > 1;
     return HN_OK;
 }
 
@@ -307,6 +319,7 @@ hn_status hn_session_plan(hn_session *s, bool train, int64_t logits_rows)
         .batch_rows = s->train || s->eval ? s->run->batch_size : 0,
         .seq_len = s->seq_len,
         .max_seqs = s->max_seqs,
+        .even_rows = !s->several_pieces,
         .train = train,
         .eval = s->eval != NULL,
         .recompute = hn_session_recompute(s->run),
@@ -329,6 +342,26 @@ hn_status hn_session_plan(hn_session *s, bool train, int64_t logits_rows)
     return HN_OK;
 }
 
+hn_status hn_session_engine(hn_session *s, hn_executor executor)
+{
+    const hn_run_config *c = s->run;
+    const hn_engine_options o = {.device = s->device,
+                                 .executor = executor,
+                                 .attention = hn_session_attention(c),
+                                 .config = &s->model.config,
+                                 .adapt = &s->adapt,
+                                 .dtype = s->model.dtype,
+                                 .batch_rows = c->batch_size,
+                                 .seq_len = s->seq_len,
+                                 .max_seqs = 2 * c->batch_size,
+                                 .train = true,
+                                 .recompute = hn_session_recompute(c),
+                                 .memory = hn_session_memory(c),
+                                 .logits_rows = HN_EXPORT_PROBE_ROWS,
+                                 .optimizer = hn_session_optimizer(c)};
+    return hn_engine_new(&o, &s->engine);
+}
+
 hn_status hn_session_load(hn_session *s)
 {
     const hn_params *p = hn_engine_params(s->engine);
@@ -338,6 +371,7 @@ hn_status hn_session_load(hn_session *s)
         return HN_FAIL(st, "%s; a smaller --batch-size or --seq-len%s needs less", hn_last_text(),
                        all ? "" : ", or --recompute on,");
     HN_TRY(st);
+    hn_tune_tell(s->device, &s->log);
     HN_TRY(hn_model_load(&s->model, p, (uint64_t)s->run->seed));
     return s->adapter.n > 0 ? hn_lora_set(p, &s->adapter, s->run->adapter) : HN_OK;
 }

@@ -58,7 +58,8 @@ static bool decides(const char *line)
         "data-threads", "out",       "resume",     "steps",      "epochs",
         "stop-after",   "log-every", "eval-every", "save-every", "keep",
         "result",       "patience",  "log-format", "device",     "executor",
-        "threads",      "recompute", "memory",     "adapter",    "resume-device"};
+        "threads",      "recompute", "memory",     "adapter",    "resume-device",
+        "plans"};
     if (line[0] == '#' || line[0] == '\0') return false;
     for (size_t i = 0; i < sizeof free_keys / sizeof *free_keys; i++) {
         const size_t n = strlen(free_keys[i]);

@@ -73,21 +73,7 @@ hn_status hn_verb_plan(hn_session *s, FILE *to)
     HN_TRY(hn_session_machine(s, true));
     HN_TRY(hn_session_model(s, true));
     HN_TRY(hn_session_seq_len(s));
-    const hn_engine_options o = {.device = s->device,
-                                 .executor = hn_session_executor(c),
-                                 .attention = hn_session_attention(c),
-                                 .config = &s->model.config,
-                                 .adapt = &s->adapt,
-                                 .dtype = s->model.dtype,
-                                 .batch_rows = c->batch_size,
-                                 .seq_len = s->seq_len,
-                                 .max_seqs = 2 * c->batch_size,
-                                 .train = true,
-                                 .recompute = hn_session_recompute(c),
-                                 .memory = hn_session_memory(c),
-                                 .logits_rows = HN_EXPORT_PROBE_ROWS,
-                                 .optimizer = hn_session_optimizer(c)};
-    HN_TRY(hn_engine_new(&o, &s->engine));
+    HN_TRY(hn_session_engine(s, hn_session_executor(c)));
     char *text = hn_engine_plan_text(s->engine);
     if (text == NULL) return HN_FAIL(HN_ERR_MEMORY, "no memory for the plan's text");
     fputs(text, to);
