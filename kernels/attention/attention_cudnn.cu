@@ -255,7 +255,7 @@ static hn_cudnn_plan *find_plan(const hn_attention_cudnn *c, const hn_cudnn_key 
 
 /* Scratch, each part on a 256-byte boundary:
  *   lengths, offsets | sum of dout * o | fp32 dq | dk a query head | dv a query head | cuDNN's own
- */
+ * (dv in the gaps of dk: in_gaps) */
 struct Layout {
     size_t dot, dq_sum, dk_head, dv_head, workspace, end;
 };
@@ -264,6 +264,14 @@ struct Layout {
 static int64_t int_stride(int64_t sequences) { return (sequences + 1 + 63) / 64 * 64; }
 
 static size_t after(size_t at, int64_t bytes) { return (at + (size_t)bytes + 255) / 256 * 256; }
+
+/* Rows of dk and dv a query head lie group * ld apart, as cuDNN wants it. Where dk and dv are
+ * columns of something wider that is far more than they fill: dv then lies in the gaps of dk. */
+static bool in_gaps(const hn_attention_args *a)
+{
+    const int64_t cols = a->heads * a->head_dim, group = a->heads / a->kv_heads;
+    return a->ld_dk == a->ld_dv && 2 * cols <= group * a->ld_dk && 2 * cols % 256 == 0;
+}
 
 static Layout layout_of(const hn_attention_args *a, const hn_cudnn_plan *p)
 {
@@ -275,6 +283,10 @@ static Layout layout_of(const hn_attention_args *a, const hn_cudnn_plan *p)
     at.dk_head = after(at.dq_sum, fast ? 4 * a->q_rows * a->ld_dq : 0);
     at.dv_head = after(at.dk_head, heads * a->kv_rows * a->ld_dk);
     at.workspace = after(at.dv_head, heads * a->kv_rows * a->ld_dv);
+    if (heads > 0 && in_gaps(a)) {
+        at.workspace = at.dv_head;
+        at.dv_head = at.dk_head + 2 * (size_t)(a->heads * a->head_dim);
+    }
     at.end = after(at.workspace, p->workspace) + 256; /* to begin on such a boundary */
     return at;
 }
