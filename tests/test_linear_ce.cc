@@ -609,12 +609,12 @@ TEST(LinearCeCudaOptions, StaysFiniteForLargeLogits)
 }
 
 /* The device cannot report an error; the loss must tell, without a read outside the row. */
-TEST(LinearCeCudaOptions, UnknownLabelGivesNaN)
+template <class T>
+void unknown_label(int64_t vocab)
 {
-    HN_NEED_CUDA();
     Gemm gemm;
-    for (const int32_t label : {-1, 40, INT32_MAX}) {
-        OnDevice<float> d({8, 16, 40, 0, 0, 0});
+    for (const int32_t label : {-1, (int32_t)vocab, INT32_MAX}) {
+        OnDevice<T> d({8, 16, vocab, 0, 0, 0});
         auto labels = d.p.labels;
         labels[3] = label;
         d.labels.assign(labels);
@@ -623,6 +623,14 @@ TEST(LinearCeCudaOptions, UnknownLabelGivesNaN)
         EXPECT_TRUE(std::isnan(r.loss[0]) && std::isnan(r.row_loss[3]));
         EXPECT_TRUE(std::isfinite(r.row_loss[2]));
     }
+}
+
+TEST(LinearCeCudaOptions, UnknownLabelGivesNaN)
+{
+    HN_NEED_CUDA();
+    unknown_label<float>(40);
+    unknown_label<hn_bf16>(40);
+    unknown_label<hn_bf16>(33000); /* two blocks a row */
 }
 
 /* One captured call whose labels change between launches. */
