@@ -26,10 +26,10 @@
 #include "runtime/train/tune.h"
 
 typedef struct {
-    const char *model, *dtype, *device, *executor, *plans;
+    const char *model, *dtype, *device, *executor, *attention, *plans;
     int64_t batch, length, rank, warmup, steps, seed;
     double seconds, lr;
-    bool recompute, tune;
+    bool recompute, profile, tune;
 } config;
 
 #define FIELD(f) HN_OPT(config, f)
@@ -48,6 +48,8 @@ static const hn_option options[] = {
     {"recompute", FIELD(recompute), "off",  0, 0, NULL, "run each layer's forward again in backward"},
     {"device",    FIELD(device),    "cuda", 0, 0, NULL, "cuda, cuda:N or cpu"},
     {"executor",  FIELD(executor),  "auto", 0, 0, "auto|cuda-graph|cuda", "on a GPU: captured (auto), or one by one"},
+    {"attention", FIELD(attention), "auto", 0, 0, "auto|hone|cudnn|fast", "as in the trainers"},
+    {"profile",   FIELD(profile),   "off",  0, 0, NULL, "time every operation instead: a Markdown table"},
     {"plans",     FIELD(plans),     "auto", 0, 0, NULL, "file of the fastest matrix products, as for train; off: the library's first choices"},
     {"tune",      FIELD(tune),      "off",  0, 0, NULL, "search for them first, and write the file"},
     {"seed",      FIELD(seed),      "0",    0, 1e15, NULL, "of weights and tokens"},
@@ -170,6 +172,13 @@ static hn_executor executor_of(const char *name)
     return strcmp(name, "cuda") == 0 ? HN_EXECUTOR_NODES : HN_EXECUTOR_AUTO;
 }
 
+static hn_attention_impl attention_of(const char *name)
+{
+    if (strcmp(name, "hone") == 0) return HN_ATTENTION_OWN;
+    if (strcmp(name, "cudnn") == 0) return HN_ATTENTION_CUDNN;
+    return strcmp(name, "fast") == 0 ? HN_ATTENTION_CUDNN_FAST : HN_ATTENTION_AUTO;
+}
+
 static hn_status set_up(bench *b)
 {
     static char *const linears[] = {"q_proj",    "k_proj",  "v_proj",   "o_proj",
@@ -194,6 +203,7 @@ static hn_status set_up(bench *b)
         .seq_len = c->length,
         .max_seqs = c->batch,
         .train = true,
+        .attention = attention_of(c->attention),
         .recompute = c->recompute,
         .optimizer = {.kind = HN_OPTIMIZER_ADAMW,
                       .beta1 = 0.9,
@@ -268,6 +278,27 @@ static hn_status run_steps(bench *b)
     return HN_OK;
 }
 
+/* ---- profile ---- */
+
+static hn_status print_profile(bench *b)
+{
+    hn_profile *p = NULL;
+    double loss;
+    HN_TRY(hn_profile_new(&p));
+    hn_status st = HN_OK;
+    int64_t step = 0;
+    for (; step < b->c->warmup && st == HN_OK; step++) st = one_step(b, step, &loss);
+    hn_engine_profile(b->engine, p);
+    for (int64_t i = 0; i < b->c->steps && st == HN_OK; i++) st = one_step(b, step++, &loss);
+    hn_engine_profile(b->engine, NULL);
+    char *text = st == HN_OK ? hn_profile_text(p, b->c->steps) : NULL;
+    if (text) fputs(text, stdout);
+    if (st == HN_OK && text == NULL) st = HN_FAIL(HN_ERR_MEMORY, "no memory for the table");
+    hn_free(text);
+    hn_profile_free(p);
+    return st;
+}
+
 /* ---- result ---- */
 
 static int by_size(const void *a, const void *b)
@@ -295,12 +326,15 @@ static hn_status print_result(bench *b)
     const double gib = 1.0 / (1 << 30), tokens = (double)(c->batch * c->length);
     hn_plan_sizes plan;
     size_t used = 0;
+    char notes[4096];
+    hn_plan_notes(hn_engine_program(b->engine), notes, sizeof notes);
+    for (char *end = strchr(notes, '\n'); end; end = strchr(end, '\n')) *end = ';';
     hn_plan_sizes_of(hn_engine_program(b->engine), &plan);
     HN_TRY(hn_device_used(b->device, &used));
     qsort(b->step_ms, (size_t)b->n_steps, sizeof *b->step_ms, by_size);
     json_t *o = json_pack(
         "{s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:f, s:f, s:[f,f,f], s:f, s:f, s:f, s:f, s:I, s:s, "
-        "s:s, s:s, s:b, s:[f,f]}",
+        "s:s, s:s, s:s, s:b, s:[f,f]}",
         "who", "hone", "model", c->model, "dtype", c->dtype, "batch", (json_int_t)c->batch,
         "length", (json_int_t)c->length, "rank", (json_int_t)c->rank, "steps",
         (json_int_t)b->n_steps, "seconds", b->elapsed_s, "tokens_per_s",
@@ -309,8 +343,8 @@ static hn_status print_result(bench *b)
         (double)plan.total_bytes * gib, "loss_first", b->loss_first, "loss_last", b->loss_last,
         "trained", (json_int_t)hn_params_trained(hn_engine_params(b->engine)), "executor",
         hn_executor_name(hn_engine_executor(b->engine)), "device", hn_device_text(b->device),
-        "versions", "hone " HN_VERSION, "tuned", tuned_products(b->device) > 0 || c->tune, "window",
-        b->begin_s, b->end_s);
+        "versions", "hone " HN_VERSION, "notes", notes, "tuned",
+        tuned_products(b->device) > 0 || c->tune, "window", b->begin_s, b->end_s);
     char *text = o ? json_dumps(o, JSON_REAL_PRECISION(15)) : NULL;
     json_decref(o);
     if (text == NULL) return HN_FAIL(HN_ERR_MEMORY, "no memory for the result");
@@ -323,8 +357,12 @@ static hn_status measure(const config *c)
 {
     bench b = {.c = c};
     hn_status st = set_up(&b);
-    if (st == HN_OK) st = run_steps(&b);
-    if (st == HN_OK) st = print_result(&b);
+    if (st == HN_OK && c->profile) {
+        st = print_profile(&b);
+    } else if (st == HN_OK) {
+        st = run_steps(&b);
+        if (st == HN_OK) st = print_result(&b);
+    }
     hn_free(b.tokens);
     hn_free(b.step_ms);
     hn_engine_free(b.engine);

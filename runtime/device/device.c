@@ -7,13 +7,14 @@
 #include <string.h>
 
 #include "runtime/base/alloc.h"
+#include "runtime/base/clock.h"
 #include "runtime/device/device_impl.h"
 
 enum { CPU_ALIGN = 256 };
 
 /* ---- the CPU ---- */
 
-static void close_cpu(hn_device *d) { (void)d; }
+static void close_cpu(hn_device *d) { hn_free(d->marks); }
 
 static hn_status alloc_cpu(hn_device *d, size_t bytes, void **out)
 {
@@ -67,6 +68,27 @@ static hn_status wait_cpu(hn_device *d)
     return HN_OK;
 }
 
+static hn_status mark_cpu(hn_device *d, int64_t i)
+{
+    if (i >= d->n_marks) {
+        const int64_t n = 2 * i + 64;
+        int64_t *marks = hn_realloc(d->marks, (size_t)n * sizeof *marks);
+        if (marks == NULL) return HN_FAIL(HN_ERR_MEMORY, "no memory for %lld marks", (long long)n);
+        d->marks = marks;
+        d->n_marks = n;
+    }
+    ((int64_t *)d->marks)[i] = hn_clock_ns();
+    return HN_OK;
+}
+
+static hn_status marks_cpu(hn_device *d, int64_t n, double *ms)
+{
+    const int64_t *marks = d->marks;
+    if (n >= d->n_marks) return HN_FAIL(HN_ERR_ARG, "mark %lld was never made", (long long)n);
+    for (int64_t i = 0; i < n; i++) ms[i] = 1e-6 * (double)(marks[i + 1] - marks[i]);
+    return HN_OK;
+}
+
 static const hn_device_calls cpu_calls = {
     .close = close_cpu,
     .alloc = alloc_cpu,
@@ -81,6 +103,8 @@ static const hn_device_calls cpu_calls = {
     .fetch = copy_cpu,
     .fill = fill_cpu,
     .wait = wait_cpu,
+    .mark = mark_cpu,
+    .marks = marks_cpu,
 };
 
 static void open_cpu(hn_device *d, const char *why)
@@ -260,6 +284,10 @@ hn_status hn_device_fill(hn_device *d, void *p, int byte, size_t bytes)
 }
 
 hn_status hn_device_wait(hn_device *d) { return d->calls->wait(d); }
+
+hn_status hn_device_mark(hn_device *d, int64_t i) { return d->calls->mark(d, i); }
+
+hn_status hn_device_marks(hn_device *d, int64_t n, double *ms) { return d->calls->marks(d, n, ms); }
 
 static hn_status no_capture(const hn_device *d)
 {

@@ -78,6 +78,12 @@ HN_NODISCARD hn_status hn_device_fetch(hn_device *d, void *to, const void *from,
 HN_NODISCARD hn_status hn_device_fill(hn_device *d, void *p, int byte, size_t bytes);
 HN_NODISCARD hn_status hn_device_wait(hn_device *d);
 
+/* Marks of the device's clock between what is enqueued. mark(i) enqueues mark i, from 0 on; waits
+ * for nothing. marks waits for all of them: ms[i] from mark i to mark i + 1, for i < n.
+ * Errors: HN_ERR_MEMORY; HN_ERR_ARG: mark i was never made */
+HN_NODISCARD hn_status hn_device_mark(hn_device *d, int64_t i);
+HN_NODISCARD hn_status hn_device_marks(hn_device *d, int64_t n, double *ms);
+
 /* What is enqueued between begin and end becomes a graph that hn_device_launch enqueues again.
  * After an error in between, hn_device_capture_end(d, NULL) gives the capture up. GPU only. */
 typedef struct hn_device_graph hn_device_graph;

@@ -24,6 +24,8 @@ typedef struct {
     hn_status (*fetch)(hn_device *d, void *to, const void *from, size_t bytes);
     hn_status (*fill)(hn_device *d, void *p, int byte, size_t bytes);
     hn_status (*wait)(hn_device *d);
+    hn_status (*mark)(hn_device *d, int64_t i);
+    hn_status (*marks)(hn_device *d, int64_t n, double *ms);
     hn_status (*capture_begin)(hn_device *d); /* the last three: NULL on the CPU */
     hn_status (*capture_end)(hn_device *d, hn_device_graph **out);
     hn_status (*launch)(hn_device *d, const hn_device_graph *g);
@@ -37,6 +39,8 @@ struct hn_device {
     hn_gemm_cuda *gemm;
     hn_attention_cudnn *attention; /* NULL until it is asked for */
     void *workspace;
+    void *marks; /* cudaEvent_t [n_marks]; on the CPU int64_t: nanoseconds */
+    int64_t n_marks;
     size_t free_at_open; /* bytes, once context and library handles exist */
 };
 

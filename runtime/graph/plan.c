@@ -74,8 +74,7 @@ void hn_plan_sizes_of(const hn_program *p, hn_plan_sizes *out)
     }
 }
 
-/* What the nodes have to say, every line once. */
-static void write_notes(const hn_program *p, char *text, size_t size)
+void hn_plan_notes(const hn_program *p, char *text, size_t size)
 {
     const char *said[8];
     size_t n = 0, at = 0;
@@ -96,7 +95,7 @@ char *hn_plan_text(const hn_program *p)
     hn_plan_sizes s;
     char notes[4096];
     hn_plan_sizes_of(p, &s);
-    write_notes(p, notes, sizeof notes);
+    hn_plan_notes(p, notes, sizeof notes);
     char text[2048] = "";
     size_t at = 0;
     for (int m = 0; m < HN_MEM_COUNT && at < sizeof text; m++) {

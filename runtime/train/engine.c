@@ -32,6 +32,7 @@ struct hn_engine {
         hn_tensor *tokens, *positions, *offsets, *logits;
     } logits;
     int64_t step_number; /* of the running optimizer step, from 0 */
+    hn_profile *profile; /* NULL: not wanted */
     bool in_flight;      /* the device may not have copied the batch yet */
     /* Host sides of what travels between host and device. On the CPU the step blocks and the batch
      * are the tensors' own memory. Micro and update have a block each, so that the second can be
@@ -203,6 +204,8 @@ static hn_status record(hn_engine *e)
 
 hn_executor hn_engine_executor(const hn_engine *e) { return e->o.executor; }
 
+void hn_engine_profile(hn_engine *e, hn_profile *p) { e->profile = p; }
+
 hn_status hn_engine_new(const hn_engine_options *o, hn_engine **out)
 {
     hn_engine *e = hn_calloc(1, sizeof *e);
@@ -268,7 +271,10 @@ static hn_status send_batch(hn_engine *e)
 static hn_status run(hn_engine *e, const hn_graph *g, bool check)
 {
     const bool compare = e->o.executor == HN_EXECUTOR_CHECK;
-    const hn_run_options o = {.step = e->step->data, .check = check || compare, .compare = compare};
+    const hn_run_options o = {.step = e->step->data,
+                              .check = check || compare,
+                              .compare = compare,
+                              .profile = e->profile};
     return hn_graph_run(g, &o);
 }
 

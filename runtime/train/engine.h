@@ -77,6 +77,9 @@ hn_params *hn_engine_params(const hn_engine *e);
 /* What `executor` came to: not HN_EXECUTOR_AUTO. */
 hn_executor hn_engine_executor(const hn_engine *e);
 
+/* From now on every graph runs node by node and adds its times to p; NULL: as before. */
+void hn_engine_profile(hn_engine *e, hn_profile *p);
+
 /* Takes the memory and fills the tables; parameters are zero until they are loaded. On a GPU every
  * variant runs once, on an empty batch, so that all kernels are loaded, and is then captured. */
 HN_NODISCARD hn_status hn_engine_allocate(hn_engine *e);
