@@ -26,10 +26,10 @@
 #include "runtime/train/tune.h"
 
 typedef struct {
-    const char *model, *dtype, *device, *executor, *attention, *plans;
+    const char *model, *dtype, *device, *executor, *attention, *recompute, *plans;
     int64_t batch, length, rank, warmup, steps, seed;
     double seconds, lr;
-    bool recompute, profile, tune;
+    bool profile, tune;
 } config;
 
 #define FIELD(f) HN_OPT(config, f)
@@ -45,7 +45,7 @@ static const hn_option options[] = {
     {"seconds",   FIELD(seconds),   "8",    0, 3600, NULL, "the clock runs at least so long"},
     {"steps",     FIELD(steps),     "3",    1, 100000, NULL, "and at least so many steps"},
     {"lr",        FIELD(lr),        "1e-4", 0, 1, NULL, "learning rate"},
-    {"recompute", FIELD(recompute), "off",  0, 0, NULL, "run each layer's forward again in backward"},
+    {"recompute", FIELD(recompute), "auto", 0, 0, "auto|on|off", "run layers' forward again in backward; auto: as few as fit"},
     {"device",    FIELD(device),    "cuda", 0, 0, NULL, "cuda, cuda:N or cpu"},
     {"executor",  FIELD(executor),  "auto", 0, 0, "auto|cuda-graph|cuda", "on a GPU: captured (auto), or one by one"},
     {"attention", FIELD(attention), "auto", 0, 0, "auto|hone|cudnn|fast", "as in the trainers"},
@@ -72,7 +72,7 @@ typedef struct {
     hn_engine *engine;
     int32_t *tokens; /* [BATCHES][batch * length + 1]: labels are the next tokens */
     double *step_ms;
-    int64_t n_steps;
+    int64_t n_done, n_steps; /* the second without warm-up */
     double loss_first, loss_last, elapsed_s, begin_s, end_s;
 } bench;
 
@@ -179,6 +179,12 @@ static hn_attention_impl attention_of(const char *name)
     return strcmp(name, "fast") == 0 ? HN_ATTENTION_CUDNN_FAST : HN_ATTENTION_AUTO;
 }
 
+static hn_recompute recompute_of(const char *name)
+{
+    if (strcmp(name, "on") == 0) return HN_RECOMPUTE_ON;
+    return strcmp(name, "off") == 0 ? HN_RECOMPUTE_OFF : HN_RECOMPUTE_AUTO;
+}
+
 static hn_status set_up(bench *b)
 {
     static char *const linears[] = {"q_proj",    "k_proj",  "v_proj",   "o_proj",
@@ -204,7 +210,8 @@ static hn_status set_up(bench *b)
         .max_seqs = c->batch,
         .train = true,
         .attention = attention_of(c->attention),
-        .recompute = c->recompute,
+        .even_rows = true,
+        .recompute = recompute_of(c->recompute),
         .optimizer = {.kind = HN_OPTIMIZER_ADAMW,
                       .beta1 = 0.9,
                       .beta2 = 0.999,
@@ -238,41 +245,56 @@ static hn_status fill_batch(bench *b, int64_t step)
     return HN_OK;
 }
 
-static hn_status one_step(bench *b, int64_t step, double *loss)
+static hn_status enqueue_step(bench *b, int64_t step)
 {
-    hn_step_report report;
     HN_TRY(hn_engine_begin(b->engine, step));
     HN_TRY(fill_batch(b, step));
     HN_TRY(hn_engine_micro(b->engine, 0));
-    HN_TRY(hn_engine_update(b->engine, b->c->lr, &report));
-    if (report.skipped != 0 || !isfinite(report.loss) ||
-        report.tokens != b->c->batch * b->c->length)
-        return HN_FAIL(HN_ERR_NUMERIC,
-                       "step %" PRId64 ": loss %g, gradient norm %g, %" PRId64 " trained tokens",
-                       step, report.loss, report.grad_norm, report.tokens);
-    *loss = report.loss;
-    return HN_OK;
+    return hn_engine_update(b->engine, b->c->lr, NULL);
 }
 
+/* The steps that are done; wait: all that were enqueued. *at: the time of the last one before. */
+static hn_status take_reports(bench *b, bool wait, int64_t *at)
+{
+    for (;;) {
+        bool there;
+        hn_step_report r;
+        HN_TRY(hn_engine_report(b->engine, wait, &there, &r));
+        if (!there) return HN_OK;
+        if (r.skipped != 0 || !isfinite(r.loss) || r.tokens != b->c->batch * b->c->length)
+            return HN_FAIL(HN_ERR_NUMERIC,
+                           "a step's loss is %g, its gradient's norm %g, %" PRId64 " tokens",
+                           r.loss, r.grad_norm, r.tokens);
+        const int64_t now = hn_clock_ns();
+        if (b->n_done++ == 0) b->loss_first = r.loss;
+        b->loss_last = r.loss;
+        if (b->n_done > b->c->warmup) b->step_ms[b->n_steps++] = 1e-6 * (double)(now - *at);
+        *at = now;
+    }
+}
+
+static hn_status one_step(bench *b, int64_t step)
+{
+    int64_t at = 0;
+    HN_TRY(enqueue_step(b, step));
+    return take_reports(b, true, &at);
+}
+
+/* The host runs ahead of the GPU, as in training between two lines of the log. */
 static hn_status run_steps(bench *b)
 {
     const config *c = b->c;
-    int64_t step = 0;
-    for (; step < c->warmup; step++) {
-        double loss;
-        HN_TRY(one_step(b, step, &loss));
-        if (step == 0) b->loss_first = loss;
-    }
+    int64_t step = 0, last = 0;
+    for (; step < c->warmup; step++) HN_TRY(one_step(b, step));
     b->begin_s = hn_clock_wall_s();
     const int64_t begin = hn_clock_ns();
-    int64_t last = begin;
+    last = begin;
     while ((b->n_steps < c->steps || (double)(last - begin) < 1e9 * c->seconds) &&
-           b->n_steps < MAX_STEPS) {
-        HN_TRY(one_step(b, step++, &b->loss_last));
-        const int64_t now = hn_clock_ns();
-        b->step_ms[b->n_steps++] = 1e-6 * (double)(now - last);
-        last = now;
+           b->n_steps + HN_ENGINE_AHEAD < MAX_STEPS) {
+        HN_TRY(enqueue_step(b, step++));
+        HN_TRY(take_reports(b, false, &last));
     }
+    HN_TRY(take_reports(b, true, &last));
     b->elapsed_s = 1e-9 * (double)(last - begin);
     b->end_s = hn_clock_wall_s();
     return HN_OK;
@@ -283,13 +305,12 @@ static hn_status run_steps(bench *b)
 static hn_status print_profile(bench *b)
 {
     hn_profile *p = NULL;
-    double loss;
     HN_TRY(hn_profile_new(&p));
     hn_status st = HN_OK;
     int64_t step = 0;
-    for (; step < b->c->warmup && st == HN_OK; step++) st = one_step(b, step, &loss);
+    for (; step < b->c->warmup && st == HN_OK; step++) st = one_step(b, step);
     hn_engine_profile(b->engine, p);
-    for (int64_t i = 0; i < b->c->steps && st == HN_OK; i++) st = one_step(b, step++, &loss);
+    for (int64_t i = 0; i < b->c->steps && st == HN_OK; i++) st = one_step(b, step++);
     hn_engine_profile(b->engine, NULL);
     char *text = st == HN_OK ? hn_profile_text(p, b->c->steps) : NULL;
     if (text) fputs(text, stdout);

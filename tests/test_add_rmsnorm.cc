@@ -139,6 +139,32 @@ TEST_P(AddRmsnorm, EitherGradientMayBeLeftOut)
     EXPECT_TRUE(same_bits(q.dgain.values(), o.dgain.values()));
 }
 
+TEST_P(AddRmsnorm, BackwardMakesForwardsBitsAgain)
+{
+    for (const bool use_fast : {false, true}) {
+        Out o(s, g), p(s, g);
+        const auto a = fwd(o);
+        const auto b = back(o);
+        ASSERT_HN_OK(use_fast ? hn_add_rmsnorm_fwd_fast(&a) : hn_add_rmsnorm_fwd_cpu(&a));
+        ASSERT_HN_OK(use_fast ? fast(b) : hn_add_rmsnorm_bwd_cpu(&b));
+        const std::vector<float> sum = s.res ? o.sum.values() : x.values();
+        Matrix at_sum(s.dtype, s.rows, width, 3), other(s.dtype, s.rows, width, 2);
+        for (Matrix *to : {&p.y, &dy, &at_sum}) { /* by itself, then on an input */
+            at_sum.assign(sum);
+            Matrix *const dx = to == &at_sum ? &dy : to == &dy ? &at_sum : &other;
+            auto c = back(o);
+            c.sum = at_sum.data(), c.ld_sum = at_sum.ld(), c.dgain = p.dgain.f32();
+            p.dgain.normal(9);
+            c.y = to->data(), c.ld_y = to->ld(), c.dx = dx->data(), c.ld_dx = dx->ld();
+            ASSERT_HN_OK(use_fast ? fast(c) : hn_add_rmsnorm_bwd_cpu(&c));
+            EXPECT_TRUE(same_bits(to->values(), o.y.values()));
+            EXPECT_TRUE(same_bits(dx->values(), o.dx.values()));
+            EXPECT_TRUE(same_bits(p.dgain.values(), o.dgain.values()));
+            SetUp();
+        }
+    }
+}
+
 /* Smallest, odd widths, per-head, wider than a block, replicas, many rows. */
 INSTANTIATE_TEST_SUITE_P(Shapes, AddRmsnorm,
                          ::testing::Values(Shape{HN_F32, HN_F32, 1, 1, 1, 0, true},
@@ -211,6 +237,9 @@ TEST(AddRmsnormCheck, NamesWhatIsWrong)
     b.sum = f, b.gain = f, b.rstd = f, b.dy = f, b.dx = f + 16, b.rows = 2;
     b.cols = b.ld_sum = b.ld_dy = b.ld_dx = 4;
     EXPECT_HN_OK(hn_add_rmsnorm_bwd_check(&b));
+    b.y = b.dx, b.ld_y = 4;
+    EXPECT_HN_FAIL(hn_add_rmsnorm_bwd_check(&b), HN_ERR_ARG, "another place");
+    b.y = nullptr;
     b.dx = nullptr;
     EXPECT_HN_FAIL(hn_add_rmsnorm_bwd_check(&b), HN_ERR_ARG, "neither");
     b.dgain = f + 16, b.replicas = 2;
@@ -389,6 +418,25 @@ TEST_P(AddRmsnormCuda, CudaLeavesOutWhatIsNotWanted)
     only_dgain.dx = nullptr, only_dgain.dgain = e.dgain.f32();
     backward(only_dgain);
     EXPECT_TRUE(same_bits(e.dgain.values(), o.dgain.values()));
+}
+
+TEST_P(AddRmsnormCuda, CudaBackwardMakesForwardsBitsAgain)
+{
+    HN_NEED_CUDA();
+    Device o(c), d(c);
+    run(o);
+    const auto f = d.fwd();
+    for (DeviceMatrix *to : {&d.y, &d.dy, s.res ? &d.sum : &d.x}) { /* by itself, on an input */
+        d.fill();
+        ASSERT_HN_OK(hn_add_rmsnorm_fwd_cuda(&f, nullptr));
+        auto b = d.back();
+        b.y = to->data(), b.ld_y = to->ld();
+        if (to == &d.dy) b.dx = (void *)b.sum, b.ld_dx = b.ld_sum;
+        backward(b);
+        EXPECT_TRUE(same_bits(to->values(), o.y.values()));
+        EXPECT_TRUE(same_bits((to != &d.dy ? d.dx : s.res ? d.sum : d.x).values(), o.dx.values()));
+        EXPECT_TRUE(same_bits(d.dgain.values(), o.dgain.values()));
+    }
 }
 
 TEST_P(AddRmsnormCuda, CudaRepeatsBitForBitAlsoFromACapturedGraph)

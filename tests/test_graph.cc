@@ -245,6 +245,97 @@ TEST_F(Graph, FrozenInputsGetNoGradientAndCostNothing)
     EXPECT_NE(hn_graph_grad(g, x), nullptr);
 }
 
+/* A normed gated block with trained weights: y = down(swiglu(gate(n), up(n))), n = rmsnorm(x). The
+ * outputs of norm and swiglu are kept where somebody asks for them. */
+struct Block {
+    hn_tensor *norm[HN_MAX_OUT] = {}, *act[HN_MAX_OUT] = {}, *w[4] = {};
+    hn_graph *g = nullptr;
+    std::vector<float> gradients;
+    size_t bytes = 0;
+    bool keeps; /* backward reads what forward has made */
+
+    explicit Block(hn_program *p, bool keep, bool segment = false)
+    {
+        enum { ROWS = 40, D = 6, F = 20 };
+        hn_tensor *x = nullptr, *seed = nullptr, *out[HN_MAX_OUT] = {};
+        const hn_type rows = f32_2d(ROWS, D), gain = hn_type_1d(HN_F32, D);
+        const hn_type up = f32_2d(F, D), down = f32_2d(D, F);
+        const hn_type *types[] = {&gain, &up, &up, &down};
+        const char *const names[] = {"gain", "gate", "up", "down"};
+        EXPECT_HN_OK(hn_program_tensor(p, HN_MEM_INPUT, "x", &rows, &x));
+        EXPECT_HN_OK(hn_program_tensor(p, HN_MEM_INPUT, "seed", &rows, &seed));
+        for (int k = 0; k < 4; k++) {
+            EXPECT_HN_OK(hn_program_tensor(p, HN_MEM_WEIGHT, names[k], types[k], &w[k]));
+            w[k]->needs_grad = true;
+        }
+        EXPECT_HN_OK(hn_graph_new(p, "g", true, &g));
+        const hn_attr eps = {.norm = {.eps = 1e-5f}}, one = {.linear = {.alpha = 1}};
+        if (segment) hn_segment_begin(g);
+        hn_tensor *norm_in[] = {x, nullptr, w[0]};
+        EXPECT_HN_OK(hn_emit(g, HN_OP_ADD_RMSNORM, "norm", norm_in, &eps, norm));
+        hn_tensor *in[] = {norm[1], w[1], nullptr}, *gated[2];
+        EXPECT_HN_OK(hn_emit(g, HN_OP_LINEAR, "gate", in, &one, out));
+        gated[0] = out[0];
+        in[1] = w[2];
+        EXPECT_HN_OK(hn_emit(g, HN_OP_LINEAR, "up", in, &one, out));
+        gated[1] = out[0];
+        EXPECT_HN_OK(hn_emit(g, HN_OP_SWIGLU, "act", gated, nullptr, act));
+        in[0] = act[0];
+        in[1] = w[3];
+        EXPECT_HN_OK(hn_emit(g, HN_OP_LINEAR, "down", in, &one, out));
+        hn_segment_end(g);
+        if (keep) hn_graph_keep(norm[1]), hn_graph_keep(act[0]);
+        EXPECT_HN_OK(hn_graph_backward(g, 1, out, &seed));
+        for (auto *t : w) hn_graph_keep(hn_graph_grad(g, t));
+        run(p, x, seed);
+    }
+    void run(hn_program *p, hn_tensor *x, hn_tensor *seed)
+    {
+        const hn_plan_options o = {.guard_bytes = 64};
+        hn_plan_sizes sizes;
+        hn_step_block step = {};
+        ASSERT_HN_OK(hn_plan_build(p, &o));
+        ASSERT_HN_OK(hn_plan_allocate(p));
+        uint32_t n = 1;
+        for (hn_tensor *t : {x, seed, w[0], w[1], w[2], w[3]})
+            for (size_t i = 0; i < hn_type_bytes(&t->type) / sizeof(float); i++)
+                ((float *)t->data)[i] =
+                    (float)((n = n * 1664525u + 1013904223u) >> 8) * 0x1p-23f - 1;
+        const hn_run_options run = {.step = &step, .check = true};
+        ASSERT_HN_OK(hn_graph_run(g, &run));
+        for (auto *t : w) {
+            const hn_tensor *d = hn_graph_grad(g, t);
+            for (int64_t i = 0; i < hn_type_rows(&d->type); i++)
+                for (int64_t j = 0; j < hn_type_cols(&d->type); j++)
+                    gradients.push_back(((float *)d->data)[i * hn_type_ld(&d->type) + j]);
+        }
+        hn_plan_sizes_of(p, &sizes);
+        bytes = sizes.class_bytes[HN_MEM_TRANSIENT];
+        keeps = false;
+        for (int64_t i = 0; i < hn_graph_nodes(g); i++)
+            for (const hn_tensor *t : hn_graph_node(g, i)->in)
+                keeps |= hn_graph_node(g, i)->backward && t && (t == norm[1] || t == act[0]);
+    }
+};
+
+/* Weight gradients wait for the node that makes their input again; the bits stay the same. */
+TEST_F(Graph, WhatBackwardMakesAgainIsNotKept)
+{
+    hn_program *other = nullptr, *third = nullptr;
+    ASSERT_HN_OK(hn_program_new(1, &other));
+    ASSERT_HN_OK(hn_program_new(1, &third));
+    const Block made(p, false), kept(other, true), segment(third, false, true);
+    EXPECT_FALSE(made.keeps);
+    EXPECT_TRUE(kept.keeps);
+    EXPECT_LT(made.bytes, kept.bytes);
+    EXPECT_TRUE(same_bits(made.gradients, kept.gradients));
+    EXPECT_TRUE(same_bits(made.gradients, segment.gradients)); /* layers that run again: not both */
+    EXPECT_EQ(hn_graph_nodes(made.g), hn_graph_nodes(kept.g));
+    EXPECT_GT(hn_graph_nodes(segment.g), hn_graph_nodes(made.g));
+    hn_program_free(third);
+    hn_program_free(other);
+}
+
 TEST_F(Graph, NodesThatNobodyReadsAreRemoved)
 {
     hn_graph *g = graph("g", false);

@@ -27,8 +27,9 @@ class Swiglu : public ::testing::TestWithParam<Shape> {
     }
     hn_swiglu_bwd_args back(Matrix &dgate, Matrix &dup)
     {
-        return {gate.data(), up.data(), dy.data(), dgate.data(), dup.data(), s.rows, s.cols,
-                gate.ld(),   up.ld(),   dy.ld(),   dgate.ld(),   dup.ld(),   s.dtype};
+        return {gate.data(), up.data(), dy.data(), dgate.data(), dup.data(),
+                s.rows,      s.cols,    gate.ld(), up.ld(),      dy.ld(),
+                dgate.ld(),  dup.ld(),  s.dtype,   nullptr,      0};
     }
 };
 
@@ -91,6 +92,27 @@ TEST_P(Swiglu, OutputsMayLieOnInputs)
     }
 }
 
+TEST_P(Swiglu, BackwardMakesForwardsBitsAgain)
+{
+    Matrix y(s.dtype, s.rows, s.cols), g(s.dtype, s.rows, s.cols), u(s.dtype, s.rows, s.cols);
+    const auto a = fwd(y);
+    const auto b = back(g, u);
+    for (const bool fast : {false, true}) {
+        ASSERT_HN_OK(fast ? hn_swiglu_fwd_fast(&a) : hn_swiglu_fwd_cpu(&a));
+        ASSERT_HN_OK(fast ? hn_swiglu_bwd_fast(&b) : hn_swiglu_bwd_cpu(&b));
+        Matrix h(s.dtype, s.rows, s.cols, 3), g2(s.dtype, s.rows, s.cols);
+        for (Matrix *to : {&h, &dy, &gate, &up}) { /* by itself, then on an input */
+            auto c = back(g2, to == &up ? gate : up);
+            c.h = to->data(), c.ld_h = to->ld();
+            ASSERT_HN_OK(fast ? hn_swiglu_bwd_fast(&c) : hn_swiglu_bwd_cpu(&c));
+            EXPECT_TRUE(same_bits(to->values(), y.values()));
+            EXPECT_TRUE(same_bits(g2.values(), g.values()));
+            EXPECT_TRUE(same_bits((to == &up ? gate : up).values(), u.values()));
+            SetUp();
+        }
+    }
+}
+
 INSTANTIATE_TEST_SUITE_P(Shapes, Swiglu,
                          ::testing::Values(Shape{HN_F32, 1, 1}, Shape{HN_F32, 3, 9},
                                            Shape{HN_F32, 30, 513}, Shape{HN_BF16, 3, 9},
@@ -107,7 +129,8 @@ TEST(SwigluTwin, MatchesHandComputedValues)
     ASSERT_HN_OK(hn_swiglu_fwd_cpu(&a));
     EXPECT_EQ(y[0], 0);
     EXPECT_FLOAT_EQ(y[1], 5.2847824f); /* 6 / (1 + e^-2) */
-    const hn_swiglu_bwd_args b = {gate, up, dy, dgate, dup, 1, 3, 3, 3, 3, 3, 3, HN_F32};
+    const hn_swiglu_bwd_args b = {gate, up, dy, dgate, dup,    1,       3, 3,
+                                  3,    3,  3,  3,     HN_F32, nullptr, 0};
     ASSERT_HN_OK(hn_swiglu_bwd_cpu(&b));
     EXPECT_FLOAT_EQ(dgate[0], 2.5f);       /* 5 * sigmoid(0) */
     EXPECT_FLOAT_EQ(dgate[1], 6.5447062f); /* 6 (f + 2 f (1 - f)), f = 0.88079708 */
@@ -138,12 +161,16 @@ TEST(SwigluCheck, NamesWhatIsWrong)
     EXPECT_HN_FAIL(hn_swiglu_check(&a), HN_ERR_ARG, "in place");
     a.dtype = HN_I64;
     EXPECT_HN_FAIL(hn_swiglu_check(&a), HN_ERR_UNSUPPORTED, "i64");
-    hn_swiglu_bwd_args b = {f, f, f, f + 8, f + 16, 2, 3, 3, 3, 3, 3, 3, HN_F32};
+    hn_swiglu_bwd_args b = {f, f, f, f + 8, f + 16, 2, 3, 3, 3, 3, 3, 3, HN_F32, nullptr, 0};
     EXPECT_HN_OK(hn_swiglu_bwd_check(&b));
     b.dup = b.dgate;
     EXPECT_HN_FAIL(hn_swiglu_bwd_check(&b), HN_ERR_ARG, "the same");
     b.dup = nullptr;
     EXPECT_HN_FAIL(hn_swiglu_bwd_check(&b), HN_ERR_ARG, "dup is NULL");
+    b.dup = f + 16, b.h = b.dup, b.ld_h = 3;
+    EXPECT_HN_FAIL(hn_swiglu_bwd_check(&b), HN_ERR_ARG, "h lies on");
+    b.h = f + 24, b.ld_h = 2;
+    EXPECT_HN_FAIL(hn_swiglu_bwd_check(&b), HN_ERR_SHAPE, "of h");
 }
 
 /* Swish is SwiGLU with up = 1. */
@@ -208,8 +235,8 @@ struct Operands {
     }
     hn_swiglu_bwd_args back(M &g, M &u)
     {
-        return {gate.data(), up.data(), dy.data(), g.data(), u.data(), s.rows, s.cols,
-                gate.ld(),   up.ld(),   dy.ld(),   g.ld(),   u.ld(),   s.dtype};
+        return {gate.data(), up.data(), dy.data(), g.data(), u.data(), s.rows,  s.cols, gate.ld(),
+                up.ld(),     dy.ld(),   g.ld(),    u.ld(),   s.dtype,  nullptr, 0};
     }
 };
 
@@ -261,6 +288,24 @@ TEST_P(SwigluCuda, CudaOutputsMayLieOnInputs)
             EXPECT_TRUE(same_bits(u->values(), o.dup.values()));
             d.fill();
         }
+}
+
+TEST_P(SwigluCuda, CudaBackwardMakesForwardsBitsAgain)
+{
+    HN_NEED_CUDA();
+    Operands<DeviceMatrix> o(s), d(s);
+    DeviceMatrix h{s.dtype, s.rows, s.cols, s.gap};
+    run(o);
+    for (DeviceMatrix *to : {&h, &d.dy, &d.gate, &d.up}) { /* by itself, then on an input */
+        DeviceMatrix &dup = to == &d.up ? d.gate : d.up;
+        auto a = d.back(d.dgate, dup);
+        a.h = to->data(), a.ld_h = to->ld();
+        ASSERT_HN_OK(hn_swiglu_bwd_cuda(&a, nullptr));
+        EXPECT_TRUE(same_bits(to->values(), o.y.values()));
+        EXPECT_TRUE(same_bits(d.dgate.values(), o.dgate.values()));
+        EXPECT_TRUE(same_bits(dup.values(), o.dup.values()));
+        d.fill();
+    }
 }
 
 TEST_P(SwigluCuda, CudaRepeatsBitForBitAlsoFromACapturedGraph)

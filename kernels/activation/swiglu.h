@@ -3,14 +3,17 @@
  *   y[i,j]     = round(silu(gate[i,j]) * up[i,j])            silu(v) = v * sigmoid(v)
  *   dgate[i,j] = round(dy[i,j] * up[i,j] * (f + silu(v) * (1 - f)))      v = gate[i,j],
  *   dup[i,j]   = round(dy[i,j] * silu(v))                                f = sigmoid(v)
+ * and, where it is wanted, h = y once more, with forward's bits: then nobody keeps y for backward.
  *
  * Shapes     [rows, cols], row-major, rows ld_* elements apart: gate and up may be the two halves
  *            of one buffer [rows, 2 cols], dgate and dup too.
  * Precision  all f32 or all bf16; fp32 arithmetic, one rounding. fast and CUDA: silu within
  *            4 ulp of fp32; for v below -87, where |silu| < 1.5e-36, it may become 0.
+ *            CUDA in bf16: sigmoid within 2^-16 of itself and 2^-22 of 1 before the rounding to bf16
+ *            (half an ulp is 2^-9).
  * Limits     every dimension 1 to 2^31 - 1; any width and alignment.
- * Aliasing   y may be gate or up; dgate and dup may each be any one of gate, up and dy, but not
- *            the same one. In place means the same pointer and the same leading dimension.
+ * Aliasing   y may be gate or up; dgate, dup and h may each be any one of gate, up and dy, but no
+ *            two the same one. In place means the same pointer and the same leading dimension.
  * Repeats    bit for bit on one machine; fast: also for any number of threads.
  * Errors     HN_ERR_ARG, HN_ERR_SHAPE, HN_ERR_UNSUPPORTED (dtype), before the first write.
  */
@@ -50,6 +53,8 @@ typedef struct {
     int64_t rows, cols;
     int64_t ld_gate, ld_up, ld_dy, ld_dgate, ld_dup;
     hn_dtype dtype;
+    void *h; /* out [rows, cols]; NULL: not wanted */
+    int64_t ld_h;
 } hn_swiglu_bwd_args;
 
 HN_NODISCARD hn_status hn_swiglu_bwd_check(const hn_swiglu_bwd_args *a);

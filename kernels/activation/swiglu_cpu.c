@@ -25,12 +25,16 @@ hn_status hn_swiglu_bwd_check(const hn_swiglu_bwd_args *a)
     HN_TRY(hn_check_matrix(op, "dy", a->dy, a->rows, a->cols, a->ld_dy));
     HN_TRY(hn_check_matrix(op, "dgate", a->dgate, a->rows, a->cols, a->ld_dgate));
     HN_TRY(hn_check_matrix(op, "dup", a->dup, a->rows, a->cols, a->ld_dup));
+    if (a->h) HN_TRY(hn_check_matrix(op, "h", a->h, a->rows, a->cols, a->ld_h));
     if (a->dgate == a->dup) return HN_FAIL(HN_ERR_ARG, "%s: dgate and dup are the same", op);
+    if (a->h == a->dgate || a->h == a->dup)
+        return HN_FAIL(HN_ERR_ARG, "%s: h lies on dgate or dup", op);
     const void *const in[] = {a->gate, a->up, a->dy};
     const int64_t ld[] = {a->ld_gate, a->ld_up, a->ld_dy};
     for (int k = 0; k < 3; k++) {
         HN_TRY(hn_check_in_place(op, in[k], ld[k], a->dgate, a->ld_dgate));
         HN_TRY(hn_check_in_place(op, in[k], ld[k], a->dup, a->ld_dup));
+        HN_TRY(hn_check_in_place(op, in[k], ld[k], a->h, a->ld_h));
     }
     return HN_OK;
 }
@@ -61,6 +65,7 @@ hn_status hn_swiglu_bwd_cpu(const hn_swiglu_bwd_args *a)
             hn_set_f32(a->dgate, a->dtype, i * a->ld_dgate + j,
                        (float)(dy * up * (f + silu * (1.0 - f))));
             hn_set_f32(a->dup, a->dtype, i * a->ld_dup + j, (float)(dy * silu));
+            if (a->h) hn_set_f32(a->h, a->dtype, i * a->ld_h + j, (float)(silu * up));
         }
     return HN_OK;
 }

@@ -1,5 +1,7 @@
 /* A thread takes 8 neighbouring values of a row (1 where alignment forbids 16-byte accesses): it
- * reads all its inputs, then writes, so that outputs may lie on inputs. */
+ * reads all its inputs, then writes, so that outputs may lie on inputs. In bf16 the exponential and
+ * the reciprocal are the approximations of the special function unit: with the exact ones the
+ * arithmetic took longer than the memory (77 % of a copy). */
 #include "kernels/activation/swiglu.h"
 
 #include "runtime/base/cuda_vec.h"
@@ -7,7 +9,6 @@
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int64_t kMaxBlocks = 1 << 20; /* then each thread takes several spans */
 
 /* f = sigmoid(v) and rest = 1 - f, both without cancellation; the exponential cannot overflow. */
 __device__ __forceinline__ void sigmoid(float v, float *f, float *rest)
@@ -17,72 +18,153 @@ __device__ __forceinline__ void sigmoid(float v, float *f, float *rest)
     *rest = v < 0.0f ? large : small;
 }
 
-template <class T, int kWidth>
-__global__ void __launch_bounds__(kThreads)
-    swiglu_fwd_kernel(const T *gate, const T *up, T *y, int64_t rows, int64_t cols, int64_t ld_gate,
-                      int64_t ld_up, int64_t ld_y)
+/* The same where the result is rounded to bf16: f within 2^-16 of itself, rest within 2^-23 of 1.
+ * Where the exponential overflows (v < -88), f is 0. */
+__device__ __forceinline__ void sigmoid_near(float v, float *f, float *rest)
 {
-    const int64_t spans = (cols + kWidth - 1) / kWidth, step = (int64_t)gridDim.x * kThreads;
-    for (int64_t i = (int64_t)blockIdx.x * kThreads + threadIdx.x; i < rows * spans; i += step) {
-        const int64_t row = i / spans, col = i % spans * kWidth, n = cols - col;
-        float v[kWidth], u[kWidth];
-        hn_load_span<kWidth>(gate + row * ld_gate + col, n, v);
-        hn_load_span<kWidth>(up + row * ld_up + col, n, u);
+    float e, r;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(e) : "f"(v * -1.44269504f));
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(1.0f + e));
+    *f = r;
+    *rest = 1.0f - r;
+}
+
+template <class T>
+__device__ __forceinline__ void sigmoid_for(float v, float *f, float *rest)
+{
+    if constexpr (sizeof(T) == sizeof(float))
+        sigmoid(v, f, rest);
+    else
+        sigmoid_near(v, f, rest);
+}
+
+template <class T>
+struct Forward {
+    const T *gate, *up;
+    T *y;
+    int64_t cols, ld_gate, ld_up, ld_y;
+    hn_spans spans;
+};
+
+template <class T, int kWidth, bool kWhole>
+__device__ __forceinline__ void fwd_span(const Forward<T> &a, int64_t row, int64_t col)
+{
+    const int64_t n = a.cols - col;
+    float v[kWidth], u[kWidth];
+    hn_load_part<kWidth, kWhole>(a.gate + row * a.ld_gate + col, n, v);
+    hn_load_part<kWidth, kWhole>(a.up + row * a.ld_up + col, n, u);
 #pragma unroll
-        for (int k = 0; k < kWidth; k++) {
-            float f, rest;
-            sigmoid(v[k], &f, &rest);
-            u[k] *= v[k] * f;
-        }
-        hn_store_span<kWidth>(y + row * ld_y + col, n, u);
+    for (int k = 0; k < kWidth; k++) {
+        float f, rest;
+        sigmoid_for<T>(v[k], &f, &rest);
+        const float silu = v[k] * f;
+        u[k] = silu * u[k];
     }
+    hn_store_part<kWidth, kWhole>(a.y + row * a.ld_y + col, n, u);
+}
+
+template <class T>
+struct Backward {
+    const T *gate, *up, *dy;
+    T *dgate, *dup, *h;
+    int64_t cols, ld_gate, ld_up, ld_dy, ld_dgate, ld_dup, ld_h;
+    hn_spans spans;
+};
+
+template <class T, int kWidth, bool kWhole>
+__device__ __forceinline__ void bwd_span(const Backward<T> &a, int64_t row, int64_t col)
+{
+    const int64_t n = a.cols - col;
+    float v[kWidth], u[kWidth], d[kWidth]; /* become dup, dgate, h */
+    hn_load_part<kWidth, kWhole>(a.gate + row * a.ld_gate + col, n, v);
+    hn_load_part<kWidth, kWhole>(a.up + row * a.ld_up + col, n, u);
+    hn_load_part<kWidth, kWhole>(a.dy + row * a.ld_dy + col, n, d);
+#pragma unroll
+    for (int k = 0; k < kWidth; k++) {
+        float f, rest;
+        sigmoid_for<T>(v[k], &f, &rest);
+        const float silu = v[k] * f, h = silu * u[k];
+        u[k] = d[k] * u[k] * (f + silu * rest);
+        v[k] = d[k] * silu;
+        d[k] = h;
+    }
+    hn_store_part<kWidth, kWhole>(a.dgate + row * a.ld_dgate + col, n, u);
+    hn_store_part<kWidth, kWhole>(a.dup + row * a.ld_dup + col, n, v);
+    if (a.h != nullptr) hn_store_part<kWidth, kWhole>(a.h + row * a.ld_h + col, n, d);
 }
 
 template <class T, int kWidth>
-__global__ void __launch_bounds__(kThreads)
-    swiglu_bwd_kernel(const T *gate, const T *up, const T *dy, T *dgate, T *dup, int64_t rows,
-                      int64_t cols, int64_t ld_gate, int64_t ld_up, int64_t ld_dy, int64_t ld_dgate,
-                      int64_t ld_dup)
+__global__ void __launch_bounds__(kThreads) swiglu_fwd_kernel(const Forward<T> a)
 {
-    const int64_t spans = (cols + kWidth - 1) / kWidth, step = (int64_t)gridDim.x * kThreads;
-    for (int64_t i = (int64_t)blockIdx.x * kThreads + threadIdx.x; i < rows * spans; i += step) {
-        const int64_t row = i / spans, col = i % spans * kWidth, n = cols - col;
-        float v[kWidth], u[kWidth], d[kWidth]; /* become dup, dgate */
-        hn_load_span<kWidth>(gate + row * ld_gate + col, n, v);
-        hn_load_span<kWidth>(up + row * ld_up + col, n, u);
-        hn_load_span<kWidth>(dy + row * ld_dy + col, n, d);
-#pragma unroll
-        for (int k = 0; k < kWidth; k++) {
-            float f, rest;
-            sigmoid(v[k], &f, &rest);
-            const float silu = v[k] * f;
-            u[k] = d[k] * u[k] * (f + silu * rest);
-            v[k] = d[k] * silu;
-        }
-        hn_store_span<kWidth>(dgate + row * ld_dgate + col, n, u);
-        hn_store_span<kWidth>(dup + row * ld_dup + col, n, v);
-    }
+    const uint32_t i = blockIdx.x * kThreads + threadIdx.x;
+    if (i >= a.spans.n) return;
+    const hn_span_at at = hn_span_place(a.spans, i);
+    const int64_t col = (int64_t)at.span * kWidth;
+    if (a.cols - col >= kWidth)
+        fwd_span<T, kWidth, true>(a, at.row, col);
+    else
+        fwd_span<T, kWidth, false>(a, at.row, col);
 }
 
-unsigned blocks(int64_t rows, int64_t cols, int64_t width)
+template <class T, int kWidth>
+__global__ void __launch_bounds__(kThreads) swiglu_bwd_kernel(const Backward<T> a)
 {
-    return hn_grid(rows * ((cols + width - 1) / width), kThreads, kMaxBlocks);
+    const uint32_t i = blockIdx.x * kThreads + threadIdx.x;
+    if (i >= a.spans.n) return;
+    const hn_span_at at = hn_span_place(a.spans, i);
+    const int64_t col = (int64_t)at.span * kWidth;
+    if (a.cols - col >= kWidth)
+        bwd_span<T, kWidth, true>(a, at.row, col);
+    else
+        bwd_span<T, kWidth, false>(a, at.row, col);
 }
+
+template <class T>
+T *row_of(T *p, int64_t row, int64_t ld)
+{
+    return p ? p + row * ld : nullptr;
+}
+
+unsigned blocks(const hn_spans &s) { return hn_grid(s.n, kThreads, INT32_MAX); }
 
 template <class T, int kWidth>
 void launch(const hn_swiglu_args *a, cudaStream_t stream)
 {
-    swiglu_fwd_kernel<T, kWidth><<<blocks(a->rows, a->cols, kWidth), kThreads, 0, stream>>>(
-        (const T *)a->gate, (const T *)a->up, (T *)a->y, a->rows, a->cols, a->ld_gate, a->ld_up,
-        a->ld_y);
+    const int64_t spans = (a->cols + kWidth - 1) / kWidth;
+    for (int64_t row = 0; row < a->rows; row += hn_band_rows(spans)) {
+        const Forward<T> f = {(const T *)a->gate + row * a->ld_gate,
+                              (const T *)a->up + row * a->ld_up,
+                              (T *)a->y + row * a->ld_y,
+                              a->cols,
+                              a->ld_gate,
+                              a->ld_up,
+                              a->ld_y,
+                              hn_spans_of(a->rows - row, spans)};
+        swiglu_fwd_kernel<T, kWidth><<<blocks(f.spans), kThreads, 0, stream>>>(f);
+    }
 }
 
 template <class T, int kWidth>
 void launch(const hn_swiglu_bwd_args *a, cudaStream_t stream)
 {
-    swiglu_bwd_kernel<T, kWidth><<<blocks(a->rows, a->cols, kWidth), kThreads, 0, stream>>>(
-        (const T *)a->gate, (const T *)a->up, (const T *)a->dy, (T *)a->dgate, (T *)a->dup, a->rows,
-        a->cols, a->ld_gate, a->ld_up, a->ld_dy, a->ld_dgate, a->ld_dup);
+    const int64_t spans = (a->cols + kWidth - 1) / kWidth;
+    for (int64_t row = 0; row < a->rows; row += hn_band_rows(spans)) {
+        const Backward<T> b = {(const T *)a->gate + row * a->ld_gate,
+                               (const T *)a->up + row * a->ld_up,
+                               (const T *)a->dy + row * a->ld_dy,
+                               (T *)a->dgate + row * a->ld_dgate,
+                               (T *)a->dup + row * a->ld_dup,
+                               row_of((T *)a->h, row, a->ld_h),
+                               a->cols,
+                               a->ld_gate,
+                               a->ld_up,
+                               a->ld_dy,
+                               a->ld_dgate,
+                               a->ld_dup,
+                               a->ld_h,
+                               hn_spans_of(a->rows - row, spans)};
+        swiglu_bwd_kernel<T, kWidth><<<blocks(b.spans), kThreads, 0, stream>>>(b);
+    }
 }
 
 } // namespace
@@ -104,7 +186,7 @@ hn_status hn_swiglu_bwd_cuda(const hn_swiglu_bwd_args *a, hn_stream stream)
     if (hn_vectors_fit(a->gate, a->ld_gate, a->dtype) &&
         hn_vectors_fit(a->up, a->ld_up, a->dtype) && hn_vectors_fit(a->dy, a->ld_dy, a->dtype) &&
         hn_vectors_fit(a->dgate, a->ld_dgate, a->dtype) &&
-        hn_vectors_fit(a->dup, a->ld_dup, a->dtype))
+        hn_vectors_fit(a->dup, a->ld_dup, a->dtype) && hn_vectors_fit(a->h, a->ld_h, a->dtype))
         HN_CUDA_REAL(a->dtype, T, launch<T, HN_VEC>(a, stream));
     else
         HN_CUDA_REAL(a->dtype, T, launch<T, 1>(a, stream));

@@ -1,5 +1,6 @@
-/* A thread turns 8 neighbouring pairs of a head, or one where alignment or `interleaved` forbid
- * 16-byte accesses; further threads copy the columns that pass through. */
+/* A thread turns 8 neighbouring pairs (one where alignment or `interleaved` forbid 16-byte
+ * accesses) of two heads of a row: the tables, which are four times as wide as bf16, are read once
+ * for both. Further threads copy the columns that pass through. */
 #include "kernels/embed/rope.h"
 
 #include "runtime/base/cuda_vec.h"
@@ -7,7 +8,7 @@
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int64_t kMaxBlocks = 1 << 20; /* then a thread takes several spans */
+constexpr int kHeads = 2; /* a thread; 4 loads of 16 bytes in flight, in bf16 */
 
 template <class T>
 struct Turn {
@@ -21,61 +22,89 @@ struct Turn {
     float sign; /* -1: turn back */
 };
 
-/* Pairs k .. k + n of the head at x, y; each value is read and then written by one thread: y may
- * be x. */
+/* A row is `groups` times `in_group` spans; the thread of group g has the heads g, g + groups... */
+struct Cut {
+    hn_spans spans; /* of rows: groups * in_group */
+    hn_divisor by_in_group;
+    uint32_t in_group, turning; /* spans of pairs, then spans of columns that pass through */
+    uint32_t groups;
+};
+
+/* Pairs k .. k + kWidth of the heads head, head + groups...; each value is read and then written by
+ * one thread: y may be x. */
 template <class T, int kWidth>
-__device__ __forceinline__ void turn_span(const Turn<T> &a, const T *x, T *y, int64_t table,
-                                          int64_t k)
+__device__ __forceinline__ void turn_spans(const Turn<T> &a, int64_t row, int64_t head,
+                                           int64_t groups, int64_t k)
 {
-    const int64_t n = a.half - k;
     const int64_t first = a.interleaved ? 2 * k : k;
     const int64_t second = a.interleaved ? 2 * k + 1 : k + a.half;
-    float u[kWidth], v[kWidth], c[kWidth], s[kWidth];
-    hn_load_span<kWidth>(x + first, n, u);
-    hn_load_span<kWidth>(x + second, n, v);
-    hn_load_span<kWidth>(a.cos + table + k, n, c);
-    hn_load_span<kWidth>(a.sin + table + k, n, s);
+    const int64_t table = a.position[row] * a.ld_table + k, apart = groups * a.head_dim;
+    const T *const x = a.x + row * a.ld_x + head * a.head_dim;
+    T *const y = a.y + row * a.ld_y + head * a.head_dim;
+    float u[kHeads][kWidth] = {}, v[kHeads][kWidth] = {}, c[kWidth], s[kWidth];
 #pragma unroll
-    for (int j = 0; j < kWidth; j++) {
-        const float sine = a.sign * s[j], turned = u[j] * c[j] - v[j] * sine;
-        v[j] = v[j] * c[j] + u[j] * sine;
-        u[j] = turned;
+    for (int h = 0; h < kHeads; h++) {
+        if (head + h * groups >= a.heads) continue;
+        hn_load_whole<kWidth>(x + h * apart + first, u[h]);
+        hn_load_whole<kWidth>(x + h * apart + second, v[h]);
     }
-    hn_store_span<kWidth>(y + first, n, u);
-    hn_store_span<kWidth>(y + second, n, v);
-}
-
-/* A head is turn_spans spans of pairs, then spans of columns that pass through. */
-template <class T, int kWidth>
-__global__ void __launch_bounds__(kThreads)
-    rope_kernel(const Turn<T> a, int64_t turn_spans, int64_t spans)
-{
-    const int64_t n = a.rows * a.heads * spans, step = (int64_t)gridDim.x * kThreads;
-    for (int64_t i = (int64_t)blockIdx.x * kThreads + threadIdx.x; i < n; i += step) {
-        const int64_t head = i / spans, span = i - head * spans;
-        const int64_t row = head / a.heads, col = (head - row * a.heads) * a.head_dim;
-        const T *const x = a.x + row * a.ld_x + col;
-        T *const y = a.y + row * a.ld_y + col;
-        if (span < turn_spans) {
-            turn_span<T, kWidth>(a, x, y, a.position[row] * a.ld_table, span * kWidth);
-        } else {
-            const int64_t at = 2 * a.half + (span - turn_spans) * kWidth;
-            float u[kWidth];
-            hn_load_span<kWidth>(x + at, a.head_dim - at, u);
-            hn_store_span<kWidth>(y + at, a.head_dim - at, u);
+    hn_load_whole<kWidth>(a.cos + table, c);
+    hn_load_whole<kWidth>(a.sin + table, s);
+#pragma unroll
+    for (int h = 0; h < kHeads; h++) {
+        if (head + h * groups >= a.heads) continue;
+#pragma unroll
+        for (int j = 0; j < kWidth; j++) {
+            const float sine = a.sign * s[j], turned = u[h][j] * c[j] - v[h][j] * sine;
+            v[h][j] = v[h][j] * c[j] + u[h][j] * sine;
+            u[h][j] = turned;
         }
+        hn_store_whole<kWidth>(y + h * apart + first, u[h]);
+        hn_store_whole<kWidth>(y + h * apart + second, v[h]);
     }
 }
 
 template <class T, int kWidth>
-void launch_width(const Turn<T> &a, cudaStream_t stream)
+__device__ __forceinline__ void copy_spans(const Turn<T> &a, int64_t row, int64_t head,
+                                           int64_t groups, int64_t at)
+{
+    for (; head < a.heads; head += groups) {
+        float u[kWidth];
+        hn_load_span<kWidth>(a.x + row * a.ld_x + head * a.head_dim + at, a.head_dim - at, u);
+        hn_store_span<kWidth>(a.y + row * a.ld_y + head * a.head_dim + at, a.head_dim - at, u);
+    }
+}
+
+template <class T, int kWidth>
+__global__ void __launch_bounds__(kThreads) rope_kernel(const Turn<T> a, const Cut cut)
+{
+    const uint32_t i = blockIdx.x * kThreads + threadIdx.x;
+    if (i >= cut.spans.n) return;
+    const hn_span_at at = hn_span_place(cut.spans, i);
+    const uint32_t head = hn_divide(at.span, cut.by_in_group);
+    const uint32_t span = at.span - head * cut.in_group;
+    if (span < cut.turning)
+        turn_spans<T, kWidth>(a, at.row, head, cut.groups, (int64_t)span * kWidth);
+    else
+        copy_spans<T, kWidth>(a, at.row, head, cut.groups,
+                              2 * a.half + (int64_t)(span - cut.turning) * kWidth);
+}
+
+template <class T, int kWidth>
+void launch_width(Turn<T> a, cudaStream_t stream)
 {
     const int64_t rest = a.x == a.y ? 0 : a.head_dim - 2 * a.half;
-    const int64_t turn_spans = (a.half + kWidth - 1) / kWidth;
-    const int64_t spans = turn_spans + (rest + kWidth - 1) / kWidth;
-    rope_kernel<T, kWidth>
-        <<<hn_grid(a.rows * a.heads * spans, kThreads, kMaxBlocks), kThreads, 0, stream>>>(
-            a, turn_spans, spans);
+    const int64_t turning = (a.half + kWidth - 1) / kWidth;
+    const int64_t in_group = turning + (rest + kWidth - 1) / kWidth;
+    const int64_t groups = (a.heads + kHeads - 1) / kHeads, spans = groups * in_group;
+    while (a.rows > 0) {
+        const Cut cut = {hn_spans_of(a.rows, spans), hn_divisor_of(in_group), (uint32_t)in_group,
+                         (uint32_t)turning, (uint32_t)groups};
+        const int64_t band = cut.spans.rows;
+        rope_kernel<T, kWidth>
+            <<<hn_grid(cut.spans.n, kThreads, INT32_MAX), kThreads, 0, stream>>>(a, cut);
+        a.x += band * a.ld_x, a.y += band * a.ld_y, a.position += band, a.rows -= band;
+    }
 }
 
 template <class T>

@@ -7,6 +7,7 @@
  * Backward, with z = sum * rstd and h[i,j] = dy[i,j] * (gain_offset + gain[j]):
  *   dx[i,j]  = round(rstd[i] * (h[i,j] - z[i,j] * mean_k(h[i,k] z[i,k])) + dsum[i,j])
  *   dgain[j] += sum_i dy[i,j] * z[i,j]
+ * and, where it is wanted, y once more, with forward's bits: then nobody keeps it for backward.
  * dx is the gradient of x and of res alike; dsum is the gradient that reaches sum from elsewhere.
  *
  * Shapes     row-major [rows, heads * cols], rows ld_* elements apart; each row holds `heads`
@@ -18,8 +19,9 @@
  *            dgain f32; fp32 arithmetic and sums. sum is rounded before it is squared: backward
  *            sees only the rounded sum, so both passes treat the same numbers.
  * Limits     every dimension 1 to 2^31 - 1; any width and alignment; eps > 0.
- * Aliasing   forward: sum may be res or x. Backward: dx may be dy or dsum. In place means the same
- *            pointer and the same leading dimension. No other overlap.
+ * Aliasing   forward: sum may be res or x. Backward: dx and y may each be dy, dsum or sum, but not
+ *            the same one. In place means the same pointer and the same leading dimension. No
+ *            other overlap.
  * Repeats    bit for bit on one machine, fast also for any number of threads: rows are
  *            independent, and dgain adds a fixed number of partial sums in order.
  * Errors     HN_ERR_ARG, HN_ERR_SHAPE, HN_ERR_UNSUPPORTED (dtype), before the first write.
@@ -73,6 +75,8 @@ typedef struct {
     int64_t gain_stride, dgain_stride; /* gain_stride 0: shared by the replicas */
     hn_dtype dtype, gain_dtype;
     float gain_offset;
+    void *y; /* out same shape as sum; NULL: not wanted. Goes with dx */
+    int64_t ld_y;
 } hn_add_rmsnorm_bwd_args;
 
 HN_NODISCARD hn_status hn_add_rmsnorm_bwd_check(const hn_add_rmsnorm_bwd_args *a);

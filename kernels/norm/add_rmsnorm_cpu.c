@@ -56,8 +56,15 @@ hn_status hn_add_rmsnorm_bwd_check(const hn_add_rmsnorm_bwd_args *a)
         return HN_FAIL(HN_ERR_ARG, "%s: neither dx nor dgain is wanted", bwd);
     if (a->dsum) HN_TRY(hn_check_matrix(bwd, "dsum", a->dsum, a->rows, width, a->ld_dsum));
     if (a->dx) HN_TRY(hn_check_matrix(bwd, "dx", a->dx, a->rows, width, a->ld_dx));
-    HN_TRY(hn_check_in_place(bwd, a->dy, a->ld_dy, a->dx, a->ld_dx));
-    HN_TRY(hn_check_in_place(bwd, a->dsum, a->ld_dsum, a->dx, a->ld_dx));
+    if (a->y) HN_TRY(hn_check_matrix(bwd, "y", a->y, a->rows, width, a->ld_y));
+    if (a->y != NULL && (a->dx == NULL || a->dx == a->y))
+        return HN_FAIL(HN_ERR_ARG, "%s: y needs a dx, at another place", bwd);
+    const void *const in[] = {a->dy, a->dsum, a->sum};
+    const int64_t ld[] = {a->ld_dy, a->ld_dsum, a->ld_sum};
+    for (int k = 0; k < 3; k++) {
+        HN_TRY(hn_check_in_place(bwd, in[k], ld[k], a->dx, a->ld_dx));
+        HN_TRY(hn_check_in_place(bwd, in[k], ld[k], a->y, a->ld_y));
+    }
     if (a->dgain == NULL) return HN_OK;
     return hn_check_stride(bwd, "dgain", a->replicas, a->dgain_stride, a->cols);
 }
@@ -130,13 +137,14 @@ hn_status hn_add_rmsnorm_bwd_cpu(const hn_add_rmsnorm_bwd_args *a)
                     (double)hn_get_f32(a->sum, t, row * a->ld_sum + col + j) * rstd;
         mean /= (double)a->cols;
         for (int64_t j = 0; j < a->cols; j++) {
-            const double h =
-                (double)hn_get_f32(a->dy, t, row * a->ld_dy + col + j) *
+            const double gain =
                 gain_at(a->gain, a->gain_dtype, a->gain_offset, g * a->gain_stride + j);
+            const double h = (double)hn_get_f32(a->dy, t, row * a->ld_dy + col + j) * gain;
             const double z = (double)hn_get_f32(a->sum, t, row * a->ld_sum + col + j) * rstd;
             double dx = rstd * (h - z * mean);
             if (a->dsum) dx += (double)hn_get_f32(a->dsum, t, row * a->ld_dsum + col + j);
             hn_set_f32(a->dx, t, row * a->ld_dx + col + j, (float)dx);
+            if (a->y) hn_set_f32(a->y, t, row * a->ld_y + col + j, (float)(z * gain));
         }
     }
     return HN_OK;

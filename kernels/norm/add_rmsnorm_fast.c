@@ -111,7 +111,7 @@ static void differentiate(const hn_add_rmsnorm_bwd_args *a, int64_t row, int64_t
 {
     const hn_dtype t = a->dtype, tg = a->gain_dtype;
     const int64_t s_at = row * a->ld_sum + col, dy_at = row * a->ld_dy + col;
-    float b[4][HN_BLOCK], out[HN_BLOCK], dot = 0.0f;
+    float b[4][HN_BLOCK], out[HN_BLOCK], again[HN_BLOCK], dot = 0.0f;
     for (int64_t j = 0; j < a->cols; j += HN_BLOCK) {
         const int64_t n = hn_block_len(j, a->cols);
         const float *const dy = hn_load_f32(a->dy, t, dy_at + j, n, b[0]);
@@ -126,11 +126,14 @@ static void differentiate(const hn_add_rmsnorm_bwd_args *a, int64_t row, int64_t
         const int64_t n = hn_block_len(j, a->cols), at = row * a->ld_dx + col + j;
         const float *dsum = NULL;
         if (a->dsum) dsum = hn_load_f32(a->dsum, t, row * a->ld_dsum + col + j, n, b[3]);
+        const float *const gain = hn_load_f32(a->gain, tg, gain_at + j, n, b[2]);
+        const float *const s = hn_load_f32(a->sum, t, s_at + j, n, b[1]);
+        if (a->y) scale_span(s, gain, a->gain_offset, rstd, again, n);
         float *const dx = hn_target_f32(a->dx, t, at, out);
-        dx_span(hn_load_f32(a->dy, t, dy_at + j, n, b[0]),
-                hn_load_f32(a->gain, tg, gain_at + j, n, b[2]), a->gain_offset,
-                hn_load_f32(a->sum, t, s_at + j, n, b[1]), dsum, rstd, c, dx, n);
+        dx_span(hn_load_f32(a->dy, t, dy_at + j, n, b[0]), gain, a->gain_offset, s, dsum, rstd, c,
+                dx, n);
         hn_store_f32(dx, n, a->dx, t, at);
+        if (a->y) hn_from_f32(again, n, a->y, t, row * a->ld_y + col + j);
     }
 }
 

@@ -84,6 +84,25 @@ static inline unsigned hn_grid(int64_t n, int64_t per_block, int64_t most)
     return (unsigned)(blocks < 1 ? 1 : blocks < most ? blocks : most);
 }
 
+/* Division of numbers below 2^31 by a constant of the launch: one product and one shift.
+ * With 2^(s-1) < by <= 2^s the factor is 2^(31+s) / by rounded up, too large by less than 2^-31. */
+struct hn_divisor {
+    uint32_t factor;
+    int shift;
+};
+
+static inline hn_divisor hn_divisor_of(int64_t by)
+{
+    int s = 0;
+    while (((int64_t)1 << s) < by) s++;
+    return {(uint32_t)((((uint64_t)1 << (31 + s)) + (uint64_t)by - 1) / (uint64_t)by), 31 + s};
+}
+
+static __host__ __device__ __forceinline__ uint32_t hn_divide(uint32_t n, hn_divisor by)
+{
+    return (uint32_t)(((uint64_t)n * by.factor) >> by.shift);
+}
+
 /* Runs the statement with T standing for the element type of `dtype`, f32 or bf16 (which the
  * operation's check has made sure of):  HN_CUDA_REAL(a->dtype, T, launch<T>(a, stream)); */
 #define HN_CUDA_REAL(dtype, T, ...)  \

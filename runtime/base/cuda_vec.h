@@ -17,62 +17,87 @@ static inline bool hn_vectors_fit(const void *p, int64_t ld, hn_dtype t)
     return p == nullptr || ((uintptr_t)p % 16 == 0 && ld * (int64_t)hn_dtype_size(t) % 16 == 0);
 }
 
-static __device__ __forceinline__ void hn_load8_(const float *p, float *v)
-{
-    const float4 a = reinterpret_cast<const float4 *>(p)[0];
-    const float4 b = reinterpret_cast<const float4 *>(p)[1];
-    v[0] = a.x, v[1] = a.y, v[2] = a.z, v[3] = a.w;
-    v[4] = b.x, v[5] = b.y, v[6] = b.z, v[7] = b.w;
-}
-
-static __device__ __forceinline__ void hn_store8_(float *p, const float *v)
-{
-    reinterpret_cast<float4 *>(p)[0] = make_float4(v[0], v[1], v[2], v[3]);
-    reinterpret_cast<float4 *>(p)[1] = make_float4(v[4], v[5], v[6], v[7]);
-}
-
-/* T is a 16-bit float. */
+/* Eight values as they are stored: half the registers of fp32 where T is a 16-bit float. */
 template <class T>
-static __device__ __forceinline__ void hn_load8_(const T *p, float *v)
+struct hn_pack {
+    uint4 word[sizeof(T) / 2];
+};
+
+template <class T>
+static __device__ __forceinline__ hn_pack<T> hn_load_pack(const T *p)
 {
-    union {
-        uint4 words;
-        uint16_t bits[8];
-    } u;
-    static_assert(sizeof(T) == 2, "a 16-bit float");
-    u.words = *reinterpret_cast<const uint4 *>(p);
+    hn_pack<T> a;
 #pragma unroll
-    for (int k = 0; k < 8; k++) {
-        T t;
-        memcpy(&t, &u.bits[k], sizeof t);
-        v[k] = hn_f32(t);
-    }
+    for (size_t w = 0; w < sizeof(T) / 2; w++) a.word[w] = reinterpret_cast<const uint4 *>(p)[w];
+    return a;
 }
 
 template <class T>
-static __device__ __forceinline__ void hn_store8_(T *p, const float *v)
+static __device__ __forceinline__ void hn_store_pack(T *p, const hn_pack<T> &a)
 {
-    union {
-        uint4 words;
-        uint16_t bits[8];
-    } u;
-    static_assert(sizeof(T) == 2, "a 16-bit float");
 #pragma unroll
-    for (int k = 0; k < 8; k++) {
-        const T t = hn_round<T>(v[k]);
-        memcpy(&u.bits[k], &t, sizeof t);
-    }
-    *reinterpret_cast<uint4 *>(p) = u.words;
+    for (size_t w = 0; w < sizeof(T) / 2; w++) reinterpret_cast<uint4 *>(p)[w] = a.word[w];
+}
+
+template <class T>
+static __device__ __forceinline__ void hn_unpack(const hn_pack<T> &a, float (&v)[HN_VEC])
+{
+    T t[HN_VEC];
+    static_assert(sizeof t == sizeof a, "eight values");
+    memcpy(t, &a, sizeof a);
+#pragma unroll
+    for (int k = 0; k < HN_VEC; k++) v[k] = hn_f32(t[k]);
+}
+
+/* Rounded. */
+template <class T>
+static __device__ __forceinline__ hn_pack<T> hn_pack_of(const float (&v)[HN_VEC])
+{
+    hn_pack<T> a;
+    T t[HN_VEC];
+#pragma unroll
+    for (int k = 0; k < HN_VEC; k++) t[k] = hn_round<T>(v[k]);
+    memcpy(&a, t, sizeof a);
+    return a;
+}
+
+/* From here on the compiler must unpack again, instead of keeping fp32 values from before. */
+template <class T>
+static __device__ __forceinline__ void hn_forget_unpacked(hn_pack<T> &a)
+{
+    if constexpr (sizeof(T) == 2)
+        asm volatile(""
+                     : "+r"(a.word[0].x), "+r"(a.word[0].y), "+r"(a.word[0].z), "+r"(a.word[0].w));
+}
+
+/* v = p[0 .. kWidth): without a branch, so that the loads of several operands go out together. */
+template <int kWidth, class T>
+static __device__ __forceinline__ void hn_load_whole(const T *p, float (&v)[kWidth])
+{
+    static_assert(kWidth == 1 || kWidth == HN_VEC, "scalar or vector");
+    if constexpr (kWidth == HN_VEC)
+        hn_unpack(hn_load_pack(p), v);
+    else
+        v[0] = hn_f32(p[0]);
+}
+
+/* p[0 .. kWidth) = v, rounded. */
+template <int kWidth, class T>
+static __device__ __forceinline__ void hn_store_whole(T *p, const float (&v)[kWidth])
+{
+    if constexpr (kWidth == HN_VEC)
+        hn_store_pack(p, hn_pack_of<T>(v));
+    else
+        p[0] = hn_round<T>(v[0]);
 }
 
 /* v = p[0 .. n) with n at most kWidth; zeros behind. */
 template <int kWidth, class T>
 static __device__ __forceinline__ void hn_load_span(const T *p, int64_t n, float (&v)[kWidth])
 {
-    static_assert(kWidth == 1 || kWidth == HN_VEC, "scalar or vector");
     if constexpr (kWidth == HN_VEC) {
         if (n >= kWidth) {
-            hn_load8_(p, v);
+            hn_unpack(hn_load_pack(p), v);
             return;
         }
     }
@@ -86,12 +111,60 @@ static __device__ __forceinline__ void hn_store_span(T *p, int64_t n, const floa
 {
     if constexpr (kWidth == HN_VEC) {
         if (n >= kWidth) {
-            hn_store8_(p, v);
+            hn_store_pack(p, hn_pack_of<T>(v));
             return;
         }
     }
 #pragma unroll
     for (int k = 0; k < kWidth; k++)
         if (k < n) p[k] = hn_round<T>(v[k]);
+}
+
+/* The same, with what is known of n when the kernel is compiled. */
+template <int kWidth, bool kWhole, class T>
+static __device__ __forceinline__ void hn_load_part(const T *p, int64_t n, float (&v)[kWidth])
+{
+    if constexpr (kWhole)
+        hn_load_whole<kWidth>(p, v);
+    else
+        hn_load_span<kWidth>(p, n, v);
+}
+
+template <int kWidth, bool kWhole, class T>
+static __device__ __forceinline__ void hn_store_part(T *p, int64_t n, const float (&v)[kWidth])
+{
+    if constexpr (kWhole)
+        hn_store_whole<kWidth>(p, v);
+    else
+        hn_store_span<kWidth>(p, n, v);
+}
+
+/* The spans of a matrix, numbered row by row. A launch takes a band of rows whose spans have
+ * numbers below 2^31; launchers loop over the bands, of which there is nearly always one. */
+struct hn_spans {
+    int64_t rows; /* of this band */
+    uint32_t n, in_row;
+    hn_divisor by;
+};
+
+static inline int64_t hn_band_rows(int64_t spans) { return INT32_MAX / spans; }
+
+/* The band of `rows` rows or fewer, each of `spans` spans. */
+static inline hn_spans hn_spans_of(int64_t rows, int64_t spans)
+{
+    const int64_t most = hn_band_rows(spans), band = rows < most ? rows : most;
+    return {band, (uint32_t)(band * spans), (uint32_t)spans, hn_divisor_of(spans)};
+}
+
+/* Where a span lies. */
+struct hn_span_at {
+    int64_t row;
+    uint32_t span;
+};
+
+static __device__ __forceinline__ hn_span_at hn_span_place(const hn_spans &s, uint32_t i)
+{
+    const uint32_t row = hn_divide(i, s.by);
+    return {row, i - row * s.in_row};
 }
 #endif

@@ -149,6 +149,36 @@ void hn_device_graph_free_cuda(hn_device_graph *g)
     hn_free(g);
 }
 
+/* ---- fences ---- */
+
+/* Without a time, which costs; a host that waits sleeps, as it waits for most of a step. */
+static hn_status fence_new_cuda(hn_device_fence *m)
+{
+    return HN_CUDA(
+        cudaEventCreateWithFlags(&m->event, cudaEventDisableTiming | cudaEventBlockingSync));
+}
+
+static hn_status fence_here_cuda(hn_device_fence *m)
+{
+    return HN_CUDA(cudaEventRecord(m->event, m->device->stream));
+}
+
+static hn_status fence_wait_cuda(hn_device_fence *m)
+{
+    return HN_CUDA(cudaEventSynchronize(m->event));
+}
+
+static hn_status fence_passed_cuda(const hn_device_fence *m, bool *passed)
+{
+    const cudaError_t e = cudaEventQuery(m->event);
+    *passed = e == cudaSuccess;
+    if (e != cudaErrorNotReady) return HN_CUDA(e);
+    (void)cudaGetLastError(); /* no error, though it is kept like one */
+    return HN_OK;
+}
+
+void hn_device_event_free_cuda(struct CUevent_st *event) { (void)cudaEventDestroy(event); }
+
 /* ---- opening ---- */
 
 static void close_cuda(hn_device *d)
@@ -214,6 +244,10 @@ static const hn_device_calls cuda_calls = {
     .capture_begin = capture_begin_cuda,
     .capture_end = capture_end_cuda,
     .launch = launch_cuda,
+    .fence_new = fence_new_cuda,
+    .fence_here = fence_here_cuda,
+    .fence_wait = fence_wait_cuda,
+    .fence_passed = fence_passed_cuda,
 };
 
 static hn_status find(int index, int *driver, int *runtime, bool *present)

@@ -38,7 +38,7 @@ static hn_status grad(hn_graph *g, const hn_node *n, hn_tensor *const *dout, hn_
     if (dout[Y] != NULL) {
         hn_tensor *const in[] = {
             has_res ? n->out[SUM] : n->in[X], n->in[GAIN], n->out[RSTD], dout[Y], dsum, din[GAIN]};
-        hn_tensor *out[2];
+        hn_tensor *out[3];
         HN_TRY(hn_emit(g, HN_OP_ADD_RMSNORM_BWD, n->name, in, &n->attr, out));
         dx = out[DX];
     }

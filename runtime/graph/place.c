@@ -68,6 +68,14 @@ static bool same_pitch(const hn_type *a, const hn_type *b)
     return a->ndim != 2 || b->ndim != 2 || hn_type_ld(a) == hn_type_ld(b);
 }
 
+/* Whether an earlier output of n has taken the piece: one that nobody reads dies at n as well. */
+static bool is_taken(const places *p, const hn_node *n, int o, const piece *in)
+{
+    for (int j = 0; j < o; j++)
+        if (n->out[j] && piece_of(p, n->out[j]) == in) return true;
+    return false;
+}
+
 /* Lets outputs take over the memory of inputs that die at their node. */
 static void merge_reused(places *p)
 {
@@ -83,6 +91,7 @@ static void merge_reused(places *p)
                 piece *in = piece_of(p, n->in[k]), *out = piece_of(p, n->out[o]);
                 if (in == NULL || out == NULL || in == out) continue;
                 if (in->last != i || out->first != i || in->bytes < out->bytes) continue;
+                if (is_taken(p, n, o, in)) continue;
                 out->owner = in->id;
                 in->last = out->last;
                 break;

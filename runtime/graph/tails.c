@@ -38,14 +38,15 @@ static bool give_tails(hn_node *n)
     return given;
 }
 
-/* An output that may take over an input's memory has to have the pitch of it: the wider one. */
+/* An output that may take over an input's memory has to have the pitch of it: the wider one. So do
+ * the pairs for which an operation asks. */
 static bool align_pitches(const hn_node *n)
 {
     const hn_op_def *def = hn_op(n->op);
     bool changed = false;
     for (int o = 0; o < def->n_out; o++)
         for (int k = 0; k < def->n_in; k++) {
-            if (!(def->reuse & HN_REUSE(o, k)) || !n->in[k] || !n->out[o]) continue;
+            if (!((def->reuse | def->same_pitch) & HN_REUSE(o, k)) || !n->in[k] || !n->out[o]) continue;
             hn_tensor *in = hn_root(n->in[k]), *out = hn_root(n->out[o]);
             if (!may_widen(in) || !may_widen(out) || !hn_type_same(&in->type, &out->type)) continue;
             if (hn_type_ld(&in->type) == hn_type_ld(&out->type)) continue;

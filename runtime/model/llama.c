@@ -156,6 +156,7 @@ static hn_status attend(recorder *r, hn_tensor *q, hn_tensor *k, hn_tensor *v, h
                                         .head_dim = c->head_dim,
                                         .window = hn_llama_window(c, r->layer),
                                         .longest = r->b->longest,
+                                        .even = r->b->even,
                                         .scale = (float)(1.0 / sqrt((double)c->head_dim)),
                                         .causal = true,
                                         .impl = r->b->attention}};
@@ -200,7 +201,7 @@ hn_status hn_llama_hidden(const hn_llama_build *b, hn_graph *g, const hn_llama_i
     HN_TRY(hn_emit(g, HN_OP_EMBEDDING, EMBED, in, NULL, out));
     hn_tensor *res = out[0], *branch = NULL; /* the residual stream, and what joins it next */
     for (r.layer = 0; r.layer < r.c->layers; r.layer++) {
-        if (b->recompute) hn_segment_begin(g);
+        if (r.layer < b->recompute) hn_segment_begin(g);
         HN_TRY(norm(&r, name_of(&r, "input_layernorm.weight"), 0, branch ? branch : res,
                     branch ? res : NULL, &res, &normed));
         HN_TRY(attention(&r, normed, &branch));

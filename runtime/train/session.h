@@ -29,6 +29,7 @@ typedef struct {
     hn_dataset *train_data, *eval_data;
     hn_loader *train, *eval; /* eval NULL: nothing is held out */
     int64_t seq_len, max_seqs;
+    bool several_pieces; /* some row of the data holds more than one piece of text */
     hn_engine *engine;
     hn_progress progress; /* of reading data and of evaluation */
 } hn_session;
@@ -54,10 +55,13 @@ void hn_session_close(hn_session *s);
 hn_optimizer hn_session_optimizer(const hn_run_config *c);
 hn_executor hn_session_executor(const hn_run_config *c);
 hn_attention_impl hn_session_attention(const hn_run_config *c);
-/* CPU threads; opens the device and says which it is. */
-HN_NODISCARD hn_status hn_session_device(hn_session *s);
+hn_recompute hn_session_recompute(const hn_run_config *c);
+size_t hn_session_memory(const hn_run_config *c);
+/* CPU threads; opens the device and says which it is. plan_only: a GPU that is asked for and not
+ * there will do. */
+HN_NODISCARD hn_status hn_session_device(hn_session *s, bool plan_only);
 /* The same, and takes up the plans of matrix products that tune has written. */
-HN_NODISCARD hn_status hn_session_machine(hn_session *s);
+HN_NODISCARD hn_status hn_session_machine(hn_session *s, bool plan_only);
 
 #ifdef __cplusplus
 }

@@ -201,7 +201,7 @@ hn_status hn_verb_tune(hn_session *s, FILE *to)
 {
     char *path;
     HN_TRY(hn_run_config_check(s->run));
-    HN_TRY(hn_session_device(s));
+    HN_TRY(hn_session_device(s, false));
     if (!on_gpu(s->device))
         return HN_FAIL(HN_ERR_UNSUPPORTED, "tune measures the matrix products of a GPU, this is %s",
                        hn_device_text(s->device));
