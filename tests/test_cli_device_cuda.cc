@@ -36,6 +36,19 @@ TEST(CliDevice, WithoutAGpuCudaIsRefused)
     }
 }
 
+TEST(CliDevice, PlansForAGpuThatIsNotThere)
+{
+    const HiddenGpu hidden;
+    const Workplace w;
+    const Ran r = w.run({"hone-lora", "plan", "--model", w / "model", "--device", "cuda", "--dtype",
+                         "bf16", "--memory", "80"});
+    expect_done(r);
+    EXPECT_TRUE(contains(r.err, "device: a GPU that is not here (no ")) << r.err;
+    EXPECT_TRUE(contains(r.out, "library workspace")) << r.out;
+    EXPECT_TRUE(contains(r.out, "known on the GPU itself only")) << r.out;
+    EXPECT_FALSE(contains(r.out, "does not fit")) << r.out;
+}
+
 TEST(CliDeviceCuda, WhatIsNotThereIsNamed)
 {
     HN_NEED_CUDA();

@@ -65,6 +65,28 @@ TEST(CliPlan, TellsTheMemoryAndChangesNothing)
     EXPECT_EQ(listing(w.str()), before);
 }
 
+/* Of a budget that is too small even for that, too. */
+TEST(CliPlan, LayersRunAgainWhereTheBudgetWantsIt)
+{
+    const Workplace w;
+    const Words plan = {"hone-lora", "plan", "--model", w / "model", "--batch-size", "64"};
+    Ran r = w.run(plan);
+    expect_done(r);
+    EXPECT_FALSE(contains(r.out, "recompute:")) << r.out;
+    EXPECT_TRUE(contains(r.out, "'micro', at ")) << r.out;
+    r = w.run(plan + Words{"--memory", "0.001"});
+    expect_done(r);
+    EXPECT_TRUE(contains(r.out, "recompute: all 2 layers\nit does not fit: there are 0.0010 GiB"))
+        << r.out;
+    r = w.run(plan + Words{"--memory", "0.001", "--recompute", "off"});
+    EXPECT_FALSE(contains(r.out, "recompute:")) << r.out;
+    EXPECT_TRUE(contains(r.out, "it does not fit")) << r.out;
+    r = w.run(w.train("o", 2) + Words{"--memory", "0.0001", "--recompute", "off"});
+    expect_refused(r, 1,
+                   {"ERR_MEMORY", "the plan needs", "0.000 GiB may be taken", "--recompute on"});
+    EXPECT_FALSE(std::filesystem::exists(w / "o"));
+}
+
 TEST(CliTune, NeedsAGpu)
 {
     const Workplace w;

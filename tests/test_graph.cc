@@ -573,6 +573,7 @@ TEST_F(Graph, GraphsShareTheTransientBlock)
     hn_plan_sizes_of(p, &s);
     EXPECT_EQ(s.class_bytes[HN_MEM_TRANSIENT], 32u * 32 * sizeof(float));
     EXPECT_STREQ(s.widest_graph, "wide");
+    EXPECT_STREQ(s.widest_node, "node");
     EXPECT_EQ(ya->data, yb->data);
 }
 

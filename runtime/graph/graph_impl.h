@@ -38,6 +38,7 @@ struct hn_graph {
     hn_tensor_list leaf_grads; /* ... and those gradients */
     int segment, n_segments;
     size_t transient_bytes;
+    const hn_node *fullest;    /* where most of them are in use; NULL: no node */
     hn_device_graph *captured; /* NULL: run node by node */
 };
 

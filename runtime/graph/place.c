@@ -131,6 +131,24 @@ static size_t lowest_free(piece *const *placed, int64_t n, const piece *q, piece
     return at;
 }
 
+/* The node at which the pieces that live take most. */
+static const hn_node *fullest_node(const places *p)
+{
+    const hn_graph *g = p->g;
+    const hn_node *best = NULL;
+    size_t most = 0;
+    for (int64_t i = 0; i < g->n_nodes; i++) {
+        size_t bytes = 0;
+        for (int64_t k = 0; k < p->n; k++) {
+            const piece *q = &p->piece[k];
+            if (q->owner == k && q->first <= i && i <= q->last) bytes += q->bytes;
+        }
+        if (bytes > most) best = g->node[i];
+        if (bytes > most) most = bytes;
+    }
+    return best;
+}
+
 static void write_back(const places *p)
 {
     hn_graph *g = p->g;
@@ -166,6 +184,7 @@ hn_status hn_place(hn_graph *g, size_t guard_bytes)
         if (end > g->transient_bytes) g->transient_bytes = end;
     }
     write_back(&p);
+    g->fullest = fullest_node(&p);
 
 done:
     hn_free(p.piece);

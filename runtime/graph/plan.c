@@ -72,8 +72,9 @@ void hn_plan_sizes_of(const hn_program *p, hn_plan_sizes *out)
     out->total_bytes += out->workspace_bytes;
     for (int64_t i = 0; i < p->n_graphs; i++) {
         out->n_nodes += p->graph[i]->n_nodes;
-        if (p->graph[i]->transient_bytes == p->transient_bytes && out->widest_graph == NULL)
-            out->widest_graph = p->graph[i]->name;
+        if (p->graph[i]->transient_bytes != p->transient_bytes || out->widest_graph) continue;
+        out->widest_graph = p->graph[i]->name;
+        out->widest_node = p->graph[i]->fullest ? p->graph[i]->fullest->name : NULL;
     }
 }
 
@@ -103,9 +104,10 @@ char *hn_plan_text(const hn_program *p)
     size_t at = 0;
     for (int m = 0; m < HN_MEM_COUNT && at < sizeof text; m++) {
         if (s.class_bytes[m] == 0) continue;
-        char note[96] = "";
+        char note[160] = "";
         if (m == HN_MEM_TRANSIENT)
-            snprintf(note, sizeof note, "  (largest in graph '%s')", s.widest_graph);
+            snprintf(note, sizeof note, "  (largest in graph '%s', at %s)", s.widest_graph,
+                     s.widest_node);
         at += (size_t)snprintf(text + at, sizeof text - at, "  %-22s %10.4f GiB%s\n",
                                hn_mem_name((hn_mem)m), (double)s.class_bytes[m] / 0x1p30, note);
     }

@@ -33,7 +33,8 @@ typedef struct {
     size_t class_bytes[HN_MEM_COUNT]; /* all replicas */
     size_t workspace_bytes;           /* what the device's libraries work in */
     size_t total_bytes;
-    const char *widest_graph; /* the one that sets the transient block */
+    const char *widest_graph; /* the one that sets the transient block, ... */
+    const char *widest_node;  /* ... and its node with most in use; NULL: none */
     int64_t n_nodes;          /* over all graphs */
 } hn_plan_sizes;
 

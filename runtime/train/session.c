@@ -366,9 +366,10 @@ hn_status hn_session_load(hn_session *s)
 {
     const hn_params *p = hn_engine_params(s->engine);
     const hn_status st = hn_engine_allocate(s->engine);
+    const bool all = hn_engine_recomputed(s->engine) == s->model.config.layers;
     if (st == HN_ERR_MEMORY)
-        return HN_FAIL(st, "%s; a smaller --batch-size or --seq-len, or --recompute on, needs less",
-                       hn_last_text());
+        return HN_FAIL(st, "%s; a smaller --batch-size or --seq-len%s needs less", hn_last_text(),
+                       all ? "" : ", or --recompute on,");
     HN_TRY(st);
     hn_tune_tell(s->device, &s->log);
     HN_TRY(hn_model_load(&s->model, p, (uint64_t)s->run->seed));
