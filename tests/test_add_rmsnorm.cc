@@ -456,8 +456,9 @@ TEST_P(AddRmsnormCuda, CudaRepeatsBitForBitAlsoFromACapturedGraph)
     expect_same(d, a);
 }
 
-/* A warp a vector (aligned, unaligned, per head, part-filled), a block a vector with 1, 2, 4 chunks
- * in registers, wider, unaligned and wide, several runs of vectors, replicas. */
+/* A part of a warp or a warp a vector (aligned, unaligned, per head, part-filled), a block a vector
+ * with 1, 2, 4 chunks in registers, wider, unaligned and wide, several runs of vectors, replicas.
+ */
 INSTANTIATE_TEST_SUITE_P(Shapes, AddRmsnormCuda,
                          ::testing::Values(CudaShape{{HN_F32, HN_F32, 1, 1, 1, 0, true}, 0},
                                            CudaShape{{HN_F32, HN_F32, 9, 1, 33, 0, true}, 2},
@@ -470,6 +471,13 @@ INSTANTIATE_TEST_SUITE_P(Shapes, AddRmsnormCuda,
                                            CudaShape{{HN_BF16, HN_BF16, 3, 1, 33, 0, true}, 7},
                                            CudaShape{{HN_BF16, HN_F32, 70, 3, 24, 2, false}, 0},
                                            CudaShape{{HN_BF16, HN_BF16, 40, 5, 64, 0, false}, 8},
+                                           CudaShape{{HN_F32, HN_F32, 37, 3, 128, 0, true}, 0},
+                                           CudaShape{{HN_BF16, HN_BF16, 37, 3, 128, 2, true}, 8},
+                                           CudaShape{{HN_BF16, HN_BF16, 5, 2, 200, 0, true}, 8},
+                                           CudaShape{{HN_F32, HN_F32, 3, 1, 2048, 3, true}, 4},
+                                           CudaShape{{HN_BF16, HN_BF16, 3, 1, 4096, 0, true}, 16},
+                                           CudaShape{{HN_BF16, HN_BF16, 3, 1, 8192, 0, true}, 16},
+                                           CudaShape{{HN_BF16, HN_F32, 3, 1, 6144, 3, true}, 8},
                                            CudaShape{{HN_BF16, HN_BF16, 4, 1, 2048, 0, true}, 0},
                                            CudaShape{{HN_BF16, HN_F32, 4, 1, 2056, 0, true}, 0},
                                            CudaShape{{HN_BF16, HN_BF16, 3, 1, 4101, 0, true}, 3},

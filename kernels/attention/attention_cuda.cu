@@ -44,8 +44,8 @@ __global__ void __launch_bounds__(kThreads)
         const int64_t i = there ? w / a.heads : 0;
         const int64_t col = (there ? w - i * a.heads : 0) * (kLanes * 8) + lane * 8;
         float g[8], o[8], sum = 0.0f;
-        hn_load8_((const __nv_bfloat16 *)a.dout + i * a.ld_dout + col, g);
-        hn_load8_((const __nv_bfloat16 *)a.o + i * a.ld_o + col, o);
+        hn_load_whole<8>((const __nv_bfloat16 *)a.dout + i * a.ld_dout + col, g);
+        hn_load_whole<8>((const __nv_bfloat16 *)a.o + i * a.ld_o + col, o);
 #pragma unroll
         for (int k = 0; k < 8; k++) sum += g[k] * o[k];
 #pragma unroll

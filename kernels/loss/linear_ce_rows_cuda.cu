@@ -80,7 +80,7 @@ __global__ void __launch_bounds__(kThreads) linear_ce_f32_kernel(const Rows r)
         t[n] = gradient(t[n], n == label, most, scale, r.softcap);
 }
 
-/* ---- bf16: exponentials to base 2, so that one multiply-add makes the exponent ---- */
+/* ---- bf16 ---- */
 
 constexpr int kVecs = 8;                 /* of 16 bytes a thread: 64 logits in 32 registers */
 constexpr int64_t kSpan = 64 * kThreads; /* columns of a block: 32768 */
@@ -88,7 +88,7 @@ constexpr float kLog2E = 1.44269504088896341f;
 constexpr float kLeast = -1e30f; /* below any finite maximum, far from overflow when doubled */
 constexpr uint32_t kMinusInf2 = 0xff80ff80u;
 
-/* A sum of powers: s * 2^r, r being the largest exponent in it. */
+/* A sum of exponentials: s * exp(r), r being the largest z in it. */
 struct Sum {
     float r, s;
 };
@@ -130,13 +130,13 @@ __device__ __forceinline__ float capped(float t, const Capping &c)
 __device__ __forceinline__ Sum merge(Sum a, Sum b)
 {
     const float r = fmaxf(a.r, b.r);
-    return {r, a.s * power2(a.r - r) + b.s * power2(b.r - r)};
+    return {r, a.s * power2((a.r - r) * kLog2E) + b.s * power2((b.r - r) * kLog2E)};
 }
 
 __device__ __forceinline__ Sum warp_merge(Sum a)
 {
     const float r = hn_warp_max(a.r);
-    return {r, hn_warp_sum(a.s * power2(a.r - r))};
+    return {r, hn_warp_sum(a.s * power2((a.r - r) * kLog2E))};
 }
 
 __device__ __forceinline__ uint32_t max2(uint32_t a, uint32_t b)
@@ -192,15 +192,14 @@ __device__ __forceinline__ Sum sum_of(const Piece &p, const Capping &c)
     for (int k = 0; k < kVecs; k++)
         most = max2(most, max2(max2(p.w[k][0], p.w[k][1]), max2(p.w[k][2], p.w[k][3])));
     /* the largest z belongs to the largest t */
-    const float z = capped<kCap>(fmaxf(lo(most), hi(most)), c);
-    const float r = fmaxf(z * kLog2E, kLeast);
+    const float r = fmaxf(capped<kCap>(fmaxf(lo(most), hi(most)), c), kLeast);
     float even = 0.0f, odd = 0.0f;
 #pragma unroll
     for (int k = 0; k < kVecs; k++)
 #pragma unroll
         for (int i = 0; i < 4; i++) {
-            even += power2(fmaf(capped<kCap>(lo(p.w[k][i]), c), kLog2E, -r));
-            odd += power2(fmaf(capped<kCap>(hi(p.w[k][i]), c), kLog2E, -r));
+            even += power2((capped<kCap>(lo(p.w[k][i]), c) - r) * kLog2E);
+            odd += power2((capped<kCap>(hi(p.w[k][i]), c) - r) * kLog2E);
         }
     return {r, even + odd};
 }
@@ -263,7 +262,8 @@ template <int kCluster>
 __device__ __forceinline__ void say_begun()
 {
 #if __CUDA_ARCH__ >= 900
-    if constexpr (kCluster > 1) cg::this_cluster().barrier_arrive();
+    /* relaxed: nothing has been written that the others wait for */
+    if constexpr (kCluster > 1) asm volatile("barrier.cluster.arrive.relaxed.aligned;");
 #endif
 }
 
@@ -283,15 +283,14 @@ __device__ __forceinline__ Sum row_sum(const Sum *partial)
  * last of all, when the row has left the registers: the logarithm takes many. */
 template <bool kCap>
 __device__ __forceinline__ void finish(const Rows &r, __nv_bfloat16 *t, int64_t place,
-                                       int64_t label, float target, Sum sum, float total,
-                                       const Capping &c)
+                                       int64_t label, float target, Sum sum, const Capping &c)
 {
     const float z = capped<kCap>(target, c);
     if (r.gradient && label >= 0) {
-        const float dz = power2(fmaf(z, kLog2E, -total)) - 1.0f;
+        const float dz = power2((z - sum.r) * kLog2E - log2f(sum.s)) - 1.0f;
         t[label] = __float2bfloat16_rn(dz * slope_of<kCap>(target, c));
     }
-    const double loss = ((double)sum.r + log2((double)sum.s)) * 0.693147180559945309 - (double)z;
+    const double loss = (double)sum.r - (double)z + log((double)sum.s);
     r.loss[place] = loss;
     if (r.row_loss != nullptr) r.row_loss[place] = (float)loss;
 }
@@ -335,7 +334,7 @@ __global__ void __launch_bounds__(kThreads, 2) linear_ce_bf16_kernel(const Rows 
 
     share<kCluster>(warp_merge(sum), rank, partial);
     sum = row_sum<kCluster>(partial);
-    const float total = sum.r + log2f(sum.s);
+    const float total = fmaf(sum.r, kLog2E, log2f(sum.s));
     if (r.gradient) {
         if constexpr (kOnce)
             store_gradient<kStride, kCap>(p, t + begin, (int)(r.vocab - begin), total, c);
@@ -345,7 +344,7 @@ __global__ void __launch_bounds__(kThreads, 2) linear_ce_bf16_kernel(const Rows 
                 store_gradient<kStride, kCap>(p, t + first, (int)(r.vocab - first), total, c);
             }
     }
-    if (mine) finish<kCap>(r, t, place, known ? label : -1, target, sum, total, c);
+    if (mine) finish<kCap>(r, t, place, known ? label : -1, target, sum, c);
 }
 
 /* ---- launching ---- */

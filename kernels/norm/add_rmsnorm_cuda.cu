@@ -27,6 +27,8 @@ constexpr int kBatch = 32;           /* partial sums a thread has under way */
 /* Vectors of a matrix [rows, heads * cols] whose rows belong to groups. */
 struct Layout {
     int64_t vectors, heads, cols, group; /* group: rows a replica */
+    float width;                         /* cols */
+    bool plain;                          /* one head, one replica */
 };
 
 /* Where a vector lies: its row, its first column, its replica. */
@@ -34,12 +36,12 @@ struct Place {
     int64_t row, col, replica;
 };
 
-/* Divisions only where there is something to divide. */
+/* Divisions only where there is something to divide: they take as long as the rest. */
 __device__ __forceinline__ Place place_of(const Layout &l, int64_t vector)
 {
-    const int64_t row = l.heads == 1 ? vector : vector / l.heads;
-    const int64_t replica = l.vectors == l.group * l.heads ? 0 : row / l.group;
-    return {row, (vector - row * l.heads) * l.cols, replica};
+    if (l.plain) return {vector, 0, 0};
+    const int64_t row = vector / l.heads;
+    return {row, (vector - row * l.heads) * l.cols, row / l.group};
 }
 
 /* Sum over a team that is whole warps, or a part of one in which all 32 threads call. */
@@ -72,12 +74,11 @@ struct Forward {
     Layout l;
 };
 
-/* s = s + r as it is stored. */
-template <class T, int kWidth>
-__device__ __forceinline__ void add_rounded(float (&s)[kWidth], const float (&r)[kWidth])
+template <int kWidth>
+__device__ __forceinline__ void add(float (&a)[kWidth], const float (&b)[kWidth])
 {
 #pragma unroll
-    for (int k = 0; k < kWidth; k++) s[k] = hn_f32(hn_round<T>(s[k] + r[k]));
+    for (int k = 0; k < kWidth; k++) a[k] += b[k];
 }
 
 /* s = s rstd (offset + g): y, here and in backward with the same bits. */
@@ -99,7 +100,8 @@ __device__ __forceinline__ void add_span(const Forward<T> &a, const Place &p, in
     if (a.res == nullptr) return;
     float r[kWidth];
     hn_load_span<kWidth>(a.res + p.row * a.ld_res + at, n, r);
-    add_rounded<T>(s, r);
+#pragma unroll
+    for (int k = 0; k < kWidth; k++) s[k] = hn_f32(hn_round<T>(s[k] + r[k]));
     hn_store_span<kWidth>(a.sum + p.row * a.ld_sum + at, n, s);
 }
 
@@ -143,15 +145,16 @@ __global__ void __launch_bounds__(kThreads) fwd_register_kernel(const Forward<T>
             hn_unpack(sum[c], s);
             if (a.res != nullptr) {
                 hn_unpack(other[c], r);
-                add_rounded<T>(s, r);
+                add(s, r);
                 sum[c] = hn_pack_of<T>(s);
+                hn_unpack(sum[c], s); /* rounded */
                 if (i < a.l.vectors && col < a.l.cols)
                     hn_store_pack(a.sum + p.row * a.ld_sum + p.col + col, sum[c]);
             }
             v += square(s);
             hn_forget_unpacked(sum[c]);
         }
-        const float rstd = 1.0f / sqrtf(team_sum<kTeam>(v) / (float)a.l.cols + a.eps);
+        const float rstd = 1.0f / sqrtf(team_sum<kTeam>(v) / a.l.width + a.eps);
 #pragma unroll
         for (int c = 0; c < kChunks; c++) {
             const int64_t col = (c * kTeam + lane) * HN_VEC;
@@ -181,7 +184,7 @@ __global__ void __launch_bounds__(kThreads) fwd_stream_kernel(const Forward<T> a
             add_span(a, p, col, s);
             v += square(s);
         }
-        const float rstd = 1.0f / sqrtf(team_sum<kTeam>(v) / (float)a.l.cols + a.eps);
+        const float rstd = 1.0f / sqrtf(team_sum<kTeam>(v) / a.l.width + a.eps);
         for (int64_t col = lane * kWidth; col < a.l.cols; col += kTeam * kWidth) {
             const int64_t n = a.l.cols - col;
             float g[kWidth];
@@ -227,13 +230,6 @@ __device__ __forceinline__ void differentiate(float (&dy)[kWidth], const float (
     for (int k = 0; k < kWidth; k++) dy[k] = rstd * (dy[k] * (offset + g[k])) - c * s[k];
 }
 
-template <int kWidth>
-__device__ __forceinline__ void add(float (&a)[kWidth], const float (&b)[kWidth])
-{
-#pragma unroll
-    for (int k = 0; k < kWidth; k++) a[k] += b[k];
-}
-
 /* Vectors of whole 16-byte pieces, up to kTeam * 8 * kChunks columns: read once. Each value is read
  * and then written by one thread: dx and y may lie on dy, dsum or sum. */
 template <class T, class G, int kTeam, int kChunks>
@@ -272,7 +268,7 @@ __global__ void __launch_bounds__(kThreads) dx_register_kernel(const Backward<T>
             hn_forget_unpacked(kept[c]);
             hn_forget_unpacked(factor[c]);
         }
-        const float mean = rstd * rstd * rstd * team_sum<kTeam>(dot) / (float)a.l.cols;
+        const float mean = rstd * rstd * rstd * team_sum<kTeam>(dot) / a.l.width;
 #pragma unroll
         for (int c = 0; c < kChunks; c++) {
             const int64_t col = (c * kTeam + lane) * HN_VEC;
@@ -311,7 +307,7 @@ __global__ void __launch_bounds__(kThreads) dx_stream_kernel(const Backward<T> a
             dot = add_dot(dot, h, s, a.gain_offset, g);
         }
         const float rstd = a.rstd[i];
-        const float c = rstd * rstd * rstd * team_sum<kTeam>(dot) / (float)a.l.cols;
+        const float c = rstd * rstd * rstd * team_sum<kTeam>(dot) / a.l.width;
         for (int64_t col = lane * kWidth; col < a.l.cols; col += kTeam * kWidth) {
             const int64_t n = a.l.cols - col;
             hn_load_span<kWidth>(dy + col, n, h);
@@ -505,7 +501,8 @@ void launch_bwd(const Backward<T> &f, const Runs &runs, int64_t replicas, float 
 Layout layout_of(int64_t rows, int64_t heads, int64_t cols, int64_t replicas)
 {
     const int64_t h = heads > 1 ? heads : 1;
-    return {rows * h, h, cols, rows / hn_replica_count(replicas)};
+    const int64_t g = hn_replica_count(replicas);
+    return {rows * h, h, cols, rows / g, (float)cols, h == 1 && g == 1};
 }
 
 /* Whether every vector begins on 16 bytes within its row. */

@@ -37,4 +37,27 @@ static __device__ __forceinline__ void hn_dropout_mask4(const hn_dropout_now &d,
 #pragma unroll
     for (int j = 0; j < 4; j++) mask[j] = word[j] >= d.threshold ? d.scale : 0.0f;
 }
+
+/* The words of columns 8 * span .. 8 * span + 7 of a row: two Philox blocks that share the keys of
+ * the rounds. Elements whose word is below the threshold are dropped. */
+static __device__ __forceinline__ void hn_dropout_words8(const hn_dropout_now &d, int64_t row,
+                                                         uint32_t span, uint32_t (&word)[8])
+{
+    const uint64_t at = d.row0 + (uint64_t)row;
+    uint32_t k0 = d.rng.k0, k1 = d.rng.k1;
+#pragma unroll
+    for (uint32_t b = 0; b < 2; b++) {
+        word[4 * b] = 2 * span + b;
+        word[4 * b + 1] = (uint32_t)at;
+        word[4 * b + 2] = (uint32_t)(at >> 32);
+        word[4 * b + 3] = d.rng.step;
+    }
+#pragma unroll
+    for (int round = 0; round < 10; round++) {
+        hn_philox_round_(word, k0, k1);
+        hn_philox_round_(word + 4, k0, k1);
+        k0 += 0x9e3779b9u;
+        k1 += 0xbb67ae85u;
+    }
+}
 #endif

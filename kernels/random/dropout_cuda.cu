@@ -1,69 +1,79 @@
-/* A thread takes the four columns of one Philox block, all in one access where the rows allow. */
+/* A thread takes spans of 8 columns, two Philox blocks, in 16-byte accesses where the rows allow;
+ * four of them, because the key of the operation costs as much as one. */
 #include "kernels/random/cuda_dropout.h"
+#include "runtime/base/cuda_vec.h"
 
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int kVec = 4;                   /* columns a thread, words a Philox block */
-constexpr int64_t kMaxBlocks = 1ll << 20; /* blocks loop over what is left */
+constexpr int kSpans = 4; /* a thread, kThreads apart */
 
 template <class T>
-struct alignas(kVec * sizeof(T)) Quad {
-    T v[kVec];
+struct Operands {
+    const T *x;
+    T *y;
+    int64_t cols, ld_x, ld_y;
+    int64_t first_row; /* of this band */
+    hn_spans spans;
 };
 
 /* Dropped elements are 0 whatever x is; a product with 0 would keep NaN and the sign. */
-template <class T>
-__device__ __forceinline__ T drop(T x, float mask)
+__device__ __forceinline__ float drop(const hn_dropout_now &d, uint32_t word, float x)
 {
-    return hn_round<T>(mask != 0.0f ? hn_f32(x) * mask : 0.0f);
+    return word >= d.threshold ? x * d.scale : 0.0f;
 }
 
-/* x and y may be the same memory. */
-template <class T, bool kDrop, bool kQuads>
+/* x and y may be the same memory. Without dropout the bits are copied. */
+template <class T, bool kDrop, bool kPacks>
 __global__ void __launch_bounds__(kThreads)
-    dropout_kernel(const T *x, T *y, int64_t rows, int64_t cols, int64_t ld_x, int64_t ld_y,
-                   hn_dropout_launch key)
+    dropout_kernel(const Operands<T> a, const hn_dropout_launch key)
 {
     hn_dropout_now now = {};
     if (kDrop) now = hn_dropout_begin(key);
-    const int64_t quads = (cols + kVec - 1) / kVec, n = rows * quads;
-    for (int64_t q = (int64_t)blockIdx.x * kThreads + threadIdx.x; q < n;
-         q += (int64_t)gridDim.x * kThreads) {
-        const int64_t i = q / quads, block = q % quads, col = block * kVec;
-        const T *const from = x + i * ld_x + col;
-        T *const to = y + i * ld_y + col;
-        float mask[kVec] = {1, 1, 1, 1};
-        if (kDrop) hn_dropout_mask4(now, i, block, mask);
-        if (kQuads && col + kVec <= cols) {
-            Quad<T> v = *reinterpret_cast<const Quad<T> *>(from);
+    uint32_t i = blockIdx.x * (kThreads * kSpans) + threadIdx.x;
+    for (int s = 0; s < kSpans && i < a.spans.n; s++, i += kThreads) {
+        const hn_span_at at = hn_span_place(a.spans, i);
+        const int64_t col = (int64_t)at.span * HN_VEC, n = a.cols - col;
+        const T *const x = a.x + at.row * a.ld_x + col;
+        T *const y = a.y + at.row * a.ld_y + col;
+        uint32_t word[HN_VEC];
+        if (kDrop) hn_dropout_words8(now, a.first_row + at.row, at.span, word);
+        if (kPacks && n >= HN_VEC) {
+            hn_pack<T> pack = hn_load_pack(x);
+            if (kDrop) {
+                float v[HN_VEC];
+                hn_unpack(pack, v);
 #pragma unroll
-            for (int j = 0; j < kVec; j++)
-                if (kDrop) v.v[j] = drop(v.v[j], mask[j]);
-            *reinterpret_cast<Quad<T> *>(to) = v;
+                for (int k = 0; k < HN_VEC; k++) v[k] = drop(now, word[k], v[k]);
+                pack = hn_pack_of<T>(v);
+            }
+            hn_store_pack(y, pack);
             continue;
         }
 #pragma unroll
-        for (int j = 0; j < kVec; j++)
-            if (col + j < cols) to[j] = kDrop ? drop(from[j], mask[j]) : from[j];
+        for (int k = 0; k < HN_VEC; k++)
+            if (k < n) y[k] = kDrop ? hn_round<T>(drop(now, word[k], hn_f32(x[k]))) : x[k];
     }
-}
-
-template <class T>
-bool in_quads(const void *p, int64_t ld)
-{
-    return reinterpret_cast<uintptr_t>(p) % sizeof(Quad<T>) == 0 && ld % kVec == 0;
 }
 
 template <class T, bool kDrop>
 void launch(const hn_dropout_args *a, cudaStream_t stream)
 {
-    const bool quads = in_quads<T>(a->x, a->ld_x) && in_quads<T>(a->y, a->ld_y);
-    const auto kernel = quads ? dropout_kernel<T, kDrop, true> : dropout_kernel<T, kDrop, false>;
-    const int64_t n = a->rows * ((a->cols + kVec - 1) / kVec);
-    kernel<<<hn_grid(n, kThreads, kMaxBlocks), kThreads, 0, stream>>>(
-        static_cast<const T *>(a->x), static_cast<T *>(a->y), a->rows, a->cols, a->ld_x, a->ld_y,
-        hn_dropout_launch_of(&a->key));
+    const bool packs =
+        hn_vectors_fit(a->x, a->ld_x, a->dtype) && hn_vectors_fit(a->y, a->ld_y, a->dtype);
+    const auto kernel = packs ? dropout_kernel<T, kDrop, true> : dropout_kernel<T, kDrop, false>;
+    const int64_t spans = (a->cols + HN_VEC - 1) / HN_VEC;
+    for (int64_t row = 0; row < a->rows; row += hn_band_rows(spans)) {
+        const Operands<T> band = {(const T *)a->x + row * a->ld_x,
+                                  (T *)a->y + row * a->ld_y,
+                                  a->cols,
+                                  a->ld_x,
+                                  a->ld_y,
+                                  row,
+                                  hn_spans_of(a->rows - row, spans)};
+        kernel<<<hn_grid(band.spans.n, kThreads * kSpans, INT32_MAX), kThreads, 0, stream>>>(
+            band, hn_dropout_launch_of(&a->key));
+    }
 }
 
 } // namespace

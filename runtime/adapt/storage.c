@@ -37,6 +37,12 @@ static bool is_frozen(const hn_linear_layer *l)
     return !l->weight->trained && (l->bias == NULL || !l->bias->trained);
 }
 
+hn_fuse_rule hn_fuse_rule_of(hn_dtype dtype, bool gpu)
+{
+    if (dtype == HN_F32) return HN_FUSE_NEVER;
+    return gpu ? HN_FUSE_ALWAYS : HN_FUSE_WIDE;
+}
+
 /* The zeros of Bd cost rank products a value of y and of ds, beside `in` of the base. On the CPU
  * that is time: babyllama (128 wide, rank 48 for q, k and v) lost 5 % of a step by it. */
 enum { CPU_IN_PER_RANK = 32 };
@@ -47,7 +53,8 @@ static bool may_fuse(const hn_group *g, const hn_program *program, const hn_para
 {
     float scale = 0;
     if (g->n < 2 || hn_program_replicas(program) > 1) return false;
-    if (!o->launches && g->rank * CPU_IN_PER_RANK > g->in) return false;
+    if (o->fuse == HN_FUSE_NEVER) return false;
+    if (o->fuse == HN_FUSE_WIDE && g->rank * CPU_IN_PER_RANK > g->in) return false;
     for (int k = 0; k < g->n; k++) {
         const hn_linear_layer *l = g->part[k];
         if (!is_frozen(l) || (l->bias == NULL) != (g->part[0]->bias == NULL)) return false;

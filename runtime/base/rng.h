@@ -49,15 +49,20 @@ static HN_HOST_DEVICE inline hn_rng hn_rng_make(uint64_t seed, uint64_t step, ui
     return r;
 }
 
+static HN_HOST_DEVICE inline void hn_philox_round_(uint32_t c[4], uint32_t k0, uint32_t k1)
+{
+    const uint64_t a = (uint64_t)0xd2511f53u * c[0], b = (uint64_t)0xcd9e8d57u * c[2];
+    const uint32_t c0 = (uint32_t)(b >> 32) ^ c[1] ^ k0, c2 = (uint32_t)(a >> 32) ^ c[3] ^ k1;
+    c[0] = c0;
+    c[1] = (uint32_t)b;
+    c[2] = c2;
+    c[3] = (uint32_t)a;
+}
+
 static HN_HOST_DEVICE inline void hn_philox_(uint32_t c[4], uint32_t k0, uint32_t k1)
 {
     for (int round = 0; round < 10; round++) {
-        const uint64_t a = (uint64_t)0xd2511f53u * c[0], b = (uint64_t)0xcd9e8d57u * c[2];
-        const uint32_t c0 = (uint32_t)(b >> 32) ^ c[1] ^ k0, c2 = (uint32_t)(a >> 32) ^ c[3] ^ k1;
-        c[0] = c0;
-        c[1] = (uint32_t)b;
-        c[2] = c2;
-        c[3] = (uint32_t)a;
+        hn_philox_round_(c, k0, k1);
         k0 += 0x9e3779b9u;
         k1 += 0xbb67ae85u;
     }

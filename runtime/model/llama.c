@@ -128,10 +128,8 @@ static hn_status norm(recorder *r, const char *gain, int64_t heads, hn_tensor *x
     return HN_OK;
 }
 
-/* The norm of each head of q or k (qwen3), then the rotation. */
-static hn_status head_norm_rope(recorder *r, const char *norm_suffix, int64_t heads, hn_tensor **x)
+static hn_status rope(recorder *r, int64_t heads, hn_tensor **x)
 {
-    if (r->c->qk_norm) HN_TRY(norm(r, name_of(r, norm_suffix), heads, *x, NULL, NULL, x));
     hn_tensor *in[] = {*x, r->in->positions, r->b->tables->cos, r->b->tables->sin};
     hn_tensor *out[HN_MAX_OUT];
     const hn_attr attr = {
@@ -139,6 +137,29 @@ static hn_status head_norm_rope(recorder *r, const char *norm_suffix, int64_t he
     HN_TRY(hn_emit(r->g, HN_OP_ROPE, name_of(r, "self_attn.rope"), in, &attr, out));
     *x = out[0];
     return HN_OK;
+}
+
+/* The norm of each head (qwen3), then the rotation: at once where k lies right of q. */
+static hn_status norm_and_turn(recorder *r, hn_tensor **q, hn_tensor **k)
+{
+    const hn_llama_config *c = r->c;
+    if (c->qk_norm) {
+        HN_TRY(norm(r, name_of(r, "self_attn.q_norm.weight"), c->heads, *q, NULL, NULL, q));
+        HN_TRY(norm(r, name_of(r, "self_attn.k_norm.weight"), c->kv_heads, *k, NULL, NULL, k));
+    }
+    const int64_t q_cols = hn_type_cols(&(*q)->type), k_cols = hn_type_cols(&(*k)->type);
+    const size_t size = hn_dtype_size((*q)->type.dtype);
+    if ((*q)->base == NULL || (*q)->base != (*k)->base ||
+        (*k)->offset != (*q)->offset + (size_t)q_cols * size) {
+        HN_TRY(rope(r, c->heads, q));
+        return rope(r, c->kv_heads, k);
+    }
+    hn_tensor *both;
+    const int64_t first = (int64_t)((*q)->offset / size);
+    HN_TRY(hn_view_columns(r->g, (*q)->base, first, q_cols + k_cols, &both));
+    HN_TRY(rope(r, c->heads + c->kv_heads, &both));
+    HN_TRY(hn_view_columns(r->g, both, 0, q_cols, q));
+    return hn_view_columns(r->g, both, q_cols, k_cols, k);
 }
 
 static hn_status append_cache(recorder *r, hn_tensor *k, hn_tensor *v)
@@ -178,8 +199,7 @@ static hn_status attention(recorder *r, hn_tensor *x, hn_tensor **y)
 {
     hn_tensor *part[3], *o; /* q, k, v */
     HN_TRY(linears(r, qkv, x, part));
-    HN_TRY(head_norm_rope(r, "self_attn.q_norm.weight", r->c->heads, &part[0]));
-    HN_TRY(head_norm_rope(r, "self_attn.k_norm.weight", r->c->kv_heads, &part[1]));
+    HN_TRY(norm_and_turn(r, &part[0], &part[1]));
     HN_TRY(attend(r, part[0], part[1], part[2], &o));
     return linear(r, "self_attn.o_proj", o, y);
 }

@@ -213,7 +213,7 @@ static hn_status record(hn_engine *e)
     const hn_params_options po = {.dtype = o->dtype,
                                   .moments = adamw ? 2 : o->optimizer.momentum > 0,
                                   .gradients = o->train,
-                                  .launches = gpu,
+                                  .fuse = hn_fuse_rule_of(o->dtype, gpu),
                                   .border = gpu && o->dtype == HN_BF16};
     HN_TRY(hn_params_create(e->params, e->program, &po));
     HN_TRY(hn_llama_tables_new(o->config, e->program, positions, &e->tables));

@@ -13,7 +13,7 @@
 
 /* ---- the file ---- */
 
-static bool on_gpu(const hn_device *d) { return hn_device_kind_of(d) == HN_DEVICE_CUDA; }
+static bool on_gpu(const hn_device *d) { return hn_device_gemm(d) != NULL; }
 
 static hn_status path_of(const hn_device *d, const char *option, char **path)
 {
