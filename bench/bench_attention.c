@@ -3,7 +3,7 @@
 #include "bench/bench.h"
 #include "kernels/attention/attention.h"
 
-enum { BATCH, LENGTH, HEADS, KV_HEADS, HEAD_DIM };
+enum { BATCH, LENGTH, HEADS, KV_HEADS, HEAD_DIM, EVEN };
 
 /* Causal: half of the square, as published figures count it. */
 static double fwd_flops(const int64_t *s)
@@ -43,6 +43,7 @@ static void common(hn_bench *b, const int64_t *s, attention_set *set)
         .kv_heads = s[KV_HEADS],
         .head_dim = s[HEAD_DIM],
         .longest = s[LENGTH],
+        .even = s[EVEN] != 0,
         .scale = 1.0f / sqrtf((float)s[HEAD_DIM]),
         .causal = true,
         .dtype = t,
@@ -140,6 +141,10 @@ static hn_status bwd_run(const void *args, hn_stream stream)
 
 /* A step of 1B and one of 8B. */
 static const int64_t shapes[][HN_BENCH_AXES] = {{8, 2048, 32, 8, 64}, {4, 2048, 32, 8, 128}};
+static const int64_t cudnn_shapes[][HN_BENCH_AXES] = {{8, 2048, 32, 8, 64, 1},
+                                                      {8, 2048, 32, 8, 64, 0},
+                                                      {4, 2048, 32, 8, 128, 1},
+                                                      {4, 2048, 32, 8, 128, 0}};
 static const int64_t f32_shapes[][HN_BENCH_AXES] = {{1, 2048, 32, 8, 64}};
 
 const hn_bench_def hn_bench_attention_fwd = {
@@ -189,8 +194,8 @@ const hn_bench_def hn_bench_attention_bwd_f32 = {
 const hn_bench_def hn_bench_attention_fwd_cudnn = {
     .name = "attention_fwd_cudnn",
     .dtype = HN_BF16,
-    .axes = {"batch", "length", "heads", "kv_heads", "head_dim"},
-    HN_BENCH_SHAPES(shapes),
+    .axes = {"batch", "length", "heads", "kv_heads", "head_dim", "even"},
+    HN_BENCH_SHAPES(cudnn_shapes),
     .flops = fwd_flops,
     .args_size = sizeof(attention_set),
     .setup = fwd_cudnn_setup,
@@ -200,8 +205,8 @@ const hn_bench_def hn_bench_attention_fwd_cudnn = {
 const hn_bench_def hn_bench_attention_bwd_cudnn = {
     .name = "attention_bwd_cudnn",
     .dtype = HN_BF16,
-    .axes = {"batch", "length", "heads", "kv_heads", "head_dim"},
-    HN_BENCH_SHAPES(shapes),
+    .axes = {"batch", "length", "heads", "kv_heads", "head_dim", "even"},
+    HN_BENCH_SHAPES(cudnn_shapes),
     .flops = bwd_flops,
     .args_size = sizeof(attention_set),
     .setup = bwd_deterministic_setup,
@@ -211,8 +216,8 @@ const hn_bench_def hn_bench_attention_bwd_cudnn = {
 const hn_bench_def hn_bench_attention_bwd_cudnn_fast = {
     .name = "attention_bwd_cudnn_fast",
     .dtype = HN_BF16,
-    .axes = {"batch", "length", "heads", "kv_heads", "head_dim"},
-    HN_BENCH_SHAPES(shapes),
+    .axes = {"batch", "length", "heads", "kv_heads", "head_dim", "even"},
+    HN_BENCH_SHAPES(cudnn_shapes),
     .flops = bwd_flops,
     .args_size = sizeof(attention_set),
     .setup = bwd_fast_setup,

@@ -144,16 +144,20 @@ static const int64_t bordered_shapes[][HN_BENCH_AXES] = {
     {8192, 4096, 28672, 32, 0}, {8192, 14336, 4096, 16, 0}, {8192, 4096, 4096, 16, 10},
 };
 
+/* Rows as graph/tails.c and adapt/storage.c lay them out. */
+static int64_t pitch_of(int64_t cols) { return (cols + 63) / 64 * 64; }
+
 /* The matrix with w in the corner, B right of it and A below. */
 static const char *border_of(hn_bench *b, const int64_t *s)
 {
-    return hn_bench_array(b, (s[2] + s[3]) * (s[1] + s[3]), hn_bench_dtype(b), HN_FILL_WEIGHT);
+    return hn_bench_array(b, (s[2] + s[3]) * pitch_of(s[1] + s[3]), hn_bench_dtype(b),
+                          HN_FILL_WEIGHT);
 }
 
 static hn_status bordered_fwd_setup(hn_bench *b, const int64_t *s, void *args)
 {
     const hn_dtype t = hn_bench_dtype(b);
-    const int64_t rows = s[0], in = s[1], out = s[2], rank = s[3], ld = in + rank;
+    const int64_t rows = s[0], in = s[1], out = s[2], rank = s[3], ld = pitch_of(in + rank);
     const int64_t size = (int64_t)hn_dtype_size(t);
     const char *w = border_of(b, s);
     fwd_set *set = args;
@@ -199,14 +203,14 @@ const hn_bench_def hn_bench_lowrank_bordered_fwd = {
 static hn_status bordered_dx_setup(hn_bench *b, const int64_t *s, void *args)
 {
     const hn_dtype t = hn_bench_dtype(b);
-    const int64_t rows = s[0], in = s[1], out = s[2], rank = s[3], ld = in + rank;
+    const int64_t rows = s[0], in = s[1], out = s[2], rank = s[3], ld = pitch_of(in + rank);
     const int64_t size = (int64_t)hn_dtype_size(t);
     const char *w = border_of(b, s);
     dx_set *set = args;
     if (w == NULL) return HN_OK; /* the harness has the reason */
     set->gemm = hn_bench_gemm(b);
     set->a = (hn_lowrank_linear_dx_args){
-        .dy = hn_bench_array(b, rows * (out + rank), t, HN_FILL_NORMAL),
+        .dy = hn_bench_array(b, rows * pitch_of(out + rank), t, HN_FILL_NORMAL),
         .w = w,
         .a = w + out * ld * size,
         .b = w + in * size,
@@ -216,7 +220,7 @@ static hn_status bordered_dx_setup(hn_bench *b, const int64_t *s, void *args)
         .in = in,
         .out = out,
         .rank = rank,
-        .ld_dy = out + rank,
+        .ld_dy = pitch_of(out + rank),
         .ld_w = ld,
         .ld_a = ld,
         .ld_b = ld,

@@ -4,13 +4,16 @@
 
 Base model in bf16, made on the device; LoRA of all seven linears; torch.compile; SDPA attention,
 causal, with one backend and no other; no gradient checkpointing; AdamW (fused) on the adapters,
-clipping at 1.0.
+clipping at 1.0. --sdpa stock is transformers' own "sdpa" with the backend that PyTorch picks: what a
+user gets who changes nothing (compiled, it hands over a mask). --mode reduce-overhead captures
+CUDA graphs.
 --adapters fp32 is PEFT's default (autocast_adapter_dtype), run under autocast to bf16. Tokens and
 labels are random and every label counts; the loss is that of transformers (logits in fp32). No step
 waits for the device. Prints one JSON line, with the keys of hone-bench-step.
 """
 
 import argparse
+import contextlib
 import json
 import time
 
@@ -45,7 +48,7 @@ def arguments():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     p.add_argument("--model", required=True, help="config.json")
     p.add_argument("--adapters", choices=["bf16", "fp32"], default="bf16")
-    p.add_argument("--sdpa", choices=BACKENDS, default="flash")
+    p.add_argument("--sdpa", choices=[*BACKENDS, "stock"], default="flash")
     p.add_argument("--batch", type=int, default=8)
     p.add_argument("--length", type=int, default=2048)
     p.add_argument("--rank", type=int, default=16)
@@ -56,6 +59,7 @@ def arguments():
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--device", default="cuda")
     p.add_argument("--no-compile", action="store_true")
+    p.add_argument("--mode", choices=["default", "reduce-overhead"], default="default")
     return p.parse_args()
 
 
@@ -63,9 +67,10 @@ def build(a):
     torch.manual_seed(a.seed)
     config = LlamaConfig.from_json_file(a.model)
     config.use_cache = False
+    attention = "sdpa" if a.sdpa == "stock" else "causal_sdpa"
     with torch.device(a.device):
         model = AutoModelForCausalLM.from_config(
-            config, dtype=torch.bfloat16, attn_implementation="causal_sdpa"
+            config, dtype=torch.bfloat16, attn_implementation=attention
         )
         lora = LoraConfig(
             task_type="CAUSAL_LM", r=a.rank, lora_alpha=2 * a.rank, target_modules=LINEARS
@@ -112,23 +117,25 @@ def measure(a):
         logits = model(input_ids=inputs, use_cache=False).logits
         return torch.nn.functional.cross_entropy(logits.float().flatten(0, 1), labels.flatten())
 
-    run = loss_of if a.no_compile else torch.compile(loss_of, dynamic=False)
+    run = loss_of if a.no_compile else torch.compile(loss_of, dynamic=False, mode=a.mode)
 
     def step(number):
         batch = tokens[number % BATCHES]
+        torch.compiler.cudagraph_mark_step_begin()  # of nothing in the default mode
         with torch.autocast(a.device.split(":")[0], torch.bfloat16, enabled=a.adapters == "fp32"):
             loss = run(batch[:, :-1].contiguous(), batch[:, 1:].contiguous())
         loss.backward()
         torch.nn.utils.clip_grad_norm_(trained, 1.0, foreach=True)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        return loss.detach()
+        return loss.detach().clone()  # the graph's own memory is written over by the next step
 
     def wait():
         if cuda:
             torch.cuda.synchronize()
 
-    with sdpa_kernel(BACKENDS[a.sdpa]):
+    one = contextlib.nullcontext() if a.sdpa == "stock" else sdpa_kernel(BACKENDS[a.sdpa])
+    with one:
         first = step(0).item()
         ready_s = time.perf_counter() - began
         for number in range(1, max(a.warmup, 3)):
@@ -154,7 +161,8 @@ def measure(a):
         window.append(time.time())
     ms = sorted(clock.steps_ms())
     return {
-        "who": f"peft {a.adapters} adapters, {a.sdpa}{', eager' if a.no_compile else ''}",
+        "who": f"peft {a.adapters} adapters, {a.sdpa}"
+        + (", eager" if a.no_compile else "" if a.mode == "default" else f", {a.mode}"),
         "model": a.model,
         "dtype": "bf16",
         "batch": a.batch,

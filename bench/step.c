@@ -23,12 +23,13 @@
 #include "runtime/model/model.h"
 #include "runtime/train/engine.h"
 #include "runtime/train/lora_hook.h"
+#include "runtime/train/tune.h"
 
 typedef struct {
-    const char *model, *dtype, *device, *executor;
+    const char *model, *dtype, *device, *executor, *attention, *recompute, *plans;
     int64_t batch, length, rank, warmup, steps, seed;
     double seconds, lr;
-    bool recompute;
+    bool profile, tune;
 } config;
 
 #define FIELD(f) HN_OPT(config, f)
@@ -44,9 +45,13 @@ static const hn_option options[] = {
     {"seconds",   FIELD(seconds),   "8",    0, 3600, NULL, "the clock runs at least so long"},
     {"steps",     FIELD(steps),     "3",    1, 100000, NULL, "and at least so many steps"},
     {"lr",        FIELD(lr),        "1e-4", 0, 1, NULL, "learning rate"},
-    {"recompute", FIELD(recompute), "off",  0, 0, NULL, "run each layer's forward again in backward"},
+    {"recompute", FIELD(recompute), "auto", 0, 0, "auto|on|off", "run layers' forward again in backward; auto: as few as fit"},
     {"device",    FIELD(device),    "cuda", 0, 0, NULL, "cuda, cuda:N or cpu"},
     {"executor",  FIELD(executor),  "auto", 0, 0, "auto|cuda-graph|cuda", "on a GPU: captured (auto), or one by one"},
+    {"attention", FIELD(attention), "auto", 0, 0, "auto|hone|cudnn|fast", "as in the trainers"},
+    {"profile",   FIELD(profile),   "off",  0, 0, NULL, "time every operation instead: a Markdown table"},
+    {"plans",     FIELD(plans),     "auto", 0, 0, NULL, "file of the fastest matrix products, as for train; off: the library's first choices"},
+    {"tune",      FIELD(tune),      "off",  0, 0, NULL, "search for them first, and write the file"},
     {"seed",      FIELD(seed),      "0",    0, 1e15, NULL, "of weights and tokens"},
 };
 /* clang-format on */
@@ -67,7 +72,7 @@ typedef struct {
     hn_engine *engine;
     int32_t *tokens; /* [BATCHES][batch * length + 1]: labels are the next tokens */
     double *step_ms;
-    int64_t n_steps;
+    int64_t n_done, n_steps; /* the second without warm-up */
     double loss_first, loss_last, elapsed_s, begin_s, end_s;
 } bench;
 
@@ -138,10 +143,46 @@ static hn_status random_tokens(bench *b)
 
 /* ---- set-up ---- */
 
+static void print_log(void *context, hn_log_level level, const char *text)
+{
+    (void)context;
+    fprintf(stderr, "hone-bench-step: %s%s\n", level == HN_LOG_WARN ? "warning: " : "", text);
+}
+
+static const hn_log to_stderr = {.line = print_log};
+
+/* The products of this very engine, with its memory in place. */
+static hn_status tune(bench *b)
+{
+    char *path;
+    if (hn_device_kind_of(b->device) != HN_DEVICE_CUDA)
+        return HN_FAIL(HN_ERR_UNSUPPORTED,
+                       "--tune measures the matrix products of a GPU, this is %s",
+                       hn_device_text(b->device));
+    HN_TRY(hn_tune_path(b->device, b->c->plans, &path));
+    hn_status st = hn_tune_search(b->device, stderr);
+    if (st == HN_OK) st = hn_tune_save(b->device, path);
+    hn_free(path);
+    return st == HN_OK ? hn_engine_capture_anew(b->engine) : st;
+}
+
 static hn_executor executor_of(const char *name)
 {
     if (strcmp(name, "cuda-graph") == 0) return HN_EXECUTOR_GRAPH;
     return strcmp(name, "cuda") == 0 ? HN_EXECUTOR_NODES : HN_EXECUTOR_AUTO;
+}
+
+static hn_attention_impl attention_of(const char *name)
+{
+    if (strcmp(name, "hone") == 0) return HN_ATTENTION_OWN;
+    if (strcmp(name, "cudnn") == 0) return HN_ATTENTION_CUDNN;
+    return strcmp(name, "fast") == 0 ? HN_ATTENTION_CUDNN_FAST : HN_ATTENTION_AUTO;
+}
+
+static hn_recompute recompute_of(const char *name)
+{
+    if (strcmp(name, "on") == 0) return HN_RECOMPUTE_ON;
+    return strcmp(name, "off") == 0 ? HN_RECOMPUTE_OFF : HN_RECOMPUTE_AUTO;
 }
 
 static hn_status set_up(bench *b)
@@ -156,6 +197,7 @@ static hn_status set_up(bench *b)
     };
     b->adapt = hn_lora_hook(&b->lora);
     HN_TRY(hn_device_open(c->device, &b->device));
+    if (!c->tune) HN_TRY(hn_tune_use(b->device, c->plans, &to_stderr));
     HN_TRY(hn_model_open(c->model, c->dtype, NULL, &b->model));
     const hn_engine_options o = {
         .device = b->device,
@@ -167,7 +209,9 @@ static hn_status set_up(bench *b)
         .seq_len = c->length,
         .max_seqs = c->batch,
         .train = true,
-        .recompute = c->recompute,
+        .attention = attention_of(c->attention),
+        .even_rows = true,
+        .recompute = recompute_of(c->recompute),
         .optimizer = {.kind = HN_OPTIMIZER_ADAMW,
                       .beta1 = 0.9,
                       .beta2 = 0.999,
@@ -177,6 +221,10 @@ static hn_status set_up(bench *b)
     };
     HN_TRY(hn_engine_new(&o, &b->engine));
     HN_TRY(hn_engine_allocate(b->engine));
+    if (c->tune)
+        HN_TRY(tune(b));
+    else
+        hn_tune_tell(b->device, &to_stderr);
     HN_TRY(random_weights(b));
     return random_tokens(b);
 }
@@ -197,44 +245,79 @@ static hn_status fill_batch(bench *b, int64_t step)
     return HN_OK;
 }
 
-static hn_status one_step(bench *b, int64_t step, double *loss)
+static hn_status enqueue_step(bench *b, int64_t step)
 {
-    hn_step_report report;
     HN_TRY(hn_engine_begin(b->engine, step));
     HN_TRY(fill_batch(b, step));
     HN_TRY(hn_engine_micro(b->engine, 0));
-    HN_TRY(hn_engine_update(b->engine, b->c->lr, &report));
-    if (report.skipped != 0 || !isfinite(report.loss) ||
-        report.tokens != b->c->batch * b->c->length)
-        return HN_FAIL(HN_ERR_NUMERIC,
-                       "step %" PRId64 ": loss %g, gradient norm %g, %" PRId64 " trained tokens",
-                       step, report.loss, report.grad_norm, report.tokens);
-    *loss = report.loss;
-    return HN_OK;
+    return hn_engine_update(b->engine, b->c->lr, NULL);
 }
 
+/* The steps that are done; wait: all that were enqueued. *at: the time of the last one before. */
+static hn_status take_reports(bench *b, bool wait, int64_t *at)
+{
+    for (;;) {
+        bool there;
+        hn_step_report r;
+        HN_TRY(hn_engine_report(b->engine, wait, &there, &r));
+        if (!there) return HN_OK;
+        if (r.skipped != 0 || !isfinite(r.loss) || r.tokens != b->c->batch * b->c->length)
+            return HN_FAIL(HN_ERR_NUMERIC,
+                           "a step's loss is %g, its gradient's norm %g, %" PRId64 " tokens",
+                           r.loss, r.grad_norm, r.tokens);
+        const int64_t now = hn_clock_ns();
+        if (b->n_done++ == 0) b->loss_first = r.loss;
+        b->loss_last = r.loss;
+        if (b->n_done > b->c->warmup) b->step_ms[b->n_steps++] = 1e-6 * (double)(now - *at);
+        *at = now;
+    }
+}
+
+static hn_status one_step(bench *b, int64_t step)
+{
+    int64_t at = 0;
+    HN_TRY(enqueue_step(b, step));
+    return take_reports(b, true, &at);
+}
+
+/* The host runs ahead of the GPU, as in training between two lines of the log. */
 static hn_status run_steps(bench *b)
 {
     const config *c = b->c;
-    int64_t step = 0;
-    for (; step < c->warmup; step++) {
-        double loss;
-        HN_TRY(one_step(b, step, &loss));
-        if (step == 0) b->loss_first = loss;
-    }
+    int64_t step = 0, last = 0;
+    for (; step < c->warmup; step++) HN_TRY(one_step(b, step));
     b->begin_s = hn_clock_wall_s();
     const int64_t begin = hn_clock_ns();
-    int64_t last = begin;
+    last = begin;
     while ((b->n_steps < c->steps || (double)(last - begin) < 1e9 * c->seconds) &&
-           b->n_steps < MAX_STEPS) {
-        HN_TRY(one_step(b, step++, &b->loss_last));
-        const int64_t now = hn_clock_ns();
-        b->step_ms[b->n_steps++] = 1e-6 * (double)(now - last);
-        last = now;
+           b->n_steps + HN_ENGINE_AHEAD < MAX_STEPS) {
+        HN_TRY(enqueue_step(b, step++));
+        HN_TRY(take_reports(b, false, &last));
     }
+    HN_TRY(take_reports(b, true, &last));
     b->elapsed_s = 1e-9 * (double)(last - begin);
     b->end_s = hn_clock_wall_s();
     return HN_OK;
+}
+
+/* ---- profile ---- */
+
+static hn_status print_profile(bench *b)
+{
+    hn_profile *p = NULL;
+    HN_TRY(hn_profile_new(&p));
+    hn_status st = HN_OK;
+    int64_t step = 0;
+    for (; step < b->c->warmup && st == HN_OK; step++) st = one_step(b, step);
+    hn_engine_profile(b->engine, p);
+    for (int64_t i = 0; i < b->c->steps && st == HN_OK; i++) st = one_step(b, step++);
+    hn_engine_profile(b->engine, NULL);
+    char *text = st == HN_OK ? hn_profile_text(p, b->c->steps) : NULL;
+    if (text) fputs(text, stdout);
+    if (st == HN_OK && text == NULL) st = HN_FAIL(HN_ERR_MEMORY, "no memory for the table");
+    hn_free(text);
+    hn_profile_free(p);
+    return st;
 }
 
 /* ---- result ---- */
@@ -250,18 +333,29 @@ static double quantile(const bench *b, double q)
     return b->step_ms[(int64_t)(q * (double)(b->n_steps - 1) + 0.5)];
 }
 
+static int64_t tuned_products(const hn_device *d)
+{
+    int64_t plans, offered = 0;
+    if (hn_device_kind_of(d) == HN_DEVICE_CUDA)
+        hn_gemm_cuda_count(hn_device_gemm(d), &plans, &offered);
+    return offered;
+}
+
 static hn_status print_result(bench *b)
 {
     const config *c = b->c;
     const double gib = 1.0 / (1 << 30), tokens = (double)(c->batch * c->length);
     hn_plan_sizes plan;
     size_t used = 0;
+    char notes[4096];
+    hn_plan_notes(hn_engine_program(b->engine), notes, sizeof notes);
+    for (char *end = strchr(notes, '\n'); end; end = strchr(end, '\n')) *end = ';';
     hn_plan_sizes_of(hn_engine_program(b->engine), &plan);
     HN_TRY(hn_device_used(b->device, &used));
     qsort(b->step_ms, (size_t)b->n_steps, sizeof *b->step_ms, by_size);
     json_t *o = json_pack(
         "{s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:f, s:f, s:[f,f,f], s:f, s:f, s:f, s:f, s:I, s:s, "
-        "s:s, s:s, s:[f,f]}",
+        "s:s, s:s, s:s, s:b, s:[f,f]}",
         "who", "hone", "model", c->model, "dtype", c->dtype, "batch", (json_int_t)c->batch,
         "length", (json_int_t)c->length, "rank", (json_int_t)c->rank, "steps",
         (json_int_t)b->n_steps, "seconds", b->elapsed_s, "tokens_per_s",
@@ -270,7 +364,8 @@ static hn_status print_result(bench *b)
         (double)plan.total_bytes * gib, "loss_first", b->loss_first, "loss_last", b->loss_last,
         "trained", (json_int_t)hn_params_trained(hn_engine_params(b->engine)), "executor",
         hn_executor_name(hn_engine_executor(b->engine)), "device", hn_device_text(b->device),
-        "versions", "hone " HN_VERSION, "window", b->begin_s, b->end_s);
+        "versions", "hone " HN_VERSION, "notes", notes, "tuned",
+        tuned_products(b->device) > 0 || c->tune, "window", b->begin_s, b->end_s);
     char *text = o ? json_dumps(o, JSON_REAL_PRECISION(15)) : NULL;
     json_decref(o);
     if (text == NULL) return HN_FAIL(HN_ERR_MEMORY, "no memory for the result");
@@ -283,8 +378,12 @@ static hn_status measure(const config *c)
 {
     bench b = {.c = c};
     hn_status st = set_up(&b);
-    if (st == HN_OK) st = run_steps(&b);
-    if (st == HN_OK) st = print_result(&b);
+    if (st == HN_OK && c->profile) {
+        st = print_profile(&b);
+    } else if (st == HN_OK) {
+        st = run_steps(&b);
+        if (st == HN_OK) st = print_result(&b);
+    }
     hn_free(b.tokens);
     hn_free(b.step_ms);
     hn_engine_free(b.engine);

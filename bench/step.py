@@ -23,9 +23,12 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 SHAPES = {
     "1b": ("llama-3.2-1b.json", 8, 2048),
     "8b": ("llama-3.1-8b.json", 4, 2048),
+    "1b-512": ("llama-3.2-1b.json", 1, 512),
+    "1b-32k": ("llama-3.2-1b.json", 1, 32768),
     "tiny": ("tiny.json", 2, 64),
 }
-VARIANTS = ["hone", "bf16-flash", "bf16-cudnn", "fp32-flash", "fp32-cudnn"]
+VARIANTS = ["hone", "hone-fast", "bf16-stock", "bf16-flash", "bf16-cudnn", "fp32-flash", "fp32-cudnn"]
+OTHERS = ["bf16-math", "bf16-cudnn-graphs", "bf16-flash-graphs"]
 
 
 class Clocks:
@@ -70,10 +73,13 @@ def command(variant, a):
     common = ["--model", str(ROOT / "bench" / "shapes" / config), "--batch", str(a.batch or batch)]
     common += ["--length", str(length), "--rank", str(a.rank), "--seconds", str(a.seconds)]
     common += ["--device", a.device]
-    if variant == "hone":
-        return [str(pathlib.Path(a.build).resolve() / "hone-bench-step"), *common, *a.hone.split()]
-    adapters, sdpa = variant.split("-")
+    if variant.startswith("hone"):
+        fast = ["--attention", "fast"] * (variant == "hone-fast")
+        program = str(pathlib.Path(a.build).resolve() / "hone-bench-step")
+        return [program, *common, *fast, *a.hone.split()]
+    adapters, sdpa, *graphs = variant.split("-")
     peer = [a.python, str(ROOT / "bench" / "peer_step.py"), *common]
+    peer += ["--mode", "reduce-overhead"] * len(graphs)
     return peer + ["--adapters", adapters, "--sdpa", sdpa] + ["--no-compile"] * a.no_compile
 
 
@@ -98,10 +104,14 @@ def run(variant, a, commit):
     return result | {"commit": commit, "whole_s": round(time.time() - began, 1)}
 
 
+def name(r):
+    return r["who"] + (", --attention fast" if r["variant"] == "hone-fast" else "")
+
+
 def table(results):
     """Markdown; the ratio is to the fastest peer."""
     good = [r for r in results if "error" not in r]
-    peers = [r["tokens_per_s"] for r in good if r["variant"] != "hone"]
+    peers = [r["tokens_per_s"] for r in good if not r["variant"].startswith("hone")]
     best = max(peers, default=None)
     rows = [
         "| | tokens/s | of best peer | ms a step (p20, p50, p80) | peak GiB | SM MHz | W | loss |",
@@ -115,7 +125,7 @@ def table(results):
         ms = ", ".join(f"{v:.1f}" for v in r["step_ms"])
         reserved = f" ({r['reserved_gib']:.1f})" if "reserved_gib" in r else ""
         rows.append(
-            f"| {r['who']} | {r['tokens_per_s']:,.0f} | {ratio} | {ms} | {r['peak_gib']:.1f}{reserved}"
+            f"| {name(r)} | {r['tokens_per_s']:,.0f} | {ratio} | {ms} | {r['peak_gib']:.1f}{reserved}"
             f" | {r.get('sm_mhz', '')} | {r.get('power_w', '')}"
             f" | {r['loss_first']:.3f} to {r['loss_last']:.3f} |"
         )
@@ -131,6 +141,7 @@ def table(results):
             f"{r['device']}; commit {r['commit']}; "
             + "; ".join(sorted({g["versions"] for g in good})),
         ]
+        rows += [f"\n{name(g)}: {g['notes']}" for g in good if g.get("notes")]
     return "\n".join(rows) + "\n"
 
 
@@ -145,7 +156,7 @@ def commit_of_tree():
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     p.add_argument("--shape", choices=SHAPES, required=True)
-    variants = f"of {','.join(VARIANTS)}; bf16-math: attention in plain operations"
+    variants = f"of {','.join(VARIANTS)} (the default) and {','.join(OTHERS)}"
     p.add_argument("--variants", default=",".join(VARIANTS), help=variants)
     p.add_argument("--build", default=str(ROOT / "build-cuda"), help="folder of hone-bench-step")
     p.add_argument("--hone", default="", help="more options for hone-bench-step, as one word")
@@ -161,8 +172,8 @@ def main():
     a = p.parse_args()
     variants = a.variants.split(",")
     for v in variants:
-        if v not in VARIANTS and v != "bf16-math":
-            p.error(f"--variants: no '{v}'; there are {', '.join(VARIANTS)}")
+        if v not in VARIANTS + OTHERS:
+            p.error(f"--variants: no '{v}'; there are {', '.join(VARIANTS + OTHERS)}")
     out = pathlib.Path(a.out)
     out.mkdir(parents=True, exist_ok=True)
     commit = a.commit or commit_of_tree()

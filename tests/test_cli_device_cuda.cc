@@ -36,6 +36,19 @@ TEST(CliDevice, WithoutAGpuCudaIsRefused)
     }
 }
 
+TEST(CliDevice, PlansForAGpuThatIsNotThere)
+{
+    const HiddenGpu hidden;
+    const Workplace w;
+    const Ran r = w.run({"hone-lora", "plan", "--model", w / "model", "--device", "cuda", "--dtype",
+                         "bf16", "--memory", "80"});
+    expect_done(r);
+    EXPECT_TRUE(contains(r.err, "device: a GPU that is not here (no ")) << r.err;
+    EXPECT_TRUE(contains(r.out, "library workspace")) << r.out;
+    EXPECT_TRUE(contains(r.out, "known on the GPU itself only")) << r.out;
+    EXPECT_FALSE(contains(r.out, "does not fit")) << r.out;
+}
+
 TEST(CliDeviceCuda, WhatIsNotThereIsNamed)
 {
     HN_NEED_CUDA();
@@ -144,6 +157,62 @@ TEST(CliDeviceCuda, AnotherDeviceResumesOnlyWhenAsked)
     const Ran r = w.run(again + Words{"--resume-device", "any"});
     expect_done(r);
     EXPECT_TRUE(contains(r.err, "other bits")) << r.err;
+}
+
+/* tune writes what train, its checkpoint and its continuation then use. */
+TEST(CliTuneCuda, TrainUsesWhatTuneFound)
+{
+    HN_NEED_CUDA();
+    const Workplace w;
+    const std::string plans = w / "cache/plans.json";
+    const Words bf16 = on("cuda") + Words{"--dtype", "bf16", "--plans", plans};
+    const Words shape = {"--model", w / "model", "--seq-len", "16", "--batch-size", "2"};
+    const Ran tuned = w.run(Words{"hone-lora", "tune"} + shape + bf16);
+    expect_done(tuned);
+    for (const char *part : {"first us", "TFLOP/s", "products are faster", "cache/plans.json"})
+        EXPECT_TRUE(contains(tuned.out, part)) << tuned.out;
+    const std::string file = read_file(plans);
+    EXPECT_TRUE(contains(file, "hone gemm plans")) << file;
+
+    const Ran whole = w.run(w.train("whole", 20) + bf16);
+    expect_done(whole);
+    EXPECT_TRUE(contains(whole.err, "plans in " + plans)) << whole.err;
+    EXPECT_TRUE(contains(whole.err, ", 0 with the library's first choice")) << whole.err;
+    expect_done(w.run(w.train("parts", 20) + bf16 + Words{"--stop-after", "10"}));
+    /* the checkpoint's own plans go before: without the file the bits stay */
+    expect_done(
+        w.run(w.train("parts", 20) + on("cuda") +
+              Words{"--dtype", "bf16", "--plans", "off", "--resume", "auto", "--stop-after", "0"}));
+    EXPECT_EQ(trained_bytes((w / "whole") + "/checkpoint-20"),
+              trained_bytes((w / "parts") + "/checkpoint-20"));
+
+    /* another length: its plans join those that are there */
+    Words longer = shape;
+    longer[3] = "32";
+    expect_done(w.run(Words{"hone-lora", "tune"} + longer + bf16));
+    EXPECT_GT(read_file(plans).size(), file.size());
+}
+
+TEST(CliTuneCuda, ForeignAndDamagedFilesAreNamed)
+{
+    HN_NEED_CUDA();
+    const Workplace w;
+    const std::string plans = w / "plans.json";
+    const Words with = on("cuda") + Words{"--plans", plans};
+    const Words tune = {"hone-lora", "tune", "--model", w / "model", "--seq-len", "16"};
+    expect_refused(w.run(w.train("o", 2) + with), 2, {"plans.json"}); /* not there */
+    write_file(plans, R"({"what":"hone gemm plans","version":1,"gpu":"Voodoo 2","library":1,)"
+                      R"("plans":[]})");
+    const Ran foreign = w.run(w.train("foreign", 2) + with);
+    expect_done(foreign);
+    EXPECT_TRUE(contains(foreign.err, "is for cuBLASLt 1 on Voodoo 2")) << foreign.err;
+    const std::string before = read_file(plans);
+    expect_refused(w.run(tune + with), 2, {"Voodoo 2", "another file"});
+    EXPECT_EQ(read_file(plans), before);
+    write_file(plans, "{\"what\": ");
+    expect_refused(w.run(w.train("damaged", 2) + with), 2, {"ERR_FORMAT", "plans.json"});
+    expect_refused(w.run(tune + with), 2, {"ERR_FORMAT", "plans.json"});
+    expect_refused(w.run(tune + on("cuda") + Words{"--plans", "off"}), 2, {"--plans off"});
 }
 
 /* The losses of 200 steps on real data, on both devices. */

@@ -36,7 +36,7 @@ INSTANTIATE_TEST_SUITE_P(
         std::pair{"hone-lora", Words{}},
         std::pair{"hone-lora", Words{"--accumulation", "2", "--dropout", "0.1", "--schedule",
                                      "cosine", "--warmup-steps", "4", "--weight-decay", "0.01"}},
-        std::pair{"hone-lora", Words{"--dtype", "bf16", "--dropout", "0.1", "--recompute"}},
+        std::pair{"hone-lora", Words{"--dtype", "bf16", "--dropout", "0.1", "--recompute", "on"}},
         std::pair{"hone-lora", Words{"--eval-split", "0.1", "--eval-every", "4", "--rslora"}},
         std::pair{"hone-full", Words{"--schedule", "linear", "--weight-decay", "0.1"}},
         std::pair{"hone-full", Words{"--optimizer", "sgd", "--nesterov"}},
@@ -171,7 +171,7 @@ TEST(CliSeed, MicroBatchesAndRecomputationDoNotChangeWhatIsLearned)
     const Workplace w;
     expect_done(w.run(w.train("a", 6) + Words{"--batch-size=4"}));
     expect_done(w.run(w.train("b", 6) + Words{"--batch-size=1", "--accumulation", "4"}));
-    expect_done(w.run(w.train("c", 6) + Words{"--batch-size=4", "--recompute"}));
+    expect_done(w.run(w.train("c", 6) + Words{"--batch-size=4", "--recompute=on"}));
     const auto a = column(w / "a", "loss"), b = column(w / "b", "loss");
     ASSERT_EQ(a.size(), b.size());
     for (const auto &[step, loss] : a) /* other order of the same fp32 sums */

@@ -25,7 +25,8 @@ TEST(CliHelp, EveryVerbHasIt)
     for (const char *program : {"hone-lora", "hone-full"}) {
         const Ran all = w.run({program, "--help"});
         expect_done(all);
-        for (const char *verb : {"train", "check", "plan", "eval", "generate", "export", "info"}) {
+        for (const char *verb :
+             {"train", "check", "plan", "tune", "eval", "generate", "export", "info"}) {
             EXPECT_TRUE(contains(all.out, std::string("\n  ") + verb)) << verb;
             const Ran r = w.run({program, verb, "--help"});
             expect_done(r);
@@ -62,6 +63,50 @@ TEST(CliPlan, TellsTheMemoryAndChangesNothing)
             EXPECT_TRUE(contains(r.out, part)) << part << "\n" << r.out;
     }
     EXPECT_EQ(listing(w.str()), before);
+}
+
+/* Of a budget that is too small even for that, too. */
+TEST(CliPlan, LayersRunAgainWhereTheBudgetWantsIt)
+{
+    const Workplace w;
+    const Words plan = {"hone-lora", "plan", "--model", w / "model", "--batch-size", "64"};
+    Ran r = w.run(plan);
+    expect_done(r);
+    EXPECT_FALSE(contains(r.out, "recompute:")) << r.out;
+    EXPECT_TRUE(contains(r.out, "'micro', at ")) << r.out;
+    r = w.run(plan + Words{"--memory", "0.001"});
+    expect_done(r);
+    EXPECT_TRUE(contains(r.out, "recompute: all 2 layers\nit does not fit: there are 0.0010 GiB"))
+        << r.out;
+    r = w.run(plan + Words{"--memory", "0.001", "--recompute", "off"});
+    EXPECT_FALSE(contains(r.out, "recompute:")) << r.out;
+    EXPECT_TRUE(contains(r.out, "it does not fit")) << r.out;
+    r = w.run(w.train("o", 2) + Words{"--memory", "0.0001", "--recompute", "off"});
+    expect_refused(r, 1,
+                   {"ERR_MEMORY", "the plan needs", "0.000 GiB may be taken", "--recompute on"});
+    EXPECT_FALSE(std::filesystem::exists(w / "o"));
+}
+
+TEST(CliTune, NeedsAGpu)
+{
+    const Workplace w;
+    const auto before = listing(w.str());
+    for (const char *program : {"hone-lora", "hone-full"})
+        expect_refused(w.run({program, "tune", "--model", w / "model", "--device", "cpu", "--plans",
+                              w / "plans.json"}),
+                       2, {"ERR_UNSUPPORTED", "matrix products of a GPU", "cpu"});
+    EXPECT_EQ(listing(w.str()), before);
+}
+
+TEST(CliTune, PlansOnTheCpuAreAWarning)
+{
+    const Workplace w;
+    const Ran r = w.run(w.base("check") + Words{"--device", "cpu", "--plans", w / "plans.json"});
+    expect_done(r);
+    EXPECT_TRUE(contains(r.err, "plans.json has no effect on the CPU")) << r.err;
+    const Ran off = w.run(w.base("check") + Words{"--device", "cpu", "--plans", "off"});
+    expect_done(off);
+    EXPECT_FALSE(contains(off.err, "no effect")) << off.err;
 }
 
 TEST(CliCheck, ShowsTheMaskTokenByToken)

@@ -434,7 +434,8 @@ class Small : public ::testing::Test {
         adapt = hn_lora_hook(&peft);
     }
     void TearDown() override { hn_peft_config_clear(&peft); }
-    void setup(Engine &m, int64_t rows, double dropout)
+    void recompute_and_compare(double dropout, bool full);
+    void configure(Engine &m, int64_t rows, double dropout)
     {
         peft.dropout = dropout;
         m.o.adapt = &adapt;
@@ -442,6 +443,10 @@ class Small : public ::testing::Test {
         m.o.batch_rows = rows;
         m.o.seq_len = 12;
         m.o.max_seqs = rows;
+    }
+    void setup(Engine &m, int64_t rows, double dropout)
+    {
+        configure(m, rows, dropout);
         m.open(5);
         for (int64_t i = 0; i < hn_params_count(m.params()); i++) /* B = 0 hides half of it */
             if (hn_params_at(m.params(), i)->adapter) {
@@ -487,12 +492,53 @@ TEST_F(Small, DropoutDoesNotDependOnTheMicroBatch)
 
 TEST_F(Small, RecomputingLayersGivesTheSameBitsInLessMemory)
 {
-    std::vector<float> grads[2];
-    size_t bytes[2];
-    for (int k = 0; k < 2; k++) {
+    for (const double dropout : {0.0, 0.2}) /* with one, q, k and v are products of their own */
+        for (const bool full : {false, true}) recompute_and_compare(dropout, full);
+}
+
+TEST_F(Small, AsFewLayersRunAgainAsMakeThePlanFit)
+{
+    size_t all = 0, total[3];
+    for (const int64_t layers : {0, 1, 2}) {
         Engine m(dir);
-        m.o.recompute = k == 1;
+        m.o.recompute = HN_RECOMPUTE_AUTO;
+        m.o.memory = layers == 0 ? 0 : total[layers - 1] - 1;
         setup(m, 8, 0.2);
+        hn_plan_sizes s;
+        hn_plan_sizes_of(hn_engine_program(m.e), &s);
+        total[layers] = s.total_bytes;
+        EXPECT_EQ(hn_engine_recomputed(m.e), layers);
+        char *text = hn_engine_plan_text(m.e);
+        EXPECT_EQ(std::strstr(text, "recompute: ") != nullptr, layers > 0) << text;
+        const bool one = std::strstr(text, "recompute: 1 of 2 layers, to fit 0.0 GiB") != nullptr;
+        EXPECT_EQ(one, layers == 1) << text;
+        hn_free(text);
+        all = s.total_bytes;
+    }
+    Engine m(dir);
+    m.o.recompute = HN_RECOMPUTE_AUTO;
+    m.o.memory = all - 1;
+    configure(m, 8, 0.2);
+    ASSERT_HN_OK(hn_engine_new(&m.o, &m.e));
+    EXPECT_EQ(hn_engine_recomputed(m.e), 2);
+    char *text = hn_engine_plan_text(m.e);
+    EXPECT_NE(std::strstr(text, "all 2 layers\nit does not fit: there are "), nullptr) << text;
+    hn_free(text);
+    EXPECT_HN_FAIL(hn_engine_allocate(m.e), HN_ERR_MEMORY, "GiB may be taken");
+}
+
+/* Not a bit depends on how many layers run again. */
+void Small::recompute_and_compare(double dropout, bool full)
+{
+    std::vector<float> grads[3];
+    size_t bytes[3], total = 0;
+    const hn_adapt all = {.parameter = all_parameters, .linear = nullptr, .context = nullptr};
+    for (int k = 0; k < 3; k++) {
+        Engine m(dir);
+        m.o.recompute = k == 0 ? HN_RECOMPUTE_OFF : k == 1 ? HN_RECOMPUTE_AUTO : HN_RECOMPUTE_ON;
+        if (k == 1) m.o.memory = total - 1; /* a byte less than without */
+        if (full) adapt = all;
+        setup(m, 8, dropout);
         m.fill(ids, {0, 20, 40, 60, 80, 100, 120, 140});
         ASSERT_HN_OK(hn_engine_begin(m.e, 0));
         ASSERT_HN_OK(hn_engine_micro(m.e, 0));
@@ -504,9 +550,14 @@ TEST_F(Small, RecomputingLayersGivesTheSameBitsInLessMemory)
         hn_plan_sizes s;
         hn_plan_sizes_of(hn_engine_program(m.e), &s);
         bytes[k] = s.class_bytes[HN_MEM_TRANSIENT];
+        total = s.total_bytes;
+        EXPECT_EQ(hn_engine_recomputed(m.e), k);
     }
     EXPECT_TRUE(same_bits(grads[0], grads[1]));
+    EXPECT_TRUE(same_bits(grads[0], grads[2]));
     EXPECT_LT(bytes[1], bytes[0]);
+    EXPECT_LT(bytes[2], bytes[1]);
+    adapt = hn_lora_hook(&peft);
 }
 
 TEST_F(Small, NothingIsAllocatedInAStep)

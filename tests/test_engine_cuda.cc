@@ -1,6 +1,6 @@
 /* The engine on a GPU: executors agree bit for bit, CPU and GPU learn the same, the plan is what is
- * taken, and nothing is taken behind it. cudaMalloc and its kin are counted by the linker's --wrap
- * (CMakeLists.txt). */
+ * taken, nothing is taken behind it, and the host does not wait. cudaMalloc and its kin, and calls
+ * that wait, are counted by the linker's --wrap (CMakeLists.txt). */
 #include <jansson.h>
 
 #include "cuda_test.h"
@@ -12,21 +12,26 @@
 #include "runtime/train/generator.h"
 #include "runtime/train/lora_hook.h"
 
-static int64_t device_allocations;
+static int64_t device_allocations, waits, waits_for_events;
 
 extern "C" {
-#define HN_COUNTED(name, parameters, arguments) \
-    cudaError_t __real_##name parameters;       \
-    cudaError_t __wrap_##name parameters;       \
-    cudaError_t __wrap_##name parameters        \
-    {                                           \
-        device_allocations++;                   \
-        return __real_##name arguments;         \
+#define HN_COUNTED(counter, name, parameters, arguments) \
+    cudaError_t __real_##name parameters;                \
+    cudaError_t __wrap_##name parameters;                \
+    cudaError_t __wrap_##name parameters                 \
+    {                                                    \
+        counter++;                                       \
+        return __real_##name arguments;                  \
     }
-HN_COUNTED(cudaMalloc, (void **p, size_t n), (p, n))
-HN_COUNTED(cudaMallocAsync, (void **p, size_t n, cudaStream_t s), (p, n, s))
-HN_COUNTED(cudaHostAlloc, (void **p, size_t n, unsigned f), (p, n, f))
-HN_COUNTED(cudaMallocHost, (void **p, size_t n), (p, n))
+HN_COUNTED(device_allocations, cudaMalloc, (void **p, size_t n), (p, n))
+HN_COUNTED(device_allocations, cudaMallocAsync, (void **p, size_t n, cudaStream_t s), (p, n, s))
+HN_COUNTED(device_allocations, cudaHostAlloc, (void **p, size_t n, unsigned f), (p, n, f))
+HN_COUNTED(device_allocations, cudaMallocHost, (void **p, size_t n), (p, n))
+HN_COUNTED(waits, cudaStreamSynchronize, (cudaStream_t s), (s))
+HN_COUNTED(waits, cudaDeviceSynchronize, (), ())
+HN_COUNTED(waits, cudaMemcpy, (void *to, const void *from, size_t n, cudaMemcpyKind k),
+           (to, from, n, k))
+HN_COUNTED(waits_for_events, cudaEventSynchronize, (cudaEvent_t e), (e))
 #undef HN_COUNTED
 }
 
@@ -75,7 +80,7 @@ class Job {
         o.seq_len = s.seq_len;
         o.max_seqs = s.rows;
         o.train = o.eval = true;
-        o.recompute = s.recompute;
+        o.recompute = s.recompute ? HN_RECOMPUTE_ON : HN_RECOMPUTE_OFF;
         o.logits_rows = 8;
         o.optimizer.beta1 = 0.9;
         o.optimizer.beta2 = 0.999;
@@ -110,15 +115,19 @@ class Job {
         for (int64_t s = 0; s <= o.max_seqs; s++) in.offsets[s] = (int32_t)(s * o.seq_len);
     }
     int32_t token(int64_t n) const { return (int32_t)((n * n / 3 + n) % model.config.vocab); }
-    hn_step_report step(int64_t t)
+    void step(int64_t t, hn_step_report *report)
     {
-        hn_step_report r = {};
         EXPECT_HN_OK(hn_engine_begin(e, t));
         for (int64_t a = 0; a < 2; a++) {
             fill(2 * t + a);
             EXPECT_HN_OK(hn_engine_micro(e, a));
         }
-        EXPECT_HN_OK(hn_engine_update(e, 1e-2, &r));
+        EXPECT_HN_OK(hn_engine_update(e, 1e-2, report));
+    }
+    hn_step_report step(int64_t t)
+    {
+        hn_step_report r = {};
+        step(t, &r);
         return r;
     }
     std::vector<double> losses(int64_t steps)
@@ -211,6 +220,48 @@ TEST(EngineOnCudaMemory, NothingIsAllocatedBehindThePlan)
         EXPECT_EQ(after, before); /* what libraries might take by themselves would show here */
     }
     EXPECT_GT(device_allocations, 0); /* the counter counts */
+}
+
+/* Between two looks at the reports the host waits for nothing but a staging batch that is in use
+ * still two batches later; what it learns is what it learns when it waits for every step. */
+TEST(EngineOnCudaWaits, TheHostRunsAhead)
+{
+    HN_NEED_CUDA();
+    enum { STEPS = 40 };
+    for (const hn_executor x : {HN_EXECUTOR_NODES, HN_EXECUTOR_GRAPH}) {
+        Job waiting(MODEL, {.executor = x}), ahead(MODEL, {.executor = x});
+        const auto want = waiting.losses(STEPS);
+        std::vector<double> got;
+        const auto take = [&](bool wait) {
+            bool there = true;
+            hn_step_report r;
+            while (there) {
+                ASSERT_HN_OK(hn_engine_report(ahead.e, wait, &there, &r));
+                if (there) got.push_back(r.loss);
+            }
+        };
+        const int64_t waits_before = waits, events_before = waits_for_events;
+        for (int64_t t = 0; t < STEPS; t++) {
+            ahead.step(t, nullptr);
+            take(false);
+        }
+        EXPECT_EQ(waits, waits_before);
+        EXPECT_LE(waits_for_events - events_before, 2 * STEPS); /* one a batch at most */
+        take(true);
+        EXPECT_EQ(waits, waits_before);
+        EXPECT_EQ(got, want);
+        EXPECT_TRUE(same_bits(ahead.trained(), waiting.trained()));
+        EXPECT_GT(waits, waits_before); /* the counter counts */
+    }
+}
+
+TEST(EngineOnCudaWaits, ReportsThatNobodyTakesEndTheRun)
+{
+    HN_NEED_CUDA();
+    Job r(MODEL, {});
+    for (int64_t t = 0; t < HN_ENGINE_AHEAD; t++) r.step(t, nullptr);
+    EXPECT_HN_FAIL(hn_engine_update(r.e, 1e-2, nullptr), HN_ERR_ARG,
+                   "the reports of 8 steps have not been taken");
 }
 
 /* The memory that goes is what the plan says, to 2 % or 64 MiB. */

@@ -16,6 +16,9 @@ TEST(GemmCudaPadded, RowsBeginOn16ByteBoundaries)
 } // namespace
 
 #ifdef HONE_CUDA
+#include <cublasLt.h>
+#include <dlfcn.h>
+
 #include "gemm_cuda_test.h"
 #include "runtime/base/json.h"
 
@@ -361,6 +364,149 @@ TEST_F(GemmCudaPlans, AnAlgorithmThatDoesNotFitIsRefusedByShape)
     if (json_is_true(json_object_get(o, "plain"))) GTEST_SKIP() << "no algorithm to offer";
     json_object_set(o, "words", json_object_get(json_array_get(plans, 0), "words"));
     refused(HN_ERR_UNSUPPORTED, "m=33 n=20 k=65 batch=2");
+}
+
+/* The words of a plan, for the library's own functions. */
+cublasLtMatmulAlgo_t algorithm_of(const json_t *plan)
+{
+    cublasLtMatmulAlgo_t algo = {};
+    const std::string words = json_string_value(json_object_get(plan, "words"));
+    for (size_t i = 0; i < std::size(algo.data); i++)
+        algo.data[i] = std::stoull(words.substr(16 * i, 16), nullptr, 16);
+    return algo;
+}
+
+void put_algorithm(json_t *plan, const cublasLtMatmulAlgo_t &algo)
+{
+    std::string words;
+    for (const uint64_t word : algo.data) {
+        char digits[17];
+        std::snprintf(digits, sizeof digits, "%016llx", (unsigned long long)word);
+        words += digits;
+    }
+    json_object_set_new(plan, "words", json_string(words.c_str()));
+}
+
+/* Sums in the output's memory and type: no plan of ours, whoever wrote it into the list. */
+TEST_F(GemmCudaPlans, AnAlgorithmWithSumsInTheOutputIsRefused)
+{
+    HN_NEED_CUDA();
+    make();
+    json_t *const o = json_array_get(plans, 0);
+    if (json_is_true(json_object_get(o, "plain"))) GTEST_SKIP() << "no algorithm to change";
+    using Set = cublasStatus_t (*)(cublasLtMatmulAlgo_t *, cublasLtMatmulAlgoConfigAttributes_t,
+                                   const void *, size_t);
+    void *library = nullptr;
+    for (const char *name : {"libcublasLt.so.13", "libcublasLt.so.12", "libcublasLt.so"})
+        if (library == nullptr) library = dlopen(name, RTLD_NOW | RTLD_LOCAL);
+    ASSERT_NE(library, nullptr) << dlerror();
+    const auto set = reinterpret_cast<Set>(dlsym(library, "cublasLtMatmulAlgoConfigSetAttribute"));
+    ASSERT_NE(set, nullptr);
+    cublasLtMatmulAlgo_t algo = algorithm_of(o);
+    const uint32_t parts = 2, scheme = CUBLASLT_REDUCTION_SCHEME_INPLACE;
+    if (set(&algo, CUBLASLT_ALGO_CONFIG_SPLITK_NUM, &parts, sizeof parts) !=
+            CUBLAS_STATUS_SUCCESS ||
+        set(&algo, CUBLASLT_ALGO_CONFIG_REDUCTION_SCHEME, &scheme, sizeof scheme) !=
+            CUBLAS_STATUS_SUCCESS)
+        GTEST_SKIP() << "the algorithm knows no parts";
+    put_algorithm(o, algo);
+    refused(HN_ERR_UNSUPPORTED, "m=130 n=264 k=520"); /* by us, or by the library before */
+}
+
+TEST_F(GemmCudaPlans, OfferedPlansWaitForTheirShape)
+{
+    HN_NEED_CUDA();
+    make();
+    Gemm g;
+    int64_t n = -1, offered = -1;
+    ASSERT_HN_OK(hn_gemm_cuda_offer(g, plans, "test"));
+    hn_gemm_cuda_count(g, &n, &offered);
+    EXPECT_EQ(n, 0);
+    EXPECT_EQ(offered, 0);
+    EXPECT_TRUE(bits_of(g, kSmall) == small);
+    bits_of(g, {16, 16, 16, 1, false, false, HN_F32, HN_F32, 0, 0, false, NOTHING}); /* not there */
+    hn_gemm_cuda_count(g, &n, &offered);
+    EXPECT_EQ(n, 2);
+    EXPECT_EQ(offered, 1);
+    json_t *used = nullptr;
+    ASSERT_HN_OK(hn_gemm_cuda_plans(g, &used));
+    EXPECT_TRUE(json_equal(json_array_get(used, 0), json_array_get(plans, 1)));
+    json_decref(used);
+    /* restored ones go before */
+    ASSERT_HN_OK(hn_gemm_cuda_restore(g, plans, "test"));
+    hn_gemm_cuda_count(g, &n, &offered);
+    EXPECT_EQ(n, 3);
+    EXPECT_EQ(offered, 0);
+    EXPECT_TRUE(bits_of(g, kLarge) == large);
+    EXPECT_STREQ(hn_gemm_cuda_gpu(g),
+                 json_string_value(json_object_get(json_array_get(plans, 0), "gpu")));
+    EXPECT_EQ(hn_gemm_cuda_version(g),
+              json_integer_value(json_object_get(json_array_get(plans, 0), "library")));
+}
+
+TEST_F(GemmCudaPlans, DamagedOffersAreRefused)
+{
+    HN_NEED_CUDA();
+    make();
+    Gemm g;
+    json_object_set_new(json_array_get(plans, 1), "words", json_string("12"));
+    EXPECT_HN_FAIL(hn_gemm_cuda_offer(g, plans, "plans.json"), HN_ERR_FORMAT, "plans.json");
+    int64_t n = -1, offered = -1;
+    bits_of(g, kLarge);
+    hn_gemm_cuda_count(g, &n, &offered);
+    EXPECT_EQ(offered, 0);
+}
+
+/* Every kind of product: the search leaves a plan that works, gives the same bits on every run, and
+ * comes back from its list. */
+TEST(GemmCudaTune, FindsPlansThatMatchTheSumAndRepeat)
+{
+    HN_NEED_CUDA();
+    Gemm g;
+    std::vector<Case> cases = {kLarge, kSmall};
+    for (const auto &t : kTypes)
+        for (const Add add : {NOTHING, OTHER}) {
+            const bool bias = t[0] == t[1];
+            cases.push_back({64, 128, 96, 1, false, true, t[0], t[1], 0, 0, bias, add});
+            cases.push_back({64, 128, 96, 3, true, false, t[0], t[1], 0, 8, false, add});
+            cases.push_back({17, 19, 23, 1, false, true, t[0], t[1], 1, 3, bias, add}); /* plain? */
+        }
+    for (const Case &s : cases) bits_of(g, s);
+    int64_t n = 0, offered = 0;
+    hn_gemm_cuda_count(g, &n, &offered);
+    ASSERT_EQ(n, (int64_t)cases.size());
+    for (int64_t i = 0; i < n; i++) {
+        const Case &s = cases[(size_t)i];
+        hn_gemm_cuda_tuned t = {};
+        ASSERT_HN_OK(hn_gemm_cuda_tune(g, i, nullptr, &t)) << text_of(s);
+        EXPECT_EQ(t.m, s.m);
+        EXPECT_EQ(t.k, s.k);
+        EXPECT_EQ(t.calls, 1);
+        if (t.tried == 0) continue;
+        EXPECT_GT(t.best_us, 0) << text_of(s);
+        EXPECT_LE(t.best_us, t.first_us) << text_of(s);
+    }
+    json_t *plans = nullptr;
+    ASSERT_HN_OK(hn_gemm_cuda_plans(g, &plans));
+    Gemm again;
+    ASSERT_HN_OK(hn_gemm_cuda_offer(again, plans, "test"));
+    for (const Case &s : cases) {
+        Product(s).check(g, text_of(s));
+        const auto bits = bits_of(g, s);
+        EXPECT_TRUE(bits_of(g, s) == bits) << text_of(s);
+        EXPECT_TRUE(bits_of(again, s) == bits) << text_of(s);
+    }
+    hn_gemm_cuda_count(again, &n, &offered);
+    EXPECT_EQ(offered, n);
+    json_decref(plans);
+}
+
+TEST(GemmCudaTune, NamesWhatIsWrong)
+{
+    HN_NEED_CUDA();
+    Gemm g;
+    hn_gemm_cuda_tuned t = {};
+    EXPECT_HN_FAIL(hn_gemm_cuda_tune(g, 0, nullptr, &t), HN_ERR_ARG, "product 0 of 0");
 }
 
 TEST(GemmCudaCheck, NamesWhatIsWrong)

@@ -1,6 +1,7 @@
 /* The graph core: types, names, views, gradients as nodes, dead nodes, placement, red zones. */
 #include "hn_test.h"
 #include "runtime/base/alloc.h"
+#include "runtime/base/convert.h"
 #include "runtime/graph/plan.h"
 #include "runtime/graph/run.h"
 #include "runtime/graph/tensor.h"
@@ -244,6 +245,97 @@ TEST_F(Graph, FrozenInputsGetNoGradientAndCostNothing)
     EXPECT_NE(hn_graph_grad(g, x), nullptr);
 }
 
+/* A normed gated block with trained weights: y = down(swiglu(gate(n), up(n))), n = rmsnorm(x). The
+ * outputs of norm and swiglu are kept where somebody asks for them. */
+struct Block {
+    hn_tensor *norm[HN_MAX_OUT] = {}, *act[HN_MAX_OUT] = {}, *w[4] = {};
+    hn_graph *g = nullptr;
+    std::vector<float> gradients;
+    size_t bytes = 0;
+    bool keeps; /* backward reads what forward has made */
+
+    explicit Block(hn_program *p, bool keep, bool segment = false)
+    {
+        enum { ROWS = 40, D = 6, F = 20 };
+        hn_tensor *x = nullptr, *seed = nullptr, *out[HN_MAX_OUT] = {};
+        const hn_type rows = f32_2d(ROWS, D), gain = hn_type_1d(HN_F32, D);
+        const hn_type up = f32_2d(F, D), down = f32_2d(D, F);
+        const hn_type *types[] = {&gain, &up, &up, &down};
+        const char *const names[] = {"gain", "gate", "up", "down"};
+        EXPECT_HN_OK(hn_program_tensor(p, HN_MEM_INPUT, "x", &rows, &x));
+        EXPECT_HN_OK(hn_program_tensor(p, HN_MEM_INPUT, "seed", &rows, &seed));
+        for (int k = 0; k < 4; k++) {
+            EXPECT_HN_OK(hn_program_tensor(p, HN_MEM_WEIGHT, names[k], types[k], &w[k]));
+            w[k]->needs_grad = true;
+        }
+        EXPECT_HN_OK(hn_graph_new(p, "g", true, &g));
+        const hn_attr eps = {.norm = {.eps = 1e-5f}}, one = {.linear = {.alpha = 1}};
+        if (segment) hn_segment_begin(g);
+        hn_tensor *norm_in[] = {x, nullptr, w[0]};
+        EXPECT_HN_OK(hn_emit(g, HN_OP_ADD_RMSNORM, "norm", norm_in, &eps, norm));
+        hn_tensor *in[] = {norm[1], w[1], nullptr, nullptr}, *gated[2];
+        EXPECT_HN_OK(hn_emit(g, HN_OP_LINEAR, "gate", in, &one, out));
+        gated[0] = out[0];
+        in[1] = w[2];
+        EXPECT_HN_OK(hn_emit(g, HN_OP_LINEAR, "up", in, &one, out));
+        gated[1] = out[0];
+        EXPECT_HN_OK(hn_emit(g, HN_OP_SWIGLU, "act", gated, nullptr, act));
+        in[0] = act[0];
+        in[1] = w[3];
+        EXPECT_HN_OK(hn_emit(g, HN_OP_LINEAR, "down", in, &one, out));
+        hn_segment_end(g);
+        if (keep) hn_graph_keep(norm[1]), hn_graph_keep(act[0]);
+        EXPECT_HN_OK(hn_graph_backward(g, 1, out, &seed));
+        for (auto *t : w) hn_graph_keep(hn_graph_grad(g, t));
+        run(p, x, seed);
+    }
+    void run(hn_program *p, hn_tensor *x, hn_tensor *seed)
+    {
+        const hn_plan_options o = {.guard_bytes = 64};
+        hn_plan_sizes sizes;
+        hn_step_block step = {};
+        ASSERT_HN_OK(hn_plan_build(p, &o));
+        ASSERT_HN_OK(hn_plan_allocate(p));
+        uint32_t n = 1;
+        for (hn_tensor *t : {x, seed, w[0], w[1], w[2], w[3]})
+            for (size_t i = 0; i < hn_type_bytes(&t->type) / sizeof(float); i++)
+                ((float *)t->data)[i] =
+                    (float)((n = n * 1664525u + 1013904223u) >> 8) * 0x1p-23f - 1;
+        const hn_run_options run = {.step = &step, .check = true};
+        ASSERT_HN_OK(hn_graph_run(g, &run));
+        for (auto *t : w) {
+            const hn_tensor *d = hn_graph_grad(g, t);
+            for (int64_t i = 0; i < hn_type_rows(&d->type); i++)
+                for (int64_t j = 0; j < hn_type_cols(&d->type); j++)
+                    gradients.push_back(((float *)d->data)[i * hn_type_ld(&d->type) + j]);
+        }
+        hn_plan_sizes_of(p, &sizes);
+        bytes = sizes.class_bytes[HN_MEM_TRANSIENT];
+        keeps = false;
+        for (int64_t i = 0; i < hn_graph_nodes(g); i++)
+            for (const hn_tensor *t : hn_graph_node(g, i)->in)
+                keeps |= hn_graph_node(g, i)->backward && t && (t == norm[1] || t == act[0]);
+    }
+};
+
+/* Weight gradients wait for the node that makes their input again; the bits stay the same. */
+TEST_F(Graph, WhatBackwardMakesAgainIsNotKept)
+{
+    hn_program *other = nullptr, *third = nullptr;
+    ASSERT_HN_OK(hn_program_new(1, &other));
+    ASSERT_HN_OK(hn_program_new(1, &third));
+    const Block made(p, false), kept(other, true), segment(third, false, true);
+    EXPECT_FALSE(made.keeps);
+    EXPECT_TRUE(kept.keeps);
+    EXPECT_LT(made.bytes, kept.bytes);
+    EXPECT_TRUE(same_bits(made.gradients, kept.gradients));
+    EXPECT_TRUE(same_bits(made.gradients, segment.gradients)); /* layers that run again: not both */
+    EXPECT_EQ(hn_graph_nodes(made.g), hn_graph_nodes(kept.g));
+    EXPECT_GT(hn_graph_nodes(segment.g), hn_graph_nodes(made.g));
+    hn_program_free(third);
+    hn_program_free(other);
+}
+
 TEST_F(Graph, NodesThatNobodyReadsAreRemoved)
 {
     hn_graph *g = graph("g", false);
@@ -257,6 +349,166 @@ TEST_F(Graph, NodesThatNobodyReadsAreRemoved)
     at(x, 3, 3) = 1;
     ASSERT_HN_OK(run(g));
     EXPECT_EQ(at(kept, 3, 3), 6);
+}
+
+/* linear, then add_rmsnorm with a residual that another node makes. */
+class GraphFuse : public Graph {
+  protected:
+    static constexpr int ROWS = 3, IN = 5, OUT = 4;
+    hn_graph *g = nullptr;
+    hn_tensor *x = nullptr, *w = nullptr, *r = nullptr, *gain = nullptr;
+    hn_tensor *res = nullptr, *y = nullptr, *sum = nullptr, *normed = nullptr;
+
+    hn_tensor *real(const char *name, hn_dtype dtype, int64_t rows, int64_t cols)
+    {
+        hn_tensor *t = nullptr;
+        const hn_type type = hn_type_2d(dtype, rows, cols);
+        EXPECT_HN_OK(hn_program_tensor(p, HN_MEM_INPUT, name, &type, &t));
+        return t;
+    }
+    void inputs(hn_dtype dtype, bool training = false)
+    {
+        const hn_type one = hn_type_1d(dtype, OUT);
+        g = graph("g", training);
+        x = real("x", dtype, ROWS, IN), w = real("w", dtype, OUT, IN),
+        r = real("r", dtype, ROWS, OUT);
+        ASSERT_HN_OK(hn_program_tensor(p, HN_MEM_INPUT, "gain", &one, &gain));
+    }
+    void residual() { res = emit(g, HN_OP_SCALE, {r}, 1); }
+    void linear() { y = emit(g, HN_OP_LINEAR, {x, w, nullptr, nullptr}); }
+    void norm()
+    {
+        hn_tensor *in[] = {y, res, gain}, *out[HN_MAX_OUT] = {};
+        hn_attr attr = {};
+        attr.norm.eps = 1e-5f;
+        ASSERT_HN_OK(hn_emit(g, HN_OP_ADD_RMSNORM, "norm", in, &attr, out));
+        sum = out[0], normed = out[1];
+        hn_graph_keep(sum), hn_graph_keep(normed);
+    }
+    void fill()
+    {
+        for (hn_tensor *t : {x, w, r, gain}) {
+            const auto v = normal_f32((size_t)hn_type_elements(&t->type), (unsigned)t->name[0]);
+            ASSERT_HN_OK(hn_tensor_set(t, v.data()));
+        }
+    }
+    static std::vector<float> get(const hn_tensor *t)
+    {
+        std::vector<float> v((size_t)hn_type_elements(&t->type));
+        EXPECT_HN_OK(hn_tensor_get(t, v.data()));
+        return v;
+    }
+    const hn_node *the(hn_op_id op) const
+    {
+        for (int64_t i = 0; i < hn_graph_nodes(g); i++)
+            if (hn_graph_node(g, i)->op == op) return hn_graph_node(g, i);
+        return nullptr;
+    }
+    bool fused() const { return the(HN_OP_LINEAR)->in[3] != nullptr; }
+    /* sum = round(x w^T + res) with `roundings` in all, and its norm. */
+    void expect_values(int roundings)
+    {
+        const auto xv = get(x), wv = get(w), rv = get(r), gv = get(gain), sv = get(sum);
+        const auto nv = get(normed);
+        const hn_dtype t = x->type.dtype;
+        for (int i = 0; i < ROWS; i++) {
+            double squares = 0;
+            for (int j = 0; j < OUT; j++) {
+                double v = 0;
+                for (int k = 0; k < IN; k++)
+                    v += (double)xv[(size_t)(i * IN + k)] * (double)wv[(size_t)(j * IN + k)];
+                if (roundings > 1) v = (double)hn_round_f32(t, (float)v);
+                const size_t at = (size_t)(i * OUT + j);
+                EXPECT_EQ(sv[at], hn_round_f32(t, (float)(v + (double)rv[at])));
+                squares += (double)sv[at] * (double)sv[at];
+            }
+            for (int j = 0; j < OUT; j++) {
+                const size_t at = (size_t)(i * OUT + j);
+                const double want =
+                    (double)sv[at] / std::sqrt(squares / OUT + 1e-5) * (double)gv[(size_t)j];
+                EXPECT_NEAR((double)nv[at], want, std::fabs(want) * 0x1p-8);
+            }
+        }
+    }
+};
+
+TEST_F(GraphFuse, AProductAddsTheResidualThatItsNormWouldAdd)
+{
+    inputs(HN_BF16), residual(), linear(), norm();
+    plan(64);
+    fill();
+    hn_run_options o = {.step = &step, .twin = true, .check = true};
+    ASSERT_HN_OK(hn_graph_run(g, &o));
+    EXPECT_TRUE(fused());
+    EXPECT_EQ(the(HN_OP_LINEAR)->out[0], sum);
+    EXPECT_EQ(the(HN_OP_ADD_RMSNORM)->in[0], sum);
+    EXPECT_EQ(the(HN_OP_ADD_RMSNORM)->in[1], nullptr);
+    expect_values(1);
+    o.twin = false;
+    ASSERT_HN_OK(hn_graph_run(g, &o));
+    expect_values(1);
+}
+
+TEST_F(GraphFuse, NothingChangesInF32)
+{
+    inputs(HN_F32), residual(), linear(), norm();
+    plan(64);
+    EXPECT_FALSE(fused());
+}
+
+TEST_F(GraphFuse, AProductThatIsReadElsewhereStays)
+{
+    inputs(HN_BF16), residual(), linear(), norm();
+    hn_graph_keep(emit(g, HN_OP_SCALE, {y}, 2));
+    plan(64);
+    fill();
+    ASSERT_HN_OK(run(g, true));
+    EXPECT_FALSE(fused());
+    expect_values(2);
+}
+
+TEST_F(GraphFuse, AKeptProductStays)
+{
+    inputs(HN_BF16), residual(), linear(), norm();
+    hn_graph_keep(y);
+    plan(64);
+    EXPECT_FALSE(fused());
+}
+
+TEST_F(GraphFuse, AResidualThatIsMadeLaterStays)
+{
+    inputs(HN_BF16), linear(), residual(), norm();
+    plan(64);
+    fill();
+    ASSERT_HN_OK(run(g, true));
+    EXPECT_FALSE(fused());
+    expect_values(2);
+}
+
+/* Backward was recorded with the sum; it reads the same one. */
+TEST_F(GraphFuse, GradientsAreThoseOfTheNormBehindTheSum)
+{
+    inputs(HN_BF16, true);
+    x->needs_grad = r->needs_grad = true;
+    residual(), linear(), norm();
+    hn_tensor *seed = real("seed", HN_BF16, ROWS, OUT);
+    ASSERT_HN_OK(hn_graph_backward(g, 1, &normed, &seed));
+    hn_tensor *dx = hn_graph_grad(g, x), *dr = hn_graph_grad(g, r);
+    hn_graph_keep(dx), hn_graph_keep(dr);
+    plan(64);
+    fill();
+    ASSERT_HN_OK(hn_tensor_set(seed, normal_f32(ROWS * OUT, 9).data()));
+    ASSERT_HN_OK(run(g, true));
+    EXPECT_TRUE(fused());
+    EXPECT_EQ(the(HN_OP_ADD_RMSNORM_BWD)->in[0], sum);
+    const auto dsum = get(dr), wv = get(w), dxv = get(dx); /* dr is the gradient of the sum */
+    for (int i = 0; i < ROWS; i++)
+        for (int k = 0; k < IN; k++) {
+            double want = 0;
+            for (int j = 0; j < OUT; j++)
+                want += (double)dsum[(size_t)(i * OUT + j)] * (double)wv[(size_t)(j * IN + k)];
+            EXPECT_NEAR((double)dxv[(size_t)(i * IN + k)], want, std::fabs(want) * 0x1p-8 + 1e-5);
+        }
 }
 
 /* In a random graph no two tensors that live at the same time overlap, and the values are those of
@@ -321,6 +573,7 @@ TEST_F(Graph, GraphsShareTheTransientBlock)
     hn_plan_sizes_of(p, &s);
     EXPECT_EQ(s.class_bytes[HN_MEM_TRANSIENT], 32u * 32 * sizeof(float));
     EXPECT_STREQ(s.widest_graph, "wide");
+    EXPECT_STREQ(s.widest_node, "node");
     EXPECT_EQ(ya->data, yb->data);
 }
 

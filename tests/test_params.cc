@@ -82,7 +82,7 @@ class Model {
         const hn_params_options o = {.dtype = s.dtype,
                                      .moments = 2,
                                      .gradients = true,
-                                     .launches = storage != UNFORCED,
+                                     .fuse = storage == UNFORCED ? HN_FUSE_WIDE : HN_FUSE_ALWAYS,
                                      .border = storage == BORDERED};
         EXPECT_HN_OK(hn_params_create(params, p, &o));
         record(n, storage, recompute);

@@ -72,6 +72,9 @@ typedef struct {
     int64_t value_dim; /* 0: head_dim */
     int64_t window;    /* keys that a query sees, itself included; 0: all */
     int64_t longest;   /* no sequence has more rows (a promise, like offsets); 0: q_rows */
+    bool even;         /* a permission: the rows may be taken to be sequences of `longest`
+                        * rows each (q_rows is a multiple of it), whatever the offsets say; nobody
+                        * reads what that changes */
     float scale;       /* finite; usually 1 / sqrt(head_dim) */
     float softcap;     /* 0: none */
     bool causal;
@@ -101,7 +104,8 @@ HN_NODISCARD hn_status hn_attention_bwd_fast(const hn_attention_args *a, void *s
  * before they meet v, dout, k and q; everything else is plain fp32 (no TF32), as said above; there
  * each further 64 columns of a head compute the scores once more. A masked operand that is NaN or
  * Inf (v; in backward q, k and dout, too) may reach rows that do not see it (0 * NaN), within its
- * sequence. scratch: that many bytes of device memory, 64-byte aligned. */
+ * sequence. On sm_90, without softcap and with scale > 0, programs with code for sm_90a do the same
+ * with wgmma, several times as fast. scratch: that many bytes of device memory, 64-byte aligned. */
 HN_CUDA_FUNCTION size_t hn_attention_bwd_cuda_scratch(const hn_attention_args *a);
 HN_NODISCARD HN_CUDA_FUNCTION hn_status hn_attention_fwd_cuda(const hn_attention_args *a,
                                                               hn_stream stream);

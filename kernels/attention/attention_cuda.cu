@@ -1,7 +1,12 @@
-/* The launchers of attention: kernels on the tensor cores where shapes and alignment allow, plain
- * ones for the rest; and delta[i, h] = sum_c dout[i, c] o[i, c], a warp for each row and head. */
-#include "kernels/attention/cuda_attention_mma.h"
+/* The launchers of attention: kernels on the tensor cores where shapes and alignment allow (on
+ * sm_90 those for wgmma, unless a softcap or a scale asks for more than they do), plain ones for
+ * the rest; and delta[i, h] = sum_c dout[i, c] o[i, c], a warp for each row and head, or with heads
+ * of the tensor cores as many lanes as the head has pieces of 16 bytes. */
+#include <string.h>
+
+#include "kernels/attention/cuda_attention_wgmma.h"
 #include "runtime/base/check.h"
+#include "runtime/base/cuda_vec.h"
 
 namespace {
 
@@ -22,6 +27,30 @@ __global__ void __launch_bounds__(kThreads) attention_delta(const hn_attention_a
             sum += hn_f32(dout[c]) * hn_f32(o[c]);
         sum = hn_warp_sum(sum);
         if (threadIdx.x % 32 == 0) delta[w] = sum;
+    }
+}
+
+/* kLanes * 8 = value_dim; 8 or 16 divide the threads, so no lane of a sum is missing. */
+template <int kLanes>
+__global__ void __launch_bounds__(kThreads)
+    attention_delta_wide(const hn_attention_args a, float *delta)
+{
+    const int lane = threadIdx.x % kLanes;
+    const int64_t rounds = (a.q_rows * a.heads * kLanes + gridDim.x * (int64_t)kThreads - 1) /
+                           (gridDim.x * (int64_t)kThreads);
+    for (int64_t n = 0; n < rounds; n++) { /* as often in all threads: they shuffle */
+        const int64_t w = ((n * gridDim.x + blockIdx.x) * kThreads + threadIdx.x) / kLanes;
+        const bool there = w < a.q_rows * a.heads;
+        const int64_t i = there ? w / a.heads : 0;
+        const int64_t col = (there ? w - i * a.heads : 0) * (kLanes * 8) + lane * 8;
+        float g[8], o[8], sum = 0.0f;
+        hn_load_whole<8>((const __nv_bfloat16 *)a.dout + i * a.ld_dout + col, g);
+        hn_load_whole<8>((const __nv_bfloat16 *)a.o + i * a.ld_o + col, o);
+#pragma unroll
+        for (int k = 0; k < 8; k++) sum += g[k] * o[k];
+#pragma unroll
+        for (int d = kLanes / 2; d > 0; d /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, d);
+        if (there && lane == 0) delta[w] = sum;
     }
 }
 
@@ -46,6 +75,50 @@ bool fits_tensor_cores(const hn_attention_args *a, bool backward)
            aligned(a->dv, a->ld_dv);
 }
 
+/* Whether the kernels for wgmma, of which only the code for sm_90a has any, do what is asked. */
+hn_status fits_wgmma(const hn_attention_args *a, bool *fits)
+{
+    int device = 0, major = 0;
+    *fits = false;
+    if (a->softcap > 0.0f || !(a->scale > 0.0f) || !strstr(HONE_CUDA_CODE, "90a")) return HN_OK;
+    HN_TRY(HN_CUDA(cudaGetDevice(&device)));
+    HN_TRY(HN_CUDA(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device)));
+    *fits = major == 9;
+    return HN_OK;
+}
+
+hn_status fwd_tensor_cores(const hn_attention_args *a, hn_stream stream)
+{
+    bool wgmma = false;
+    HN_TRY(fits_wgmma(a, &wgmma));
+    return wgmma ? hn_attention_fwd_wgmma_(a, stream) : hn_attention_fwd_mma_(a, stream);
+}
+
+hn_status bwd_tensor_cores(const hn_attention_args *a, const float *delta, hn_stream stream)
+{
+    bool wgmma = false;
+    HN_TRY(fits_wgmma(a, &wgmma));
+    return wgmma ? hn_attention_bwd_wgmma_(a, delta, stream)
+                 : hn_attention_bwd_mma_(a, delta, stream);
+}
+
+hn_status launch_delta(const hn_attention_args *a, float *delta, hn_stream stream)
+{
+    const int64_t sums = a->q_rows * a->heads;
+    if (fits_tensor_cores(a, true) && aligned(a->o, a->ld_o)) {
+        const int lanes = (int)(a->value_dim / 8);
+        const unsigned grid = hn_grid(sums, kThreads / lanes, kMaxBlocks);
+        if (lanes == 8)
+            attention_delta_wide<8><<<grid, kThreads, 0, stream>>>(*a, delta);
+        else
+            attention_delta_wide<16><<<grid, kThreads, 0, stream>>>(*a, delta);
+    } else {
+        const unsigned grid = hn_grid(sums, kThreads / 32, kMaxBlocks);
+        HN_CUDA_REAL(a->dtype, T, attention_delta<T><<<grid, kThreads, 0, stream>>>(*a, delta));
+    }
+    return HN_CUDA_LAUNCHED("attention_delta");
+}
+
 } // namespace
 
 size_t hn_attention_bwd_cuda_scratch(const hn_attention_args *a)
@@ -57,7 +130,7 @@ hn_status hn_attention_fwd_cuda(const hn_attention_args *a, hn_stream stream)
 {
     HN_TRY(hn_attention_check(a, false));
     const hn_attention_args b = with_value_dim(a);
-    return fits_tensor_cores(&b, false) ? hn_attention_fwd_mma_(&b, stream)
+    return fits_tensor_cores(&b, false) ? fwd_tensor_cores(&b, stream)
                                         : hn_attention_fwd_simt_(&b, stream);
 }
 
@@ -67,9 +140,7 @@ hn_status hn_attention_bwd_cuda(const hn_attention_args *a, void *scratch, hn_st
     HN_TRY(hn_check_pointer("attention", "scratch", scratch));
     const hn_attention_args b = with_value_dim(a);
     float *delta = (float *)scratch;
-    const unsigned grid = hn_grid(b.q_rows * b.heads, kThreads / 32, kMaxBlocks);
-    HN_CUDA_REAL(b.dtype, T, attention_delta<T><<<grid, kThreads, 0, stream>>>(b, delta));
-    HN_TRY(HN_CUDA_LAUNCHED("attention_delta"));
-    return fits_tensor_cores(&b, true) ? hn_attention_bwd_mma_(&b, delta, stream)
+    HN_TRY(launch_delta(&b, delta, stream));
+    return fits_tensor_cores(&b, true) ? bwd_tensor_cores(&b, delta, stream)
                                        : hn_attention_bwd_simt_(&b, delta, stream);
 }

@@ -137,9 +137,35 @@ static hn_status check_ld(const char *name, int64_t rows, int64_t ld, int64_t gr
     return HN_OK;
 }
 
+/* Packed, cuDNN takes one tensor's offsets for another's: with strides of their own it builds, runs
+ * and gives wrong numbers, or reads where nothing is. */
+static hn_status check_pair(const char *names, int64_t one, int64_t other)
+{
+    if (one == other) return HN_OK;
+    return HN_FAIL(HN_ERR_UNSUPPORTED,
+                   "leading dimensions %" PRId64 " and %" PRId64
+                   " of %s: equal ones, for packed sequences",
+                   one, other, names);
+}
+
+static hn_status check_pairs(const hn_attention_args *a, hn_cudnn_pass pass)
+{
+    HN_TRY(check_pair("k and v", a->ld_k, a->ld_v));
+    if (pass == HN_CUDNN_FWD) return HN_OK;
+    if (pass == HN_CUDNN_BWD_FAST) HN_TRY(check_pair("q and dq", a->ld_q, a->ld_dq));
+    HN_TRY(check_pair("k and dk", a->ld_k, a->ld_dk));
+    return check_pair("v and dv", a->ld_v, a->ld_dv);
+}
+
+static bool is_even(const hn_attention_args *a)
+{
+    return a->even && (a->longest == 0 || a->q_rows % a->longest == 0);
+}
+
 static hn_status check_lds(const hn_attention_args *a, hn_cudnn_pass pass)
 {
     const int64_t group = a->heads / a->kv_heads;
+    if (!is_even(a)) HN_TRY(check_pairs(a, pass));
     HN_TRY(check_ld("q", a->q_rows, a->ld_q, 1));
     HN_TRY(check_ld("k", a->kv_rows, a->ld_k, 1));
     HN_TRY(check_ld("v", a->kv_rows, a->ld_v, 1));
@@ -208,8 +234,9 @@ static hn_cudnn_key key_of(const hn_attention_args *a, hn_cudnn_pass pass)
 {
     hn_cudnn_key k = {};
     k.pass = pass;
-    k.sequences = a->sequences;
     k.longest = a->longest > 0 && a->longest < a->q_rows ? a->longest : a->q_rows;
+    k.even = is_even(a);
+    k.sequences = k.even ? a->q_rows / k.longest : a->sequences;
     k.heads = a->heads, k.kv_heads = a->kv_heads, k.head_dim = a->head_dim;
     k.causal = a->causal;
     k.window = a->window > 0 && a->window < k.longest;
@@ -228,7 +255,7 @@ static hn_cudnn_plan *find_plan(const hn_attention_cudnn *c, const hn_cudnn_key 
 
 /* Scratch, each part on a 256-byte boundary:
  *   lengths, offsets | sum of dout * o | fp32 dq | dk a query head | dv a query head | cuDNN's own
- */
+ * (dv in the gaps of dk: in_gaps) */
 struct Layout {
     size_t dot, dq_sum, dk_head, dv_head, workspace, end;
 };
@@ -237,6 +264,14 @@ struct Layout {
 static int64_t int_stride(int64_t sequences) { return (sequences + 1 + 63) / 64 * 64; }
 
 static size_t after(size_t at, int64_t bytes) { return (at + (size_t)bytes + 255) / 256 * 256; }
+
+/* Rows of dk and dv a query head lie group * ld apart, as cuDNN wants it. Where dk and dv are
+ * columns of something wider that is far more than they fill: dv then lies in the gaps of dk. */
+static bool in_gaps(const hn_attention_args *a)
+{
+    const int64_t cols = a->heads * a->head_dim, group = a->heads / a->kv_heads;
+    return a->ld_dk == a->ld_dv && 2 * cols <= group * a->ld_dk && 2 * cols % 256 == 0;
+}
 
 static Layout layout_of(const hn_attention_args *a, const hn_cudnn_plan *p)
 {
@@ -248,6 +283,10 @@ static Layout layout_of(const hn_attention_args *a, const hn_cudnn_plan *p)
     at.dk_head = after(at.dq_sum, fast ? 4 * a->q_rows * a->ld_dq : 0);
     at.dv_head = after(at.dk_head, heads * a->kv_rows * a->ld_dk);
     at.workspace = after(at.dv_head, heads * a->kv_rows * a->ld_dv);
+    if (heads > 0 && in_gaps(a)) {
+        at.workspace = at.dv_head;
+        at.dv_head = at.dk_head + 2 * (size_t)(a->heads * a->head_dim);
+    }
     at.end = after(at.workspace, p->workspace) + 256; /* to begin on such a boundary */
     return at;
 }
@@ -471,9 +510,9 @@ static hn_status run(hn_attention_cudnn *c, const hn_attention_args *a, hn_cudnn
     void *pointer[sizeof p->id / sizeof *p->id];
     for (int i = 0; i < p->n; i++) pointer[i] = pointer_of(a, at, base, &host, p->id[i]);
     HN_TRY(use_stream(c, stream));
-    HN_TRY(enqueue_offsets(a, p, base, stream));
+    if (!key.even) HN_TRY(enqueue_offsets(a, p, base, stream));
     HN_TRY(execute(c, p, pointer, base + at.workspace));
-    return enqueue_clear(a, pass != HN_CUDNN_FWD, stream);
+    return key.even ? HN_OK : enqueue_clear(a, pass != HN_CUDNN_FWD, stream);
 }
 
 hn_status hn_attention_cudnn_fwd(hn_attention_cudnn *c, const hn_attention_args *a, void *scratch,

@@ -10,8 +10,10 @@
  *            meet v, dout, k and q, and with grouped heads dk and dv of each query head before they
  *            are added up over the group.
  * Limits     bf16; head_dim = value_dim, a multiple of 16 up to 128; no softcap; no key offsets of
- *            their own; a window only with a causal mask; pointers on 16-byte boundaries, leading
- *            dimensions in multiples of 8; rows * leading dimension * heads / kv_heads below 2^31.
+ *            their own; a window only with a causal mask; unless `even`,
+ *            ld_k = ld_v = ld_dk = ld_dv, and ld_q = ld_dq in HN_CUDNN_BWD_FAST; pointers on
+ *            16-byte boundaries, leading dimensions in multiples of 8;
+ *            rows * leading dimension * heads / kv_heads below 2^31.
  *            `longest` is worth giving: the deterministic backward works in
  *            2 * sequences * heads * longest^2 bytes.
  * Aliasing   as in attention.h.

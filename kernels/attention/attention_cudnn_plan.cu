@@ -4,7 +4,8 @@
  *
  * Sequences lie one after another ("ragged"): a tensor is [sequences, heads, longest, head_dim]
  * with an array of the element at which each sequence begins. Lengths and offsets are device
- * memory, so one plan serves every packing. */
+ * memory, so one plan serves every packing. Even sequences need neither, and are faster: 404
+ * instead of 347 TFLOP/s forward (8 x 2048, heads of 64), 307 instead of 274 backward. */
 #ifdef HONE_CUDNN
 #include <string.h>
 
@@ -48,6 +49,7 @@ desc ints(Builder *x, int64_t id, int64_t n)
 /* First rows of the sequences, in elements of a tensor with this leading dimension. */
 desc offsets(Builder *x, int64_t ld)
 {
+    if (x->p->key.even) return nullptr;
     const int slot = x->p->n_offsets++;
     x->p->offset_ld[slot] = ld;
     return ints(x, HN_ID_FIRST_OFFSETS + slot, x->b + 1);
@@ -122,6 +124,7 @@ desc select(Builder *x, desc t, desc keep)
 /* Rows and columns behind the end of the sequence. */
 desc mask_padding(Builder *x, desc t)
 {
+    if (x->p->key.even) return t;
     desc i = index_of(x, 2, kI32, t), j = index_of(x, 3, kI32, t);
     i = compare(x, CUDNN_POINTWISE_CMP_LT, i, x->length_q);
     j = compare(x, CUDNN_POINTWISE_CMP_LT, j, x->length_k);
@@ -157,8 +160,10 @@ void begin(Builder *x, const hn_attention_cudnn *c, hn_cudnn_plan *p)
     x->scale = host_scalar(x, HN_ID_SCALE);
     x->minus_inf = host_scalar(x, HN_ID_MINUS_INF);
     if (k->window) x->window = host_scalar(x, HN_ID_WINDOW);
-    x->length_q = ints(x, HN_ID_LENGTH_Q, x->b);
-    x->length_k = ints(x, HN_ID_LENGTH_K, x->b);
+    if (!k->even) {
+        x->length_q = ints(x, HN_ID_LENGTH_Q, x->b);
+        x->length_k = ints(x, HN_ID_LENGTH_K, x->b);
+    }
     x->q_at = offsets(x, k->ld_q);
     x->k_at = offsets(x, k->ld_k);
     x->o_at = offsets(x, k->ld_o);

@@ -28,14 +28,6 @@ constexpr int kSharedBytes = (2 * kStayElems<kDim> +
                               4 * kPassElems<kDim>)*(int)sizeof(__nv_bfloat16) +
                              4 * kPass<kDim> *(int)sizeof(float);
 
-__device__ __forceinline__ void copy4(float *to, const float *from, bool there)
-{
-    const int bytes = there ? 4 : 0;
-    asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;\n" ::"r"(hn_shared_address_(to)),
-                 "l"(from), "r"(bytes)
-                 : "memory");
-}
-
 /* From the products t = q k and g = dout v of a visible pair: t becomes p, g becomes dt / scale. */
 __device__ __forceinline__ void pair(const hn_attention_args &a, bool visible, float lse,
                                      float delta, float &t, float &g)
@@ -56,14 +48,6 @@ __device__ __forceinline__ bool sees(const hn_attention_args &a, const hn_tile_s
     const int pos = query + s.n_kv - s.n_q; /* above -2^31: both lengths are below 2^31 */
     return query < s.n_q && key < s.n_kv && (!a.causal || key <= pos) &&
            (a.window <= 0 || key > pos - a.window);
-}
-
-/* Every one of `queries` queries from i0 on exists and sees all of `keys` keys from j0 on. */
-__device__ __forceinline__ bool all_visible(const hn_attention_args &a, const hn_tile_span_ &s,
-                                            int i0, int queries, int j0, int keys)
-{
-    return s.n_q - i0 >= queries && hn_first_key_(a, s, i0 + queries - 1) <= j0 &&
-           hn_last_key_(a, s, i0) - j0 >= keys;
 }
 
 template <int kDim>
@@ -103,8 +87,8 @@ __global__ void __launch_bounds__(kThreads, 2)
         if (t < 2 * kQ) {
             const bool there = i0 + t % kQ < s.n_q;
             const float *from = t < kQ ? a.lse : delta;
-            copy4((t < kQ ? lse_tiles : delta_tiles) + buffer * kQ + t % kQ,
-                  from + (there ? (q_row + t % kQ) * a.heads + h : 0), there);
+            hn_copy4_((t < kQ ? lse_tiles : delta_tiles) + buffer * kQ + t % kQ,
+                      from + (there ? (q_row + t % kQ) * a.heads + h : 0), there);
         }
     };
 
@@ -132,7 +116,7 @@ __global__ void __launch_bounds__(kThreads, 2)
         hn_mma_clear_<kQ / 8>(dt);
         hn_mma_nt_<kQ, kDim>(p, k_tile + warp_row * HnTile_<kDim>::kLd, q_tile);
         hn_mma_nt_<kQ, kDim>(dt, v_tile + warp_row * HnTile_<kDim>::kLd, g_tile);
-        const bool masked = !all_visible(a, s, i0, kQ, s.first, kTile);
+        const bool masked = !hn_all_visible_(a, s, i0, kQ, s.first, kTile);
 #pragma unroll
         for (int n = 0; n < kQ / 8; n++)
 #pragma unroll
@@ -208,7 +192,7 @@ __global__ void __launch_bounds__(kThreads, 2)
         hn_mma_clear_<kK / 8>(dt);
         hn_mma_nt_<kK, kDim>(p, q_tile + warp_row * HnTile_<kDim>::kLd, k_tile);
         hn_mma_nt_<kK, kDim>(dt, g_tile + warp_row * HnTile_<kDim>::kLd, v_tile);
-        const bool masked = !all_visible(a, s, s.first, kTile, j0, kK);
+        const bool masked = !hn_all_visible_(a, s, s.first, kTile, j0, kK);
 #pragma unroll
         for (int n = 0; n < kK / 8; n++)
 #pragma unroll

@@ -111,4 +111,13 @@ static __device__ __forceinline__ int hn_last_query_(const hn_attention_args &a,
 {
     return a.window > 0 ? hn_clamp_((int64_t)j1 - 1 + a.window - s.n_kv + s.n_q, s.n_q) : s.n_q;
 }
+
+/* Every one of `queries` queries from i0 on exists and sees all of `keys` keys from j0 on. */
+static __device__ __forceinline__ bool hn_all_visible_(const hn_attention_args &a,
+                                                       const hn_tile_span_ &s, int i0, int queries,
+                                                       int j0, int keys)
+{
+    return s.n_q - i0 >= queries && hn_first_key_(a, s, i0 + queries - 1) <= j0 &&
+           hn_last_key_(a, s, i0) - j0 >= keys;
+}
 #endif

@@ -15,9 +15,10 @@
     X(BackendGetAttribute) X(BackendFinalize) X(BackendExecute)
 
 /* What a plan depends on. longest: rows of the longest sequence; window, causal: 0 or 1; the
- * leading dimensions of backward operands are 0 in a forward plan. */
+ * even: as in hn_attention_args; the leading dimensions of backward operands are 0 in a forward plan. */
 #define HN_CUDNN_KEY(X)                                                                    \
-    X(pass) X(sequences) X(longest) X(heads) X(kv_heads) X(head_dim) X(causal) X(window)   \
+    X(pass) X(sequences) X(longest) X(even) X(heads) X(kv_heads) X(head_dim)               \
+    X(causal) X(window)                                                                    \
     X(ld_q) X(ld_k) X(ld_v) X(ld_o) X(ld_dout) X(ld_dq) X(ld_dk) X(ld_dv)
 /* clang-format on */
 

@@ -32,12 +32,20 @@ static __device__ __forceinline__ uint32_t hn_shared_address_(const void *p)
     return (uint32_t)__cvta_generic_to_shared(p);
 }
 
-/* 16 bytes to shared memory, zeros unless `there` (then nothing is read). */
-static __device__ __forceinline__ void hn_copy16_(__nv_bfloat16 *to, const __nv_bfloat16 *from,
+/* 16 bytes to an address of shared memory, zeros unless `there` (then nothing is read). */
+static __device__ __forceinline__ void hn_copy16_(uint32_t to, const __nv_bfloat16 *from,
                                                   bool there)
 {
     const int bytes = there ? 16 : 0;
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;\n" ::"r"(hn_shared_address_(to)),
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;\n" ::"r"(to), "l"(from), "r"(bytes)
+                 : "memory");
+}
+
+/* The same for one float. */
+static __device__ __forceinline__ void hn_copy4_(float *to, const float *from, bool there)
+{
+    const int bytes = there ? 4 : 0;
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;\n" ::"r"(hn_shared_address_(to)),
                  "l"(from), "r"(bytes)
                  : "memory");
 }
@@ -64,7 +72,8 @@ static __device__ __forceinline__ void hn_copy_tile_(__nv_bfloat16 *tile, const 
 #pragma unroll
     for (int n = 0; n < kRows * kVecs / kThreads; n++) {
         const int at = n * kThreads + (int)threadIdx.x, r = at / kVecs, c = at % kVecs * 8;
-        hn_copy16_(tile + r * HnTile_<kDim>::kLd + c, x + (r < rows ? r : 0) * ld + c, r < rows);
+        hn_copy16_(hn_shared_address_(tile + r * HnTile_<kDim>::kLd + c),
+                   x + (r < rows ? r : 0) * ld + c, r < rows);
     }
 }
 

@@ -40,7 +40,9 @@ struct hn_gemm_key {
 
 struct hn_gemm_plan {
     hn_gemm_key key;
-    bool plain; /* no algorithm: the fields below are empty */
+    bool plain;    /* no algorithm: the fields below are empty */
+    bool offered;  /* it came from hn_gemm_cuda_offer */
+    int64_t calls; /* of hn_gemm_cuda_run */
     cublasLtMatmulAlgo_t algo;
     cublasLtMatmulDesc_t desc;
     cublasLtMatrixLayout_t a, b, c0, c;
@@ -54,11 +56,17 @@ struct hn_gemm_cuda {
     void *workspace;
     hn_gemm_plan *plans;
     int64_t n_plans, cap_plans;
+    hn_gemm_plan *offers; /* without descriptors: for shapes that have not come yet */
+    int64_t n_offers;
 };
 
 hn_status hn_gemm_lt_status_(const hn_gemm_cuda *g, cublasStatus_t s, const char *call,
                              const char *file, int line);
 #define HN_LT(g, call) hn_gemm_lt_status_((g), (g)->lt.call, "cublasLt" #call, __FILE__, __LINE__)
+
+enum { HN_GEMM_KEY_TEXT = 256 };
+/* "m=33 n=20 k=65 batch=2 f32 to f32" into text; returns it. */
+const char *hn_gemm_key_text(const hn_gemm_key *k, char text[HN_GEMM_KEY_TEXT]);
 
 /* The plan of a key, NULL when there is none. */
 hn_gemm_plan *hn_gemm_find_plan(const hn_gemm_cuda *g, const hn_gemm_key *key);
@@ -67,6 +75,13 @@ hn_status hn_gemm_keep_plan(hn_gemm_cuda *g, const hn_gemm_plan *plan);
 /* Fills in the descriptors for plan->key; after an error hn_gemm_free_plan frees what there is. */
 hn_status hn_gemm_describe(const hn_gemm_cuda *g, hn_gemm_plan *plan);
 void hn_gemm_free_plan(const hn_gemm_cuda *g, hn_gemm_plan *plan);
+
+/* The heuristic's choices for a plan with descriptors, best first: at most `most`, that take no
+ * more than `workspace` bytes; *found 0 where the library has no algorithm. */
+hn_status hn_gemm_candidates(const hn_gemm_cuda *g, const hn_gemm_plan *plan, size_t workspace,
+                             int most, cublasLtMatmulHeuristicResult_t *out, int *found);
+/* Whether partial sums are added up in fp32 and in order: what hn_gemm_candidates demands. */
+bool hn_gemm_is_ordered(const hn_gemm_cuda *g, const cublasLtMatmulAlgo_t *algo);
 
 /* The product without cuBLASLt: tiles of 16 x 16, fp32 sums over k in order. */
 hn_status hn_gemm_plain(const hn_gemm_cuda_args *a, hn_stream stream);

@@ -2,6 +2,8 @@
  * its B, and every row-major [rows, cols] its [cols, rows]. Descriptors are made once a plan, so
  * that a run calls no allocator. */
 #include <dlfcn.h>
+#include <inttypes.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "kernels/linear/cuda_gemm_plan.h"
@@ -78,12 +80,16 @@ void hn_gemm_cuda_close(hn_gemm_cuda *g)
     if (g == nullptr) return;
     for (int64_t i = 0; i < g->n_plans; i++) hn_gemm_free_plan(g, &g->plans[i]);
     hn_free(g->plans);
+    hn_free(g->offers);
     if (g->handle != nullptr) (void)g->lt.Destroy(g->handle);
     if (g->lt.library != nullptr) (void)dlclose(g->lt.library);
     hn_free(g);
 }
 
 void hn_gemm_cuda_workspace(hn_gemm_cuda *g, void *workspace) { g->workspace = workspace; }
+
+const char *hn_gemm_cuda_gpu(const hn_gemm_cuda *g) { return g->gpu; }
+int64_t hn_gemm_cuda_version(const hn_gemm_cuda *g) { return g->version; }
 
 /* ---- plans ---- */
 
@@ -121,6 +127,23 @@ static hn_gemm_key key_of(const hn_gemm_cuda_args *a)
         k.align_bias = alignment(a->bias, a->c_dtype, 1, 0, k.bias_stride);
     }
     return k;
+}
+
+const char *hn_gemm_key_text(const hn_gemm_key *k, char text[HN_GEMM_KEY_TEXT])
+{
+    snprintf(text, HN_GEMM_KEY_TEXT,
+             "m=%" PRId64 " n=%" PRId64 " k=%" PRId64 " batch=%" PRId64 " %s to %s", k->m, k->n,
+             k->k, k->batch, hn_dtype_name((hn_dtype)k->dtype),
+             hn_dtype_name((hn_dtype)k->c_dtype));
+    return text;
+}
+
+/* An error with the product that it befell. */
+static hn_status of_product(hn_status st, const hn_gemm_key *k)
+{
+    char text[HN_GEMM_KEY_TEXT];
+    if (st == HN_OK) return st;
+    return HN_FAIL(st, "product %s: %s", hn_gemm_key_text(k, text), hn_last_text());
 }
 
 hn_gemm_plan *hn_gemm_find_plan(const hn_gemm_cuda *g, const hn_gemm_key *key)
@@ -197,18 +220,18 @@ hn_status hn_gemm_describe(const hn_gemm_cuda *g, hn_gemm_plan *p)
     return make_layout(g, k->c_dtype, k->m, k->n, k->ld_c, k->batch, k->c_stride, &p->c);
 }
 
-static hn_status set_preferences(const hn_gemm_cuda *g, const hn_gemm_key *k,
+/* No sums in the output's own memory (order left to chance) or in its type (bf16). */
+constexpr uint32_t kSchemes = CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE;
+
+static hn_status set_preferences(const hn_gemm_cuda *g, const hn_gemm_key *k, size_t workspace,
                                  cublasLtMatmulPreference_t preference)
 {
-    const uint64_t workspace = HN_GEMM_WORKSPACE;
-    /* no sums in the output's own memory (order left to chance) or in its type (bf16) */
-    const uint32_t schemes = CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE;
-    HN_TRY(
-        HN_LT(g, MatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
-                                              &workspace, sizeof workspace)));
+    const uint64_t most = workspace;
+    HN_TRY(HN_LT(g, MatmulPreferenceSetAttribute(
+                        preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &most, sizeof most)));
     HN_TRY(HN_LT(g, MatmulPreferenceSetAttribute(preference,
                                                  CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
-                                                 &schemes, sizeof schemes)));
+                                                 &kSchemes, sizeof kSchemes)));
     const struct {
         cublasLtMatmulPreferenceAttributes_t what;
         int64_t bytes;
@@ -223,26 +246,77 @@ static hn_status set_preferences(const hn_gemm_cuda *g, const hn_gemm_key *k,
     return HN_OK;
 }
 
+/* Whether every row of every operand begins on a 16-byte boundary, as the library wants it: then a
+ * refusal of the arguments is not about their places. */
+static bool is_regular(const hn_gemm_key *k)
+{
+    const int64_t in16 = 16 / (int64_t)hn_dtype_size((hn_dtype)k->dtype);
+    const int64_t out16 = 16 / (int64_t)hn_dtype_size((hn_dtype)k->c_dtype);
+    for (const int64_t bytes : {k->align_a, k->align_b, k->align_bias, k->align_c0, k->align_c})
+        if (bytes < 16) return false;
+    return k->ld_a % in16 == 0 && k->ld_b % in16 == 0 && k->ld_c0 % out16 == 0 &&
+           k->ld_c % out16 == 0 && k->n % out16 == 0 && k->k % in16 == 0;
+}
+
+hn_status hn_gemm_candidates(const hn_gemm_cuda *g, const hn_gemm_plan *p, size_t workspace,
+                             int most, cublasLtMatmulHeuristicResult_t *out, int *found)
+{
+    cublasLtMatmulPreference_t preference = nullptr;
+    int returned = 0;
+    *found = 0;
+    HN_TRY(HN_LT(g, MatmulPreferenceCreate(&preference)));
+    hn_status st = set_preferences(g, &p->key, workspace, preference);
+    if (st == HN_OK) {
+        const cublasStatus_t s = g->lt.MatmulAlgoGetHeuristic(
+            g->handle, p->desc, p->a, p->b, p->c0, p->c, preference, most, out, &returned);
+        /* operands off their boundaries are "invalid" to it, too: those it has no algorithm for */
+        const bool none = s == CUBLAS_STATUS_NOT_SUPPORTED ||
+                          (s == CUBLAS_STATUS_INVALID_VALUE && !is_regular(&p->key));
+        if (none)
+            returned = 0;
+        else
+            st = hn_gemm_lt_status_(g, s, "cublasLtMatmulAlgoGetHeuristic", __FILE__, __LINE__);
+    }
+    (void)g->lt.MatmulPreferenceDestroy(preference);
+    HN_TRY(st);
+    for (int i = 0; i < returned; i++)
+        if (out[i].state == CUBLAS_STATUS_SUCCESS && out[i].workspaceSize <= workspace)
+            out[(*found)++] = out[i];
+    return HN_OK;
+}
+
+bool hn_gemm_is_ordered(const hn_gemm_cuda *g, const cublasLtMatmulAlgo_t *algo)
+{
+    uint32_t scheme = 0;
+    size_t written = 0;
+    const cublasStatus_t s = g->lt.MatmulAlgoConfigGetAttribute(
+        algo, CUBLASLT_ALGO_CONFIG_REDUCTION_SCHEME, &scheme, sizeof scheme, &written);
+    return s != CUBLAS_STATUS_SUCCESS || (scheme & ~kSchemes) == 0; /* without one: no parts */
+}
+
 /* The heuristic's first choice; plan->plain when it has none. */
 static hn_status choose(const hn_gemm_cuda *g, hn_gemm_plan *p)
 {
-    cublasLtMatmulPreference_t preference = nullptr;
     cublasLtMatmulHeuristicResult_t result = {};
     int found = 0;
-    HN_TRY(HN_LT(g, MatmulPreferenceCreate(&preference)));
-    hn_status st = set_preferences(g, &p->key, preference);
-    if (st == HN_OK) {
-        const cublasStatus_t s = g->lt.MatmulAlgoGetHeuristic(g->handle, p->desc, p->a, p->b, p->c0,
-                                                              p->c, preference, 1, &result, &found);
-        /* an "impossible configuration" is one that it has no algorithm for, too */
-        const bool none = s == CUBLAS_STATUS_NOT_SUPPORTED || s == CUBLAS_STATUS_INVALID_VALUE;
-        if (!none)
-            st = hn_gemm_lt_status_(g, s, "cublasLtMatmulAlgoGetHeuristic", __FILE__, __LINE__);
-        p->plain = none || found == 0 || result.state != CUBLAS_STATUS_SUCCESS;
-    }
+    HN_TRY(hn_gemm_candidates(g, p, HN_GEMM_WORKSPACE, 1, &result, &found));
+    p->plain = found == 0;
     p->algo = result.algo;
-    (void)g->lt.MatmulPreferenceDestroy(preference);
-    return st;
+    return HN_OK;
+}
+
+/* What was offered for the key, else the heuristic's choice. */
+static hn_status choose_or_take(const hn_gemm_cuda *g, hn_gemm_plan *p)
+{
+    for (int64_t i = 0; i < g->n_offers; i++) {
+        const hn_gemm_plan *const offer = &g->offers[i];
+        if (memcmp(&offer->key, &p->key, sizeof p->key) != 0) continue;
+        p->offered = true;
+        p->plain = offer->plain;
+        p->algo = offer->algo;
+        return HN_OK;
+    }
+    return choose(g, p);
 }
 
 static hn_status make_plan(hn_gemm_cuda *g, const hn_gemm_key *key)
@@ -250,7 +324,7 @@ static hn_status make_plan(hn_gemm_cuda *g, const hn_gemm_key *key)
     hn_gemm_plan plan = {};
     plan.key = *key;
     hn_status st = hn_gemm_describe(g, &plan);
-    if (st == HN_OK) st = choose(g, &plan);
+    if (st == HN_OK) st = choose_or_take(g, &plan);
     if (st == HN_OK && plan.plain) {
         hn_gemm_free_plan(g, &plan);
         plan.algo = {};
@@ -280,18 +354,25 @@ static hn_status check(const hn_gemm_cuda *g, const hn_gemm_cuda_args *a)
     return hn_check_in_place(op, a->c0, a->ld_c0, a->c, a->ld_c);
 }
 
+static hn_status call(const hn_gemm_cuda *g, const hn_gemm_plan *p, const hn_gemm_cuda_args *a,
+                      hn_stream stream)
+{
+    if (p->plain) return hn_gemm_plain(a, stream);
+    if (p->key.bias) HN_TRY(set(g, p->desc, CUBLASLT_MATMUL_DESC_BIAS_POINTER, a->bias));
+    const void *const c0 = p->key.adds && a->c0 != nullptr ? a->c0 : a->c;
+    return HN_LT(g, Matmul(g->handle, p->desc, &a->alpha, a->b, p->a, a->a, p->b, &a->beta, c0,
+                           p->c0, a->c, p->c, &p->algo, g->workspace, HN_GEMM_WORKSPACE, stream));
+}
+
 hn_status hn_gemm_cuda_run(hn_gemm_cuda *g, const hn_gemm_cuda_args *a, hn_stream stream)
 {
     HN_TRY(check(g, a));
     const hn_gemm_key key = key_of(a);
     hn_gemm_plan *p = hn_gemm_find_plan(g, &key);
     if (p == nullptr) {
-        HN_TRY(make_plan(g, &key));
+        HN_TRY(of_product(make_plan(g, &key), &key));
         p = hn_gemm_find_plan(g, &key);
     }
-    if (p->plain) return hn_gemm_plain(a, stream);
-    if (key.bias) HN_TRY(set(g, p->desc, CUBLASLT_MATMUL_DESC_BIAS_POINTER, a->bias));
-    const void *const c0 = key.adds && a->c0 != nullptr ? a->c0 : a->c;
-    return HN_LT(g, Matmul(g->handle, p->desc, &a->alpha, a->b, p->a, a->a, p->b, &a->beta, c0,
-                           p->c0, a->c, p->c, &p->algo, g->workspace, HN_GEMM_WORKSPACE, stream));
+    p->calls++;
+    return of_product(call(g, p, a, stream), &key);
 }

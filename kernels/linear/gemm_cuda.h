@@ -2,10 +2,11 @@
  *
  *   C = alpha op(A) op(B) + beta C0 + bias      op(X) = X or its transpose; row-major
  *
- * Each shape has one plan: the stored one, or cuBLASLt's heuristic's first choice among algorithms
- * that give the same bits on every run (no atomics, partial sums in fp32). Never a timing. Shapes
- * cuBLASLt has no algorithm for run on a plain kernel of ours, and their plan says so.
- * The library is opened at run time (libcublasLt), so that programs start without it.
+ * Each shape has one plan: the stored or offered one, or cuBLASLt's heuristic's first choice among
+ * algorithms that give the same bits on every run (no atomics, partial sums in fp32). Never a
+ * timing, unless hn_gemm_cuda_tune is asked for one; its findings are kept in a file and offered.
+ * Shapes cuBLASLt has no algorithm for run on a plain kernel of ours, and their plan says so. The
+ * library is opened at run time (libcublasLt), so that programs start without it.
  *
  * Shapes     A [m, k], or [k, m] with trans_a; B [k, n], or [n, k] with trans_b; C0, C [m, n];
  *            bias [n], added to every row. Rows lie ld_* elements apart; a batch (the replicas)
@@ -83,10 +84,42 @@ HN_NODISCARD HN_CUDA_FUNCTION hn_status hn_gemm_cuda_plans(const hn_gemm_cuda *g
 /* From now on the shapes in the list run with exactly these algorithms. All or nothing.
  * where   names the list in errors
  * Errors  HN_ERR_FORMAT; HN_ERR_UNSUPPORTED: another library version or GPU (names both), or an
- *         algorithm that this library refuses (names the shape); HN_ERR_MEMORY */
+ *         algorithm that this library refuses or that we do not use (names the shape);
+ *         HN_ERR_MEMORY */
 HN_NODISCARD HN_CUDA_FUNCTION hn_status hn_gemm_cuda_restore(hn_gemm_cuda *g,
                                                              const struct json_t *plans,
                                                              const char *where);
+/* The same for shapes that have not come yet: where hn_gemm_cuda_run meets one of them for the
+ * first time, it takes the plan from this list instead of asking the heuristic. A new list replaces
+ * the one before. */
+HN_NODISCARD HN_CUDA_FUNCTION hn_status hn_gemm_cuda_offer(hn_gemm_cuda *g,
+                                                           const struct json_t *plans,
+                                                           const char *where);
+/* Plans in use, and how many of them were offered. */
+HN_CUDA_FUNCTION void hn_gemm_cuda_count(const hn_gemm_cuda *g, int64_t *plans, int64_t *offered);
+/* What plans are good for: one kind of GPU and one version of the library. */
+HN_CUDA_FUNCTION const char *hn_gemm_cuda_gpu(const hn_gemm_cuda *g);
+HN_CUDA_FUNCTION int64_t hn_gemm_cuda_version(const hn_gemm_cuda *g);
+
+typedef struct {
+    int64_t m, n, k, batch;
+    bool trans_a, trans_b, bias, adds;
+    hn_dtype dtype, c_dtype;
+    int64_t calls; /* so far, of hn_gemm_cuda_run */
+    int tried;     /* algorithms that were timed; 0: there is none, the plain kernel runs */
+    double first_us, best_us; /* median time of the plan before, and of the plan now */
+} hn_gemm_cuda_tuned;
+
+/* Searches for the fastest algorithm of plan i (below hn_gemm_cuda_count) among those the library
+ * suggests for it that give the same bits twice, and puts it in force: launches from now on take
+ * it, captured ones do not. One that is not at least 1 % faster than the plan before changes
+ * nothing. Random operands, from memory, the algorithms in turn; takes device memory for the
+ * operands while it runs and waits for the stream. Not in a capture. Which algorithm wins is up to
+ * the clock: what must repeat keeps the plans (hn_gemm_cuda_plans). Errors  HN_ERR_MEMORY,
+ * HN_ERR_CUDA */
+HN_NODISCARD HN_CUDA_FUNCTION hn_status hn_gemm_cuda_tune(hn_gemm_cuda *g, int64_t i,
+                                                          hn_stream stream,
+                                                          hn_gemm_cuda_tuned *out);
 
 #ifdef __cplusplus
 }

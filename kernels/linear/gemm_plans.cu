@@ -138,19 +138,24 @@ hn_status check_origin(const hn_gemm_cuda *g, const json_t *o, const char *where
                    where, version, gpu, g->version, g->gpu);
 }
 
-/* Whether the library accepts the algorithm for the shape, within our workspace. */
+/* Whether the library accepts the algorithm for the shape, within our workspace, and it is one that
+ * a plan of ours may use. */
 hn_status check_algorithm(const hn_gemm_cuda *g, const char *where, const hn_gemm_plan *p)
 {
-    const hn_gemm_key *const k = &p->key;
     cublasLtMatmulHeuristicResult_t result = {};
+    char product[HN_GEMM_KEY_TEXT];
     const cublasStatus_t s =
         g->lt.MatmulAlgoCheck(g->handle, p->desc, p->a, p->b, p->c0, p->c, &p->algo, &result);
-    if (s == CUBLAS_STATUS_SUCCESS && result.workspaceSize <= HN_GEMM_WORKSPACE) return HN_OK;
+    if (s == CUBLAS_STATUS_SUCCESS && result.workspaceSize <= HN_GEMM_WORKSPACE) {
+        if (hn_gemm_is_ordered(g, &p->algo)) return HN_OK;
+        return HN_FAIL(HN_ERR_UNSUPPORTED,
+                       "%s: the stored algorithm of the product %s adds partial sums up in bf16 or "
+                       "in an order left to chance",
+                       where, hn_gemm_key_text(&p->key, product));
+    }
     return HN_FAIL(HN_ERR_UNSUPPORTED,
-                   "%s: cuBLASLt refuses the stored algorithm of the product m=%" PRId64
-                   " n=%" PRId64 " k=%" PRId64 " batch=%" PRId64 " %s to %s: %s",
-                   where, k->m, k->n, k->k, k->batch, hn_dtype_name((hn_dtype)k->dtype),
-                   hn_dtype_name((hn_dtype)k->c_dtype),
+                   "%s: cuBLASLt refuses the stored algorithm of the product %s: %s", where,
+                   hn_gemm_key_text(&p->key, product),
                    s == CUBLAS_STATUS_SUCCESS ? "workspace too small" : g->lt.GetStatusString(s));
 }
 
@@ -181,16 +186,31 @@ hn_status hn_gemm_cuda_plans(const hn_gemm_cuda *g, struct json_t **out)
     return HN_OK;
 }
 
-hn_status hn_gemm_cuda_restore(hn_gemm_cuda *g, const struct json_t *plans, const char *where)
+/* Reads a list into *fresh, hn_gemm_free_plan and hn_free free it; nothing is left after an error.
+ */
+static hn_status read_plans(const hn_gemm_cuda *g, const json_t *plans, const char *where,
+                            hn_gemm_plan **fresh, size_t *n)
 {
     if (!json_is_array(plans))
         return HN_FAIL(HN_ERR_FORMAT, "%s: the list of gemm plans is not an array", where);
-    const size_t n = json_array_size(plans);
-    hn_gemm_plan *const fresh = static_cast<hn_gemm_plan *>(hn_calloc(n + 1, sizeof *fresh));
-    if (fresh == nullptr) return HN_FAIL(HN_ERR_MEMORY, "%s: %zu gemm plans", where, n);
+    *n = json_array_size(plans);
+    *fresh = static_cast<hn_gemm_plan *>(hn_calloc(*n + 1, sizeof **fresh));
+    if (*fresh == nullptr) return HN_FAIL(HN_ERR_MEMORY, "%s: %zu gemm plans", where, *n);
     hn_status st = HN_OK;
-    for (size_t i = 0; i < n && st == HN_OK; i++)
-        st = read_plan(g, json_array_get(plans, i), where, &fresh[i]);
+    for (size_t i = 0; i < *n && st == HN_OK; i++)
+        st = read_plan(g, json_array_get(plans, i), where, &(*fresh)[i]);
+    if (st == HN_OK) return st;
+    for (size_t i = 0; i < *n; i++) hn_gemm_free_plan(g, &(*fresh)[i]);
+    hn_free(*fresh);
+    return st;
+}
+
+hn_status hn_gemm_cuda_restore(hn_gemm_cuda *g, const struct json_t *plans, const char *where)
+{
+    hn_gemm_plan *fresh;
+    size_t n;
+    HN_TRY(read_plans(g, plans, where, &fresh, &n));
+    hn_status st = HN_OK;
     /* room for all first: after it nothing fails */
     while (st == HN_OK && g->cap_plans < g->n_plans + (int64_t)n)
         st = hn_grow(&g->plans, &g->cap_plans, g->cap_plans, sizeof *fresh);
@@ -200,4 +220,23 @@ hn_status hn_gemm_cuda_restore(hn_gemm_cuda *g, const struct json_t *plans, cons
     }
     hn_free(fresh);
     return st;
+}
+
+hn_status hn_gemm_cuda_offer(hn_gemm_cuda *g, const struct json_t *plans, const char *where)
+{
+    hn_gemm_plan *fresh;
+    size_t n;
+    HN_TRY(read_plans(g, plans, where, &fresh, &n));
+    for (size_t i = 0; i < n; i++) hn_gemm_free_plan(g, &fresh[i]); /* made anew where it is used */
+    hn_free(g->offers);
+    g->offers = fresh;
+    g->n_offers = (int64_t)n;
+    return HN_OK;
+}
+
+void hn_gemm_cuda_count(const hn_gemm_cuda *g, int64_t *plans, int64_t *offered)
+{
+    *plans = g->n_plans;
+    *offered = 0;
+    for (int64_t i = 0; i < g->n_plans; i++) *offered += g->plans[i].offered;
 }

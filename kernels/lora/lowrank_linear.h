@@ -1,7 +1,7 @@
 /* lowrank_linear.h - a linear layer with a low-rank update (LoRA): forward and input gradient.
  *
  *   s[i,r]  = round(scale * sum_k x'[i,k] A[r,k])            x' = x, or dropout(x) where drop.p > 0
- *   y[i,o]  = round(sum_k x[i,k] w[o,k] + bias[o] + sum_r s[i,r] B[o,r])
+ *   y[i,o]  = round(sum_k x[i,k] w[o,k] + bias[o] + sum_r s[i,r] B[o,r])  (+ add[i,o])
  *
  *   ds[i,r] = round(scale * sum_o dy[i,o] B[o,r])
  *   dx[i,k] = round(sum_o dy[i,o] w[o,k] + mask'(i,k) * sum_r ds[i,r] A[r,k])  (+ add[i,k])
@@ -20,8 +20,8 @@
  *            group g start *_stride elements after those of group g - 1 (0: all groups share them).
  * Precision  all f32 or all bf16, bias either; fp32 arithmetic and sums, rounded where the
  *            formulas say.
- * CUDA       y and dx are written by two products in a row: x w^T + bias, then + s B^T; dy w
- *            (+ add), then + mask' ds A. In bf16 they are rounded once more in between.
+ * CUDA       y and dx are written by two products in a row: x w^T + bias (+ add), then + s B^T;
+ *            dy w (+ add), then + mask' ds A. In bf16 they are rounded once more in between.
  *            Bordered storage makes one product of two, with one rounding: y = [x | s] [w | B]^T
  *            where B lies right of w (b == w + in, ld_b == ld_w) and x_tail >= rank; dx = [dy | ds]
  *            [w ; A] where A lies below w (a == w + out * ld_w, ld_a == ld_w), dy_tail >= rank and
@@ -32,7 +32,8 @@
  * Limits     every dimension 1 to 2^31 - 1; any width, rank and alignment.
  *            x_tail and dy_tail: 0, or at most what the leading dimension leaves. The CPU functions
  *            do not look at them.
- * Aliasing   add may be dx itself with the same leading dimension; no other overlap.
+ * Aliasing   add may be the output (y or dx) itself with the same leading dimension; no other
+ *            overlap.
  * Repeats    bit for bit on one machine; fast: also for any number of threads.
  * Cost       2 rows (in out + rank (in + out)) flops each way.
  * Errors     HN_ERR_ARG, HN_ERR_SHAPE, HN_ERR_UNSUPPORTED (dtype), before the first write.
@@ -59,10 +60,11 @@ typedef struct {
     const void *bias; /* in  [out], or [replicas][out]; NULL: none */
     const void *a;    /* in  [replicas][rank, in] */
     const void *b;    /* in  [replicas][out, rank] */
+    const void *add;  /* in  [rows, out], added to y; NULL: none */
     void *y;          /* out [rows, out] */
     void *s;          /* out [rows, rank], scaled; kept for the gradient of B */
     int64_t rows, in, out, rank;
-    int64_t ld_x, ld_w, ld_a, ld_b, ld_y, ld_s;
+    int64_t ld_x, ld_w, ld_a, ld_b, ld_add, ld_y, ld_s;
     int64_t x_tail;                                    /* elements behind a row of x to write in */
     int64_t replicas;                                  /* 0: no replica axis */
     int64_t w_stride, bias_stride, a_stride, b_stride; /* 0: shared by the replicas */

@@ -31,6 +31,8 @@ hn_status hn_lowrank_linear_check(const hn_lowrank_linear_args *a)
     HN_TRY(hn_check_matrix(fwd, "B", a->b, a->out, a->rank, a->ld_b));
     HN_TRY(hn_check_matrix(fwd, "y", a->y, a->rows, a->out, a->ld_y));
     HN_TRY(hn_check_matrix(fwd, "s", a->s, a->rows, a->rank, a->ld_s));
+    if (a->add) HN_TRY(hn_check_matrix(fwd, "add", a->add, a->rows, a->out, a->ld_add));
+    HN_TRY(hn_check_in_place(fwd, a->add, a->ld_add, a->y, a->ld_y));
     HN_TRY(hn_check_replicas(fwd, a->rows, a->replicas));
     HN_TRY(hn_check_read_stride(fwd, "w", a->replicas, a->w_stride, a->out * a->ld_w));
     HN_TRY(hn_check_read_stride(fwd, "A", a->replicas, a->a_stride, a->rank * a->ld_a));
@@ -98,6 +100,7 @@ hn_status hn_lowrank_linear_fwd_cpu(const hn_lowrank_linear_args *a)
                        (double)hn_get_f32(a->b, a->dtype, g * a->b_stride + o * a->ld_b + r);
             double y = base + low;
             if (a->bias) y += (double)hn_get_f32(a->bias, a->bias_dtype, g * a->bias_stride + o);
+            if (a->add) y += (double)hn_get_f32(a->add, a->dtype, i * a->ld_add + o);
             hn_set_f32(a->y, a->dtype, i * a->ld_y + o, (float)y);
         }
     }

@@ -108,9 +108,9 @@ bool is_bordered(const hn_lowrank_linear_dx_args *a)
 hn_linear_args base_of(const hn_lowrank_linear_args *a)
 {
     hn_linear_args l = {};
-    l.x = a->x, l.w = a->w, l.bias = a->bias, l.y = a->y;
+    l.x = a->x, l.w = a->w, l.bias = a->bias, l.add = a->add, l.y = a->y;
     l.rows = a->rows, l.in = a->in, l.out = a->out;
-    l.ld_x = a->ld_x, l.ld_w = a->ld_w, l.ld_y = a->ld_y;
+    l.ld_x = a->ld_x, l.ld_w = a->ld_w, l.ld_add = a->ld_add, l.ld_y = a->ld_y;
     l.replicas = a->replicas, l.w_stride = a->w_stride, l.bias_stride = a->bias_stride;
     l.dtype = a->dtype, l.bias_dtype = a->bias_dtype;
     return l;

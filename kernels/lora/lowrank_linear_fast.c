@@ -74,7 +74,8 @@ hn_status hn_lowrank_linear_fwd_fast(const hn_lowrank_linear_args *a, void *scra
     g.a = x;
     g.b = hn_matrices_load(&l.w, a->w, hn_at(scratch, l.w_at));
     if (a->bias) g.bias = hn_matrices_load(&l.bias, a->bias, hn_at(scratch, l.bias_at));
-    g.c = hn_matrices_begin(&l.y, a->y, hn_at(scratch, l.y_at), NULL, 0);
+    g.c = hn_matrices_begin(&l.y, a->y, hn_at(scratch, l.y_at), a->add, a->ld_add);
+    g.beta = a->add ? 1.0f : 0.0f;
     hn_gemm(&g);
 
     g.k = a->rank;

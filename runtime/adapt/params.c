@@ -369,11 +369,11 @@ hn_status hn_params_linear_fwd(const hn_params *p, hn_graph *g, const char *modu
     hn_tensor *out[HN_MAX_OUT];
     hn_tensor *bias = l->bias ? l->bias->value : NULL;
     if (l->a == NULL) {
-        hn_tensor *in[] = {x, l->weight->value, bias};
+        hn_tensor *in[] = {x, l->weight->value, bias, NULL};
         const hn_attr attr = {.linear = {.alpha = 1.0f}};
         HN_TRY(hn_emit(g, HN_OP_LINEAR, module, in, &attr, out));
     } else {
-        hn_tensor *in[] = {x, l->weight->value, bias, l->a->value, l->b->value};
+        hn_tensor *in[] = {x, l->weight->value, bias, l->a->value, l->b->value, NULL};
         const hn_attr attr = {.linear = {.alpha = l->lowrank.scale,
                                          .dropout = hn_graph_training(g) ? l->lowrank.dropout : 0,
                                          .key = l->key}};
@@ -400,9 +400,13 @@ static float scale_of(const hn_group *q)
 
 static hn_status fused_fwd(const hn_group *q, hn_graph *g, hn_tensor *x, hn_tensor **y)
 {
-    hn_tensor *in[] = {x, q->w, q->bias, q->a, q->b}, *out[HN_MAX_OUT];
+    hn_tensor *lowrank[] = {x, q->w, q->bias, q->a, q->b, NULL};
+    hn_tensor *plain[] = {x, q->w, q->bias, NULL}, *out[HN_MAX_OUT];
     const hn_attr attr = {.linear = {.alpha = scale_of(q)}};
-    HN_TRY(hn_emit(g, q->a ? HN_OP_LOWRANK_LINEAR : HN_OP_LINEAR, q->name, in, &attr, out));
+    if (q->a != NULL)
+        HN_TRY(hn_emit(g, HN_OP_LOWRANK_LINEAR, q->name, lowrank, &attr, out));
+    else
+        HN_TRY(hn_emit(g, HN_OP_LINEAR, q->name, plain, &attr, out));
     int64_t first = 0;
     for (int k = 0; k < q->n; k++) {
         HN_TRY(hn_view_columns(g, out[0], first, q->part[k]->out, &y[k]));

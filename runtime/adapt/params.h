@@ -89,12 +89,22 @@ HN_NODISCARD hn_status hn_params_linear(hn_params *p, const char *module, int64_
  * group. Errors: HN_ERR_ARG, HN_ERR_SHAPE, HN_ERR_MEMORY */
 HN_NODISCARD hn_status hn_params_group(hn_params *p, int n, const char *const *modules);
 
+/* Whether layers that read the same input are stored as one (storage.c). In f32 they stay apart:
+ * one wide product may add in another order than narrow ones, and f32 keeps its bits. */
+typedef enum {
+    HN_FUSE_NEVER,
+    HN_FUSE_WIDE,  /* where the zeros that this multiplies by cost little: on the CPU */
+    HN_FUSE_ALWAYS /* fewer operations are worth some zeros: on a GPU */
+} hn_fuse_rule;
+
+hn_fuse_rule hn_fuse_rule_of(hn_dtype dtype, bool gpu);
+
 typedef struct {
     hn_dtype dtype; /* of frozen weights and activations: f32 or bf16 */
     int moments;    /* optimizer moments per trained value: 0, 1 or 2 */
     bool gradients; /* false: nothing is trained in this program (evaluation, generation) */
-    bool launches;  /* a GPU: fewer operations are worth multiplying by some zeros (storage.c) */
-    bool border;    /* store low-rank pairs around their weights where shapes allow (storage.c) */
+    hn_fuse_rule fuse;
+    bool border; /* store low-rank pairs around their weights where shapes allow (storage.c) */
 } hn_params_options;
 
 HN_NODISCARD hn_status hn_params_create(hn_params *p, hn_program *program,

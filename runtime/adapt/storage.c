@@ -25,11 +25,22 @@
  * product takes 64 at a time. */
 enum { MAX_BORDER = 64, BORDER_STEP = 8 };
 
+/* Rows of a bordered matrix begin a multiple of so many elements apart, as those of the activations
+ * do that meet it (graph/tails.c): 128 bytes of bf16. Products take the border's own columns only.
+ */
+enum { BORDER_PITCH = 64 };
+
 /* ---- decisions ---- */
 
 static bool is_frozen(const hn_linear_layer *l)
 {
     return !l->weight->trained && (l->bias == NULL || !l->bias->trained);
+}
+
+hn_fuse_rule hn_fuse_rule_of(hn_dtype dtype, bool gpu)
+{
+    if (dtype == HN_F32) return HN_FUSE_NEVER;
+    return gpu ? HN_FUSE_ALWAYS : HN_FUSE_WIDE;
 }
 
 /* The zeros of Bd cost rank products a value of y and of ds, beside `in` of the base. On the CPU
@@ -42,7 +53,8 @@ static bool may_fuse(const hn_group *g, const hn_program *program, const hn_para
 {
     float scale = 0;
     if (g->n < 2 || hn_program_replicas(program) > 1) return false;
-    if (!o->launches && g->rank * CPU_IN_PER_RANK > g->in) return false;
+    if (o->fuse == HN_FUSE_NEVER) return false;
+    if (o->fuse == HN_FUSE_WIDE && g->rank * CPU_IN_PER_RANK > g->in) return false;
     for (int k = 0; k < g->n; k++) {
         const hn_linear_layer *l = g->part[k];
         if (!is_frozen(l) || (l->bias == NULL) != (g->part[0]->bias == NULL)) return false;
@@ -85,7 +97,8 @@ static name named(const char *prefix, const char *module, const char *suffix)
 static hn_status place_bordered(hn_group *g, hn_program *program, hn_dtype dtype)
 {
     hn_tensor *all;
-    const hn_type type = matrix(dtype, g->out + g->rank, g->in + g->rank);
+    hn_type type = matrix(dtype, g->out + g->rank, g->in + g->rank);
+    type.pitch = (type.pitch + BORDER_PITCH - 1) / BORDER_PITCH * BORDER_PITCH;
     HN_TRY(hn_program_tensor(program, HN_MEM_WEIGHT, named("bordered:", g->name, "").text, &type,
                              &all));
     HN_TRY(hn_program_view(program, named("block:", g->name, ".weight").text, all, 0, g->out, 0,

@@ -98,6 +98,7 @@ static hn_status close_row(row_maker *m)
     if (m->seqs == 0) return HN_OK;
     const int64_t seqs = m->seqs + (m->room > 0);
     if (seqs > m->out->stats.most_seqs) m->out->stats.most_seqs = seqs;
+    if (m->seqs > m->out->stats.most_pieces) m->out->stats.most_pieces = m->seqs;
     HN_TRY(hn_reserve(&m->out->row_first, &m->row_cap, m->n_rows + 2, sizeof(int64_t)));
     m->out->row_first[++m->n_rows] = m->n_pieces;
     m->seqs = 0;

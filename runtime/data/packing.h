@@ -49,6 +49,7 @@ typedef struct {
     int64_t dropped;            /* pieces without a trained target, or without a target */
     int64_t pieces, rows, inputs, trained; /* of one epoch */
     int64_t most_seqs;                     /* in any row, padding included; at least 1 */
+    int64_t most_pieces;                   /* in any row */
 } hn_packing_stats;
 
 typedef struct {

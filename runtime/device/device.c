@@ -7,13 +7,14 @@
 #include <string.h>
 
 #include "runtime/base/alloc.h"
+#include "runtime/base/clock.h"
 #include "runtime/device/device_impl.h"
 
 enum { CPU_ALIGN = 256 };
 
 /* ---- the CPU ---- */
 
-static void close_cpu(hn_device *d) { (void)d; }
+static void close_cpu(hn_device *d) { hn_free(d->marks); }
 
 static hn_status alloc_cpu(hn_device *d, size_t bytes, void **out)
 {
@@ -67,6 +68,27 @@ static hn_status wait_cpu(hn_device *d)
     return HN_OK;
 }
 
+static hn_status mark_cpu(hn_device *d, int64_t i)
+{
+    if (i >= d->n_marks) {
+        const int64_t n = 2 * i + 64;
+        int64_t *marks = hn_realloc(d->marks, (size_t)n * sizeof *marks);
+        if (marks == NULL) return HN_FAIL(HN_ERR_MEMORY, "no memory for %lld marks", (long long)n);
+        d->marks = marks;
+        d->n_marks = n;
+    }
+    ((int64_t *)d->marks)[i] = hn_clock_ns();
+    return HN_OK;
+}
+
+static hn_status marks_cpu(hn_device *d, int64_t n, double *ms)
+{
+    const int64_t *marks = d->marks;
+    if (n >= d->n_marks) return HN_FAIL(HN_ERR_ARG, "mark %lld was never made", (long long)n);
+    for (int64_t i = 0; i < n; i++) ms[i] = 1e-6 * (double)(marks[i + 1] - marks[i]);
+    return HN_OK;
+}
+
 static const hn_device_calls cpu_calls = {
     .close = close_cpu,
     .alloc = alloc_cpu,
@@ -81,6 +103,8 @@ static const hn_device_calls cpu_calls = {
     .fetch = copy_cpu,
     .fill = fill_cpu,
     .wait = wait_cpu,
+    .mark = mark_cpu,
+    .marks = marks_cpu,
 };
 
 static void open_cpu(hn_device *d, const char *why)
@@ -89,6 +113,47 @@ static void open_cpu(hn_device *d, const char *why)
     const int threads = omp_get_max_threads();
     snprintf(d->text, sizeof d->text, "cpu, %d thread%s%s%s%s", threads, threads == 1 ? "" : "s",
              why[0] ? " (" : "", why, why[0] ? ")" : "");
+}
+
+/* ---- a GPU that is not there ---- */
+
+static hn_status memory_absent(const hn_device *d, size_t *free_bytes, size_t *total_bytes)
+{
+    *free_bytes = *total_bytes = d->free_at_open;
+    return HN_OK;
+}
+
+static hn_status alloc_absent(hn_device *d, size_t bytes, void **out)
+{
+    (void)out;
+    return HN_FAIL(HN_ERR_UNSUPPORTED, "%.3f GiB: nothing can be taken on %s",
+                   (double)bytes / 0x1p30, d->text);
+}
+
+/* Without memory nobody comes as far as the calls that are missing here. */
+static const hn_device_calls absent_calls = {
+    .close = close_cpu,
+    .alloc = alloc_absent,
+    .release = release_cpu,
+    .alloc_host = alloc_absent,
+    .release_host = release_cpu,
+    .memory = memory_absent,
+    .wait = wait_cpu,
+};
+
+hn_status hn_device_open_absent(size_t memory, const char *why, hn_device **out)
+{
+#ifdef HONE_CUDA
+    hn_device *d = hn_calloc(1, sizeof *d);
+    if (d == NULL) return HN_FAIL(HN_ERR_MEMORY, "%zu bytes for a device", sizeof *d);
+    *d = (hn_device){.calls = &absent_calls, .kind = HN_DEVICE_CUDA, .free_at_open = memory};
+    snprintf(d->text, sizeof d->text, "a GPU that is not here (%s): for plans only", why);
+    *out = d;
+    return HN_OK;
+#else
+    (void)memory, (void)why, (void)out;
+    return HN_FAIL(HN_ERR_UNSUPPORTED, "this build has no CUDA code");
+#endif
 }
 
 /* ---- opening ---- */
@@ -173,6 +238,8 @@ hn_status hn_device_open_attention(hn_device *d)
     if (d->attention != NULL) return HN_OK;
     if (d->kind != HN_DEVICE_CUDA)
         return HN_FAIL(HN_ERR_UNSUPPORTED, "cuDNN needs a GPU; the device is %s", d->text);
+    if (d->calls == &absent_calls)
+        return HN_FAIL(HN_ERR_UNSUPPORTED, "what cuDNN would take is known on the GPU itself only");
     HN_TRY(d->calls->memory(d, &before, &total));
     HN_TRY(hn_attention_cudnn_open(&d->attention));
     HN_TRY(d->calls->memory(d, &after, &total));
@@ -184,6 +251,11 @@ hn_status hn_device_open_attention(hn_device *d)
 size_t hn_device_workspace_bytes(const hn_device *d)
 {
     return d->kind == HN_DEVICE_CUDA ? HN_GEMM_WORKSPACE : 0;
+}
+
+size_t hn_device_workspace_taken(const hn_device *d)
+{
+    return d->workspace != NULL ? hn_device_workspace_bytes(d) : 0;
 }
 
 hn_status hn_device_take_workspace(hn_device *d)
@@ -260,6 +332,46 @@ hn_status hn_device_fill(hn_device *d, void *p, int byte, size_t bytes)
 }
 
 hn_status hn_device_wait(hn_device *d) { return d->calls->wait(d); }
+
+hn_status hn_device_fence_new(hn_device *d, hn_device_fence **out)
+{
+    hn_device_fence *m = hn_calloc(1, sizeof *m);
+    if (m == NULL) return HN_FAIL(HN_ERR_MEMORY, "%zu bytes for a fence", sizeof *m);
+    m->device = d;
+    const hn_status st = d->calls->fence_new ? d->calls->fence_new(m) : HN_OK;
+    if (st != HN_OK)
+        hn_free(m);
+    else
+        *out = m;
+    return st;
+}
+
+void hn_device_fence_free(hn_device_fence *m)
+{
+    if (m == NULL) return;
+    if (m->event != NULL) hn_device_event_free_cuda(m->event);
+    hn_free(m);
+}
+
+hn_status hn_device_fence_here(hn_device_fence *m)
+{
+    return m->device->calls->fence_here ? m->device->calls->fence_here(m) : HN_OK;
+}
+
+hn_status hn_device_fence_wait(hn_device_fence *m)
+{
+    return m->device->calls->fence_wait ? m->device->calls->fence_wait(m) : HN_OK;
+}
+
+hn_status hn_device_fence_passed(const hn_device_fence *m, bool *passed)
+{
+    *passed = true;
+    return m->device->calls->fence_passed ? m->device->calls->fence_passed(m, passed) : HN_OK;
+}
+
+hn_status hn_device_mark(hn_device *d, int64_t i) { return d->calls->mark(d, i); }
+
+hn_status hn_device_marks(hn_device *d, int64_t n, double *ms) { return d->calls->marks(d, n, ms); }
 
 static hn_status no_capture(const hn_device *d)
 {

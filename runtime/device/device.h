@@ -10,6 +10,7 @@
  */
 #ifndef HN_DEVICE_H
 #define HN_DEVICE_H
+#include <stdbool.h>
 #include <stddef.h>
 
 #include "kernels/attention/attention_cudnn.h"
@@ -31,6 +32,11 @@ typedef struct hn_device hn_device;
  *        without CUDA, no driver, a driver or GPU that is too old: both versions), HN_ERR_CUDA,
  *        HN_ERR_MEMORY */
 HN_NODISCARD hn_status hn_device_open(const char *spec, hn_device **out);
+/* A GPU that is not there: programs can be planned for it, but nothing runs or is taken.
+ * memory  bytes that it is to have; 0: not known
+ * why     stays in hn_device_text
+ * Errors  HN_ERR_UNSUPPORTED in a build without CUDA: its operations have no sizes */
+HN_NODISCARD hn_status hn_device_open_absent(size_t memory, const char *why, hn_device **out);
 void hn_device_close(hn_device *d); /* accepts NULL; its memory must have been released */
 
 hn_device_kind hn_device_kind_of(const hn_device *d);
@@ -47,6 +53,7 @@ hn_attention_cudnn *hn_device_attention(const hn_device *d); /* NULL until it is
 /* Bytes the libraries work in; taken once a device, by hn_device_take_workspace. 0 on the CPU. */
 size_t hn_device_workspace_bytes(const hn_device *d);
 HN_NODISCARD hn_status hn_device_take_workspace(hn_device *d);
+size_t hn_device_workspace_taken(const hn_device *d); /* 0 until it is taken */
 
 /* Memory of the device, at least 256-byte aligned, zeroed (on a GPU in the order of its stream).
  * bytes > 0.
@@ -66,7 +73,8 @@ HN_NODISCARD hn_status hn_device_memory(const hn_device *d, size_t *free_bytes,
 HN_NODISCARD hn_status hn_device_used(const hn_device *d, size_t *bytes);
 
 /* write and read return when the copy is done; send and fetch do not wait: their host side is
- * memory of hn_device_alloc_host, to be left alone until hn_device_wait. */
+ * memory of hn_device_alloc_host, to be left alone until hn_device_wait or until a fence behind
+ * them has been passed. */
 HN_NODISCARD hn_status hn_device_write(hn_device *d, void *to, const void *from, size_t bytes);
 /* Rows of row_bytes that begin *_pitch bytes apart; what lies between rows at `to` stays. */
 HN_NODISCARD hn_status hn_device_write_rows(hn_device *d, void *to, size_t to_pitch,
@@ -77,6 +85,21 @@ HN_NODISCARD hn_status hn_device_send(hn_device *d, void *to, const void *from, 
 HN_NODISCARD hn_status hn_device_fetch(hn_device *d, void *to, const void *from, size_t bytes);
 HN_NODISCARD hn_status hn_device_fill(hn_device *d, void *p, int byte, size_t bytes);
 HN_NODISCARD hn_status hn_device_wait(hn_device *d);
+
+/* A place in the order of the stream, for a host that must not wait for all that comes behind it. A
+ * new fence, and every fence on the CPU, has been passed. */
+typedef struct hn_device_fence hn_device_fence;
+HN_NODISCARD hn_status hn_device_fence_new(hn_device *d, hn_device_fence **out);
+void hn_device_fence_free(hn_device_fence *m); /* accepts NULL; before its device is closed */
+HN_NODISCARD hn_status hn_device_fence_here(hn_device_fence *m); /* moves it to the end */
+HN_NODISCARD hn_status hn_device_fence_wait(hn_device_fence *m);
+HN_NODISCARD hn_status hn_device_fence_passed(const hn_device_fence *m, bool *passed);
+
+/* Marks of the device's clock between what is enqueued. mark(i) enqueues mark i, from 0 on; waits
+ * for nothing. marks waits for all of them: ms[i] from mark i to mark i + 1, for i < n.
+ * Errors: HN_ERR_MEMORY; HN_ERR_ARG: mark i was never made */
+HN_NODISCARD hn_status hn_device_mark(hn_device *d, int64_t i);
+HN_NODISCARD hn_status hn_device_marks(hn_device *d, int64_t n, double *ms);
 
 /* What is enqueued between begin and end becomes a graph that hn_device_launch enqueues again.
  * After an error in between, hn_device_capture_end(d, NULL) gives the capture up. GPU only. */

@@ -149,16 +149,80 @@ void hn_device_graph_free_cuda(hn_device_graph *g)
     hn_free(g);
 }
 
+/* ---- fences ---- */
+
+/* Without a time, which costs; a host that waits sleeps, as it waits for most of a step. */
+static hn_status fence_new_cuda(hn_device_fence *m)
+{
+    return HN_CUDA(
+        cudaEventCreateWithFlags(&m->event, cudaEventDisableTiming | cudaEventBlockingSync));
+}
+
+static hn_status fence_here_cuda(hn_device_fence *m)
+{
+    return HN_CUDA(cudaEventRecord(m->event, m->device->stream));
+}
+
+static hn_status fence_wait_cuda(hn_device_fence *m)
+{
+    return HN_CUDA(cudaEventSynchronize(m->event));
+}
+
+static hn_status fence_passed_cuda(const hn_device_fence *m, bool *passed)
+{
+    const cudaError_t e = cudaEventQuery(m->event);
+    *passed = e == cudaSuccess;
+    if (e != cudaErrorNotReady) return HN_CUDA(e);
+    (void)cudaGetLastError(); /* no error, though it is kept like one */
+    return HN_OK;
+}
+
+void hn_device_event_free_cuda(struct CUevent_st *event) { (void)cudaEventDestroy(event); }
+
 /* ---- opening ---- */
 
 static void close_cuda(hn_device *d)
 {
     hn_attention_cudnn_close(d->attention);
     hn_gemm_cuda_close(d->gemm);
+    for (int64_t i = 0; i < d->n_marks; i++) (void)cudaEventDestroy(((cudaEvent_t *)d->marks)[i]);
+    hn_free(d->marks);
     if (d->stream != NULL) (void)cudaStreamDestroy(d->stream);
     d->attention = NULL;
     d->gemm = NULL;
     d->stream = NULL;
+    d->marks = NULL;
+    d->n_marks = 0;
+}
+
+/* ---- marks ---- */
+
+static hn_status make_marks(hn_device *d, int64_t n)
+{
+    cudaEvent_t *events = hn_realloc(d->marks, (size_t)n * sizeof(cudaEvent_t));
+    if (events == NULL) return HN_FAIL(HN_ERR_MEMORY, "no memory for %lld marks", (long long)n);
+    d->marks = events;
+    for (; d->n_marks < n; d->n_marks++) HN_TRY(HN_CUDA(cudaEventCreate(&events[d->n_marks])));
+    return HN_OK;
+}
+
+static hn_status mark_cuda(hn_device *d, int64_t i)
+{
+    if (i >= d->n_marks) HN_TRY(make_marks(d, 2 * i + 64));
+    return HN_CUDA(cudaEventRecord(((cudaEvent_t *)d->marks)[i], d->stream));
+}
+
+static hn_status marks_cuda(hn_device *d, int64_t n, double *ms)
+{
+    const cudaEvent_t *events = d->marks;
+    if (n >= d->n_marks) return HN_FAIL(HN_ERR_ARG, "mark %lld was never made", (long long)n);
+    HN_TRY(wait_cuda(d));
+    for (int64_t i = 0; i < n; i++) {
+        float one = 0.0f;
+        HN_TRY(HN_CUDA(cudaEventElapsedTime(&one, events[i], events[i + 1])));
+        ms[i] = (double)one;
+    }
+    return HN_OK;
 }
 
 static const hn_device_calls cuda_calls = {
@@ -175,9 +239,15 @@ static const hn_device_calls cuda_calls = {
     .fetch = fetch_cuda,
     .fill = fill_cuda,
     .wait = wait_cuda,
+    .mark = mark_cuda,
+    .marks = marks_cuda,
     .capture_begin = capture_begin_cuda,
     .capture_end = capture_end_cuda,
     .launch = launch_cuda,
+    .fence_new = fence_new_cuda,
+    .fence_here = fence_here_cuda,
+    .fence_wait = fence_wait_cuda,
+    .fence_passed = fence_passed_cuda,
 };
 
 static hn_status find(int index, int *driver, int *runtime, bool *present)

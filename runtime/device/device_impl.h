@@ -1,8 +1,6 @@
 /* device_impl.h - what a kind of device does; for runtime/device only. */
 #ifndef HN_DEVICE_IMPL_H
 #define HN_DEVICE_IMPL_H
-#include <stdbool.h>
-
 #include "runtime/device/device.h"
 
 #ifdef __cplusplus
@@ -24,9 +22,15 @@ typedef struct {
     hn_status (*fetch)(hn_device *d, void *to, const void *from, size_t bytes);
     hn_status (*fill)(hn_device *d, void *p, int byte, size_t bytes);
     hn_status (*wait)(hn_device *d);
-    hn_status (*capture_begin)(hn_device *d); /* the last three: NULL on the CPU */
+    hn_status (*mark)(hn_device *d, int64_t i);
+    hn_status (*marks)(hn_device *d, int64_t n, double *ms);
+    hn_status (*capture_begin)(hn_device *d); /* the last seven: NULL on the CPU */
     hn_status (*capture_end)(hn_device *d, hn_device_graph **out);
     hn_status (*launch)(hn_device *d, const hn_device_graph *g);
+    hn_status (*fence_new)(hn_device_fence *m);
+    hn_status (*fence_here)(hn_device_fence *m);
+    hn_status (*fence_wait)(hn_device_fence *m);
+    hn_status (*fence_passed)(const hn_device_fence *m, bool *passed);
 } hn_device_calls;
 
 struct hn_device {
@@ -37,13 +41,21 @@ struct hn_device {
     hn_gemm_cuda *gemm;
     hn_attention_cudnn *attention; /* NULL until it is asked for */
     void *workspace;
+    void *marks; /* cudaEvent_t [n_marks]; on the CPU int64_t: nanoseconds */
+    int64_t n_marks;
     size_t free_at_open; /* bytes, once context and library handles exist */
+};
+
+struct hn_device_fence {
+    hn_device *device;
+    struct CUevent_st *event; /* CUDA's cudaEvent_t; NULL on the CPU */
 };
 
 /* device_cuda.c. *present: whether a driver and a GPU are there at all; d is zero on entry and may
  * be closed after an error. */
 HN_CUDA_FUNCTION hn_status hn_device_open_cuda(int index, hn_device *d, bool *present);
 HN_CUDA_FUNCTION void hn_device_graph_free_cuda(hn_device_graph *g);
+HN_CUDA_FUNCTION void hn_device_event_free_cuda(struct CUevent_st *event);
 /* device_probe.cu: whether this build's kernels run on the current GPU. */
 HN_CUDA_FUNCTION hn_status hn_device_probe_cuda(void);
 

@@ -110,6 +110,10 @@ typedef struct {
     int64_t dim[HN_ST_MAX_DIMS];
     const void *data;
     int64_t pitch; /* bytes from one row (of the last dimension) to the next; 0: dense */
+    /* NULL, or is asked for the data when their turn has come; `data` is not read then. *copy:
+     * memory that hn_free frees when they are written, or NULL. */
+    hn_status (*fetch)(const void *source, const void **data, void **copy);
+    const void *source;
 } hn_st_entry;
 
 /* Bytes that an entry takes in a file; the checks of hn_st_save for this entry (`path` is for the

@@ -93,7 +93,7 @@ static hn_status check_shape(const hn_st_entry *e, const char *path, uint64_t *n
     if (bits % 8 != 0)
         return HN_FAIL(HN_ERR_ARG, "%s: tensor '%.200s': %" PRIu64 " bits are not whole bytes",
                        path, e->name, bits);
-    if (bits > 0 && e->data == NULL)
+    if (bits > 0 && e->data == NULL && e->fetch == NULL)
         return HN_FAIL(HN_ERR_ARG, "%s: tensor '%.200s' has no data", path, e->name);
     *n_bytes = bits / 8;
     return HN_OK;
@@ -212,17 +212,27 @@ static hn_status make_header(const hn_st_entry *const *order, int64_t n,
     return HN_OK;
 }
 
-static hn_status write_entry(hn_saver *s, const hn_st_entry *e, const char *path)
+static hn_status write_data(hn_saver *s, const hn_st_entry *e, const void *data, uint64_t n_bytes)
 {
-    uint64_t n_bytes = 0;
-    HN_TRY(hn_st_entry_bytes(e, path, &n_bytes));
     const size_t row = (size_t)(row_bits(e) / 8);
-    if (n_bytes == 0) return HN_OK;
-    if (e->pitch == 0 || (size_t)e->pitch == row) return hn_saver_write(s, e->data, n_bytes);
-    const unsigned char *p = e->data;
+    if (e->pitch == 0 || (size_t)e->pitch == row) return hn_saver_write(s, data, n_bytes);
+    const unsigned char *p = data;
     for (uint64_t rows = n_bytes / row; rows > 0; rows--, p += e->pitch)
         HN_TRY(hn_saver_write(s, p, row));
     return HN_OK;
+}
+
+static hn_status write_entry(hn_saver *s, const hn_st_entry *e, const char *path)
+{
+    uint64_t n_bytes = 0;
+    const void *data = e->data;
+    void *copy = NULL;
+    HN_TRY(hn_st_entry_bytes(e, path, &n_bytes));
+    if (n_bytes == 0) return HN_OK;
+    if (e->fetch != NULL) HN_TRY(e->fetch(e->source, &data, &copy));
+    const hn_status st = write_data(s, e, data, n_bytes);
+    hn_free(copy);
+    return st;
 }
 
 hn_status hn_st_save(const char *path, const hn_st_entry *entries, int64_t n,

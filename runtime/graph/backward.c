@@ -218,7 +218,9 @@ static hn_status node_backward(hn_graph *g, const hn_node *n)
             if (before[k] != NULL) din[k] = before[k];
         }
     }
+    g->differentiated = n;
     HN_TRY(def->grad(g, n, dout, din));
+    g->differentiated = NULL;
     for (int k = 0; k < def->n_in; k++) {
         hn_tensor *t = n->in[k];
         if (t == NULL || !t->needs_grad || (def->accumulates & HN_BIT(k))) continue;

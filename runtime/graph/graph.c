@@ -269,6 +269,7 @@ hn_status hn_emit(hn_graph *g, hn_op_id op, const char *name, hn_tensor *const *
     char *copy = hn_arena_text(&g->program->arena, "%s", name);
     if (n == NULL || copy == NULL) return HN_FAIL(HN_ERR_MEMORY, "no memory for node %s", name);
     *n = (hn_node){.op = op, .name = copy, .graph = g, .backward = g->in_backward};
+    n->of = g->differentiated;
     n->segment = g->in_backward ? 0 : g->segment;
     if (attr != NULL) n->attr = *attr;
     for (int k = 0; k < def->n_in; k++) {

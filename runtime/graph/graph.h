@@ -139,6 +139,7 @@ typedef union {
     struct {
         int64_t heads, kv_heads, head_dim, window;
         int64_t longest; /* no sequence has more rows; 0: not known */
+        bool even;       /* every sequence may be taken to have so many */
         float scale, softcap;
         bool causal;
         hn_attention_impl impl;
@@ -175,6 +176,7 @@ struct hn_node {
     hn_tensor *in[HN_MAX_IN], *out[HN_MAX_OUT]; /* NULL: optional operand that is absent */
     hn_attr attr;
     bool backward;     /* appended by hn_graph_backward */
+    const hn_node *of; /* backward: the node whose gradient rule has emitted this one, or NULL */
     int segment;       /* recompute segment of a forward node; 0: none */
     size_t scratch;    /* bytes, from the operation's scratch function */
     size_t scratch_at; /* where in the transient arena */

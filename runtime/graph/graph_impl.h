@@ -19,7 +19,7 @@ struct hn_program {
     int64_t n_graphs, cap_graphs;
     /* the plan */
     bool planned;
-    size_t transient_bytes, guard_bytes;
+    size_t transient_bytes, guard_bytes, most_bytes; /* most: that may be taken, 0: what is free */
     unsigned char *memory[HN_MEM_COUNT];
     hn_device *device, *own_device; /* own_device: the one made here, or NULL */
 };
@@ -28,6 +28,7 @@ struct hn_graph {
     hn_program *program;
     const char *name;
     bool training, in_backward;
+    const hn_node *differentiated; /* whose gradient rule runs now */
     hn_node **node;
     int64_t n_nodes, cap_nodes;
     hn_tensor_list tensors; /* transient ones, views included; tensor->index is the place here */
@@ -37,6 +38,7 @@ struct hn_graph {
     hn_tensor_list leaf_grads; /* ... and those gradients */
     int segment, n_segments;
     size_t transient_bytes;
+    const hn_node *fullest;    /* where most of them are in use; NULL: no node */
     hn_device_graph *captured; /* NULL: run node by node */
 };
 
@@ -52,7 +54,10 @@ hn_status hn_list_add(hn_tensor_list *l, hn_tensor *t);
 /* passes.c: in this order, after hn_graph_backward */
 HN_NODISCARD hn_status hn_pass_recompute(hn_graph *g);
 void hn_pass_dead_nodes(hn_graph *g);
-/* in_place.c, tails.c: after those */
+/* fuse.c: between these two, which go by the nodes as they are then */
+void hn_pass_fuse(hn_graph *g);
+/* remake.c, in_place.c, tails.c: after those */
+HN_NODISCARD hn_status hn_pass_remake(hn_graph *g);
 HN_NODISCARD hn_status hn_pass_in_place(hn_graph *g);
 void hn_pass_tails(hn_graph *g);
 

@@ -44,6 +44,7 @@ typedef struct {
     uint32_t optional;         /* HN_BIT of the inputs that may be NULL */
     uint8_t alias[HN_MAX_OUT]; /* 1 + j: this output is input j, changed in place; 0: fresh */
     uint64_t reuse;            /* HN_REUSE bits */
+    uint64_t same_pitch;       /* HN_REUSE bits: tails.c gives them one distance of rows */
     uint32_t saved_out;        /* HN_BIT of outputs kept for backward only: no gradient arrives */
     bool loss;                 /* root of backward: its gradient rule runs with dout all NULL */
 
@@ -66,6 +67,12 @@ typedef struct {
      * A NULL function marks an operation that cannot be differentiated. */
     hn_status (*grad)(hn_graph *g, const hn_node *n, hn_tensor *const *dout, hn_tensor **din);
     uint32_t accumulates, adds, by_views;
+
+    /* Of an operation that gradient rules emit: output k, absent unless `ask_again` has set the
+     * attributes for it, is output again[k] - 1 of the node whose gradient this is, once more with
+     * the same bits, made in passing (remake.c). 0: it is not. */
+    uint8_t again[HN_MAX_OUT];
+    void (*ask_again)(hn_attr *attr);
 
     /* Elements behind each row of input k that the operation would like to write in (plan.h gives
      * them, or not: hn_type.tail); NULL: none. */

@@ -5,6 +5,9 @@
 
 enum { SUM, GAIN, RSTD, DY, DSUM, DGAIN_IN }; /* inputs */
 enum { DX, DGAIN, Y };                        /* outputs; DGAIN is DGAIN_IN */
+enum { FWD_SUM, FWD_Y };                      /* of add_rmsnorm */
+
+static void ask_again(hn_attr *attr) { attr->norm.want_y = true; }
 
 static hn_add_rmsnorm_bwd_args args_of(const hn_node *n)
 {
@@ -111,6 +114,8 @@ const hn_op_def hn_op_add_rmsnorm_bwd = {
     .optional = HN_BIT(DSUM) | HN_BIT(DGAIN_IN),
     .alias = {0, 1 + DGAIN_IN},
     .reuse = HN_REUSE(DX, DY) | HN_REUSE(DX, DSUM) | HN_REUSE(Y, DY) | HN_REUSE(Y, SUM),
+    .again = {0, 0, 1 + FWD_Y},
+    .ask_again = ask_again,
     .infer = infer,
     .scratch = scratch,
     .run_cpu = run_cpu,

@@ -30,6 +30,7 @@ static hn_attention_args args_of(const hn_node *n)
         .value_dim = hn_type_cols(v) / n->attr.attention.kv_heads,
         .window = n->attr.attention.window,
         .longest = n->attr.attention.longest,
+        .even = n->attr.attention.even,
         .scale = n->attr.attention.scale,
         .softcap = n->attr.attention.softcap,
         .causal = n->attr.attention.causal,

@@ -38,6 +38,7 @@ static hn_attention_args args_of(const hn_node *n)
         .value_dim = hn_type_cols(v) / n->attr.attention.kv_heads,
         .window = n->attr.attention.window,
         .longest = n->attr.attention.longest,
+        .even = n->attr.attention.even,
         .scale = n->attr.attention.scale,
         .softcap = n->attr.attention.softcap,
         .causal = n->attr.attention.causal,
@@ -123,6 +124,7 @@ const hn_op_def hn_op_attention_bwd = {
     .n_in = 8,
     .n_out = 3,
     .optional = HN_BIT(KV_OFFSETS),
+    .same_pitch = HN_REUSE(DQ, Q) | HN_REUSE(DK, K) | HN_REUSE(DV, V), /* cuDNN, packed */
     .infer = infer,
     .prepare = prepare,
     .scratch = scratch,

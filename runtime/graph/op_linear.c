@@ -1,24 +1,27 @@
-/* y = linear(x, w, bias?); the mathematics is in kernels/linear/linear.h */
+/* y = linear(x, w, bias?, add?); the mathematics is in kernels/linear/linear.h */
 #include "kernels/linear/linear.h"
 #include "runtime/graph/op_util.h"
 
-enum { X, W, BIAS }; /* inputs */
-enum { Y };          /* outputs */
+enum { X, W, BIAS, ADD }; /* inputs */
+enum { Y };               /* outputs */
 
 static hn_linear_args args_of(const hn_node *n)
 {
-    const hn_tensor *x = n->in[X], *w = n->in[W], *bias = n->in[BIAS], *y = n->out[Y];
+    const hn_tensor *x = n->in[X], *w = n->in[W], *bias = n->in[BIAS];
+    const hn_tensor *add = n->in[ADD], *y = n->out[Y];
     const int64_t replicas = hn_replicas_of(w);
     return (hn_linear_args){
         .x = x->data,
         .w = w->data,
         .bias = bias ? bias->data : NULL,
+        .add = add ? add->data : NULL,
         .y = y->data,
         .rows = hn_type_rows(&x->type),
         .in = hn_type_cols(&x->type),
         .out = hn_type_cols(&y->type),
         .ld_x = hn_type_ld(&x->type),
         .ld_w = hn_type_ld(&w->type),
+        .ld_add = add ? hn_type_ld(&add->type) : 0,
         .ld_y = hn_type_ld(&y->type),
         .replicas = replicas ? replicas : hn_replicas_of(bias),
         .w_stride = hn_replica_stride(w),
@@ -38,6 +41,8 @@ static hn_status infer(const hn_node *n, hn_type *out)
         (!hn_is_real(&n->in[BIAS]->type) || hn_type_elements(&n->in[BIAS]->type) != w->dim[0]))
         return HN_FAIL(HN_ERR_SHAPE, "bias [out], f32 or bf16");
     out[Y] = hn_type_2d(x->dtype, hn_type_rows(x), w->dim[0]);
+    if (n->in[ADD] && !hn_type_same(&n->in[ADD]->type, &out[Y]))
+        return HN_FAIL(HN_ERR_SHAPE, "what is added is not shaped like y");
     return HN_OK;
 }
 
@@ -55,6 +60,7 @@ static hn_status grad(hn_graph *g, const hn_node *n, hn_tensor *const *dout, hn_
         hn_tensor *const in[] = {dout[Y], din[BIAS]};
         HN_TRY(hn_emit(g, HN_OP_LINEAR_DB, n->name, in, NULL, NULL));
     }
+    if (din[ADD]) din[ADD] = dout[Y];
     return HN_OK;
 }
 
@@ -80,6 +86,8 @@ static hn_status run_cuda(const hn_node *n, hn_exec *x)
 static const hn_op_sample samples[] = {
     {.in = {{HN_F32, 2, {5, 7}, 8}, {HN_F32, 2, {3, 7}, 9}, {HN_F32, 1, {3}}}},
     {.in = {{HN_F32, 2, {1, 6}}, {HN_F32, 2, {4, 6}}}, .attr = {.linear = {.alpha = 0.5f}}},
+    {.in = {{HN_F32, 2, {3, 6}}, {HN_F32, 2, {4, 6}}, {HN_F32, 1, {4}}, {HN_F32, 2, {3, 4}, 8}}},
+    {.in = {{HN_BF16, 2, {40, 24}}, {HN_BF16, 2, {16, 24}}, {.ndim = 0}, {HN_BF16, 2, {40, 16}}}},
     {.in = {{HN_BF16, 2, {9, 33}}, {HN_BF16, 2, {17, 33}}, {HN_BF16, 1, {17}}}},
     {.in = {{HN_BF16, 2, {70, 20}}, {HN_BF16, 2, {130, 20}}, {HN_F32, 1, {130}}}},
     {.in = {{0}}},
@@ -87,9 +95,10 @@ static const hn_op_sample samples[] = {
 
 const hn_op_def hn_op_linear = {
     .name = "linear",
-    .n_in = 3,
+    .n_in = 4,
     .n_out = 1,
-    .optional = HN_BIT(BIAS),
+    .optional = HN_BIT(BIAS) | HN_BIT(ADD),
+    .reuse = HN_REUSE(Y, ADD),
     .infer = infer,
     .grad = grad,
     .accumulates = HN_BIT(W) | HN_BIT(BIAS),

@@ -1,20 +1,22 @@
-/* y, s = lowrank_linear(x, w, bias?, a, b); the mathematics is in kernels/lora/lowrank_linear.h */
+/* y, s = lowrank_linear(x, w, bias?, a, b, add?); the mathematics is in
+ * kernels/lora/lowrank_linear.h */
 #include "kernels/lora/lowrank_linear.h"
 #include "runtime/graph/op_util.h"
 
-enum { X, W, BIAS, A, B }; /* inputs */
-enum { Y, S };             /* outputs */
+enum { X, W, BIAS, A, B, ADD }; /* inputs */
+enum { Y, S };                  /* outputs */
 
 static hn_lowrank_linear_args args_of(const hn_node *n, const hn_rng_state *state)
 {
     const hn_tensor *x = n->in[X], *w = n->in[W], *bias = n->in[BIAS], *a = n->in[A], *b = n->in[B];
-    const hn_tensor *y = n->out[Y], *s = n->out[S];
+    const hn_tensor *add = n->in[ADD], *y = n->out[Y], *s = n->out[S];
     return (hn_lowrank_linear_args){
         .x = x->data,
         .w = w->data,
         .bias = bias ? bias->data : NULL,
         .a = a->data,
         .b = b->data,
+        .add = add ? add->data : NULL,
         .y = y->data,
         .s = s->data,
         .rows = hn_type_rows(&x->type),
@@ -25,6 +27,7 @@ static hn_lowrank_linear_args args_of(const hn_node *n, const hn_rng_state *stat
         .ld_w = hn_type_ld(&w->type),
         .ld_a = hn_type_ld(&a->type),
         .ld_b = hn_type_ld(&b->type),
+        .ld_add = add ? hn_type_ld(&add->type) : 0,
         .ld_y = hn_type_ld(&y->type),
         .ld_s = hn_type_ld(&s->type),
         .x_tail = x->type.tail,
@@ -55,6 +58,8 @@ static hn_status infer(const hn_node *n, hn_type *out)
     if (n->attr.linear.alpha == 0.0f) return HN_FAIL(HN_ERR_ARG, "the scale (alpha) is 0");
     out[Y] = hn_type_2d(x->dtype, hn_type_rows(x), w->dim[0]);
     out[S] = hn_type_2d(x->dtype, hn_type_rows(x), a->dim[0]);
+    if (n->in[ADD] && !hn_type_same(&n->in[ADD]->type, &out[Y]))
+        return HN_FAIL(HN_ERR_SHAPE, "what is added is not shaped like y");
     return HN_OK;
 }
 
@@ -113,6 +118,7 @@ static hn_status grad(hn_graph *g, const hn_node *n, hn_tensor *const *dout, hn_
         hn_tensor *const in[] = {dout[Y], din[BIAS]};
         HN_TRY(hn_emit(g, HN_OP_LINEAR_DB, n->name, in, NULL, NULL));
     }
+    if (din[ADD]) din[ADD] = dout[Y];
     return HN_OK;
 }
 
@@ -163,14 +169,29 @@ static const hn_op_sample samples[] = {
             {HN_BF16, 2, {4, 20}},
             {HN_BF16, 2, {18, 4}}},
      .attr = {.linear = {.alpha = 0.5f, .dropout = 0.1f, .key = 10}}},
+    {.in = {{HN_F32, 2, {4, 5}},
+            {HN_F32, 2, {6, 5}},
+            {HN_F32, 1, {6}},
+            {HN_F32, 2, {2, 5}},
+            {HN_F32, 2, {6, 2}},
+            {HN_F32, 2, {4, 6}, 9}},
+     .attr = {.linear = {.alpha = 2.0f}}},
+    {.in = {{HN_BF16, 2, {33, 24}},
+            {HN_BF16, 2, {16, 24}},
+            {.ndim = 0},
+            {HN_BF16, 2, {8, 24}},
+            {HN_BF16, 2, {16, 8}},
+            {HN_BF16, 2, {33, 16}}},
+     .attr = {.linear = {.alpha = 0.5f}}},
     {.in = {{0}}},
 };
 
 const hn_op_def hn_op_lowrank_linear = {
     .name = "lowrank_linear",
-    .n_in = 5,
+    .n_in = 6,
     .n_out = 2,
-    .optional = HN_BIT(BIAS),
+    .optional = HN_BIT(BIAS) | HN_BIT(ADD),
+    .reuse = HN_REUSE(Y, ADD),
     .saved_out = HN_BIT(S),
     .infer = infer,
     .grad = grad,

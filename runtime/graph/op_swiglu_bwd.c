@@ -5,6 +5,9 @@
 
 enum { GATE, UP, DY };  /* inputs */
 enum { DGATE, DUP, H }; /* outputs */
+enum { Y };             /* of swiglu */
+
+static void ask_again(hn_attr *attr) { attr->swiglu.want_h = true; }
 
 static hn_status infer(const hn_node *n, hn_type *out)
 {
@@ -67,6 +70,8 @@ const hn_op_def hn_op_swiglu_bwd = {
     .n_in = 3,
     .n_out = 3,
     .reuse = HN_REUSE(DGATE, GATE) | HN_REUSE(DGATE, DY) | HN_REUSE(DUP, UP) | HN_REUSE(H, DY),
+    .again = {0, 0, 1 + Y},
+    .ask_again = ask_again,
     .infer = infer,
     .run_cpu = run_cpu,
     .run_cuda = run_cuda,

@@ -68,6 +68,14 @@ static bool same_pitch(const hn_type *a, const hn_type *b)
     return a->ndim != 2 || b->ndim != 2 || hn_type_ld(a) == hn_type_ld(b);
 }
 
+/* Whether an earlier output of n has taken the piece: one that nobody reads dies at n as well. */
+static bool is_taken(const places *p, const hn_node *n, int o, const piece *in)
+{
+    for (int j = 0; j < o; j++)
+        if (n->out[j] && piece_of(p, n->out[j]) == in) return true;
+    return false;
+}
+
 /* Lets outputs take over the memory of inputs that die at their node. */
 static void merge_reused(places *p)
 {
@@ -83,6 +91,7 @@ static void merge_reused(places *p)
                 piece *in = piece_of(p, n->in[k]), *out = piece_of(p, n->out[o]);
                 if (in == NULL || out == NULL || in == out) continue;
                 if (in->last != i || out->first != i || in->bytes < out->bytes) continue;
+                if (is_taken(p, n, o, in)) continue;
                 out->owner = in->id;
                 in->last = out->last;
                 break;
@@ -122,6 +131,24 @@ static size_t lowest_free(piece *const *placed, int64_t n, const piece *q, piece
     return at;
 }
 
+/* The node at which the pieces that live take most. */
+static const hn_node *fullest_node(const places *p)
+{
+    const hn_graph *g = p->g;
+    const hn_node *best = NULL;
+    size_t most = 0;
+    for (int64_t i = 0; i < g->n_nodes; i++) {
+        size_t bytes = 0;
+        for (int64_t k = 0; k < p->n; k++) {
+            const piece *q = &p->piece[k];
+            if (q->owner == k && q->first <= i && i <= q->last) bytes += q->bytes;
+        }
+        if (bytes > most) best = g->node[i];
+        if (bytes > most) most = bytes;
+    }
+    return best;
+}
+
 static void write_back(const places *p)
 {
     hn_graph *g = p->g;
@@ -157,6 +184,7 @@ hn_status hn_place(hn_graph *g, size_t guard_bytes)
         if (end > g->transient_bytes) g->transient_bytes = end;
     }
     write_back(&p);
+    g->fullest = fullest_node(&p);
 
 done:
     hn_free(p.piece);

@@ -1,6 +1,7 @@
 #include "runtime/graph/plan.h"
 
 #include <inttypes.h>
+#include <stdint.h>
 #include <stdio.h>
 
 #include "runtime/base/alloc.h"
@@ -27,6 +28,7 @@ hn_status hn_plan_build(hn_program *p, const hn_plan_options *o)
     if (p->planned) return HN_FAIL(HN_ERR_ARG, "the program is planned already");
     p->device = o->device;
     p->guard_bytes = o->guard_bytes;
+    p->most_bytes = o->memory;
     if (p->device == NULL) {
         HN_TRY(hn_device_open("cpu", &p->own_device));
         p->device = p->own_device;
@@ -34,7 +36,9 @@ hn_status hn_plan_build(hn_program *p, const hn_plan_options *o)
     for (int64_t i = 0; i < p->n_graphs; i++) {
         hn_graph *g = p->graph[i];
         hn_pass_dead_nodes(g);
+        hn_pass_fuse(g);
         HN_TRY(hn_pass_recompute(g));
+        HN_TRY(hn_pass_remake(g));
         HN_TRY(hn_pass_in_place(g));
         hn_pass_tails(g);
         HN_TRY(prepare_nodes(g, p->device));
@@ -68,13 +72,13 @@ void hn_plan_sizes_of(const hn_program *p, hn_plan_sizes *out)
     out->total_bytes += out->workspace_bytes;
     for (int64_t i = 0; i < p->n_graphs; i++) {
         out->n_nodes += p->graph[i]->n_nodes;
-        if (p->graph[i]->transient_bytes == p->transient_bytes && out->widest_graph == NULL)
-            out->widest_graph = p->graph[i]->name;
+        if (p->graph[i]->transient_bytes != p->transient_bytes || out->widest_graph) continue;
+        out->widest_graph = p->graph[i]->name;
+        out->widest_node = p->graph[i]->fullest ? p->graph[i]->fullest->name : NULL;
     }
 }
 
-/* What the nodes have to say, every line once. */
-static void write_notes(const hn_program *p, char *text, size_t size)
+void hn_plan_notes(const hn_program *p, char *text, size_t size)
 {
     const char *said[8];
     size_t n = 0, at = 0;
@@ -95,14 +99,15 @@ char *hn_plan_text(const hn_program *p)
     hn_plan_sizes s;
     char notes[4096];
     hn_plan_sizes_of(p, &s);
-    write_notes(p, notes, sizeof notes);
+    hn_plan_notes(p, notes, sizeof notes);
     char text[2048] = "";
     size_t at = 0;
     for (int m = 0; m < HN_MEM_COUNT && at < sizeof text; m++) {
         if (s.class_bytes[m] == 0) continue;
-        char note[96] = "";
+        char note[160] = "";
         if (m == HN_MEM_TRANSIENT)
-            snprintf(note, sizeof note, "  (largest in graph '%s')", s.widest_graph);
+            snprintf(note, sizeof note, "  (largest in graph '%s', at %s)", s.widest_graph,
+                     s.widest_node);
         at += (size_t)snprintf(text + at, sizeof text - at, "  %-22s %10.4f GiB%s\n",
                                hn_mem_name((hn_mem)m), (double)s.class_bytes[m] / 0x1p30, note);
     }
@@ -123,18 +128,37 @@ static void bind(hn_program *p, hn_tensor *t)
     t->data = data;
 }
 
+hn_status hn_plan_fits(const hn_program *p, size_t margin, bool *fits, size_t *room)
+{
+    hn_plan_sizes s;
+    size_t free_bytes, total_bytes, limit;
+    hn_plan_sizes_of(p, &s);
+    HN_TRY(hn_device_memory(p->device, &free_bytes, &total_bytes));
+    free_bytes += hn_device_workspace_taken(p->device); /* another program's is this one's, too */
+    limit = total_bytes > 0 ? free_bytes - (margin < free_bytes ? margin : free_bytes) : SIZE_MAX;
+    if (p->most_bytes > 0 && p->most_bytes < limit) limit = p->most_bytes;
+    *fits = s.total_bytes <= limit;
+    if (room != NULL) *room = limit == SIZE_MAX ? 0 : limit;
+    return HN_OK;
+}
+
 /* Before anything is taken, so that a plan that cannot fit says so in one piece. */
 static hn_status check_fits(const hn_program *p)
 {
     hn_plan_sizes s;
-    size_t free_bytes, total_bytes;
+    bool fits;
+    size_t room;
+    char place[448];
+    HN_TRY(hn_plan_fits(p, 0, &fits, &room));
+    if (fits) return HN_OK;
     hn_plan_sizes_of(p, &s);
-    HN_TRY(hn_device_memory(p->device, &free_bytes, &total_bytes));
-    if (total_bytes == 0 || s.total_bytes <= free_bytes) return HN_OK;
-    return HN_FAIL(HN_ERR_MEMORY,
-                   "the plan needs %.3f GiB, %.3f GiB for activations; %.3f GiB are free on %s",
+    if (room == p->most_bytes)
+        snprintf(place, sizeof place, "may be taken");
+    else
+        snprintf(place, sizeof place, "are free on %s", hn_device_text(p->device));
+    return HN_FAIL(HN_ERR_MEMORY, "the plan needs %.3f GiB, %.3f GiB for activations; %.3f GiB %s",
                    (double)s.total_bytes / 0x1p30, (double)s.class_bytes[HN_MEM_TRANSIENT] / 0x1p30,
-                   (double)free_bytes / 0x1p30, hn_device_text(p->device));
+                   (double)room / 0x1p30, place);
 }
 
 static hn_status take_blocks(hn_program *p)

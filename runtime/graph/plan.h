@@ -26,13 +26,15 @@ extern "C" {
 typedef struct {
     hn_device *device;  /* must outlive the program; NULL: one for the CPU is made */
     size_t guard_bytes; /* red zone behind every transient piece, for tests; 0: none */
+    size_t memory;      /* bytes that may be taken; 0: what is free when they are */
 } hn_plan_options;
 
 typedef struct {
     size_t class_bytes[HN_MEM_COUNT]; /* all replicas */
     size_t workspace_bytes;           /* what the device's libraries work in */
     size_t total_bytes;
-    const char *widest_graph; /* the one that sets the transient block */
+    const char *widest_graph; /* the one that sets the transient block, ... */
+    const char *widest_node;  /* ... and its node with most in use; NULL: none */
     int64_t n_nodes;          /* over all graphs */
 } hn_plan_sizes;
 
@@ -42,11 +44,20 @@ typedef struct {
 HN_NODISCARD hn_status hn_plan_build(hn_program *p, const hn_plan_options *o);
 void hn_plan_sizes_of(const hn_program *p, hn_plan_sizes *out); /* after hn_plan_build */
 
+/* What the nodes' operations had to say (whose kernels, which mode), a line each, every line once;
+ * cut off at `size`. Part of hn_plan_text. */
+void hn_plan_notes(const hn_program *p, char *text, size_t size);
+
 /* The table that is printed before the first allocation; hn_free the text. NULL: out of memory. */
 char *hn_plan_text(const hn_program *p);
 
+/* Whether the plan fits hn_plan_options.memory, and what is free on the device.
+ * margin  of the free memory that is to be left
+ * room    NULL, or receives the bytes there are; 0: nobody knows (the CPU without a limit) */
+HN_NODISCARD hn_status hn_plan_fits(const hn_program *p, size_t margin, bool *fits, size_t *room);
+
 /* Takes the memory, zeroed, and sets every tensor's data.
- * Errors: HN_ERR_MEMORY says what is needed and what is free, before anything is taken on a GPU */
+ * Errors: HN_ERR_MEMORY says what is needed and what there is, before anything is taken */
 HN_NODISCARD hn_status hn_plan_allocate(hn_program *p);
 
 hn_device *hn_program_device(const hn_program *p); /* NULL before hn_plan_build */

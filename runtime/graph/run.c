@@ -180,12 +180,35 @@ static hn_exec exec_of(const hn_program *p, hn_step_block *step)
                      .step = step};
 }
 
+static hn_status run_profiled(const hn_graph *g, hn_exec *x, hn_profile *profile)
+{
+    hn_device *d = g->program->device;
+    double *ms = hn_calloc((size_t)g->n_nodes + 1, sizeof *ms);
+    hn_status st = HN_OK;
+    if (ms == NULL) return HN_FAIL(HN_ERR_MEMORY, "no memory for the times of graph %s", g->name);
+    HN_TRY_GOTO(st, hn_device_mark(d, 0), done);
+    for (int64_t i = 0; i < g->n_nodes; i++) {
+        HN_TRY_GOTO(st, run_node(g->node[i], x), done);
+        HN_TRY_GOTO(st, hn_device_mark(d, i + 1), done);
+    }
+    HN_TRY_GOTO(st, hn_device_marks(d, g->n_nodes, ms), done);
+    st = hn_profile_add(profile, g, ms);
+
+done:
+    hn_free(ms);
+    return st;
+}
+
 hn_status hn_graph_run(const hn_graph *g, const hn_run_options *o)
 {
     const hn_program *p = g->program;
     hn_exec x = exec_of(p, o->step);
     const bool compare = o->compare && x.device == HN_DEVICE_CUDA;
     x.twin = o->twin;
+    if (o->profile) {
+        if (o->check || compare) return HN_FAIL(HN_ERR_ARG, "a profiled run checks nothing");
+        return run_profiled(g, &x, o->profile);
+    }
     if (g->captured && !o->check && !compare) return hn_device_launch(p->device, g->captured);
     if (o->check && p->guard_bytes > 0 && p->transient_bytes > 0)
         HN_TRY(hn_device_fill(p->device, p->memory[HN_MEM_TRANSIENT], 0xff, p->transient_bytes));

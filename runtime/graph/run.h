@@ -10,6 +10,7 @@
 #ifndef HN_RUN_H
 #define HN_RUN_H
 #include "runtime/graph/op.h"
+#include "runtime/graph/profile.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -35,7 +36,8 @@ typedef struct {
                    * at the red zones of a guarded plan; before it: poison fresh outputs */
     bool compare; /* GPU: run each node's CPU twin on copies of the same inputs; float outputs agree
                    * to 1e-4 (f32) or 2e-2 (bf16) of their norm */
-} hn_run_options; /* scans and comparisons look at replica 0 */
+    hn_profile *profile; /* adds the time of every node, and waits; not with check or compare */
+} hn_run_options;        /* scans and comparisons look at replica 0 */
 
 /* Runs every node. On a GPU it returns before the work is done, unless check or compare is on.
  * Allocates nothing (check and compare on a GPU: host memory).

@@ -1,6 +1,10 @@
 /* Room behind the rows of transient matrices for the operations that read them (plan.h). */
 #include "runtime/graph/graph_impl.h"
 
+/* Rows with a tail begin so many elements apart, or a multiple: 128 bytes of bf16, one swizzle atom
+ * of the tensor cores' loads and one line of L2. */
+enum { TAIL_PITCH = 64 };
+
 /* A view of all columns has its root's rows, tails included. */
 static hn_tensor *whole(hn_tensor *t)
 {
@@ -16,8 +20,7 @@ static bool may_widen(const hn_tensor *t)
 
 static void widen(hn_tensor *t, int64_t ld)
 {
-    const int64_t step = 16 / (int64_t)hn_dtype_size(t->type.dtype);
-    if (ld > hn_type_ld(&t->type)) t->type.pitch = (ld + step - 1) / step * step;
+    if (ld > hn_type_ld(&t->type)) t->type.pitch = (ld + TAIL_PITCH - 1) / TAIL_PITCH * TAIL_PITCH;
 }
 
 static bool give_tails(hn_node *n)
@@ -35,14 +38,15 @@ static bool give_tails(hn_node *n)
     return given;
 }
 
-/* An output that may take over an input's memory has to have the pitch of it: the wider one. */
+/* An output that may take over an input's memory has to have the pitch of it: the wider one. So do
+ * the pairs for which an operation asks. */
 static bool align_pitches(const hn_node *n)
 {
     const hn_op_def *def = hn_op(n->op);
     bool changed = false;
     for (int o = 0; o < def->n_out; o++)
         for (int k = 0; k < def->n_in; k++) {
-            if (!(def->reuse & HN_REUSE(o, k)) || !n->in[k] || !n->out[o]) continue;
+            if (!((def->reuse | def->same_pitch) & HN_REUSE(o, k)) || !n->in[k] || !n->out[o]) continue;
             hn_tensor *in = hn_root(n->in[k]), *out = hn_root(n->out[o]);
             if (!may_widen(in) || !may_widen(out) || !hn_type_same(&in->type, &out->type)) continue;
             if (hn_type_ld(&in->type) == hn_type_ld(&out->type)) continue;

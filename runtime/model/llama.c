@@ -177,6 +177,7 @@ static hn_status attend(recorder *r, hn_tensor *q, hn_tensor *k, hn_tensor *v, h
                                         .head_dim = c->head_dim,
                                         .window = hn_llama_window(c, r->layer),
                                         .longest = r->b->longest,
+                                        .even = r->b->even,
                                         .scale = (float)(1.0 / sqrt((double)c->head_dim)),
                                         .causal = true,
                                         .impl = r->b->attention}};
@@ -220,7 +221,7 @@ hn_status hn_llama_hidden(const hn_llama_build *b, hn_graph *g, const hn_llama_i
     HN_TRY(hn_emit(g, HN_OP_EMBEDDING, EMBED, in, NULL, out));
     hn_tensor *res = out[0], *branch = NULL; /* the residual stream, and what joins it next */
     for (r.layer = 0; r.layer < r.c->layers; r.layer++) {
-        if (b->recompute) hn_segment_begin(g);
+        if (r.layer < b->recompute) hn_segment_begin(g);
         HN_TRY(norm(&r, name_of(&r, "input_layernorm.weight"), 0, branch ? branch : res,
                     branch ? res : NULL, &res, &normed));
         HN_TRY(attention(&r, normed, &branch));
@@ -236,7 +237,8 @@ hn_status hn_llama_hidden(const hn_llama_build *b, hn_graph *g, const hn_llama_i
 hn_status hn_llama_logits(const hn_llama_build *b, hn_graph *g, hn_tensor *hidden,
                           hn_tensor **logits)
 {
-    hn_tensor *in[] = {hidden, hn_params_find(b->params, hn_llama_head(b->config))->value, NULL};
+    hn_tensor *in[] = {hidden, hn_params_find(b->params, hn_llama_head(b->config))->value, NULL,
+                       NULL};
     hn_tensor *out[HN_MAX_OUT];
     const hn_attr attr = {.linear = {.alpha = 1.0f}};
     HN_TRY(hn_emit(g, HN_OP_LINEAR, "lm_head", in, &attr, out));

@@ -46,11 +46,13 @@ typedef struct {
     const hn_llama_config *config;
     const hn_params *params;
     const hn_llama_tables *tables;
-    hn_llama_cache *cache; /* one a layer; NULL: none is written */
-    bool decode;           /* attend over the cache; else over the batch itself */
-    bool recompute;        /* run each layer's forward again in backward instead of keeping it */
+    hn_llama_cache *cache;       /* one a layer; NULL: none is written */
+    bool decode;                 /* attend over the cache; else over the batch itself */
+    int64_t recompute;           /* so many layers, the first ones, run again in backward instead of
+                                  * keeping what they made; those behind them are done with by then */
     hn_attention_impl attention; /* whose kernels; attention over a cache runs on our own */
     int64_t longest;             /* no sequence of a batch has more rows; 0: not known */
+    bool even;                   /* every sequence may be taken to have so many (attention.h) */
     int64_t loss_chunk_rows;     /* rows of logits alive at a time; 0: linear_ce's own choice */
 } hn_llama_build;
 

@@ -31,6 +31,8 @@ static const verb verbs[] = {
      hn_verb_check},
     {"plan", "the memory that training takes", TRAIN_GROUPS & ~(unsigned)HN_GROUP_DATA,
      hn_verb_plan},
+    {"tune", "find the fastest matrix products on this GPU, for the train that follows",
+     TRAIN_GROUPS & ~(unsigned)HN_GROUP_DATA, hn_verb_tune},
     {"eval", "held-out loss of a model, with or without an adapter",
      HN_GROUP_MODEL | HN_GROUP_DATA | HN_GROUP_BATCH | HN_GROUP_MACHINE, hn_verb_eval},
     {"generate", "continue a text", HN_GROUP_MODEL | HN_GROUP_GENERATE | HN_GROUP_MACHINE,

@@ -13,11 +13,37 @@
  * 2.3 GiB, for products large enough to fill it. */
 enum { CHUNK_ROWS_CPU = 512, CHUNK_ROWS_CUDA = 4096 };
 
-/* What the host reads back. */
+/* Micro-batches on their way to a GPU: one is filled while the other is copied or waits for it. */
+enum { STAGES = 2 };
+
+/* The host's side of a micro-batch. On the CPU there is one, and block and batch are the tensors'
+ * own memory. */
+typedef struct {
+    hn_step_block *step;
+    hn_engine_input batch;
+    hn_device_fence *sent; /* behind the copies to the device */
+    bool used;             /* has been sent since it was given out */
+} stage;
+
+/* What comes back from a step. */
 typedef struct {
     hn_step_block step;
-    float loss, count, eval_loss, eval_count;
+    float loss, count;
 } results;
+
+/* The host's side of an update. */
+typedef struct {
+    hn_step_block *step; /* on the CPU the tensor's own */
+    results *back;
+    hn_device_fence *done; /* behind the copies to the host */
+} outcome;
+
+/* Host memory that a GPU copies to and from. */
+typedef struct {
+    hn_step_block micro[STAGES], update[HN_ENGINE_AHEAD];
+    results back[HN_ENGINE_AHEAD];
+    float eval_loss, eval_count;
+} pinned_part;
 
 struct hn_engine {
     hn_engine_options o;
@@ -31,21 +57,25 @@ struct hn_engine {
     struct {
         hn_tensor *tokens, *positions, *offsets, *logits;
     } logits;
+    int64_t recomputed;  /* layers */
     int64_t step_number; /* of the running optimizer step, from 0 */
-    bool in_flight;      /* the device may not have copied the batch yet */
-    /* Host sides of what travels between host and device. On the CPU the step blocks and the batch
-     * are the tensors' own memory. Micro and update have a block each, so that the second can be
-     * written while the first is on its way. */
-    hn_step_block *micro_step, *update_step;
-    hn_engine_input batch;
-    results *back;
-    void *pinned;
+    hn_profile *profile; /* NULL: not wanted */
+    stage stage[STAGES];
+    int now; /* the stage in use */
+    outcome outcome[HN_ENGINE_AHEAD];
+    int64_t first, n_outcomes; /* those whose report nobody has taken: a ring */
+    pinned_part *pinned;       /* and behind it the batches */
 };
 
 void hn_engine_free(hn_engine *e)
 {
     if (e == NULL) return;
-    if (e->pinned) hn_device_release_host(hn_program_device(e->program), e->pinned);
+    if (e->pinned) { /* nothing may be on its way to or from it */
+        (void)!hn_device_wait(hn_program_device(e->program));
+        hn_device_release_host(hn_program_device(e->program), e->pinned);
+    }
+    for (int i = 0; i < STAGES; i++) hn_device_fence_free(e->stage[i].sent);
+    for (int i = 0; i < HN_ENGINE_AHEAD; i++) hn_device_fence_free(e->outcome[i].done);
     hn_params_free(e->params);
     hn_program_free(e->program);
     hn_free(e);
@@ -70,7 +100,8 @@ static hn_llama_build builder(const hn_engine *e)
                             .tables = &e->tables,
                             .attention = e->o.attention,
                             .longest = e->o.seq_len,
-                            .recompute = e->o.recompute};
+                            .even = e->o.even_rows,
+                            .recompute = e->recomputed};
 }
 
 static hn_status record_zero(hn_graph *g, hn_tensor *t)
@@ -158,6 +189,7 @@ static hn_status record_logits(hn_engine *e)
     const hn_llama_input in = {e->logits.tokens, e->logits.positions, e->logits.offsets, NULL};
     hn_llama_build b = builder(e);
     b.longest = rows;
+    b.even = false;
     hn_tensor *hidden;
     HN_TRY(hn_graph_new(e->program, "logits", false, &e->logits_graph));
     HN_TRY(hn_llama_hidden(&b, e->logits_graph, &in, &hidden));
@@ -181,7 +213,7 @@ static hn_status record(hn_engine *e)
     const hn_params_options po = {.dtype = o->dtype,
                                   .moments = adamw ? 2 : o->optimizer.momentum > 0,
                                   .gradients = o->train,
-                                  .launches = gpu,
+                                  .fuse = hn_fuse_rule_of(o->dtype, gpu),
                                   .border = gpu && o->dtype == HN_BF16};
     HN_TRY(hn_params_create(e->params, e->program, &po));
     HN_TRY(hn_llama_tables_new(o->config, e->program, positions, &e->tables));
@@ -197,11 +229,91 @@ static hn_status record(hn_engine *e)
         if (o->eval) HN_TRY(record_eval(e));
     }
     if (o->logits_rows > 0) HN_TRY(record_logits(e));
-    const hn_plan_options plan = {.device = o->device};
+    const hn_plan_options plan = {.device = o->device, .memory = o->memory};
     return hn_plan_build(e->program, &plan);
 }
 
+/* ---- how many layers run again in backward ---- */
+
+/* The plan anew, with the first n layers running again. */
+static hn_status record_with(hn_engine *e, int64_t n)
+{
+    if (e->program != NULL && n == e->recomputed) return HN_OK;
+    hn_params_free(e->params);
+    hn_program_free(e->program);
+    e->params = NULL;
+    e->program = NULL;
+    e->recomputed = n;
+    return record(e);
+}
+
+/* Plan and measurement agree to 2 % of the plan; half of that is left free, so that a plan that
+ * just fits does so. */
+enum { MARGIN_SHARE = 100 };
+
+static hn_status fits(const hn_engine *e, bool *out)
+{
+    size_t free_bytes, total_bytes;
+    HN_TRY(hn_device_memory(hn_program_device(e->program), &free_bytes, &total_bytes));
+    return hn_plan_fits(e->program, free_bytes / MARGIN_SHARE, out, NULL);
+}
+
+/* As few as fit; all, when even that is not enough: the one who takes the memory says so. */
+static hn_status record_to_fit(hn_engine *e)
+{
+    int64_t too_few = 0, enough = e->o.config->layers;
+    bool fit;
+    HN_TRY(record_with(e, 0));
+    HN_TRY(fits(e, &fit));
+    if (fit || !e->o.train) return HN_OK;
+    HN_TRY(record_with(e, enough));
+    HN_TRY(fits(e, &fit));
+    while (fit && enough - too_few > 1) {
+        const int64_t n = too_few + (enough - too_few) / 2;
+        bool n_fit;
+        HN_TRY(record_with(e, n));
+        HN_TRY(fits(e, &n_fit));
+        if (n_fit)
+            enough = n;
+        else
+            too_few = n;
+    }
+    return record_with(e, enough);
+}
+
+static hn_status record_plan(hn_engine *e)
+{
+    if (e->o.recompute == HN_RECOMPUTE_AUTO) return record_to_fit(e);
+    return record_with(e, e->o.recompute == HN_RECOMPUTE_ON ? e->o.config->layers : 0);
+}
+
+int64_t hn_engine_recomputed(const hn_engine *e) { return e->recomputed; }
+
+char *hn_engine_plan_text(const hn_engine *e)
+{
+    char line[160] = "";
+    bool fit = true;
+    size_t room = 0;
+    char *plan = hn_plan_text(e->program), *text = NULL;
+    if (plan == NULL || hn_plan_fits(e->program, 0, &fit, &room) != HN_OK) goto done;
+    if (e->recomputed > 0 && e->o.recompute == HN_RECOMPUTE_AUTO && fit)
+        snprintf(line, sizeof line,
+                 "recompute: %" PRId64 " of %" PRId64 " layers, to fit %.1f GiB\n", e->recomputed,
+                 e->o.config->layers, (double)room / 0x1p30);
+    else if (e->recomputed > 0)
+        snprintf(line, sizeof line, "recompute: all %" PRId64 " layers\n", e->recomputed);
+    text = fit ? hn_asprintf("%s%s", plan, line)
+               : hn_asprintf("%s%sit does not fit: there are %.4f GiB\n", plan, line,
+                             (double)room / 0x1p30);
+
+done:
+    hn_free(plan);
+    return text;
+}
+
 hn_executor hn_engine_executor(const hn_engine *e) { return e->o.executor; }
+
+void hn_engine_profile(hn_engine *e, hn_profile *p) { e->profile = p; }
 
 hn_status hn_engine_new(const hn_engine_options *o, hn_engine **out)
 {
@@ -209,7 +321,7 @@ hn_status hn_engine_new(const hn_engine_options *o, hn_engine **out)
     if (e == NULL) return HN_FAIL(HN_ERR_MEMORY, "%zu bytes for an engine", sizeof *e);
     e->o = *o;
     hn_status st = hn_executor_choose(o->executor, o->device, &e->o.executor);
-    if (st == HN_OK) st = record(e);
+    if (st == HN_OK) st = record_plan(e);
     if (st != HN_OK)
         hn_engine_free(e);
     else
@@ -219,30 +331,49 @@ hn_status hn_engine_new(const hn_engine_options *o, hn_engine **out)
 
 /* ---- memory, and the first run of every variant ---- */
 
-/* Pinned memory on a GPU: two step blocks, the results, the four inputs. */
-static hn_status take_host_memory(hn_engine *e)
+/* The batch at *at, which moves behind it. */
+static hn_engine_input batch_at(const hn_engine *e, int32_t **at)
 {
-    const bool gpu = e->o.executor != HN_EXECUTOR_CPU;
-    const size_t rows = (size_t)(e->o.batch_rows * e->o.seq_len);
-    const size_t batch = gpu ? (3 * rows + (size_t)e->o.max_seqs + 1) * sizeof(int32_t) : 0;
-    const size_t fixed = 2 * sizeof(hn_step_block) + (sizeof(results) + 15) / 16 * 16;
-    HN_TRY(hn_device_alloc_host(hn_program_device(e->program), fixed + batch, &e->pinned));
-    hn_step_block *blocks = e->pinned;
-    e->micro_step = gpu ? &blocks[0] : e->step->data;
-    e->update_step = gpu ? &blocks[1] : e->step->data;
-    e->back = (results *)(void *)&blocks[2];
-    int32_t *at = (int32_t *)(void *)((char *)e->pinned + fixed);
-    if (e->tokens == NULL) return HN_OK;
-    e->batch = gpu ? (hn_engine_input){at, at + rows, at + 2 * rows, at + 3 * rows}
-                   : (hn_engine_input){e->tokens->data, e->labels->data, e->positions->data,
-                                       e->offsets->data};
+    const int64_t rows = e->o.batch_rows * e->o.seq_len;
+    const hn_engine_input in = {*at, *at + rows, *at + 2 * rows, *at + 3 * rows};
+    *at += 3 * rows + e->o.max_seqs + 1;
+    return in;
+}
+
+static hn_status make_fences(hn_engine *e)
+{
+    hn_device *d = hn_program_device(e->program);
+    for (int i = 0; i < STAGES; i++) HN_TRY(hn_device_fence_new(d, &e->stage[i].sent));
+    for (int i = 0; i < HN_ENGINE_AHEAD; i++) HN_TRY(hn_device_fence_new(d, &e->outcome[i].done));
     return HN_OK;
 }
 
-static hn_status send(hn_engine *e, const hn_tensor *t, const void *from)
+static hn_status take_host_memory(hn_engine *e)
+{
+    const bool gpu = e->o.executor != HN_EXECUTOR_CPU;
+    const int64_t batch = 3 * e->o.batch_rows * e->o.seq_len + e->o.max_seqs + 1;
+    const size_t bytes = gpu ? STAGES * (size_t)batch * sizeof(int32_t) : 0;
+    void *memory = NULL;
+    HN_TRY(hn_device_alloc_host(hn_program_device(e->program), sizeof *e->pinned + bytes, &memory));
+    e->pinned = memory;
+    int32_t *at = (int32_t *)(void *)(e->pinned + 1);
+    for (int i = 0; i < STAGES; i++) {
+        e->stage[i].step = gpu ? &e->pinned->micro[i] : e->step->data;
+        if (gpu && e->tokens) e->stage[i].batch = batch_at(e, &at);
+    }
+    if (!gpu && e->tokens)
+        e->stage[0].batch = (hn_engine_input){e->tokens->data, e->labels->data, e->positions->data,
+                                              e->offsets->data};
+    for (int i = 0; i < HN_ENGINE_AHEAD; i++) {
+        e->outcome[i].step = gpu ? &e->pinned->update[i] : e->step->data;
+        e->outcome[i].back = &e->pinned->back[i];
+    }
+    return make_fences(e);
+}
+
+static hn_status send(const hn_engine *e, const hn_tensor *t, const void *from)
 {
     if (from == t->data) return HN_OK; /* CPU: it is there already */
-    e->in_flight = true;
     return hn_device_send(hn_program_device(e->program), t->data, from, hn_type_bytes(&t->type));
 }
 
@@ -251,24 +382,30 @@ static hn_status fetch(const hn_engine *e, const hn_tensor *t, void *to)
     return hn_device_fetch(hn_program_device(e->program), to, t->data, hn_type_bytes(&t->type));
 }
 
-static hn_status wait(hn_engine *e)
-{
-    e->in_flight = false;
-    return hn_device_wait(hn_program_device(e->program));
-}
+static hn_status wait(const hn_engine *e) { return hn_device_wait(hn_program_device(e->program)); }
 
-static hn_status send_batch(hn_engine *e)
+/* Block and batch of the stage in use. */
+static hn_status send_stage(hn_engine *e)
 {
-    HN_TRY(send(e, e->tokens, e->batch.tokens));
-    HN_TRY(send(e, e->labels, e->batch.labels));
-    HN_TRY(send(e, e->positions, e->batch.positions));
-    return send(e, e->offsets, e->batch.offsets);
+    stage *s = &e->stage[e->now];
+    HN_TRY(send(e, e->step, s->step));
+    if (e->tokens != NULL) {
+        HN_TRY(send(e, e->tokens, s->batch.tokens));
+        HN_TRY(send(e, e->labels, s->batch.labels));
+        HN_TRY(send(e, e->positions, s->batch.positions));
+        HN_TRY(send(e, e->offsets, s->batch.offsets));
+    }
+    s->used = true;
+    return hn_device_fence_here(s->sent);
 }
 
 static hn_status run(hn_engine *e, const hn_graph *g, bool check)
 {
     const bool compare = e->o.executor == HN_EXECUTOR_CHECK;
-    const hn_run_options o = {.step = e->step->data, .check = check || compare, .compare = compare};
+    const hn_run_options o = {.step = e->step->data,
+                              .check = check || compare,
+                              .compare = compare,
+                              .profile = e->profile};
     return hn_graph_run(g, &o);
 }
 
@@ -291,13 +428,14 @@ static hn_status warm_up(hn_engine *e)
     variants(e, variant);
     if (e->tokens != NULL) {
         const int64_t rows = e->o.batch_rows * e->o.seq_len;
-        memset(e->batch.tokens, 0, (size_t)rows * sizeof *e->batch.tokens);
-        memset(e->batch.positions, 0, (size_t)rows * sizeof *e->batch.positions);
-        memset(e->batch.offsets, 0, (size_t)(e->o.max_seqs + 1) * sizeof *e->batch.offsets);
-        for (int64_t i = 0; i < rows; i++) e->batch.labels[i] = HN_LABEL_IGNORED;
-        HN_TRY(send_batch(e));
+        hn_engine_input in;
+        HN_TRY(hn_engine_batch(e, &in));
+        memset(in.tokens, 0, (size_t)rows * sizeof *in.tokens);
+        memset(in.positions, 0, (size_t)rows * sizeof *in.positions);
+        memset(in.offsets, 0, (size_t)(e->o.max_seqs + 1) * sizeof *in.offsets);
+        for (int64_t i = 0; i < rows; i++) in.labels[i] = HN_LABEL_IGNORED;
     }
-    HN_TRY(send(e, e->step, e->micro_step));
+    HN_TRY(send_stage(e));
     for (int i = 0; i < N_VARIANTS; i++)
         if (variant[i]) HN_TRY(hn_graph_run(variant[i], &o));
     HN_TRY(wait(e));
@@ -307,15 +445,19 @@ static hn_status warm_up(hn_engine *e)
     return wait(e);
 }
 
+/* What no step changes. */
+static void set_constants(const hn_engine *e, hn_step_block *s)
+{
+    s->seed = e->o.seed;
+    s->max_norm = (float)e->o.optimizer.max_grad_norm;
+}
+
 hn_status hn_engine_allocate(hn_engine *e)
 {
     HN_TRY(hn_plan_allocate(e->program));
     HN_TRY(take_host_memory(e));
-    hn_step_block *const blocks[] = {e->micro_step, e->update_step};
-    for (int i = 0; i < 2; i++) {
-        blocks[i]->seed = e->o.seed;
-        blocks[i]->max_norm = (float)e->o.optimizer.max_grad_norm;
-    }
+    for (int i = 0; i < STAGES; i++) set_constants(e, e->stage[i].step);
+    for (int i = 0; i < HN_ENGINE_AHEAD; i++) set_constants(e, e->outcome[i].step);
     HN_TRY(hn_llama_tables_fill(e->o.config, &e->tables));
     return e->o.executor == HN_EXECUTOR_CPU ? HN_OK : warm_up(e);
 }
@@ -325,6 +467,16 @@ hn_status hn_engine_gemm_plans(const hn_engine *e, struct json_t **out)
     *out = NULL;
     if (e->o.executor == HN_EXECUTOR_CPU) return HN_OK;
     return hn_gemm_cuda_plans(hn_device_gemm(e->o.device), out);
+}
+
+hn_status hn_engine_capture_anew(hn_engine *e)
+{
+    hn_graph *variant[N_VARIANTS];
+    if (e->o.executor == HN_EXECUTOR_CPU) return HN_OK;
+    variants(e, variant);
+    for (int i = 0; i < N_VARIANTS; i++)
+        if (variant[i]) hn_graph_release(variant[i]);
+    return warm_up(e);
 }
 
 hn_status hn_engine_use_gemm_plans(hn_engine *e, const struct json_t *plans, const char *where)
@@ -338,20 +490,19 @@ hn_status hn_engine_use_gemm_plans(hn_engine *e, const struct json_t *plans, con
     const bool same = json_equal(now, plans);
     json_decref(now);
     if (!gpu || same) return HN_OK;
-    hn_graph *variant[N_VARIANTS];
     HN_TRY(hn_gemm_cuda_restore(hn_device_gemm(e->o.device), plans, where));
-    variants(e, variant);
-    for (int i = 0; i < N_VARIANTS; i++)
-        if (variant[i]) hn_graph_release(variant[i]);
-    return warm_up(e);
+    return hn_engine_capture_anew(e);
 }
 
 /* ---- steps ---- */
 
 hn_status hn_engine_batch(hn_engine *e, hn_engine_input *out)
 {
-    if (e->in_flight) HN_TRY(wait(e));
-    *out = e->batch;
+    if (e->stage[e->now].used && e->o.executor != HN_EXECUTOR_CPU) e->now = (e->now + 1) % STAGES;
+    stage *s = &e->stage[e->now];
+    if (s->used) HN_TRY(hn_device_fence_wait(s->sent));
+    s->used = false;
+    *out = s->batch;
     return HN_OK;
 }
 
@@ -363,37 +514,61 @@ hn_status hn_engine_begin(hn_engine *e, int64_t step)
 
 static hn_status micro(hn_engine *e, int64_t index, bool check)
 {
-    e->micro_step->step = (uint64_t)e->step_number + 1;
-    e->micro_step->row_offset = index * e->o.batch_rows * e->o.seq_len;
-    HN_TRY(send(e, e->step, e->micro_step));
-    HN_TRY(send_batch(e));
+    stage *s = &e->stage[e->now];
+    if (s->used) HN_TRY(hn_device_fence_wait(s->sent)); /* the same batch again */
+    s->step->step = (uint64_t)e->step_number + 1;
+    s->step->row_offset = index * e->o.batch_rows * e->o.seq_len;
+    HN_TRY(send_stage(e));
     return run(e, e->micro, check);
 }
 
 hn_status hn_engine_micro(hn_engine *e, int64_t index) { return micro(e, index, false); }
 hn_status hn_engine_find_nonfinite(hn_engine *e, int64_t index) { return micro(e, index, true); }
 
-hn_status hn_engine_update(hn_engine *e, double lr, hn_step_report *report)
+static hn_status enqueue_update(hn_engine *e, double lr)
 {
-    hn_step_block *s = e->update_step;
+    const outcome *u = &e->outcome[(e->first + e->n_outcomes) % HN_ENGINE_AHEAD];
     const hn_optimizer *o = &e->o.optimizer;
     const double t = (double)(e->step_number + 1);
-    s->step = (uint64_t)e->step_number + 1;
-    s->lr = (float)lr;
-    s->bias_correction1 = (float)(1.0 - pow(o->beta1, t));
-    s->bias_correction2 = (float)(1.0 - pow(o->beta2, t));
-    HN_TRY(fetch(e, e->loss, &e->back->loss)); /* the update clears the count */
-    HN_TRY(fetch(e, hn_params_flat(e->params)->count, &e->back->count));
-    HN_TRY(send(e, e->step, s));
+    u->step->step = (uint64_t)e->step_number + 1;
+    u->step->lr = (float)lr;
+    u->step->bias_correction1 = (float)(1.0 - pow(o->beta1, t));
+    u->step->bias_correction2 = (float)(1.0 - pow(o->beta2, t));
+    HN_TRY(fetch(e, e->loss, &u->back->loss)); /* the update clears the count */
+    HN_TRY(fetch(e, hn_params_flat(e->params)->count, &u->back->count));
+    HN_TRY(send(e, e->step, u->step));
     HN_TRY(run(e, e->update, false));
-    HN_TRY(fetch(e, e->step, &e->back->step));
-    HN_TRY(wait(e));
-    const double sum = (double)e->back->loss, count = (double)e->back->count;
-    *report = (hn_step_report){.loss = count > 0 ? sum / count : NAN,
-                               .loss_sum = sum,
-                               .tokens = (int64_t)count,
-                               .grad_norm = (double)e->back->step.grad_norm,
-                               .skipped = e->back->step.skipped};
+    HN_TRY(fetch(e, e->step, &u->back->step));
+    HN_TRY(hn_device_fence_here(u->done));
+    e->n_outcomes++;
+    return HN_OK;
+}
+
+hn_status hn_engine_update(hn_engine *e, double lr, hn_step_report *report)
+{
+    bool there = true;
+    if (e->n_outcomes == HN_ENGINE_AHEAD)
+        return HN_FAIL(HN_ERR_ARG, "the reports of %d steps have not been taken", HN_ENGINE_AHEAD);
+    HN_TRY(enqueue_update(e, lr));
+    while (report != NULL && there) HN_TRY(hn_engine_report(e, true, &there, report));
+    return HN_OK;
+}
+
+hn_status hn_engine_report(hn_engine *e, bool wait, bool *there, hn_step_report *out)
+{
+    const outcome *u = &e->outcome[e->first];
+    *there = e->n_outcomes > 0;
+    if (*there && wait) HN_TRY(hn_device_fence_wait(u->done));
+    if (*there && !wait) HN_TRY(hn_device_fence_passed(u->done, there));
+    if (!*there) return HN_OK;
+    const double sum = (double)u->back->loss, count = (double)u->back->count;
+    *out = (hn_step_report){.loss = count > 0 ? sum / count : NAN,
+                            .loss_sum = sum,
+                            .tokens = (int64_t)count,
+                            .grad_norm = (double)u->back->step.grad_norm,
+                            .skipped = u->back->step.skipped};
+    e->first = (e->first + 1) % HN_ENGINE_AHEAD;
+    e->n_outcomes--;
     return HN_OK;
 }
 
@@ -401,17 +576,19 @@ hn_status hn_engine_eval_begin(hn_engine *e) { return run(e, e->eval_begin, fals
 
 hn_status hn_engine_eval_batch(hn_engine *e)
 {
-    HN_TRY(send_batch(e));
+    stage *s = &e->stage[e->now];
+    if (s->used) HN_TRY(hn_device_fence_wait(s->sent)); /* the same batch again */
+    HN_TRY(send_stage(e));
     return run(e, e->eval, false);
 }
 
 hn_status hn_engine_eval_sums(hn_engine *e, double *loss_sum, int64_t *tokens)
 {
-    HN_TRY(fetch(e, e->eval_loss, &e->back->eval_loss));
-    HN_TRY(fetch(e, e->eval_count, &e->back->eval_count));
+    HN_TRY(fetch(e, e->eval_loss, &e->pinned->eval_loss));
+    HN_TRY(fetch(e, e->eval_count, &e->pinned->eval_count));
     HN_TRY(wait(e));
-    *loss_sum = (double)e->back->eval_loss;
-    *tokens = (int64_t)e->back->eval_count;
+    *loss_sum = (double)e->pinned->eval_loss;
+    *tokens = (int64_t)e->pinned->eval_count;
     return HN_OK;
 }
 

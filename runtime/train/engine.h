@@ -10,8 +10,8 @@
  * One optimizer step:
  *   hn_engine_begin; for each micro-batch: hn_engine_batch, fill it, hn_engine_micro;
  *   hn_engine_update
- * On a GPU the host waits in hn_engine_update, which reads loss and norm, and in hn_engine_batch
- * until the micro-batch before has run: there is memory for one.
+ * On a GPU the host may run ahead: it waits in hn_engine_batch until the micro-batch before the
+ * last has been copied (there is staging memory for two), and for a step's report where it asks to.
  *
  * Allocation: hn_engine_new takes none for tensors, hn_engine_allocate all of it, steps and
  * evaluations none. Same seed, same batches: same bits.
@@ -37,15 +37,23 @@ typedef struct {
     double max_grad_norm; /* 0: no clipping */
 } hn_optimizer;
 
+/* Whether layers run again in backward instead of keeping what they made: less memory, more time,
+ * the same bits. AUTO: as few as make the plan fit, if any have to. */
+typedef enum { HN_RECOMPUTE_OFF, HN_RECOMPUTE_ON, HN_RECOMPUTE_AUTO } hn_recompute;
+
 typedef struct {
     hn_device *device; /* must outlive the engine; NULL: the CPU */
     hn_executor executor;
     hn_attention_impl attention;
+    bool even_rows; /* a row of a batch is one sequence and what pads it: attention may take them
+                     * to be one, which is faster (attention.h) */
     const hn_llama_config *config; /* must outlive the engine */
     const hn_adapt *adapt;         /* NULL: everything frozen */
     hn_dtype dtype;
     int64_t batch_rows, seq_len, max_seqs; /* of a micro-batch; 0 rows: no batch graphs */
-    bool train, eval, recompute;
+    bool train, eval;
+    hn_recompute recompute;
+    size_t memory;       /* bytes that may be taken on the device; 0: what is free there */
     int64_t logits_rows; /* 0: no logits graph */
     hn_optimizer optimizer;
     uint64_t seed;
@@ -65,6 +73,8 @@ typedef struct {
     int skipped;      /* HN_STEP_...: why nothing was updated */
 } hn_step_report;
 
+enum { HN_ENGINE_AHEAD = 8 }; /* steps whose reports may be outstanding */
+
 typedef struct hn_engine hn_engine;
 struct json_t; /* Jansson's json_t */
 
@@ -72,10 +82,16 @@ struct json_t; /* Jansson's json_t */
 HN_NODISCARD hn_status hn_engine_new(const hn_engine_options *o, hn_engine **out);
 void hn_engine_free(hn_engine *e); /* accepts NULL */
 hn_program *hn_engine_program(const hn_engine *e);
+int64_t hn_engine_recomputed(const hn_engine *e); /* layers that run again in backward */
+/* hn_plan_text, and a line about those layers; hn_free the text. NULL: out of memory. */
+char *hn_engine_plan_text(const hn_engine *e);
 hn_params *hn_engine_params(const hn_engine *e);
 
 /* What `executor` came to: not HN_EXECUTOR_AUTO. */
 hn_executor hn_engine_executor(const hn_engine *e);
+
+/* From now on every graph runs node by node and adds its times to p; NULL: as before. */
+void hn_engine_profile(hn_engine *e, hn_profile *p);
 
 /* Takes the memory and fills the tables; parameters are zero until they are loaded. On a GPU every
  * variant runs once, on an empty batch, so that all kernels are loaded, and is then captured. */
@@ -90,14 +106,23 @@ HN_NODISCARD hn_status hn_engine_gemm_plans(const hn_engine *e, struct json_t **
 HN_NODISCARD hn_status hn_engine_use_gemm_plans(hn_engine *e, const struct json_t *plans,
                                                 const char *where);
 
-/* Where the next micro-batch is to be written. */
+/* After hn_gemm_cuda_tune: graphs that were captured are captured anew; parameters stay. */
+HN_NODISCARD hn_status hn_engine_capture_anew(hn_engine *e);
+
+/* Where the next micro-batch is to be written: the same place until it has been run. */
 HN_NODISCARD hn_status hn_engine_batch(hn_engine *e, hn_engine_input *out);
 
 /* step: number of the optimizer step, from 0. */
 HN_NODISCARD hn_status hn_engine_begin(hn_engine *e, int64_t step);
 /* index: number of the micro-batch inside the optimizer step. */
 HN_NODISCARD hn_status hn_engine_micro(hn_engine *e, int64_t index);
+/* report  waits for it; those of earlier steps that nobody has taken are dropped. NULL: it is for
+ *         hn_engine_report
+ * Errors  HN_ERR_ARG: HN_ENGINE_AHEAD reports are outstanding already */
 HN_NODISCARD hn_status hn_engine_update(hn_engine *e, double lr, hn_step_report *report);
+/* The oldest report that nobody has taken. wait false: only when its step is done already.
+ * *there: whether there was one. */
+HN_NODISCARD hn_status hn_engine_report(hn_engine *e, bool wait, bool *there, hn_step_report *out);
 /* Runs a micro-batch again, looking at every node, without touching parameters: the error names
  * the first operation that wrote NaN or infinity; HN_OK when none did. Sums are spoilt after it:
  * hn_engine_begin comes next. */

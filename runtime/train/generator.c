@@ -103,8 +103,8 @@ static hn_status record(hn_generator *g)
     HN_TRY(hn_program_new(1, &g->program));
     HN_TRY(hn_params_new(g->o.adapt, &g->params));
     HN_TRY(hn_llama_declare(c, g->params));
-    const hn_params_options po = {.dtype = g->o.dtype,
-                                  .launches = g->o.executor != HN_EXECUTOR_CPU};
+    const hn_params_options po = {
+        .dtype = g->o.dtype, .fuse = hn_fuse_rule_of(g->o.dtype, g->o.executor != HN_EXECUTOR_CPU)};
     HN_TRY(hn_params_create(g->params, g->program, &po));
     HN_TRY(hn_llama_tables_new(c, g->program, g->capacity, &g->tables));
     HN_TRY(vector(g, "step block", HN_U8, sizeof(hn_step_block), &g->step));

@@ -57,7 +57,8 @@ static const hn_option train_rows[] = {
     {"weight-decay",  FIELD(weight_decay),  "0",      0, 10, NULL, "on matrices; not on norms and biases"},
     {"max-grad-norm", FIELD(max_grad_norm), "1",      0, 1e9, NULL, "clip the gradient to this 2-norm; 0: never"},
     {"seed",          FIELD(seed),          "0",      0, 9e15, NULL, "of every random choice"},
-    {"recompute",     FIELD(recompute),     "off",    0, 0, NULL, "run each layer again in backward: less memory, more time, the same bits"},
+    {"recompute",     FIELD(recompute),     "auto",   0, 0, "auto|on|off", "run layers again in backward: less memory, more time, the same bits; auto: as few as make the plan fit"},
+    {"memory",        FIELD(memory),        "0",      0, 1e6, NULL, "GiB that the plan may take; 0: what is free on the GPU"},
     {"log-every",     FIELD(log_every),     "10",     1, 1e9, NULL, "steps between two lines where there is no terminal"},
     {"eval-every",    FIELD(eval_every),    "0",      0, 1e9, NULL, "steps between evaluations; 0: at start and end"},
     {"save-every",    FIELD(save_every),    "0",      0, 1e9, NULL, "steps between checkpoints; 0: at the end"},
@@ -71,6 +72,7 @@ static const hn_option machine_rows[] = {
     HN_OPT_TITLE("Machine"),
     {"device",   FIELD(device),   "auto", 0, 0, NULL, "cpu, cuda or cuda:N; auto: the first GPU if there is one, and says what it chose"},
     {"executor", FIELD(executor), "auto", 0, 0, "auto|cpu|cuda-graph|cuda|cuda-check", "on a GPU: captured (auto), one by one, or each operation beside its CPU twin"},
+    {"plans",    FIELD(plans),    "auto", 0, 0, NULL, "on a GPU: file of the fastest matrix products, which tune writes; auto: in $XDG_CACHE_HOME/hone or ~/.cache/hone, by GPU and library; off: the library's first choices"},
     {"threads",  FIELD(threads),  "0",    0, 1024, NULL, "CPU threads; 0: one a core, or OMP_NUM_THREADS"},
 };
 

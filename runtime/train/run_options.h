@@ -23,10 +23,12 @@ typedef struct {
     const char *out, *schedule, *optimizer, *resume, *resume_device, *log_format, *result;
     int64_t steps, stop_after, accumulation, warmup_steps, seed;
     double epochs, lr, min_lr, beta1, beta2, eps, weight_decay, momentum, max_grad_norm;
-    bool nesterov, recompute;
+    bool nesterov;
+    const char *recompute;
+    double memory;
     int64_t log_every, eval_every, save_every, keep, patience;
     /* machine */
-    const char *device, *executor;
+    const char *device, *executor, *plans;
     int64_t threads;
     /* generation */
     const char *prompt;

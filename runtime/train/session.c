@@ -8,7 +8,9 @@
 
 #include "runtime/base/alloc.h"
 #include "runtime/file/folder.h"
+#include "runtime/train/export.h"
 #include "runtime/train/lora_hook.h"
+#include "runtime/train/tune.h"
 
 enum { DEFAULT_SEQ_LEN = 1024 };
 
@@ -27,12 +29,30 @@ void hn_session_close(hn_session *s)
     *s = (hn_session){0};
 }
 
-hn_status hn_session_machine(hn_session *s)
+static hn_status open_absent(hn_session *s, hn_status st)
+{
+    char why[256];
+    if (st != HN_ERR_UNSUPPORTED || strncmp(s->run->device, "cuda", 4) != 0) return st;
+    snprintf(why, sizeof why, "%s", hn_last_text());
+    return hn_device_open_absent(hn_session_memory(s->run), why, &s->device);
+}
+
+hn_status hn_session_device(hn_session *s, bool plan_only)
 {
     if (s->run->threads > 0) omp_set_num_threads((int)s->run->threads);
-    HN_TRY(hn_device_open(s->run->device, &s->device));
+    const hn_status st = hn_device_open(s->run->device, &s->device);
+    if (st != HN_OK) HN_TRY(plan_only ? open_absent(s, st) : st);
     hn_info(&s->log, "device: %s", hn_device_text(s->device));
     return HN_OK;
+}
+
+hn_status hn_session_machine(hn_session *s, bool plan_only)
+{
+    HN_TRY(hn_session_device(s, plan_only));
+    const bool absent =
+        hn_device_kind_of(s->device) == HN_DEVICE_CUDA && hn_device_gemm(s->device) == NULL;
+    if (absent) return HN_OK; /* a plan for a GPU that is not here */
+    return hn_tune_use(s->device, s->run->plans, &s->log);
 }
 
 hn_executor hn_session_executor(const hn_run_config *c)
@@ -49,6 +69,16 @@ hn_attention_impl hn_session_attention(const hn_run_config *c)
         if (strcmp(c->attention, names[i]) == 0) return (hn_attention_impl)i;
     return HN_ATTENTION_AUTO; /* the option's choices leave nothing else */
 }
+
+hn_recompute hn_session_recompute(const hn_run_config *c)
+{
+    static const char *const names[] = {"off", "on", "auto"}; /* as in the enum */
+    for (int i = 0; c->recompute != NULL && i < (int)(sizeof names / sizeof *names); i++)
+        if (strcmp(c->recompute, names[i]) == 0) return (hn_recompute)i;
+    return HN_RECOMPUTE_OFF; /* a verb without the option does not train */
+}
+
+size_t hn_session_memory(const hn_run_config *c) { return (size_t)(c->memory * 0x1p30); }
 
 hn_optimizer hn_session_optimizer(const hn_run_config *c)
 {
@@ -186,6 +216,7 @@ static hn_status open_loader(hn_session *s, const hn_dataset *d, bool once, hn_l
                                  .pad_id = eos >= 0 ? eos : 0};
     HN_TRY(hn_loader_open(d, &o, out));
     if (hn_loader_max_seqs(*out) > s->max_seqs) s->max_seqs = hn_loader_max_seqs(*out);
+    s->several_pieces |= hn_loader_stats(*out)->most_pieces > 1;
     return HN_OK;
 }
 
@@ -288,9 +319,11 @@ hn_status hn_session_plan(hn_session *s, bool train, int64_t logits_rows)
         .batch_rows = s->train || s->eval ? s->run->batch_size : 0,
         .seq_len = s->seq_len,
         .max_seqs = s->max_seqs,
+        .even_rows = !s->several_pieces,
         .train = train,
         .eval = s->eval != NULL,
-        .recompute = s->run->recompute,
+        .recompute = hn_session_recompute(s->run),
+        .memory = hn_session_memory(s->run),
         .logits_rows = logits_rows,
         .optimizer = hn_session_optimizer(s->run),
         .seed = (uint64_t)s->run->seed,
@@ -302,34 +335,49 @@ hn_status hn_session_plan(hn_session *s, bool train, int64_t logits_rows)
     if (train)
         hn_info(&s->log, "trained: %.0f values, %.3f %% of the model's %.0f", trained,
                 100 * trained / total, total);
-    char *text = hn_plan_text(hn_engine_program(s->engine));
+    char *text = hn_engine_plan_text(s->engine);
     if (text == NULL) return HN_FAIL(HN_ERR_MEMORY, "no memory for the plan's text");
     print_lines(&s->log, text);
     hn_free(text);
     return HN_OK;
 }
 
+hn_status hn_session_engine(hn_session *s, hn_executor executor)
+{
+    const hn_run_config *c = s->run;
+    const hn_engine_options o = {.device = s->device,
+                                 .executor = executor,
+                                 .attention = hn_session_attention(c),
+                                 .config = &s->model.config,
+                                 .adapt = &s->adapt,
+                                 .dtype = s->model.dtype,
+                                 .batch_rows = c->batch_size,
+                                 .seq_len = s->seq_len,
+                                 .max_seqs = 2 * c->batch_size,
+                                 .train = true,
+                                 .recompute = hn_session_recompute(c),
+                                 .memory = hn_session_memory(c),
+                                 .logits_rows = HN_EXPORT_PROBE_ROWS,
+                                 .optimizer = hn_session_optimizer(c)};
+    return hn_engine_new(&o, &s->engine);
+}
+
 hn_status hn_session_load(hn_session *s)
 {
     const hn_params *p = hn_engine_params(s->engine);
     const hn_status st = hn_engine_allocate(s->engine);
+    const bool all = hn_engine_recomputed(s->engine) == s->model.config.layers;
     if (st == HN_ERR_MEMORY)
-        return HN_FAIL(st, "%s; a smaller --batch-size or --seq-len, or --recompute, needs less",
-                       hn_last_text());
+        return HN_FAIL(st, "%s; a smaller --batch-size or --seq-len%s needs less", hn_last_text(),
+                       all ? "" : ", or --recompute on,");
     HN_TRY(st);
+    hn_tune_tell(s->device, &s->log);
     HN_TRY(hn_model_load(&s->model, p, (uint64_t)s->run->seed));
     return s->adapter.n > 0 ? hn_lora_set(p, &s->adapter, s->run->adapter) : HN_OK;
 }
 
 hn_status hn_session_evaluate(hn_session *s, double *loss, int64_t *tokens)
 {
-    hn_engine_input in;
-    HN_TRY(hn_engine_batch(s->engine, &in));
-    hn_batch b = {.tokens = in.tokens,
-                  .labels = in.labels,
-                  .positions = in.positions,
-                  .seq_offsets = in.offsets,
-                  .max_seqs = s->max_seqs};
     const int64_t n = hn_loader_batches_per_epoch(s->eval, 0);
     double sum = 0;
     int64_t read = 0, count = 0;
@@ -337,6 +385,13 @@ hn_status hn_session_evaluate(hn_session *s, double *loss, int64_t *tokens)
     for (int64_t i = 0; i < n; i++) { /* sums of one batch are exact enough in fp32, of all not */
         double batch_sum = 0;
         int64_t batch_count = 0;
+        hn_engine_input in;
+        HN_TRY(hn_engine_batch(s->engine, &in));
+        hn_batch b = {.tokens = in.tokens,
+                      .labels = in.labels,
+                      .positions = in.positions,
+                      .seq_offsets = in.offsets,
+                      .max_seqs = s->max_seqs};
         HN_TRY(hn_loader_fill(s->eval, i, &b));
         HN_TRY(hn_engine_eval_begin(s->engine));
         HN_TRY(hn_engine_eval_batch(s->engine));

@@ -29,6 +29,7 @@ typedef struct {
     hn_dataset *train_data, *eval_data;
     hn_loader *train, *eval; /* eval NULL: nothing is held out */
     int64_t seq_len, max_seqs;
+    bool several_pieces; /* some row of the data holds more than one piece of text */
     hn_engine *engine;
     hn_progress progress; /* of reading data and of evaluation */
 } hn_session;
@@ -42,6 +43,8 @@ HN_NODISCARD hn_status hn_session_seq_len(hn_session *s);
 HN_NODISCARD hn_status hn_session_data(hn_session *s, bool held_out_only);
 /* Records and plans; prints the plan. Nothing is allocated for tensors. */
 HN_NODISCARD hn_status hn_session_plan(hn_session *s, bool train, int64_t logits_rows);
+/* Records and plans a training run without its data: s->engine. Prints nothing. */
+HN_NODISCARD hn_status hn_session_engine(hn_session *s, hn_executor executor);
 /* Takes the memory and loads weights and adapter. */
 HN_NODISCARD hn_status hn_session_load(hn_session *s);
 /* Mean loss over the held-out data. */
@@ -52,8 +55,13 @@ void hn_session_close(hn_session *s);
 hn_optimizer hn_session_optimizer(const hn_run_config *c);
 hn_executor hn_session_executor(const hn_run_config *c);
 hn_attention_impl hn_session_attention(const hn_run_config *c);
-/* CPU threads; opens the device and says which it is. */
-HN_NODISCARD hn_status hn_session_machine(hn_session *s);
+hn_recompute hn_session_recompute(const hn_run_config *c);
+size_t hn_session_memory(const hn_run_config *c);
+/* CPU threads; opens the device and says which it is. plan_only: a GPU that is asked for and not
+ * there will do. */
+HN_NODISCARD hn_status hn_session_device(hn_session *s, bool plan_only);
+/* The same, and takes up the plans of matrix products that tune has written. */
+HN_NODISCARD hn_status hn_session_machine(hn_session *s, bool plan_only);
 
 #ifdef __cplusplus
 }

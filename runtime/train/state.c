@@ -36,37 +36,31 @@ void hn_run_state_log(hn_run_state *s, const hn_log_entry *entry)
 
 /* ---- tensors ---- */
 
-/* Tensors on their way to a file, with the host copies of those that live on a GPU. */
+/* Tensors on their way to a file. Those that live on a GPU are copied when their turn has come, one
+ * at a time. */
 typedef struct {
     hn_st_entry *entry;
-    void **copy;
     int64_t n;
 } entries;
 
 static hn_status entries_new(int64_t room, entries *out)
 {
-    *out = (entries){.entry = hn_calloc((size_t)room, sizeof *out->entry),
-                     .copy = hn_calloc((size_t)room, sizeof(void *))};
-    return out->entry && out->copy ? HN_OK
-                                   : HN_FAIL(HN_ERR_MEMORY, "table of %" PRId64 " tensors", room);
+    *out = (entries){.entry = hn_calloc((size_t)room, sizeof *out->entry)};
+    return out->entry ? HN_OK : HN_FAIL(HN_ERR_MEMORY, "table of %" PRId64 " tensors", room);
 }
 
-static void entries_free(entries *e)
+static hn_status fetch(const void *tensor, const void **data, void **copy)
 {
-    for (int64_t i = 0; i < e->n; i++) hn_free(e->copy[i]);
-    hn_free(e->entry);
-    hn_free(e->copy);
+    return hn_tensor_host(tensor, data, copy);
 }
 
-static hn_status entries_add(entries *e, const char *name, const hn_param *p, const hn_tensor *t)
+static void entries_add(entries *e, const char *name, const hn_param *p, const hn_tensor *t)
 {
-    hn_st_entry *to = &e->entry[e->n];
-    *to = (hn_st_entry){.name = name, .dtype = HN_ST_F32, .ndim = p->ndim};
+    hn_st_entry *to = &e->entry[e->n++];
+    *to = (hn_st_entry){
+        .name = name, .dtype = HN_ST_F32, .ndim = p->ndim, .fetch = fetch, .source = t};
     for (int i = 0; i < p->ndim; i++) to->dim[i] = p->dim[i];
     to->pitch = hn_type_ld(&t->type) * (int64_t)sizeof(float);
-    HN_TRY(hn_tensor_host(t, &to->data, &e->copy[e->n]));
-    e->n++;
-    return HN_OK;
 }
 
 static hn_status save_moments(const char *path, const hn_params *p)
@@ -81,13 +75,15 @@ static hn_status save_moments(const char *path, const hn_params *p)
         for (int k = 0; k < 2 && st == HN_OK; k++) {
             if (moment[k] == NULL) continue;
             const char *name = hn_arena_text(&names, "%s.%c", q->name, "mv"[k]);
-            st = name ? entries_add(&e, name, q, moment[k])
-                      : HN_FAIL(HN_ERR_MEMORY, "no memory for a moment's name");
+            if (name == NULL)
+                st = HN_FAIL(HN_ERR_MEMORY, "no memory for a moment's name");
+            else
+                entries_add(&e, name, q, moment[k]);
         }
     }
     if (st == HN_OK) st = hn_st_save(path, e.entry, e.n, NULL, 0, NULL, NULL);
     hn_arena_free(&names);
-    entries_free(&e);
+    hn_free(e.entry);
     return st;
 }
 
@@ -138,12 +134,12 @@ static hn_status save_delta(const char *path, const hn_params *p, const hn_run_i
     if (st == HN_OK && manifest == NULL) st = HN_FAIL(HN_ERR_MEMORY, "no memory to write %s", path);
     for (int64_t i = 0; st == HN_OK && i < hn_params_count(p); i++) {
         const hn_param *q = hn_params_at(p, i);
-        if (q->trained) st = entries_add(&e, q->name, q, q->master);
+        if (q->trained) entries_add(&e, q->name, q, q->master);
     }
     const char *const metadata[][2] = {{"format", "pt"}, {"delta.manifest", manifest}};
     if (st == HN_OK) st = hn_st_save(path, e.entry, e.n, metadata, 2, NULL, NULL);
     free(manifest);
-    entries_free(&e);
+    hn_free(e.entry);
     return st;
 }
 

@@ -43,6 +43,8 @@ typedef struct {
     hn_log quiet;          /* the session's log, shown above the progress line */
     int64_t saved_step;    /* newest checkpoint, -1: none */
     int64_t units;         /* trained tokens since the start of this call */
+    int64_t ahead;         /* steps that are enqueued behind state.step: it counts reported ones */
+    double peak_gib;       /* at the last look */
     bool stop_early, json; /* json: one object a line on `to` */
 } trainer;
 
@@ -52,10 +54,12 @@ typedef struct {
 static bool decides(const char *line)
 {
     static const char *const free_keys[] = {
-        "model",      "tokenizer",  "data",    "eval-data", "cache-dir",  "data-threads",
-        "out",        "resume",     "steps",   "epochs",    "stop-after", "log-every",
-        "eval-every", "save-every", "keep",    "result",    "patience",   "log-format",
-        "device",     "executor",   "threads", "recompute", "adapter",    "resume-device"};
+        "model",        "tokenizer", "data",       "eval-data",  "cache-dir",
+        "data-threads", "out",       "resume",     "steps",      "epochs",
+        "stop-after",   "log-every", "eval-every", "save-every", "keep",
+        "result",       "patience",  "log-format", "device",     "executor",
+        "threads",      "recompute", "memory",     "adapter",    "resume-device",
+        "plans"};
     if (line[0] == '#' || line[0] == '\0') return false;
     for (size_t i = 0; i < sizeof free_keys / sizeof *free_keys; i++) {
         const size_t n = strlen(free_keys[i]);
@@ -279,7 +283,7 @@ static hn_status open_inputs(trainer *t, const char *yaml)
     HN_TRY(hn_run_config_check(t->c));
     HN_TRY(choose_out(t));
     HN_TRY(refuse_older_run(t)); /* before the data are tokenised */
-    HN_TRY(hn_session_machine(s));
+    HN_TRY(hn_session_machine(s, false));
     HN_TRY(hn_session_model(s, true));
     HN_TRY(hn_session_tokenizer(s));
     HN_TRY(hn_session_data(s, false));
@@ -342,7 +346,7 @@ static hn_status save(trainer *t)
     return st;
 }
 
-/* Of the GPU since it was opened, or of the process. */
+/* Of the GPU since it was opened, for which the driver is asked, or of the process. */
 static double peak_gib(const trainer *t)
 {
     struct rusage u;
@@ -418,15 +422,15 @@ static hn_status load_micro_batch(trainer *t)
 /* Runs the step's micro-batches again with every node looked at, to name the first bad one. */
 static hn_status explain_nonfinite(trainer *t)
 {
-    hn_batch b = {.max_seqs = t->s->max_seqs};
-    hn_engine_input in;
-    HN_TRY(hn_engine_batch(t->s->engine, &in));
-    b.tokens = in.tokens;
-    b.labels = in.labels;
-    b.positions = in.positions;
-    b.seq_offsets = in.offsets;
     HN_TRY(hn_engine_begin(t->s->engine, t->state.step));
     for (int64_t a = 0; a < t->c->accumulation; a++) {
+        hn_engine_input in;
+        HN_TRY(hn_engine_batch(t->s->engine, &in));
+        hn_batch b = {.tokens = in.tokens,
+                      .labels = in.labels,
+                      .positions = in.positions,
+                      .seq_offsets = in.offsets,
+                      .max_seqs = t->s->max_seqs};
         HN_TRY(hn_loader_fill(t->s->train, t->state.micro_batch + a, &b));
         const hn_status st = hn_engine_find_nonfinite(t->s->engine, a);
         if (st == HN_ERR_NUMERIC)
@@ -438,7 +442,7 @@ static hn_status explain_nonfinite(trainer *t)
                    t->state.step + 1);
 }
 
-static hn_status record_step(trainer *t, const hn_step_report *r, double lr, double peak)
+static hn_status record_step(trainer *t, const hn_step_report *r, double lr)
 {
     const int64_t step = t->state.step;
     const double rate = hn_progress_units_per_s(&t->progress);
@@ -449,11 +453,11 @@ static hn_status record_step(trainer *t, const hn_step_report *r, double lr, dou
                              {"tokens", (double)t->state.tokens},
                              {"epoch", epoch},
                              {"tokens_per_s", rate},
-                             {"peak_gib", peak}};
+                             {"peak_gib", t->peak_gib}};
     const hn_tf_scalar scalars[] = {
         {"train/loss", (float)r->loss},           {"train/learning_rate", (float)lr},
         {"train/grad_norm", (float)r->grad_norm}, {"train/epoch", (float)epoch},
-        {"perf/tokens_per_s", (float)rate},       {"perf/peak_mem_gb", (float)peak}};
+        {"perf/tokens_per_s", (float)rate},       {"perf/peak_mem_gb", (float)t->peak_gib}};
     HN_TRY(hn_metrics_row(t->metrics, step, row, sizeof row / sizeof *row));
     HN_TRY(hn_tfevents_scalars(t->events, 0, step, scalars, sizeof scalars / sizeof *scalars));
     if (step % t->c->log_every == 0 || step == t->last) {
@@ -467,36 +471,68 @@ static hn_status record_step(trainer *t, const hn_step_report *r, double lr, dou
     fprintf(t->to,
             "{\"step\": %" PRId64 ", \"loss\": %s, \"grad_norm\": %.9g, \"lr\": %.9g, "
             "\"tokens_per_s\": %.6g, \"peak_gib\": %.4g}\n",
-            step, loss, r->grad_norm, lr, rate, peak);
+            step, loss, r->grad_norm, lr, rate, t->peak_gib);
     fflush(t->to); /* whoever reads along sees the step now */
     return HN_OK;
 }
 
-static hn_status step(trainer *t)
+/* Hands the next step to the device; nobody waits for it. */
+static hn_status enqueue_step(trainer *t)
 {
-    hn_step_report r;
-    const double lr = hn_schedule_lr(&t->schedule, t->state.step);
-    HN_TRY(hn_engine_begin(t->s->engine, t->state.step));
+    const int64_t step = t->state.step + t->ahead;
+    HN_TRY(hn_engine_begin(t->s->engine, step));
     for (int64_t a = 0; a < t->c->accumulation; a++) {
         HN_TRY(load_micro_batch(t));
         HN_TRY(hn_engine_micro(t->s->engine, a));
     }
-    HN_TRY(hn_engine_update(t->s->engine, lr, &r));
-    if (r.skipped == HN_STEP_EMPTY)
+    HN_TRY(hn_engine_update(t->s->engine, hn_schedule_lr(&t->schedule, step), NULL));
+    t->ahead++;
+    return HN_OK;
+}
+
+static hn_status end_step(trainer *t, const hn_step_report *r)
+{
+    const double lr = hn_schedule_lr(&t->schedule, t->state.step);
+    if (r->skipped == HN_STEP_EMPTY)
         hn_warn(&t->quiet, "step %" PRId64 ": no trained token, nothing was updated",
                 t->state.step + 1);
-    else if (r.skipped == HN_STEP_NONFINITE || !isfinite(r.loss))
+    else if (r->skipped == HN_STEP_NONFINITE || !isfinite(r->loss))
         return explain_nonfinite(t);
+    t->ahead--;
     t->state.step++;
     t->state.micro_batch += t->c->accumulation;
-    t->state.tokens += r.tokens;
-    t->units += r.tokens;
-    const double peak = peak_gib(t); /* asks the driver: once a step */
+    t->state.tokens += r->tokens;
+    t->units += r->tokens;
     char detail[96];
-    snprintf(detail, sizeof detail, "loss %.4f  norm %.3f  lr %.2e  %.2f GiB", r.loss, r.grad_norm,
-             lr, peak);
+    snprintf(detail, sizeof detail, "loss %.4f  norm %.3f  lr %.2e  %.2f GiB", r->loss,
+             r->grad_norm, lr, t->peak_gib);
     hn_progress_update(&t->progress, t->state.step, t->units, detail);
-    return record_step(t, &r, lr, peak);
+    return record_step(t, r, lr);
+}
+
+/* The steps that are done; wait: all. */
+static hn_status take_reports(trainer *t, bool wait)
+{
+    const bool gpu = hn_device_kind_of(t->s->device) == HN_DEVICE_CUDA;
+    if (wait || !gpu || t->peak_gib == 0) t->peak_gib = peak_gib(t);
+    while (t->ahead > 0) {
+        bool there;
+        hn_step_report r;
+        HN_TRY(hn_engine_report(t->s->engine, wait, &there, &r));
+        if (!there) break;
+        HN_TRY(end_step(t, &r));
+    }
+    return HN_OK;
+}
+
+static bool divides(int64_t every, int64_t step) { return every > 0 && step % every == 0; }
+
+/* After such a step somebody wants to know, or to look at the parameters: the host waits. In
+ * between it only takes what is done, so that the GPU never waits for it. */
+static bool is_stop(const trainer *t, int64_t step)
+{
+    return step == t->last || divides(t->c->log_every, step) || divides(t->c->eval_every, step) ||
+           divides(t->c->save_every, step);
 }
 
 static void show_line(void *context, hn_log_level level, const char *text)
@@ -517,12 +553,14 @@ static hn_status loop(trainer *t)
     t->quiet = (hn_log){.line = show_line, .context = t};
     if (t->state.step == 0) HN_TRY(evaluate(t));
     while (t->state.step < t->last && !t->stop_early && !hn_signals_caught()) {
-        HN_TRY(step(t));
-        const int64_t at = t->state.step;
-        if ((t->c->eval_every > 0 && at % t->c->eval_every == 0) || at == t->total)
-            HN_TRY(evaluate(t));
-        if (t->c->save_every > 0 && at % t->c->save_every == 0) HN_TRY(save(t));
+        HN_TRY(enqueue_step(t));
+        const int64_t at = t->state.step + t->ahead;
+        HN_TRY(take_reports(t, is_stop(t, at) || t->ahead == HN_ENGINE_AHEAD));
+        if (!is_stop(t, at)) continue;
+        if (divides(t->c->eval_every, at) || at == t->total) HN_TRY(evaluate(t));
+        if (divides(t->c->save_every, at)) HN_TRY(save(t));
     }
+    HN_TRY(take_reports(t, true)); /* a signal may have come between two of them */
     HN_TRY(save(t));
     hn_progress_end(&t->progress);
     return HN_OK;

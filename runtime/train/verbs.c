@@ -54,7 +54,7 @@ hn_status hn_verb_check(hn_session *s, FILE *to)
 {
     hn_batch b = {0};
     HN_TRY(hn_run_config_check(s->run));
-    HN_TRY(hn_session_machine(s));
+    HN_TRY(hn_session_machine(s, false));
     HN_TRY(hn_session_model(s, true));
     HN_TRY(hn_session_tokenizer(s));
     HN_TRY(hn_session_data(s, false));
@@ -70,31 +70,19 @@ hn_status hn_verb_plan(hn_session *s, FILE *to)
 {
     const hn_run_config *c = s->run;
     HN_TRY(hn_run_config_check(c));
-    HN_TRY(hn_session_machine(s));
+    HN_TRY(hn_session_machine(s, true));
     HN_TRY(hn_session_model(s, true));
     HN_TRY(hn_session_seq_len(s));
-    const hn_engine_options o = {.device = s->device,
-                                 .executor = hn_session_executor(c),
-                                 .attention = hn_session_attention(c),
-                                 .config = &s->model.config,
-                                 .adapt = &s->adapt,
-                                 .dtype = s->model.dtype,
-                                 .batch_rows = c->batch_size,
-                                 .seq_len = s->seq_len,
-                                 .max_seqs = 2 * c->batch_size,
-                                 .train = true,
-                                 .recompute = c->recompute,
-                                 .logits_rows = HN_EXPORT_PROBE_ROWS,
-                                 .optimizer = hn_session_optimizer(c)};
-    HN_TRY(hn_engine_new(&o, &s->engine));
-    char *text = hn_plan_text(hn_engine_program(s->engine));
+    HN_TRY(hn_session_engine(s, hn_session_executor(c)));
+    char *text = hn_engine_plan_text(s->engine);
     if (text == NULL) return HN_FAIL(HN_ERR_MEMORY, "no memory for the plan's text");
     fputs(text, to);
     hn_free(text);
     fprintf(to,
             "to make it smaller: --batch-size below %" PRId64 " with --accumulation, --seq-len "
             "below %" PRId64 "%s\n",
-            c->batch_size, s->seq_len, c->recompute ? "" : ", --recompute");
+            c->batch_size, s->seq_len,
+            hn_engine_recomputed(s->engine) == s->model.config.layers ? "" : ", --recompute on");
     return HN_OK;
 }
 
@@ -104,7 +92,7 @@ hn_status hn_verb_eval(hn_session *s, FILE *to)
 {
     double loss = NAN;
     int64_t tokens = 0;
-    HN_TRY(hn_session_machine(s));
+    HN_TRY(hn_session_machine(s, false));
     HN_TRY(hn_session_model(s, false));
     HN_TRY(hn_session_tokenizer(s));
     HN_TRY(hn_session_data(s, true));
@@ -245,7 +233,7 @@ hn_status hn_verb_generate(hn_session *s, FILE *to)
 {
     writer w = {.s = s, .to = to, .detok = {.skip_special = true}};
     hn_status st = HN_OK;
-    HN_TRY(hn_session_machine(s));
+    HN_TRY(hn_session_machine(s, false));
     HN_TRY(hn_session_model(s, false));
     HN_TRY(hn_session_tokenizer(s));
     HN_TRY_GOTO(st, encode_prompt(&w), done);
@@ -306,7 +294,7 @@ hn_status hn_verb_export(hn_session *s, FILE *to)
     if (hn_is_folder(dir) || hn_is_file(dir))
         return HN_FAIL(HN_ERR_IO, "--to %s exists already", dir);
     HN_TRY(find_checkpoint(s, &checkpoint));
-    hn_status st = hn_session_machine(s);
+    hn_status st = hn_session_machine(s, false);
     if (st == HN_OK) st = open_for_checkpoint(s, checkpoint);
     if (st == HN_OK) st = peft ? hn_export_peft(s, dir) : hn_export_merged(s, dir);
     if (st == HN_OK)

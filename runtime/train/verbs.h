@@ -14,6 +14,9 @@ extern "C" {
 HN_NODISCARD hn_status hn_verb_check(hn_session *s, FILE *to);
 /* The memory plan, and what to change to make it smaller. Needs no data. */
 HN_NODISCARD hn_status hn_verb_plan(hn_session *s, FILE *to);
+/* Searches for the fastest algorithm of every matrix product of a training run, on a GPU, prints
+ * them and writes them to the file of --plans. Needs no data (tune.c). */
+HN_NODISCARD hn_status hn_verb_tune(hn_session *s, FILE *to);
 /* Held-out loss and perplexity. */
 HN_NODISCARD hn_status hn_verb_eval(hn_session *s, FILE *to);
 /* Writes the prompt and its continuation, as it is made. */

@@ -1,0 +1,124 @@
+/* Branches of captured graphs: taken or not by a number on the device, at every launch anew. */
+#include "cuda_test.h"
+#include "runtime/base/cuda_branch.h"
+
+namespace {
+
+/* Sets `to` to 1 (all bytes) when *value > above. */
+hn_status mark(const int32_t *value, int32_t above, DeviceArray<unsigned char> &to,
+               hn_stream stream)
+{
+    hn_cuda_branch b;
+    HN_TRY(hn_cuda_branch_begin(&b, value, above, stream));
+    const cudaError_t e = cudaMemsetAsync(to.data(), 1, to.bytes(), b.body);
+    return hn_cuda_branch_end(&b, e == cudaSuccess ? HN_OK : HN_ERR_CUDA);
+}
+
+class Graph {
+    cudaStream_t stream_ = nullptr;
+    cudaGraphExec_t exec_ = nullptr;
+
+  public:
+    template <class Fn>
+    explicit Graph(Fn enqueue)
+    {
+        cudaGraph_t graph = nullptr;
+        EXPECT_EQ(cudaStreamCreate(&stream_), cudaSuccess);
+        EXPECT_EQ(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal), cudaSuccess);
+        enqueue(stream_);
+        EXPECT_EQ(cudaStreamEndCapture(stream_, &graph), cudaSuccess);
+        EXPECT_EQ(cudaGraphInstantiate(&exec_, graph, 0), cudaSuccess);
+        EXPECT_EQ(cudaGraphUpload(exec_, stream_), cudaSuccess);
+        cudaGraphDestroy(graph);
+    }
+    Graph(const Graph &) = delete;
+    Graph &operator=(const Graph &) = delete;
+    ~Graph()
+    {
+        cudaGraphExecDestroy(exec_);
+        cudaStreamDestroy(stream_);
+    }
+    void launch()
+    {
+        EXPECT_EQ(cudaDeviceSynchronize(), cudaSuccess);
+        EXPECT_EQ(cudaGraphLaunch(exec_, stream_), cudaSuccess);
+        EXPECT_EQ(cudaStreamSynchronize(stream_), cudaSuccess);
+    }
+};
+
+bool has_branches()
+{
+    int driver = 0;
+    EXPECT_EQ(cudaDriverGetVersion(&driver), cudaSuccess);
+    return driver >= 12040 && CUDART_VERSION >= 12040;
+}
+
+const std::vector<unsigned char> zeros(64, 0), ones(64, 1);
+
+TEST(CudaBranch, CapturedWorkRunsOnlyWhenTheNumberIsLargeEnough)
+{
+    HN_NEED_CUDA();
+    if (!has_branches()) GTEST_SKIP() << "the driver has no conditional nodes";
+    DeviceArray<int32_t> value(std::vector<int32_t>{0});
+    DeviceArray<unsigned char> first(zeros), second(zeros);
+    Graph graph([&](hn_stream stream) {
+        EXPECT_HN_OK(mark(value.data(), 4, first, stream));
+        EXPECT_HN_OK(mark(value.data(), 8, second, stream));
+    });
+    for (const int32_t v : {9, 5, 4, 0, 8, 100, -1}) {
+        SCOPED_TRACE(v);
+        value.assign({v}), first.assign(zeros), second.assign(zeros);
+        graph.launch();
+        EXPECT_EQ(first.host(), v > 4 ? ones : zeros);
+        EXPECT_EQ(second.host(), v > 8 ? ones : zeros);
+    }
+}
+
+/* The number is read behind what was enqueued before the branch, and what follows waits for it. */
+TEST(CudaBranch, KeepsTheOrderOfTheStream)
+{
+    HN_NEED_CUDA();
+    if (!has_branches()) GTEST_SKIP() << "the driver has no conditional nodes";
+    DeviceArray<int32_t> value(std::vector<int32_t>{0}), wanted(std::vector<int32_t>{1});
+    DeviceArray<unsigned char> marked(zeros), copy(zeros);
+    Graph graph([&](hn_stream stream) {
+        EXPECT_EQ(cudaMemcpyAsync(value.data(), wanted.data(), sizeof(int32_t),
+                                  cudaMemcpyDeviceToDevice, stream),
+                  cudaSuccess);
+        EXPECT_HN_OK(mark(value.data(), 0, marked, stream));
+        EXPECT_EQ(cudaMemcpyAsync(copy.data(), marked.data(), marked.bytes(),
+                                  cudaMemcpyDeviceToDevice, stream),
+                  cudaSuccess);
+    });
+    for (const int32_t v : {1, 0, 1}) {
+        wanted.assign({v}), marked.assign(zeros);
+        graph.launch();
+        EXPECT_EQ(copy.host(), v > 0 ? ones : zeros);
+    }
+}
+
+TEST(CudaBranch, WorkAlwaysRunsOnAStreamThatIsNotCaptured)
+{
+    HN_NEED_CUDA();
+    DeviceArray<int32_t> value(std::vector<int32_t>{0});
+    DeviceArray<unsigned char> marked(zeros);
+    EXPECT_HN_OK(mark(value.data(), 4, marked, nullptr));
+    EXPECT_EQ(marked.host(), ones);
+}
+
+TEST(CudaBranch, HandsBackTheFailureOfTheWork)
+{
+    HN_NEED_CUDA();
+    DeviceArray<int32_t> value(std::vector<int32_t>{1});
+    DeviceArray<unsigned char> marked(zeros);
+    Graph graph([&](hn_stream stream) {
+        hn_cuda_branch b;
+        ASSERT_HN_OK(hn_cuda_branch_begin(&b, value.data(), 0, stream));
+        EXPECT_EQ(hn_cuda_branch_end(&b, HN_ERR_MEMORY), HN_ERR_MEMORY);
+        EXPECT_HN_OK(mark(value.data(), 0, marked, stream)); /* the capture goes on */
+    });
+    graph.launch();
+    EXPECT_EQ(marked.host(), ones);
+}
+
+} // namespace
