@@ -43,7 +43,12 @@ hn_status hn_twin_before(const hn_node *n, hn_twin_copies *c)
     return HN_OK;
 }
 
-static double tolerance(hn_dtype t) { return t == HN_F32 ? 1e-4 : 2e-2; }
+static double tolerance(const hn_node *n, int k)
+{
+    const hn_op_def *def = hn_op(n->op);
+    if (n->out[k]->type.dtype == HN_BF16) return 2e-2;
+    return def->rounded_inside & HN_BIT(k) && n->in[0]->type.dtype == HN_BF16 ? 6e-3 : 1e-4;
+}
 
 /* ||got - want|| / ||want||, columns only, replica 0. */
 static double difference(const hn_tensor *t, const void *got, const void *want)
@@ -93,7 +98,7 @@ static hn_status compare(const hn_node *n, int k, const void *want)
     hn_status st = HN_OK;
     HN_TRY(hn_tensor_host(t, &got, &copy));
     const double d = blocks ? difference_of_blocks(t, got, want) : difference(t, got, want);
-    const double allowed = tolerance(blocks ? HN_F32 : type);
+    const double allowed = tolerance(n, k);
     if (!(d <= allowed))
         st = HN_FAIL(HN_ERR_NUMERIC,
                      "%s (%s%s): output %d on the GPU is %.3g away from the CPU's, relative to its "

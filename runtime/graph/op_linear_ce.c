@@ -120,6 +120,7 @@ const hn_op_def hn_op_linear_ce = {
     .alias = {1 + LOSS_IN, 1 + COUNT_IN, 1 + DW_IN},
     .saved_out = HN_BIT(DX) | HN_BIT(ROW_LOSS),
     .loss = true,
+    .rounded_inside = HN_BIT(LOSS) | HN_BIT(DW) | HN_BIT(ROW_LOSS), /* logits, dt */
     .infer = infer,
     .grad = grad,
     .scratch = scratch,

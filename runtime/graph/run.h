@@ -35,7 +35,7 @@ typedef struct {
     bool check;   /* after each node: wait, scan its float outputs for NaN and infinity, and look
                    * at the red zones of a guarded plan; before it: poison fresh outputs */
     bool compare; /* GPU: run each node's CPU twin on copies of the same inputs; float outputs agree
-                   * to 1e-4 (f32) or 2e-2 (bf16) of their norm */
+                   * to 1e-4 (f32; 6e-3 where bf16 lies between) or 2e-2 (bf16) of their norm */
     hn_profile *profile; /* adds the time of every node, and waits; not with check or compare */
 } hn_run_options;        /* scans and comparisons look at replica 0 */
 

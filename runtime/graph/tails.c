@@ -38,22 +38,32 @@ static bool give_tails(hn_node *n)
     return given;
 }
 
-/* An output that may take over an input's memory has to have the pitch of it: the wider one. So do
- * the pairs for which an operation asks. */
+/* Both get the wider pitch. */
+static bool align(hn_tensor *a, hn_tensor *b)
+{
+    hn_tensor *one = hn_root(a), *other = hn_root(b);
+    if (!may_widen(one) || !may_widen(other) || !hn_type_same(&one->type, &other->type))
+        return false;
+    if (hn_type_ld(&one->type) == hn_type_ld(&other->type)) return false;
+    widen(one, hn_type_ld(&other->type));
+    widen(other, hn_type_ld(&one->type));
+    return true;
+}
+
+/* An output that may take over an input's memory has to have the pitch of it. So do the pairs for
+ * which an operation asks, and values that are made again: products take their algorithm by pitch,
+ * too, and another one would give other bits. */
 static bool align_pitches(const hn_node *n)
 {
     const hn_op_def *def = hn_op(n->op);
     bool changed = false;
-    for (int o = 0; o < def->n_out; o++)
-        for (int k = 0; k < def->n_in; k++) {
-            if (!((def->reuse | def->same_pitch) & HN_REUSE(o, k)) || !n->in[k] || !n->out[o]) continue;
-            hn_tensor *in = hn_root(n->in[k]), *out = hn_root(n->out[o]);
-            if (!may_widen(in) || !may_widen(out) || !hn_type_same(&in->type, &out->type)) continue;
-            if (hn_type_ld(&in->type) == hn_type_ld(&out->type)) continue;
-            widen(in, hn_type_ld(&out->type));
-            widen(out, hn_type_ld(&in->type));
-            changed = true;
-        }
+    for (int o = 0; o < def->n_out; o++) {
+        if (n->out[o] == NULL) continue;
+        if (n->out[o]->again_of) changed |= align(n->out[o], n->out[o]->again_of);
+        for (int k = 0; k < def->n_in; k++)
+            if (n->in[k] && ((def->reuse | def->same_pitch) & HN_REUSE(o, k)))
+                changed |= align(n->in[k], n->out[o]);
+    }
     return changed;
 }
 
