@@ -9,8 +9,8 @@
  *            of one buffer [rows, 2 cols], dgate and dup too.
  * Precision  all f32 or all bf16; fp32 arithmetic, one rounding. fast and CUDA: silu within
  *            4 ulp of fp32; for v below -87, where |silu| < 1.5e-36, it may become 0.
- *            CUDA in bf16: sigmoid within 2^-16 of itself and 2^-22 of 1 before the rounding to bf16
- *            (half an ulp is 2^-9).
+ *            CUDA in bf16: sigmoid within 2^-16 of itself and 2^-22 of 1, then the rounding to
+ *            bf16 (half an ulp is 2^-9).
  * Limits     every dimension 1 to 2^31 - 1; any width and alignment.
  * Aliasing   y may be gate or up; dgate, dup and h may each be any one of gate, up and dy, but no
  *            two the same one. In place means the same pointer and the same leading dimension.

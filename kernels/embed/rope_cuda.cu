@@ -38,29 +38,34 @@ __device__ __forceinline__ void turn_spans(const Turn<T> &a, int64_t row, int64_
 {
     const int64_t first = a.interleaved ? 2 * k : k;
     const int64_t second = a.interleaved ? 2 * k + 1 : k + a.half;
-    const int64_t table = a.position[row] * a.ld_table + k, apart = groups * a.head_dim;
+    const int64_t table = a.position[row] * a.ld_table + k;
     const T *const x = a.x + row * a.ld_x + head * a.head_dim;
     T *const y = a.y + row * a.ld_y + head * a.head_dim;
-    float u[kHeads][kWidth] = {}, v[kHeads][kWidth] = {}, c[kWidth], s[kWidth];
+    float u[kHeads][kWidth], v[kHeads][kWidth], c[kWidth], s[kWidth];
+    int64_t at[kHeads]; /* a head that is not there reads the first: loads without branches */
 #pragma unroll
     for (int h = 0; h < kHeads; h++) {
-        if (head + h * groups >= a.heads) continue;
-        hn_load_whole<kWidth>(x + h * apart + first, u[h]);
-        hn_load_whole<kWidth>(x + h * apart + second, v[h]);
+        at[h] = head + h * groups < a.heads ? h * groups * a.head_dim : 0;
+        hn_load_whole<kWidth>(x + at[h] + first, u[h]);
+        hn_load_whole<kWidth>(x + at[h] + second, v[h]);
     }
     hn_load_whole<kWidth>(a.cos + table, c);
     hn_load_whole<kWidth>(a.sin + table, s);
 #pragma unroll
-    for (int h = 0; h < kHeads; h++) {
-        if (head + h * groups >= a.heads) continue;
+    for (int j = 0; j < kWidth; j++) {
+        const float sine = a.sign * s[j];
 #pragma unroll
-        for (int j = 0; j < kWidth; j++) {
-            const float sine = a.sign * s[j], turned = u[h][j] * c[j] - v[h][j] * sine;
+        for (int h = 0; h < kHeads; h++) {
+            const float turned = u[h][j] * c[j] - v[h][j] * sine;
             v[h][j] = v[h][j] * c[j] + u[h][j] * sine;
             u[h][j] = turned;
         }
-        hn_store_whole<kWidth>(y + h * apart + first, u[h]);
-        hn_store_whole<kWidth>(y + h * apart + second, v[h]);
+    }
+#pragma unroll
+    for (int h = 0; h < kHeads; h++) {
+        if (h > 0 && head + h * groups >= a.heads) continue;
+        hn_store_whole<kWidth>(y + at[h] + first, u[h]);
+        hn_store_whole<kWidth>(y + at[h] + second, v[h]);
     }
 }
 
