@@ -355,7 +355,7 @@ static hn_status print_result(bench *b)
     qsort(b->step_ms, (size_t)b->n_steps, sizeof *b->step_ms, by_size);
     json_t *o = json_pack(
         "{s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:f, s:f, s:[f,f,f], s:f, s:f, s:f, s:f, s:I, s:s, "
-        "s:s, s:s, s:s, s:b, s:[f,f]}",
+        "s:s, s:s, s:s, s:b, s:I, s:[f,f]}",
         "who", "hone", "model", c->model, "dtype", c->dtype, "batch", (json_int_t)c->batch,
         "length", (json_int_t)c->length, "rank", (json_int_t)c->rank, "steps",
         (json_int_t)b->n_steps, "seconds", b->elapsed_s, "tokens_per_s",
@@ -365,7 +365,8 @@ static hn_status print_result(bench *b)
         "trained", (json_int_t)hn_params_trained(hn_engine_params(b->engine)), "executor",
         hn_executor_name(hn_engine_executor(b->engine)), "device", hn_device_text(b->device),
         "versions", "hone " HN_VERSION, "notes", notes, "tuned",
-        tuned_products(b->device) > 0 || c->tune, "window", b->begin_s, b->end_s);
+        tuned_products(b->device) > 0 || c->tune, "recomputed",
+        (json_int_t)hn_engine_recomputed(b->engine), "window", b->begin_s, b->end_s);
     char *text = o ? json_dumps(o, JSON_REAL_PRECISION(15)) : NULL;
     json_decref(o);
     if (text == NULL) return HN_FAIL(HN_ERR_MEMORY, "no memory for the result");

@@ -45,7 +45,9 @@ struct Setup {
     const char *dtype = "f32";
     double dropout = 0.1;
     int64_t rows = 4, seq_len = 32;
-    bool recompute = false, full = false;
+    bool full = false;
+    hn_recompute recompute = HN_RECOMPUTE_OFF;
+    size_t memory = 0;
 };
 
 /* A small model that learns a fixed text with LoRA or wholly. */
@@ -80,7 +82,8 @@ class Job {
         o.seq_len = s.seq_len;
         o.max_seqs = s.rows;
         o.train = o.eval = true;
-        o.recompute = s.recompute ? HN_RECOMPUTE_ON : HN_RECOMPUTE_OFF;
+        o.recompute = s.recompute;
+        o.memory = s.memory;
         o.logits_rows = 8;
         o.optimizer.beta1 = 0.9;
         o.optimizer.beta2 = 0.999;
@@ -172,9 +175,19 @@ TEST_P(EngineOnCuda, BothExecutorsAndTwoRunsGiveTheSameBits)
 
 TEST_P(EngineOnCuda, RecomputationChangesNoBit)
 {
-    Job kept(MODEL, {.dtype = GetParam()}), again(MODEL, {.dtype = GetParam(), .recompute = true});
-    EXPECT_EQ(kept.losses(4), again.losses(4));
+    Job kept(MODEL, {.dtype = GetParam()});
+    Job again(MODEL, {.dtype = GetParam(), .recompute = HN_RECOMPUTE_ON});
+    hn_plan_sizes plan;
+    hn_plan_sizes_of(hn_engine_program(kept.e), &plan);
+    Job some(MODEL,
+             {.dtype = GetParam(), .recompute = HN_RECOMPUTE_AUTO, .memory = plan.total_bytes - 1});
+    EXPECT_EQ(hn_engine_recomputed(again.e), 2);
+    EXPECT_GE(hn_engine_recomputed(some.e), 1);
+    const auto want = kept.losses(4);
+    EXPECT_EQ(again.losses(4), want);
+    EXPECT_EQ(some.losses(4), want);
     EXPECT_TRUE(same_bits(kept.trained(), again.trained()));
+    EXPECT_TRUE(same_bits(kept.trained(), some.trained()));
 }
 
 TEST_P(EngineOnCuda, EveryNodeAgreesWithItsTwin)

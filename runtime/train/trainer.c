@@ -54,12 +54,11 @@ typedef struct {
 static bool decides(const char *line)
 {
     static const char *const free_keys[] = {
-        "model",        "tokenizer", "data",       "eval-data",  "cache-dir",
-        "data-threads", "out",       "resume",     "steps",      "epochs",
-        "stop-after",   "log-every", "eval-every", "save-every", "keep",
-        "result",       "patience",  "log-format", "device",     "executor",
-        "threads",      "recompute", "memory",     "adapter",    "resume-device",
-        "plans"};
+        "model",         "tokenizer",  "data",    "eval-data", "cache-dir",  "data-threads",
+        "out",           "resume",     "steps",   "epochs",    "stop-after", "log-every",
+        "eval-every",    "save-every", "keep",    "result",    "patience",   "log-format",
+        "device",        "executor",   "threads", "recompute", "memory",     "adapter",
+        "resume-device", "plans"};
     if (line[0] == '#' || line[0] == '\0') return false;
     for (size_t i = 0; i < sizeof free_keys / sizeof *free_keys; i++) {
         const size_t n = strlen(free_keys[i]);
