@@ -107,6 +107,9 @@ HN_NODISCARD hn_status hn_attention_bwd_fast(const hn_attention_args *a, void *s
  * sequence. On sm_90, without softcap and with scale > 0, programs with code for sm_90a do the same
  * with wgmma, several times as fast. scratch: that many bytes of device memory, 64-byte aligned. */
 HN_CUDA_FUNCTION size_t hn_attention_bwd_cuda_scratch(const hn_attention_args *a);
+/* Whether these shapes run with wgmma on the current GPU. Pointers are not read and may be NULL. */
+HN_NODISCARD HN_CUDA_FUNCTION hn_status hn_attention_cuda_wgmma(const hn_attention_args *a,
+                                                                bool backward, bool *out);
 HN_NODISCARD HN_CUDA_FUNCTION hn_status hn_attention_fwd_cuda(const hn_attention_args *a,
                                                               hn_stream stream);
 HN_NODISCARD HN_CUDA_FUNCTION hn_status hn_attention_bwd_cuda(const hn_attention_args *a,

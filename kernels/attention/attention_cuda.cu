@@ -87,6 +87,17 @@ hn_status fits_wgmma(const hn_attention_args *a, bool *fits)
     return HN_OK;
 }
 
+} // namespace
+
+hn_status hn_attention_cuda_wgmma(const hn_attention_args *a, bool backward, bool *out)
+{
+    const hn_attention_args b = with_value_dim(a);
+    *out = false;
+    return fits_tensor_cores(&b, backward) ? fits_wgmma(&b, out) : HN_OK;
+}
+
+namespace {
+
 hn_status fwd_tensor_cores(const hn_attention_args *a, hn_stream stream)
 {
     bool wgmma = false;

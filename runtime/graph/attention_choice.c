@@ -35,6 +35,19 @@ static hn_status make_plan(const hn_node *n, hn_device *d, const hn_attention_ar
     return hn_attention_cudnn_plan(hn_device_attention(d), a, pass, limit, scratch);
 }
 
+/* Heads of 64: our own backward takes 1.25 ms where cuDNN's deterministic one takes 1.34 (even
+ * sequences) or 1.52 (packed; 8 x 2048, 32/8 heads), and needs no memory that grows with the square
+ * of a length. Heads of 128: 1.09 ms against 0.99 and 1.06. */
+enum { OWN_BACKWARD_HEAD = 64 };
+
+static hn_status own_is_better(hn_device *d, const hn_attention_args *a, bool backward, bool *out)
+{
+    *out = false;
+    if (hn_device_kind_of(d) != HN_DEVICE_CUDA || hn_device_gemm(d) == NULL) return HN_OK;
+    if (!backward || a->head_dim > OWN_BACKWARD_HEAD) return HN_OK;
+    return hn_attention_cuda_wgmma(a, backward, out);
+}
+
 static hn_status put_note(hn_node *n, char *text)
 {
     n->note = text;
@@ -55,10 +68,9 @@ static hn_status take_cudnn(hn_node *n, const hn_device *d, hn_cudnn_pass pass, 
     const bool fast = n->attr.attention.impl == HN_ATTENTION_CUDNN_FAST;
     n->attr.attention.impl = fast ? HN_ATTENTION_CUDNN_FAST : HN_ATTENTION_CUDNN;
     n->attr.attention.library_scratch = scratch;
-    return put_note(n, hn_arena_text(&n->graph->program->arena,
-                                     "attention: cuDNN %s, %s, workspace %.4f GiB",
-                                     hn_attention_cudnn_version(hn_device_attention(d)), name[pass],
-                                     (double)scratch / 0x1p30));
+    return put_note(n,
+                    hn_arena_text(&n->graph->program->arena, "attention: cuDNN %s, %s",
+                                  hn_attention_cudnn_version(hn_device_attention(d)), name[pass]));
 }
 
 hn_status hn_attention_choose(hn_node *n, hn_device *d, const hn_attention_args *a, bool backward)
@@ -73,6 +85,11 @@ hn_status hn_attention_choose(hn_node *n, hn_device *d, const hn_attention_args 
     if (asked == HN_ATTENTION_AUTO && hn_device_kind_of(d) == HN_DEVICE_CPU) {
         n->attr.attention.impl = HN_ATTENTION_OWN;
         return HN_OK;
+    }
+    if (asked == HN_ATTENTION_AUTO) {
+        bool better;
+        HN_TRY(own_is_better(d, a, backward, &better));
+        if (better) return take_own(n, backward, "deterministic, as fast as cuDNN's");
     }
     const hn_status st = make_plan(n, d, a, pass, &scratch);
     if (st == HN_OK) return take_cudnn(n, d, pass, scratch);

@@ -25,6 +25,7 @@ hn_status hn_run_state_init(hn_run_state *s, int64_t room)
 void hn_run_state_clear(hn_run_state *s)
 {
     hn_free(s->log);
+    hn_free(s->kernels);
     json_decref(s->gemm_plans);
     *s = (hn_run_state){0};
 }
@@ -171,13 +172,14 @@ static json_t *state_json(const hn_run_identity *id, const hn_run_state *s)
 {
     json_t *best = isnan(s->best_loss) ? json_null() : json_real(s->best_loss);
     return json_pack(
-        "{s:i, s:I, s:I, s:I, s:o, s:I, s:I, s:{s:s, s:s, s:s, s:s, s:s, s:s}, s:o, s:O*}",
+        "{s:i, s:I, s:I, s:I, s:o, s:I, s:I, s:{s:s, s:s, s:s, s:s, s:s, s:s}, s:o, "
+        "s:s*, s:O*}",
         "format", HN_STATE_VERSION, "step", (json_int_t)s->step, "micro_batch",
         (json_int_t)s->micro_batch, "tokens", (json_int_t)s->tokens, "best_loss", best, "best_step",
         (json_int_t)s->best_step, "evals_since_best", (json_int_t)s->evals_since_best, "identity",
         "method", id->method, "base_model", id->base_path, "base_digest", id->base_digest,
         "data_digest", id->data_digest, "tokenizer_digest", id->tokenizer_digest, "settings",
-        id->settings, "log", log_json(s), "gemm_plans", s->gemm_plans);
+        id->settings, "log", log_json(s), "kernels", s->kernels, "gemm_plans", s->gemm_plans);
 }
 
 static json_t *trainer_state_json(const hn_run_state *s)
@@ -407,6 +409,9 @@ hn_status hn_state_load(const char *dir, const hn_params *p, const hn_run_identi
     if (st == HN_OK) st = read_state(j, path, room, &state);
     if (st == HN_OK) st = hn_state_load_delta(dir, p, id->base_digest);
     if (st == HN_OK) st = load_moments(dir, p);
+    const char *kernels = st == HN_OK ? json_string_value(json_object_get(j, "kernels")) : NULL;
+    if (kernels != NULL && (state.kernels = hn_asprintf("%s", kernels)) == NULL)
+        st = HN_FAIL(HN_ERR_MEMORY, "no memory for %s", path);
     if (st == HN_OK) state.gemm_plans = json_incref(json_object_get(j, "gemm_plans"));
     json_decref(j);
     hn_free(path);

@@ -43,6 +43,7 @@ typedef struct {
     int64_t best_step, evals_since_best;
     hn_log_entry *log;
     int64_t n_log, cap_log;
+    char *kernels; /* owned; whose kernels it runs on (hn_plan_notes); NULL: not known */
     struct json_t *gemm_plans; /* owned; of a run on a GPU (hn_engine_gemm_plans), else NULL */
 } hn_run_state;
 

@@ -180,6 +180,30 @@ static hn_status take_plans(trainer *t, const char *from)
     return HN_OK;
 }
 
+/* Line feeds become semicolons, for texts in one line. */
+static void kernels_of(const trainer *t, char *text, size_t size)
+{
+    hn_plan_notes(hn_engine_program(t->s->engine), text, size);
+    for (char *end = strchr(text, '\n'); end; end = strchr(end, '\n')) *end = ';';
+}
+
+/* The same for the libraries' kernels, which have bits of their own in each version. */
+static hn_status compare_kernels(const trainer *t, const char *from)
+{
+    char now[4096];
+    kernels_of(t, now, sizeof now);
+    if (t->state.kernels == NULL || strcmp(t->state.kernels, now) == 0) return HN_OK;
+    if (strcmp(t->c->resume_device, "same") == 0)
+        return HN_FAIL(
+            HN_ERR_UNSUPPORTED,
+            "%s ran on other kernels (%s) than this run (%s); --resume-device any goes on "
+            "here, with other bits",
+            from, t->state.kernels, now);
+    hn_warn(&t->s->log, "%s ran on other kernels (%s): the run goes on with other bits than there",
+            from, t->state.kernels);
+    return HN_OK;
+}
+
 static hn_status load_state(trainer *t, const char *from)
 {
     HN_TRY(hn_state_load(from, hn_engine_params(t->s->engine), &t->id, log_room(t), &t->state));
@@ -188,6 +212,7 @@ static hn_status load_state(trainer *t, const char *from)
                        t->state.step, t->total);
     HN_TRY(check_best(t));
     HN_TRY(take_plans(t, from));
+    HN_TRY(compare_kernels(t, from));
     t->stop_early = t->c->patience > 0 && t->state.evals_since_best >= t->c->patience;
     hn_info(&t->s->log, "resumed from %s, step %" PRId64, from, t->state.step);
     return HN_OK;
@@ -328,12 +353,22 @@ static void tear_down(trainer *t)
 
 /* ---- checkpoints and evaluation ---- */
 
+static hn_status note_kernels(trainer *t)
+{
+    char now[4096];
+    kernels_of(t, now, sizeof now);
+    hn_free(t->state.kernels);
+    t->state.kernels = hn_asprintf("%s", now);
+    return t->state.kernels ? HN_OK : HN_FAIL(HN_ERR_MEMORY, "no memory for a checkpoint");
+}
+
 static hn_status save(trainer *t)
 {
     if (t->saved_step == t->state.step) return HN_OK;
     hn_progress_pause(&t->progress);
     json_decref(t->state.gemm_plans);
     hn_status st = hn_engine_gemm_plans(t->s->engine, &t->state.gemm_plans);
+    if (st == HN_OK) st = note_kernels(t);
     if (st == HN_OK) st = hn_state_save(t->out, hn_engine_params(t->s->engine), &t->id, &t->state);
     if (st == HN_OK) {
         t->saved_step = t->state.step;
