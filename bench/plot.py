@@ -17,6 +17,7 @@ import sys
 from step import label, title
 
 HONE, FAST, PEER = "#c0392b", "#e08e79", "#7aa6d8"
+GRAY = "#c8c8c8"
 COLOURS = ["#c0392b", "#2e75b6", "#3c8d40"]
 SMOOTH = 10  # steps of the moving average
 STYLE = """
@@ -75,7 +76,7 @@ def steps(out, files):
             script += f"set lmargin at screen {0.25 + 0.4 * column}\n"
             script += f"set rmargin at screen {0.59 + 0.4 * column}\n"
             script += f"set bmargin at screen {low}\nset tmargin at screen {high}\n"
-            script += f"set xrange [0:{1.25 * most}]\n"
+            script += f"set xrange [0:{1.25 * most or 1}]\n"
             panel = bars(f"panel{number}{column}", results, key, form)
             if column == 0:
                 script += f"set title '{title(results[0])}: {what}'\nset format y '%s'\n{panel}"
@@ -92,30 +93,27 @@ def smooth(losses):
     return [sum(losses[i - n : i]) / n for i in range(n, len(losses) + 1)]
 
 
+def line(name, what, width, colour, called):
+    called = f"title '{called}'" if called else "notitle"
+    return f"${name} using 1:{what} with lines lw {width} lc rgb '{colour}' {called}"
+
+
 def curves(name, runs):
-    """The panels of one file."""
+    """The data block of one file, and what its two panels plot."""
     seeds = list(runs["torch"])[:3]
     torch, hone = ([smooth(runs[who][s]["loss"]) for s in seeds] for who in ("torch", "hone"))
     first = len(runs["torch"][seeds[0]]["loss"]) - len(torch[0]) + 1
     rows = zip(range(first, first + len(torch[0])), *torch, *hone)
-    n = len(seeds)
     loss, gap = [], []
-    for i, seed in enumerate(seeds):
-        of_torch, of_hone, colour = i + 2, i + 2 + n, COLOURS[i]
-        loss.append(f"${name} using 1:{of_torch} with lines lw 4 lc rgb '#c8c8c8' title 'PyTorch'")
-        loss.append(
-            f"${name} using 1:{of_hone} with lines lw 1.3 lc rgb '{colour}' "
-            f"title 'hone, order {seed}'"
-        )
-        if i > 0:
-            order = f"(${of_torch} - $2)"
-            called = f"title 'PyTorch, another order - order {seeds[0]}'" if i == 1 else "notitle"
-            gap.insert(0, f"${name} using 1:{order} with lines lw 2.5 lc rgb '#c8c8c8' {called}")
-        same = f"(${of_hone} - ${of_torch})"
-        gap.append(f"${name} using 1:{same} with lines lw 1.5 lc rgb '{colour}' ")
-        gap[-1] += f"title 'hone - PyTorch, both order {seed}'"
-    for i in range(2, 2 * n, 2):
-        loss[i] = loss[i].replace("title 'PyTorch'", "notitle")
+    for i, (seed, colour) in enumerate(zip(seeds, COLOURS)):
+        of_torch, of_hone = f"${i + 2}", f"${i + 2 + len(seeds)}"
+        loss.append(line(name, f"({of_torch})", 4, GRAY, "" if i else "PyTorch"))
+        loss.append(line(name, f"({of_hone})", 1.3, colour, f"hone, order {seed}"))
+        if i > 0:  # beneath the others
+            called = "" if i > 1 else f"PyTorch, another order - order {seeds[0]}"
+            gap.insert(0, line(name, f"({of_torch}-$2)", 2.5, GRAY, called))
+        called = f"hone - PyTorch, both order {seed}"
+        gap.append(line(name, f"({of_hone}-{of_torch})", 1.5, colour, called))
     return block(name, rows), loss, gap
 
 
@@ -125,7 +123,10 @@ def losses(out, files):
     for number, file in enumerate(files):
         result = json.loads(file.read_text())
         data, loss, gap = curves(f"loss{number}", result)
-        what = {"babyllama": "babyllama-char105, tiny Shakespeare", "1b": "Llama-3.2-1B, WikiText-2"}
+        what = {
+            "babyllama": "babyllama-char105, tiny Shakespeare",
+            "1b": "Llama-3.2-1B, WikiText-2",
+        }
         task = result.get("task", "babyllama")
         script += data + f"set title '{what.get(task, task)}, {result['dtype']}'\n"
         script += f"set ylabel 'training loss, mean of {SMOOTH} steps'\nset autoscale y\n"

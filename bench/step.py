@@ -35,7 +35,15 @@ SHAPES = {
     "1b-32k": ("llama-3.2-1b.json", 1, 32768),
     "tiny": ("tiny.json", 2, 64),
 }
-VARIANTS = ["hone", "hone-fast", "bf16-stock", "bf16-flash", "bf16-cudnn", "fp32-flash", "fp32-cudnn"]
+VARIANTS = [
+    "hone",
+    "hone-fast",
+    "bf16-stock",
+    "bf16-flash",
+    "bf16-cudnn",
+    "fp32-flash",
+    "fp32-cudnn",
+]
 MODELS = {"llama-3.2-1b": "Llama-3.2-1B", "llama-3.1-8b": "Llama-3.1-8B"}
 BEGIN, END = "<!-- step tables -->\n", "<!-- end of step tables -->\n"
 OTHERS = ["bf16-math", "bf16-cudnn-graphs", "bf16-flash-graphs"]
