@@ -259,6 +259,10 @@ static int bench(const config *c)
         fprintf(stderr, "hone-bench: --results needs --compare\n");
         return 2;
     }
+    if (c->results[0] != '\0' && (c->filter[0] != '\0' || c->out[0] != '\0')) {
+        fprintf(stderr, "hone-bench: --results times nothing: no --filter, no --out\n");
+        return 2;
+    }
     if (c->compare[0] != '\0') st = hn_bench_results_read(c->compare, &old);
     if (st == HN_OK && c->results[0] != '\0') st = hn_bench_results_read(c->results, &now);
     if (st != HN_OK)

@@ -7,6 +7,22 @@
 
 #include "hn_test.h"
 
+/* The values of [rows, cols] with rows ld apart; the gaps between them must be NaN still. */
+inline std::vector<float> values_of_rows(const std::vector<unsigned char> &bytes, hn_dtype t,
+                                         int64_t rows, int64_t cols, int64_t ld)
+{
+    std::vector<float> v;
+    for (int64_t i = 0; i < rows; i++)
+        for (int64_t j = 0; j < ld; j++) {
+            const float x = hn_get_f32(bytes.data(), t, i * ld + j);
+            if (j < cols)
+                v.push_back(x);
+            else if (!std::isnan(x))
+                ADD_FAILURE() << "wrote between rows " << i << " and " << i + 1;
+        }
+    return v;
+}
+
 /* f32 or bf16 [rows, cols] with gaps between the rows and guard bands round it. Fresh elements,
  * gaps and bands are NaN; values() checks that gaps and bands still are. */
 class Matrix {
@@ -38,20 +54,7 @@ class Matrix {
     {
         return assign(normal_f32((size_t)(rows_ * cols_), seed, mean, sd));
     }
-    std::vector<float> values()
-    {
-        const auto all = bytes_.host();
-        std::vector<float> v;
-        for (int64_t i = 0; i < rows_; i++)
-            for (int64_t j = 0; j < ld_; j++) {
-                const float x = hn_get_f32(all.data(), t_, i * ld_ + j);
-                if (j < cols_)
-                    v.push_back(x);
-                else if (!std::isnan(x))
-                    ADD_FAILURE() << "wrote between rows " << i << " and " << i + 1;
-            }
-        return v;
-    }
+    std::vector<float> values() { return values_of_rows(bytes_.host(), t_, rows_, cols_, ld_); }
 };
 
 /* Scratch of exactly the promised size between guard bands; NULL when that is 0. */

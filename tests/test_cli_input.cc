@@ -117,6 +117,8 @@ TEST(CliOptions, ValuesOutOfRangeAreNamedWithTheLimit)
 TEST(CliOptions, WhatWouldBeWithoutEffectIsRefused)
 {
     const Workplace w;
+    expect_untouched(w, w.train("o", 2) + Words{"--resume-device", "any"},
+                     {"--resume-device any", "--resume"});
     expect_untouched(w, w.train("o", 2) + Words{"--min-lr", "0.02"},
                      {"--min-lr 0.02", "--lr 0.01"});
     expect_untouched(w, w.train("o", 2) + Words{"--nesterov"}, {"--nesterov", "sgd"});

@@ -203,17 +203,20 @@ hn_status hn_graph_run(const hn_graph *g, const hn_run_options *o)
 {
     const hn_program *p = g->program;
     hn_exec x = exec_of(p, o->step);
-    const bool compare = o->compare && x.device == HN_DEVICE_CUDA;
+    const bool gpu = x.device == HN_DEVICE_CUDA;
+    if (gpu ? o->twin : o->compare)
+        return HN_FAIL(HN_ERR_ARG, "graph %s: %s", g->name,
+                       gpu ? "twins run on the CPU" : "comparing with the CPU needs a GPU");
     x.twin = o->twin;
     if (o->profile) {
-        if (o->check || compare) return HN_FAIL(HN_ERR_ARG, "a profiled run checks nothing");
+        if (o->check || o->compare) return HN_FAIL(HN_ERR_ARG, "a profiled run checks nothing");
         return run_profiled(g, &x, o->profile);
     }
-    if (g->captured && !o->check && !compare) return hn_device_launch(p->device, g->captured);
+    if (g->captured && !o->check && !o->compare) return hn_device_launch(p->device, g->captured);
     if (o->check && p->guard_bytes > 0 && p->transient_bytes > 0)
         HN_TRY(hn_device_fill(p->device, p->memory[HN_MEM_TRANSIENT], 0xff, p->transient_bytes));
     for (int64_t i = 0; i < g->n_nodes; i++)
-        HN_TRY(compare    ? run_compared(g->node[i], &x)
+        HN_TRY(o->compare ? run_compared(g->node[i], &x)
                : o->check ? run_checked(g->node[i], &x)
                           : run_node(g->node[i], &x));
     return HN_OK;

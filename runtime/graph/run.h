@@ -42,7 +42,8 @@ typedef struct {
 /* Runs every node. On a GPU it returns before the work is done, unless check or compare is on.
  * Allocates nothing (check and compare on a GPU: host memory).
  * Errors   those of the operations, with the node's name; with check or compare HN_ERR_NUMERIC
- *          naming node, operation and element or error, HN_ERR_ARG when a red zone was written */
+ *          naming node, operation and element or error, HN_ERR_ARG when a red zone was written;
+ *          HN_ERR_ARG for a twin on a GPU and a comparison on the CPU */
 HN_NODISCARD hn_status hn_graph_run(const hn_graph *g, const hn_run_options *o);
 
 /* GPU: captures what hn_graph_run would enqueue; from then on runs without check and compare launch

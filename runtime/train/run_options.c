@@ -143,5 +143,7 @@ hn_status hn_run_config_check(const hn_run_config *c)
                        c->optimizer, c->momentum > 0 ? "" : " with --momentum 0");
     if (strcmp(c->resume, "auto") == 0 && c->out[0] == '\0')
         return HN_FAIL(HN_ERR_ARG, "--resume auto: continues the run in --out, which is missing");
+    if (strcmp(c->resume_device, "any") == 0 && c->resume[0] == '\0')
+        return HN_FAIL(HN_ERR_ARG, "--resume-device any: of --resume, which is missing");
     return HN_OK;
 }

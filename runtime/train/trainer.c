@@ -385,9 +385,8 @@ static double peak_gib(const trainer *t)
 {
     struct rusage u;
     size_t used = 0;
-    if (hn_device_kind_of(t->s->device) == HN_DEVICE_CUDA &&
-        hn_device_used(t->s->device, &used) == HN_OK)
-        return (double)used / 0x1p30;
+    if (hn_device_kind_of(t->s->device) == HN_DEVICE_CUDA)
+        return hn_device_used(t->s->device, &used) == HN_OK ? (double)used / 0x1p30 : 0;
     getrusage(RUSAGE_SELF, &u);
     return (double)u.ru_maxrss * 1024 / 0x1p30;
 }
