@@ -83,13 +83,14 @@ typedef struct {
 static hn_status write_random(const hn_tensor *t, const char *pool, int64_t first)
 {
     const int64_t cols = hn_type_cols(&t->type), rows = hn_type_rows(&t->type);
-    const size_t row = (size_t)cols * hn_dtype_size(t->type.dtype);
+    const size_t elem = hn_dtype_size(t->type.dtype), row = (size_t)cols * elem;
+    if (cols > POOL)
+        return HN_FAIL(HN_ERR_UNSUPPORTED, "rows of %" PRId64 " random weights: at most %d", cols,
+                       POOL);
     for (int64_t done = 0, n; done < rows; done += n) {
         const int64_t left = (POOL - first) / cols, want = rows - done;
-        n = left < want ? left : want;
-        if (n > 0)
-            HN_TRY(
-                hn_tensor_write_rows(t, done, n, pool + (size_t)first * (row / (size_t)cols), row));
+        n = left < want ? left : want; /* 0: the next row begins at the pool's start */
+        if (n > 0) HN_TRY(hn_tensor_write_rows(t, done, n, pool + (size_t)first * elem, row));
         first = 0;
     }
     return HN_OK;

@@ -185,7 +185,10 @@ def short_table(results):
     good = [r for r in results if "error" not in r]
     peers = [r for r in good if not r["variant"].startswith("hone")]
     best = max(peers, key=lambda r: r["tokens_per_s"], default=None)
-    ratio = lambda r, key: f"{r[key] / best[key]:.2f}" if best and best[key] else ""
+
+    def ratio(r, key):
+        return f"{r[key] / best[key]:.2f}" if best and best[key] else ""
+
     rows = [
         f"| {title(good[0])} | tokens/s | of the fastest peer | ms a step, p50 | peak GiB"
         " | of that peer | SM MHz | W |",
@@ -205,8 +208,13 @@ def short_table(results):
 
 
 def tables(a):
-    texts = [pathlib.Path(file).read_text().splitlines() for file in a.table]
-    text = "\n".join(short_table([json.loads(line) for line in lines]) for lines in texts)
+    texts = []
+    for file in a.table:
+        results = [json.loads(line) for line in pathlib.Path(file).read_text().splitlines()]
+        if all("error" in r for r in results):
+            sys.exit(f"{file}: every variant failed")
+        texts.append(short_table(results))
+    text = "\n".join(texts)
     if not a.into:
         print(text, end="")
         return

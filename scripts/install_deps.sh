@@ -3,7 +3,7 @@
 #   scripts/install_deps.sh [--checks] [--fuzz] [--plot] [--package]
 #     --checks  also clang-format 14, for scripts/check_format.sh
 #     --fuzz    also clang with its OpenMP, for the preset "fuzz"
-#     --plot    also gnuplot, for the loss curve of scripts/demo.sh
+#     --plot    also gnuplot, for the loss curve of scripts/demo.sh and bench/plot.py
 #     --package also patchelf, for scripts/package.sh without -DHONE_STATIC=ON
 # Elsewhere it prints the list and exits with 2.
 set -euo pipefail

@@ -94,22 +94,42 @@ class DeviceMatrix {
     std::vector<unsigned char> raw() { return bytes_.host(); }
 };
 
-/* Captures what enqueue(stream) does into a CUDA graph, then runs the graph `times` times. */
+/* What enqueue(stream) does, captured into a CUDA graph. */
+class CapturedGraph {
+    cudaStream_t stream_ = nullptr;
+    cudaGraphExec_t exec_ = nullptr;
+
+  public:
+    template <class Fn>
+    explicit CapturedGraph(Fn enqueue)
+    {
+        cudaGraph_t graph = nullptr;
+        EXPECT_EQ(cudaStreamCreate(&stream_), cudaSuccess);
+        EXPECT_EQ(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal), cudaSuccess);
+        enqueue(stream_);
+        EXPECT_EQ(cudaStreamEndCapture(stream_, &graph), cudaSuccess);
+        EXPECT_EQ(cudaGraphInstantiate(&exec_, graph, 0), cudaSuccess);
+        cudaGraphDestroy(graph);
+    }
+    CapturedGraph(const CapturedGraph &) = delete;
+    CapturedGraph &operator=(const CapturedGraph &) = delete;
+    ~CapturedGraph()
+    {
+        cudaGraphExecDestroy(exec_);
+        cudaStreamDestroy(stream_);
+    }
+    void launch(int times = 1)
+    {
+        EXPECT_EQ(cudaDeviceSynchronize(), cudaSuccess); /* what the default stream has copied */
+        for (int i = 0; i < times; i++) EXPECT_EQ(cudaGraphLaunch(exec_, stream_), cudaSuccess);
+        EXPECT_EQ(cudaStreamSynchronize(stream_), cudaSuccess);
+    }
+};
+
+/* Captures, and runs the graph `times` times. */
 template <class Fn>
 void run_captured(Fn enqueue, int times = 1)
 {
-    cudaStream_t stream;
-    cudaGraph_t graph;
-    cudaGraphExec_t exec;
-    ASSERT_EQ(cudaStreamCreate(&stream), cudaSuccess);
-    ASSERT_EQ(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), cudaSuccess);
-    enqueue(stream);
-    ASSERT_EQ(cudaStreamEndCapture(stream, &graph), cudaSuccess);
-    ASSERT_EQ(cudaGraphInstantiate(&exec, graph, 0), cudaSuccess);
-    for (int i = 0; i < times; i++) ASSERT_EQ(cudaGraphLaunch(exec, stream), cudaSuccess);
-    ASSERT_EQ(cudaStreamSynchronize(stream), cudaSuccess);
-    cudaGraphExecDestroy(exec);
-    cudaGraphDestroy(graph);
-    cudaStreamDestroy(stream);
+    CapturedGraph(enqueue).launch(times);
 }
 #endif

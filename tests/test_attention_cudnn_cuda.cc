@@ -132,18 +132,9 @@ TEST(AttentionCudnnPlan, ServesEveryPacking)
     Shape full = empty;
     full.q_offsets = {0, 10, 150, 190};
     Call captured(empty);
-    cudaStream_t stream;
-    cudaGraph_t graph;
-    cudaGraphExec_t exec;
-    ASSERT_EQ(cudaStreamCreate(&stream), cudaSuccess);
-    ASSERT_EQ(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), cudaSuccess);
-    captured.enqueue(stream);
-    ASSERT_EQ(cudaStreamEndCapture(stream, &graph), cudaSuccess);
-    ASSERT_EQ(cudaGraphInstantiate(&exec, graph, 0), cudaSuccess);
+    CapturedGraph graph([&](hn_stream stream) { captured.enqueue(stream); });
     captured.p.q_offsets.assign(full.q_offsets);
-    ASSERT_EQ(cudaGraphLaunch(exec, stream), cudaSuccess);
-    ASSERT_EQ(cudaStreamSynchronize(stream), cudaSuccess);
-    cudaGraphExecDestroy(exec), cudaGraphDestroy(graph), cudaStreamDestroy(stream);
+    graph.launch();
     Problem<hn_bf16> reference(full, 0);
     expect_close(captured.result(), reference.twin());
 }

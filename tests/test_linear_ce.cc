@@ -633,38 +633,6 @@ TEST(LinearCeCudaOptions, UnknownLabelGivesNaN)
     unknown_label<hn_bf16>(33000); /* two blocks a row */
 }
 
-/* One captured call whose labels change between launches. */
-class Captured {
-    cudaStream_t stream_ = nullptr;
-    cudaGraphExec_t exec_ = nullptr;
-
-  public:
-    template <class Fn>
-    explicit Captured(Fn enqueue)
-    {
-        cudaGraph_t graph = nullptr;
-        EXPECT_EQ(cudaStreamCreate(&stream_), cudaSuccess);
-        EXPECT_EQ(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal), cudaSuccess);
-        EXPECT_HN_OK(enqueue(stream_));
-        EXPECT_EQ(cudaStreamEndCapture(stream_, &graph), cudaSuccess);
-        EXPECT_EQ(cudaGraphInstantiate(&exec_, graph, 0), cudaSuccess);
-        cudaGraphDestroy(graph);
-    }
-    Captured(const Captured &) = delete;
-    Captured &operator=(const Captured &) = delete;
-    ~Captured()
-    {
-        cudaGraphExecDestroy(exec_);
-        cudaStreamDestroy(stream_);
-    }
-    void launch()
-    {
-        EXPECT_EQ(cudaDeviceSynchronize(), cudaSuccess); /* what the default stream has copied */
-        EXPECT_EQ(cudaGraphLaunch(exec_, stream_), cudaSuccess);
-        EXPECT_EQ(cudaStreamSynchronize(stream_), cudaSuccess);
-    }
-};
-
 /* `count` of the rows are trained, spread evenly; the x of the others is NaN: nobody reads it. */
 template <class T>
 void set_labels(OnDevice<T> &d, int64_t count)
@@ -693,8 +661,9 @@ void follows_labels(double loss_within, double gradient_within)
     OnDevice<T> d({21, 16, 40, 8, 0, 0});
     const auto a = d.args();
     DeviceScratch scratch(hn_linear_ce_cuda_scratch(&a));
-    Captured graph(
-        [&](hn_stream stream) { return hn_linear_ce_cuda(&a, gemm, scratch.data(), stream); });
+    CapturedGraph graph([&](hn_stream stream) {
+        EXPECT_HN_OK(hn_linear_ce_cuda(&a, gemm, scratch.data(), stream));
+    });
     for (const int64_t count : {21, 5, 0, 21, 1, 7, 8, 9, 16, 17, 20}) {
         SCOPED_TRACE(count);
         set_labels(d, count);

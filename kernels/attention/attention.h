@@ -105,7 +105,8 @@ HN_NODISCARD hn_status hn_attention_bwd_fast(const hn_attention_args *a, void *s
  * each further 64 columns of a head compute the scores once more. A masked operand that is NaN or
  * Inf (v; in backward q, k and dout, too) may reach rows that do not see it (0 * NaN), within its
  * sequence. On sm_90, without softcap and with scale > 0, programs with code for sm_90a do the same
- * with wgmma, several times as fast. scratch: that many bytes of device memory, 64-byte aligned. */
+ * with wgmma, two to four times as fast. scratch: that many bytes of device memory, 64-byte
+ * aligned. */
 HN_CUDA_FUNCTION size_t hn_attention_bwd_cuda_scratch(const hn_attention_args *a);
 /* Whether these shapes run with wgmma on the current GPU. Pointers are not read and may be NULL. */
 HN_NODISCARD HN_CUDA_FUNCTION hn_status hn_attention_cuda_wgmma(const hn_attention_args *a,

@@ -43,8 +43,7 @@ hn_status hn_attention_cudnn_bwd(hn_attention_cudnn *, const hn_attention_args *
 
 #include "kernels/attention/cuda_attention_cudnn.h"
 
-/* Before 9.11: two wrong backwards (9.10.0, 9.10.1), another mask value, sums that want clearing.
- */
+/* Before 9.11: wrong backwards (9.10.0, 9.10.1), another mask value, sums that want clearing. */
 enum { OLDEST = 91100 };
 
 static hn_status status_of(const hn_attention_cudnn *c, cudnnStatus_t s, const char *call)

@@ -13,7 +13,7 @@
  *            their own; a window only with a causal mask; unless `even`,
  *            ld_k = ld_v = ld_dk = ld_dv, and ld_q = ld_dq in HN_CUDNN_BWD_FAST; pointers on
  *            16-byte boundaries, leading dimensions in multiples of 8;
- *            rows * leading dimension * heads / kv_heads below 2^31.
+ *            rows * leading dimension below 2^31, of dk and dv times heads / kv_heads.
  *            `longest` is worth giving: the deterministic backward works in
  *            2 * sequences * heads * longest^2 bytes.
  * Aliasing   as in attention.h.
@@ -48,9 +48,12 @@ HN_CUDA_FUNCTION void hn_attention_cudnn_close(hn_attention_cudnn *c); /* accept
 HN_CUDA_FUNCTION const char *hn_attention_cudnn_version(const hn_attention_cudnn *c);
 
 /* Makes the plan for these shapes, leading dimensions and masks, unless there is one. Pointers are
- * not read and may be NULL (kv_offsets: NULL or not). *scratch: bytes of device memory that a call
- * works in. limit   most bytes that scratch may come to Errors  HN_ERR_UNSUPPORTED: outside the
- * limits above, above `limit`, or cuDNN has no kernel; HN_ERR_SHAPE, HN_ERR_MEMORY */
+ * not read and may be NULL (kv_offsets: NULL or not).
+ *
+ * limit    most bytes that scratch may come to
+ * scratch  bytes of device memory that a call works in
+ * Errors   HN_ERR_UNSUPPORTED: outside the limits above, above `limit`, or cuDNN has no kernel;
+ *          HN_ERR_SHAPE, HN_ERR_MEMORY */
 HN_NODISCARD HN_CUDA_FUNCTION hn_status hn_attention_cudnn_plan(hn_attention_cudnn *c,
                                                                 const hn_attention_args *a,
                                                                 hn_cudnn_pass pass, size_t limit,

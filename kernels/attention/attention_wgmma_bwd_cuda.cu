@@ -126,8 +126,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     for (int buffer = 0; more; buffer ^= 1) {
         hn_copy_wait_<0>();
         hn_copies_to_wgmma_();
-        __syncthreads(); /* everybody's copies of this tile are there, the one before is done with
-                          */
+        __syncthreads(); /* all copies of this tile are there, the one before is done with */
         const int now = i0;
         i0 += kPass;
         if (i0 >= end) {
@@ -249,8 +248,7 @@ __global__ void __launch_bounds__(kThreads, kDim == 64 ? 2 : 1)
     for (int j0 = begin, buffer = 0; j0 < end; j0 += kPass, buffer ^= 1) {
         hn_copy_wait_<0>();
         hn_copies_to_wgmma_();
-        __syncthreads(); /* everybody's copies of this tile are there, the one before is done with
-                          */
+        __syncthreads(); /* all copies of this tile are there, the one before is done with */
         if (j0 + kPass < end) copy_keys(j0 + kPass, buffer ^ 1);
         hn_copy_commit_();
         if (j0 + kPass <= my_begin || j0 >= my_end) continue;

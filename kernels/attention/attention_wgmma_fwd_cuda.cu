@@ -145,8 +145,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks<kDim>)
     for (int j0 = begin, buffer = 0; j0 < end; j0 += kK, buffer ^= 1) {
         hn_copy_wait_<0>();
         hn_copies_to_wgmma_();
-        __syncthreads(); /* everybody's copies of this tile are there, the one before is done with
-                          */
+        __syncthreads(); /* all copies of this tile are there, the one before is done with */
         if (j0 + kK < end) copy_keys(j0 + kK, buffer ^ 1);
         hn_copy_commit_();
         if (j0 + kK <= my_begin || j0 >= my_end) continue;

@@ -14,8 +14,8 @@
     X(BackendCreateDescriptor) X(BackendDestroyDescriptor) X(BackendSetAttribute)          \
     X(BackendGetAttribute) X(BackendFinalize) X(BackendExecute)
 
-/* What a plan depends on. longest: rows of the longest sequence; window, causal: 0 or 1; the
- * even: as in hn_attention_args; the leading dimensions of backward operands are 0 in a forward plan. */
+/* What a plan depends on. longest: rows of the longest sequence; window, causal: 0 or 1; even: as
+ * in hn_attention_args; the leading dimensions of backward operands are 0 in a forward plan. */
 #define HN_CUDNN_KEY(X)                                                                    \
     X(pass) X(sequences) X(longest) X(even) X(heads) X(kv_heads) X(head_dim)               \
     X(causal) X(window)                                                                    \

@@ -106,7 +106,7 @@ typedef struct {
     bool trans_a, trans_b, bias, adds;
     hn_dtype dtype, c_dtype;
     int64_t calls; /* so far, of hn_gemm_cuda_run */
-    int tried;     /* algorithms that were timed; 0: there is none, the plain kernel runs */
+    int tried;     /* algorithms that were timed; 0: none that repeats, or the plain kernel runs */
     double first_us, best_us; /* median time of the plan before, and of the plan now */
 } hn_gemm_cuda_tuned;
 
@@ -115,8 +115,8 @@ typedef struct {
  * it, captured ones do not. One that is not at least 1 % faster than the plan before changes
  * nothing. Random operands, from memory, the algorithms in turn; takes device memory for the
  * operands while it runs and waits for the stream. Not in a capture. Which algorithm wins is up to
- * the clock: what must repeat keeps the plans (hn_gemm_cuda_plans). Errors  HN_ERR_MEMORY,
- * HN_ERR_CUDA */
+ * the clock: what must repeat keeps the plans (hn_gemm_cuda_plans).
+ * Errors  HN_ERR_ARG, HN_ERR_MEMORY, HN_ERR_CUDA */
 HN_NODISCARD HN_CUDA_FUNCTION hn_status hn_gemm_cuda_tune(hn_gemm_cuda *g, int64_t i,
                                                           hn_stream stream,
                                                           hn_gemm_cuda_tuned *out);

@@ -186,8 +186,7 @@ hn_status hn_gemm_cuda_plans(const hn_gemm_cuda *g, struct json_t **out)
     return HN_OK;
 }
 
-/* Reads a list into *fresh, hn_gemm_free_plan and hn_free free it; nothing is left after an error.
- */
+/* Reads a list into *fresh; hn_gemm_free_plan and hn_free free it. Nothing is left after errors. */
 static hn_status read_plans(const hn_gemm_cuda *g, const json_t *plans, const char *where,
                             hn_gemm_plan **fresh, size_t *n)
 {

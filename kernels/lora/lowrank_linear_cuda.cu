@@ -1,7 +1,6 @@
 /* Two products after each other, the second added to the first by beta = 1; with dropout the
  * operand (forward) or the product (backward) of the low-rank branch is masked in the scratch.
- * Where A and B border w, s or ds is copied behind the rows of x or dy and one product does both.
- */
+ * Where A and B border w, s or ds is copied behind the rows of x or dy: one product does both. */
 #include "kernels/linear/linear.h"
 #include "kernels/lora/lowrank_linear.h"
 #include "kernels/random/cuda_dropout.h"

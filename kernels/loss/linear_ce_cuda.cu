@@ -165,8 +165,7 @@ bool in_pieces(const hn_linear_ce_args *a, const void *p, int64_t ld)
     return (uintptr_t)p % 16 == 0 && (size_t)ld * size % 16 == 0 && (size_t)a->dim * size % 16 == 0;
 }
 
-/* Runs the statement with V standing for what is moved at a time and `per` for the elements in it.
- */
+/* Runs the statement with V standing for what is moved at a time, `per` for the elements in it. */
 #define MOVE(a, p, ld, V, per, ...)                                      \
     do {                                                                 \
         if (in_pieces((a), (p), (ld))) {                                 \

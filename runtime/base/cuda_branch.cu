@@ -12,13 +12,12 @@
 #define GET_CAPTURE_INFO    cudaStreamGetCaptureInfo
 #define ADD_NODE            cudaGraphAddNode
 #define UPDATE_DEPENDENCIES cudaStreamUpdateCaptureDependencies
-#elif CUDART_VERSION >= 12040
+#else
 #define GET_CAPTURE_INFO    cudaStreamGetCaptureInfo_v3
 #define ADD_NODE            cudaGraphAddNode_v2
 #define UPDATE_DEPENDENCIES cudaStreamUpdateCaptureDependencies_v2
 #endif
 
-#ifdef ADD_NODE
 namespace {
 
 constexpr int kFirstDriver = 12040; /* with bodies that hold copies, fills and branches */
@@ -129,15 +128,3 @@ hn_status hn_cuda_branch_end(hn_cuda_branch *b, hn_status work)
     (void)cudaGetLastError(); /* what went wrong has been said already */
     return work;
 }
-
-#else /* a toolkit without conditional nodes */
-
-hn_status hn_cuda_branch_begin(hn_cuda_branch *b, const int32_t *, int32_t, hn_stream stream)
-{
-    *b = {stream, nullptr};
-    return HN_OK;
-}
-
-hn_status hn_cuda_branch_end(hn_cuda_branch *, hn_status work) { return work; }
-
-#endif

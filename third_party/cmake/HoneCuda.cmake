@@ -53,12 +53,26 @@ else()
   list(APPEND HONE_CUDA_LIBRARIES CUDA::cudart_static)
 endif()
 
-# cuDNN, too: only its headers are needed, and only for --attention cudnn.
-find_path(HONE_CUDNN_INCLUDE_DIR cudnn.h HINTS ${CUDNN_ROOT} ${CUDAToolkit_INCLUDE_DIRS}
-          PATH_SUFFIXES include)
+# cuDNN, too: attention through it needs its headers only.
+find_path(HONE_CUDNN_INCLUDE_DIR cudnn_version.h
+          HINTS ${CUDNN_ROOT} ENV CUDNN_ROOT ${CUDAToolkit_INCLUDE_DIRS} PATH_SUFFIXES include)
 mark_as_advanced(HONE_CUDNN_INCLUDE_DIR)
 if(HONE_CUDNN_INCLUDE_DIR)
-  message(STATUS "cuDNN: headers in ${HONE_CUDNN_INCLUDE_DIR}")
-else()
+  file(READ ${HONE_CUDNN_INCLUDE_DIR}/cudnn_version.h cudnn_header)
+  set(cudnn_version "")
+  foreach(part MAJOR MINOR PATCHLEVEL)
+    if(cudnn_header MATCHES "define CUDNN_${part} +([0-9]+)")
+      string(APPEND cudnn_version ".${CMAKE_MATCH_1}")
+    endif()
+  endforeach()
+  string(REGEX REPLACE "^\\." "" cudnn_version "${cudnn_version}")
+endif()
+if(NOT HONE_CUDNN_INCLUDE_DIR)
   message(STATUS "cuDNN: no headers, attention through cuDNN is left out")
+elseif(cudnn_version VERSION_LESS HONE_MIN_CUDNN)
+  message(STATUS "cuDNN: the headers in ${HONE_CUDNN_INCLUDE_DIR} are ${cudnn_version}, older than "
+                 "${HONE_MIN_CUDNN}: attention through cuDNN is left out")
+  set(HONE_CUDNN_INCLUDE_DIR "")
+else()
+  message(STATUS "cuDNN: headers ${cudnn_version} in ${HONE_CUDNN_INCLUDE_DIR}")
 endif()
