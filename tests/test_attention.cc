@@ -571,6 +571,30 @@ TEST(AttentionCuda, ChecksItsArguments)
     EXPECT_HN_FAIL(hn_attention_bwd_cuda(&a, nullptr, nullptr), HN_ERR_SHAPE, "7 of k");
 }
 
+/* A build that lost its code for sm_90a would pass all other tests, slowly. */
+TEST(AttentionCuda, RunsOnWgmmaWhereItFits)
+{
+    HN_NEED_CUDA();
+    cudaDeviceProp gpu;
+    ASSERT_EQ(cudaGetDeviceProperties(&gpu, 0), cudaSuccess);
+    const bool hopper = gpu.major == 9;
+    const auto runs = [](int64_t d, auto change) {
+        DeviceProblem<hn_bf16> p({"", {0, 6}, {}, 6, 6, 2, 1, d, 0, 0, 0, true}, 0);
+        auto a = p.args();
+        bool yes = false;
+        change(a);
+        EXPECT_HN_OK(hn_attention_cuda_wgmma(&a, true, &yes));
+        return yes;
+    };
+    using A = hn_attention_args;
+    EXPECT_EQ(runs(64, [](A &) {}), hopper);
+    EXPECT_EQ(runs(128, [](A &) {}), hopper);
+    EXPECT_FALSE(runs(80, [](A &) {}));
+    EXPECT_FALSE(runs(64, [](A &a) { a.dtype = HN_F32; }));
+    EXPECT_FALSE(runs(64, [](A &a) { a.softcap = 2; }));
+    EXPECT_FALSE(runs(64, [](A &a) { a.ld_k += 1; }));
+}
+
 #endif
 
 } // namespace

@@ -158,7 +158,7 @@ static hn_status check_pairs(const hn_attention_args *a, hn_cudnn_pass pass)
 
 static bool is_even(const hn_attention_args *a)
 {
-    return a->even && (a->longest == 0 || a->q_rows % a->longest == 0);
+    return a->even && a->kv_rows == a->q_rows && (a->longest == 0 || a->q_rows % a->longest == 0);
 }
 
 static hn_status check_lds(const hn_attention_args *a, hn_cudnn_pass pass)
