@@ -167,25 +167,6 @@ static hn_status tune(bench *b)
     return st == HN_OK ? hn_engine_capture_anew(b->engine) : st;
 }
 
-static hn_executor executor_of(const char *name)
-{
-    if (strcmp(name, "cuda-graph") == 0) return HN_EXECUTOR_GRAPH;
-    return strcmp(name, "cuda") == 0 ? HN_EXECUTOR_NODES : HN_EXECUTOR_AUTO;
-}
-
-static hn_attention_impl attention_of(const char *name)
-{
-    if (strcmp(name, "hone") == 0) return HN_ATTENTION_OWN;
-    if (strcmp(name, "cudnn") == 0) return HN_ATTENTION_CUDNN;
-    return strcmp(name, "fast") == 0 ? HN_ATTENTION_CUDNN_FAST : HN_ATTENTION_AUTO;
-}
-
-static hn_recompute recompute_of(const char *name)
-{
-    if (strcmp(name, "on") == 0) return HN_RECOMPUTE_ON;
-    return strcmp(name, "off") == 0 ? HN_RECOMPUTE_OFF : HN_RECOMPUTE_AUTO;
-}
-
 static hn_status set_up(bench *b)
 {
     static char *const linears[] = {"q_proj",    "k_proj",  "v_proj",   "o_proj",
@@ -202,7 +183,7 @@ static hn_status set_up(bench *b)
     HN_TRY(hn_model_open(c->model, c->dtype, NULL, &b->model));
     const hn_engine_options o = {
         .device = b->device,
-        .executor = executor_of(c->executor),
+        .executor = hn_executor_of(c->executor),
         .config = &b->model.config,
         .adapt = &b->adapt,
         .dtype = b->model.dtype,
@@ -210,9 +191,9 @@ static hn_status set_up(bench *b)
         .seq_len = c->length,
         .max_seqs = c->batch,
         .train = true,
-        .attention = attention_of(c->attention),
+        .attention = hn_attention_of(c->attention),
         .even_rows = true,
-        .recompute = recompute_of(c->recompute),
+        .recompute = hn_recompute_of(c->recompute),
         .optimizer = {.kind = HN_OPTIMIZER_ADAMW,
                       .beta1 = 0.9,
                       .beta2 = 0.999,
@@ -349,8 +330,7 @@ static hn_status print_result(bench *b)
     hn_plan_sizes plan;
     size_t used = 0;
     char notes[4096];
-    hn_plan_notes(hn_engine_program(b->engine), notes, sizeof notes);
-    for (char *end = strchr(notes, '\n'); end; end = strchr(end, '\n')) *end = ';';
+    hn_plan_notes(hn_engine_program(b->engine), ';', notes, sizeof notes);
     hn_plan_sizes_of(hn_engine_program(b->engine), &plan);
     HN_TRY(hn_device_used(b->device, &used));
     qsort(b->step_ms, (size_t)b->n_steps, sizeof *b->step_ms, by_size);

@@ -139,6 +139,8 @@ TEST_F(GemmCache, DamagedFilesAreRefused)
     refused("\"library\": 7", "\"library\": \"7\"", "library");
     refused("\"gpu\"", "\"cpu\"", "gpu");
     refused("\"plans\": [", "\"plans\": 5, \"x\": [", "'plans' is not an array");
+    refused("\"shape\": {", "\"form\": {", "plan 0 has no shape");
+    refused("\"plans\": [", "\"plans\": [7, ", "plan 0 has no shape");
     write_file(path, "");
     EXPECT_HN_FAIL(load(), HN_ERR_FORMAT, "plans.json");
     write_file(path, "[]");

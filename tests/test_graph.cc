@@ -588,6 +588,46 @@ TEST_F(Graph, NothingCanBeAddedToAPlannedProgram)
     EXPECT_HN_FAIL(hn_graph_new(p, "h", false, &late), HN_ERR_ARG, "planned");
 }
 
+/* One line for both additions, which have one shape; times are of one run. */
+TEST_F(Graph, AProfileHasALineForEachOperationAndShape)
+{
+    hn_graph *g = graph("g", false);
+    hn_tensor *x = input("x", 2, 4), *y = emit(g, HN_OP_ADD, {x, x});
+    y = emit(g, HN_OP_MUL, {emit(g, HN_OP_ADD, {y, x}), x});
+    hn_graph_keep(y);
+    plan();
+    at(x, 0, 0) = 3;
+    hn_profile *profile = nullptr;
+    ASSERT_HN_OK(hn_profile_new(&profile));
+    hn_run_options o = {};
+    o.profile = profile;
+    for (int run = 0; run < 3; run++) ASSERT_HN_OK(hn_graph_run(g, &o));
+    EXPECT_EQ(at(y, 0, 0), 27);
+    char *text = hn_profile_text(profile, 3);
+    ASSERT_NE(text, nullptr);
+    EXPECT_NE(std::strstr(text, "| add | [2, 4] [2, 4] -> [2, 4] | 2 |"), nullptr) << text;
+    EXPECT_NE(std::strstr(text, "| mul | [2, 4] [2, 4] -> [2, 4] | 1 |"), nullptr) << text;
+    EXPECT_EQ(std::count(text, text + std::strlen(text), '\n'), 5) << text;
+    hn_free(text);
+    o.check = true;
+    EXPECT_HN_FAIL(hn_graph_run(g, &o), HN_ERR_ARG, "checks nothing");
+    hn_profile_free(profile);
+}
+
+TEST(DeviceMarks, TimesAreOfMarksThatWereMade)
+{
+    hn_device *d = nullptr;
+    double ms[100];
+    ASSERT_HN_OK(hn_device_open(test_device(), &d));
+    EXPECT_HN_FAIL(hn_device_marks(d, 0, ms), HN_ERR_ARG, "mark 0 was never made");
+    for (int i = 0; i <= 100; i++) ASSERT_HN_OK(hn_device_mark(d, i));
+    ASSERT_HN_OK(hn_device_marks(d, 100, ms));
+    for (const double one : ms) EXPECT_TRUE(one >= 0 && one < 1e5) << one;
+    ASSERT_HN_OK(hn_device_mark(d, 0)); /* anew: those of before are gone */
+    EXPECT_HN_FAIL(hn_device_marks(d, 1, ms), HN_ERR_ARG, "mark 1 was never made");
+    hn_device_close(d);
+}
+
 TEST(GraphReplicas, TrainedClassesHaveOneLayoutAndAStride)
 {
     hn_program *p = nullptr;

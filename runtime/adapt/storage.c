@@ -25,8 +25,8 @@
  * product takes 64 at a time. */
 enum { MAX_BORDER = 64, BORDER_STEP = 8 };
 
-/* Rows of a bordered matrix begin a multiple of so many elements apart, as those of the activations
- * do that meet it (graph/tails.c): 128 bytes of bf16. Products take the border's own columns only.
+/* Rows of a bordered matrix begin a multiple of so many elements apart, as those of activations
+ * that meet it do (graph/tails.c): 128 bytes of bf16. Products take the border's own columns only.
  */
 enum { BORDER_PITCH = 64 };
 

@@ -84,7 +84,6 @@ static hn_status mark_cpu(hn_device *d, int64_t i)
 static hn_status marks_cpu(hn_device *d, int64_t n, double *ms)
 {
     const int64_t *marks = d->marks;
-    if (n >= d->n_marks) return HN_FAIL(HN_ERR_ARG, "mark %lld was never made", (long long)n);
     for (int64_t i = 0; i < n; i++) ms[i] = 1e-6 * (double)(marks[i + 1] - marks[i]);
     return HN_OK;
 }
@@ -369,9 +368,18 @@ hn_status hn_device_fence_passed(const hn_device_fence *m, bool *passed)
     return m->device->calls->fence_passed ? m->device->calls->fence_passed(m, passed) : HN_OK;
 }
 
-hn_status hn_device_mark(hn_device *d, int64_t i) { return d->calls->mark(d, i); }
+hn_status hn_device_mark(hn_device *d, int64_t i)
+{
+    HN_TRY(d->calls->mark(d, i));
+    d->n_made = i + 1;
+    return HN_OK;
+}
 
-hn_status hn_device_marks(hn_device *d, int64_t n, double *ms) { return d->calls->marks(d, n, ms); }
+hn_status hn_device_marks(hn_device *d, int64_t n, double *ms)
+{
+    if (n >= d->n_made) return HN_FAIL(HN_ERR_ARG, "mark %lld was never made", (long long)n);
+    return d->calls->marks(d, n, ms);
+}
 
 static hn_status no_capture(const hn_device *d)
 {

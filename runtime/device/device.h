@@ -1,8 +1,8 @@
 /* device.h - where a program's memory lies and its operations run: the CPU, or one GPU.
  *
  * A device owns a stream, the cuBLASLt plans (kernels/linear/gemm_cuda.h), those of attention
- * through cuDNN (kernels/attention/attention_cudnn.h) and nothing else; memory is its caller's to
- * give back. On the CPU memory is host memory and every call is done when it
+ * through cuDNN (kernels/attention/attention_cudnn.h) and the libraries' workspace; other memory is
+ * its caller's to give back. On the CPU memory is host memory and every call is done when it
  * returns. On a GPU all calls run in order on the device's one stream.
  *
  * In the library only this folder and .cu files know CUDA. Nothing links the driver: a build with
@@ -95,9 +95,9 @@ HN_NODISCARD hn_status hn_device_fence_here(hn_device_fence *m); /* moves it to 
 HN_NODISCARD hn_status hn_device_fence_wait(hn_device_fence *m);
 HN_NODISCARD hn_status hn_device_fence_passed(const hn_device_fence *m, bool *passed);
 
-/* Marks of the device's clock between what is enqueued. mark(i) enqueues mark i, from 0 on; waits
- * for nothing. marks waits for all of them: ms[i] from mark i to mark i + 1, for i < n.
- * Errors: HN_ERR_MEMORY; HN_ERR_ARG: mark i was never made */
+/* Marks of the device's clock between what is enqueued. mark(i) enqueues mark i, in order from 0 on
+ * (0 begins anew); waits for nothing. marks waits for all of them: ms[i] from mark i to mark i + 1,
+ * for i < n. Errors: HN_ERR_MEMORY; HN_ERR_ARG: mark n has not been made */
 HN_NODISCARD hn_status hn_device_mark(hn_device *d, int64_t i);
 HN_NODISCARD hn_status hn_device_marks(hn_device *d, int64_t n, double *ms);
 

@@ -192,7 +192,7 @@ static void close_cuda(hn_device *d)
     d->gemm = NULL;
     d->stream = NULL;
     d->marks = NULL;
-    d->n_marks = 0;
+    d->n_marks = d->n_made = 0;
 }
 
 /* ---- marks ---- */
@@ -215,7 +215,6 @@ static hn_status mark_cuda(hn_device *d, int64_t i)
 static hn_status marks_cuda(hn_device *d, int64_t n, double *ms)
 {
     const cudaEvent_t *events = d->marks;
-    if (n >= d->n_marks) return HN_FAIL(HN_ERR_ARG, "mark %lld was never made", (long long)n);
     HN_TRY(wait_cuda(d));
     for (int64_t i = 0; i < n; i++) {
         float one = 0.0f;

@@ -81,7 +81,7 @@ void hn_plan_sizes_of(const hn_program *p, hn_plan_sizes *out)
     }
 }
 
-void hn_plan_notes(const hn_program *p, char *text, size_t size)
+void hn_plan_notes(const hn_program *p, char end, char *text, size_t size)
 {
     const char *said[8];
     size_t n = 0, at = 0;
@@ -93,7 +93,7 @@ void hn_plan_notes(const hn_program *p, char *text, size_t size)
             for (size_t j = 0; j < n && fresh; j++) fresh = strcmp(said[j], note) != 0;
             if (!fresh) continue;
             said[n++] = note;
-            at += (size_t)snprintf(text + at, size - at, "%s\n", note);
+            at += (size_t)snprintf(text + at, size - at, "%s%c", note, end);
         }
 }
 
@@ -102,7 +102,7 @@ char *hn_plan_text(const hn_program *p)
     hn_plan_sizes s;
     char notes[4096];
     hn_plan_sizes_of(p, &s);
-    hn_plan_notes(p, notes, sizeof notes);
+    hn_plan_notes(p, '\n', notes, sizeof notes);
     char text[2048] = "";
     size_t at = 0;
     for (int m = 0; m < HN_MEM_COUNT && at < sizeof text; m++) {
@@ -155,7 +155,7 @@ static hn_status check_fits(const hn_program *p)
     HN_TRY(hn_plan_fits(p, 0, &fits, &room));
     if (fits) return HN_OK;
     hn_plan_sizes_of(p, &s);
-    if (room == p->most_bytes)
+    if (p->most_bytes > 0 && room == p->most_bytes)
         snprintf(place, sizeof place, "may be taken");
     else
         snprintf(place, sizeof place, "are free on %s", hn_device_text(p->device));

@@ -44,9 +44,9 @@ typedef struct {
 HN_NODISCARD hn_status hn_plan_build(hn_program *p, const hn_plan_options *o);
 void hn_plan_sizes_of(const hn_program *p, hn_plan_sizes *out); /* after hn_plan_build */
 
-/* What the nodes' operations had to say (whose kernels, which mode), a line each, every line once;
- * cut off at `size`. Part of hn_plan_text. */
-void hn_plan_notes(const hn_program *p, char *text, size_t size);
+/* What the nodes' operations had to say (whose kernels, which mode), every note once, with `end`
+ * behind it; cut off at `size`. Part of hn_plan_text, a line each. */
+void hn_plan_notes(const hn_program *p, char end, char *text, size_t size);
 
 /* The table that is printed before the first allocation; hn_free the text. NULL: out of memory. */
 char *hn_plan_text(const hn_program *p);

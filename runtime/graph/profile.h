@@ -2,8 +2,9 @@
  *
  *   hn_profile *p = NULL;
  *   hn_profile_new(&p);
- *   hn_graph_run(g, &(hn_run_options){.step = block, .profile = p});      as often as wanted
- *   puts(hn_profile_text(p));
+ *   hn_graph_run(g, &(hn_run_options){.step = block, .profile = p});      `runs` times
+ *   char *text = hn_profile_text(p, runs);
+ *   hn_profile_free(p);
  *
  * A profiled run enqueues node by node, whatever was captured, with a mark of the device's clock
  * between two nodes, and waits at the end. A node that is over before the host has enqueued the
@@ -26,7 +27,7 @@ void hn_profile_free(hn_profile *p); /* accepts NULL */
 HN_NODISCARD hn_status hn_profile_add(hn_profile *p, const hn_graph *g, const double *ms);
 
 /* A Markdown table, most expensive line first, of times a run: `runs` divides what was added.
- * Belongs to the caller (hn_free); NULL without memory. */
+ * runs at least 1. Belongs to the caller (hn_free); NULL without memory. */
 char *hn_profile_text(const hn_profile *p, int64_t runs);
 
 #ifdef __cplusplus

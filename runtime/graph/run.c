@@ -2,6 +2,7 @@
 
 #include <inttypes.h>
 #include <math.h>
+#include <string.h>
 
 #include "runtime/base/alloc.h"
 #include "runtime/graph/graph_impl.h"
@@ -11,6 +12,13 @@ const char *hn_executor_name(hn_executor x)
 {
     static const char *const names[] = {"auto", "cpu", "cuda", "cuda-graph", "cuda-check"};
     return (unsigned)x < HN_EXECUTOR_COUNT ? names[x] : "?";
+}
+
+hn_executor hn_executor_of(const char *name)
+{
+    for (int x = 0; x < HN_EXECUTOR_COUNT; x++)
+        if (strcmp(name, hn_executor_name((hn_executor)x)) == 0) return (hn_executor)x;
+    return HN_EXECUTOR_AUTO;
 }
 
 hn_status hn_executor_choose(hn_executor asked, const hn_device *d, hn_executor *out)

@@ -26,6 +26,7 @@ typedef enum {
 } hn_executor;
 
 const char *hn_executor_name(hn_executor x); /* "auto", "cpu", "cuda", "cuda-graph", "cuda-check" */
+hn_executor hn_executor_of(const char *name); /* HN_EXECUTOR_AUTO for any other name */
 /* What auto comes to on the device (NULL: the CPU). Errors: HN_ERR_ARG: not for this device */
 HN_NODISCARD hn_status hn_executor_choose(hn_executor asked, const hn_device *d, hn_executor *out);
 

@@ -67,6 +67,19 @@ struct hn_engine {
     pinned_part *pinned;       /* and behind it the batches */
 };
 
+hn_recompute hn_recompute_of(const char *name)
+{
+    if (name == NULL || strcmp(name, "off") == 0) return HN_RECOMPUTE_OFF;
+    return strcmp(name, "on") == 0 ? HN_RECOMPUTE_ON : HN_RECOMPUTE_AUTO;
+}
+
+hn_attention_impl hn_attention_of(const char *name)
+{
+    if (strcmp(name, "hone") == 0) return HN_ATTENTION_OWN;
+    if (strcmp(name, "cudnn") == 0) return HN_ATTENTION_CUDNN;
+    return strcmp(name, "fast") == 0 ? HN_ATTENTION_CUDNN_FAST : HN_ATTENTION_AUTO;
+}
+
 void hn_engine_free(hn_engine *e)
 {
     if (e == NULL) return;
@@ -307,8 +320,11 @@ char *hn_engine_plan_text(const hn_engine *e)
         snprintf(line, sizeof line,
                  "recompute: %" PRId64 " of %" PRId64 " layers, to fit %.1f GiB\n", e->recomputed,
                  e->o.config->layers, (double)room / 0x1p30);
-    else if (e->recomputed > 0)
+    else if (e->recomputed == e->o.config->layers)
         snprintf(line, sizeof line, "recompute: all %" PRId64 " layers\n", e->recomputed);
+    else if (e->recomputed > 0) /* it did fit: somebody else has taken memory since */
+        snprintf(line, sizeof line, "recompute: %" PRId64 " of %" PRId64 " layers\n", e->recomputed,
+                 e->o.config->layers);
     text = fit ? hn_asprintf("%s%s", plan, line)
                : hn_asprintf("%s%sit does not fit: there are %.4f GiB\n", plan, line,
                              (double)room / 0x1p30);

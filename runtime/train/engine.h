@@ -41,6 +41,11 @@ typedef struct {
  * the same bits. AUTO: as few as make the plan fit, if any have to. */
 typedef enum { HN_RECOMPUTE_OFF, HN_RECOMPUTE_ON, HN_RECOMPUTE_AUTO } hn_recompute;
 
+/* What options call them: auto, on, off; OFF for NULL, as of a verb that has no such option. */
+hn_recompute hn_recompute_of(const char *name);
+/* auto, hone, cudnn, fast. */
+hn_attention_impl hn_attention_of(const char *name);
+
 typedef struct {
     hn_device *device; /* must outlive the engine; NULL: the CPU */
     hn_executor executor;

@@ -70,6 +70,9 @@ static hn_status read_file(const json_t *o, const char *path, const char *gpu, i
     HN_TRY(hn_json_get_i64(o, "library", path, 0, INT64_MAX, true, &its_library));
     json_t *list = json_object_get(o, "plans");
     if (!json_is_array(list)) return HN_FAIL(HN_ERR_FORMAT, "%s: 'plans' is not an array", path);
+    for (size_t i = 0; i < json_array_size(list); i++)
+        if (!json_is_object(json_object_get(json_array_get(list, i), "shape")))
+            return HN_FAIL(HN_ERR_FORMAT, "%s: plan %zu has no shape", path, i);
     if (its_library == library && strcmp(its_gpu, gpu) == 0) {
         *plans = json_incref(list);
         return HN_OK;

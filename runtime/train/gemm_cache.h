@@ -24,7 +24,8 @@ HN_NODISCARD hn_status hn_gemm_cache_path(const char *option, const char *gpu, i
 
 /* *plans: the file's list, json_decref it; NULL when it is for another GPU or library, which *whose
  * then names ("cuBLASLt 1 on Voodoo 2"; hn_free).
- * Errors  HN_ERR_IO (also when it is missing), HN_ERR_FORMAT, HN_ERR_MEMORY */
+ * Errors  HN_ERR_IO (also when it is missing), HN_ERR_FORMAT (of a plan only its shape is looked
+ *         at: hn_gemm_cuda_offer checks the rest), HN_ERR_MEMORY */
 HN_NODISCARD hn_status hn_gemm_cache_load(const char *path, const char *gpu, int64_t library,
                                           json_t **plans, char **whose);
 

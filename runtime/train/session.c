@@ -29,12 +29,15 @@ void hn_session_close(hn_session *s)
     *s = (hn_session){0};
 }
 
+/* Bytes that may be taken; 0: no limit. */
+static size_t memory_of(const hn_run_config *c) { return (size_t)(c->memory * 0x1p30); }
+
 static hn_status open_absent(hn_session *s, hn_status st)
 {
     char why[256];
     if (st != HN_ERR_UNSUPPORTED || strncmp(s->run->device, "cuda", 4) != 0) return st;
     snprintf(why, sizeof why, "%s", hn_last_text());
-    return hn_device_open_absent(hn_session_memory(s->run), why, &s->device);
+    return hn_device_open_absent(memory_of(s->run), why, &s->device);
 }
 
 hn_status hn_session_device(hn_session *s, bool plan_only)
@@ -54,31 +57,6 @@ hn_status hn_session_machine(hn_session *s, bool plan_only)
     if (absent) return HN_OK; /* a plan for a GPU that is not here */
     return hn_tune_use(s->device, s->run->plans, &s->log);
 }
-
-hn_executor hn_session_executor(const hn_run_config *c)
-{
-    for (int x = 0; x < HN_EXECUTOR_COUNT; x++)
-        if (strcmp(c->executor, hn_executor_name((hn_executor)x)) == 0) return (hn_executor)x;
-    return HN_EXECUTOR_AUTO; /* the option's choices leave nothing else */
-}
-
-hn_attention_impl hn_session_attention(const hn_run_config *c)
-{
-    static const char *const names[] = {"hone", "auto", "cudnn", "fast"}; /* as in the enum */
-    for (int i = 0; i < (int)(sizeof names / sizeof *names); i++)
-        if (strcmp(c->attention, names[i]) == 0) return (hn_attention_impl)i;
-    return HN_ATTENTION_AUTO; /* the option's choices leave nothing else */
-}
-
-hn_recompute hn_session_recompute(const hn_run_config *c)
-{
-    static const char *const names[] = {"off", "on", "auto"}; /* as in the enum */
-    for (int i = 0; c->recompute != NULL && i < (int)(sizeof names / sizeof *names); i++)
-        if (strcmp(c->recompute, names[i]) == 0) return (hn_recompute)i;
-    return HN_RECOMPUTE_OFF; /* a verb without the option does not train */
-}
-
-size_t hn_session_memory(const hn_run_config *c) { return (size_t)(c->memory * 0x1p30); }
 
 hn_optimizer hn_session_optimizer(const hn_run_config *c)
 {
@@ -311,8 +289,8 @@ hn_status hn_session_plan(hn_session *s, bool train, int64_t logits_rows)
 {
     const hn_engine_options o = {
         .device = s->device,
-        .executor = hn_session_executor(s->run),
-        .attention = hn_session_attention(s->run),
+        .executor = hn_executor_of(s->run->executor),
+        .attention = hn_attention_of(s->run->attention),
         .config = &s->model.config,
         .adapt = &s->adapt,
         .dtype = s->model.dtype,
@@ -322,8 +300,8 @@ hn_status hn_session_plan(hn_session *s, bool train, int64_t logits_rows)
         .even_rows = !s->several_pieces,
         .train = train,
         .eval = s->eval != NULL,
-        .recompute = hn_session_recompute(s->run),
-        .memory = hn_session_memory(s->run),
+        .recompute = hn_recompute_of(s->run->recompute),
+        .memory = memory_of(s->run),
         .logits_rows = logits_rows,
         .optimizer = hn_session_optimizer(s->run),
         .seed = (uint64_t)s->run->seed,
@@ -347,7 +325,7 @@ hn_status hn_session_engine(hn_session *s, hn_executor executor)
     const hn_run_config *c = s->run;
     const hn_engine_options o = {.device = s->device,
                                  .executor = executor,
-                                 .attention = hn_session_attention(c),
+                                 .attention = hn_attention_of(c->attention),
                                  .config = &s->model.config,
                                  .adapt = &s->adapt,
                                  .dtype = s->model.dtype,
@@ -355,8 +333,8 @@ hn_status hn_session_engine(hn_session *s, hn_executor executor)
                                  .seq_len = s->seq_len,
                                  .max_seqs = 2 * c->batch_size,
                                  .train = true,
-                                 .recompute = hn_session_recompute(c),
-                                 .memory = hn_session_memory(c),
+                                 .recompute = hn_recompute_of(c->recompute),
+                                 .memory = memory_of(c),
                                  .logits_rows = HN_EXPORT_PROBE_ROWS,
                                  .optimizer = hn_session_optimizer(c)};
     return hn_engine_new(&o, &s->engine);

@@ -53,10 +53,6 @@ void hn_session_close(hn_session *s);
 
 /* Optimizer settings out of the options. */
 hn_optimizer hn_session_optimizer(const hn_run_config *c);
-hn_executor hn_session_executor(const hn_run_config *c);
-hn_attention_impl hn_session_attention(const hn_run_config *c);
-hn_recompute hn_session_recompute(const hn_run_config *c);
-size_t hn_session_memory(const hn_run_config *c);
 /* CPU threads; opens the device and says which it is. plan_only: a GPU that is asked for and not
  * there will do. */
 HN_NODISCARD hn_status hn_session_device(hn_session *s, bool plan_only);

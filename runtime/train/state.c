@@ -369,6 +369,7 @@ static hn_status read_state(const json_t *j, const char *where, int64_t room, hn
 {
     int64_t version = 0;
     double best = NAN;
+    const char *kernels = NULL;
     HN_TRY(hn_json_get_i64(j, "format", where, 1, HN_STATE_VERSION, true, &version));
     HN_TRY(hn_json_get_i64(j, "step", where, 0, INT64_MAX, true, &s->step));
     HN_TRY(hn_json_get_i64(j, "micro_batch", where, 0, INT64_MAX, true, &s->micro_batch));
@@ -376,6 +377,9 @@ static hn_status read_state(const json_t *j, const char *where, int64_t room, hn
     HN_TRY(hn_json_get_i64(j, "best_step", where, -1, INT64_MAX, true, &s->best_step));
     HN_TRY(hn_json_get_i64(j, "evals_since_best", where, 0, INT64_MAX, true, &s->evals_since_best));
     HN_TRY(hn_json_get_f64(j, "best_loss", where, false, &best));
+    HN_TRY(hn_json_get_text(j, "kernels", where, false, &kernels));
+    if (kernels != NULL && (s->kernels = hn_strdup(kernels)) == NULL)
+        return HN_FAIL(HN_ERR_MEMORY, "no memory for %s", where);
     const json_t *log = json_object_get(j, "log");
     if (!json_is_array(log)) return HN_FAIL(HN_ERR_FORMAT, "%s: key 'log' is not a list", where);
     const int64_t n = (int64_t)json_array_size(log);
@@ -409,9 +413,6 @@ hn_status hn_state_load(const char *dir, const hn_params *p, const hn_run_identi
     if (st == HN_OK) st = read_state(j, path, room, &state);
     if (st == HN_OK) st = hn_state_load_delta(dir, p, id->base_digest);
     if (st == HN_OK) st = load_moments(dir, p);
-    const char *kernels = st == HN_OK ? json_string_value(json_object_get(j, "kernels")) : NULL;
-    if (kernels != NULL && (state.kernels = hn_asprintf("%s", kernels)) == NULL)
-        st = HN_FAIL(HN_ERR_MEMORY, "no memory for %s", path);
     if (st == HN_OK) state.gemm_plans = json_incref(json_object_get(j, "gemm_plans"));
     json_decref(j);
     hn_free(path);

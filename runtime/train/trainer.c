@@ -180,11 +180,10 @@ static hn_status take_plans(trainer *t, const char *from)
     return HN_OK;
 }
 
-/* Line feeds become semicolons, for texts in one line. */
+/* In one line. */
 static void kernels_of(const trainer *t, char *text, size_t size)
 {
-    hn_plan_notes(hn_engine_program(t->s->engine), text, size);
-    for (char *end = strchr(text, '\n'); end; end = strchr(end, '\n')) *end = ';';
+    hn_plan_notes(hn_engine_program(t->s->engine), ';', text, size);
 }
 
 /* The same for the libraries' kernels, which have bits of their own in each version. */
@@ -452,7 +451,8 @@ static hn_status load_micro_batch(trainer *t)
     return HN_OK;
 }
 
-/* Runs the step's micro-batches again with every node looked at, to name the first bad one. */
+/* Runs the step's micro-batches again with every node looked at, to name the first bad one. On a
+ * GPU steps behind it may have changed the parameters since: there may be none now. */
 static hn_status explain_nonfinite(trainer *t)
 {
     HN_TRY(hn_engine_begin(t->s->engine, t->state.step));

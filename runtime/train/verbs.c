@@ -73,7 +73,7 @@ hn_status hn_verb_plan(hn_session *s, FILE *to)
     HN_TRY(hn_session_machine(s, true));
     HN_TRY(hn_session_model(s, true));
     HN_TRY(hn_session_seq_len(s));
-    HN_TRY(hn_session_engine(s, hn_session_executor(c)));
+    HN_TRY(hn_session_engine(s, hn_executor_of(c->executor)));
     char *text = hn_engine_plan_text(s->engine);
     if (text == NULL) return HN_FAIL(HN_ERR_MEMORY, "no memory for the plan's text");
     fputs(text, to);
@@ -179,7 +179,7 @@ static hn_status make_generator(writer *w)
     hn_session *s = w->s;
     const hn_run_config *c = s->run;
     const hn_generator_options o = {.device = s->device,
-                                    .executor = hn_session_executor(s->run),
+                                    .executor = hn_executor_of(s->run->executor),
                                     .config = &s->model.config,
                                     .adapt = &s->adapt,
                                     .dtype = s->model.dtype,
