@@ -159,11 +159,12 @@ __global__ void __launch_bounds__(32)
 
 constexpr int kBatch = 8; /* rows in flight at a time */
 
-/* Spans of a thread, kThreads apart: one of 8 columns, or 4 of one. */
-template <int kWidth>
-constexpr int kSpans = kWidth == HN_VEC ? 1 : 4;
-template <int kWidth>
-constexpr int64_t kPiece = (int64_t)kThreads *(kWidth *kSpans<kWidth>); /* columns of a block */
+/* Spans of a thread, kThreads apart: one of 8 columns, or 4 of one. Columns of a block. */
+__host__ __device__ constexpr int spans_of(int width) { return width == HN_VEC ? 1 : 4; }
+__host__ __device__ constexpr int64_t piece_of(int width)
+{
+    return (int64_t)kThreads * width * spans_of(width);
+}
 
 /* kWidth values as they are stored; zeros where they are not wanted. */
 template <class T>
@@ -201,12 +202,13 @@ __global__ void __launch_bounds__(kThreads)
                     int64_t dw_stride)
 {
     using Stored = std::conditional_t<kWidth == HN_VEC, hn_pack<T>, T>;
-    constexpr int kCount = kSpans<kWidth>;
+    constexpr int kCount = spans_of(kWidth);
     constexpr int64_t kApart = (int64_t)kThreads * kWidth;
-    const int64_t pieces = (dim + kPiece<kWidth> - 1) / kPiece<kWidth>;
+    constexpr int64_t kPiece = piece_of(kWidth);
+    const int64_t pieces = (dim + kPiece - 1) / kPiece;
     for (int64_t item = blockIdx.x; item < rows * pieces; item += gridDim.x) {
         const int64_t first = item / pieces;
-        const int64_t col = (item - first * pieces) * kPiece<kWidth> + threadIdx.x * kWidth;
+        const int64_t col = (item - first * pieces) * kPiece + threadIdx.x * kWidth;
         const int32_t key = id[first];
         const int64_t replica = row[first] / group, end = (replica + 1) * group;
         if (first > 0 && id[first - 1] == key && row[first - 1] >= replica * group) continue;
@@ -283,7 +285,7 @@ Pairs sort_rows(const hn_embedding_dw_args *a, const Scratch &s, cudaStream_t st
 template <class T, int kWidth>
 void launch_width(const hn_embedding_dw_args *a, const Pairs &sorted, cudaStream_t stream)
 {
-    const int64_t pieces = (a->dim + kPiece<kWidth> - 1) / kPiece<kWidth>;
+    const int64_t pieces = (a->dim + piece_of(kWidth) - 1) / piece_of(kWidth);
     add_rows_kernel<T, kWidth><<<hn_grid(a->rows * pieces, 1, kMaxBlocks), kThreads, 0, stream>>>(
         sorted.id, sorted.row, (const T *)a->dy, a->dw, a->rows, a->dim, a->ld_dy, a->ld_dw,
         a->rows / hn_replica_count(a->replicas), a->dw_stride);
