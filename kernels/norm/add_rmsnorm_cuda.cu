@@ -48,6 +48,8 @@ struct Layout {
     int64_t vectors, heads, cols, group; /* group: rows a replica */
     float width;                         /* cols */
     bool plain;                          /* one head, one replica */
+    bool few;                            /* vectors: short divisions do */
+    hn_divisor by_heads, by_group;
 };
 
 /* Where a vector lies: its row, its first column, its replica. */
@@ -55,10 +57,14 @@ struct Place {
     int64_t row, col, replica;
 };
 
-/* Divisions only where there is something to divide: they take as long as the rest. */
+/* Divisions only where there is something to divide: long ones take as long as the rest. */
 __device__ __forceinline__ Place place_of(const Layout &l, int64_t vector)
 {
     if (l.plain) return {vector, 0, 0};
+    if (l.few) {
+        const uint32_t v = (uint32_t)vector, row = hn_divide(v, l.by_heads);
+        return {row, (v - row * (uint32_t)l.heads) * l.cols, hn_divide(row, l.by_group)};
+    }
     const int64_t row = vector / l.heads;
     return {row, (vector - row * l.heads) * l.cols, row / l.group};
 }
@@ -597,7 +603,16 @@ Layout layout_of(int64_t rows, int64_t heads, int64_t cols, int64_t replicas)
 {
     const int64_t h = heads > 1 ? heads : 1;
     const int64_t g = hn_replica_count(replicas);
-    return {rows * h, h, cols, rows / g, (float)cols, h == 1 && g == 1};
+    const bool few = rows * h <= INT32_MAX - kThreads; /* a block looks past the end */
+    return {rows * h,
+            h,
+            cols,
+            rows / g,
+            (float)cols,
+            h == 1 && g == 1,
+            few,
+            hn_divisor_of(h),
+            hn_divisor_of(rows / g)};
 }
 
 /* Whether every vector begins on 16 bytes within its row. */
