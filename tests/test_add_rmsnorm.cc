@@ -457,7 +457,8 @@ TEST_P(AddRmsnormCuda, CudaRepeatsBitForBitAlsoFromACapturedGraph)
 }
 
 /* A part of a warp or a warp a vector (aligned, unaligned, per head, part-filled), a block a vector
- * with 1, 2, 4 chunks in registers, wider, unaligned and wide, several runs of vectors, replicas.
+ * with 1, 2, 4 chunks in registers, wider, unaligned and wide, several runs of vectors (of
+ * more than a step of their block, the last one shorter), replicas.
  */
 INSTANTIATE_TEST_SUITE_P(Shapes, AddRmsnormCuda,
                          ::testing::Values(CudaShape{{HN_F32, HN_F32, 1, 1, 1, 0, true}, 0},
@@ -480,6 +481,10 @@ INSTANTIATE_TEST_SUITE_P(Shapes, AddRmsnormCuda,
                                            CudaShape{{HN_BF16, HN_F32, 3, 1, 6144, 3, true}, 8},
                                            CudaShape{{HN_BF16, HN_BF16, 4, 1, 2048, 0, true}, 0},
                                            CudaShape{{HN_BF16, HN_F32, 4, 1, 2056, 0, true}, 0},
+                                           CudaShape{{HN_BF16, HN_BF16, 300, 32, 128, 0, true}, 0},
+                                           CudaShape{{HN_BF16, HN_F32, 1100, 1, 264, 0, true}, 8},
+                                           CudaShape{{HN_F32, HN_F32, 801, 1, 272, 3, true}, 0},
+                                           CudaShape{{HN_BF16, HN_BF16, 900, 1, 2560, 0, true}, 0},
                                            CudaShape{{HN_BF16, HN_BF16, 3, 1, 4101, 0, true}, 3},
                                            CudaShape{{HN_BF16, HN_BF16, 3, 1, 8200, 0, false}, 0},
                                            CudaShape{{HN_BF16, HN_BF16, 3, 1, 8197, 0, true}, 2}),

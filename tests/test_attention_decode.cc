@@ -18,6 +18,7 @@ struct Shape {
     std::vector<int32_t> positions;
     int64_t tokens, capacity, heads, kv_heads, head_dim, value_dim, window;
     float softcap;
+    bool packed = false; /* rows of q and of the caches begin on 16 bytes */
 };
 
 std::ostream &operator<<(std::ostream &o, const Shape &s) { return o << s.name; }
@@ -30,11 +31,12 @@ struct Problem {
 
     explicit Problem(const Shape &shape)
         : s(shape), batch((int64_t)s.positions.size()), dv(s.value_dim ? s.value_dim : s.head_dim),
-          ld_q(s.heads * s.head_dim + 3), ld_k(s.kv_heads * s.head_dim + 2),
-          ld_v(s.kv_heads * dv + 5), ld_o(s.heads * dv + 1), q(values(batch * s.tokens * ld_q, 1)),
-          k(values(batch * s.capacity * ld_k, 2)), v(values(batch * s.capacity * ld_v, 3)),
-          o((size_t)(batch * s.tokens * ld_o)), new_k(values(batch * s.tokens * ld_k, 4)),
-          new_v(values(batch * s.tokens * ld_v, 5))
+          ld_q(s.heads * s.head_dim + (s.packed ? 8 : 3)),
+          ld_k(s.kv_heads * s.head_dim + (s.packed ? 0 : 2)),
+          ld_v(s.kv_heads * dv + (s.packed ? 16 : 5)), ld_o(s.heads * dv + 1),
+          q(values(batch * s.tokens * ld_q, 1)), k(values(batch * s.capacity * ld_k, 2)),
+          v(values(batch * s.capacity * ld_v, 3)), o((size_t)(batch * s.tokens * ld_o)),
+          new_k(values(batch * s.tokens * ld_k, 4)), new_v(values(batch * s.tokens * ld_v, 5))
     {
     }
     static std::vector<T> values(int64_t n, unsigned seed)
@@ -322,7 +324,8 @@ struct DeviceProblem {
     }
 };
 
-/* Besides the shapes above: several shares of keys, columns and heads past a block. */
+/* Besides the shapes above: several shares of keys, columns and heads past a block; rows of 16-byte
+ * pieces with teams of 8, 16 and 32 lanes, filled and part-filled. */
 class AttentionDecodeCuda : public AttentionDecode {};
 
 TEST_P(AttentionDecodeCuda, MatchesCpu)
@@ -356,39 +359,51 @@ INSTANTIATE_TEST_SUITE_P(Shapes, AttentionDecodeCuda, ::testing::Values(
     Shape{"softcap", {11}, 1, 12, 2, 2, 8, 0, 0, 2.0f},
     Shape{"wide_values", {300}, 1, 600, 2, 1, 8, 130, 0, 0},
     Shape{"part_filled_long_cache", {0, 255, 256, 700}, 1, 1024, 8, 4, 16, 0, 0, 0},
-    Shape{"more_than_64_shares", {16900, 20}, 1, 17000, 1, 1, 4, 0, 0, 0}),
+    Shape{"as_many_shares_as_there_are", {16900, 20}, 1, 17000, 1, 1, 4, 0, 0, 0},
+    Shape{"packed_first_token", {0}, 1, 8, 1, 1, 8, 0, 0, 0, true},
+    Shape{"packed_64", {700, 63}, 1, 900, 8, 2, 64, 0, 0, 0, true},
+    Shape{"packed_128_few_tokens", {127, 500}, 3, 520, 4, 1, 128, 0, 0, 0, true},
+    Shape{"packed_256_softcap", {40}, 1, 64, 2, 1, 256, 0, 0, 3.0f, true},
+    Shape{"packed_part_of_a_team", {300}, 1, 400, 10, 2, 40, 72, 0, 0, true},
+    Shape{"packed_seven_heads_window", {900, 3}, 2, 1000, 7, 1, 16, 8, 600, 0, true},
+    Shape{"packed_as_many_shares_as_there_are", {9000, 20}, 1, 9100, 2, 2, 8, 0, 0, 0, true},
+    Shape{"packed_too_wide", {70}, 1, 80, 2, 1, 264, 0, 0, 0, true}),
     [](const auto &i) { return std::string(i.param.name); });
 /* clang-format on */
 
 TEST(AttentionDecodeCuda, BitsDoNotDependOnTheBatch)
 {
     HN_NEED_CUDA();
-    const Shape s = {"", {600, 20}, 1, 700, 4, 2, 16, 0, 0, 0};
-    DeviceProblem<float> both(s);
-    Shape first = s;
-    first.positions = {600};
-    DeviceProblem<float> alone(first); /* the same first rows: values come from the same seeds */
-    auto want = both.run();
-    want.resize(want.size() / 2);
-    EXPECT_TRUE(same_bits(alone.run(), want));
+    for (const bool packed : {false, true}) {
+        const Shape s = {"", {600, 20}, 1, 700, 4, 2, 16, 0, 0, 0, packed};
+        DeviceProblem<float> both(s);
+        Shape first = s;
+        first.positions = {600};
+        DeviceProblem<float> alone(first); /* the same first rows: values of the same seeds */
+        auto want = both.run();
+        want.resize(want.size() / 2);
+        EXPECT_TRUE(same_bits(alone.run(), want));
+    }
 }
 
 TEST(AttentionDecodeCuda, NeverReadsBehindThePosition)
 {
     HN_NEED_CUDA();
-    const Shape s = {"", {5, 2}, 2, 12, 4, 2, 8, 0, 0, 0};
-    DeviceProblem<float> p(s);
-    const auto want = p.run();
-    auto k = p.k.host(), v = p.v.host();
-    for (size_t b = 0; b < 2; b++)
-        for (size_t j = (size_t)s.positions[b] + 2; j < 12; j++) {
-            const size_t ld_k = (size_t)p.host.ld_k, ld_v = (size_t)p.host.ld_v;
-            for (size_t c = 0; c < ld_k; c++) k[(b * 12 + j) * ld_k + c] = NAN;
-            for (size_t c = 0; c < ld_v; c++) v[(b * 12 + j) * ld_v + c] = NAN;
-        }
-    p.k.assign(k);
-    p.v.assign(v);
-    EXPECT_TRUE(same_bits(p.run(), want));
+    for (const bool packed : {false, true}) {
+        const Shape s = {"", {5, 2}, 2, 12, 4, 2, 8, 0, 0, 0, packed};
+        DeviceProblem<float> p(s);
+        const auto want = p.run();
+        auto k = p.k.host(), v = p.v.host();
+        const size_t ld_k = (size_t)p.host.ld_k, ld_v = (size_t)p.host.ld_v;
+        for (size_t b = 0; b < 2; b++)
+            for (size_t j = (size_t)s.positions[b] + 2; j < 12; j++) {
+                for (size_t c = 0; c < ld_k; c++) k[(b * 12 + j) * ld_k + c] = NAN;
+                for (size_t c = 0; c < ld_v; c++) v[(b * 12 + j) * ld_v + c] = NAN;
+            }
+        p.k.assign(k);
+        p.v.assign(v);
+        EXPECT_TRUE(same_bits(p.run(), want));
+    }
 }
 
 TEST(AttentionDecodeCuda, ChecksItsArguments)

@@ -229,7 +229,9 @@ INSTANTIATE_TEST_SUITE_P(
                       CudaShape{{HN_F32, 513, 300, 9, 0}, 3}, CudaShape{{HN_F32, 12, 4, 8, 3}, 0},
                       CudaShape{{HN_F32, 33, 7, 1030, 0}, 2}, CudaShape{{HN_BF16, 7, 5, 65, 0}, 7},
                       CudaShape{{HN_BF16, 1500, 70000, 3, 0}, 1},
-                      CudaShape{{HN_BF16, 1200, 3, 64, 2}, 8}),
+                      CudaShape{{HN_BF16, 1200, 3, 64, 2}, 8},
+                      CudaShape{{HN_F32, 40, 9, 2056, 0}, 8},
+                      CudaShape{{HN_BF16, 530, 40, 2048, 0}, 0}),
     [](const auto &i) {
         const Shape &s = i.param.s;
         return case_name("r", s.rows, "_v", s.vocab, "_d", s.dim, "_gap", i.param.gap, "_g",

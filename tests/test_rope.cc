@@ -364,24 +364,24 @@ TEST_P(RopeCuda, CudaMatchesCpuInPlaceAndCaptured)
     }
 }
 
-/* Smallest, 8 pairs a thread (all turn; some pass through, part-filled), one pair a thread. */
-INSTANTIATE_TEST_SUITE_P(Shapes, RopeCuda,
-                         ::testing::Values(CudaShape{{HN_F32, 1, 1, 2, 2, false}, 0},
-                                           CudaShape{{HN_F32, 5, 3, 16, 16, false}, 0},
-                                           CudaShape{{HN_F32, 5, 3, 20, 16, false}, 4},
-                                           CudaShape{{HN_F32, 5, 3, 7, 4, false}, 3},
-                                           CudaShape{{HN_F32, 60, 4, 34, 34, true}, 1},
-                                           CudaShape{{HN_F32, 5, 2, 16, 16, false}, 1},
-                                           CudaShape{{HN_BF16, 300, 4, 64, 64, false}, 0},
-                                           CudaShape{{HN_BF16, 5, 2, 40, 32, false}, 8},
-                                           CudaShape{{HN_BF16, 5, 2, 9, 6, true}, 2},
-                                           CudaShape{{HN_BF16, 5, 3, 18, 16, false}, 2}),
-                         [](const auto &i) {
-                             const Shape &s = i.param.s;
-                             return case_name("r", s.rows, "_h", s.heads, "_d", s.head_dim, "_t",
-                                              s.rotary_dim, "_gap", i.param.gap,
-                                              (s.interleaved ? "_pairs" : "_halves"), s.dtype);
-                         });
+/* Smallest, 8 pairs a thread (all turn; some pass through, part-filled; heads that do not fill the
+ * threads), one pair a thread. */
+INSTANTIATE_TEST_SUITE_P(
+    Shapes, RopeCuda,
+    ::testing::Values(
+        CudaShape{{HN_F32, 1, 1, 2, 2, false}, 0}, CudaShape{{HN_F32, 5, 3, 16, 16, false}, 0},
+        CudaShape{{HN_F32, 5, 3, 20, 16, false}, 4}, CudaShape{{HN_F32, 5, 3, 7, 4, false}, 3},
+        CudaShape{{HN_F32, 60, 4, 34, 34, true}, 1}, CudaShape{{HN_F32, 5, 2, 16, 16, false}, 1},
+        CudaShape{{HN_F32, 9, 1, 16, 16, false}, 0}, CudaShape{{HN_BF16, 300, 4, 64, 64, false}, 0},
+        CudaShape{{HN_BF16, 70, 40, 64, 64, false}, 64},
+        CudaShape{{HN_BF16, 33, 7, 16, 16, false}, 8}, CudaShape{{HN_BF16, 9, 1, 32, 16, false}, 0},
+        CudaShape{{HN_BF16, 5, 2, 40, 32, false}, 8}, CudaShape{{HN_BF16, 5, 2, 9, 6, true}, 2},
+        CudaShape{{HN_BF16, 5, 3, 18, 16, false}, 2}),
+    [](const auto &i) {
+        const Shape &s = i.param.s;
+        return case_name("r", s.rows, "_h", s.heads, "_d", s.head_dim, "_t", s.rotary_dim, "_gap",
+                         i.param.gap, (s.interleaved ? "_pairs" : "_halves"), s.dtype);
+    });
 #endif
 
 } // namespace

@@ -72,7 +72,7 @@ hn_status binary(const hn_binary_args *a, cudaStream_t stream, Op op)
         HN_CUDA_REAL(a->dtype, T, launch_binary<T, HN_VEC>(a, stream, op));
     else
         HN_CUDA_REAL(a->dtype, T, launch_binary<T, 1>(a, stream, op));
-    return HN_CUDA_LAUNCHED("elementwise");
+    return HN_OK;
 }
 
 template <class T, class U>
@@ -103,12 +103,14 @@ void launch_cast(const hn_cast_args *a, cudaStream_t stream)
 
 hn_status hn_add_cuda(const hn_binary_args *a, hn_stream stream)
 {
-    return binary(a, stream, Add{});
+    HN_TRY(binary(a, stream, Add{}));
+    return HN_CUDA_LAUNCHED("add");
 }
 
 hn_status hn_mul_cuda(const hn_binary_args *a, hn_stream stream)
 {
-    return binary(a, stream, Mul{});
+    HN_TRY(binary(a, stream, Mul{}));
+    return HN_CUDA_LAUNCHED("mul");
 }
 
 hn_status hn_scale_cuda(const hn_scale_args *a, hn_stream stream)

@@ -16,7 +16,8 @@
  * Aliasing   none of o with anything. Cache rows behind a token's position are never read.
  * Repeats    bit for bit, for any number of threads and any batch.
  * Cost       reads the visible part of the cache once per group of heads; CUDA: once per 4 heads
- *            of a group, the keys again for each further 128 columns of the values.
+ *            of a group; where rows are not made of 16-byte pieces, or heads are longer than 256,
+ *            the keys again for each further 128 columns of the values.
  * Errors     HN_ERR_ARG, HN_ERR_SHAPE, HN_ERR_UNSUPPORTED before the first write; positions
  *            are checked by the CPU functions (see kv_append.h).
  */
@@ -59,8 +60,9 @@ size_t hn_attention_decode_fast_scratch(const hn_attention_decode_args *a);
 HN_NODISCARD hn_status hn_attention_decode_fast(const hn_attention_decode_args *a, void *scratch);
 
 /* Device pointers; positions are not checked, but nothing outside the caches is read. The visible
- * keys are shared out among blocks by the position alone, so the bits do not depend on the batch.
- * scratch: that many bytes of device memory, 64-byte aligned; NULL where 0 is asked for. */
+ * keys are shared out among blocks by the position and the capacity alone, so the bits do not
+ * depend on the batch. scratch: that many bytes of device memory, 64-byte aligned; NULL where 0 is
+ * asked for. */
 HN_CUDA_FUNCTION size_t hn_attention_decode_cuda_scratch(const hn_attention_decode_args *a);
 HN_NODISCARD HN_CUDA_FUNCTION hn_status hn_attention_decode_cuda(const hn_attention_decode_args *a,
                                                                  void *scratch, hn_stream stream);

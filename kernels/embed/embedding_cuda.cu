@@ -5,8 +5,10 @@
  */
 #include "kernels/embed/embedding.h"
 
+#include <type_traits>
+
 #include "runtime/base/check.h"
-#include "runtime/base/cuda_math.h"
+#include "runtime/base/cuda_vec.h"
 
 namespace {
 
@@ -57,7 +59,9 @@ void launch_fwd(const hn_embedding_args *a, cudaStream_t stream)
 
 constexpr int kDigitBits = 8;
 constexpr int kDigits = 1 << kDigitBits;
-constexpr int64_t kTile = 512; /* rows that a warp sorts: 16 of its steps */
+constexpr int kSteps = 16;             /* of a warp: its loads are under way together */
+constexpr int64_t kTile = 32 * kSteps; /* rows that a warp sorts */
+constexpr int kScanBatch = 16;         /* counts a thread of the scan has under way */
 static_assert(kThreads == kDigits, "the scan gives a thread a digit");
 
 struct Pairs { /* ids and the rows they stand in */
@@ -73,9 +77,14 @@ __global__ void __launch_bounds__(32)
     for (int64_t tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
         for (int d = lane; d < kDigits; d += 32) seen[d] = 0;
         __syncwarp();
-        const int64_t last = (tile + 1) * kTile < rows ? (tile + 1) * kTile : rows;
-        for (int64_t i = tile * kTile + lane; i < last; i += 32)
-            atomicAdd(&seen[(uint32_t)id[i] >> shift & (kDigits - 1)], 1); /* integers: any order */
+        const int64_t first = tile * kTile + lane;
+        int32_t key[kSteps];
+#pragma unroll
+        for (int k = 0; k < kSteps; k++) key[k] = first + k * 32 < rows ? id[first + k * 32] : 0;
+#pragma unroll
+        for (int k = 0; k < kSteps; k++)
+            if (first + k * 32 < rows) /* integers: any order */
+                atomicAdd(&seen[(uint32_t)key[k] >> shift & (kDigits - 1)], 1);
         __syncwarp();
         for (int d = lane; d < kDigits; d += 32) count[d * tiles + tile] = seen[d];
         __syncwarp(); /* before the next tile clears seen */
@@ -89,15 +98,21 @@ __global__ void __launch_bounds__(kThreads) scan_kernel(int32_t *count, int64_t 
     const int digit = (int)threadIdx.x;
     int32_t *const mine = count + digit * tiles;
     int32_t sum = 0;
+#pragma unroll kScanBatch
     for (int64_t t = 0; t < tiles; t++) sum += mine[t];
     total[digit] = sum;
     __syncthreads();
     int32_t at = 0;
     for (int d = 0; d < digit; d++) at += total[d];
-    for (int64_t t = 0; t < tiles; t++) {
-        const int32_t n = mine[t];
-        mine[t] = at;
-        at += n;
+    for (int64_t t = 0; t < tiles; t += kScanBatch) {
+        int32_t n[kScanBatch];
+#pragma unroll
+        for (int k = 0; k < kScanBatch; k++) n[k] = t + k < tiles ? mine[t + k] : 0;
+#pragma unroll
+        for (int k = 0; k < kScanBatch; k++) {
+            if (t + k < tiles) mine[t + k] = at;
+            at += n[k];
+        }
     }
 }
 
@@ -112,13 +127,19 @@ __global__ void __launch_bounds__(32)
     for (int64_t tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
         for (int d = lane; d < kDigits; d += 32) next[d] = place[d * tiles + tile];
         __syncwarp();
-        const int64_t last = (tile + 1) * kTile < rows ? (tile + 1) * kTile : rows;
-        for (int64_t base = tile * kTile; base < last; base += 32) { /* the same in every lane */
-            const int64_t i = base + lane;
-            const bool inside = i < last;
-            const int32_t key = inside ? id[i] : 0;
+        const int64_t first = tile * kTile + lane;
+        int32_t key[kSteps], from[kSteps];
+#pragma unroll
+        for (int k = 0; k < kSteps; k++) {
+            const int64_t i = first + k * 32;
+            key[k] = i < rows ? id[i] : 0;
+            from[k] = row && i < rows ? row[i] : (int32_t)i;
+        }
+#pragma unroll
+        for (int k = 0; k < kSteps; k++) { /* the same in every lane */
+            const bool inside = first + k * 32 < rows;
             /* lanes past the end form a digit of their own */
-            const int digit = inside ? (int)((uint32_t)key >> shift & (kDigits - 1)) : kDigits;
+            const int digit = inside ? (int)((uint32_t)key[k] >> shift & (kDigits - 1)) : kDigits;
             const unsigned same = __match_any_sync(0xffffffffu, digit);
             const int before = __popc(same & ((1u << lane) - 1));
             const int32_t at = inside ? next[digit] + before : 0;
@@ -126,8 +147,8 @@ __global__ void __launch_bounds__(32)
             if (inside && before == 0) next[digit] += __popc(same);
             __syncwarp();
             if (inside) {
-                to.id[at] = key;
-                to.row[at] = row ? row[i] : (int32_t)i;
+                to.id[at] = key[k];
+                to.row[at] = from[k];
             }
         }
         __syncwarp(); /* before the next tile overwrites next */
@@ -136,52 +157,95 @@ __global__ void __launch_bounds__(32)
 
 /* ---- gradient ---- */
 
-constexpr int kColumns = 4;                              /* of a thread, kThreads apart */
-constexpr int kBatch = 8;                                /* rows in flight at a time */
-constexpr int64_t kPiece = (int64_t)kThreads * kColumns; /* of a block */
+constexpr int kBatch = 8; /* rows in flight at a time */
+
+/* Spans of a thread, kThreads apart: one of 8 columns, or 4 of one. Columns of a block. */
+__host__ __device__ constexpr int spans_of(int width) { return width == HN_VEC ? 1 : 4; }
+__host__ __device__ constexpr int64_t piece_of(int width)
+{
+    return (int64_t)kThreads * width * spans_of(width);
+}
+
+/* kWidth values as they are stored; zeros where they are not wanted. */
+template <class T>
+__device__ __forceinline__ void load(bool wanted, const T *p, hn_pack<T> &v)
+{
+    v = {};
+    if (wanted) v = hn_load_pack(p);
+}
+template <class T>
+__device__ __forceinline__ void load(bool wanted, const T *p, T &v)
+{
+    v = wanted ? *p : T(0.0f);
+}
+template <class T>
+__device__ __forceinline__ void add_to(float (&sum)[HN_VEC], const hn_pack<T> &v)
+{
+    float f[HN_VEC];
+    hn_unpack(v, f);
+#pragma unroll
+    for (int j = 0; j < HN_VEC; j++) sum[j] += f[j];
+}
+template <class T>
+__device__ __forceinline__ void add_to(float (&sum)[1], T v)
+{
+    sum[0] += hn_f32(v);
+}
 
 /* An item is a place in the sorted rows and a piece of the columns. Where a run of one id in one
- * replica begins, its block adds the run's rows in order; elsewhere it has nothing to do. */
-template <class T>
+ * replica begins, its block adds the run's rows in order; elsewhere it has nothing to do. Most runs
+ * are one row: it is under way together with dw, ahead of the loop. */
+template <class T, int kWidth>
 __global__ void __launch_bounds__(kThreads)
     add_rows_kernel(const int32_t *id, const int32_t *row, const T *__restrict__ dy, float *dw,
                     int64_t rows, int64_t dim, int64_t ld_dy, int64_t ld_dw, int64_t group,
                     int64_t dw_stride)
 {
+    using Stored = std::conditional_t<kWidth == HN_VEC, hn_pack<T>, T>;
+    constexpr int kCount = spans_of(kWidth);
+    constexpr int64_t kApart = (int64_t)kThreads * kWidth;
+    constexpr int64_t kPiece = piece_of(kWidth);
     const int64_t pieces = (dim + kPiece - 1) / kPiece;
     for (int64_t item = blockIdx.x; item < rows * pieces; item += gridDim.x) {
-        const int64_t first = item / pieces, col = (item - first * pieces) * kPiece + threadIdx.x;
+        const int64_t first = item / pieces;
+        const int64_t col = (item - first * pieces) * kPiece + threadIdx.x * kWidth;
         const int32_t key = id[first];
         const int64_t replica = row[first] / group, end = (replica + 1) * group;
         if (first > 0 && id[first - 1] == key && row[first - 1] >= replica * group) continue;
         float *const to = dw + replica * dw_stride + key * ld_dw + col;
-        float sum[kColumns];
+        const T *const from = dy + row[first] * ld_dy + col;
+        float sum[kCount][kWidth];
+        Stored own[kCount];
 #pragma unroll
-        for (int c = 0; c < kColumns; c++)
-            sum[c] = col + c * kThreads < dim ? to[c * kThreads] : 0.0f;
-        bool more = true; /* the same in every thread */
-        for (int64_t i = first; more; i += kBatch) {
-            float v[kBatch][kColumns];
+        for (int c = 0; c < kCount; c++) {
+            hn_load_span<kWidth>(to + c * kApart, dim - col - c * kApart, sum[c]);
+            load(col + c * kApart < dim, from + c * kApart, own[c]);
+        }
+#pragma unroll
+        for (int c = 0; c < kCount; c++) add_to(sum[c], own[c]);
+        /* the same in every thread */
+        bool more = first + 1 < rows && id[first + 1] == key && row[first + 1] < end;
+        for (int64_t i = first + 1; more; i += kBatch) {
+            Stored v[kBatch][kCount];
             bool in_run[kBatch];
 #pragma unroll
             for (int k = 0; k < kBatch; k++) {
                 in_run[k] = i + k < rows && id[i + k] == key && row[i + k] < end;
-                const T *const from = dy + (in_run[k] ? row[i + k] * ld_dy + col : 0);
+                const T *const p = dy + (in_run[k] ? row[i + k] * ld_dy + col : 0);
 #pragma unroll
-                for (int c = 0; c < kColumns; c++)
-                    v[k][c] =
-                        in_run[k] && col + c * kThreads < dim ? hn_f32(from[c * kThreads]) : 0.0f;
+                for (int c = 0; c < kCount; c++)
+                    load(in_run[k] && col + c * kApart < dim, p + c * kApart, v[k][c]);
             }
 #pragma unroll
             for (int k = 0; k < kBatch; k++)
 #pragma unroll
-                for (int c = 0; c < kColumns; c++)
-                    if (in_run[k]) sum[c] += v[k][c];
+                for (int c = 0; c < kCount; c++)
+                    if (in_run[k]) add_to(sum[c], v[k][c]);
             more = in_run[kBatch - 1];
         }
 #pragma unroll
-        for (int c = 0; c < kColumns; c++)
-            if (col + c * kThreads < dim) to[c * kThreads] = sum[c];
+        for (int c = 0; c < kCount; c++)
+            hn_store_span<kWidth>(to + c * kApart, dim - col - c * kApart, sum[c]);
     }
 }
 
@@ -218,13 +282,23 @@ Pairs sort_rows(const hn_embedding_dw_args *a, const Scratch &s, cudaStream_t st
     return sorted;
 }
 
+template <class T, int kWidth>
+void launch_width(const hn_embedding_dw_args *a, const Pairs &sorted, cudaStream_t stream)
+{
+    const int64_t pieces = (a->dim + piece_of(kWidth) - 1) / piece_of(kWidth);
+    add_rows_kernel<T, kWidth><<<hn_grid(a->rows * pieces, 1, kMaxBlocks), kThreads, 0, stream>>>(
+        sorted.id, sorted.row, (const T *)a->dy, a->dw, a->rows, a->dim, a->ld_dy, a->ld_dw,
+        a->rows / hn_replica_count(a->replicas), a->dw_stride);
+}
+
 template <class T>
 void launch_dw(const hn_embedding_dw_args *a, const Pairs &sorted, cudaStream_t stream)
 {
-    const int64_t pieces = (a->dim + kPiece - 1) / kPiece;
-    add_rows_kernel<<<hn_grid(a->rows * pieces, 1, kMaxBlocks), kThreads, 0, stream>>>(
-        sorted.id, sorted.row, (const T *)a->dy, a->dw, a->rows, a->dim, a->ld_dy, a->ld_dw,
-        a->rows / hn_replica_count(a->replicas), a->dw_stride);
+    if (a->dim % HN_VEC == 0 && hn_vectors_fit(a->dy, a->ld_dy, a->dtype) &&
+        hn_vectors_fit(a->dw, a->ld_dw, HN_F32) && hn_vectors_fit(a->dw, a->dw_stride, HN_F32))
+        launch_width<T, HN_VEC>(a, sorted, stream);
+    else
+        launch_width<T, 1>(a, sorted, stream);
 }
 
 } // namespace

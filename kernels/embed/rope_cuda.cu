@@ -1,14 +1,26 @@
 /* A thread turns 8 neighbouring pairs (one where alignment or `interleaved` forbid 16-byte
- * accesses) of two heads of a row: the tables, which are four times as wide as bf16, are read once
- * for both. Further threads copy the columns that pass through. */
+ * accesses) of a few heads of a row: the tables, which are four times as wide as bf16, are read
+ * once for all of them. Further threads copy the columns that pass through.
+ *
+ * All of x that a thread needs is under way before it waits for the position, which the tables'
+ * address depends on: two trips to memory, one behind the other, and 128 bytes of x on the way in
+ * both. 768 threads a multiprocessor: 96 KiB, where about 40 keep the memory busy.
+ */
 #include "kernels/embed/rope.h"
+
+#include <type_traits>
 
 #include "runtime/base/cuda_vec.h"
 
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int kHeads = 2; /* a thread; 4 loads of 16 bytes in flight, in bf16 */
+constexpr int kBlocks = 3;  /* a multiprocessor: 85 registers a thread */
+constexpr int kBytes = 128; /* of x in flight, a thread: 8 loads of 16 bytes */
+
+/* Heads of a thread: 4 in bf16, 2 in f32. */
+template <class T>
+constexpr int kHeads = kBytes / (2 * HN_VEC * (int)sizeof(T));
 
 template <class T>
 struct Turn {
@@ -30,42 +42,69 @@ struct Cut {
     uint32_t groups;
 };
 
+/* kWidth values as they are stored. */
+template <class T>
+__device__ __forceinline__ void load(const T *p, hn_pack<T> &v)
+{
+    v = hn_load_pack(p);
+}
+template <class T>
+__device__ __forceinline__ void load(const T *p, T &v)
+{
+    v = *p;
+}
+template <class T>
+__device__ __forceinline__ void unpack(const hn_pack<T> &from, float (&v)[HN_VEC])
+{
+    hn_unpack(from, v);
+}
+template <class T>
+__device__ __forceinline__ void unpack(T from, float (&v)[1])
+{
+    v[0] = hn_f32(from);
+}
+
 /* Pairs k .. k + kWidth of the heads head, head + groups...; each value is read and then written by
  * one thread: y may be x. */
 template <class T, int kWidth>
 __device__ __forceinline__ void turn_spans(const Turn<T> &a, int64_t row, int64_t head,
                                            int64_t groups, int64_t k)
 {
+    using Stored = std::conditional_t<kWidth == HN_VEC, hn_pack<T>, T>;
     const int64_t first = a.interleaved ? 2 * k : k;
-    const int64_t second = a.interleaved ? 2 * k + 1 : k + a.half;
-    const int64_t table = a.position[row] * a.ld_table + k;
-    const T *const x = a.x + row * a.ld_x + head * a.head_dim;
-    T *const y = a.y + row * a.ld_y + head * a.head_dim;
-    float u[kHeads][kWidth], v[kHeads][kWidth], c[kWidth], s[kWidth];
-    int64_t at[kHeads]; /* a head that is not there reads the first: loads without branches */
+    const int64_t apart = a.interleaved ? 1 : a.half; /* the second of a pair behind the first */
+    const T *const x = a.x + row * a.ld_x + head * a.head_dim + first;
+    T *const y = a.y + row * a.ld_y + head * a.head_dim + first;
+    const int64_t step = groups * a.head_dim;
+    const int64_t position = a.position[row];
+    Stored from[kHeads<T>][2];
+    float u[kWidth], v[kWidth], c[kWidth], s[kWidth];
 #pragma unroll
-    for (int h = 0; h < kHeads; h++) {
-        at[h] = head + h * groups < a.heads ? h * groups * a.head_dim : 0;
-        hn_load_whole<kWidth>(x + at[h] + first, u[h]);
-        hn_load_whole<kWidth>(x + at[h] + second, v[h]);
+    for (int h = 0; h < kHeads<T>; h++) {
+        /* a head that is not there reads the first: loads without branches */
+        const T *const p = x + (head + h * groups < a.heads ? h * step : 0);
+        load(p, from[h][0]);
+        load(p + apart, from[h][1]);
     }
+    /* Keeps the compiler from waiting for the position before all loads of x are out. */
+    __syncwarp(__activemask());
+    const int64_t table = position * a.ld_table + k;
     hn_load_whole<kWidth>(a.cos + table, c);
     hn_load_whole<kWidth>(a.sin + table, s);
 #pragma unroll
-    for (int j = 0; j < kWidth; j++) {
-        const float sine = a.sign * s[j];
+    for (int h = 0; h < kHeads<T>; h++) {
+        if (h > 0 && head + h * groups >= a.heads) break;
+        unpack(from[h][0], u);
+        unpack(from[h][1], v);
 #pragma unroll
-        for (int h = 0; h < kHeads; h++) {
-            const float turned = u[h][j] * c[j] - v[h][j] * sine;
-            v[h][j] = v[h][j] * c[j] + u[h][j] * sine;
-            u[h][j] = turned;
+        for (int j = 0; j < kWidth; j++) {
+            const float sine = a.sign * s[j];
+            const float turned = u[j] * c[j] - v[j] * sine;
+            v[j] = v[j] * c[j] + u[j] * sine;
+            u[j] = turned;
         }
-    }
-#pragma unroll
-    for (int h = 0; h < kHeads; h++) {
-        if (h > 0 && head + h * groups >= a.heads) continue;
-        hn_store_whole<kWidth>(y + at[h] + first, u[h]);
-        hn_store_whole<kWidth>(y + at[h] + second, v[h]);
+        hn_store_whole<kWidth>(y + h * step, u);
+        hn_store_whole<kWidth>(y + h * step + apart, v);
     }
 }
 
@@ -81,7 +120,7 @@ __device__ __forceinline__ void copy_spans(const Turn<T> &a, int64_t row, int64_
 }
 
 template <class T, int kWidth>
-__global__ void __launch_bounds__(kThreads) rope_kernel(const Turn<T> a, const Cut cut)
+__global__ void __launch_bounds__(kThreads, kBlocks) rope_kernel(const Turn<T> a, const Cut cut)
 {
     const uint32_t i = blockIdx.x * kThreads + threadIdx.x;
     if (i >= cut.spans.n) return;
@@ -101,7 +140,7 @@ void launch_width(Turn<T> a, cudaStream_t stream)
     const int64_t rest = a.x == a.y ? 0 : a.head_dim - 2 * a.half;
     const int64_t turning = (a.half + kWidth - 1) / kWidth;
     const int64_t in_group = turning + (rest + kWidth - 1) / kWidth;
-    const int64_t groups = (a.heads + kHeads - 1) / kHeads, spans = groups * in_group;
+    const int64_t groups = (a.heads + kHeads<T> - 1) / kHeads<T>, spans = groups * in_group;
     while (a.rows > 0) {
         const Cut cut = {hn_spans_of(a.rows, spans), hn_divisor_of(in_group), (uint32_t)in_group,
                          (uint32_t)turning, (uint32_t)groups};

@@ -24,6 +24,8 @@
  *            other overlap.
  * Repeats    bit for bit on one machine, fast also for any number of threads: rows are
  *            independent, and dgain adds a fixed number of partial sums in order.
+ * CUDA       the order of the sum for dgain depends on shapes, and on whether every operand is
+ *            aligned for 16-byte accesses.
  * Errors     HN_ERR_ARG, HN_ERR_SHAPE, HN_ERR_UNSUPPORTED (dtype), before the first write.
  */
 #ifndef HN_ADD_RMSNORM_H
@@ -84,7 +86,7 @@ HN_NODISCARD hn_status hn_add_rmsnorm_bwd_cpu(const hn_add_rmsnorm_bwd_args *a);
 /* scratch: hn_add_rmsnorm_bwd_fast_scratch bytes, float-aligned; NULL without dgain. */
 size_t hn_add_rmsnorm_bwd_fast_scratch(const hn_add_rmsnorm_bwd_args *a);
 HN_NODISCARD hn_status hn_add_rmsnorm_bwd_fast(const hn_add_rmsnorm_bwd_args *a, void *scratch);
-/* scratch: hn_add_rmsnorm_bwd_cuda_scratch bytes, float-aligned; NULL without dgain. */
+/* scratch: hn_add_rmsnorm_bwd_cuda_scratch bytes, 64-byte aligned; NULL without dgain. */
 HN_CUDA_FUNCTION size_t hn_add_rmsnorm_bwd_cuda_scratch(const hn_add_rmsnorm_bwd_args *a);
 HN_NODISCARD HN_CUDA_FUNCTION hn_status hn_add_rmsnorm_bwd_cuda(const hn_add_rmsnorm_bwd_args *a,
                                                                 void *scratch, hn_stream stream);

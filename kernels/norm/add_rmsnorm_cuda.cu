@@ -1,8 +1,8 @@
 /* A team has a vector: 8, 16 or 32 threads where it is short, else a block. Up to 8192 columns are
  * read once and stay in registers, in both passes; all loads of a thread go out before the sum over
  * the team. A longer vector, or one that is not made of 16-byte pieces, is read again for the
- * second pass. dgain: threads gather partial sums over runs of vectors, then a second kernel adds
- * them in order. */
+ * second pass. dgain: blocks gather partial sums over runs of vectors, on the way to dx where it
+ * stays in registers, else in a kernel of its own; then another kernel adds them in order. */
 #include "kernels/norm/add_rmsnorm.h"
 
 #include "runtime/base/check.h"
@@ -17,18 +17,39 @@ constexpr int64_t kMaxBlocks = 1 << 20;  /* then a team takes several vectors */
 constexpr int64_t kChunk = kThreads * 8; /* columns a block takes in one access: 2048 */
 constexpr int64_t kMaxChunks = 4;        /* 8192 columns in registers: 32 values a thread */
 
-/* Cut of the vectors of a replica into runs that sum dgain by themselves. */
-constexpr int64_t kRunMin = 32;      /* vectors in a run, if there are so many */
-constexpr int64_t kBlockGoal = 1024; /* enough blocks to fill a GPU */
-constexpr int64_t kMinRunLimit = 32; /* but so many runs, however wide the vectors are */
-constexpr int kRunThreads = 64;      /* small blocks: the runs are few */
-constexpr int kBatch = 32;           /* partial sums a thread has under way */
+/* dgain. The vectors are cut into as many runs as there are blocks at a time on an H200, where each
+ * sums the run it is on. */
+constexpr int64_t kProcessors = 132;
+constexpr int kRunThreads = 64; /* small blocks: the runs are few */
+constexpr int kSumCols = 32;    /* columns of a block that adds the runs: 128 bytes */
+constexpr int kSumSlices = kThreads / kSumCols;
+constexpr int kBatch = 32; /* partial sums a thread has under way */
+
+/* Blocks with sums for dgain that fit on a multiprocessor, by the registers of a thread: 64, 85 or
+ * 128 for 4, 3 or 2 of them. */
+constexpr int resident(size_t element, size_t gain, int chunks)
+{
+    const bool small = element == 2 && gain == 2;
+    return chunks == 1 ? (element == 2 ? 4 : 3) : chunks == 2 ? (small ? 3 : 2) : small ? 2 : 1;
+}
+
+/* Chunks of a vector, and threads of the team that has it, where it stays in registers. */
+constexpr int chunks_of(int64_t cols) { return cols <= kChunk ? 1 : cols <= 2 * kChunk ? 2 : 4; }
+constexpr int team_of(int64_t cols)
+{
+    return cols <= kShort / 4   ? kWarp / 4
+           : cols <= kShort / 2 ? kWarp / 2
+           : cols <= kShort     ? kWarp
+                                : kThreads;
+}
 
 /* Vectors of a matrix [rows, heads * cols] whose rows belong to groups. */
 struct Layout {
     int64_t vectors, heads, cols, group; /* group: rows a replica */
     float width;                         /* cols */
     bool plain;                          /* one head, one replica */
+    bool few;                            /* vectors: short divisions do */
+    hn_divisor by_heads, by_group;
 };
 
 /* Where a vector lies: its row, its first column, its replica. */
@@ -36,10 +57,14 @@ struct Place {
     int64_t row, col, replica;
 };
 
-/* Divisions only where there is something to divide: they take as long as the rest. */
+/* Divisions only where there is something to divide: long ones take as long as the rest. */
 __device__ __forceinline__ Place place_of(const Layout &l, int64_t vector)
 {
     if (l.plain) return {vector, 0, 0};
+    if (l.few) {
+        const uint32_t v = (uint32_t)vector, row = hn_divide(v, l.by_heads);
+        return {row, (v - row * (uint32_t)l.heads) * l.cols, hn_divide(row, l.by_group)};
+    }
     const int64_t row = vector / l.heads;
     return {row, (vector - row * l.heads) * l.cols, row / l.group};
 }
@@ -209,6 +234,49 @@ struct Backward {
     Layout l;
 };
 
+/* Cut of the vectors of one replica for dgain: depends on shapes alone. */
+struct Runs {
+    int64_t vectors, length, count; /* of a replica; of a run; of runs in a replica */
+};
+
+Runs runs_of(const hn_add_rmsnorm_bwd_args *a)
+{
+    const int64_t heads = a->heads > 1 ? a->heads : 1, replicas = hn_replica_count(a->replicas);
+    const int64_t vectors = a->rows / replicas * heads;
+    const int64_t most = kProcessors * resident(hn_dtype_size(a->dtype),
+                                                hn_dtype_size(a->gain_dtype), chunks_of(a->cols));
+    const int64_t shared = (vectors * replicas + most - 1) / most;
+    const int64_t teams = kThreads / team_of(a->cols), least = teams > 1 ? teams : 2;
+    const int64_t length = shared > least ? shared : least;
+    return {vectors, length, (vectors + length - 1) / length};
+}
+
+/* partial[run][col] of the block's run: the teams' sums, in order. */
+template <int kTeam, int kChunks>
+__device__ __forceinline__ void store_partial(const float (&sum)[kChunks][HN_VEC], int64_t cols,
+                                              float *partial)
+{
+    const int lane = (int)threadIdx.x % kTeam;
+    if constexpr (kTeam == kThreads) {
+#pragma unroll
+        for (int c = 0; c < kChunks; c++) {
+            const int64_t col = (c * kTeam + lane) * HN_VEC;
+            if (col < cols) hn_store_whole<HN_VEC>(partial + blockIdx.x * cols + col, sum[c]);
+        }
+    } else {
+        static_assert(kChunks == 1, "short vectors");
+        __shared__ float of_team[kThreads / kTeam][kTeam * HN_VEC];
+#pragma unroll
+        for (int k = 0; k < HN_VEC; k++)
+            of_team[threadIdx.x / kTeam][lane * HN_VEC + k] = sum[0][k];
+        __syncthreads();
+        if (threadIdx.x >= cols) return; /* at most 256 */
+        float v = 0.0f;
+        for (int t = 0; t < kThreads / kTeam; t++) v += of_team[t][threadIdx.x];
+        partial[blockIdx.x * cols + threadIdx.x] = v;
+    }
+}
+
 /* The thread's part of sum_j h sum, h = dy gain. */
 template <int kWidth>
 __device__ __forceinline__ float add_dot(float dot, const float (&dy)[kWidth],
@@ -218,6 +286,15 @@ __device__ __forceinline__ float add_dot(float dot, const float (&dy)[kWidth],
 #pragma unroll
     for (int k = 0; k < kWidth; k++) dot += dy[k] * (offset + g[k]) * s[k];
     return dot;
+}
+
+/* sum += dy z */
+template <int kWidth>
+__device__ __forceinline__ void add_gain(float (&sum)[kWidth], const float (&dy)[kWidth],
+                                         const float (&s)[kWidth], float rstd)
+{
+#pragma unroll
+    for (int k = 0; k < kWidth; k++) sum[k] += dy[k] * s[k] * rstd;
 }
 
 /* dy becomes dx = rstd h - c sum without dsum, with c = rstd^3 mean(h sum). */
@@ -231,28 +308,39 @@ __device__ __forceinline__ void differentiate(float (&dy)[kWidth], const float (
 }
 
 /* Vectors of whole 16-byte pieces, up to kTeam * 8 * kChunks columns: read once. Each value is read
- * and then written by one thread: dx and y may lie on dy, dsum or sum. */
-template <class T, class G, int kTeam, int kChunks>
-__global__ void __launch_bounds__(kThreads) dx_register_kernel(const Backward<T> a)
+ * and then written by one thread: dx and y may lie on dy, dsum or sum. With kGain a block has a run
+ * of vectors, and dx may not be wanted; without it the compiler chooses the blocks of a
+ * multiprocessor (0). */
+template <class T, class G, int kTeam, int kChunks, bool kGain>
+__global__ void __launch_bounds__(kThreads, kGain ? resident(sizeof(T), sizeof(G), kChunks) : 0)
+    dx_register_kernel(const Backward<T> a, const Runs runs, float *partial)
 {
     constexpr int kTeams = kThreads / kTeam;
     const int lane = (int)threadIdx.x % kTeam;
-    const int64_t step = (int64_t)gridDim.x * kTeams;
-    for (int64_t first = (int64_t)blockIdx.x * kTeams; first < a.l.vectors; first += step) {
+    int64_t begin = (int64_t)blockIdx.x * kTeams, end = a.l.vectors;
+    int64_t step = (int64_t)gridDim.x * kTeams;
+    if constexpr (kGain) {
+        const int64_t replica = blockIdx.x / runs.count;
+        const int64_t skip = (blockIdx.x - replica * runs.count) * runs.length;
+        begin = replica * runs.vectors + skip, step = kTeams;
+        end = begin + (runs.vectors - skip < runs.length ? runs.vectors - skip : runs.length);
+    }
+    float gained[kChunks][HN_VEC] = {};
+    for (int64_t first = begin; first < end; first += step) {
         const int64_t i = first + threadIdx.x / kTeam; /* past the end: sums with zeros, no more */
         const Place p = place_of(a.l, i);
         const T *const dy = a.dy + p.row * a.ld_dy + p.col;
         const T *const sum = a.sum + p.row * a.ld_sum + p.col;
         const T *const dsum = a.dsum + p.row * a.ld_dsum + p.col;
         const G *const gain = (const G *)a.gain + p.replica * a.gain_stride;
-        const float rstd = i < a.l.vectors ? a.rstd[i] : 0.0f;
+        const float rstd = i < end ? a.rstd[i] : 0.0f;
         hn_pack<T> from[kChunks] = {}, kept[kChunks] = {}, more[kChunks] = {}; /* dy, sum, dsum */
         hn_pack<G> factor[kChunks] = {};
         float h[HN_VEC], s[HN_VEC], g[HN_VEC], dot = 0.0f;
 #pragma unroll
         for (int c = 0; c < kChunks; c++) {
             const int64_t col = (c * kTeam + lane) * HN_VEC;
-            if (i >= a.l.vectors || col >= a.l.cols) continue;
+            if (i >= end || col >= a.l.cols) continue;
             from[c] = hn_load_pack(dy + col);
             kept[c] = hn_load_pack(sum + col);
             if (a.dsum != nullptr) more[c] = hn_load_pack(dsum + col);
@@ -272,10 +360,14 @@ __global__ void __launch_bounds__(kThreads) dx_register_kernel(const Backward<T>
 #pragma unroll
         for (int c = 0; c < kChunks; c++) {
             const int64_t col = (c * kTeam + lane) * HN_VEC;
-            if (i >= a.l.vectors || col >= a.l.cols) continue;
+            if (i >= end || col >= a.l.cols) continue;
             hn_unpack(from[c], h);
             hn_unpack(kept[c], s);
             hn_unpack(factor[c], g);
+            if constexpr (kGain) {
+                add_gain(gained[c], h, s, rstd);
+                if (a.dx == nullptr) continue;
+            }
             differentiate(h, s, rstd, mean, a.gain_offset, g);
             scale(s, rstd, a.gain_offset, g);
             hn_unpack(more[c], g);
@@ -284,6 +376,7 @@ __global__ void __launch_bounds__(kThreads) dx_register_kernel(const Backward<T>
             if (a.y != nullptr) hn_store_pack(a.y + p.row * a.ld_y + p.col + col, hn_pack_of<T>(s));
         }
     }
+    if constexpr (kGain) store_partial<kTeam>(gained, a.l.cols, partial);
 }
 
 /* Any width: each thread reads again in the second pass what it read in the first, and writes
@@ -325,26 +418,6 @@ __global__ void __launch_bounds__(kThreads) dx_stream_kernel(const Backward<T> a
     }
 }
 
-/* Cut of the vectors of one replica for dgain: depends on shapes alone. */
-struct Runs {
-    int64_t vectors, length, count, pieces; /* a replica; a run; a replica; of kThreads columns */
-};
-
-Runs runs_of(int64_t vectors, int64_t cols)
-{
-    const int64_t pieces = (cols + kThreads - 1) / kThreads;
-    const int64_t most = kBlockGoal / pieces > kMinRunLimit ? kBlockGoal / pieces : kMinRunLimit;
-    const int64_t shared = (vectors + most - 1) / most;
-    const int64_t length = shared > kRunMin ? shared : kRunMin;
-    return {vectors, length, (vectors + length - 1) / length, pieces};
-}
-
-Runs runs_of(const hn_add_rmsnorm_bwd_args *a)
-{
-    const int64_t heads = a->heads > 1 ? a->heads : 1;
-    return runs_of(a->rows / hn_replica_count(a->replicas) * heads, a->cols);
-}
-
 /* partial[replica][run][col] = sum over the vectors of the run: a thread has kWidth columns. */
 template <class T, int kWidth>
 __global__ void __launch_bounds__(kRunThreads)
@@ -367,8 +440,7 @@ __global__ void __launch_bounds__(kRunThreads)
             hn_load_span<kWidth>(a.dy + row * a.ld_dy + at, columns, dy);
             hn_load_span<kWidth>(a.sum + row * a.ld_sum + at, columns, s);
             const float rstd = a.rstd[i];
-#pragma unroll
-            for (int k = 0; k < kWidth; k++) sum[k] += dy[k] * s[k] * rstd;
+            add_gain(sum, dy, s, rstd);
             const bool next = ++head == a.l.heads;
             row += next;
             head = next ? 0 : head;
@@ -379,27 +451,33 @@ __global__ void __launch_bounds__(kRunThreads)
     }
 }
 
-/* A thread a column. The additions have an order; the loads of a batch go out together. */
-__global__ void __launch_bounds__(kRunThreads)
+/* A block has 32 columns of a replica; its 8 slices have consecutive runs. The additions have an
+ * order; the loads of a batch go out together. */
+__global__ void __launch_bounds__(kThreads)
     dgain_sum_kernel(const float *partial, float *dgain, int64_t cols, int64_t dgain_stride,
-                     int64_t runs, int64_t replicas)
+                     int64_t runs)
 {
-    const int64_t step = (int64_t)gridDim.x * kRunThreads;
-    for (int64_t i = (int64_t)blockIdx.x * kRunThreads + threadIdx.x; i < replicas * cols;
-         i += step) {
-        const int64_t replica = i / cols, col = i - replica * cols;
-        const float *const from = partial + replica * runs * cols + col;
-        float sum = 0.0f;
-        for (int64_t r = 0; r < runs; r += kBatch) {
-            float v[kBatch];
+    __shared__ float of_slice[kSumSlices][kSumCols];
+    const int slice = (int)threadIdx.x / kSumCols, lane = (int)threadIdx.x % kSumCols;
+    const int64_t col_blocks = (cols + kSumCols - 1) / kSumCols, replica = blockIdx.x / col_blocks;
+    const int64_t col = (blockIdx.x - replica * col_blocks) * kSumCols + lane;
+    const int64_t share = (runs + kSumSlices - 1) / kSumSlices;
+    const int64_t last = (slice + 1) * share < runs ? (slice + 1) * share : runs;
+    const float *const from = partial + replica * runs * cols + col;
+    float sum = 0.0f;
+    for (int64_t r = slice * share; r < last && col < cols; r += kBatch) {
+        float v[kBatch];
 #pragma unroll
-            for (int k = 0; k < kBatch; k++) v[k] = r + k < runs ? from[(r + k) * cols] : 0.0f;
+        for (int k = 0; k < kBatch; k++) v[k] = r + k < last ? from[(r + k) * cols] : 0.0f;
 #pragma unroll
-            for (int k = 0; k < kBatch; k++)
-                if (r + k < runs) sum += v[k];
-        }
-        dgain[replica * dgain_stride + col] += sum;
+        for (int k = 0; k < kBatch; k++)
+            if (r + k < last) sum += v[k];
     }
+    of_slice[slice][lane] = sum;
+    __syncthreads();
+    if (slice > 0 || col >= cols) return;
+    for (int t = 1; t < kSumSlices; t++) sum += of_slice[t][lane];
+    dgain[replica * dgain_stride + col] += sum;
 }
 
 template <int kTeam>
@@ -440,11 +518,39 @@ void launch_fwd(const Forward<T> &f, bool wide, cudaStream_t stream)
                 : fwd_stream<T, G, kThreads, 1>(f, stream);
 }
 
+/* Where dgain goes before the runs are added. */
+struct Gain {
+    Runs runs;
+    int64_t replicas;
+    float *partial;
+};
+
 template <class T, class G, int kTeam, int kChunks>
-void dx_registers(const Backward<T> &f, cudaStream_t stream)
+void dx_registers(const Backward<T> &f, const Gain &to, cudaStream_t stream)
 {
-    dx_register_kernel<T, G, kTeam, kChunks>
-        <<<blocks<kTeam>(f.l.vectors), kThreads, 0, stream>>>(f);
+    if (f.dgain != nullptr)
+        dx_register_kernel<T, G, kTeam, kChunks, true>
+            <<<(unsigned)(to.replicas * to.runs.count), kThreads, 0, stream>>>(f, to.runs,
+                                                                               to.partial);
+    else
+        dx_register_kernel<T, G, kTeam, kChunks, false>
+            <<<blocks<kTeam>(f.l.vectors), kThreads, 0, stream>>>(f, to.runs, nullptr);
+}
+
+template <class T, class G>
+void launch_registers(const Backward<T> &f, const Gain &to, cudaStream_t stream)
+{
+    switch (team_of(f.l.cols)) {
+    case kWarp / 4: return dx_registers<T, G, kWarp / 4, 1>(f, to, stream);
+    case kWarp / 2: return dx_registers<T, G, kWarp / 2, 1>(f, to, stream);
+    case kWarp: return dx_registers<T, G, kWarp, 1>(f, to, stream);
+    default: break;
+    }
+    switch (chunks_of(f.l.cols)) {
+    case 1: return dx_registers<T, G, kThreads, 1>(f, to, stream);
+    case 2: return dx_registers<T, G, kThreads, 2>(f, to, stream);
+    default: return dx_registers<T, G, kThreads, kMaxChunks>(f, to, stream);
+    }
 }
 
 template <class T, class G, int kTeam, int kWidth>
@@ -454,18 +560,9 @@ void dx_stream(const Backward<T> &f, cudaStream_t stream)
 }
 
 template <class T, class G>
-void launch_dx(const Backward<T> &f, bool wide, cudaStream_t stream)
+void launch_stream(const Backward<T> &f, bool wide, cudaStream_t stream)
 {
-    const int64_t cols = f.l.cols;
-    if (wide && cols % HN_VEC == 0 && cols <= kMaxChunks * kChunk) {
-        if (cols <= kShort / 4) return dx_registers<T, G, kWarp / 4, 1>(f, stream);
-        if (cols <= kShort / 2) return dx_registers<T, G, kWarp / 2, 1>(f, stream);
-        if (cols <= kShort) return dx_registers<T, G, kWarp, 1>(f, stream);
-        if (cols <= kChunk) return dx_registers<T, G, kThreads, 1>(f, stream);
-        if (cols <= 2 * kChunk) return dx_registers<T, G, kThreads, 2>(f, stream);
-        return dx_registers<T, G, kThreads, kMaxChunks>(f, stream);
-    }
-    if (cols <= kShort)
+    if (f.l.cols <= kShort)
         return wide ? dx_stream<T, G, kWarp, HN_VEC>(f, stream)
                     : dx_stream<T, G, kWarp, 1>(f, stream);
     return wide ? dx_stream<T, G, kThreads, HN_VEC>(f, stream)
@@ -473,36 +570,49 @@ void launch_dx(const Backward<T> &f, bool wide, cudaStream_t stream)
 }
 
 template <class T>
-void launch_dgain(const Backward<T> &f, const Runs &runs, int64_t replicas, float *partial,
-                  bool wide, cudaStream_t stream)
+void launch_partial(const Backward<T> &f, const Gain &to, bool wide, cudaStream_t stream)
 {
-    const int64_t n = replicas * runs.count, cols = f.l.cols;
+    const int64_t n = to.replicas * to.runs.count, cols = f.l.cols;
     if (wide)
         dgain_partial_kernel<T, HN_VEC>
             <<<hn_grid(n * ((cols + HN_VEC - 1) / HN_VEC), kRunThreads, kMaxBlocks), kRunThreads, 0,
-               stream>>>(f, runs, replicas, partial);
+               stream>>>(f, to.runs, to.replicas, to.partial);
     else
         dgain_partial_kernel<T, 1>
             <<<hn_grid(n * cols, kRunThreads, kMaxBlocks), kRunThreads, 0, stream>>>(
-                f, runs, replicas, partial);
-    dgain_sum_kernel<<<hn_grid(replicas * cols, kRunThreads, kMaxBlocks), kRunThreads, 0, stream>>>(
-        partial, f.dgain, cols, f.dgain_stride, runs.count, replicas);
+                f, to.runs, to.replicas, to.partial);
 }
 
-/* dgain before dx: dx may lie on dy. */
+/* Where nothing stays in registers, dgain comes before dx, which may lie on dy. */
 template <class T, class G>
-void launch_bwd(const Backward<T> &f, const Runs &runs, int64_t replicas, float *partial, bool wide,
-                cudaStream_t stream)
+void launch_bwd(const Backward<T> &f, const Gain &to, bool wide, cudaStream_t stream)
 {
-    if (f.dgain != nullptr) launch_dgain(f, runs, replicas, partial, wide, stream);
-    if (f.dx != nullptr) launch_dx<T, G>(f, wide, stream);
+    const int64_t cols = f.l.cols;
+    if (wide && cols % HN_VEC == 0 && cols <= kMaxChunks * kChunk) {
+        launch_registers<T, G>(f, to, stream);
+    } else {
+        if (f.dgain != nullptr) launch_partial(f, to, wide, stream);
+        if (f.dx != nullptr) launch_stream<T, G>(f, wide, stream);
+    }
+    if (f.dgain != nullptr)
+        dgain_sum_kernel<<<(unsigned)(to.replicas * ((cols + kSumCols - 1) / kSumCols)), kThreads,
+                           0, stream>>>(to.partial, f.dgain, cols, f.dgain_stride, to.runs.count);
 }
 
 Layout layout_of(int64_t rows, int64_t heads, int64_t cols, int64_t replicas)
 {
     const int64_t h = heads > 1 ? heads : 1;
     const int64_t g = hn_replica_count(replicas);
-    return {rows * h, h, cols, rows / g, (float)cols, h == 1 && g == 1};
+    const bool few = rows * h <= INT32_MAX - kThreads; /* a block looks past the end */
+    return {rows * h,
+            h,
+            cols,
+            rows / g,
+            (float)cols,
+            h == 1 && g == 1,
+            few,
+            hn_divisor_of(h),
+            hn_divisor_of(rows / g)};
 }
 
 /* Whether every vector begins on 16 bytes within its row. */
@@ -575,11 +685,9 @@ hn_status hn_add_rmsnorm_bwd_cuda(const hn_add_rmsnorm_bwd_args *a, void *scratc
                       hn_vectors_fit(a->dx, a->ld_dx, t) && hn_vectors_fit(a->y, a->ld_y, t) &&
                       hn_vectors_fit(a->gain, a->gain_stride, a->gain_dtype) &&
                       vectors_fit_in_row(layout_of(a->rows, a->heads, a->cols, a->replicas), t);
-    const Runs runs = runs_of(a);
-    const int64_t replicas = hn_replica_count(a->replicas);
-    HN_CUDA_REAL(t, T,
-                 HN_CUDA_REAL(a->gain_dtype, G,
-                              launch_bwd<T, G>(backward_of<T>(a), runs, replicas, (float *)scratch,
-                                               wide, stream)));
+    const Gain to = {runs_of(a), hn_replica_count(a->replicas), (float *)scratch};
+    HN_CUDA_REAL(
+        t, T,
+        HN_CUDA_REAL(a->gain_dtype, G, launch_bwd<T, G>(backward_of<T>(a), to, wide, stream)));
     return HN_CUDA_LAUNCHED("add_rmsnorm_bwd");
 }
