@@ -607,5 +607,31 @@ INSTANTIATE_TEST_SUITE_P(Shapes, LowrankLinearBordered,
                                               "_p", (int)(s.p * 100), s.dtype);
                          });
 
+/* s and ds of these are made by a kernel of ours (skinny_cuda.cu). It takes blocks of 16, 64 or 128
+ * rows (132 SMs: up to 2112 rows, up to 8448, and above) and 128 columns at a time, of which 8, 6
+ * or 4 tiles lie in its ring: every height, every rank, fewer tiles than the ring has and more,
+ * with part-filled last ones. */
+INSTANTIATE_TEST_SUITE_P(Narrow, LowrankLinearBordered,
+                         ::testing::Values(Shape{HN_BF16, 1, 8, 8, 8, 0, false, 0},
+                                           Shape{HN_BF16, 17, 1160, 1288, 16, 0, false, 0},
+                                           Shape{HN_BF16, 40, 2056, 24, 32, 0, false, 0},
+                                           Shape{HN_BF16, 31, 40, 1032, 40, 0, false, 0},
+                                           Shape{HN_BF16, 100, 128, 1024, 56, 0, false, 0},
+                                           Shape{HN_BF16, 70, 264, 136, 64, 0, false, 0.5},
+                                           Shape{HN_BF16, 2113, 776, 16, 8, 0, false, 0},
+                                           Shape{HN_BF16, 2200, 24, 904, 24, 0, false, 0},
+                                           Shape{HN_BF16, 2117, 136, 264, 48, 0, false, 0},
+                                           Shape{HN_BF16, 2240, 64, 128, 64, 0, false, 0},
+                                           Shape{HN_BF16, 8449, 520, 16, 16, 0, false, 0},
+                                           Shape{HN_BF16, 8500, 16, 648, 32, 0, false, 0},
+                                           Shape{HN_BF16, 8578, 136, 72, 48, 0, false, 0},
+                                           Shape{HN_BF16, 8460, 72, 136, 64, 0, false, 0},
+                                           Shape{HN_BF16, 17001, 24, 40, 8, 0, false, 0}),
+                         [](const auto &i) {
+                             const Shape &s = i.param;
+                             return case_name("r", s.rows, "_i", s.in, "_o", s.out, "_k", s.rank,
+                                              "_p", (int)(s.p * 100), s.dtype);
+                         });
+
 } // namespace
 #endif

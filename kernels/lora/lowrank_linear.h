@@ -29,6 +29,9 @@
  *            ds are then written twice: to their own place, and BEHIND EVERY ROW OF x or dy
  *            (elements in .. in + rank - 1, out .. out + rank - 1), the last one included: whoever
  *            gives a tail promises that this memory is there and that nobody's values are in it.
+ *            In bf16, ranks that are multiples of 8 up to 64 get s and ds from a kernel of ours
+ *            where the rows of x, A, B, s and ds begin on 16-byte boundaries and an sm_90 or later
+ *            runs it, once for both places; else they are products of cuBLASLt and a copy.
  * Limits     every dimension 1 to 2^31 - 1; any width, rank and alignment.
  *            x_tail and dy_tail: 0, or at most what the leading dimension leaves. The CPU functions
  *            do not look at them.
