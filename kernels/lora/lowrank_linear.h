@@ -92,7 +92,7 @@ typedef struct {
     const void *w;   /* in  [out, in], or [replicas][out, in]; not used without dx */
     const void *a;   /* in  [replicas][rank, in]; not used without dx */
     const void *b;   /* in  [replicas][out, rank] */
-    void *ds;        /* out [rows, rank], kept for the gradient of A */
+    void *ds;        /* out [rows, rank], kept for the gradient of A; in where ds_given */
     const void *add; /* in [rows, in], added to dx; NULL: none */
     void *dx;        /* out [rows, in]; NULL: not wanted */
     int64_t rows, in, out, rank;
@@ -103,6 +103,7 @@ typedef struct {
     hn_dtype dtype;
     float scale;
     hn_dropout_key drop; /* the key of forward */
+    bool ds_given;       /* whoever made dy made ds, too, and put it behind dy if dy_tail >= rank */
 } hn_lowrank_linear_dx_args;
 
 HN_NODISCARD hn_status hn_lowrank_linear_dx_check(const hn_lowrank_linear_dx_args *a);

@@ -126,7 +126,7 @@ hn_status hn_lowrank_linear_dx_cpu(const hn_lowrank_linear_dx_args *a)
     const hn_dropout_now d = hn_dropout_read(&a->drop);
     for (int64_t i = 0; i < a->rows; i++) {
         const int64_t g = i / group;
-        make_ds(a, i, g);
+        if (!a->ds_given) make_ds(a, i, g);
         for (int64_t k = 0; a->dx != NULL && k < a->in; k++) {
             double base = 0.0, low = 0.0;
             for (int64_t o = 0; o < a->out; o++)

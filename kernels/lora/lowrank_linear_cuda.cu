@@ -246,8 +246,9 @@ hn_status hn_lowrank_linear_dx_cuda(const hn_lowrank_linear_dx_args *a, hn_gemm_
     HN_TRY(hn_lowrank_linear_dx_check(a));
     const bool masked = a->drop.p > 0.0 && a->dx != nullptr;
     if (masked) HN_TRY(hn_check_pointer("lowrank_linear_dx", "scratch", scratch));
+    const bool alone = a->dx == nullptr && a->replicas <= 1 && a->dy_tail >= a->rank;
     const bool bordered = a->dx != nullptr && is_bordered(a);
-    HN_TRY(make_ds(a, bordered, gemm, stream));
+    if (!a->ds_given) HN_TRY(make_ds(a, alone || bordered, gemm, stream));
     if (a->dx == nullptr) return HN_OK;
     if (bordered) return make_base_dx(a, a->out + a->rank, gemm, stream);
     HN_TRY(make_base_dx(a, a->out, gemm, stream));

@@ -138,11 +138,13 @@ hn_status hn_lowrank_linear_dx_fast(const hn_lowrank_linear_dx_args *a, void *sc
     if (l.n > 0) HN_TRY(hn_check_pointer("lowrank_linear_dx", "scratch", scratch));
     const hn_operand dy = hn_matrices_load(&l.y, a->dy, hn_at(scratch, l.y_at));
     hn_gemm_args g = {.a = dy, .batch = l.y.batch, .m = l.y.rows, .n = a->rank, .k = a->out};
-    g.b = hn_matrices_load(&l.b, a->b, hn_at(scratch, l.b_at));
-    g.c = hn_matrices_begin(&l.s, a->ds, hn_at(scratch, l.s_at), NULL, 0);
-    g.alpha = a->scale;
-    hn_gemm(&g);
-    hn_matrices_end(&l.s, g.c, a->ds);
+    if (!a->ds_given) {
+        g.b = hn_matrices_load(&l.b, a->b, hn_at(scratch, l.b_at));
+        g.c = hn_matrices_begin(&l.s, a->ds, hn_at(scratch, l.s_at), NULL, 0);
+        g.alpha = a->scale;
+        hn_gemm(&g);
+        hn_matrices_end(&l.s, g.c, a->ds);
+    }
     if (a->dx == NULL) return HN_OK;
 
     g.n = a->in;
