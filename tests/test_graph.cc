@@ -6,6 +6,9 @@
 #include "runtime/graph/run.h"
 #include "runtime/graph/tensor.h"
 
+/* graph_impl.h: plans run it for their device; here it runs for a GPU and the plan for the CPU. */
+extern "C" void hn_pass_produce(hn_graph *g, hn_device_kind device);
+
 namespace {
 
 hn_type f32_2d(int64_t rows, int64_t cols) { return {HN_F32, 2, {rows, cols}, 0, 0}; }
@@ -509,6 +512,97 @@ TEST_F(GraphFuse, GradientsAreThoseOfTheNormBehindTheSum)
                 want += (double)dsum[(size_t)(i * OUT + j)] * (double)wv[(size_t)(j * IN + k)];
             EXPECT_NEAR((double)dxv[(size_t)(i * IN + k)], want, std::fabs(want) * 0x1p-8 + 1e-5);
         }
+}
+
+/* A gated layer with a low-rank update, gate and up as one, bordered storage: x gets a gradient,
+ * and so do A and B. */
+struct Gated {
+    enum { ROWS = 24, D = 16, F = 40, R = 8 };
+    hn_program *p = nullptr;
+    hn_graph *g = nullptr;
+    hn_tensor *x = nullptr, *seed = nullptr, *border = nullptr, *a = nullptr, *b = nullptr;
+    std::vector<float> dx, da, db;
+
+    Gated(hn_dtype dtype, float dropout, bool pass, bool read_twice = false)
+    {
+        hn_tensor *w = nullptr, *y[2] = {}, *half[2] = {}, *h = nullptr;
+        const hn_type rows = hn_type_2d(dtype, ROWS, D), act = hn_type_2d(dtype, ROWS, F);
+        const hn_type all = hn_type_2d(dtype, 2 * F + R, D + R);
+        EXPECT_HN_OK(hn_program_new(1, &p));
+        EXPECT_HN_OK(hn_program_tensor(p, HN_MEM_INPUT, "x", &rows, &x));
+        EXPECT_HN_OK(hn_program_tensor(p, HN_MEM_INPUT, "seed", &act, &seed));
+        EXPECT_HN_OK(hn_program_tensor(p, HN_MEM_WEIGHT, "border", &all, &border));
+        EXPECT_HN_OK(hn_program_view(p, "w", border, 0, 2 * F, 0, D, &w));
+        EXPECT_HN_OK(hn_program_view(p, "a", border, 2 * F, R, 0, D, &a));
+        EXPECT_HN_OK(hn_program_view(p, "b", border, 0, 2 * F, D, R, &b));
+        x->needs_grad = a->needs_grad = b->needs_grad = true;
+        EXPECT_HN_OK(hn_graph_new(p, "g", true, &g));
+        hn_tensor *const in[] = {x, w, nullptr, a, b, nullptr};
+        const hn_attr attr = {.linear = {.alpha = 0.5f, .dropout = dropout, .key = 3}};
+        EXPECT_HN_OK(hn_emit(g, HN_OP_LOWRANK_LINEAR, "gate_up", in, &attr, y));
+        for (int k = 0; k < 2; k++) EXPECT_HN_OK(hn_view_columns(g, y[0], k * F, F, &half[k]));
+        EXPECT_HN_OK(hn_emit(g, HN_OP_SWIGLU, "act", half, nullptr, &h));
+        EXPECT_HN_OK(hn_graph_backward(g, 1, &h, &seed));
+        for (hn_tensor *t : {x, a, b}) hn_graph_keep(hn_graph_grad(g, t));
+        if (read_twice) hn_graph_keep(hn_graph_grad(g, y[0]));
+        if (pass) hn_pass_produce(g, HN_DEVICE_CUDA);
+        run();
+    }
+    ~Gated() { hn_program_free(p); }
+    void run()
+    {
+        const hn_plan_options o = {.guard_bytes = 64};
+        hn_step_block step = {};
+        ASSERT_HN_OK(hn_plan_build(p, &o));
+        ASSERT_HN_OK(hn_plan_allocate(p));
+        for (hn_tensor *t : {x, seed, border})
+            ASSERT_HN_OK(hn_tensor_set(
+                t, normal_f32((size_t)hn_type_elements(&t->type), (unsigned)t->name[0]).data()));
+        const hn_run_options run = {.step = &step, .check = true};
+        ASSERT_HN_OK(hn_graph_run(g, &run));
+        dx = get(x), da = get(a), db = get(b);
+    }
+    std::vector<float> get(const hn_tensor *of) const
+    {
+        const hn_tensor *t = hn_graph_grad(g, of);
+        std::vector<float> v((size_t)hn_type_elements(&t->type));
+        EXPECT_HN_OK(hn_tensor_get(t, v.data()));
+        return v;
+    }
+    const hn_node *the(hn_op_id op) const
+    {
+        for (int64_t i = 0; i < hn_graph_nodes(g); i++)
+            if (hn_graph_node(g, i)->op == op) return hn_graph_node(g, i);
+        return nullptr;
+    }
+    bool moved() const
+    {
+        const hn_node *dx_node = the(HN_OP_LOWRANK_DX), *act = the(HN_OP_SWIGLU_BWD);
+        const bool given = dx_node->in[5] != nullptr, made = act->out[3] != nullptr;
+        EXPECT_EQ(given, made);
+        EXPECT_EQ(given, dx_node->out[0] == nullptr);
+        return given && dx_node->in[5] == act->out[3];
+    }
+};
+
+/* The same products in another place: sums of one half after the other, rounded once all the same.
+ */
+TEST(GraphProduce, TheNodeThatMakesDyMakesDs)
+{
+    const Gated apart(HN_BF16, 0, false), moved(HN_BF16, 0, true);
+    EXPECT_FALSE(apart.moved());
+    EXPECT_TRUE(moved.moved());
+    EXPECT_LT(rel_l2(moved.dx, apart.dx), 3e-3);
+    EXPECT_LT(rel_l2(moved.da, apart.da), 3e-3);
+    EXPECT_TRUE(same_bits(moved.db, apart.db));
+    EXPECT_EQ(hn_graph_nodes(moved.g), hn_graph_nodes(apart.g));
+}
+
+TEST(GraphProduce, NothingMovesInF32UnderAMaskOrWhereDyIsKept)
+{
+    EXPECT_FALSE(Gated(HN_F32, 0, true).moved());
+    EXPECT_FALSE(Gated(HN_BF16, 0.5f, true).moved());
+    EXPECT_FALSE(Gated(HN_BF16, 0, true, true).moved());
 }
 
 /* In a random graph no two tensors that live at the same time overlap, and the values are those of

@@ -8,13 +8,13 @@
  * (kernels/lora/lowrank_linear.h), which then takes it as given. dgate and dup need not be read
  * again for it.
  *
- * Shapes     as there; dup lies right of dgate: dup == dgate + cols, ld_dup == ld_dgate. B [2 cols,
- *            rank], ds [rows, rank].
+ * Shapes     as there; B [2 cols, rank], ds [rows, rank].
  * Precision  as there: all f32 or all bf16, fp32 arithmetic and sums.
- * CUDA       in bf16, with ranks that are multiples of 8 up to 64 and everything on 16-byte
- *            boundaries, one kernel that reads and writes every value once; else the kernels of the
- *            two one after the other. Where tail >= rank ds is also written BEHIND EVERY ROW OF
- *            dup (elements cols .. cols + rank - 1).
+ * CUDA       dup lies right of dgate: dup == dgate + cols, ld_dup == ld_dgate. In bf16, with ranks
+ *            that are multiples of 8 up to 64 and everything on 16-byte boundaries, one kernel that
+ *            reads and writes every value once; else the kernels of the two one after the other.
+ *            Where tail >= rank ds is also written BEHIND EVERY ROW OF dup (elements cols .. cols +
+ *            rank - 1).
  * Limits     every dimension 1 to 2^31 - 1; any width, rank and alignment. tail: 0, or at most what
  *            ld_dup leaves; the CPU functions do not look at it.
  * Aliasing   of dgate, dup and h as in swiglu.h; no other overlap.
@@ -39,9 +39,6 @@ typedef struct {
     int64_t tail; /* elements behind a row of dup to write in */
     float scale;  /* not 0 */
 } hn_swiglu_ds_args;
-
-/* The second half by itself: ds alone, of dy = [dgate | dup]. */
-hn_lowrank_linear_dx_args hn_swiglu_ds_rest(const hn_swiglu_ds_args *a);
 
 HN_NODISCARD hn_status hn_swiglu_ds_check(const hn_swiglu_ds_args *a);
 HN_NODISCARD hn_status hn_swiglu_ds_cpu(const hn_swiglu_ds_args *a);

@@ -290,19 +290,39 @@ Product product_of(const hn_swiglu_ds_args *a)
     return p;
 }
 
+/* The second half by itself: ds alone, of dy = [dgate | dup]. */
+hn_lowrank_linear_dx_args rest_of(const hn_swiglu_ds_args *a)
+{
+    hn_lowrank_linear_dx_args l = {};
+    l.dy = a->swiglu.dgate, l.ld_dy = a->swiglu.ld_dgate, l.dy_tail = a->tail;
+    l.b = a->b, l.ld_b = a->ld_b, l.ds = a->ds, l.ld_ds = a->ld_ds;
+    l.rows = a->swiglu.rows, l.out = 2 * a->swiglu.cols, l.rank = a->rank;
+    l.dtype = a->swiglu.dtype, l.scale = a->scale;
+    return l;
+}
+
+hn_status check_places(const hn_swiglu_bwd_args *s)
+{
+    const char *right =
+        static_cast<const char *>(s->dgate) + (size_t)s->cols * hn_dtype_size(s->dtype);
+    if (s->dup == right && s->ld_dup == s->ld_dgate && s->ld_dup >= 2 * s->cols) return HN_OK;
+    return HN_FAIL(HN_ERR_ARG, "swiglu_ds: on CUDA dup has to lie right of dgate");
+}
+
 } // namespace
 
 /* The tallest blocks of which there is one an SM, at least. */
 hn_status hn_swiglu_ds_cuda(const hn_swiglu_ds_args *a, hn_gemm_cuda *gemm, hn_stream stream)
 {
     HN_TRY(hn_swiglu_ds_check(a));
+    HN_TRY(check_places(&a->swiglu));
     const hn_swiglu_bwd_args *s = &a->swiglu;
     int sms = 0;
     bool one_kernel = false;
     HN_TRY(attribute(cudaDevAttrMultiProcessorCount, &sms));
     HN_TRY(fits(a, sms, &one_kernel));
     if (!one_kernel) {
-        const hn_lowrank_linear_dx_args rest = hn_swiglu_ds_rest(a);
+        const hn_lowrank_linear_dx_args rest = rest_of(a);
         HN_TRY(hn_swiglu_bwd_cuda(s, stream));
         return hn_lowrank_linear_dx_cuda(&rest, gemm, nullptr, stream);
     }

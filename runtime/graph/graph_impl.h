@@ -56,8 +56,9 @@ HN_NODISCARD hn_status hn_pass_recompute(hn_graph *g);
 void hn_pass_dead_nodes(hn_graph *g);
 /* fuse.c: between these two, which go by the nodes as they are then */
 void hn_pass_fuse(hn_graph *g);
-/* remake.c, in_place.c, tails.c: after those */
+/* remake.c, produce.c, in_place.c, tails.c: after those */
 HN_NODISCARD hn_status hn_pass_remake(hn_graph *g);
+void hn_pass_produce(hn_graph *g, hn_device_kind device);
 HN_NODISCARD hn_status hn_pass_in_place(hn_graph *g);
 void hn_pass_tails(hn_graph *g);
 

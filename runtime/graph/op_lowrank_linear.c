@@ -72,7 +72,7 @@ static hn_status emit_dx(hn_graph *g, const hn_node *n, hn_tensor *dy, hn_tensor
         const hn_attr attr = {.linear = {.alpha = n->attr.linear.alpha}};
         return hn_emit(g, HN_OP_LINEAR_DX, n->name, in, &attr, ds);
     }
-    hn_tensor *const in[] = {dy, n->in[W], n->in[A], n->in[B], hn_gathered(*dx)};
+    hn_tensor *const in[] = {dy, n->in[W], n->in[A], n->in[B], hn_gathered(*dx), NULL};
     hn_tensor *out[2];
     HN_TRY(hn_emit(g, HN_OP_LOWRANK_DX, n->name, in, &n->attr, out));
     *ds = out[0];

@@ -16,8 +16,8 @@ static hn_status infer(const hn_node *n, hn_type *out)
 
 static hn_status grad(hn_graph *g, const hn_node *n, hn_tensor *const *dout, hn_tensor **din)
 {
-    hn_tensor *const in[] = {n->in[GATE], n->in[UP], dout[Y]};
-    hn_tensor *out[3]; /* dgate, dup, h */
+    hn_tensor *const in[] = {n->in[GATE], n->in[UP], dout[Y], NULL};
+    hn_tensor *out[4]; /* dgate, dup, h, ds */
     HN_TRY(hn_emit(g, HN_OP_SWIGLU_BWD, n->name, in, NULL, out));
     if (din[GATE]) din[GATE] = out[0];
     if (din[UP]) din[UP] = out[1];

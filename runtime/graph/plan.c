@@ -39,6 +39,7 @@ hn_status hn_plan_build(hn_program *p, const hn_plan_options *o)
         hn_pass_fuse(g);
         HN_TRY(hn_pass_recompute(g));
         HN_TRY(hn_pass_remake(g));
+        hn_pass_produce(g, hn_device_kind_of(p->device));
         HN_TRY(hn_pass_in_place(g));
         hn_pass_tails(g);
         HN_TRY(prepare_nodes(g, p->device));
