@@ -31,6 +31,15 @@ static __device__ __forceinline__ void hn_sigmoid_for(float v, float *f, float *
         hn_sigmoid_near(v, f, rest);
 }
 
+template <class T>
+static __device__ __forceinline__ float hn_swiglu_of(float v, float u)
+{
+    float f, rest;
+    hn_sigmoid_for<T>(v, &f, &rest);
+    const float silu = v * f;
+    return silu * u;
+}
+
 /* gate, up and dy become dup, dgate and h. */
 template <class T>
 static __device__ __forceinline__ void hn_swiglu_back(float &v, float &u, float &d)

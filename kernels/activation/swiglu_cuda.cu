@@ -25,12 +25,7 @@ __device__ __forceinline__ void fwd_span(const Forward<T> &a, int64_t row, int64
     hn_load_part<kWidth, kWhole>(a.gate + row * a.ld_gate + col, n, v);
     hn_load_part<kWidth, kWhole>(a.up + row * a.ld_up + col, n, u);
 #pragma unroll
-    for (int k = 0; k < kWidth; k++) {
-        float f, rest;
-        hn_sigmoid_for<T>(v[k], &f, &rest);
-        const float silu = v[k] * f;
-        u[k] = silu * u[k];
-    }
+    for (int k = 0; k < kWidth; k++) u[k] = hn_swiglu_of<T>(v[k], u[k]);
     hn_store_part<kWidth, kWhole>(a.y + row * a.ld_y + col, n, u);
 }
 

@@ -217,8 +217,10 @@ hn_status hn_lowrank_linear_fwd_cuda(const hn_lowrank_linear_args *a, hn_gemm_cu
     HN_TRY(hn_lowrank_linear_check(a));
     if (a->drop.p > 0.0) HN_TRY(hn_check_pointer("lowrank_linear", "scratch", scratch));
     hn_linear_args base = base_of(a);
-    const bool bordered = is_bordered(a);
-    HN_TRY(make_s(a, bordered, gemm, scratch, stream));
+    const bool alone = a->y == nullptr && a->replicas <= 1 && a->x_tail >= a->rank;
+    const bool bordered = a->y != nullptr && is_bordered(a);
+    if (!a->s_given) HN_TRY(make_s(a, alone || bordered, gemm, scratch, stream));
+    if (a->y == nullptr) return HN_OK;
     if (bordered) {
         base.in += a->rank; /* [x | s] [w | B]^T */
         return hn_linear_fwd_cuda(&base, gemm, scratch, stream);

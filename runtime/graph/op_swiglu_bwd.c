@@ -27,15 +27,6 @@ static hn_status infer(const hn_node *n, hn_type *out)
     return HN_OK;
 }
 
-/* Elements behind the rows of t that may be written, where t is the last columns of its root. */
-static int64_t tail_behind(const hn_tensor *t)
-{
-    const hn_tensor *root;
-    const size_t at = hn_place_in_root(t, &root) / hn_dtype_size(t->type.dtype);
-    const bool last = (int64_t)at + hn_type_cols(&t->type) == hn_type_cols(&root->type);
-    return last ? root->type.tail : 0;
-}
-
 static hn_swiglu_bwd_args args_of(const hn_node *n)
 {
     const hn_tensor *gate = n->in[GATE], *up = n->in[UP], *dy = n->in[DY];
@@ -69,7 +60,7 @@ static hn_swiglu_ds_args ds_args_of(const hn_node *n)
         .rank = hn_type_cols(&ds->type),
         .ld_b = hn_type_ld(&b->type),
         .ld_ds = hn_type_ld(&ds->type),
-        .tail = tail_behind(n->out[DUP]),
+        .tail = hn_tail_behind(n->out[DUP]),
         .scale = n->attr.swiglu.scale,
     };
 }
