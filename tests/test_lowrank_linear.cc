@@ -131,6 +131,36 @@ TEST_P(LowrankLinear, DxMayBeTheAddedOperandOrLeftOut)
     EXPECT_TRUE(same_bits(q.ds.values(), o.ds.values()));
 }
 
+TEST_P(LowrankLinear, SAndDsMayBeMadeAheadOfTime)
+{
+    Out whole(s), o(s);
+    ASSERT_HN_OK(fast(fwd(whole)));
+    ASSERT_HN_OK(fast(back(whole, false)));
+    for (const bool twin : {false, true}) {
+        auto f = fwd(o);
+        auto h = back(o, false);
+        const auto run = [&] {
+            ASSERT_HN_OK(twin ? hn_lowrank_linear_fwd_cpu(&f) : fast(f));
+            ASSERT_HN_OK(twin ? hn_lowrank_linear_dx_cpu(&h) : fast(h));
+        };
+        if (twin) {
+            const auto all = fwd(whole);
+            const auto all_back = back(whole, false);
+            ASSERT_HN_OK(hn_lowrank_linear_fwd_cpu(&all));
+            ASSERT_HN_OK(hn_lowrank_linear_dx_cpu(&all_back));
+        }
+        f.y = h.dx = nullptr;
+        run();
+        EXPECT_TRUE(same_bits(o.sv.values(), whole.sv.values()));
+        EXPECT_TRUE(same_bits(o.ds.values(), whole.ds.values()));
+        f = fwd(o), h = back(o, false);
+        f.s_given = h.ds_given = true;
+        run();
+        EXPECT_TRUE(same_bits(o.y.values(), whole.y.values()));
+        EXPECT_TRUE(same_bits(o.dx.values(), whole.dx.values()));
+    }
+}
+
 /* Every layer of its own group is what the plain linear layer makes of merged weights (fp32, no
  * dropout): y = x (w + scale b a)^T + bias. */
 TEST_P(LowrankLinear, EqualsMergedWeights)
@@ -563,6 +593,38 @@ TEST_P(LowrankLinearBordered, CudaMatchesCpuAndWritesTheTails)
             EXPECT_EQ(tail(d.dy, s.out), r.ds.values());
         }
     }
+}
+
+/* Made by one call, with the tail, and taken as given by the next. */
+TEST_P(LowrankLinearBordered, CudaSAndDsMayBeMadeAheadOfTime)
+{
+    HN_NEED_CUDA();
+    Gemm gemm;
+    OnDevice o = copies(true);
+    Bordered d = fresh_border(), e = fresh_border();
+    fill(d), fill(e);
+    Results whole = fresh(true), r = fresh(true);
+    auto f = on(o, d, whole, false);
+    auto h = back_on(o, d, whole, false);
+    DeviceScratch one(hn_lowrank_linear_fwd_cuda_scratch(&f));
+    DeviceScratch two(hn_lowrank_linear_dx_cuda_scratch(&h));
+    const auto run = [&] {
+        ASSERT_HN_OK(hn_lowrank_linear_fwd_cuda(&f, gemm, one.data(), nullptr));
+        ASSERT_HN_OK(hn_lowrank_linear_dx_cuda(&h, gemm, two.data(), nullptr));
+    };
+    run();
+    f = on(o, e, r, false), h = back_on(o, e, r, false);
+    f.y = h.dx = nullptr;
+    run();
+    EXPECT_EQ(tail(e.x, s.in), r.sv.values());
+    EXPECT_EQ(tail(e.dy, s.out), r.ds.values());
+    f = on(o, e, r, false), h = back_on(o, e, r, false);
+    f.s_given = h.ds_given = true;
+    run();
+    EXPECT_TRUE(r.sv.raw() == whole.sv.raw());
+    EXPECT_TRUE(r.ds.raw() == whole.ds.raw());
+    EXPECT_TRUE(r.y.raw() == whole.y.raw());
+    EXPECT_TRUE(r.dx.raw() == whole.dx.raw());
 }
 
 TEST_P(LowrankLinearBordered, CudaRepeatsBitForBitAlsoFromACapturedGraph)
