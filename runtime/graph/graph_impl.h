@@ -60,7 +60,7 @@ void hn_pass_fuse(hn_graph *g);
 HN_NODISCARD hn_status hn_pass_remake(hn_graph *g);
 void hn_pass_produce(hn_graph *g, hn_device_kind device);
 HN_NODISCARD hn_status hn_pass_in_place(hn_graph *g);
-void hn_pass_tails(hn_graph *g);
+void hn_pass_tails(hn_program *p); /* of all graphs */
 
 /* compare.c: runs the node's CPU twin on copies of its inputs, made by hn_twin_before; then its
  * outputs, which the device has written, must agree. */

@@ -58,7 +58,7 @@ static hn_swiglu_s_args s_args_of(const hn_node *n)
         .rank = hn_type_cols(&s->type),
         .ld_a = hn_type_ld(&a->type),
         .ld_s = hn_type_ld(&s->type),
-        .tail = hn_tail_behind(n->out[Y]),
+        .tail = n->out[Y]->type.tail,
         .scale = n->attr.swiglu.scale,
     };
 }

@@ -50,6 +50,15 @@ static hn_swiglu_bwd_args args_of(const hn_node *n)
     };
 }
 
+/* That of [dgate | dup], the dy of the node that takes ds. */
+static int64_t tail_behind(const hn_tensor *dup)
+{
+    const hn_tensor *dy = dup->base;
+    if (dy == NULL) return 0;
+    const int64_t first = (int64_t)(dup->offset / hn_dtype_size(dup->type.dtype));
+    return first + hn_type_cols(&dup->type) == hn_type_cols(&dy->type) ? dy->type.tail : 0;
+}
+
 static hn_swiglu_ds_args ds_args_of(const hn_node *n)
 {
     const hn_tensor *b = n->in[B], *ds = n->out[DS];
@@ -60,7 +69,7 @@ static hn_swiglu_ds_args ds_args_of(const hn_node *n)
         .rank = hn_type_cols(&ds->type),
         .ld_b = hn_type_ld(&b->type),
         .ld_ds = hn_type_ld(&ds->type),
-        .tail = hn_tail_behind(n->out[DUP]),
+        .tail = tail_behind(n->out[DUP]),
         .scale = n->attr.swiglu.scale,
     };
 }

@@ -47,15 +47,6 @@ static inline bool hn_lies_behind(const hn_tensor *w, const hn_tensor *t, int64_
            at_t == at_w + (size_t)elements * hn_dtype_size(w->type.dtype);
 }
 
-/* Elements behind the rows of t that may be written, where t is the last columns of its root. */
-static inline int64_t hn_tail_behind(const hn_tensor *t)
-{
-    const hn_tensor *root;
-    const size_t at = hn_place_in_root(t, &root) / hn_dtype_size(t->type.dtype);
-    const bool last = (int64_t)at + hn_type_cols(&t->type) == hn_type_cols(&root->type);
-    return last ? root->type.tail : 0;
-}
-
 static_assert(offsetof(hn_step_block, seed) == offsetof(hn_rng_state, seed) &&
                   offsetof(hn_step_block, step) == offsetof(hn_rng_state, step) &&
                   offsetof(hn_step_block, row_offset) == offsetof(hn_rng_state, row_offset),

@@ -41,7 +41,10 @@ hn_status hn_plan_build(hn_program *p, const hn_plan_options *o)
         HN_TRY(hn_pass_remake(g));
         hn_pass_produce(g, hn_device_kind_of(p->device));
         HN_TRY(hn_pass_in_place(g));
-        hn_pass_tails(g);
+    }
+    hn_pass_tails(p);
+    for (int64_t i = 0; i < p->n_graphs; i++) {
+        hn_graph *g = p->graph[i];
         HN_TRY(prepare_nodes(g, p->device));
         HN_TRY(hn_place(g, o->guard_bytes));
         if (g->transient_bytes > p->transient_bytes) p->transient_bytes = g->transient_bytes;

@@ -12,8 +12,8 @@
  *     +---+-----+-----------+--------+-> node
  *
  * Tails: an operation may ask for room behind each row of an input (hn_op_def.tail). Transient
- * matrices that are nobody's view get it: their pitch grows, and what lies there is scratch of the
- * operations that read them, one after the other.
+ * matrices that are nobody's view get it, and with them all others of their width: their pitch
+ * grows, and what lies there is scratch of the operations that read them, one after the other.
  */
 #ifndef HN_PLAN_H
 #define HN_PLAN_H
