@@ -245,3 +245,51 @@ const hn_bench_def hn_bench_lowrank_bordered_dx = {
     .setup = bordered_dx_setup,
     .run = dx_run,
 };
+
+/* ---- ds alone: what narrow products cost ---- */
+
+static const int64_t ds_shapes[][HN_BENCH_AXES] = {
+    {16384, 2048, 16}, {16384, 3072, 48}, {16384, 8192, 16}, {16384, 16384, 32},
+    {8192, 4096, 16},  {8192, 6144, 48},  {8192, 28672, 32}, {2048, 2048, 16},
+    {512, 2048, 16},   {512, 3072, 48},   {512, 16384, 32},
+};
+
+static double ds_bytes(const int64_t *s, hn_dtype t)
+{
+    const double rows = (double)s[0], out = (double)s[1], rank = (double)s[2];
+    return (double)hn_dtype_size(t) * (rows * (out + rank) + out * rank);
+}
+
+static hn_status ds_setup(hn_bench *b, const int64_t *s, void *args)
+{
+    const int64_t rows = s[0], out = s[1], rank = s[2], ld = pitch_of(out + rank);
+    const hn_dtype t = hn_bench_dtype(b);
+    dx_set *set = args;
+    set->gemm = hn_bench_gemm(b);
+    set->a = (hn_lowrank_linear_dx_args){
+        .dy = hn_bench_array(b, rows * ld, t, HN_FILL_NORMAL),
+        .b = hn_bench_array(b, out * rank, t, HN_FILL_WEIGHT),
+        .ds = hn_bench_array(b, rows * rank, t, HN_FILL_NONE),
+        .rows = rows,
+        .in = rank,
+        .out = out,
+        .rank = rank,
+        .ld_dy = ld,
+        .ld_b = rank,
+        .ld_ds = rank,
+        .dtype = t,
+        .scale = 2.0f,
+    };
+    return hn_lowrank_linear_dx_check(&set->a);
+}
+
+const hn_bench_def hn_bench_lowrank_ds = {
+    .name = "lowrank_ds",
+    .dtype = HN_BF16,
+    .axes = {"rows", "out", "rank"},
+    HN_BENCH_SHAPES(ds_shapes),
+    .bytes = ds_bytes,
+    .args_size = sizeof(dx_set),
+    .setup = ds_setup,
+    .run = dx_run,
+};

@@ -6,6 +6,9 @@
 #include "runtime/graph/run.h"
 #include "runtime/graph/tensor.h"
 
+/* graph_impl.h: plans run it for their device; here it runs for a GPU and the plan for the CPU. */
+extern "C" void hn_pass_produce(hn_graph *g, hn_device_kind device);
+
 namespace {
 
 hn_type f32_2d(int64_t rows, int64_t cols) { return {HN_F32, 2, {rows, cols}, 0, 0}; }
@@ -273,7 +276,7 @@ struct Block {
         if (segment) hn_segment_begin(g);
         hn_tensor *norm_in[] = {x, nullptr, w[0]};
         EXPECT_HN_OK(hn_emit(g, HN_OP_ADD_RMSNORM, "norm", norm_in, &eps, norm));
-        hn_tensor *in[] = {norm[1], w[1], nullptr, nullptr}, *gated[2];
+        hn_tensor *in[] = {norm[1], w[1], nullptr, nullptr}, *gated[3] = {};
         EXPECT_HN_OK(hn_emit(g, HN_OP_LINEAR, "gate", in, &one, out));
         gated[0] = out[0];
         in[1] = w[2];
@@ -509,6 +512,131 @@ TEST_F(GraphFuse, GradientsAreThoseOfTheNormBehindTheSum)
                 want += (double)dsum[(size_t)(i * OUT + j)] * (double)wv[(size_t)(j * IN + k)];
             EXPECT_NEAR((double)dxv[(size_t)(i * IN + k)], want, std::fabs(want) * 0x1p-8 + 1e-5);
         }
+}
+
+/* A gated block with low-rank updates, gate and up as one, bordered storage: x, A and B of both
+ * layers get gradients. */
+struct Gated {
+    enum { ROWS = 24, D = 16, F = 40, R = 8 };
+    hn_program *p = nullptr;
+    hn_graph *g = nullptr;
+    hn_tensor *x = nullptr, *seed = nullptr, *border[2] = {}, *y[2] = {}, *h = nullptr;
+    std::vector<hn_tensor *> trained; /* and x */
+    std::vector<std::vector<float>> result;
+
+    /* keep: what is read elsewhere, 'h' or 'g' (the gradient of gate and up) */
+    Gated(hn_dtype dtype, float dropout, bool pass, char keep = 0)
+    {
+        const hn_type rows = hn_type_2d(dtype, ROWS, D);
+        EXPECT_HN_OK(hn_program_new(1, &p));
+        EXPECT_HN_OK(hn_program_tensor(p, HN_MEM_INPUT, "x", &rows, &x));
+        EXPECT_HN_OK(hn_program_tensor(p, HN_MEM_INPUT, "seed", &rows, &seed));
+        EXPECT_HN_OK(hn_graph_new(p, "g", true, &g));
+        x->needs_grad = true;
+        trained = {x};
+        y[0] = lowrank("up", x, D, 2 * F, 0, dropout);
+        hn_tensor *half[3] = {}, *out[HN_MAX_OUT];
+        for (int k = 0; k < 2; k++) EXPECT_HN_OK(hn_view_columns(g, y[0], k * F, F, &half[k]));
+        EXPECT_HN_OK(hn_emit(g, HN_OP_SWIGLU, "act", half, nullptr, out));
+        h = out[0];
+        y[1] = lowrank("down", h, F, D, 1, dropout);
+        hn_graph_keep(y[1]);
+        EXPECT_HN_OK(hn_graph_backward(g, 1, &y[1], &seed));
+        for (hn_tensor *t : trained) hn_graph_keep(hn_graph_grad(g, t));
+        if (keep == 'h') hn_graph_keep(h);
+        if (keep == 'g') hn_graph_keep(hn_graph_grad(g, y[0]));
+        if (pass) hn_pass_produce(g, HN_DEVICE_CUDA);
+        run();
+    }
+    ~Gated() { hn_program_free(p); }
+    hn_tensor *lowrank(const std::string &name, hn_tensor *in, int cols, int rows, int at, float p_)
+    {
+        hn_tensor *w = nullptr, *a = nullptr, *b = nullptr, *out[HN_MAX_OUT] = {};
+        const hn_type all = hn_type_2d(in->type.dtype, rows + R, cols + R);
+        const auto view = [&](const char *what, int row, int n, int col, int m, hn_tensor **t) {
+            EXPECT_HN_OK(hn_program_view(p, (name + what).c_str(), border[at], row, n, col, m, t));
+        };
+        EXPECT_HN_OK(hn_program_tensor(p, HN_MEM_WEIGHT, name.c_str(), &all, &border[at]));
+        view(".w", 0, rows, 0, cols, &w), view(".a", rows, R, 0, cols, &a);
+        view(".b", 0, rows, cols, R, &b);
+        a->needs_grad = b->needs_grad = true;
+        trained.insert(trained.end(), {a, b});
+        hn_tensor *const operands[] = {in, w, nullptr, a, b, nullptr, nullptr};
+        const hn_attr attr = {.linear = {.alpha = 0.5f, .dropout = p_, .key = 3}};
+        EXPECT_HN_OK(hn_emit(g, HN_OP_LOWRANK_LINEAR, name.c_str(), operands, &attr, out));
+        return out[0];
+    }
+    void run()
+    {
+        const hn_plan_options o = {.guard_bytes = 64};
+        hn_step_block step = {};
+        ASSERT_HN_OK(hn_plan_build(p, &o));
+        ASSERT_HN_OK(hn_plan_allocate(p));
+        for (hn_tensor *t : {x, seed, border[0], border[1]})
+            ASSERT_HN_OK(hn_tensor_set(
+                t, normal_f32((size_t)hn_type_elements(&t->type), (unsigned)t->name[0]).data()));
+        const hn_run_options run = {.step = &step, .check = true};
+        ASSERT_HN_OK(hn_graph_run(g, &run));
+        result.push_back(get(y[1]));
+        for (hn_tensor *t : trained) result.push_back(get(hn_graph_grad(g, t)));
+    }
+    static std::vector<float> get(const hn_tensor *t)
+    {
+        std::vector<float> v((size_t)hn_type_elements(&t->type));
+        EXPECT_HN_OK(hn_tensor_get(t, v.data()));
+        return v;
+    }
+    /* The node `act_op` makes its output `made` for input `given` of a node `low_op`, whose output
+     * `own` that was. */
+    bool moved(hn_op_id act_op, int made, hn_op_id low_op, int given, int own) const
+    {
+        const hn_node *act = nullptr;
+        bool found = false;
+        for (int64_t i = 0; i < hn_graph_nodes(g); i++) {
+            const hn_node *n = hn_graph_node(g, i);
+            if (n->op == act_op) act = n;
+            if (n->op != low_op) continue;
+            EXPECT_EQ(n->in[given] == nullptr, n->out[own] != nullptr);
+            found |= n->in[given] != nullptr && act != nullptr && n->in[given] == act->out[made];
+        }
+        EXPECT_EQ(found, act->out[made] != nullptr);
+        return found;
+    }
+    bool s_moved() const { return moved(HN_OP_SWIGLU, 1, HN_OP_LOWRANK_LINEAR, 6, 1); }
+    bool ds_moved() const { return moved(HN_OP_SWIGLU_BWD, 3, HN_OP_LOWRANK_DX, 5, 0); }
+};
+
+/* The same products in another place; ds as the sum of one half and the other, rounded once. */
+TEST(GraphProduce, NodesThatMakeXAndDyMakeSAndDs)
+{
+    const Gated apart(HN_BF16, 0, false), moved(HN_BF16, 0, true);
+    EXPECT_FALSE(apart.s_moved());
+    EXPECT_FALSE(apart.ds_moved());
+    EXPECT_TRUE(moved.s_moved());
+    EXPECT_TRUE(moved.ds_moved());
+    EXPECT_TRUE(same_bits(moved.result[0], apart.result[0]));
+    for (size_t k = 1; k < apart.result.size(); k++)
+        EXPECT_LT(rel_l2(moved.result[k], apart.result[k]), 3e-3) << k;
+    EXPECT_EQ(hn_graph_nodes(moved.g), hn_graph_nodes(apart.g));
+}
+
+TEST(GraphProduce, NothingMovesInF32OrUnderAMask)
+{
+    const Gated f32(HN_F32, 0, true), masked(HN_BF16, 0.5f, true);
+    for (const Gated *g : {&f32, &masked}) {
+        EXPECT_FALSE(g->s_moved());
+        EXPECT_FALSE(g->ds_moved());
+    }
+}
+
+/* Its tail may be looked at, too. */
+TEST(GraphProduce, WhatIsKeptIsLeftAlone)
+{
+    const Gated h(HN_BF16, 0, true, 'h'), g(HN_BF16, 0, true, 'g');
+    EXPECT_FALSE(h.s_moved());
+    EXPECT_TRUE(h.ds_moved());
+    EXPECT_TRUE(g.s_moved());
+    EXPECT_FALSE(g.ds_moved());
 }
 
 /* In a random graph no two tensors that live at the same time overlap, and the values are those of

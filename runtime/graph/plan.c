@@ -37,6 +37,7 @@ hn_status hn_plan_build(hn_program *p, const hn_plan_options *o)
         hn_graph *g = p->graph[i];
         hn_pass_dead_nodes(g);
         hn_pass_fuse(g);
+        hn_pass_produce(g, hn_device_kind_of(p->device));
         HN_TRY(hn_pass_recompute(g));
         HN_TRY(hn_pass_remake(g));
         HN_TRY(hn_pass_in_place(g));
