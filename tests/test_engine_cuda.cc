@@ -207,7 +207,9 @@ TEST_P(EngineOnCuda, ProductsForFewerMultiprocessorsRepeat)
     Job all(MODEL, {.dtype = GetParam()});
     all.losses(4);
     EXPECT_LT(rel_l2(all.trained(), first), 2e-2); /* as bf16 runs of two products differ */
-    if (std::string(GetParam()) == "f32") EXPECT_TRUE(same_bits(all.trained(), first));
+    if (std::string(GetParam()) == "f32") {
+        EXPECT_TRUE(same_bits(all.trained(), first));
+    }
 }
 
 TEST_P(EngineOnCuda, RecomputationChangesNoBit)

@@ -106,7 +106,6 @@ struct hn_tensor {
     bool needs_grad;     /* a gradient must reach this tensor */
     bool has_columns;    /* hn_view_columns has made views of it */
     bool keep;           /* hn_graph_keep: stays untouched to the end of its graph */
-    bool counted;        /* streams.c: has been met; false elsewhere */
     int64_t index;       /* number in its graph (transient) or program */
     void *data;          /* first element (of replica 0), NULL before hn_plan_allocate */
 };

@@ -16,6 +16,7 @@
 typedef struct {
     hn_graph *g;
     int64_t *last; /* by tensor index: the last node that uses this root, or may while it runs */
+    bool *met;     /* by tensor index: an earlier node uses this root */
     size_t *live;  /* by node: bytes of what is in use there */
     size_t peak;   /* of live, before anything was made to live longer */
 } lives;
@@ -114,14 +115,13 @@ static void find_lives(lives *l)
         then = 0;
         for (int k = roots_of(g->node[i], root) - 1; k >= 0; k--) {
             hn_tensor *t = root[k];
-            if (!t->counted) now += bytes_of(t);
-            t->counted = true;
+            if (!l->met[t->index]) now += bytes_of(t);
+            l->met[t->index] = true;
             if (l->last[t->index] == i) then += bytes_of(t);
         }
         l->live[i] = now + g->node[i]->scratch;
         if (l->live[i] > l->peak) l->peak = l->live[i];
     }
-    for (int64_t i = 0; i < g->tensors.n; i++) g->tensors.item[i]->counted = false;
 }
 
 /* What stays in use at node j when node n is not done before it. */
@@ -154,34 +154,52 @@ static void find_join(lives *l, int64_t i, int window)
     n->join = j;
 }
 
+/* The side node that main node i has to wait for; NULL: all that are due are done, up to `reached`.
+ * A wait costs time. So it is for more than what is due: for the newest one that has had half of
+ * the time of that. */
+static hn_node *wait_of(const hn_graph *g, int64_t i, int64_t reached)
+{
+    int64_t due = i - 1;
+    while (due > reached && !(g->node[due]->side && g->node[due]->join <= i)) due--;
+    if (due <= reached) return NULL;
+    for (int64_t k = (due + i) / 2; k > due; k--)
+        if (g->node[k]->side) return g->node[k];
+    return g->node[due];
+}
+
+static int64_t number_of(const hn_graph *g, const hn_node *n)
+{
+    int64_t i = 0;
+    while (g->node[i] != n) i++;
+    return i;
+}
+
 /* Gives a mark to the side nodes that a main node, or the end of the graph, waits for. */
 static void set_waits(hn_graph *g)
 {
-    hn_node *newest = NULL, *reached = NULL; /* reached: the last one that has been waited for */
+    int64_t newest = -1, reached = -1; /* side nodes, by number; reached: has been waited for */
+    int64_t busy_to = -1;              /* the last node beside which a side node runs */
     g->side_end = NULL;
     g->n_marks = 0;
-    int64_t busy_to = -1; /* the last node beside which a side node runs */
+    for (int64_t i = 0; i < g->n_nodes; i++) g->node[i]->mark = -1;
     for (int64_t i = 0; i < g->n_nodes; i++) {
         hn_node *n = g->node[i];
         n->after = NULL;
-        n->mark = -1;
-        n->shares = false;
+        n->shares = !n->side && i <= busy_to;
         if (n->side) {
-            newest = n;
+            newest = i;
             if (n->join - 1 > busy_to) busy_to = n->join - 1;
             continue;
         }
-        n->shares = i <= busy_to;
-        hn_node *due = NULL;
-        for (int64_t k = i - 1; k >= 0 && g->node[k] != reached && due == NULL; k--)
-            if (g->node[k]->side && g->node[k]->join <= i) due = g->node[k];
-        if (due == NULL) continue;
-        n->after = reached = due;
-        due->mark = g->n_marks++;
+        hn_node *s = wait_of(g, i, reached);
+        if (s == NULL) continue;
+        n->after = s;
+        s->mark = g->n_marks++;
+        reached = number_of(g, s);
     }
     if (newest == reached) return;
-    newest->mark = g->n_marks++;
-    g->side_end = newest;
+    g->node[newest]->mark = g->n_marks++;
+    g->side_end = g->node[newest];
 }
 
 bool hn_pass_side_nodes(hn_graph *g) { return hoist(g); }
@@ -191,8 +209,9 @@ hn_status hn_pass_joins(hn_graph *g, int window)
     lives l = {.g = g};
     hn_status st = HN_OK;
     l.last = hn_calloc((size_t)g->tensors.n + 1, sizeof *l.last);
+    l.met = hn_calloc((size_t)g->tensors.n + 1, sizeof *l.met);
     l.live = hn_calloc((size_t)g->n_nodes + 1, sizeof *l.live);
-    if (l.last == NULL || l.live == NULL) {
+    if (l.last == NULL || l.met == NULL || l.live == NULL) {
         st = HN_FAIL(HN_ERR_MEMORY, "tables of graph %s", g->name);
         goto done;
     }
@@ -203,6 +222,7 @@ hn_status hn_pass_joins(hn_graph *g, int window)
 
 done:
     hn_free(l.last);
+    hn_free(l.met);
     hn_free(l.live);
     return st;
 }
