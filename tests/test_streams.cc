@@ -1,6 +1,7 @@
 /* Side nodes: what runs beside others never meets them in memory, is waited for in time, and
  * changes no bit. On the CPU they run in the order of the list, which is tested here;
  * test_engine_cuda.cc runs them on two streams. */
+#include <algorithm>
 #include <map>
 
 #include "hn_test.h"
@@ -206,6 +207,40 @@ TEST_P(SideNodes, ChangeNoBitAndAddLittleMemory)
     hn_plan_sizes sizes;
     hn_plan_sizes_of(hn_engine_program(without.e), &sizes);
     EXPECT_EQ(sizes.n_side, 0);
+}
+
+/* As late as the waits allow: each just before the main node that waits for it. */
+void run_late(hn_graph *g)
+{
+    std::vector<hn_node *> order, waiting;
+    const auto flush = [&](const hn_node *until) {
+        const auto end = std::find(waiting.begin(), waiting.end(), until);
+        const auto behind = end == waiting.end() ? end : end + 1;
+        order.insert(order.end(), waiting.begin(), behind);
+        waiting.erase(waiting.begin(), behind);
+    };
+    for (int64_t i = 0; i < g->n_nodes; i++) {
+        hn_node *n = g->node[i];
+        if (n->side) {
+            waiting.push_back(n);
+            continue;
+        }
+        if (n->after) flush(n->after);
+        order.push_back(n);
+    }
+    flush(nullptr);
+    ASSERT_EQ((int64_t)order.size(), g->n_nodes);
+    std::copy(order.begin(), order.end(), g->node);
+}
+
+TEST_P(SideNodes, MayRunAsLateAsTheyAreWaitedFor)
+{
+    Job early(GetParam()), late(GetParam());
+    hn_graph *g = const_cast<hn_graph *>(late.micro());
+    const std::vector<hn_node *> before(g->node, g->node + g->n_nodes);
+    run_late(g);
+    EXPECT_NE(before, std::vector<hn_node *>(g->node, g->node + g->n_nodes));
+    EXPECT_EQ(late.losses(5), early.losses(5));
 }
 
 INSTANTIATE_TEST_SUITE_P(Jobs, SideNodes,
