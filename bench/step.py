@@ -6,7 +6,15 @@ Every variant is a process of its own, one after the other: hone is BUILD/hone-b
 are bench/peer_step.py. Meanwhile nvidia-smi is asked for the SM clock and the power five times a
 second (nothing is set); what falls into the timed window is averaged. Results are in DIR as
 step-<shape>.jsonl, written after each variant, and step-<shape>.md. Ends with 1 when a variant
-failed. Without a GPU this tries it all: --shape tiny --device cpu --no-compile --build build
+failed.
+
+    python3 bench/step.py --table bench/results/step-1b.jsonl bench/results/step-8b.jsonl
+                          [--into README.md]
+
+prints a shorter table for each of these files, or writes them into a document between the lines
+<!-- step tables --> and <!-- end of step tables -->: numbers in the README come from nowhere else.
+
+Without a GPU this tries it all: --shape tiny --device cpu --no-compile --build build
 --variants hone,bf16-flash,fp32-flash.
 """
 
@@ -27,7 +35,17 @@ SHAPES = {
     "1b-32k": ("llama-3.2-1b.json", 1, 32768),
     "tiny": ("tiny.json", 2, 64),
 }
-VARIANTS = ["hone", "hone-fast", "bf16-stock", "bf16-flash", "bf16-cudnn", "fp32-flash", "fp32-cudnn"]
+VARIANTS = [
+    "hone",
+    "hone-fast",
+    "bf16-stock",
+    "bf16-flash",
+    "bf16-cudnn",
+    "fp32-flash",
+    "fp32-cudnn",
+]
+MODELS = {"llama-3.2-1b": "Llama-3.2-1B", "llama-3.1-8b": "Llama-3.1-8B"}
+BEGIN, END = "<!-- step tables -->\n", "<!-- end of step tables -->\n"
 OTHERS = ["bf16-math", "bf16-cudnn-graphs", "bf16-flash-graphs"]
 
 
@@ -145,6 +163,61 @@ def table(results):
     return "\n".join(rows) + "\n"
 
 
+# ---- for readers: fewer columns ----
+
+
+def label(r):
+    """The variant in words."""
+    if r["variant"].startswith("hone"):
+        return name(r)
+    adapters, sdpa, *graphs = r["variant"].split("-")
+    words = {"cudnn": "cuDNN", "stock": "stock attention"}
+    return f"PEFT {adapters}, {words.get(sdpa, sdpa)}" + ", graphs" * len(graphs)
+
+
+def title(r):
+    stem = pathlib.Path(r["model"]).stem
+    return f"{MODELS.get(stem, stem)}, {r['batch']} x {r['length']} tokens"
+
+
+def short_table(results):
+    """Ratios of speed and memory are to the fastest peer."""
+    good = [r for r in results if "error" not in r]
+    peers = [r for r in good if not r["variant"].startswith("hone")]
+    best = max(peers, key=lambda r: r["tokens_per_s"], default=None)
+    ratio = lambda r, key: f"{r[key] / best[key]:.2f}" if best and best[key] else ""
+    rows = [
+        f"| {title(good[0])} | tokens/s | of the fastest peer | ms a step, p50 | peak GiB"
+        " | of that peer | SM MHz | W |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    for r in good:
+        rows.append(
+            f"| {label(r)} | {r['tokens_per_s']:,.0f} | {ratio(r, 'tokens_per_s')}"
+            f" | {r['step_ms'][1]:.1f} | {r['peak_gib']:.1f} | {ratio(r, 'peak_gib')}"
+            f" | {r.get('sm_mhz', '')} | {r.get('power_w', '')} |"
+        )
+    made_by = "; ".join(sorted({r["versions"] for r in good}))
+    commits = ", ".join(sorted({r["commit"] for r in good}))
+    day = time.strftime("%Y-%m-%d", time.gmtime(good[0]["window"][0]))
+    gpu = good[0]["device"].removeprefix("cuda:0, ").partition(",")[0]
+    return "\n".join(rows) + f"\n\n{gpu}; {made_by}; commit {commits}; {day}.\n"
+
+
+def tables(a):
+    texts = [pathlib.Path(file).read_text().splitlines() for file in a.table]
+    text = "\n".join(short_table([json.loads(line) for line in lines]) for lines in texts)
+    if not a.into:
+        print(text, end="")
+        return
+    into = pathlib.Path(a.into)
+    before, begin, rest = into.read_text().partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        sys.exit(f"{into}: the lines {BEGIN.strip()} and {END.strip()} are not there")
+    into.write_text(f"{before}{begin}\n{text}\n{end}{after}")
+
+
 def commit_of_tree():
     git = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12"]
     try:
@@ -155,7 +228,10 @@ def commit_of_tree():
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    p.add_argument("--shape", choices=SHAPES, required=True)
+    what = p.add_mutually_exclusive_group(required=True)
+    what.add_argument("--shape", choices=SHAPES)
+    what.add_argument("--table", nargs="+", metavar="FILE", help="of results; runs nothing")
+    p.add_argument("--into", metavar="FILE", help="document that takes the tables")
     variants = f"of {','.join(VARIANTS)} (the default) and {','.join(OTHERS)}"
     p.add_argument("--variants", default=",".join(VARIANTS), help=variants)
     p.add_argument("--build", default=str(ROOT / "build-cuda"), help="folder of hone-bench-step")
@@ -170,6 +246,9 @@ def main():
     p.add_argument("--python", default=sys.executable, help="for the peers")
     p.add_argument("--no-compile", action="store_true")
     a = p.parse_args()
+    if a.table:
+        tables(a)
+        return 0
     variants = a.variants.split(",")
     for v in variants:
         if v not in VARIANTS + OTHERS:

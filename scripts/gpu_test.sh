@@ -72,13 +72,16 @@ report() {
     rm -f "$logs"/*.code
 }
 
-# The tests of one program whose names say CUDA; the rest of it needs no GPU.
+# The tests of one program whose names say CUDA or cuDNN; the rest of it needs no GPU.
+gpu='*Cuda*:*Cudnn*'
 kernels=()
 for program in "$build"/test_*; do
     [ -x "$program" ] && [ -f "$program" ] || continue
-    if "$program" --gtest_list_tests --gtest_filter='*Cuda*' 2>/dev/null | grep -q '^  '; then
-        kernels+=("$program")
+    if ! names=$("$program" --gtest_list_tests --gtest_filter="$gpu"); then
+        echo "gpu_test.sh: $program does not list its tests" >&2
+        exit 1
     fi
+    case $names in *$'\n  '*) kernels+=("$program") ;; esac
 done
 if [ ${#kernels[@]} -eq 0 ]; then
     echo "gpu_test.sh: no tests for CUDA in $build" >&2
@@ -90,7 +93,7 @@ echo "==== kernels, registry and engine"
 part engine_memory "$build/test_engine_cuda" --gtest_filter='*Memory*' # looks at the GPU's free memory
 wait
 for program in "${kernels[@]}"; do
-    part "$(basename "$program")" "$program" --gtest_filter='*Cuda*-*Memory*'
+    part "$(basename "$program")" "$program" --gtest_filter="$gpu-*Memory*"
 done
 for executor in cuda cuda-graph; do
     part "test_engine.$executor" env HONE_TEST_DEVICE=cuda HONE_TEST_EXECUTOR=$executor \
@@ -107,7 +110,7 @@ if [ $sanitizers = yes ]; then
         for program in "${kernels[@]}"; do
             case $program in *test_engine_cuda | *test_cli_*) continue ;; esac
             part "$(basename "$program").$tool" compute-sanitizer --tool $tool --error-exitcode 9 \
-                "$program" --gtest_filter='*Cuda*'
+                "$program" --gtest_filter="$gpu"
         done
         report
     done

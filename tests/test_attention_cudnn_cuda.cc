@@ -238,7 +238,7 @@ const Strided strided[] = {
     {"q_dq",     {64, 0, 0, 0, 0, 64, 0, 0}, false},
     {"kv_dkdv",  {0, 64, 64, 0, 0, 0, 64, 64}, false},
     {"all",      {8, 16, 16, 24, 32, 8, 16, 16}, false},
-    {"all_even", {8, 16, 24, 32, 40, 48, 56, 64}, true},
+    {"apart",    {8, 16, 24, 32, 40, 48, 56, 64}, true},
 };
 /* clang-format on */
 INSTANTIATE_TEST_SUITE_P(Tensors, AttentionCudnnStride,

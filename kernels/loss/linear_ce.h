@@ -21,11 +21,12 @@
  *            twin in double); the sum of one call is made in double and added to loss_sum with
  *            one rounding; dw is added to row by row (fast: chunk by chunk) in fp32. count is exact
  *            up to 2^24 rows.
- * CUDA       f32: logits, softmax and dt fp32. bf16: t is rounded to bf16 after the fp32 sum over k,
- *            and everything after it takes the rounded t; softmax and its sums fp32 (one row's in
- *            double at the end); dt is rounded to bf16 before it meets w and x. The loss is off by
- *            at most 2^-9 of the largest |t| of its row and of the target's, as in any bf16 head.
- *            dw is added to chunk by chunk in fp32. A label outside 0 .. vocab-1 gives the loss NaN.
+ * CUDA       f32: logits, softmax and dt fp32. bf16: t is rounded to bf16 after the fp32 sum
+ *            over k, and everything after it takes the rounded t; softmax and its sums fp32 (one
+ *            row's in double at the end); dt is rounded to bf16 before it meets w and x. The loss
+ *            is off by at most 2^-9 of the largest |t| of its row and of the target's, as in any
+ *            bf16 head. dw is added to chunk by chunk in fp32. A label outside 0 .. vocab-1 gives
+ *            the loss NaN.
  * Limits     rows, dim, vocab below 2^31. No more than chunk_rows x vocab logits exist at a time.
  * Aliasing   none.
  * Repeats    bit for bit, for any number of threads; chunk_rows may change the rounding.

@@ -97,17 +97,16 @@ struct hn_tensor {
     hn_program *program;
     hn_type type;
     hn_mem mem;
-    hn_tensor *base;     /* this is a view of base; NULL: it owns its memory */
-    size_t offset;       /* bytes behind the start of base, or of the memory class */
-    hn_tensor *views;    /* hn_program_view's views of this one, ... */
-    hn_tensor *next;     /* ... and the next of the same base */
-    hn_tensor *again_of; /* this holds the same values, made once more in backward; else NULL */
-    hn_tensor *grad;     /* trained parameter: its fp32 gradient buffer; else NULL */
-    bool needs_grad;     /* a gradient must reach this tensor */
-    bool has_columns;    /* hn_view_columns has made views of it */
-    bool keep;           /* hn_graph_keep: stays untouched to the end of its graph */
-    int64_t index;       /* number in its graph (transient) or program */
-    void *data;          /* first element (of replica 0), NULL before hn_plan_allocate */
+    hn_tensor *base;  /* this is a view of base; NULL: it owns its memory */
+    size_t offset;    /* bytes behind the start of base, or of the memory class */
+    hn_tensor *views; /* hn_program_view's views of this one, ... */
+    hn_tensor *next;  /* ... and the next of the same base */
+    hn_tensor *grad;  /* trained parameter: its fp32 gradient buffer; else NULL */
+    bool needs_grad;  /* a gradient must reach this tensor */
+    bool has_columns; /* hn_view_columns has made views of it */
+    bool keep;        /* hn_graph_keep: stays untouched to the end of its graph */
+    int64_t index;    /* number in its graph (transient) or program */
+    void *data;       /* first element (of replica 0), NULL before hn_plan_allocate */
 };
 
 /* Whose kernels attention runs on. */
@@ -186,7 +185,7 @@ struct hn_node {
     bool side;            /* runs on the side stream, ... */
     int64_t join;         /* ... is done before that node, by number; n_nodes: at the graph's end */
     int64_t mark;         /* ... and gets this mark for those who wait for it; -1: nobody does */
-    bool shares;          /* main stream: side nodes may be running beside it */
+    bool leaves_room;     /* main stream: its products leave multiprocessors to side nodes */
     const hn_node *after; /* main stream: the side node that has to be done first; NULL: none new */
     int64_t at_once;      /* so many nodes from here on may run as one; 0: it belongs to others */
 };

@@ -62,7 +62,7 @@ void hn_pass_fuse(hn_graph *g);
 /* remake.c, in_place.c, tails.c: after those */
 HN_NODISCARD hn_status hn_pass_remake(hn_graph *g);
 HN_NODISCARD hn_status hn_pass_in_place(hn_graph *g);
-void hn_pass_tails(hn_graph *g);
+void hn_pass_tails(hn_program *p); /* of all graphs */
 
 /* streams.c: ahead of place.c, when scratch is known. hn_pass_side_nodes chooses side nodes and
  * changes the order of nodes; false: there are none. hn_pass_joins finds out how long each may run,

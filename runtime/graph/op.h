@@ -45,7 +45,6 @@ typedef struct {
     uint8_t alias[HN_MAX_OUT]; /* 1 + j: this output is input j, changed in place; 0: fresh */
     uint64_t reuse;            /* HN_REUSE bits */
     uint32_t rounded_inside;   /* HN_BIT: f32 outputs made from values in the inputs' dtype */
-    uint64_t same_pitch;       /* HN_REUSE bits: tails.c gives them one distance of rows */
     uint32_t saved_out;        /* HN_BIT of outputs kept for backward only: no gradient arrives */
     bool loss;                 /* root of backward: its gradient rule runs with dout all NULL */
 

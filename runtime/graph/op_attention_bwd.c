@@ -124,7 +124,6 @@ const hn_op_def hn_op_attention_bwd = {
     .n_in = 8,
     .n_out = 3,
     .optional = HN_BIT(KV_OFFSETS),
-    .same_pitch = HN_REUSE(DQ, Q) | HN_REUSE(DK, K) | HN_REUSE(DV, V), /* cuDNN, packed */
     .infer = infer,
     .prepare = prepare,
     .scratch = scratch,

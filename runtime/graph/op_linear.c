@@ -93,12 +93,13 @@ static const hn_op_sample samples[] = {
     {.in = {{0}}},
 };
 
+/* y does not take over the memory of `add`: cuBLASLt rounds a sum in place otherwise, and whether a
+ * plan allows it would show in the bits. */
 const hn_op_def hn_op_linear = {
     .name = "linear",
     .n_in = 4,
     .n_out = 1,
     .optional = HN_BIT(BIAS) | HN_BIT(ADD),
-    .reuse = HN_REUSE(Y, ADD),
     .infer = infer,
     .grad = grad,
     .accumulates = HN_BIT(W) | HN_BIT(BIAS),

@@ -186,12 +186,13 @@ static const hn_op_sample samples[] = {
     {.in = {{0}}},
 };
 
+/* y does not take over the memory of `add`: cuBLASLt rounds a sum in place otherwise, and whether a
+ * plan allows it would show in the bits. */
 const hn_op_def hn_op_lowrank_linear = {
     .name = "lowrank_linear",
     .n_in = 6,
     .n_out = 2,
     .optional = HN_BIT(BIAS) | HN_BIT(ADD),
-    .reuse = HN_REUSE(Y, ADD),
     .saved_out = HN_BIT(S),
     .infer = infer,
     .grad = grad,

@@ -92,7 +92,6 @@ static hn_status copy_node(recompute *r, const hn_node *n)
     for (int k = 0; k < def->n_out; k++) {
         if (n->out[k] == NULL) continue;
         HN_TRY(hn_graph_tensor(r->g, n->out[k]->name, &n->out[k]->type, &c->out[k]));
-        c->out[k]->again_of = n->out[k];
         r->copy[n->out[k]->index] = c->out[k];
     }
     return append(r, c);

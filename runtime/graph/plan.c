@@ -65,7 +65,10 @@ hn_status hn_plan_build(hn_program *p, const hn_plan_options *o)
         HN_TRY(hn_pass_recompute(g));
         HN_TRY(hn_pass_remake(g));
         HN_TRY(hn_pass_in_place(g));
-        hn_pass_tails(g);
+    }
+    hn_pass_tails(p);
+    for (int64_t i = 0; i < p->n_graphs; i++) {
+        hn_graph *g = p->graph[i];
         HN_TRY(prepare_nodes(g, p->device));
         HN_TRY(place(g, o, side));
         hn_pass_batches(g);

@@ -15,8 +15,8 @@
  * not cost much memory: else they are joined earlier, or run in their place.
  *
  * Tails: an operation may ask for room behind each row of an input (hn_op_def.tail). Transient
- * matrices that are nobody's view get it: their pitch grows, and what lies there is scratch of the
- * operations that read them, one after the other.
+ * matrices that are nobody's view get it, and with them all others of their width: their pitch
+ * grows, and what lies there is scratch of the operations that read them, one after the other.
  */
 #ifndef HN_PLAN_H
 #define HN_PLAN_H
@@ -34,7 +34,7 @@ typedef enum {
     HN_SIDE_ON /* also on the CPU, where they run in order all the same */
 } hn_side;
 
-/* Multiprocessors that are set aside for side nodes while some run; 0: none, side nodes get what
+/* Multiprocessors that bf16 products of backward leave to side nodes; 0: none, side nodes get what
  * is free. */
 enum { HN_SIDE_SMS = 0 };
 

@@ -106,7 +106,6 @@ static hn_status remake(hn_graph *g, int64_t i, int k)
     def->ask_again(&n->attr);
     HN_TRY(def->infer(n, type));
     HN_TRY(hn_graph_tensor(g, t->name, &type[k], &n->out[k]));
-    n->out[k]->again_of = t;
     redirect(g, i, t, n->out[k]);
     return HN_OK;
 }

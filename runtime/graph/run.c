@@ -137,10 +137,10 @@ static hn_status run_node(const hn_node *n, hn_exec *x)
     const hn_program *p = n->graph->program;
     const hn_op_def *def = hn_op(n->op);
     x->scratch = n->scratch ? p->memory[HN_MEM_TRANSIENT] + n->scratch_at : NULL;
-    const bool company = n->side || n->shares;
-    if (company) hn_device_products(p->device, n->side, p->side_sms);
+    const bool apart = n->side || n->leaves_room;
+    if (apart) hn_device_products(p->device, n->side, p->side_sms);
     const hn_status st = x->device == HN_DEVICE_CUDA ? def->run_cuda(n, x) : def->run_cpu(n, x);
-    if (company) hn_device_products(p->device, false, 0);
+    if (apart) hn_device_products(p->device, false, 0);
     return st == HN_OK ? HN_OK : HN_FAIL(st, "%s (%s): %s", n->name, def->name, hn_last_text());
 }
 

@@ -178,19 +178,14 @@ static int64_t number_of(const hn_graph *g, const hn_node *n)
 static void set_waits(hn_graph *g)
 {
     int64_t newest = -1, reached = -1; /* side nodes, by number; reached: has been waited for */
-    int64_t busy_to = -1;              /* the last node beside which a side node runs */
     g->side_end = NULL;
     g->n_marks = 0;
     for (int64_t i = 0; i < g->n_nodes; i++) g->node[i]->mark = -1;
     for (int64_t i = 0; i < g->n_nodes; i++) {
         hn_node *n = g->node[i];
         n->after = NULL;
-        n->shares = !n->side && i <= busy_to;
-        if (n->side) {
-            newest = i;
-            if (n->join - 1 > busy_to) busy_to = n->join - 1;
-            continue;
-        }
+        if (n->side) newest = i;
+        if (n->side) continue;
         hn_node *s = wait_of(g, i, reached);
         if (s == NULL) continue;
         n->after = s;
@@ -202,7 +197,25 @@ static void set_waits(hn_graph *g)
     g->side_end = g->node[newest];
 }
 
-bool hn_pass_side_nodes(hn_graph *g) { return hoist(g); }
+/* ---- multiprocessors set aside ---- */
+
+/* Side nodes run in backward. All of it leaves room, whether one runs beside just this node or not:
+ * bits must not depend on how far memory lets them run. Not what runs again: it must come out with
+ * the bits of forward. */
+static void leave_room(hn_graph *g)
+{
+    for (int64_t i = 0; i < g->n_nodes; i++) {
+        hn_node *n = g->node[i];
+        n->leaves_room = n->backward && n->of != NULL && !n->side;
+    }
+}
+
+bool hn_pass_side_nodes(hn_graph *g)
+{
+    const bool any = hoist(g);
+    if (any) leave_room(g);
+    return any;
+}
 
 hn_status hn_pass_joins(hn_graph *g, int window)
 {
@@ -231,7 +244,7 @@ void hn_pass_one_stream(hn_graph *g)
 {
     for (int64_t i = 0; i < g->n_nodes; i++) {
         hn_node *n = g->node[i];
-        n->side = n->shares = false;
+        n->side = n->leaves_room = false;
         n->after = NULL;
     }
     g->side_end = NULL;

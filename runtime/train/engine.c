@@ -259,7 +259,9 @@ static hn_status fits(const hn_engine *e, bool *out)
     return hn_plan_fits(e->program, free_bytes / MARGIN_SHARE, out, NULL);
 }
 
-/* As few as fit; all, when even that is not enough: the one who takes the memory says so. */
+/* As few as fit; all, when even that is not enough: the one who takes the memory says so. (The last
+ * layer runs again right before its own backward: in a small model that may take more than it
+ * saves.) */
 static hn_status record_to_fit(hn_engine *e)
 {
     int64_t too_few = 0, enough = e->o.config->layers;
@@ -269,6 +271,11 @@ static hn_status record_to_fit(hn_engine *e)
     if (fit || !e->o.train) return HN_OK;
     HN_TRY(record_with(e, enough));
     HN_TRY(fits(e, &fit));
+    if (!fit && enough > 1) {
+        HN_TRY(record_with(e, enough - 1));
+        HN_TRY(fits(e, &fit));
+        if (fit) enough--;
+    }
     while (fit && enough - too_few > 1) {
         const int64_t n = too_few + (enough - too_few) / 2;
         bool n_fit;

@@ -164,8 +164,8 @@ static void print_table(FILE *to, hn_gemm_cuda_tuned *t, int64_t n)
         changed += t[i].best_us < t[i].first_us;
     }
     fprintf(to,
-            "%" PRId64 " of %" PRId64 " products are faster with another algorithm; all calls of "
-            "one pass: %.3f ms before, %.3f ms now\n",
+            "%" PRId64 " of %" PRId64 " products are faster with another algorithm; these "
+            "calls together: %.3f ms before, %.3f ms now\n",
             changed, n, first, best);
 }
 
