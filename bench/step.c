@@ -27,7 +27,7 @@
 
 typedef struct {
     const char *model, *dtype, *device, *executor, *attention, *recompute, *plans;
-    int64_t batch, length, rank, warmup, steps, seed;
+    int64_t batch, length, rank, warmup, steps, seed, side_sms;
     double seconds, lr;
     bool profile, tune;
 } config;
@@ -52,6 +52,7 @@ static const hn_option options[] = {
     {"profile",   FIELD(profile),   "off",  0, 0, NULL, "time every operation instead: a Markdown table"},
     {"plans",     FIELD(plans),     "auto", 0, 0, NULL, "file of the fastest matrix products, as for train; off: the library's first choices"},
     {"tune",      FIELD(tune),      "off",  0, 0, NULL, "search for them first, and write the file"},
+    {"side_sms",  FIELD(side_sms),  "-2",   -2, 1024, NULL, "multiprocessors for the gradients of adapters, beside others; 0: those that are free, -1: in their place among the others, -2: as in the trainers"},
     {"seed",      FIELD(seed),      "0",    0, 1e15, NULL, "of weights and tokens"},
 };
 /* clang-format on */
@@ -200,6 +201,10 @@ static hn_status set_up(bench *b)
                       .eps = 1e-8,
                       .max_grad_norm = 1.0},
         .seed = (uint64_t)c->seed,
+        .side = c->side_sms == -2   ? HN_SIDE_AUTO
+                : c->side_sms == -1 ? HN_SIDE_OFF
+                                    : HN_SIDE_ON,
+        .side_sms = c->side_sms > 0 ? (int)c->side_sms : 0,
     };
     HN_TRY(hn_engine_new(&o, &b->engine));
     HN_TRY(hn_engine_allocate(b->engine));
@@ -336,7 +341,7 @@ static hn_status print_result(bench *b)
     qsort(b->step_ms, (size_t)b->n_steps, sizeof *b->step_ms, by_size);
     json_t *o = json_pack(
         "{s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:f, s:f, s:[f,f,f], s:f, s:f, s:f, s:f, s:I, s:s, "
-        "s:s, s:s, s:s, s:b, s:I, s:[f,f]}",
+        "s:s, s:s, s:s, s:b, s:I, s:I, s:I, s:[f,f]}",
         "who", "hone", "model", c->model, "dtype", c->dtype, "batch", (json_int_t)c->batch,
         "length", (json_int_t)c->length, "rank", (json_int_t)c->rank, "steps",
         (json_int_t)b->n_steps, "seconds", b->elapsed_s, "tokens_per_s",
@@ -347,7 +352,8 @@ static hn_status print_result(bench *b)
         hn_executor_name(hn_engine_executor(b->engine)), "device", hn_device_text(b->device),
         "versions", "hone " HN_VERSION, "notes", notes, "tuned",
         tuned_products(b->device) > 0 || c->tune, "recomputed",
-        (json_int_t)hn_engine_recomputed(b->engine), "window", b->begin_s, b->end_s);
+        (json_int_t)hn_engine_recomputed(b->engine), "side_sms", (json_int_t)c->side_sms, "side",
+        (json_int_t)plan.n_side, "window", b->begin_s, b->end_s);
     char *text = o ? json_dumps(o, JSON_REAL_PRECISION(15)) : NULL;
     json_decref(o);
     if (text == NULL) return HN_FAIL(HN_ERR_MEMORY, "no memory for the result");

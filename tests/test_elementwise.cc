@@ -2,6 +2,8 @@
 #include "kernel_test.h"
 #include "kernels/activation/elementwise.h"
 #ifdef HONE_CUDA
+#include <memory>
+
 #include "cuda_test.h"
 #endif
 
@@ -272,6 +274,65 @@ INSTANTIATE_TEST_SUITE_P(
         const CudaShape &s = i.param;
         return case_name("r", s.rows, "_c", s.cols, "_gap", s.gap, "_shift", s.shift, s.dtype);
     });
+
+/* n casts of all kinds of shapes: one element, part-filled spans, unaligned rows, several blocks.
+ */
+void expect_many_equals_one_by_one(int64_t n, hn_dtype from, hn_dtype to)
+{
+    std::vector<std::unique_ptr<DeviceMatrix>> a, many, one;
+    std::vector<hn_cast_args> args;
+    for (int64_t i = 0; i < n; i++) {
+        const int64_t rows = 1 + i * 7 % 40, cols = i % 4 == 0 ? 8 + i * 8 : 1 + i * 37 % 301;
+        const int64_t gap = i % 4 == 0 ? 16 : i % 3;
+        for (auto *v : {&a, &many, &one})
+            v->push_back(std::make_unique<DeviceMatrix>(v == &a ? from : to, rows, cols, gap));
+        a.back()->normal((unsigned)i);
+        args.push_back({a.back()->data(), many.back()->data(), rows, cols, a.back()->ld(),
+                        many.back()->ld(), from, to});
+        hn_cast_args single = args.back();
+        single.y = one.back()->data();
+        ASSERT_HN_OK(hn_cast_cuda(&single, nullptr));
+    }
+    ASSERT_HN_OK(hn_cast_many_cuda(args.data(), n, nullptr));
+    for (size_t i = 0; i < (size_t)n; i++) /* values() looks at gaps and guard bands */
+        EXPECT_TRUE(same_bits(many[i]->values(), one[i]->values())) << i;
+}
+
+TEST(ElementwiseCudaCastMany, EqualsCastsOneByOne)
+{
+    HN_NEED_CUDA();
+    for (const int64_t n : {(int64_t)1, (int64_t)2, (int64_t)HN_CAST_MANY})
+        expect_many_equals_one_by_one(n, HN_F32, HN_BF16);
+    expect_many_equals_one_by_one(9, HN_F32, HN_F32);
+    expect_many_equals_one_by_one(9, HN_BF16, HN_F32); /* one by one after all */
+    expect_many_equals_one_by_one(3, HN_F32, HN_F16);
+}
+
+TEST(ElementwiseCudaCastMany, RunsFromACapturedGraph)
+{
+    HN_NEED_CUDA();
+    DeviceMatrix a(HN_F32, 40, 129), b(HN_F32, 3, 2048, 0);
+    DeviceMatrix x(HN_BF16, 40, 129), y(HN_BF16, 3, 2048, 8), x1(HN_BF16, 40, 129);
+    DeviceMatrix y1(HN_BF16, 3, 2048, 8);
+    a.normal(1), b.normal(2);
+    const hn_cast_args first[] = {{a.data(), x.data(), 40, 129, a.ld(), x.ld(), HN_F32, HN_BF16},
+                                  {b.data(), y.data(), 3, 2048, b.ld(), y.ld(), HN_F32, HN_BF16}};
+    hn_cast_args again[] = {first[0], first[1]};
+    again[0].y = x1.data(), again[1].y = y1.data();
+    ASSERT_HN_OK(hn_cast_many_cuda(first, 2, nullptr));
+    run_captured([&](hn_stream s) { ASSERT_HN_OK(hn_cast_many_cuda(again, 2, s)); }, 2);
+    EXPECT_TRUE(same_bits(x.values(), x1.values()));
+    EXPECT_TRUE(same_bits(y.values(), y1.values()));
+}
+
+TEST(ElementwiseCudaCastMany, NamesWhatIsWrong)
+{
+    DeviceArray<float> *const none = nullptr;
+    const hn_cast_args a = {none, none, 1, 1, 1, 1, HN_F32, HN_BF16};
+    EXPECT_HN_FAIL(hn_cast_many_cuda(&a, 0, nullptr), HN_ERR_SHAPE, "casts");
+    EXPECT_HN_FAIL(hn_cast_many_cuda(&a, HN_CAST_MANY + 1, nullptr), HN_ERR_SHAPE, "casts");
+    EXPECT_HN_FAIL(hn_cast_many_cuda(&a, 1, nullptr), HN_ERR_ARG, "NULL");
+}
 
 TEST(ElementwiseCudaCast, NaNAndInfinitySurvive)
 {

@@ -48,6 +48,8 @@ struct Setup {
     bool full = false;
     hn_recompute recompute = HN_RECOMPUTE_OFF;
     size_t memory = 0;
+    hn_side side = HN_SIDE_AUTO;
+    int side_sms = 0;
 };
 
 /* A small model that learns a fixed text with LoRA or wholly. */
@@ -84,6 +86,8 @@ class Job {
         o.train = o.eval = true;
         o.recompute = s.recompute;
         o.memory = s.memory;
+        o.side = s.side;
+        o.side_sms = s.side_sms;
         o.logits_rows = 8;
         o.optimizer.beta1 = 0.9;
         o.optimizer.beta2 = 0.999;
@@ -170,6 +174,46 @@ TEST_P(EngineOnCuda, BothExecutorsAndTwoRunsGiveTheSameBits)
             if (first.empty()) first = r.trained();
             EXPECT_TRUE(same_bits(first, r.trained()));
         }
+    }
+}
+
+TEST_P(EngineOnCuda, TheSideStreamChangesNoBit)
+{
+    for (const double dropout : {0.0, 0.1}) {
+        Job one(MODEL, {.dtype = GetParam(), .dropout = dropout, .side = HN_SIDE_OFF});
+        one.losses(6);
+        for (const hn_executor x : {HN_EXECUTOR_NODES, HN_EXECUTOR_GRAPH, HN_EXECUTOR_GRAPH}) {
+            Job two(MODEL,
+                    {.executor = x, .dtype = GetParam(), .dropout = dropout, .side = HN_SIDE_ON});
+            hn_plan_sizes sizes;
+            hn_plan_sizes_of(hn_engine_program(two.e), &sizes);
+            EXPECT_GT(sizes.n_side, 0);
+            two.losses(6);
+            EXPECT_TRUE(same_bits(one.trained(), two.trained()));
+        }
+    }
+}
+
+/* Other plans of products, the same ones for every executor; none for f32. */
+TEST_P(EngineOnCuda, ProductsForFewerMultiprocessorsRepeat)
+{
+    std::vector<float> first;
+    for (const hn_executor x : {HN_EXECUTOR_NODES, HN_EXECUTOR_GRAPH, HN_EXECUTOR_CHECK}) {
+        Job r(MODEL, {.executor = x, .dtype = GetParam(), .side = HN_SIDE_ON, .side_sms = 12});
+        r.losses(4);
+        if (first.empty()) first = r.trained();
+        EXPECT_TRUE(same_bits(first, r.trained()));
+    }
+    Job again(
+        MODEL,
+        {.dtype = GetParam(), .recompute = HN_RECOMPUTE_ON, .side = HN_SIDE_ON, .side_sms = 12});
+    again.losses(4);
+    EXPECT_TRUE(same_bits(again.trained(), first));
+    Job all(MODEL, {.dtype = GetParam()});
+    all.losses(4);
+    EXPECT_LT(rel_l2(all.trained(), first), 2e-2); /* as bf16 runs of two products differ */
+    if (std::string(GetParam()) == "f32") {
+        EXPECT_TRUE(same_bits(all.trained(), first));
     }
 }
 

@@ -311,6 +311,37 @@ TEST_F(GemmCudaPlans, RestoredPlansAreTheSameAndGiveTheSameBits)
     json_decref(again);
 }
 
+TEST_F(GemmCudaPlans, FewerMultiprocessorsArePlansOfTheirOwn)
+{
+    HN_NEED_CUDA();
+    make();
+    Gemm g;
+    ASSERT_HN_OK(hn_gemm_cuda_restore(g, plans, "test"));
+    hn_gemm_cuda_sms(g, 120);
+    const auto fewer = bits_of(g, kLarge), again = bits_of(g, kLarge);
+    EXPECT_TRUE(fewer == again);
+    hn_gemm_cuda_sms(g, 0);
+    EXPECT_TRUE(bits_of(g, kLarge) == large); /* the other plan is as it was */
+    json_t *both = nullptr;
+    int64_t bounded = 0;
+    ASSERT_HN_OK(hn_gemm_cuda_plans(g, &both));
+    for (size_t i = 0; i < json_array_size(both); i++) {
+        const json_t *const shape = json_object_get(json_array_get(both, i), "shape");
+        const json_t *const sms = json_object_get(shape, "sms");
+        if (sms == nullptr) continue;
+        bounded++;
+        EXPECT_EQ(json_integer_value(sms), 120);
+        EXPECT_STREQ(json_string_value(json_object_get(shape, "dtype")), "bf16");
+    }
+    const bool has_own = kLarge.dtype == HN_BF16; /* f32 has one plan */
+    EXPECT_EQ(bounded, has_own ? 1 : 0);
+    Gemm h;
+    ASSERT_HN_OK(hn_gemm_cuda_restore(h, both, "test"));
+    hn_gemm_cuda_sms(h, 120);
+    EXPECT_TRUE(bits_of(h, kLarge) == fewer);
+    json_decref(both);
+}
+
 TEST_F(GemmCudaPlans, AnotherLibraryOrGpuIsRefused)
 {
     HN_NEED_CUDA();

@@ -11,7 +11,7 @@ static __device__ __forceinline__ void hn_sigmoid(float v, float *f, float *rest
     *rest = v < 0.0f ? large : small;
 }
 
-/* The same where the result is rounded to bf16: f within 2^-16 of itself, rest within 2^-23 of 1.
+/* The same where the result is rounded to bf16: f within 2^-16 of itself, rest within 2^-22 of 1.
  * Where the exponential overflows (v < -88), f is 0. */
 static __device__ __forceinline__ void hn_sigmoid_near(float v, float *f, float *rest)
 {

@@ -72,6 +72,12 @@ HN_NODISCARD hn_status hn_cast_cpu(const hn_cast_args *a);
 HN_NODISCARD hn_status hn_cast_fast(const hn_cast_args *a);
 HN_NODISCARD HN_CUDA_FUNCTION hn_status hn_cast_cuda(const hn_cast_args *a, hn_stream stream);
 
+/* n casts, at most HN_CAST_MANY, each of its own shape: by one launch where all are from f32 to
+ * one of f32 and bf16, else one by one. None may write what another one reads or writes. */
+enum { HN_CAST_MANY = 96 };
+HN_NODISCARD HN_CUDA_FUNCTION hn_status hn_cast_many_cuda(const hn_cast_args *a, int64_t n,
+                                                          hn_stream stream);
+
 /* Rows of row_bytes, pitch_bytes apart, become zero; the gaps between them stay. Arguments are not
  * checked. */
 HN_NODISCARD HN_CUDA_FUNCTION hn_status hn_zero_cuda(void *p, int64_t rows, size_t row_bytes,

@@ -99,6 +99,78 @@ void launch_cast(const hn_cast_args *a, cudaStream_t stream)
         HN_CUDA_REAL(a->y_dtype, U, launch_scale<T, U>(a, 1.0f, stream));
 }
 
+/* ---- many casts in one launch ---- */
+
+constexpr int64_t kSpan = 8 * kThreads; /* elements of a block: a span of 8 a thread */
+
+struct Cast {
+    const float *a;
+    void *y;
+    int32_t rows, cols, ld_a, ld_y;
+    uint32_t end;  /* blocks of this one and those before it */
+    uint32_t wide; /* 16-byte accesses are allowed */
+};
+
+/* A kernel's arguments are at most 4 KiB: the whole list travels with the launch. */
+struct Casts {
+    int n;
+    Cast cast[HN_CAST_MANY];
+};
+static_assert(sizeof(Casts) <= 4096, "arguments of a launch");
+
+template <class U, int kWidth>
+__device__ __forceinline__ void cast_block(const Cast &c, int64_t block)
+{
+    const int64_t spans = (c.cols + kWidth - 1) / kWidth;
+    constexpr int64_t kSpans = kSpan / kWidth; /* of a block */
+    for (int64_t i = threadIdx.x; i < kSpans; i += kThreads) {
+        const int64_t at = block * kSpans + i, row = at / spans, col = at % spans * kWidth;
+        if (row >= c.rows) return;
+        float u[kWidth];
+        hn_load_span<kWidth>(c.a + row * c.ld_a + col, c.cols - col, u);
+        hn_store_span<kWidth>(static_cast<U *>(c.y) + row * c.ld_y + col, c.cols - col, u);
+    }
+}
+
+template <class U>
+__global__ void __launch_bounds__(kThreads) cast_many_kernel(const __grid_constant__ Casts casts)
+{
+    int low = 0, high = casts.n - 1; /* the first one whose end is behind this block */
+    while (low < high) {
+        const int middle = (low + high) / 2;
+        if (casts.cast[middle].end > blockIdx.x)
+            high = middle;
+        else
+            low = middle + 1;
+    }
+    const Cast &c = casts.cast[low];
+    const int64_t block = blockIdx.x - (low > 0 ? casts.cast[low - 1].end : 0);
+    if (c.wide)
+        cast_block<U, HN_VEC>(c, block);
+    else
+        cast_block<U, 1>(c, block);
+}
+
+/* False where there would be too many blocks. Every dimension is below 2^31 (hn_cast_check). */
+bool add_cast(const hn_cast_args *a, Casts *to)
+{
+    const bool wide =
+        hn_vectors_fit(a->a, a->ld_a, a->dtype) && hn_vectors_fit(a->y, a->ld_y, a->y_dtype);
+    const int64_t width = wide ? HN_VEC : 1, spans = a->rows * ((a->cols + width - 1) / width);
+    const int64_t before = to->n > 0 ? to->cast[to->n - 1].end : 0;
+    const int64_t end = before + (spans * width + kSpan - 1) / kSpan;
+    if (end > INT32_MAX) return false;
+    to->cast[to->n++] = {static_cast<const float *>(a->a),
+                         a->y,
+                         (int32_t)a->rows,
+                         (int32_t)a->cols,
+                         (int32_t)a->ld_a,
+                         (int32_t)a->ld_y,
+                         (uint32_t)end,
+                         wide};
+    return true;
+}
+
 } // namespace
 
 hn_status hn_add_cuda(const hn_binary_args *a, hn_stream stream)
@@ -129,6 +201,24 @@ hn_status hn_cast_cuda(const hn_cast_args *a, hn_stream stream)
     else
         HN_CUDA_REAL(a->dtype, T, launch_cast<T>(a, stream));
     return HN_CUDA_LAUNCHED("cast");
+}
+
+hn_status hn_cast_many_cuda(const hn_cast_args *a, int64_t n, hn_stream stream)
+{
+    Casts casts = {};
+    bool fit = true;
+    if (n < 1 || n > HN_CAST_MANY)
+        return HN_FAIL(HN_ERR_SHAPE, "%lld casts, 1 to %d", (long long)n, HN_CAST_MANY);
+    for (int64_t i = 0; i < n; i++) {
+        HN_TRY(hn_cast_check(&a[i]));
+        fit = fit && a[i].dtype == HN_F32 && a[i].y_dtype == a[0].y_dtype &&
+              a[i].y_dtype != HN_F16 && add_cast(&a[i], &casts);
+    }
+    for (int64_t i = 0; i < n && !fit; i++) HN_TRY(hn_cast_cuda(&a[i], stream));
+    if (!fit) return HN_OK;
+    const unsigned grid = casts.cast[n - 1].end;
+    HN_CUDA_REAL(a->y_dtype, U, cast_many_kernel<U><<<grid, kThreads, 0, stream>>>(casts));
+    return HN_CUDA_LAUNCHED("cast_many");
 }
 
 hn_status hn_zero_cuda(void *p, int64_t rows, size_t row_bytes, size_t pitch_bytes,

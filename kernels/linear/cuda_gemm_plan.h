@@ -36,6 +36,7 @@ struct hn_gemm_key {
     HN_GEMM_KEY(X)
 #undef X
     int64_t dtype, c_dtype; /* hn_dtype */
+    int64_t sms;            /* multiprocessors that it is to run on; 0: all */
 };
 
 struct hn_gemm_plan {
@@ -54,6 +55,7 @@ struct hn_gemm_cuda {
     int64_t version; /* of the library */
     char gpu[256];
     void *workspace;
+    int64_t sms; /* for the products that come */
     hn_gemm_plan *plans;
     int64_t n_plans, cap_plans;
     hn_gemm_plan *offers; /* without descriptors: for shapes that have not come yet */

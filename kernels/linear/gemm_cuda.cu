@@ -87,6 +87,7 @@ void hn_gemm_cuda_close(hn_gemm_cuda *g)
 }
 
 void hn_gemm_cuda_workspace(hn_gemm_cuda *g, void *workspace) { g->workspace = workspace; }
+void hn_gemm_cuda_sms(hn_gemm_cuda *g, int64_t sms) { g->sms = sms; }
 
 const char *hn_gemm_cuda_gpu(const hn_gemm_cuda *g) { return g->gpu; }
 int64_t hn_gemm_cuda_version(const hn_gemm_cuda *g) { return g->version; }
@@ -102,9 +103,10 @@ static int64_t alignment(const void *p, hn_dtype t, int64_t rows, int64_t ld, in
     return (int64_t)(bits & (~bits + 1));
 }
 
-static hn_gemm_key key_of(const hn_gemm_cuda_args *a)
+static hn_gemm_key key_of(const hn_gemm_cuda *g, const hn_gemm_cuda_args *a)
 {
     hn_gemm_key k = {};
+    k.sms = a->dtype == HN_BF16 ? g->sms : 0;
     k.m = a->m, k.n = a->n, k.k = a->k, k.batch = a->batch > 1 ? a->batch : 1;
     k.trans_a = a->trans_a, k.trans_b = a->trans_b;
     k.dtype = a->dtype, k.c_dtype = a->c_dtype;
@@ -204,6 +206,7 @@ hn_status hn_gemm_describe(const hn_gemm_cuda *g, hn_gemm_plan *p)
                (int32_t)(k->trans_b ? CUBLAS_OP_T : CUBLAS_OP_N)));
     HN_TRY(set(g, p->desc, CUBLASLT_MATMUL_DESC_TRANSB,
                (int32_t)(k->trans_a ? CUBLAS_OP_T : CUBLAS_OP_N)));
+    if (k->sms > 0) HN_TRY(set(g, p->desc, CUBLASLT_MATMUL_DESC_SM_COUNT_TARGET, (int32_t)k->sms));
     if (k->bias) {
         HN_TRY(set(g, p->desc, CUBLASLT_MATMUL_DESC_EPILOGUE, (uint32_t)CUBLASLT_EPILOGUE_BIAS));
         HN_TRY(set(g, p->desc, CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, (int32_t)type_of(k->c_dtype)));
@@ -367,7 +370,7 @@ static hn_status call(const hn_gemm_cuda *g, const hn_gemm_plan *p, const hn_gem
 hn_status hn_gemm_cuda_run(hn_gemm_cuda *g, const hn_gemm_cuda_args *a, hn_stream stream)
 {
     HN_TRY(check(g, a));
-    const hn_gemm_key key = key_of(a);
+    const hn_gemm_key key = key_of(g, a);
     hn_gemm_plan *p = hn_gemm_find_plan(g, &key);
     if (p == nullptr) {
         HN_TRY(of_product(make_plan(g, &key), &key));

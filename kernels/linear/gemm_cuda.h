@@ -19,7 +19,7 @@
  * Repeats    bit for bit on one kind of GPU and one version of the library. The plan depends on
  *            shapes, leading dimensions, dtypes and alignment (of rows and batches, to 16 bytes).
  * Capture    may run while a stream is captured: making a plan touches no stream.
- * Threads    one thread at a time per object; one stream at a time (they share the workspace).
+ * Threads    one thread at a time per object; one stream at a time with a workspace.
  */
 #ifndef HN_GEMM_CUDA_H
 #define HN_GEMM_CUDA_H
@@ -46,8 +46,13 @@ enum { HN_GEMM_WORKSPACE = 32 << 20 }; /* bytes; what NVIDIA recommends for Hopp
  *         HN_ERR_MEMORY, HN_ERR_CUDA */
 HN_NODISCARD HN_CUDA_FUNCTION hn_status hn_gemm_cuda_open(hn_gemm_cuda **out);
 HN_CUDA_FUNCTION void hn_gemm_cuda_close(hn_gemm_cuda *g); /* accepts NULL */
-/* Device memory of HN_GEMM_WORKSPACE bytes, 256-byte aligned; the caller keeps it alive. */
+/* Device memory of HN_GEMM_WORKSPACE bytes, 256-byte aligned, for the products that come; the
+ * caller keeps it alive. */
 HN_CUDA_FUNCTION void hn_gemm_cuda_workspace(hn_gemm_cuda *g, void *workspace);
+/* bf16 products that come have plans of their own that leave the other multiprocessors of the GPU
+ * to what runs beside them, as far as the library can; 0: all are theirs. Those in f32 keep the one
+ * plan, and so their bits. */
+HN_CUDA_FUNCTION void hn_gemm_cuda_sms(hn_gemm_cuda *g, int64_t sms);
 
 typedef struct {
     const void *a, *b; /* in  of dtype */
@@ -103,6 +108,7 @@ HN_CUDA_FUNCTION int64_t hn_gemm_cuda_version(const hn_gemm_cuda *g);
 
 typedef struct {
     int64_t m, n, k, batch;
+    int64_t sms; /* of hn_gemm_cuda_sms */
     bool trans_a, trans_b, bias, adds;
     hn_dtype dtype, c_dtype;
     int64_t calls; /* so far, of hn_gemm_cuda_run */

@@ -44,6 +44,7 @@ json_t *key_json(const hn_gemm_key *k)
 #undef X
     failed |= json_object_set_new(o, "dtype", json_string(hn_dtype_name((hn_dtype)k->dtype)));
     failed |= json_object_set_new(o, "c_dtype", json_string(hn_dtype_name((hn_dtype)k->c_dtype)));
+    if (k->sms > 0) failed |= json_object_set_new(o, "sms", json_integer((json_int_t)k->sms));
     if (!failed) return o;
     json_decref(o);
     return nullptr;
@@ -101,6 +102,7 @@ hn_status read_key(const json_t *o, const char *where, hn_gemm_key *k)
 #undef X
     HN_TRY(read_dtype(o, "dtype", where, &k->dtype));
     HN_TRY(read_dtype(o, "c_dtype", where, &k->c_dtype));
+    HN_TRY(hn_json_get_i64(o, "sms", where, 0, INT32_MAX, false, &k->sms)); /* absent: all */
     for (const int64_t n : {k->m, k->n, k->k, k->batch})
         if (n < 1 || n > INT32_MAX)
             return HN_FAIL(HN_ERR_FORMAT, "%s: a dimension of a plan is %" PRId64, where, n);

@@ -323,7 +323,7 @@ hn_status hn_gemm_cuda_tune(hn_gemm_cuda *g, int64_t i, hn_stream stream, hn_gem
     hn_gemm_plan *const p = &g->plans[i];
     const hn_gemm_key *const k = &p->key;
     *out = hn_gemm_cuda_tuned();
-    out->m = k->m, out->n = k->n, out->k = k->k, out->batch = k->batch;
+    out->m = k->m, out->n = k->n, out->k = k->k, out->batch = k->batch, out->sms = k->sms;
     out->trans_a = k->trans_a, out->trans_b = k->trans_b, out->bias = k->bias, out->adds = k->adds;
     out->dtype = (hn_dtype)k->dtype, out->c_dtype = (hn_dtype)k->c_dtype, out->calls = p->calls;
     if (p->plain) return HN_OK;

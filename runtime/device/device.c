@@ -227,7 +227,36 @@ void hn_device_close(hn_device *d)
 hn_device_kind hn_device_kind_of(const hn_device *d) { return d->kind; }
 const char *hn_device_text(const hn_device *d) { return d->text; }
 hn_stream hn_device_stream(const hn_device *d) { return d->stream; }
+hn_stream hn_device_side_stream(const hn_device *d) { return d->side; }
 hn_gemm_cuda *hn_device_gemm(const hn_device *d) { return d->gemm; }
+
+static hn_status no_side(const hn_device *d)
+{
+    return HN_FAIL(HN_ERR_UNSUPPORTED, "%s: only a GPU has a side stream", d->text);
+}
+
+hn_status hn_device_side_fork(hn_device *d)
+{
+    return d->calls->side_fork ? d->calls->side_fork(d) : no_side(d);
+}
+
+hn_status hn_device_side_mark(hn_device *d, int64_t i)
+{
+    return d->calls->side_mark ? d->calls->side_mark(d, i) : no_side(d);
+}
+
+hn_status hn_device_side_join(hn_device *d, int64_t i)
+{
+    return d->calls->side_join ? d->calls->side_join(d, i) : no_side(d);
+}
+
+void hn_device_products(const hn_device *d, bool side, int sms)
+{
+    if (d->gemm == NULL || d->workspace == NULL) return;
+    const bool bounds = sms > 0 && sms < d->n_sms;
+    hn_gemm_cuda_workspace(d->gemm, (char *)d->workspace + (side ? HN_GEMM_WORKSPACE : 0));
+    hn_gemm_cuda_sms(d->gemm, !bounds ? 0 : side ? sms : d->n_sms - sms);
+}
 
 hn_attention_cudnn *hn_device_attention(const hn_device *d) { return d->attention; }
 
@@ -249,7 +278,7 @@ hn_status hn_device_open_attention(hn_device *d)
 
 size_t hn_device_workspace_bytes(const hn_device *d)
 {
-    return d->kind == HN_DEVICE_CUDA ? HN_GEMM_WORKSPACE : 0;
+    return d->kind == HN_DEVICE_CUDA ? 2 * HN_GEMM_WORKSPACE : 0; /* one a stream */
 }
 
 size_t hn_device_workspace_taken(const hn_device *d)

@@ -104,6 +104,47 @@ static hn_status fill_cuda(hn_device *d, void *p, int byte, size_t bytes)
     return HN_CUDA(cudaMemsetAsync(p, byte, bytes, d->stream));
 }
 
+/* ---- the side stream ---- */
+
+static hn_status side_fork_cuda(hn_device *d)
+{
+    HN_TRY(HN_CUDA(cudaEventRecord(d->forked, d->stream)));
+    return HN_CUDA(cudaStreamWaitEvent(d->side, d->forked, 0));
+}
+
+static hn_status make_side_marks(hn_device *d, int64_t n)
+{
+    cudaEvent_t *events = hn_realloc(d->side_marks, (size_t)n * sizeof(cudaEvent_t));
+    if (events == NULL) return HN_FAIL(HN_ERR_MEMORY, "no memory for %lld marks", (long long)n);
+    d->side_marks = events;
+    for (; d->n_side_marks < n; d->n_side_marks++)
+        HN_TRY(HN_CUDA(cudaEventCreateWithFlags(&events[d->n_side_marks], cudaEventDisableTiming)));
+    return HN_OK;
+}
+
+static hn_status side_mark_cuda(hn_device *d, int64_t i)
+{
+    if (i >= d->n_side_marks) HN_TRY(make_side_marks(d, 2 * i + 64));
+    return HN_CUDA(cudaEventRecord(d->side_marks[i], d->side));
+}
+
+static hn_status side_join_cuda(hn_device *d, int64_t i)
+{
+    if (i >= d->n_side_marks) return HN_FAIL(HN_ERR_ARG, "mark %lld was never made", (long long)i);
+    return HN_CUDA(cudaStreamWaitEvent(d->stream, d->side_marks[i], 0));
+}
+
+/* The second stream gets what the first leaves free: of two kernels that are ready, blocks of the
+ * first stream's go first. */
+static hn_status open_streams(hn_device *d)
+{
+    int least = 0, greatest = 0;
+    HN_TRY(HN_CUDA(cudaDeviceGetStreamPriorityRange(&least, &greatest)));
+    HN_TRY(HN_CUDA(cudaStreamCreateWithPriority(&d->stream, cudaStreamNonBlocking, greatest)));
+    HN_TRY(HN_CUDA(cudaStreamCreateWithPriority(&d->side, cudaStreamNonBlocking, least)));
+    return HN_CUDA(cudaEventCreateWithFlags(&d->forked, cudaEventDisableTiming));
+}
+
 /* ---- captured graphs ---- */
 
 static hn_status capture_begin_cuda(hn_device *d)
@@ -115,7 +156,9 @@ static hn_status instantiate(hn_device *d, cudaGraph_t graph, hn_device_graph **
 {
     hn_device_graph *g = hn_calloc(1, sizeof *g);
     if (g == NULL) return HN_FAIL(HN_ERR_MEMORY, "%zu bytes for a captured graph", sizeof *g);
-    hn_status st = HN_CUDA(cudaGraphInstantiate(&g->exec, graph, 0));
+    /* a node keeps the priority of the stream that it was captured from */
+    hn_status st =
+        HN_CUDA(cudaGraphInstantiate(&g->exec, graph, cudaGraphInstantiateFlagUseNodePriority));
     if (st == HN_OK) st = HN_CUDA(cudaGraphUpload(g->exec, d->stream)); /* memory is taken now */
     if (st != HN_OK)
         hn_device_graph_free_cuda(g);
@@ -187,10 +230,17 @@ static void close_cuda(hn_device *d)
     hn_gemm_cuda_close(d->gemm);
     for (int64_t i = 0; i < d->n_marks; i++) (void)cudaEventDestroy(((cudaEvent_t *)d->marks)[i]);
     hn_free(d->marks);
+    for (int64_t i = 0; i < d->n_side_marks; i++) (void)cudaEventDestroy(d->side_marks[i]);
+    hn_free(d->side_marks);
+    if (d->forked != NULL) (void)cudaEventDestroy(d->forked);
+    if (d->side != NULL) (void)cudaStreamDestroy(d->side);
     if (d->stream != NULL) (void)cudaStreamDestroy(d->stream);
     d->attention = NULL;
     d->gemm = NULL;
-    d->stream = NULL;
+    d->stream = d->side = NULL;
+    d->forked = NULL;
+    d->side_marks = NULL;
+    d->n_side_marks = 0;
     d->marks = NULL;
     d->n_marks = d->n_made = 0;
 }
@@ -240,6 +290,9 @@ static const hn_device_calls cuda_calls = {
     .wait = wait_cuda,
     .mark = mark_cuda,
     .marks = marks_cuda,
+    .side_fork = side_fork_cuda,
+    .side_mark = side_mark_cuda,
+    .side_join = side_join_cuda,
     .capture_begin = capture_begin_cuda,
     .capture_end = capture_end_cuda,
     .launch = launch_cuda,
@@ -292,7 +345,8 @@ hn_status hn_device_open_cuda(int index, hn_device *d, bool *present)
         return HN_FAIL(HN_ERR_UNSUPPORTED,
                        "cuda:%d, %s, has capability %d.%d; this build has code for %s", index,
                        prop.name, prop.major, prop.minor, HONE_CUDA_CODE);
-    HN_TRY(HN_CUDA(cudaStreamCreateWithFlags(&d->stream, cudaStreamNonBlocking)));
+    d->n_sms = prop.multiProcessorCount;
+    HN_TRY(open_streams(d));
     HN_TRY(hn_gemm_cuda_open(&d->gemm));
     return HN_CUDA(cudaMemGetInfo(&d->free_at_open, &total));
 }

@@ -24,7 +24,10 @@ typedef struct {
     hn_status (*wait)(hn_device *d);
     hn_status (*mark)(hn_device *d, int64_t i);
     hn_status (*marks)(hn_device *d, int64_t n, double *ms);
-    hn_status (*capture_begin)(hn_device *d); /* the last seven: NULL on the CPU */
+    hn_status (*side_fork)(hn_device *d); /* the last ten: NULL on the CPU */
+    hn_status (*side_mark)(hn_device *d, int64_t i);
+    hn_status (*side_join)(hn_device *d, int64_t i);
+    hn_status (*capture_begin)(hn_device *d);
     hn_status (*capture_end)(hn_device *d, hn_device_graph **out);
     hn_status (*launch)(hn_device *d, const hn_device_graph *g);
     hn_status (*fence_new)(hn_device_fence *m);
@@ -37,10 +40,13 @@ struct hn_device {
     const hn_device_calls *calls;
     hn_device_kind kind;
     char text[384];
-    hn_stream stream;
+    hn_stream stream, side;
+    int n_sms;                               /* multiprocessors */
+    struct CUevent_st *forked, **side_marks; /* [n_side_marks] */
+    int64_t n_side_marks;
     hn_gemm_cuda *gemm;
     hn_attention_cudnn *attention; /* NULL until it is asked for */
-    void *workspace;
+    void *workspace;     /* of the stream, and behind it that of the side stream */
     void *marks;         /* cudaEvent_t [n_marks]; on the CPU int64_t: nanoseconds */
     int64_t n_marks;     /* that there is room for */
     int64_t n_made;      /* marks 0 .. n_made-1 have been made */

@@ -182,6 +182,13 @@ struct hn_node {
     size_t scratch;    /* bytes, from the operation's scratch function */
     size_t scratch_at; /* where in the transient arena */
     const char *note;  /* a line of the plan's text, from the operation's prepare; NULL: none */
+    /* streams.c; both streams are the device's */
+    bool side;            /* runs on the side stream, ... */
+    int64_t join;         /* ... is done before that node, by number; n_nodes: at the graph's end */
+    int64_t mark;         /* ... and gets this mark for those who wait for it; -1: nobody does */
+    bool leaves_room;     /* main stream: its products leave multiprocessors to side nodes */
+    const hn_node *after; /* main stream: the side node that has to be done first; NULL: none new */
+    int64_t at_once;      /* so many nodes from here on may run as one; 0: it belongs to others */
 };
 
 HN_NODISCARD hn_status hn_program_new(int64_t replicas, hn_program **out);

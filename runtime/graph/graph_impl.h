@@ -19,6 +19,7 @@ struct hn_program {
     int64_t n_graphs, cap_graphs;
     /* the plan */
     bool planned;
+    int side_sms;                                    /* set aside for side nodes */
     size_t transient_bytes, guard_bytes, most_bytes; /* most: that may be taken, 0: what is free */
     unsigned char *memory[HN_MEM_COUNT];
     hn_device *device, *own_device; /* own_device: the one made here, or NULL */
@@ -38,6 +39,8 @@ struct hn_graph {
     hn_tensor_list leaf_grads; /* ... and those gradients */
     int segment, n_segments;
     size_t transient_bytes;
+    const hn_node *side_end;   /* the last side node, when nobody waits for it; else NULL */
+    int64_t n_marks;           /* of side nodes */
     const hn_node *fullest;    /* where most of them are in use; NULL: no node */
     hn_device_graph *captured; /* NULL: run node by node */
 };
@@ -62,6 +65,15 @@ void hn_pass_produce(hn_graph *g, hn_device_kind device);
 HN_NODISCARD hn_status hn_pass_remake(hn_graph *g);
 HN_NODISCARD hn_status hn_pass_in_place(hn_graph *g);
 void hn_pass_tails(hn_program *p); /* of all graphs */
+
+/* streams.c: ahead of place.c, when scratch is known. hn_pass_side_nodes chooses side nodes and
+ * changes the order of nodes; false: there are none. hn_pass_joins finds out how long each may run,
+ * beside `window` nodes at most; hn_pass_one_stream takes it back. */
+bool hn_pass_side_nodes(hn_graph *g);
+HN_NODISCARD hn_status hn_pass_joins(hn_graph *g, int window);
+void hn_pass_one_stream(hn_graph *g);
+/* After those: finds nodes that may run as one. */
+void hn_pass_batches(hn_graph *g);
 
 /* compare.c: runs the node's CPU twin on copies of its inputs, made by hn_twin_before; then its
  * outputs, which the device has written, must agree. */

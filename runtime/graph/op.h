@@ -86,6 +86,12 @@ typedef struct {
 
     hn_status (*run_cpu)(const hn_node *n, hn_exec *x);
     hn_status (*run_cuda)(const hn_node *n, hn_exec *x); /* NULL: refused by name in a CUDA plan */
+    /* The same for `count` nodes with this operation, none of which needs another; NULL: one by
+     * one. They have no scratch. */
+    hn_status (*run_many_cuda)(hn_node *const *n, int64_t count, hn_exec *x);
+    /* Whether memory, not arithmetic, bounds the node, so that it is worth running beside others
+     * on a GPU (streams.c); NULL: never. */
+    bool (*beside)(const hn_node *n);
 
     /* For the generic tests. fill writes sensible values for input k (ids, offsets, labels,
      * states); it returns false for "standard normal values, or zeros for integers".

@@ -45,6 +45,18 @@ static hn_status run_cuda(const hn_node *n, hn_exec *x)
     return hn_cast_cuda(&a, x->stream);
 }
 
+/* The copies behind an update: adapters' masters into the weights that they border. */
+static hn_status run_many_cuda(hn_node *const *n, int64_t count, hn_exec *x)
+{
+    hn_cast_args a[HN_CAST_MANY];
+    for (int64_t done = 0, now; done < count; done += now) {
+        now = count - done < HN_CAST_MANY ? count - done : HN_CAST_MANY;
+        for (int64_t i = 0; i < now; i++) a[i] = args_of(n[done + i]);
+        HN_TRY(hn_cast_many_cuda(a, now, x->stream));
+    }
+    return HN_OK;
+}
+
 static const hn_op_sample samples[] = {
     {.in = {{HN_F32, 2, {3, 5}, 7}, {HN_F32, 2, {3, 5}}}},
     {.in = {{HN_F32, 2, {4, 9}}, {HN_BF16, 2, {4, 9}, 16}}},
@@ -59,5 +71,6 @@ const hn_op_def hn_op_store = {
     .infer = infer,
     .run_cpu = run_cpu,
     .run_cuda = run_cuda,
+    .run_many_cuda = run_many_cuda,
     .samples = samples,
 };

@@ -9,6 +9,7 @@ enum { ALIGN = 64 };
 
 typedef struct {
     int64_t first, last; /* nodes, inclusive; last < 0: unused */
+    int64_t busy;        /* the last node beside which a side node uses it; -1: none */
     size_t bytes, at;
     int64_t owner; /* piece that this one was merged into; itself: none */
     int64_t id;
@@ -31,30 +32,34 @@ static piece *piece_of(const places *p, hn_tensor *t)
     return q;
 }
 
-static void touch(piece *q, int64_t node)
+/* until: the last node beside which a side node runs; of others, the node itself. */
+static void touch(piece *q, int64_t node, int64_t until)
 {
     if (q == NULL) return;
     if (q->last < 0) q->first = node;
-    q->last = node;
+    if (until > q->last) q->last = until;
+    if (until > node) q->busy = until > q->busy ? until : q->busy;
 }
 
 /* Lives of all tensors and scratch areas. */
 static void find_lives(places *p)
 {
     hn_graph *g = p->g;
-    for (int64_t i = 0; i < p->n; i++) p->piece[i] = (piece){.last = -1, .owner = i, .id = i};
+    for (int64_t i = 0; i < p->n; i++)
+        p->piece[i] = (piece){.last = -1, .busy = -1, .owner = i, .id = i};
     for (int64_t i = 0; i < g->tensors.n; i++)
         p->piece[i].bytes = round_up(hn_type_bytes(&g->tensors.item[i]->type));
     for (int64_t i = 0; i < g->n_nodes; i++) {
         hn_node *n = g->node[i];
         const hn_op_def *def = hn_op(n->op);
+        const int64_t until = n->side ? n->join - 1 : i;
         for (int k = 0; k < def->n_in; k++)
-            if (n->in[k]) touch(piece_of(p, n->in[k]), i);
+            if (n->in[k]) touch(piece_of(p, n->in[k]), i, until);
         for (int k = 0; k < def->n_out; k++)
-            if (n->out[k]) touch(piece_of(p, n->out[k]), i);
+            if (n->out[k]) touch(piece_of(p, n->out[k]), i, until);
         if (n->scratch > 0) {
             piece *s = &p->piece[g->tensors.n + i];
-            s->first = s->last = i;
+            touch(s, i, until);
             s->bytes = round_up(n->scratch);
         }
     }
@@ -91,9 +96,11 @@ static void merge_reused(places *p)
                 piece *in = piece_of(p, n->in[k]), *out = piece_of(p, n->out[o]);
                 if (in == NULL || out == NULL || in == out) continue;
                 if (in->last != i || out->first != i || in->bytes < out->bytes) continue;
+                if (in->busy >= i) continue; /* a side node may be reading it still */
                 if (is_taken(p, n, o, in)) continue;
                 out->owner = in->id;
                 in->last = out->last;
+                in->busy = out->busy;
                 break;
             }
         }

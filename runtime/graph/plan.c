@@ -23,6 +23,28 @@ static hn_status prepare_nodes(const hn_graph *g, hn_device *d)
     return HN_OK;
 }
 
+/* The nodes beside which a side node may run, at first; about a layer's. */
+enum { WINDOW = 12 };
+/* What side nodes may add to the transient block of a graph: operands that stay longer leave holes
+ * that nothing fits into. */
+enum { SIDE_BYTES = 64 << 20 };
+
+/* Places a graph, with side nodes running beside as many others as memory allows. */
+static hn_status place(hn_graph *g, const hn_plan_options *o, bool side)
+{
+    hn_pass_one_stream(g);
+    HN_TRY(hn_place(g, o->guard_bytes));
+    const size_t alone = g->transient_bytes;
+    if (!side || !hn_pass_side_nodes(g)) return HN_OK;
+    for (int window = WINDOW; window > 0; window /= 2) {
+        HN_TRY(hn_pass_joins(g, window));
+        HN_TRY(hn_place(g, o->guard_bytes));
+        if (g->transient_bytes <= alone + SIDE_BYTES) return HN_OK;
+    }
+    hn_pass_one_stream(g);
+    return hn_place(g, o->guard_bytes);
+}
+
 hn_status hn_plan_build(hn_program *p, const hn_plan_options *o)
 {
     if (p->planned) return HN_FAIL(HN_ERR_ARG, "the program is planned already");
@@ -33,6 +55,9 @@ hn_status hn_plan_build(hn_program *p, const hn_plan_options *o)
         HN_TRY(hn_device_open("cpu", &p->own_device));
         p->device = p->own_device;
     }
+    const bool gpu = hn_device_kind_of(p->device) == HN_DEVICE_CUDA;
+    const bool side = o->side == HN_SIDE_AUTO ? gpu : o->side == HN_SIDE_ON;
+    p->side_sms = !side ? 0 : o->side == HN_SIDE_ON ? o->side_sms : HN_SIDE_SMS;
     for (int64_t i = 0; i < p->n_graphs; i++) {
         hn_graph *g = p->graph[i];
         hn_pass_dead_nodes(g);
@@ -46,7 +71,8 @@ hn_status hn_plan_build(hn_program *p, const hn_plan_options *o)
     for (int64_t i = 0; i < p->n_graphs; i++) {
         hn_graph *g = p->graph[i];
         HN_TRY(prepare_nodes(g, p->device));
-        HN_TRY(hn_place(g, o->guard_bytes));
+        HN_TRY(place(g, o, side));
+        hn_pass_batches(g);
         if (g->transient_bytes > p->transient_bytes) p->transient_bytes = g->transient_bytes;
     }
     p->planned = true;
@@ -76,6 +102,8 @@ void hn_plan_sizes_of(const hn_program *p, hn_plan_sizes *out)
     out->total_bytes += out->workspace_bytes;
     for (int64_t i = 0; i < p->n_graphs; i++) {
         out->n_nodes += p->graph[i]->n_nodes;
+        for (int64_t k = 0; k < p->graph[i]->n_nodes; k++)
+            out->n_side += p->graph[i]->node[k]->side;
         if (p->graph[i]->transient_bytes != p->transient_bytes || out->widest_graph) continue;
         out->widest_graph = p->graph[i]->name;
         out->widest_node = p->graph[i]->fullest ? p->graph[i]->fullest->name : NULL;
@@ -104,8 +132,9 @@ char *hn_plan_text(const hn_program *p)
     char notes[4096];
     hn_plan_sizes_of(p, &s);
     hn_plan_notes(p, '\n', notes, sizeof notes);
-    char text[2048] = "";
+    char text[2048] = "", side[64] = "";
     size_t at = 0;
+    if (s.n_side > 0) snprintf(side, sizeof side, ", %" PRId64 " on the side stream", s.n_side);
     for (int m = 0; m < HN_MEM_COUNT && at < sizeof text; m++) {
         if (s.class_bytes[m] == 0) continue;
         char note[160] = "";
@@ -118,9 +147,9 @@ char *hn_plan_text(const hn_program *p)
     if (s.workspace_bytes > 0 && at < sizeof text)
         snprintf(text + at, sizeof text - at, "  %-22s %10.4f GiB\n", "library workspace",
                  (double)s.workspace_bytes / 0x1p30);
-    return hn_asprintf("memory plan: %" PRId64 " operations in %" PRId64 " graphs\n%s"
+    return hn_asprintf("memory plan: %" PRId64 " operations in %" PRId64 " graphs%s\n%s"
                        "  %-22s %10.4f GiB\n%s",
-                       s.n_nodes, p->n_graphs, text, "total", (double)s.total_bytes / 0x1p30,
+                       s.n_nodes, p->n_graphs, side, text, "total", (double)s.total_bytes / 0x1p30,
                        notes);
 }
 

@@ -11,6 +11,9 @@
  *     |   |  x  |      y    | dx     |     operation allows it and nobody reads the input later
  *     +---+-----+-----------+--------+-> node
  *
+ * Side nodes (streams.c) run beside others; what they use lives until they are joined. That must
+ * not cost much memory: else they are joined earlier, or run in their place.
+ *
  * Tails: an operation may ask for room behind each row of an input (hn_op_def.tail). Transient
  * matrices that are nobody's view get it, and with them all others of their width: their pitch
  * grows, and what lies there is scratch of the operations that read them, one after the other.
@@ -23,10 +26,24 @@
 extern "C" {
 #endif
 
+/* Whether nodes that memory bounds run on the device's side stream (streams.c). They write the same
+ * bits there; products have others with multiprocessors set aside. */
+typedef enum {
+    HN_SIDE_AUTO, /* on a GPU, with HN_SIDE_SMS */
+    HN_SIDE_OFF,
+    HN_SIDE_ON /* also on the CPU, where they run in order all the same */
+} hn_side;
+
+/* Multiprocessors that bf16 products of backward leave to side nodes; 0: none, side nodes get what
+ * is free. */
+enum { HN_SIDE_SMS = 0 };
+
 typedef struct {
     hn_device *device;  /* must outlive the program; NULL: one for the CPU is made */
     size_t guard_bytes; /* red zone behind every transient piece, for tests; 0: none */
     size_t memory;      /* bytes that may be taken; 0: what is free when they are */
+    hn_side side;
+    int side_sms; /* with HN_SIDE_ON: set aside, like HN_SIDE_SMS */
 } hn_plan_options;
 
 typedef struct {
@@ -35,7 +52,7 @@ typedef struct {
     size_t total_bytes;
     const char *widest_graph; /* the one that sets the transient block, ... */
     const char *widest_node;  /* ... and its node with most in use; NULL: none */
-    int64_t n_nodes;          /* over all graphs */
+    int64_t n_nodes, n_side;  /* over all graphs */
 } hn_plan_sizes;
 
 /* Runs the passes on every graph and places everything. Takes no tensor memory.

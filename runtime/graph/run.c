@@ -145,8 +145,56 @@ static hn_status run_node(const hn_node *n, hn_exec *x)
     const hn_program *p = n->graph->program;
     const hn_op_def *def = hn_op(n->op);
     x->scratch = n->scratch ? p->memory[HN_MEM_TRANSIENT] + n->scratch_at : NULL;
+    const bool apart = n->side || n->leaves_room;
+    if (apart) hn_device_products(p->device, n->side, p->side_sms);
     const hn_status st = x->device == HN_DEVICE_CUDA ? def->run_cuda(n, x) : def->run_cpu(n, x);
+    if (apart) hn_device_products(p->device, false, 0);
     return st == HN_OK ? HN_OK : HN_FAIL(st, "%s (%s): %s", n->name, def->name, hn_last_text());
+}
+
+/* The node, or on a GPU those that it may run with; *n_nodes: how many that were. */
+static hn_status run_at_once(const hn_graph *g, int64_t i, hn_exec *x, int64_t *n_nodes)
+{
+    const hn_node *n = g->node[i];
+    const hn_op_def *def = hn_op(n->op);
+    *n_nodes = 1;
+    if (x->device != HN_DEVICE_CUDA || n->at_once < 2) return run_node(n, x);
+    *n_nodes = n->at_once;
+    x->scratch = NULL;
+    const hn_status st = def->run_many_cuda(g->node + i, n->at_once, x);
+    return st == HN_OK ? HN_OK : HN_FAIL(st, "%s (%s): %s", n->name, def->name, hn_last_text());
+}
+
+/* A run of side nodes, from node i on: they begin when the main stream is where it is now. */
+static hn_status run_beside(const hn_graph *g, int64_t i, const hn_exec *main, int64_t *n_nodes)
+{
+    hn_device *d = g->program->device;
+    hn_exec x = *main;
+    x.stream = hn_device_side_stream(d);
+    HN_TRY(hn_device_side_fork(d));
+    for (*n_nodes = 0; i < g->n_nodes && g->node[i]->side; i++, ++*n_nodes) {
+        HN_TRY(run_node(g->node[i], &x));
+        if (g->node[i]->mark >= 0) HN_TRY(hn_device_side_mark(d, g->node[i]->mark));
+    }
+    return HN_OK;
+}
+
+/* Every node, on a GPU on both streams; what comes behind waits for both. */
+static hn_status run_all(const hn_graph *g, hn_exec *x)
+{
+    hn_device *d = g->program->device;
+    const bool gpu = x->device == HN_DEVICE_CUDA;
+    for (int64_t i = 0, n_nodes; i < g->n_nodes; i += n_nodes) {
+        const hn_node *n = g->node[i];
+        if (gpu && n->side) {
+            HN_TRY(run_beside(g, i, x, &n_nodes));
+            continue;
+        }
+        if (gpu && n->after) HN_TRY(hn_device_side_join(d, n->after->mark));
+        HN_TRY(run_at_once(g, i, x, &n_nodes));
+    }
+    if (gpu && g->side_end) HN_TRY(hn_device_side_join(d, g->side_end->mark));
+    return HN_OK;
 }
 
 static hn_status run_checked(const hn_node *n, hn_exec *x)
@@ -195,9 +243,9 @@ static hn_status run_profiled(const hn_graph *g, hn_exec *x, hn_profile *profile
     hn_status st = HN_OK;
     if (ms == NULL) return HN_FAIL(HN_ERR_MEMORY, "no memory for the times of graph %s", g->name);
     HN_TRY_GOTO(st, hn_device_mark(d, 0), done);
-    for (int64_t i = 0; i < g->n_nodes; i++) {
-        HN_TRY_GOTO(st, run_node(g->node[i], x), done);
-        HN_TRY_GOTO(st, hn_device_mark(d, i + 1), done);
+    for (int64_t i = 0, n_nodes; i < g->n_nodes;) {
+        HN_TRY_GOTO(st, run_at_once(g, i, x, &n_nodes), done);
+        for (; n_nodes > 0; n_nodes--) HN_TRY_GOTO(st, hn_device_mark(d, ++i), done);
     }
     HN_TRY_GOTO(st, hn_device_marks(d, g->n_nodes, ms), done);
     st = hn_profile_add(profile, g, ms);
@@ -223,10 +271,9 @@ hn_status hn_graph_run(const hn_graph *g, const hn_run_options *o)
     if (g->captured && !o->check && !o->compare) return hn_device_launch(p->device, g->captured);
     if (o->check && p->guard_bytes > 0 && p->transient_bytes > 0)
         HN_TRY(hn_device_fill(p->device, p->memory[HN_MEM_TRANSIENT], 0xff, p->transient_bytes));
+    if (!o->check && !o->compare) return run_all(g, &x);
     for (int64_t i = 0; i < g->n_nodes; i++)
-        HN_TRY(o->compare ? run_compared(g->node[i], &x)
-               : o->check ? run_checked(g->node[i], &x)
-                          : run_node(g->node[i], &x));
+        HN_TRY(o->compare ? run_compared(g->node[i], &x) : run_checked(g->node[i], &x));
     return HN_OK;
 }
 
@@ -237,7 +284,7 @@ hn_status hn_graph_capture(hn_graph *g, hn_step_block *step)
     hn_status st = HN_OK;
     if (g->captured != NULL || g->n_nodes == 0) return HN_OK;
     HN_TRY(hn_device_capture_begin(p->device));
-    for (int64_t i = 0; i < g->n_nodes && st == HN_OK; i++) st = run_node(g->node[i], &x);
+    st = run_all(g, &x);
     if (st == HN_OK) return hn_device_capture_end(p->device, &g->captured);
     (void)!hn_device_capture_end(p->device, NULL);
     return st;

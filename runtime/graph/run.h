@@ -1,9 +1,9 @@
 /* run.h - executors: they run a planned graph.
  *
  *   cpu         node by node, the fast CPU functions
- *   cuda        node by node on the GPU's stream
+ *   cuda        node by node on the GPU's stream; side nodes (streams.c) on its side stream
  *   cuda-graph  the same, captured once (hn_graph_capture) and enqueued as one CUDA graph
- *   cuda-check  node by node; after each one the host compares with the CPU twin
+ *   cuda-check  node by node on one stream; after each one the host compares with the CPU twin
  *
  * cuda and cuda-graph run the same launches and give the same bits.
  */
@@ -37,7 +37,8 @@ typedef struct {
                    * at the red zones of a guarded plan; before it: poison fresh outputs */
     bool compare; /* GPU: run each node's CPU twin on copies of the same inputs; float outputs agree
                    * to 1e-4 (f32; 6e-3 where bf16 lies between) or 2e-2 (bf16) of their norm */
-    hn_profile *profile; /* adds the time of every node, and waits; not with check or compare */
+    hn_profile *profile; /* adds the time of every node, and waits; one stream; not with check or
+                          * compare. Of nodes that run as one, the first has their time */
 } hn_run_options;        /* scans and comparisons look at replica 0 */
 
 /* Runs every node. On a GPU it returns before the work is done, unless check or compare is on.

@@ -242,7 +242,8 @@ static hn_status record(hn_engine *e)
         if (o->eval) HN_TRY(record_eval(e));
     }
     if (o->logits_rows > 0) HN_TRY(record_logits(e));
-    const hn_plan_options plan = {.device = o->device, .memory = o->memory};
+    const hn_plan_options plan = {
+        .device = o->device, .memory = o->memory, .side = o->side, .side_sms = o->side_sms};
     return hn_plan_build(e->program, &plan);
 }
 

@@ -62,6 +62,8 @@ typedef struct {
     int64_t logits_rows; /* 0: no logits graph */
     hn_optimizer optimizer;
     uint64_t seed;
+    hn_side side; /* the next two: as in hn_plan_options */
+    int side_sms;
 } hn_engine_options;
 
 /* Host memory of a micro-batch. Every field is the caller's to fill, wholly, before a call. */

@@ -132,11 +132,12 @@ static int by_time(const void *a, const void *b)
 
 static void print_row(FILE *to, const hn_gemm_cuda_tuned *t)
 {
-    char kind[64];
-    snprintf(kind, sizeof kind, "%s%s%s %c%c%s%s", hn_dtype_name(t->dtype),
+    char kind[64], sms[32] = "";
+    if (t->sms > 0) snprintf(sms, sizeof sms, " %" PRId64 " SMs", t->sms);
+    snprintf(kind, sizeof kind, "%s%s%s %c%c%s%s%s", hn_dtype_name(t->dtype),
              t->c_dtype == t->dtype ? "" : ">",
              t->c_dtype == t->dtype ? "" : hn_dtype_name(t->c_dtype), t->trans_a ? 't' : 'n',
-             t->trans_b ? 't' : 'n', t->adds ? " add" : "", t->bias ? " bias" : "");
+             t->trans_b ? 't' : 'n', t->adds ? " add" : "", t->bias ? " bias" : "", sms);
     fprintf(to, "%7" PRId64 " %7" PRId64 " %7" PRId64 " %5" PRId64 " %5" PRId64 "  %-20s", t->m,
             t->n, t->k, t->batch, t->calls, kind);
     if (t->tried == 0) {
