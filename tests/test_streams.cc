@@ -201,9 +201,10 @@ TEST_P(SideNodes, ChangeNoBitAndAddLittleMemory)
     off.side = HN_SIDE_OFF;
     Job with(GetParam()), without(off);
     EXPECT_EQ(with.losses(5), without.losses(5));
-    /* never beyond the peak of what is in use; what fits under it may leave a hole */
+    /* never beyond the peak of what is in use; what fits under it may leave a hole, of some KiB
+     * (scratch depends on the number of threads) */
     EXPECT_LE((double)with.micro()->transient_bytes,
-              1.02 * (double)without.micro()->transient_bytes);
+              1.08 * (double)without.micro()->transient_bytes);
     hn_plan_sizes sizes;
     hn_plan_sizes_of(hn_engine_program(without.e), &sizes);
     EXPECT_EQ(sizes.n_side, 0);
