@@ -52,7 +52,7 @@ static const hn_option options[] = {
     {"profile",   FIELD(profile),   "off",  0, 0, NULL, "time every operation instead: a Markdown table"},
     {"plans",     FIELD(plans),     "auto", 0, 0, NULL, "file of the fastest matrix products, as for train; off: the library's first choices"},
     {"tune",      FIELD(tune),      "off",  0, 0, NULL, "search for them first, and write the file"},
-    {"side_sms",  FIELD(side_sms),  "-2",   -2, 1024, NULL, "multiprocessors for the gradients of adapters, beside others; 0: those that are free, -1: in their place among the others, -2: as in the trainers"},
+    {"side-sms",  FIELD(side_sms),  "-2",   -2, 1024, NULL, "multiprocessors for the gradients of adapters, beside others; 0: those that are free, -1: in their place among the others, -2: as in the trainers"},
     {"seed",      FIELD(seed),      "0",    0, 1e15, NULL, "of weights and tokens"},
 };
 /* clang-format on */
@@ -240,24 +240,29 @@ static hn_status enqueue_step(bench *b, int64_t step)
     return hn_engine_update(b->engine, b->c->lr, NULL);
 }
 
-/* The steps that are done; wait: all that were enqueued. *at: the time of the last one before. */
+/* The steps that are done; wait: all that were enqueued. *at: the time of the last one before.
+ * Steps whose reports come together share the time since then. */
 static hn_status take_reports(bench *b, bool wait, int64_t *at)
 {
+    const int64_t before = b->n_done;
     for (;;) {
         bool there;
         hn_step_report r;
         HN_TRY(hn_engine_report(b->engine, wait, &there, &r));
-        if (!there) return HN_OK;
+        if (!there) break;
         if (r.skipped != 0 || !isfinite(r.loss) || r.tokens != b->c->batch * b->c->length)
             return HN_FAIL(HN_ERR_NUMERIC,
                            "a step's loss is %g, its gradient's norm %g, %" PRId64 " tokens",
                            r.loss, r.grad_norm, r.tokens);
-        const int64_t now = hn_clock_ns();
         if (b->n_done++ == 0) b->loss_first = r.loss;
         b->loss_last = r.loss;
-        if (b->n_done > b->c->warmup) b->step_ms[b->n_steps++] = 1e-6 * (double)(now - *at);
-        *at = now;
     }
+    if (b->n_done == before) return HN_OK;
+    const int64_t now = hn_clock_ns(), each = (now - *at) / (b->n_done - before);
+    for (int64_t i = before; i < b->n_done; i++)
+        if (i >= b->c->warmup) b->step_ms[b->n_steps++] = 1e-6 * (double)each;
+    *at = now;
+    return HN_OK;
 }
 
 static hn_status one_step(bench *b, int64_t step)

@@ -62,7 +62,7 @@ report() {
         read -r code seconds <"$file"
         if [ "$code" = 0 ]; then
             printf 'ok      %-44s %4s s  %s\n' "$name" "$seconds" \
-                "$(grep -E 'PASSED|ERROR SUMMARY|RACECHECK SUMMARY' "$logs/$name.log" | tail -2 | tr -s '\n=' '  ')"
+                "$(grep -E 'PASSED|ERROR SUMMARY|^races in' "$logs/$name.log" | tail -2 | tr -s '\n=' '  ')"
         else
             failed=1
             printf 'FAILED  %-44s %4s s  exit code %s\n' "$name" "$seconds" "$code"
@@ -104,13 +104,32 @@ done
 part "test_cli_verbs.cuda" env HONE_TEST_DEVICE=cuda "$build/test_cli_verbs"
 report
 
+memcheck() {
+    compute-sanitizer --tool memcheck --error-exitcode 9 "$1" --gtest_filter="$gpu"
+}
+
+# racecheck reports cuBLASLt's and cuDNN's own kernels (it takes their barriers for none): only ours
+# count. It crashes (2025.3.1) where a conditional node of a captured graph holds linear_ce.
+racecheck() {
+    local text code left=$gpu own
+    case $1 in
+    *test_linear_ce) left="$gpu-*CapturedGraph*" ;;
+    *test_registry) left="$gpu-*CapturedGraph/linear_ce:*ReplayReadsTheStepBlock/linear_ce" ;;
+    esac
+    text=$(compute-sanitizer --tool racecheck --print-limit 1000000 "$1" --gtest_filter="$left" 2>&1)
+    code=$?
+    printf '%s\n' "$text"
+    own=$(printf '%s\n' "$text" | grep ' access at ' | grep -vcE ' access at (nvjet|cudnn)_')
+    echo "races in kernels of our own: $own"
+    [ $code = 0 ] && [ "$own" = 0 ]
+}
+
 if [ $sanitizers = yes ]; then
     for tool in memcheck racecheck; do
         echo "==== compute-sanitizer $tool"
         for program in "${kernels[@]}"; do
             case $program in *test_engine_cuda | *test_cli_*) continue ;; esac
-            part "$(basename "$program").$tool" compute-sanitizer --tool $tool --error-exitcode 9 \
-                "$program" --gtest_filter="$gpu"
+            part "$(basename "$program").$tool" $tool "$program"
         done
         report
     done

@@ -219,7 +219,7 @@ struct Block {
         if (segment) hn_segment_begin(g);
         hn_tensor *norm_in[] = {x, nullptr, w[0]};
         EXPECT_HN_OK(hn_emit(g, HN_OP_ADD_RMSNORM, "norm", norm_in, &eps, norm));
-        hn_tensor *in[] = {norm[1], w[1], nullptr, nullptr}, *gated[3] = {};
+        hn_tensor *in[] = {norm[1], w[1], nullptr, nullptr}, *gated[2];
         EXPECT_HN_OK(hn_emit(g, HN_OP_LINEAR, "gate", in, &one, out));
         gated[0] = out[0];
         in[1] = w[2];

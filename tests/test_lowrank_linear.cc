@@ -131,36 +131,6 @@ TEST_P(LowrankLinear, DxMayBeTheAddedOperandOrLeftOut)
     EXPECT_TRUE(same_bits(q.ds.values(), o.ds.values()));
 }
 
-TEST_P(LowrankLinear, SAndDsMayBeMadeAheadOfTime)
-{
-    Out whole(s), o(s);
-    ASSERT_HN_OK(fast(fwd(whole)));
-    ASSERT_HN_OK(fast(back(whole, false)));
-    for (const bool twin : {false, true}) {
-        auto f = fwd(o);
-        auto h = back(o, false);
-        const auto run = [&] {
-            ASSERT_HN_OK(twin ? hn_lowrank_linear_fwd_cpu(&f) : fast(f));
-            ASSERT_HN_OK(twin ? hn_lowrank_linear_dx_cpu(&h) : fast(h));
-        };
-        if (twin) {
-            const auto all = fwd(whole);
-            const auto all_back = back(whole, false);
-            ASSERT_HN_OK(hn_lowrank_linear_fwd_cpu(&all));
-            ASSERT_HN_OK(hn_lowrank_linear_dx_cpu(&all_back));
-        }
-        f.y = h.dx = nullptr;
-        run();
-        EXPECT_TRUE(same_bits(o.sv.values(), whole.sv.values()));
-        EXPECT_TRUE(same_bits(o.ds.values(), whole.ds.values()));
-        f = fwd(o), h = back(o, false);
-        f.s_given = h.ds_given = true;
-        run();
-        EXPECT_TRUE(same_bits(o.y.values(), whole.y.values()));
-        EXPECT_TRUE(same_bits(o.dx.values(), whole.dx.values()));
-    }
-}
-
 /* Every layer of its own group is what the plain linear layer makes of merged weights (fp32, no
  * dropout): y = x (w + scale b a)^T + bias. */
 TEST_P(LowrankLinear, EqualsMergedWeights)
@@ -595,38 +565,6 @@ TEST_P(LowrankLinearBordered, CudaMatchesCpuAndWritesTheTails)
     }
 }
 
-/* Made by one call, with the tail, and taken as given by the next. */
-TEST_P(LowrankLinearBordered, CudaSAndDsMayBeMadeAheadOfTime)
-{
-    HN_NEED_CUDA();
-    Gemm gemm;
-    OnDevice o = copies(true);
-    Bordered d = fresh_border(), e = fresh_border();
-    fill(d), fill(e);
-    Results whole = fresh(true), r = fresh(true);
-    auto f = on(o, d, whole, false);
-    auto h = back_on(o, d, whole, false);
-    DeviceScratch one(hn_lowrank_linear_fwd_cuda_scratch(&f));
-    DeviceScratch two(hn_lowrank_linear_dx_cuda_scratch(&h));
-    const auto run = [&] {
-        ASSERT_HN_OK(hn_lowrank_linear_fwd_cuda(&f, gemm, one.data(), nullptr));
-        ASSERT_HN_OK(hn_lowrank_linear_dx_cuda(&h, gemm, two.data(), nullptr));
-    };
-    run();
-    f = on(o, e, r, false), h = back_on(o, e, r, false);
-    f.y = h.dx = nullptr;
-    run();
-    EXPECT_EQ(tail(e.x, s.in), r.sv.values());
-    EXPECT_EQ(tail(e.dy, s.out), r.ds.values());
-    f = on(o, e, r, false), h = back_on(o, e, r, false);
-    f.s_given = h.ds_given = true;
-    run();
-    EXPECT_TRUE(r.sv.raw() == whole.sv.raw());
-    EXPECT_TRUE(r.ds.raw() == whole.ds.raw());
-    EXPECT_TRUE(r.y.raw() == whole.y.raw());
-    EXPECT_TRUE(r.dx.raw() == whole.dx.raw());
-}
-
 TEST_P(LowrankLinearBordered, CudaRepeatsBitForBitAlsoFromACapturedGraph)
 {
     HN_NEED_CUDA();
@@ -663,32 +601,6 @@ INSTANTIATE_TEST_SUITE_P(Shapes, LowrankLinearBordered,
                                            Shape{HN_BF16, 130, 72, 40, 24, 0, false, 0.2},
                                            Shape{HN_BF16, 257, 128, 192, 48, 0, false, 0},
                                            Shape{HN_BF16, 128, 256, 512, 64, 0, false, 0}),
-                         [](const auto &i) {
-                             const Shape &s = i.param;
-                             return case_name("r", s.rows, "_i", s.in, "_o", s.out, "_k", s.rank,
-                                              "_p", (int)(s.p * 100), s.dtype);
-                         });
-
-/* s and ds of these are made by a kernel of ours (skinny_cuda.cu). It takes blocks of 16, 64 or 128
- * rows (132 SMs: up to 2112 rows, up to 8448, and above) and 128 columns at a time, of which 8, 6
- * or 4 tiles lie in its ring: every height, every rank, fewer tiles than the ring has and more,
- * with part-filled last ones. */
-INSTANTIATE_TEST_SUITE_P(Narrow, LowrankLinearBordered,
-                         ::testing::Values(Shape{HN_BF16, 1, 8, 8, 8, 0, false, 0},
-                                           Shape{HN_BF16, 17, 1160, 1288, 16, 0, false, 0},
-                                           Shape{HN_BF16, 40, 2056, 24, 32, 0, false, 0},
-                                           Shape{HN_BF16, 31, 40, 1032, 40, 0, false, 0},
-                                           Shape{HN_BF16, 100, 128, 1024, 56, 0, false, 0},
-                                           Shape{HN_BF16, 70, 264, 136, 64, 0, false, 0.5},
-                                           Shape{HN_BF16, 2113, 776, 16, 8, 0, false, 0},
-                                           Shape{HN_BF16, 2200, 24, 904, 24, 0, false, 0},
-                                           Shape{HN_BF16, 2117, 136, 264, 48, 0, false, 0},
-                                           Shape{HN_BF16, 2240, 64, 128, 64, 0, false, 0},
-                                           Shape{HN_BF16, 8449, 520, 16, 16, 0, false, 0},
-                                           Shape{HN_BF16, 8500, 16, 648, 32, 0, false, 0},
-                                           Shape{HN_BF16, 8578, 136, 72, 48, 0, false, 0},
-                                           Shape{HN_BF16, 8460, 72, 136, 64, 0, false, 0},
-                                           Shape{HN_BF16, 17001, 24, 40, 8, 0, false, 0}),
                          [](const auto &i) {
                              const Shape &s = i.param;
                              return case_name("r", s.rows, "_i", s.in, "_o", s.out, "_k", s.rank,

@@ -2,12 +2,41 @@
  * reads all its inputs, then writes, so that outputs may lie on inputs. In bf16 the exponential and
  * the reciprocal are the approximations of the special function unit: with the exact ones the
  * arithmetic took longer than the memory (77 % of a copy). */
-#include "kernels/activation/cuda_swiglu.h"
 #include "kernels/activation/swiglu.h"
+
+#include "runtime/base/cuda_vec.h"
 
 namespace {
 
 constexpr int kThreads = 256;
+
+/* f = sigmoid(v) and rest = 1 - f, both without cancellation; the exponential cannot overflow. */
+__device__ __forceinline__ void sigmoid(float v, float *f, float *rest)
+{
+    const float e = expf(-fabsf(v)), large = 1.0f / (1.0f + e), small = e * large;
+    *f = v < 0.0f ? small : large;
+    *rest = v < 0.0f ? large : small;
+}
+
+/* The same where the result is rounded to bf16: f within 2^-16 of itself, rest within 2^-22 of 1.
+ * Where the exponential overflows (v < -88), f is 0. */
+__device__ __forceinline__ void sigmoid_near(float v, float *f, float *rest)
+{
+    float e, r;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(e) : "f"(v * -1.44269504f));
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(1.0f + e));
+    *f = r;
+    *rest = 1.0f - r;
+}
+
+template <class T>
+__device__ __forceinline__ void sigmoid_for(float v, float *f, float *rest)
+{
+    if constexpr (sizeof(T) == sizeof(float))
+        sigmoid(v, f, rest);
+    else
+        sigmoid_near(v, f, rest);
+}
 
 template <class T>
 struct Forward {
@@ -25,7 +54,12 @@ __device__ __forceinline__ void fwd_span(const Forward<T> &a, int64_t row, int64
     hn_load_part<kWidth, kWhole>(a.gate + row * a.ld_gate + col, n, v);
     hn_load_part<kWidth, kWhole>(a.up + row * a.ld_up + col, n, u);
 #pragma unroll
-    for (int k = 0; k < kWidth; k++) u[k] = hn_swiglu_of<T>(v[k], u[k]);
+    for (int k = 0; k < kWidth; k++) {
+        float f, rest;
+        sigmoid_for<T>(v[k], &f, &rest);
+        const float silu = v[k] * f;
+        u[k] = silu * u[k];
+    }
     hn_store_part<kWidth, kWhole>(a.y + row * a.ld_y + col, n, u);
 }
 
@@ -47,7 +81,12 @@ __device__ __forceinline__ void bwd_span(const Backward<T> &a, int64_t row, int6
     hn_load_part<kWidth, kWhole>(a.dy + row * a.ld_dy + col, n, d);
 #pragma unroll
     for (int k = 0; k < kWidth; k++) {
-        hn_swiglu_back<T>(v[k], u[k], d[k]);
+        float f, rest;
+        sigmoid_for<T>(v[k], &f, &rest);
+        const float silu = v[k] * f, h = silu * u[k];
+        u[k] = d[k] * u[k] * (f + silu * rest);
+        v[k] = d[k] * silu;
+        d[k] = h;
     }
     hn_store_part<kWidth, kWhole>(a.dgate + row * a.ld_dgate + col, n, u);
     hn_store_part<kWidth, kWhole>(a.dup + row * a.ld_dup + col, n, v);

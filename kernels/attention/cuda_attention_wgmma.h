@@ -3,8 +3,8 @@
  *
  * wgmma.m64nNk16: a warpgroup (4 warps) multiplies A [64, 16] by B [16, N] and adds to C [64, N].
  * Warp w of the group holds rows 16 w .. 16 w + 15 of C, and of A if that is in registers, in the
- * pieces of mma.m16n8k16 (runtime/base/cuda_mma.h). B, and A otherwise, come from shared memory,
- * which the tensor cores read themselves: no loads, no registers, and all warps share one reading.
+ * pieces of mma.m16n8k16 (cuda_attention_mma.h). B, and A otherwise, come from shared memory, which
+ * the tensor cores read themselves: no loads, no registers, and all warps share one reading.
  *
  * A tile is cut in panels of 64 columns: rows of 128 bytes, of which piece c (16 bytes) lies at
  * c ^ (row % 8). That is the layout the instruction calls 128-byte swizzle, and serves both

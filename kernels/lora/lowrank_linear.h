@@ -29,11 +29,6 @@
  *            ds are then written twice: to their own place, and BEHIND EVERY ROW OF x or dy
  *            (elements in .. in + rank - 1, out .. out + rank - 1), the last one included: whoever
  *            gives a tail promises that this memory is there and that nobody's values are in it.
- *            Without dx (y), ds (s) goes there wherever dy_tail (x_tail) is at least rank: another
- *            call may take it as given.
- *            In bf16, ranks that are multiples of 8 up to 64 get s and ds from a kernel of ours
- *            where the rows of x, A, B, s and ds begin on 16-byte boundaries and an sm_90 or later
- *            runs it, once for both places; else they are products of cuBLASLt and a copy.
  * Limits     every dimension 1 to 2^31 - 1; any width, rank and alignment.
  *            x_tail and dy_tail: 0, or at most what the leading dimension leaves. The CPU functions
  *            do not look at them.
@@ -61,13 +56,13 @@ extern "C" {
 
 typedef struct {
     const void *x;    /* in  [rows, in] */
-    const void *w;    /* in  [out, in], or [replicas][out, in]; not used without y */
+    const void *w;    /* in  [out, in], or [replicas][out, in] */
     const void *bias; /* in  [out], or [replicas][out]; NULL: none */
     const void *a;    /* in  [replicas][rank, in] */
-    const void *b;    /* in  [replicas][out, rank]; not used without y */
+    const void *b;    /* in  [replicas][out, rank] */
     const void *add;  /* in  [rows, out], added to y; NULL: none */
-    void *y;          /* out [rows, out]; NULL: not wanted */
-    void *s;          /* out [rows, rank], scaled; kept for the gradient of B; in where s_given */
+    void *y;          /* out [rows, out] */
+    void *s;          /* out [rows, rank], scaled; kept for the gradient of B */
     int64_t rows, in, out, rank;
     int64_t ld_x, ld_w, ld_a, ld_b, ld_add, ld_y, ld_s;
     int64_t x_tail;                                    /* elements behind a row of x to write in */
@@ -76,7 +71,6 @@ typedef struct {
     hn_dtype dtype, bias_dtype; /* bias_dtype: give dtype where there is no bias */
     float scale;                /* alpha / rank, or alpha / sqrt(rank); not 0 */
     hn_dropout_key drop;        /* of the low-rank branch; p = 0: none */
-    bool s_given; /* whoever made x made s, too, and put it behind x if x_tail >= rank */
 } hn_lowrank_linear_args;
 
 HN_NODISCARD hn_status hn_lowrank_linear_check(const hn_lowrank_linear_args *a);
@@ -95,7 +89,7 @@ typedef struct {
     const void *w;   /* in  [out, in], or [replicas][out, in]; not used without dx */
     const void *a;   /* in  [replicas][rank, in]; not used without dx */
     const void *b;   /* in  [replicas][out, rank] */
-    void *ds;        /* out [rows, rank], kept for the gradient of A; in where ds_given */
+    void *ds;        /* out [rows, rank], kept for the gradient of A */
     const void *add; /* in [rows, in], added to dx; NULL: none */
     void *dx;        /* out [rows, in]; NULL: not wanted */
     int64_t rows, in, out, rank;
@@ -106,7 +100,6 @@ typedef struct {
     hn_dtype dtype;
     float scale;
     hn_dropout_key drop; /* the key of forward */
-    bool ds_given;       /* whoever made dy made ds, too, and put it behind dy if dy_tail >= rank */
 } hn_lowrank_linear_dx_args;
 
 HN_NODISCARD hn_status hn_lowrank_linear_dx_check(const hn_lowrank_linear_dx_args *a);

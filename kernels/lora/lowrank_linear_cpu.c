@@ -26,21 +26,20 @@ hn_status hn_lowrank_linear_check(const hn_lowrank_linear_args *a)
     HN_TRY(hn_check_pointer(fwd, "args", a));
     HN_TRY(hn_check_float(fwd, "dtype", a->dtype));
     HN_TRY(hn_check_matrix(fwd, "x", a->x, a->rows, a->in, a->ld_x));
+    HN_TRY(hn_check_matrix(fwd, "w", a->w, a->out, a->in, a->ld_w));
     HN_TRY(hn_check_matrix(fwd, "A", a->a, a->rank, a->in, a->ld_a));
+    HN_TRY(hn_check_matrix(fwd, "B", a->b, a->out, a->rank, a->ld_b));
+    HN_TRY(hn_check_matrix(fwd, "y", a->y, a->rows, a->out, a->ld_y));
     HN_TRY(hn_check_matrix(fwd, "s", a->s, a->rows, a->rank, a->ld_s));
+    if (a->add) HN_TRY(hn_check_matrix(fwd, "add", a->add, a->rows, a->out, a->ld_add));
+    HN_TRY(hn_check_in_place(fwd, a->add, a->ld_add, a->y, a->ld_y));
     HN_TRY(hn_check_replicas(fwd, a->rows, a->replicas));
+    HN_TRY(hn_check_read_stride(fwd, "w", a->replicas, a->w_stride, a->out * a->ld_w));
     HN_TRY(hn_check_read_stride(fwd, "A", a->replicas, a->a_stride, a->rank * a->ld_a));
+    HN_TRY(hn_check_read_stride(fwd, "B", a->replicas, a->b_stride, a->out * a->ld_b));
     HN_TRY(check_tail(fwd, "x", a->in, a->x_tail, a->ld_x));
     HN_TRY(check_scale(fwd, a->scale));
     HN_TRY(hn_dropout_check_key(fwd, &a->drop));
-    if (a->y == NULL) return HN_OK;
-    HN_TRY(hn_check_matrix(fwd, "w", a->w, a->out, a->in, a->ld_w));
-    HN_TRY(hn_check_matrix(fwd, "B", a->b, a->out, a->rank, a->ld_b));
-    HN_TRY(hn_check_matrix(fwd, "y", a->y, a->rows, a->out, a->ld_y));
-    if (a->add) HN_TRY(hn_check_matrix(fwd, "add", a->add, a->rows, a->out, a->ld_add));
-    HN_TRY(hn_check_in_place(fwd, a->add, a->ld_add, a->y, a->ld_y));
-    HN_TRY(hn_check_read_stride(fwd, "w", a->replicas, a->w_stride, a->out * a->ld_w));
-    HN_TRY(hn_check_read_stride(fwd, "B", a->replicas, a->b_stride, a->out * a->ld_b));
     if (a->bias == NULL) return HN_OK;
     HN_TRY(hn_check_float(fwd, "bias_dtype", a->bias_dtype));
     return hn_check_read_stride(fwd, "bias", a->replicas, a->bias_stride, a->out);
@@ -90,8 +89,8 @@ hn_status hn_lowrank_linear_fwd_cpu(const hn_lowrank_linear_args *a)
     const hn_dropout_now d = hn_dropout_read(&a->drop);
     for (int64_t i = 0; i < a->rows; i++) {
         const int64_t g = i / group;
-        if (!a->s_given) make_s(a, &d, i, g);
-        for (int64_t o = 0; a->y != NULL && o < a->out; o++) {
+        make_s(a, &d, i, g);
+        for (int64_t o = 0; o < a->out; o++) {
             double base = 0.0, low = 0.0;
             for (int64_t k = 0; k < a->in; k++)
                 base += (double)hn_get_f32(a->x, a->dtype, i * a->ld_x + k) *
@@ -127,7 +126,7 @@ hn_status hn_lowrank_linear_dx_cpu(const hn_lowrank_linear_dx_args *a)
     const hn_dropout_now d = hn_dropout_read(&a->drop);
     for (int64_t i = 0; i < a->rows; i++) {
         const int64_t g = i / group;
-        if (!a->ds_given) make_ds(a, i, g);
+        make_ds(a, i, g);
         for (int64_t k = 0; a->dx != NULL && k < a->in; k++) {
             double base = 0.0, low = 0.0;
             for (int64_t o = 0; o < a->out; o++)

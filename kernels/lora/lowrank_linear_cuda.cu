@@ -1,10 +1,7 @@
 /* Two products after each other, the second added to the first by beta = 1; with dropout the
  * operand (forward) or the product (backward) of the low-rank branch is masked in the scratch.
- * Where A and B border w, s or ds lies behind the rows of x or dy, too, and one product does both.
- * s and ds are products of cuBLASLt or, where that fits, of skinny_cuda.cu.
- */
+ * Where A and B border w, s or ds is copied behind the rows of x or dy: one product does both. */
 #include "kernels/linear/linear.h"
-#include "kernels/lora/cuda_skinny.h"
 #include "kernels/lora/lowrank_linear.h"
 #include "kernels/random/cuda_dropout.h"
 #include "runtime/base/check.h"
@@ -64,7 +61,7 @@ bool in_steps_of(size_t step, const void *p, int64_t ld, size_t size)
     return (uintptr_t)p % step == 0 && (size_t)ld * size % step == 0;
 }
 
-/* Copies s [rows, rank]. */
+/* Copies s [rows, rank] to behind the rows of x [rows, cols]. */
 template <class V>
 void launch_tail(const void *s, int64_t ld_s, void *to, int64_t ld_to, int64_t rows, int64_t rank,
                  size_t size, cudaStream_t stream)
@@ -74,29 +71,24 @@ void launch_tail(const void *s, int64_t ld_s, void *to, int64_t ld_to, int64_t r
         static_cast<const V *>(s), ld_s / per, static_cast<V *>(to), ld_to / per, rows, cols);
 }
 
-hn_status put_behind(const void *s, int64_t ld_s, void *to, int64_t ld_to, int64_t rows,
-                     int64_t rank, hn_dtype dtype, cudaStream_t stream)
+hn_status put_behind(const void *x, int64_t cols, int64_t ld_x, const void *s, int64_t ld_s,
+                     int64_t rows, int64_t rank, hn_dtype dtype, cudaStream_t stream)
 {
     const size_t size = hn_dtype_size(dtype);
-    if (in_steps_of(sizeof(uint4), s, ld_s, size) && in_steps_of(sizeof(uint4), to, ld_to, size) &&
+    void *const to = static_cast<char *>(const_cast<void *>(x)) + (size_t)cols * size;
+    if (in_steps_of(sizeof(uint4), s, ld_s, size) && in_steps_of(sizeof(uint4), to, ld_x, size) &&
         (size_t)rank * size % sizeof(uint4) == 0)
-        launch_tail<uint4>(s, ld_s, to, ld_to, rows, rank, size, stream);
+        launch_tail<uint4>(s, ld_s, to, ld_x, rows, rank, size, stream);
     else if (dtype == HN_F32)
-        launch_tail<uint32_t>(s, ld_s, to, ld_to, rows, rank, size, stream);
+        launch_tail<uint32_t>(s, ld_s, to, ld_x, rows, rank, size, stream);
     else
-        launch_tail<uint16_t>(s, ld_s, to, ld_to, rows, rank, size, stream);
+        launch_tail<uint16_t>(s, ld_s, to, ld_x, rows, rank, size, stream);
     return HN_CUDA_LAUNCHED("lowrank_linear: tail");
 }
 
 const char *at(const void *p, int64_t elements, hn_dtype dtype)
 {
     return static_cast<const char *>(p) + elements * (int64_t)hn_dtype_size(dtype);
-}
-
-/* What lies behind row 0 of x, which the caller has given as a tail to write in. */
-void *tail_of(const void *x, int64_t cols, hn_dtype dtype)
-{
-    return const_cast<char *>(at(x, cols, dtype));
 }
 
 bool is_bordered(const hn_lowrank_linear_args *a)
@@ -129,29 +121,8 @@ size_t dropped_bytes(const hn_lowrank_linear_args *a)
     return (size_t)(a->rows * hn_gemm_cuda_padded(a->in, a->dtype)) * hn_dtype_size(a->dtype);
 }
 
-/* Puts s, the product of g, in its place and, where `tail` is given, behind rows, too. */
-hn_status make_narrow(const hn_gemm_cuda_args *g, void *tail, int64_t ld_tail, hn_gemm_cuda *gemm,
-                      hn_stream stream)
-{
-    if (g->dtype == HN_BF16 && g->batch == 1) {
-        hn_skinny_args k = {};
-        bool fits = false;
-        k.x = static_cast<const __nv_bfloat16 *>(g->a), k.ld_x = g->ld_a;
-        k.a = static_cast<const __nv_bfloat16 *>(g->b), k.ld_a = g->ld_b;
-        k.s = static_cast<__nv_bfloat16 *>(g->c), k.ld_s = g->ld_c;
-        k.tail = static_cast<__nv_bfloat16 *>(tail), k.ld_tail = ld_tail;
-        k.rows = g->m, k.cols = g->k, k.rank = g->n;
-        k.by_columns = !g->trans_b, k.scale = g->alpha;
-        HN_TRY(hn_skinny_fits_(&k, &fits));
-        if (fits) return hn_skinny_(&k, stream);
-    }
-    HN_TRY(hn_gemm_cuda_run(gemm, g, stream));
-    if (tail == nullptr) return HN_OK;
-    return put_behind(g->c, g->ld_c, tail, ld_tail, g->m, g->n, g->dtype, stream);
-}
-
-/* s = scale x' A^T, with `behind` also behind the rows of x */
-hn_status make_s(const hn_lowrank_linear_args *a, bool behind, hn_gemm_cuda *gemm, void *scratch,
+/* s = scale x' A^T */
+hn_status make_s(const hn_lowrank_linear_args *a, hn_gemm_cuda *gemm, void *scratch,
                  hn_stream stream)
 {
     const void *x = a->x;
@@ -171,13 +142,11 @@ hn_status make_s(const hn_lowrank_linear_args *a, bool behind, hn_gemm_cuda *gem
     g.b = a->a, g.ld_b = a->ld_a, g.b_stride = a->a_stride, g.trans_b = true;
     g.c = a->s, g.ld_c = a->ld_s, g.c_stride = g.m * a->ld_s;
     g.dtype = g.c_dtype = a->dtype, g.alpha = a->scale;
-    return make_narrow(&g, behind ? tail_of(a->x, a->in, a->dtype) : nullptr, a->ld_x, gemm,
-                       stream);
+    return hn_gemm_cuda_run(gemm, &g, stream);
 }
 
-/* ds = scale dy B, with `behind` also behind the rows of dy */
-hn_status make_ds(const hn_lowrank_linear_dx_args *a, bool behind, hn_gemm_cuda *gemm,
-                  hn_stream stream)
+/* ds = scale dy B */
+hn_status make_ds(const hn_lowrank_linear_dx_args *a, hn_gemm_cuda *gemm, hn_stream stream)
 {
     hn_gemm_cuda_args g = {};
     g.batch = a->b_stride == 0 ? 1 : hn_replica_count(a->replicas);
@@ -186,8 +155,7 @@ hn_status make_ds(const hn_lowrank_linear_dx_args *a, bool behind, hn_gemm_cuda 
     g.b = a->b, g.ld_b = a->ld_b, g.b_stride = a->b_stride;
     g.c = a->ds, g.ld_c = a->ld_ds, g.c_stride = g.m * a->ld_ds;
     g.dtype = g.c_dtype = a->dtype, g.alpha = a->scale;
-    return make_narrow(&g, behind ? tail_of(a->dy, a->out, a->dtype) : nullptr, a->ld_dy, gemm,
-                       stream);
+    return hn_gemm_cuda_run(gemm, &g, stream);
 }
 
 /* dx = dy w (+ add), over the first `out` columns of dy: `rank` more make it [dy | ds] [w ; A] */
@@ -217,11 +185,9 @@ hn_status hn_lowrank_linear_fwd_cuda(const hn_lowrank_linear_args *a, hn_gemm_cu
     HN_TRY(hn_lowrank_linear_check(a));
     if (a->drop.p > 0.0) HN_TRY(hn_check_pointer("lowrank_linear", "scratch", scratch));
     hn_linear_args base = base_of(a);
-    const bool alone = a->y == nullptr && a->replicas <= 1 && a->x_tail >= a->rank;
-    const bool bordered = a->y != nullptr && is_bordered(a);
-    if (!a->s_given) HN_TRY(make_s(a, alone || bordered, gemm, scratch, stream));
-    if (a->y == nullptr) return HN_OK;
-    if (bordered) {
+    HN_TRY(make_s(a, gemm, scratch, stream));
+    if (is_bordered(a)) {
+        HN_TRY(put_behind(a->x, a->in, a->ld_x, a->s, a->ld_s, a->rows, a->rank, a->dtype, stream));
         base.in += a->rank; /* [x | s] [w | B]^T */
         return hn_linear_fwd_cuda(&base, gemm, scratch, stream);
     }
@@ -248,11 +214,13 @@ hn_status hn_lowrank_linear_dx_cuda(const hn_lowrank_linear_dx_args *a, hn_gemm_
     HN_TRY(hn_lowrank_linear_dx_check(a));
     const bool masked = a->drop.p > 0.0 && a->dx != nullptr;
     if (masked) HN_TRY(hn_check_pointer("lowrank_linear_dx", "scratch", scratch));
-    const bool alone = a->dx == nullptr && a->replicas <= 1 && a->dy_tail >= a->rank;
-    const bool bordered = a->dx != nullptr && is_bordered(a);
-    if (!a->ds_given) HN_TRY(make_ds(a, alone || bordered, gemm, stream));
+    HN_TRY(make_ds(a, gemm, stream));
     if (a->dx == nullptr) return HN_OK;
-    if (bordered) return make_base_dx(a, a->out + a->rank, gemm, stream);
+    if (is_bordered(a)) {
+        HN_TRY(put_behind(a->dy, a->out, a->ld_dy, a->ds, a->ld_ds, a->rows, a->rank, a->dtype,
+                          stream));
+        return make_base_dx(a, a->out + a->rank, gemm, stream);
+    }
     HN_TRY(make_base_dx(a, a->out, gemm, stream));
     hn_gemm_cuda_args g = {};
     g.batch = a->a_stride == 0 ? 1 : hn_replica_count(a->replicas);

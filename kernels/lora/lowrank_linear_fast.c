@@ -44,7 +44,6 @@ size_t hn_lowrank_linear_fwd_fast_scratch(const hn_lowrank_linear_args *a)
 static hn_operand way_down(const hn_lowrank_linear_args *a, const layout *l, void *scratch,
                            hn_operand x, hn_gemm_args g)
 {
-    if (a->s_given) return hn_matrices_load(&l->s, a->s, hn_at(scratch, l->s_at));
     g.n = a->rank;
     g.k = a->in;
     g.alpha = a->scale;
@@ -69,7 +68,6 @@ hn_status hn_lowrank_linear_fwd_fast(const hn_lowrank_linear_args *a, void *scra
     hn_gemm_args g = {.batch = l.x.batch, .m = l.x.rows, .trans_b = true, .alpha = 1.0f};
     const hn_operand x = hn_matrices_load(&l.x, a->x, hn_at(scratch, l.x_at));
     const hn_operand s = way_down(a, &l, scratch, x, g);
-    if (a->y == NULL) return HN_OK;
 
     g.n = a->out;
     g.k = a->in;
@@ -140,13 +138,11 @@ hn_status hn_lowrank_linear_dx_fast(const hn_lowrank_linear_dx_args *a, void *sc
     if (l.n > 0) HN_TRY(hn_check_pointer("lowrank_linear_dx", "scratch", scratch));
     const hn_operand dy = hn_matrices_load(&l.y, a->dy, hn_at(scratch, l.y_at));
     hn_gemm_args g = {.a = dy, .batch = l.y.batch, .m = l.y.rows, .n = a->rank, .k = a->out};
-    if (!a->ds_given) {
-        g.b = hn_matrices_load(&l.b, a->b, hn_at(scratch, l.b_at));
-        g.c = hn_matrices_begin(&l.s, a->ds, hn_at(scratch, l.s_at), NULL, 0);
-        g.alpha = a->scale;
-        hn_gemm(&g);
-        hn_matrices_end(&l.s, g.c, a->ds);
-    }
+    g.b = hn_matrices_load(&l.b, a->b, hn_at(scratch, l.b_at));
+    g.c = hn_matrices_begin(&l.s, a->ds, hn_at(scratch, l.s_at), NULL, 0);
+    g.alpha = a->scale;
+    hn_gemm(&g);
+    hn_matrices_end(&l.s, g.c, a->ds);
     if (a->dx == NULL) return HN_OK;
 
     g.n = a->in;

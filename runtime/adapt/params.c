@@ -373,7 +373,7 @@ hn_status hn_params_linear_fwd(const hn_params *p, hn_graph *g, const char *modu
         const hn_attr attr = {.linear = {.alpha = 1.0f}};
         HN_TRY(hn_emit(g, HN_OP_LINEAR, module, in, &attr, out));
     } else {
-        hn_tensor *in[] = {x, l->weight->value, bias, l->a->value, l->b->value, NULL, NULL};
+        hn_tensor *in[] = {x, l->weight->value, bias, l->a->value, l->b->value, NULL};
         const hn_attr attr = {.linear = {.alpha = l->lowrank.scale,
                                          .dropout = hn_graph_training(g) ? l->lowrank.dropout : 0,
                                          .key = l->key}};
@@ -400,7 +400,7 @@ static float scale_of(const hn_group *q)
 
 static hn_status fused_fwd(const hn_group *q, hn_graph *g, hn_tensor *x, hn_tensor **y)
 {
-    hn_tensor *lowrank[] = {x, q->w, q->bias, q->a, q->b, NULL, NULL};
+    hn_tensor *lowrank[] = {x, q->w, q->bias, q->a, q->b, NULL};
     hn_tensor *plain[] = {x, q->w, q->bias, NULL}, *out[HN_MAX_OUT];
     const hn_attr attr = {.linear = {.alpha = scale_of(q)}};
     if (q->a != NULL)

@@ -131,7 +131,6 @@ typedef union {
     } norm;
     struct {
         bool want_h; /* of swiglu_bwd: forward's y once more */
-        float scale; /* factor of s, of ds */
     } swiglu;
     struct {
         int64_t heads, head_dim, rotary_dim;

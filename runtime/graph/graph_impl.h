@@ -57,10 +57,8 @@ hn_status hn_list_add(hn_tensor_list *l, hn_tensor *t);
 /* passes.c: in this order, after hn_graph_backward */
 HN_NODISCARD hn_status hn_pass_recompute(hn_graph *g);
 void hn_pass_dead_nodes(hn_graph *g);
-/* fuse.c, produce.c: between these two, which go by the nodes as they are then. A layer that runs
- * again for s alone is then not run again: the activation is, and makes s. */
+/* fuse.c: between these two, which go by the nodes as they are then */
 void hn_pass_fuse(hn_graph *g);
-void hn_pass_produce(hn_graph *g, hn_device_kind device);
 /* remake.c, in_place.c, tails.c: after those */
 HN_NODISCARD hn_status hn_pass_remake(hn_graph *g);
 HN_NODISCARD hn_status hn_pass_in_place(hn_graph *g);

@@ -1,17 +1,15 @@
-/* ds, dx = lowrank_dx(dy, w, a, b, dx_so_far?, given?); given is ds as the node that made dy has
- * made it, and put it behind the rows of dy where they have a tail; the output ds is absent then.
- * The mathematics is in kernels/lora/lowrank_linear.h */
+/* ds, dx = lowrank_dx(dy, w, a, b, dx_so_far?); the mathematics is in kernels/lora/lowrank_linear.h
+ */
 #include "kernels/lora/lowrank_linear.h"
 #include "runtime/graph/op_util.h"
 
-enum { DY, W, A, B, SO_FAR, GIVEN }; /* inputs */
-enum { DS, DX };                     /* outputs */
+enum { DY, W, A, B, SO_FAR }; /* inputs */
+enum { DS, DX };              /* outputs */
 
 static hn_lowrank_linear_dx_args args_of(const hn_node *n, const hn_rng_state *state)
 {
     const hn_tensor *dy = n->in[DY], *w = n->in[W], *a = n->in[A], *b = n->in[B];
-    const hn_tensor *so_far = n->in[SO_FAR], *given = n->in[GIVEN], *dx = n->out[DX];
-    const hn_tensor *ds = given ? given : n->out[DS];
+    const hn_tensor *so_far = n->in[SO_FAR], *ds = n->out[DS], *dx = n->out[DX];
     return (hn_lowrank_linear_dx_args){
         .dy = dy->data,
         .w = w->data,
@@ -39,7 +37,6 @@ static hn_lowrank_linear_dx_args args_of(const hn_node *n, const hn_rng_state *s
         .dtype = dy->type.dtype,
         .scale = n->attr.linear.alpha,
         .drop = {state, n->attr.linear.key, (double)n->attr.linear.dropout},
-        .ds_given = given != NULL,
     };
 }
 
@@ -53,11 +50,7 @@ static hn_status infer(const hn_node *n, hn_type *out)
         b->dim[1] != a->dim[0])
         return HN_FAIL(HN_ERR_SHAPE, "dy [rows, out], w [out, in], a [rank, in] and b [out, rank] "
                                      "of one dtype, f32 or bf16");
-    const hn_type ds = hn_type_2d(dy->dtype, hn_type_rows(dy), a->dim[0]);
-    if (n->in[GIVEN] == NULL)
-        out[DS] = ds;
-    else if (!hn_type_same(&n->in[GIVEN]->type, &ds))
-        return HN_FAIL(HN_ERR_SHAPE, "the ds that is given is not [rows, rank]");
+    out[DS] = hn_type_2d(dy->dtype, hn_type_rows(dy), a->dim[0]);
     out[DX] = hn_type_2d(dy->dtype, hn_type_rows(dy), w->dim[1]);
     if (n->in[SO_FAR] && !hn_type_same(&n->in[SO_FAR]->type, &out[DX]))
         return HN_FAIL(HN_ERR_SHAPE, "the gradient so far is not shaped like dx");
@@ -105,21 +98,14 @@ static const hn_op_sample samples[] = {
             {HN_BF16, 2, {4, 20}},
             {HN_BF16, 2, {18, 4}}},
      .attr = {.linear = {.alpha = 0.5f}}},
-    {.in = {{HN_F32, 2, {5, 3}},
-            {HN_F32, 2, {3, 7}},
-            {HN_F32, 2, {2, 7}, 8},
-            {HN_F32, 2, {3, 2}},
-            {.ndim = 0},
-            {HN_F32, 2, {5, 2}, 4}},
-     .attr = {.linear = {.alpha = 2.0f}}},
     {.in = {{0}}},
 };
 
 const hn_op_def hn_op_lowrank_dx = {
     .name = "lowrank_dx",
-    .n_in = 6,
+    .n_in = 5,
     .n_out = 2,
-    .optional = HN_BIT(SO_FAR) | HN_BIT(GIVEN),
+    .optional = HN_BIT(SO_FAR),
     .reuse = HN_REUSE(DX, SO_FAR),
     .infer = infer,
     .tail = tail,

@@ -1,17 +1,15 @@
-/* y, s = lowrank_linear(x, w, bias?, a, b, add?, given?); given is s as the node that made x has
- * made it, and put it behind the rows of x where they have a tail; the output s is absent then. The
- * mathematics is in kernels/lora/lowrank_linear.h */
+/* y, s = lowrank_linear(x, w, bias?, a, b, add?); the mathematics is in
+ * kernels/lora/lowrank_linear.h */
 #include "kernels/lora/lowrank_linear.h"
 #include "runtime/graph/op_util.h"
 
-enum { X, W, BIAS, A, B, ADD, GIVEN }; /* inputs */
-enum { Y, S };                         /* outputs */
+enum { X, W, BIAS, A, B, ADD }; /* inputs */
+enum { Y, S };                  /* outputs */
 
 static hn_lowrank_linear_args args_of(const hn_node *n, const hn_rng_state *state)
 {
     const hn_tensor *x = n->in[X], *w = n->in[W], *bias = n->in[BIAS], *a = n->in[A], *b = n->in[B];
-    const hn_tensor *add = n->in[ADD], *given = n->in[GIVEN], *y = n->out[Y];
-    const hn_tensor *s = given ? given : n->out[S];
+    const hn_tensor *add = n->in[ADD], *y = n->out[Y], *s = n->out[S];
     return (hn_lowrank_linear_args){
         .x = x->data,
         .w = w->data,
@@ -42,7 +40,6 @@ static hn_lowrank_linear_args args_of(const hn_node *n, const hn_rng_state *stat
         .bias_dtype = bias ? bias->type.dtype : x->type.dtype,
         .scale = n->attr.linear.alpha,
         .drop = {state, n->attr.linear.key, (double)n->attr.linear.dropout},
-        .s_given = given != NULL,
     };
 }
 
@@ -60,11 +57,7 @@ static hn_status infer(const hn_node *n, hn_type *out)
         return HN_FAIL(HN_ERR_SHAPE, "bias [out], f32 or bf16");
     if (n->attr.linear.alpha == 0.0f) return HN_FAIL(HN_ERR_ARG, "the scale (alpha) is 0");
     out[Y] = hn_type_2d(x->dtype, hn_type_rows(x), w->dim[0]);
-    const hn_type s = hn_type_2d(x->dtype, hn_type_rows(x), a->dim[0]);
-    if (n->in[GIVEN] == NULL)
-        out[S] = s;
-    else if (!hn_type_same(&n->in[GIVEN]->type, &s))
-        return HN_FAIL(HN_ERR_SHAPE, "the s that is given is not [rows, rank]");
+    out[S] = hn_type_2d(x->dtype, hn_type_rows(x), a->dim[0]);
     if (n->in[ADD] && !hn_type_same(&n->in[ADD]->type, &out[Y]))
         return HN_FAIL(HN_ERR_SHAPE, "what is added is not shaped like y");
     return HN_OK;
@@ -79,7 +72,7 @@ static hn_status emit_dx(hn_graph *g, const hn_node *n, hn_tensor *dy, hn_tensor
         const hn_attr attr = {.linear = {.alpha = n->attr.linear.alpha}};
         return hn_emit(g, HN_OP_LINEAR_DX, n->name, in, &attr, ds);
     }
-    hn_tensor *const in[] = {dy, n->in[W], n->in[A], n->in[B], hn_gathered(*dx), NULL};
+    hn_tensor *const in[] = {dy, n->in[W], n->in[A], n->in[B], hn_gathered(*dx)};
     hn_tensor *out[2];
     HN_TRY(hn_emit(g, HN_OP_LOWRANK_DX, n->name, in, &n->attr, out));
     *ds = out[0];
@@ -197,9 +190,9 @@ static const hn_op_sample samples[] = {
  * plan allows it would show in the bits. */
 const hn_op_def hn_op_lowrank_linear = {
     .name = "lowrank_linear",
-    .n_in = 7,
+    .n_in = 6,
     .n_out = 2,
-    .optional = HN_BIT(BIAS) | HN_BIT(ADD) | HN_BIT(GIVEN),
+    .optional = HN_BIT(BIAS) | HN_BIT(ADD),
     .saved_out = HN_BIT(S),
     .infer = infer,
     .grad = grad,

@@ -1,10 +1,9 @@
-/* y, s = swiglu(gate, up, a?); s is there with a and attr.swiglu.scale. The mathematics is in
- * kernels/activation/swiglu.h and kernels/lora/swiglu_s.h */
-#include "kernels/lora/swiglu_s.h"
+/* y = swiglu(gate, up); the mathematics is in kernels/activation/swiglu.h */
+#include "kernels/activation/swiglu.h"
 #include "runtime/graph/op_util.h"
 
-enum { GATE, UP, A }; /* inputs */
-enum { Y, S };        /* outputs */
+enum { GATE, UP }; /* inputs */
+enum { Y };        /* outputs */
 
 static hn_status infer(const hn_node *n, hn_type *out)
 {
@@ -12,20 +11,13 @@ static hn_status infer(const hn_node *n, hn_type *out)
     if (!hn_is_matrix(gate, gate) || !hn_type_same(gate, &n->in[UP]->type))
         return HN_FAIL(HN_ERR_SHAPE, "gate and up [rows, cols] of one dtype, f32 or bf16");
     out[Y] = hn_type_2d(gate->dtype, hn_type_rows(gate), hn_type_cols(gate));
-    if (n->in[A] == NULL) return HN_OK;
-    const hn_type *a = &n->in[A]->type;
-    if (!hn_is_matrix(a, gate) || a->ndim != 2 || a->dim[1] != hn_type_cols(gate))
-        return HN_FAIL(HN_ERR_SHAPE, "a [rank, cols] of the dtype of gate");
-    if (n->attr.swiglu.scale == 0.0f) return HN_FAIL(HN_ERR_ARG, "the scale of s is 0");
-    out[S] = hn_type_2d(gate->dtype, hn_type_rows(gate), a->dim[0]);
     return HN_OK;
 }
 
-/* s is not differentiated: a and s come in after backward (produce.c). */
 static hn_status grad(hn_graph *g, const hn_node *n, hn_tensor *const *dout, hn_tensor **din)
 {
-    hn_tensor *const in[] = {n->in[GATE], n->in[UP], dout[Y], NULL};
-    hn_tensor *out[4]; /* dgate, dup, h, ds */
+    hn_tensor *const in[] = {n->in[GATE], n->in[UP], dout[Y]};
+    hn_tensor *out[3]; /* dgate, dup, h */
     HN_TRY(hn_emit(g, HN_OP_SWIGLU_BWD, n->name, in, NULL, out));
     if (din[GATE]) din[GATE] = out[0];
     if (din[UP]) din[UP] = out[1];
@@ -48,44 +40,14 @@ static hn_swiglu_args args_of(const hn_node *n)
     };
 }
 
-static hn_swiglu_s_args s_args_of(const hn_node *n)
-{
-    const hn_tensor *a = n->in[A], *s = n->out[S];
-    return (hn_swiglu_s_args){
-        .swiglu = args_of(n),
-        .a = a->data,
-        .s = s->data,
-        .rank = hn_type_cols(&s->type),
-        .ld_a = hn_type_ld(&a->type),
-        .ld_s = hn_type_ld(&s->type),
-        .tail = n->out[Y]->type.tail,
-        .scale = n->attr.swiglu.scale,
-    };
-}
-
-static size_t scratch(const hn_node *n, hn_device_kind device)
-{
-    if (n->in[A] == NULL || device == HN_DEVICE_CUDA) return 0;
-    const hn_swiglu_s_args a = s_args_of(n);
-    return hn_swiglu_s_fast_scratch(&a);
-}
-
 static hn_status run_cpu(const hn_node *n, hn_exec *x)
 {
-    if (n->in[A] != NULL) {
-        const hn_swiglu_s_args a = s_args_of(n);
-        return x->twin ? hn_swiglu_s_cpu(&a) : hn_swiglu_s_fast(&a, x->scratch);
-    }
     const hn_swiglu_args a = args_of(n);
     return x->twin ? hn_swiglu_fwd_cpu(&a) : hn_swiglu_fwd_fast(&a);
 }
 
 static hn_status run_cuda(const hn_node *n, hn_exec *x)
 {
-    if (n->in[A] != NULL) {
-        const hn_swiglu_s_args a = s_args_of(n);
-        return hn_swiglu_s_cuda(&a, x->gemm, x->stream);
-    }
     const hn_swiglu_args a = args_of(n);
     return hn_swiglu_fwd_cuda(&a, x->stream);
 }
@@ -98,14 +60,11 @@ static const hn_op_sample samples[] = {
 
 const hn_op_def hn_op_swiglu = {
     .name = "swiglu",
-    .n_in = 3,
-    .n_out = 2,
-    .optional = HN_BIT(A),
+    .n_in = 2,
+    .n_out = 1,
     .reuse = HN_REUSE(Y, GATE) | HN_REUSE(Y, UP),
-    .saved_out = HN_BIT(S),
     .infer = infer,
     .grad = grad,
-    .scratch = scratch,
     .run_cpu = run_cpu,
     .run_cuda = run_cuda,
     .samples = samples,

@@ -1,12 +1,11 @@
-/* dgate, dup, h, ds = swiglu_bwd(gate, up, dy, b?); h, forward's output, is there with
- * attr.swiglu.want_h, ds with b and attr.swiglu.scale. The mathematics is in
- * kernels/activation/swiglu.h and kernels/lora/swiglu_ds.h */
-#include "kernels/lora/swiglu_ds.h"
+/* dgate, dup, h = swiglu_bwd(gate, up, dy); h, forward's output, is there with attr.swiglu.want_h.
+ * The mathematics is in kernels/activation/swiglu.h */
+#include "kernels/activation/swiglu.h"
 #include "runtime/graph/op_util.h"
 
-enum { GATE, UP, DY, B };   /* inputs */
-enum { DGATE, DUP, H, DS }; /* outputs */
-enum { Y };                 /* of swiglu */
+enum { GATE, UP, DY };  /* inputs */
+enum { DGATE, DUP, H }; /* outputs */
+enum { Y };             /* of swiglu */
 
 static void ask_again(hn_attr *attr) { attr->swiglu.want_h = true; }
 
@@ -18,12 +17,6 @@ static hn_status infer(const hn_node *n, hn_type *out)
         return HN_FAIL(HN_ERR_SHAPE, "gate, up and dy [rows, cols] of one dtype, f32 or bf16");
     out[DGATE] = out[DUP] = hn_type_2d(gate->dtype, hn_type_rows(gate), hn_type_cols(gate));
     if (n->attr.swiglu.want_h) out[H] = out[DGATE];
-    if (n->in[B] == NULL) return HN_OK;
-    const hn_type *b = &n->in[B]->type;
-    if (!hn_is_matrix(b, gate) || b->ndim != 2 || b->dim[0] != 2 * hn_type_cols(gate))
-        return HN_FAIL(HN_ERR_SHAPE, "b [2 cols, rank] of the dtype of gate");
-    if (n->attr.swiglu.scale == 0.0f) return HN_FAIL(HN_ERR_ARG, "the scale of ds is 0");
-    out[DS] = hn_type_2d(gate->dtype, hn_type_rows(gate), b->dim[1]);
     return HN_OK;
 }
 
@@ -50,53 +43,14 @@ static hn_swiglu_bwd_args args_of(const hn_node *n)
     };
 }
 
-/* That of [dgate | dup], the dy of the node that takes ds. */
-static int64_t tail_behind(const hn_tensor *dup)
-{
-    const hn_tensor *dy = dup->base;
-    if (dy == NULL) return 0;
-    const int64_t first = (int64_t)(dup->offset / hn_dtype_size(dup->type.dtype));
-    return first + hn_type_cols(&dup->type) == hn_type_cols(&dy->type) ? dy->type.tail : 0;
-}
-
-static hn_swiglu_ds_args ds_args_of(const hn_node *n)
-{
-    const hn_tensor *b = n->in[B], *ds = n->out[DS];
-    return (hn_swiglu_ds_args){
-        .swiglu = args_of(n),
-        .b = b->data,
-        .ds = ds->data,
-        .rank = hn_type_cols(&ds->type),
-        .ld_b = hn_type_ld(&b->type),
-        .ld_ds = hn_type_ld(&ds->type),
-        .tail = tail_behind(n->out[DUP]),
-        .scale = n->attr.swiglu.scale,
-    };
-}
-
-static size_t scratch(const hn_node *n, hn_device_kind device)
-{
-    if (n->in[B] == NULL || device == HN_DEVICE_CUDA) return 0;
-    const hn_swiglu_ds_args a = ds_args_of(n);
-    return hn_swiglu_ds_fast_scratch(&a);
-}
-
 static hn_status run_cpu(const hn_node *n, hn_exec *x)
 {
-    if (n->in[B] != NULL) {
-        const hn_swiglu_ds_args a = ds_args_of(n);
-        return x->twin ? hn_swiglu_ds_cpu(&a) : hn_swiglu_ds_fast(&a, x->scratch);
-    }
     const hn_swiglu_bwd_args a = args_of(n);
     return x->twin ? hn_swiglu_bwd_cpu(&a) : hn_swiglu_bwd_fast(&a);
 }
 
 static hn_status run_cuda(const hn_node *n, hn_exec *x)
 {
-    if (n->in[B] != NULL) {
-        const hn_swiglu_ds_args a = ds_args_of(n);
-        return hn_swiglu_ds_cuda(&a, x->gemm, x->stream);
-    }
     const hn_swiglu_bwd_args a = args_of(n);
     return hn_swiglu_bwd_cuda(&a, x->stream);
 }
@@ -113,14 +67,12 @@ static const hn_op_sample samples[] = {
 
 const hn_op_def hn_op_swiglu_bwd = {
     .name = "swiglu_bwd",
-    .n_in = 4,
-    .n_out = 4,
-    .optional = HN_BIT(B),
+    .n_in = 3,
+    .n_out = 3,
     .reuse = HN_REUSE(DGATE, GATE) | HN_REUSE(DGATE, DY) | HN_REUSE(DUP, UP) | HN_REUSE(H, DY),
     .again = {0, 0, 1 + Y},
     .ask_again = ask_again,
     .infer = infer,
-    .scratch = scratch,
     .run_cpu = run_cpu,
     .run_cuda = run_cuda,
     .samples = samples,

@@ -62,7 +62,6 @@ hn_status hn_plan_build(hn_program *p, const hn_plan_options *o)
         hn_graph *g = p->graph[i];
         hn_pass_dead_nodes(g);
         hn_pass_fuse(g);
-        hn_pass_produce(g, hn_device_kind_of(p->device));
         HN_TRY(hn_pass_recompute(g));
         HN_TRY(hn_pass_remake(g));
         HN_TRY(hn_pass_in_place(g));
@@ -114,7 +113,12 @@ void hn_plan_notes(const hn_program *p, char end, char *text, size_t size)
 {
     const char *said[8];
     size_t n = 0, at = 0;
+    hn_plan_sizes s;
     text[0] = '\0';
+    hn_plan_sizes_of(p, &s);
+    if (s.n_side > 0 && p->side_sms > 0)
+        at = (size_t)snprintf(text, size, "%d multiprocessors for gradients of adapters%c",
+                              p->side_sms, end);
     for (int64_t k = 0; k < p->n_graphs; k++)
         for (int64_t i = 0; i < p->graph[k]->n_nodes; i++) {
             const char *note = p->graph[k]->node[i]->note;

@@ -206,7 +206,7 @@ static hn_status attention(recorder *r, hn_tensor *x, hn_tensor **y)
 
 static hn_status mlp(recorder *r, hn_tensor *x, hn_tensor **y)
 {
-    hn_tensor *in[3] = {NULL}, *out[HN_MAX_OUT]; /* gate, up */
+    hn_tensor *in[2], *out[HN_MAX_OUT]; /* gate, up */
     HN_TRY(linears(r, gate_up, x, in));
     HN_TRY(hn_emit(r->g, HN_OP_SWIGLU, name_of(r, "mlp.act"), in, NULL, out));
     return linear(r, "mlp.down_proj", out[0], y);
