@@ -118,6 +118,7 @@ def run(variant, a, commit):
     if failed:
         return {"variant": variant, "shape": a.shape, "error": failed}
     result = {"variant": variant, "shape": a.shape, **json.loads(lines[-1])}
+    result["model"] = str(pathlib.Path(result["model"]).relative_to(ROOT))
     result |= clocks.mean(result["window"])
     return result | {"commit": commit, "whole_s": round(time.time() - began, 1)}
 

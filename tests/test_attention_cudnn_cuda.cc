@@ -254,7 +254,7 @@ INSTANTIATE_TEST_SUITE_P(Tensors, AttentionCudnnStride,
 TEST(AttentionCudnnPlan, NamesWhatCudnnCannotDo)
 {
     HN_NEED_CUDNN();
-    DeviceProblem<hn_bf16> p({"", {0, 30}, {}, 30, 30, 4, 2, 64, 0, 0, 0, true}, 8);
+    DeviceProblem<hn_bf16> p({"", {0, 30}, {}, 30, 30, 4, 2, 64, 0, 0, 0, true}, 0);
     const auto good = p.args();
     const auto fails = [&](auto change, const char *text) {
         auto a = good;
@@ -278,7 +278,7 @@ TEST(AttentionCudnnPlan, NamesWhatCudnnCannotDo)
     EXPECT_HN_FAIL(hn_attention_cudnn_plan(cudnn(), &good, HN_CUDNN_BWD, 1000, &bytes),
                    HN_ERR_UNSUPPORTED, "more than");
     auto a = good; /* no plan */
-    a.heads = a.kv_heads = 2, a.head_dim = 112;
+    a.heads = 2, a.kv_heads = 1, a.head_dim = 112;
     DeviceArray<char> scratch(64);
     EXPECT_HN_FAIL(hn_attention_cudnn_fwd(cudnn(), &a, scratch.data(), nullptr), HN_ERR_ARG,
                    "no plan");
