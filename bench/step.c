@@ -21,7 +21,7 @@
 #include "runtime/device/device.h"
 #include "runtime/graph/tensor.h"
 #include "runtime/model/model.h"
-#include "runtime/train/engine.h"
+#include "runtime/train/decoder_job.h"
 #include "runtime/train/lora_hook.h"
 #include "runtime/train/tune.h"
 
@@ -70,6 +70,7 @@ typedef struct {
     hn_model model;
     hn_peft_config lora; /* all of it constant: nothing to clear */
     hn_adapt adapt;
+    hn_decoder_job job;
     hn_engine *engine;
     int32_t *tokens; /* [BATCHES][batch * length + 1]: labels are the next tokens */
     double *step_ms;
@@ -182,18 +183,22 @@ static hn_status set_up(bench *b)
     HN_TRY(hn_device_open(c->device, &b->device));
     if (!c->tune) HN_TRY(hn_tune_use(b->device, c->plans, &to_stderr));
     HN_TRY(hn_model_open(c->model, c->dtype, NULL, &b->model));
-    const hn_engine_options o = {
-        .device = b->device,
-        .executor = hn_executor_of(c->executor),
+    const hn_decoder_options decoder = {
         .config = &b->model.config,
-        .adapt = &b->adapt,
-        .dtype = b->model.dtype,
         .batch_rows = c->batch,
         .seq_len = c->length,
         .max_seqs = c->batch,
-        .train = true,
         .attention = hn_attention_of(c->attention),
         .even_rows = true,
+    };
+    hn_decoder_job_init(&b->job, &decoder);
+    const hn_engine_options o = {
+        .device = b->device,
+        .executor = hn_executor_of(c->executor),
+        .job = &b->job.job,
+        .adapt = &b->adapt,
+        .dtype = b->model.dtype,
+        .train = true,
         .recompute = hn_recompute_of(c->recompute),
         .optimizer = {.kind = HN_OPTIMIZER_ADAMW,
                       .beta1 = 0.9,
@@ -225,10 +230,11 @@ static hn_status fill_batch(bench *b, int64_t step)
     const int32_t *from = b->tokens + (step % BATCHES) * (n + 1);
     hn_engine_input in;
     HN_TRY(hn_engine_batch(b->engine, &in));
-    memcpy(in.tokens, from, (size_t)n * sizeof *from);
-    memcpy(in.labels, from + 1, (size_t)n * sizeof *from);
-    for (int64_t i = 0; i < n; i++) in.positions[i] = (int32_t)(i % c->length);
-    for (int64_t s = 0; s <= c->batch; s++) in.offsets[s] = (int32_t)(s * c->length);
+    const hn_decoder_batch to = hn_decoder_batch_of(&in);
+    memcpy(to.tokens, from, (size_t)n * sizeof *from);
+    memcpy(to.labels, from + 1, (size_t)n * sizeof *from);
+    for (int64_t i = 0; i < n; i++) to.positions[i] = (int32_t)(i % c->length);
+    for (int64_t s = 0; s <= c->batch; s++) to.offsets[s] = (int32_t)(s * c->length);
     return HN_OK;
 }
 

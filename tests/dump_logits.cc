@@ -6,7 +6,7 @@
 #include "runtime/file/safetensors.h"
 #include "runtime/graph/tensor.h"
 #include "runtime/model/model.h"
-#include "runtime/train/engine.h"
+#include "runtime/train/decoder_job.h"
 #include "runtime/train/lora_hook.h"
 
 static hn_status dump(const char *dir, const char *adapter, const char *out)
@@ -18,11 +18,15 @@ static hn_status dump(const char *dir, const char *adapter, const char *out)
     HN_TRY(hn_peft_load(adapter, &a));
     const hn_adapt adapt = hn_lora_hook(&a.config);
     hn_engine_options o = {};
-    o.config = &model.config;
+    hn_decoder_options d = {};
+    hn_decoder_job job;
+    d.config = &model.config;
     o.adapt = &adapt;
     o.dtype = HN_F32;
-    o.logits_rows = rows;
+    d.logits_rows = rows;
     hn_engine *e = nullptr;
+    hn_decoder_job_init(&job, &d);
+    o.job = &job.job;
     HN_TRY(hn_engine_new(&o, &e));
     HN_TRY(hn_engine_allocate(e));
     HN_TRY(hn_model_load(&model, hn_engine_params(e), 0));
@@ -31,7 +35,7 @@ static hn_status dump(const char *dir, const char *adapter, const char *out)
     for (int64_t i = 0; i < rows; i++)
         tokens.push_back((int32_t)((i * i * 13 + 7 * i + 3) % model.config.vocab));
     const hn_tensor *t = nullptr;
-    HN_TRY(hn_engine_logits(e, tokens.data(), rows, &t));
+    HN_TRY(hn_decoder_logits(&job, e, tokens.data(), rows, &t));
     std::vector<float> logits((size_t)hn_type_elements(&t->type));
     HN_TRY(hn_tensor_get(t, logits.data()));
     hn_st_entry entry[2] = {};

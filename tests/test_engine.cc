@@ -8,7 +8,7 @@
 #include "runtime/file/safetensors.h"
 #include "runtime/graph/tensor.h"
 #include "runtime/model/model.h"
-#include "runtime/train/engine.h"
+#include "runtime/train/decoder_job.h"
 #include "runtime/train/generator.h"
 #include "runtime/train/lora_hook.h"
 #include "runtime/train/schedule.h"
@@ -85,6 +85,8 @@ class Engine {
     hn_model model = {};
     hn_engine *e = nullptr;
     hn_engine_options o = {};
+    hn_decoder_options d = {};
+    hn_decoder_job job = {};
 
     explicit Engine(const std::string &dir, const char *dtype = "f32")
     {
@@ -92,7 +94,7 @@ class Engine {
         EXPECT_HN_OK(hn_model_open(dir.c_str(), dtype, nullptr, &model));
         o.device = device;
         o.executor = test_executor();
-        o.config = &model.config;
+        d.config = &model.config;
         o.dtype = model.dtype;
         o.optimizer.beta1 = 0.9;
         o.optimizer.beta2 = 0.999;
@@ -105,10 +107,16 @@ class Engine {
         hn_device_close(device);
     }
     Engine(const Engine &) = delete;
+    hn_status make(hn_engine **out)
+    {
+        hn_decoder_job_init(&job, &d);
+        o.job = &job.job;
+        return hn_engine_new(&o, out);
+    }
     void open(uint64_t seed = 0)
     {
         o.seed = seed;
-        EXPECT_HN_OK(hn_engine_new(&o, &e));
+        EXPECT_HN_OK(make(&e));
         ASSERT_NE(e, nullptr);
         EXPECT_HN_OK(hn_model_check(&model, params(), nullptr));
         EXPECT_HN_OK(hn_engine_allocate(e));
@@ -118,7 +126,7 @@ class Engine {
     std::vector<float> logits(const std::vector<int32_t> &tokens) const
     {
         const hn_tensor *t = nullptr;
-        EXPECT_HN_OK(hn_engine_logits(e, tokens.data(), (int64_t)tokens.size(), &t));
+        EXPECT_HN_OK(hn_decoder_logits(&job, e, tokens.data(), (int64_t)tokens.size(), &t));
         std::vector<float> v = values(t);
         v.resize(tokens.size() * (size_t)model.config.vocab);
         return v;
@@ -128,18 +136,19 @@ class Engine {
     {
         hn_engine_input in;
         EXPECT_HN_OK(hn_engine_batch(e, &in));
-        const int64_t n = o.seq_len;
+        const hn_decoder_batch to = hn_decoder_batch_of(&in);
+        const int64_t n = d.seq_len;
         for (size_t r = 0; r < start.size(); r++) {
-            in.offsets[r] = (int32_t)((int64_t)r * n);
+            to.offsets[r] = (int32_t)((int64_t)r * n);
             for (int64_t i = 0; i < n; i++) {
                 const size_t at = r * (size_t)n + (size_t)i;
-                in.tokens[at] = ids[(size_t)(start[r] + i)];
-                in.labels[at] = ids[(size_t)(start[r] + i + 1)];
-                in.positions[at] = (int32_t)i;
+                to.tokens[at] = ids[(size_t)(start[r] + i)];
+                to.labels[at] = ids[(size_t)(start[r] + i + 1)];
+                to.positions[at] = (int32_t)i;
             }
         }
-        for (int64_t s = (int64_t)start.size(); s <= o.max_seqs; s++)
-            in.offsets[s] = (int32_t)((int64_t)start.size() * n);
+        for (int64_t s = (int64_t)start.size(); s <= d.max_seqs; s++)
+            to.offsets[s] = (int32_t)((int64_t)start.size() * n);
     }
     std::vector<float> gradient(const hn_param *p) const { return values(p->grad); }
     static std::vector<float> values(const hn_tensor *t)
@@ -159,7 +168,7 @@ TEST_P(GoldenLogits, RealModelsEqualTheirReference)
     HN_NEED_DATA(dir, GetParam());
     const File golden(dir + "/golden_128.safetensors");
     Engine m(dir);
-    m.o.logits_rows = 128;
+    m.d.logits_rows = 128;
     m.open();
     EXPECT_LT(max_abs(m.logits(golden.ints("tokens")), golden.floats("logits")), 2e-4);
 }
@@ -177,7 +186,7 @@ TEST_P(Family, LogitsEqualTransformers)
     const File golden(dir + "/golden.safetensors");
     Engine m(dir);
     const auto tokens = golden.ints("tokens");
-    m.o.logits_rows = (int64_t)tokens.size();
+    m.d.logits_rows = (int64_t)tokens.size();
     m.open();
     EXPECT_LT(max_abs(m.logits(tokens), golden.floats("logits")), 2e-5); /* fp32, two layers */
 }
@@ -188,7 +197,7 @@ TEST_P(Family, PackedSequencesDoNotSeeEachOther)
     const File golden(dir + "/golden.safetensors");
     Engine m(dir);
     const auto tokens = golden.ints("tokens"), offsets = golden.ints("packed_offsets");
-    m.o.logits_rows = (int64_t)tokens.size();
+    m.d.logits_rows = (int64_t)tokens.size();
     m.open();
     std::vector<float> got;
     for (size_t s = 0; s + 1 < offsets.size(); s++) {
@@ -210,14 +219,14 @@ TEST_P(Family, GradientsEqualPyTorch)
     const hn_adapt adapt = {.parameter = all_parameters, .linear = nullptr, .context = nullptr};
     m.o.adapt = &adapt;
     m.o.train = true;
-    m.o.batch_rows = 1;
-    m.o.seq_len = (int64_t)tokens.size() - 1;
-    m.o.max_seqs = 1;
+    m.d.batch_rows = 1;
+    m.d.seq_len = (int64_t)tokens.size() - 1;
+    m.d.max_seqs = 1;
     m.open();
     m.fill(tokens, {0});
     ASSERT_HN_OK(hn_engine_begin(m.e, 0));
     ASSERT_HN_OK(hn_engine_micro(m.e, 0));
-    const double n = (double)m.o.seq_len;
+    const double n = (double)m.d.seq_len;
     const char *name;
     json_t *fact;
     int checked = 0;
@@ -259,7 +268,7 @@ TEST_P(PeftAdapter, GivesTheLogitsOfPeft)
     Engine m(base);
     const auto tokens = golden.ints("tokens");
     m.o.adapt = &adapt;
-    m.o.logits_rows = (int64_t)tokens.size();
+    m.d.logits_rows = (int64_t)tokens.size();
     m.open();
     const auto plain = m.logits(tokens);
     ASSERT_HN_OK(hn_lora_set(m.params(), &a, dir.c_str()));
@@ -278,12 +287,12 @@ TEST(LoraHook, NamesWhatDoesNotFit)
     const hn_adapt adapt = hn_lora_hook(&a.config);
     Engine m("tests/fixtures/models/llama"); /* other widths */
     m.o.adapt = &adapt;
-    m.o.logits_rows = 4;
+    m.d.logits_rows = 4;
     m.open();
     EXPECT_HN_FAIL(hn_lora_set(m.params(), &a, "here"), HN_ERR_SHAPE, "here: model.layers.0");
     a.config.r = 64;
     hn_engine *e = nullptr;
-    EXPECT_HN_FAIL(hn_engine_new(&m.o, &e), HN_ERR_SHAPE, "rank 64 is above both widths");
+    EXPECT_HN_FAIL(m.make(&e), HN_ERR_SHAPE, "rank 64 is above both widths");
     hn_peft_clear(&a);
 }
 
@@ -376,9 +385,9 @@ TEST_P(GoldenRun, LossesAgree)
     }
     m.o.adapt = &adapt;
     m.o.train = true;
-    m.o.batch_rows = (int64_t)setting("rows");
-    m.o.seq_len = (int64_t)setting("length");
-    m.o.max_seqs = m.o.batch_rows;
+    m.d.batch_rows = (int64_t)setting("rows");
+    m.d.seq_len = (int64_t)setting("length");
+    m.d.max_seqs = m.d.batch_rows;
     m.o.optimizer.kind = sgd ? HN_OPTIMIZER_SGD : HN_OPTIMIZER_ADAMW;
     m.o.optimizer.momentum = sgd ? setting("momentum") : 0;
     m.o.optimizer.nesterov = json_is_true(json_object_get(s, "nesterov"));
@@ -397,9 +406,9 @@ TEST_P(GoldenRun, LossesAgree)
         ASSERT_HN_OK(hn_engine_begin(m.e, t));
         for (int64_t a = 0; a < accumulation; a++) {
             std::vector<int64_t> start;
-            for (int64_t b = 0; b < m.o.batch_rows; b++)
-                start.push_back(((t * accumulation + a) * m.o.batch_rows + b) * m.o.seq_len * 7 %
-                                (n - m.o.seq_len - 1));
+            for (int64_t b = 0; b < m.d.batch_rows; b++)
+                start.push_back(((t * accumulation + a) * m.d.batch_rows + b) * m.d.seq_len * 7 %
+                                (n - m.d.seq_len - 1));
             m.fill(ids, start);
             ASSERT_HN_OK(hn_engine_micro(m.e, a));
         }
@@ -440,9 +449,9 @@ class Small : public ::testing::Test {
         peft.dropout = dropout;
         m.o.adapt = &adapt;
         m.o.train = true;
-        m.o.batch_rows = rows;
-        m.o.seq_len = 12;
-        m.o.max_seqs = rows;
+        m.d.batch_rows = rows;
+        m.d.seq_len = 12;
+        m.d.max_seqs = rows;
     }
     void setup(Engine &m, int64_t rows, double dropout)
     {
@@ -521,7 +530,7 @@ TEST_F(Small, AsFewLayersRunAgainAsMakeThePlanFit)
     m.o.recompute = HN_RECOMPUTE_AUTO;
     m.o.memory = all - 1;
     configure(m, 8, 0.2);
-    ASSERT_HN_OK(hn_engine_new(&m.o, &m.e));
+    ASSERT_HN_OK(m.make(&m.e));
     EXPECT_EQ(hn_engine_recomputed(m.e), 2);
     char *text = hn_engine_plan_text(m.e);
     EXPECT_NE(std::strstr(text, "all 2 layers\nit does not fit: there are "), nullptr) << text;
@@ -587,7 +596,8 @@ TEST_F(Small, MaskedBatchIsReportedAsEmptyAndChangesNothing)
     m.fill(ids, {0, 20});
     hn_engine_input in;
     ASSERT_HN_OK(hn_engine_batch(m.e, &in));
-    for (int i = 0; i < 24; i++) in.labels[i] = -100;
+    const hn_decoder_batch to = hn_decoder_batch_of(&in);
+    for (int i = 0; i < 24; i++) to.labels[i] = -100;
     const hn_param *a = nullptr;
     for (int64_t i = 0; i < hn_params_count(m.params()); i++)
         if (hn_params_at(m.params(), i)->trained) a = hn_params_at(m.params(), i);
@@ -643,10 +653,10 @@ TEST(EngineNew, RefusesARunThatTrainsNothing)
 {
     Engine m("tests/fixtures/models/llama");
     m.o.train = true;
-    m.o.batch_rows = m.o.max_seqs = 1;
-    m.o.seq_len = 8;
+    m.d.batch_rows = m.d.max_seqs = 1;
+    m.d.seq_len = 8;
     hn_engine *e = nullptr;
-    EXPECT_HN_FAIL(hn_engine_new(&m.o, &e), HN_ERR_ARG, "nothing to train");
+    EXPECT_HN_FAIL(m.make(&e), HN_ERR_ARG, "nothing to train");
     EXPECT_EQ(e, nullptr);
 }
 

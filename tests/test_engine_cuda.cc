@@ -8,7 +8,7 @@
 #include "runtime/file/peft.h"
 #include "runtime/graph/tensor.h"
 #include "runtime/model/model.h"
-#include "runtime/train/engine.h"
+#include "runtime/train/decoder_job.h"
 #include "runtime/train/generator.h"
 #include "runtime/train/lora_hook.h"
 
@@ -62,6 +62,8 @@ class Job {
     hn_model model = {};
     hn_engine *e = nullptr;
     hn_engine_options o = {};
+    hn_decoder_options d = {};
+    hn_decoder_job job = {};
 
     Job(const std::string &dir, const Setup &s)
     {
@@ -77,24 +79,26 @@ class Job {
         if (s.full) adapt_.parameter = all_parameters;
         o.device = device;
         o.executor = s.device == "cpu" ? HN_EXECUTOR_CPU : s.executor;
-        o.config = &model.config;
+        d.config = &model.config;
         o.adapt = &adapt_;
         o.dtype = model.dtype;
-        o.batch_rows = s.rows;
-        o.seq_len = s.seq_len;
-        o.max_seqs = s.rows;
+        d.batch_rows = s.rows;
+        d.seq_len = s.seq_len;
+        d.max_seqs = s.rows;
         o.train = o.eval = true;
         o.recompute = s.recompute;
         o.memory = s.memory;
         o.side = s.side;
         o.side_sms = s.side_sms;
-        o.logits_rows = 8;
+        d.logits_rows = 8;
         o.optimizer.beta1 = 0.9;
         o.optimizer.beta2 = 0.999;
         o.optimizer.eps = 1e-8;
         o.optimizer.weight_decay = 0.01;
         o.optimizer.max_grad_norm = 1;
         o.seed = 5;
+        hn_decoder_job_init(&job, &d);
+        o.job = &job.job;
         EXPECT_HN_OK(hn_engine_new(&o, &e));
         if (e == nullptr) return;
         EXPECT_HN_OK(hn_engine_allocate(e));
@@ -112,14 +116,15 @@ class Job {
     {
         hn_engine_input in;
         ASSERT_HN_OK(hn_engine_batch(e, &in));
-        for (int64_t r = 0; r < o.batch_rows; r++)
-            for (int64_t i = 0; i < o.seq_len; i++) {
-                const int64_t at = r * o.seq_len + i, n = step * 7 + r * 3 + i;
-                in.tokens[at] = token(n);
-                in.labels[at] = i % 5 == 4 ? -100 : token(n + 1);
-                in.positions[at] = (int32_t)i;
+        const hn_decoder_batch to = hn_decoder_batch_of(&in);
+        for (int64_t r = 0; r < d.batch_rows; r++)
+            for (int64_t i = 0; i < d.seq_len; i++) {
+                const int64_t at = r * d.seq_len + i, n = step * 7 + r * 3 + i;
+                to.tokens[at] = token(n);
+                to.labels[at] = i % 5 == 4 ? -100 : token(n + 1);
+                to.positions[at] = (int32_t)i;
             }
-        for (int64_t s = 0; s <= o.max_seqs; s++) in.offsets[s] = (int32_t)(s * o.seq_len);
+        for (int64_t s = 0; s <= d.max_seqs; s++) to.offsets[s] = (int32_t)(s * d.seq_len);
     }
     int32_t token(int64_t n) const { return (int32_t)((n * n / 3 + n) % model.config.vocab); }
     void step(int64_t t, hn_step_report *report)

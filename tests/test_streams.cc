@@ -6,7 +6,7 @@
 
 #include "hn_test.h"
 #include "runtime/model/model.h"
-#include "runtime/train/engine.h"
+#include "runtime/train/decoder_job.h"
 #include "runtime/train/lora_hook.h"
 
 extern "C" {
@@ -32,6 +32,8 @@ class Job {
   public:
     hn_engine *e = nullptr;
     hn_engine_options o = {};
+    hn_decoder_options d = {};
+    hn_decoder_job job = {};
 
     explicit Job(const Settings &s)
     {
@@ -45,17 +47,19 @@ class Job {
         adapt_ = hn_lora_hook(&peft_);
         o.device = device_;
         o.executor = HN_EXECUTOR_CPU;
-        o.config = &model_.config;
+        d.config = &model_.config;
         o.adapt = &adapt_;
         o.dtype = model_.dtype;
-        o.batch_rows = o.max_seqs = 2;
-        o.seq_len = 24;
+        d.batch_rows = d.max_seqs = 2;
+        d.seq_len = 24;
         o.train = true;
         o.recompute = s.recompute;
         o.optimizer.beta1 = 0.9;
         o.optimizer.beta2 = 0.999;
         o.optimizer.eps = 1e-8;
         o.side = s.side;
+        hn_decoder_job_init(&job, &d);
+        o.job = &job.job;
         EXPECT_HN_OK(hn_engine_new(&o, &e));
         if (e == nullptr) return;
         EXPECT_HN_OK(hn_engine_allocate(e));
@@ -85,12 +89,13 @@ class Job {
             for (int64_t a = 0; a < 2; a++) {
                 hn_engine_input in;
                 EXPECT_HN_OK(hn_engine_batch(e, &in));
+                const hn_decoder_batch to = hn_decoder_batch_of(&in);
                 for (int64_t i = 0; i < 48; i++) {
-                    in.tokens[i] = (int32_t)((i * i + 7 * t + a) % model_.config.vocab);
-                    in.labels[i] = (int32_t)((i * i + 7 * t + a + 1) % model_.config.vocab);
-                    in.positions[i] = (int32_t)(i % 24);
+                    to.tokens[i] = (int32_t)((i * i + 7 * t + a) % model_.config.vocab);
+                    to.labels[i] = (int32_t)((i * i + 7 * t + a + 1) % model_.config.vocab);
+                    to.positions[i] = (int32_t)(i % 24);
                 }
-                for (int32_t s = 0; s < 3; s++) in.offsets[s] = 24 * s;
+                for (int32_t s = 0; s < 3; s++) to.offsets[s] = 24 * s;
                 EXPECT_HN_OK(hn_engine_micro(e, a));
             }
             EXPECT_HN_OK(hn_engine_update(e, 1e-2, &r));

@@ -5,13 +5,7 @@
 #include <math.h>
 #include <string.h>
 
-#include "kernels/loss/linear_ce.h"
 #include "runtime/base/alloc.h"
-#include "runtime/graph/tensor.h"
-
-/* Rows of logits alive at a time. With 151,936 tokens: 0.29 GiB on the CPU; on a GPU 2.3 GiB in f32
- * and half of that in bf16, for products large enough to fill it. */
-enum { CHUNK_ROWS_CPU = 512, CHUNK_ROWS_CUDA = 4096 };
 
 /* Micro-batches on their way to a GPU: one is filled while the other is copied or waits for it. */
 enum { STAGES = 2 };
@@ -49,14 +43,10 @@ struct hn_engine {
     hn_engine_options o;
     hn_program *program;
     hn_params *params;
-    hn_llama_tables tables;
     hn_tensor *step;
-    hn_tensor *tokens, *labels, *positions, *offsets; /* batch */
+    hn_tensor *field[HN_JOB_FIELDS]; /* of a micro-batch */
     hn_tensor *loss, *eval_loss, *eval_count;
-    hn_graph *begin, *micro, *update, *eval_begin, *eval, *logits_graph;
-    struct {
-        hn_tensor *tokens, *positions, *offsets, *logits;
-    } logits;
+    hn_graph *begin, *micro, *update, *eval_begin, *eval, *probe;
     int64_t recomputed;  /* layers */
     int64_t step_number; /* of the running optimizer step, from 0 */
     hn_profile *profile; /* NULL: not wanted */
@@ -71,13 +61,6 @@ hn_recompute hn_recompute_of(const char *name)
 {
     if (name == NULL || strcmp(name, "off") == 0) return HN_RECOMPUTE_OFF;
     return strcmp(name, "on") == 0 ? HN_RECOMPUTE_ON : HN_RECOMPUTE_AUTO;
-}
-
-hn_attention_impl hn_attention_of(const char *name)
-{
-    if (strcmp(name, "hone") == 0) return HN_ATTENTION_OWN;
-    if (strcmp(name, "cudnn") == 0) return HN_ATTENTION_CUDNN;
-    return strcmp(name, "fast") == 0 ? HN_ATTENTION_CUDNN_FAST : HN_ATTENTION_AUTO;
 }
 
 void hn_engine_free(hn_engine *e)
@@ -104,17 +87,14 @@ static hn_status vector(hn_engine *e, hn_mem mem, const char *name, hn_dtype dty
     return hn_program_tensor(e->program, mem, name, &type, out);
 }
 
-static hn_llama_build builder(const hn_engine *e)
+static bool has_batch(const hn_engine *e) { return e->o.job->rows > 0; }
+
+static hn_job_pass pass_of(const hn_engine *e)
 {
-    const bool gpu = e->o.executor != HN_EXECUTOR_CPU; /* chosen by now */
-    return (hn_llama_build){.loss_chunk_rows = gpu ? CHUNK_ROWS_CUDA : CHUNK_ROWS_CPU,
-                            .config = e->o.config,
-                            .params = e->params,
-                            .tables = &e->tables,
-                            .attention = e->o.attention,
-                            .longest = e->o.seq_len,
-                            .even = e->o.even_rows,
-                            .recompute = e->recomputed};
+    return (hn_job_pass){.params = e->params,
+                         .in = e->field,
+                         .gpu = e->o.executor != HN_EXECUTOR_CPU, /* chosen by now */
+                         .recompute = e->recomputed};
 }
 
 static hn_status record_zero(hn_graph *g, hn_tensor *t)
@@ -124,15 +104,13 @@ static hn_status record_zero(hn_graph *g, hn_tensor *t)
 
 static hn_status record_micro(hn_engine *e)
 {
-    const hn_llama_input in = {e->tokens, e->positions, e->offsets, NULL};
-    hn_tensor *hidden, *count = hn_params_flat(e->params)->count;
-    hn_llama_build b = builder(e);
+    const hn_job_sums sums = {e->loss, hn_params_flat(e->params)->count};
+    const hn_job_pass pass = pass_of(e);
     HN_TRY(hn_graph_new(e->program, "begin", false, &e->begin));
-    HN_TRY(record_zero(e->begin, e->loss));
-    HN_TRY(record_zero(e->begin, count));
+    HN_TRY(record_zero(e->begin, sums.loss));
+    HN_TRY(record_zero(e->begin, sums.count));
     HN_TRY(hn_graph_new(e->program, "micro", true, &e->micro));
-    HN_TRY(hn_llama_hidden(&b, e->micro, &in, &hidden));
-    HN_TRY(hn_llama_loss(&b, e->micro, hidden, e->labels, e->loss, count, NULL));
+    HN_TRY(e->o.job->loss(e->o.job, &pass, e->micro, &sums));
     return hn_graph_backward(e->micro, 0, NULL, NULL);
 }
 
@@ -180,47 +158,45 @@ static hn_status record_update(hn_engine *e)
 
 static hn_status record_eval(hn_engine *e)
 {
-    const hn_llama_input in = {e->tokens, e->positions, e->offsets, NULL};
-    const hn_llama_build b = builder(e);
-    hn_tensor *hidden;
+    const hn_job_pass pass = pass_of(e);
     HN_TRY(vector(e, HN_MEM_STATE, "eval_loss", HN_F32, 1, &e->eval_loss));
     HN_TRY(vector(e, HN_MEM_STATE, "eval_count", HN_F32, 1, &e->eval_count));
     HN_TRY(hn_graph_new(e->program, "eval_begin", false, &e->eval_begin));
     HN_TRY(record_zero(e->eval_begin, e->eval_loss));
     HN_TRY(record_zero(e->eval_begin, e->eval_count));
     HN_TRY(hn_graph_new(e->program, "eval", false, &e->eval));
-    HN_TRY(hn_llama_hidden(&b, e->eval, &in, &hidden));
-    return hn_llama_loss(&b, e->eval, hidden, e->labels, e->eval_loss, e->eval_count, NULL);
+    const hn_job_sums sums = {e->eval_loss, e->eval_count};
+    return e->o.job->loss(e->o.job, &pass, e->eval, &sums);
 }
 
-static hn_status record_logits(hn_engine *e)
+static hn_status record_probe(hn_engine *e)
 {
-    const int64_t rows = e->o.logits_rows;
-    HN_TRY(vector(e, HN_MEM_INPUT, "logits.tokens", HN_I32, rows, &e->logits.tokens));
-    HN_TRY(vector(e, HN_MEM_INPUT, "logits.positions", HN_I32, rows, &e->logits.positions));
-    HN_TRY(vector(e, HN_MEM_INPUT, "logits.offsets", HN_I32, 2, &e->logits.offsets));
-    const hn_llama_input in = {e->logits.tokens, e->logits.positions, e->logits.offsets, NULL};
-    hn_llama_build b = builder(e);
-    b.longest = rows;
-    b.even = false;
-    hn_tensor *hidden;
-    HN_TRY(hn_graph_new(e->program, "logits", false, &e->logits_graph));
-    HN_TRY(hn_llama_hidden(&b, e->logits_graph, &in, &hidden));
-    HN_TRY(hn_llama_logits(&b, e->logits_graph, hidden, &e->logits.logits));
-    hn_graph_keep(e->logits.logits);
-    return HN_OK;
+    const hn_job_pass pass = pass_of(e);
+    HN_TRY(hn_graph_new(e->program, "logits", false, &e->probe));
+    return e->o.job->probe(e->o.job, &pass, e->probe);
+}
+
+static hn_status record_batch(hn_engine *e)
+{
+    const hn_job *j = e->o.job;
+    HN_TRY(vector(e, HN_MEM_STATE, "loss", HN_F32, 1, &e->loss));
+    for (int k = 0; k < j->n_fields; k++) {
+        const hn_field *f = &j->field[k];
+        HN_TRY(vector(e, HN_MEM_INPUT, f->name, f->dtype, f->n, &e->field[k]));
+    }
+    if (e->o.train) HN_TRY(record_micro(e));
+    if (e->o.train) HN_TRY(record_update(e));
+    return e->o.eval ? record_eval(e) : HN_OK;
 }
 
 static hn_status record(hn_engine *e)
 {
     const hn_engine_options *o = &e->o;
-    const int64_t rows = o->batch_rows * o->seq_len;
-    const int64_t positions = o->seq_len > o->logits_rows ? o->seq_len : o->logits_rows;
     const bool adamw = o->optimizer.kind == HN_OPTIMIZER_ADAMW;
     const bool gpu = o->executor != HN_EXECUTOR_CPU; /* chosen by now */
     HN_TRY(hn_program_new(1, &e->program));
     HN_TRY(hn_params_new(o->adapt, &e->params));
-    HN_TRY(hn_llama_declare(o->config, e->params));
+    HN_TRY(o->job->declare(o->job, e->params));
     if (o->train && hn_params_trained(e->params) == 0)
         return HN_FAIL(HN_ERR_ARG, "nothing to train: no parameter of the model was chosen");
     const hn_params_options po = {.dtype = o->dtype,
@@ -229,19 +205,10 @@ static hn_status record(hn_engine *e)
                                   .fuse = hn_fuse_rule_of(o->dtype, gpu),
                                   .border = gpu && o->dtype == HN_BF16};
     HN_TRY(hn_params_create(e->params, e->program, &po));
-    HN_TRY(hn_llama_tables_new(o->config, e->program, positions, &e->tables));
+    if (o->job->tables) HN_TRY(o->job->tables(o->job, e->program));
     HN_TRY(vector(e, HN_MEM_STATE, "step block", HN_U8, sizeof(hn_step_block), &e->step));
-    if (rows > 0) {
-        HN_TRY(vector(e, HN_MEM_STATE, "loss", HN_F32, 1, &e->loss));
-        HN_TRY(vector(e, HN_MEM_INPUT, "tokens", HN_I32, rows, &e->tokens));
-        HN_TRY(vector(e, HN_MEM_INPUT, "labels", HN_I32, rows, &e->labels));
-        HN_TRY(vector(e, HN_MEM_INPUT, "positions", HN_I32, rows, &e->positions));
-        HN_TRY(vector(e, HN_MEM_INPUT, "offsets", HN_I32, o->max_seqs + 1, &e->offsets));
-        if (o->train) HN_TRY(record_micro(e));
-        if (o->train) HN_TRY(record_update(e));
-        if (o->eval) HN_TRY(record_eval(e));
-    }
-    if (o->logits_rows > 0) HN_TRY(record_logits(e));
+    if (has_batch(e)) HN_TRY(record_batch(e));
+    if (o->job->probe) HN_TRY(record_probe(e));
     const hn_plan_options plan = {
         .device = o->device, .memory = o->memory, .side = o->side, .side_sms = o->side_sms};
     return hn_plan_build(e->program, &plan);
@@ -277,7 +244,7 @@ static hn_status fits(const hn_engine *e, bool *out)
  * saves.) */
 static hn_status record_to_fit(hn_engine *e)
 {
-    int64_t too_few = 0, enough = e->o.config->layers;
+    int64_t too_few = 0, enough = e->o.job->layers;
     bool fit;
     HN_TRY(record_with(e, 0));
     HN_TRY(fits(e, &fit));
@@ -305,7 +272,7 @@ static hn_status record_to_fit(hn_engine *e)
 static hn_status record_plan(hn_engine *e)
 {
     if (e->o.recompute == HN_RECOMPUTE_AUTO) return record_to_fit(e);
-    return record_with(e, e->o.recompute == HN_RECOMPUTE_ON ? e->o.config->layers : 0);
+    return record_with(e, e->o.recompute == HN_RECOMPUTE_ON ? e->o.job->layers : 0);
 }
 
 int64_t hn_engine_recomputed(const hn_engine *e) { return e->recomputed; }
@@ -320,12 +287,12 @@ char *hn_engine_plan_text(const hn_engine *e)
     if (e->recomputed > 0 && e->o.recompute == HN_RECOMPUTE_AUTO && fit)
         snprintf(line, sizeof line,
                  "recompute: %" PRId64 " of %" PRId64 " layers, to fit %.1f GiB\n", e->recomputed,
-                 e->o.config->layers, (double)room / 0x1p30);
-    else if (e->recomputed == e->o.config->layers)
+                 e->o.job->layers, (double)room / 0x1p30);
+    else if (e->recomputed > 0 && e->recomputed == e->o.job->layers)
         snprintf(line, sizeof line, "recompute: all %" PRId64 " layers\n", e->recomputed);
     else if (e->recomputed > 0) /* it did fit: somebody else has taken memory since */
         snprintf(line, sizeof line, "recompute: %" PRId64 " of %" PRId64 " layers\n", e->recomputed,
-                 e->o.config->layers);
+                 e->o.job->layers);
     text = fit ? hn_asprintf("%s%s", plan, line)
                : hn_asprintf("%s%sit does not fit: there are %.4f GiB\n", plan, line,
                              (double)room / 0x1p30);
@@ -355,12 +322,28 @@ hn_status hn_engine_new(const hn_engine_options *o, hn_engine **out)
 
 /* ---- memory, and the first run of every variant ---- */
 
-/* The batch at *at, which moves behind it. */
-static hn_engine_input batch_at(const hn_engine *e, int32_t **at)
+/* Of a field in staging memory. */
+static size_t field_bytes(const hn_field *f)
 {
-    const int64_t rows = e->o.batch_rows * e->o.seq_len;
-    const hn_engine_input in = {*at, *at + rows, *at + 2 * rows, *at + 3 * rows};
-    *at += 3 * rows + e->o.max_seqs + 1;
+    return ((size_t)f->n * hn_dtype_size(f->dtype) + 63) / 64 * 64;
+}
+
+static size_t batch_bytes(const hn_job *j)
+{
+    size_t bytes = 0;
+    for (int k = 0; k < j->n_fields; k++) bytes += field_bytes(&j->field[k]);
+    return bytes;
+}
+
+/* The batch at *at, which moves behind it. */
+static hn_engine_input batch_at(const hn_engine *e, char **at)
+{
+    const hn_job *j = e->o.job;
+    hn_engine_input in = {{NULL}};
+    for (int k = 0; k < j->n_fields; k++) {
+        in.field[k] = *at;
+        *at += field_bytes(&j->field[k]);
+    }
     return in;
 }
 
@@ -375,19 +358,18 @@ static hn_status make_fences(hn_engine *e)
 static hn_status take_host_memory(hn_engine *e)
 {
     const bool gpu = e->o.executor != HN_EXECUTOR_CPU;
-    const int64_t batch = 3 * e->o.batch_rows * e->o.seq_len + e->o.max_seqs + 1;
-    const size_t bytes = gpu ? STAGES * (size_t)batch * sizeof(int32_t) : 0;
+    const size_t head = (sizeof *e->pinned + 63) / 64 * 64;
+    const size_t bytes = gpu && has_batch(e) ? STAGES * batch_bytes(e->o.job) : 0;
     void *memory = NULL;
-    HN_TRY(hn_device_alloc_host(hn_program_device(e->program), sizeof *e->pinned + bytes, &memory));
+    HN_TRY(hn_device_alloc_host(hn_program_device(e->program), head + bytes, &memory));
     e->pinned = memory;
-    int32_t *at = (int32_t *)(void *)(e->pinned + 1);
+    char *at = (char *)memory + head;
     for (int i = 0; i < STAGES; i++) {
         e->stage[i].step = gpu ? &e->pinned->micro[i] : e->step->data;
-        if (gpu && e->tokens) e->stage[i].batch = batch_at(e, &at);
+        if (gpu && has_batch(e)) e->stage[i].batch = batch_at(e, &at);
     }
-    if (!gpu && e->tokens)
-        e->stage[0].batch = (hn_engine_input){e->tokens->data, e->labels->data, e->positions->data,
-                                              e->offsets->data};
+    for (int k = 0; !gpu && has_batch(e) && k < e->o.job->n_fields; k++)
+        e->stage[0].batch.field[k] = e->field[k]->data;
     for (int i = 0; i < HN_ENGINE_AHEAD; i++) {
         e->outcome[i].step = gpu ? &e->pinned->update[i] : e->step->data;
         e->outcome[i].back = &e->pinned->back[i];
@@ -413,12 +395,8 @@ static hn_status send_stage(hn_engine *e)
 {
     stage *s = &e->stage[e->now];
     HN_TRY(send(e, e->step, s->step));
-    if (e->tokens != NULL) {
-        HN_TRY(send(e, e->tokens, s->batch.tokens));
-        HN_TRY(send(e, e->labels, s->batch.labels));
-        HN_TRY(send(e, e->positions, s->batch.positions));
-        HN_TRY(send(e, e->offsets, s->batch.offsets));
-    }
+    for (int k = 0; has_batch(e) && k < e->o.job->n_fields; k++)
+        HN_TRY(send(e, e->field[k], s->batch.field[k]));
     s->used = true;
     return hn_device_fence_here(s->sent);
 }
@@ -439,25 +417,21 @@ enum { N_VARIANTS = 6 };
 static void variants(const hn_engine *e, hn_graph *out[N_VARIANTS])
 {
     hn_graph *const all[N_VARIANTS] = {e->begin,      e->micro, e->update,
-                                       e->eval_begin, e->eval,  e->logits_graph};
+                                       e->eval_begin, e->eval,  e->probe};
     memcpy(out, all, sizeof all);
 }
 
-/* An empty batch: no sequence, no trained token, so that parameters and moments stay as they are
+/* An empty batch: nothing in it counts, so that parameters and moments stay as they are
  * and gradients zero through every variant, the update included. */
 static hn_status warm_up(hn_engine *e)
 {
     hn_graph *variant[N_VARIANTS];
     const hn_run_options o = {.step = e->step->data};
     variants(e, variant);
-    if (e->tokens != NULL) {
-        const int64_t rows = e->o.batch_rows * e->o.seq_len;
+    if (has_batch(e)) {
         hn_engine_input in;
         HN_TRY(hn_engine_batch(e, &in));
-        memset(in.tokens, 0, (size_t)rows * sizeof *in.tokens);
-        memset(in.positions, 0, (size_t)rows * sizeof *in.positions);
-        memset(in.offsets, 0, (size_t)(e->o.max_seqs + 1) * sizeof *in.offsets);
-        for (int64_t i = 0; i < rows; i++) in.labels[i] = HN_LABEL_IGNORED;
+        e->o.job->empty(e->o.job, in.field);
     }
     HN_TRY(send_stage(e));
     for (int i = 0; i < N_VARIANTS; i++)
@@ -482,7 +456,7 @@ hn_status hn_engine_allocate(hn_engine *e)
     HN_TRY(take_host_memory(e));
     for (int i = 0; i < STAGES; i++) set_constants(e, e->stage[i].step);
     for (int i = 0; i < HN_ENGINE_AHEAD; i++) set_constants(e, e->outcome[i].step);
-    HN_TRY(hn_llama_tables_fill(e->o.config, &e->tables));
+    if (e->o.job->fill) HN_TRY(e->o.job->fill(e->o.job));
     return e->o.executor == HN_EXECUTOR_CPU ? HN_OK : warm_up(e);
 }
 
@@ -541,7 +515,7 @@ static hn_status micro(hn_engine *e, int64_t index, bool check)
     stage *s = &e->stage[e->now];
     if (s->used) HN_TRY(hn_device_fence_wait(s->sent)); /* the same batch again */
     s->step->step = (uint64_t)e->step_number + 1;
-    s->step->row_offset = index * e->o.batch_rows * e->o.seq_len;
+    s->step->row_offset = index * e->o.job->rows;
     HN_TRY(send_stage(e));
     return run(e, e->micro, check);
 }
@@ -616,26 +590,4 @@ hn_status hn_engine_eval_sums(hn_engine *e, double *loss_sum, int64_t *tokens)
     return HN_OK;
 }
 
-hn_status hn_engine_logits(hn_engine *e, const int32_t *tokens, int64_t rows,
-                           const hn_tensor **logits)
-{
-    const int64_t most = e->o.logits_rows;
-    if (rows < 1 || rows > most)
-        return HN_FAIL(HN_ERR_ARG, "%" PRId64 " rows of logits, 1 to %" PRId64, rows, most);
-    const size_t bytes = (size_t)most * sizeof(int32_t);
-    const int32_t offset[] = {0, (int32_t)rows};
-    int32_t *id = hn_calloc(2 * (size_t)most, sizeof *id), *position = id ? id + most : NULL;
-    if (id == NULL) return HN_FAIL(HN_ERR_MEMORY, "%zu bytes of tokens", 2 * bytes);
-    for (int64_t i = 0; i < rows; i++) {
-        id[i] = tokens[i];
-        position[i] = (int32_t)i;
-    }
-    hn_status st = hn_tensor_write(e->logits.tokens, 0, id, bytes);
-    if (st == HN_OK) st = hn_tensor_write(e->logits.positions, 0, position, bytes);
-    if (st == HN_OK) st = hn_tensor_write(e->logits.offsets, 0, offset, sizeof offset);
-    if (st == HN_OK) st = run(e, e->logits_graph, false);
-    hn_free(id);
-    HN_TRY(st);
-    *logits = e->logits.logits;
-    return HN_OK;
-}
+hn_status hn_engine_probe(hn_engine *e) { return run(e, e->probe, false); }

@@ -1,11 +1,12 @@
-/* engine.h - the program of a decoder run: parameters, batch, step variants, plan.
+/* engine.h - the program of a run: parameters, batch, step variants, plan. What is computed is the
+ * job's business (job.h).
  *
  * Graphs, all over the same persistent tensors:
  *   begin    clears the sums of an optimizer step
  *   micro    forward and backward of one micro-batch; gradients and loss are added up
  *   update   gradient norm, clipping, optimizer; clears the gradients
  *   eval     forward only; loss and count of held-out batches are added up
- *   logits   forward only, logits of `logits_rows` tokens (verification)
+ *   logits   the job's probe: forward only (verification)
  *
  * One optimizer step:
  *   hn_engine_begin; for each micro-batch: hn_engine_batch, fill it, hn_engine_micro;
@@ -20,7 +21,7 @@
 #define HN_ENGINE_H
 #include "runtime/graph/plan.h"
 #include "runtime/graph/run.h"
-#include "runtime/model/llama.h"
+#include "runtime/train/job.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -43,33 +44,25 @@ typedef enum { HN_RECOMPUTE_OFF, HN_RECOMPUTE_ON, HN_RECOMPUTE_AUTO } hn_recompu
 
 /* What options call them: auto, on, off; OFF for NULL, as of a verb that has no such option. */
 hn_recompute hn_recompute_of(const char *name);
-/* auto, hone, cudnn, fast. */
-hn_attention_impl hn_attention_of(const char *name);
-
 typedef struct {
     hn_device *device; /* must outlive the engine; NULL: the CPU */
     hn_executor executor;
-    hn_attention_impl attention;
-    bool even_rows; /* a row of a batch is one sequence and what pads it: attention may take them
-                     * to be one, which is faster (attention.h) */
-    const hn_llama_config *config; /* must outlive the engine */
-    const hn_adapt *adapt;         /* NULL: everything frozen */
+    hn_job *job;           /* must outlive the engine */
+    const hn_adapt *adapt; /* NULL: everything frozen */
     hn_dtype dtype;
-    int64_t batch_rows, seq_len, max_seqs; /* of a micro-batch; 0 rows: no batch graphs */
     bool train, eval;
     hn_recompute recompute;
-    size_t memory;       /* bytes that may be taken on the device; 0: what is free there */
-    int64_t logits_rows; /* 0: no logits graph */
+    size_t memory; /* bytes that may be taken on the device; 0: what is free there */
     hn_optimizer optimizer;
     uint64_t seed;
     hn_side side; /* the next two: as in hn_plan_options */
     int side_sms;
 } hn_engine_options;
 
-/* Host memory of a micro-batch. Every field is the caller's to fill, wholly, before a call. */
+/* Host memory of a micro-batch: the job's fields. Every one is the caller's to fill, wholly, before
+ * a call. */
 typedef struct {
-    int32_t *tokens, *labels, *positions; /* [batch_rows * seq_len]; label -100: ignored */
-    int32_t *offsets;                     /* [max_seqs + 1], ascending from 0 */
+    void *field[HN_JOB_FIELDS];
 } hn_engine_input;
 
 typedef struct {
@@ -139,10 +132,8 @@ HN_NODISCARD hn_status hn_engine_eval_begin(hn_engine *e);
 HN_NODISCARD hn_status hn_engine_eval_batch(hn_engine *e);
 HN_NODISCARD hn_status hn_engine_eval_sums(hn_engine *e, double *loss_sum, int64_t *tokens);
 
-/* logits of `rows` tokens as one sequence: *logits [logits_rows, vocab], f32 or bf16 as the engine
- * computes, in the engine's memory (runtime/graph/tensor.h reads it), until the next call. */
-HN_NODISCARD hn_status hn_engine_logits(hn_engine *e, const int32_t *tokens, int64_t rows,
-                                        const hn_tensor **logits);
+/* Runs the job's probe on what its inputs hold. */
+HN_NODISCARD hn_status hn_engine_probe(hn_engine *e);
 
 #ifdef __cplusplus
 }

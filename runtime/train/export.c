@@ -22,7 +22,7 @@ static hn_status probe(hn_session *s, float **out)
     for (int i = 0; i < HN_EXPORT_PROBE_ROWS; i++)
         tokens[i] = (int32_t)hn_rng_below(r, 0, (uint32_t)i, (uint64_t)vocab);
     const hn_tensor *t;
-    HN_TRY(hn_engine_logits(s->engine, tokens, rows, &t));
+    HN_TRY(hn_decoder_logits(&s->job, s->engine, tokens, rows, &t));
     float *v = hn_malloc((size_t)(rows * vocab) * sizeof *v);
     if (v == NULL) return HN_FAIL(HN_ERR_MEMORY, "%" PRId64 " logits to compare", rows * vocab);
     const hn_status st = hn_tensor_get(t, v);

@@ -2,9 +2,11 @@
 #ifndef HN_FACE_TRAIN_H
 #define HN_FACE_TRAIN_H
 #include "runtime/train/cli.h"
+#include "runtime/train/decoder_job.h"
 #include "runtime/train/engine.h"
 #include "runtime/train/export.h"
 #include "runtime/train/generator.h"
+#include "runtime/train/job.h"
 #include "runtime/train/lora_hook.h"
 #include "runtime/train/method.h"
 #include "runtime/train/run_options.h"

@@ -287,22 +287,26 @@ static void print_lines(const hn_log *log, char *text)
 
 hn_status hn_session_plan(hn_session *s, bool train, int64_t logits_rows)
 {
-    const hn_engine_options o = {
-        .device = s->device,
-        .executor = hn_executor_of(s->run->executor),
-        .attention = hn_attention_of(s->run->attention),
+    const hn_decoder_options decoder = {
         .config = &s->model.config,
-        .adapt = &s->adapt,
-        .dtype = s->model.dtype,
         .batch_rows = s->train || s->eval ? s->run->batch_size : 0,
         .seq_len = s->seq_len,
         .max_seqs = s->max_seqs,
+        .attention = hn_attention_of(s->run->attention),
         .even_rows = !s->several_pieces,
+        .logits_rows = logits_rows,
+    };
+    hn_decoder_job_init(&s->job, &decoder);
+    const hn_engine_options o = {
+        .device = s->device,
+        .executor = hn_executor_of(s->run->executor),
+        .job = &s->job.job,
+        .adapt = &s->adapt,
+        .dtype = s->model.dtype,
         .train = train,
         .eval = s->eval != NULL,
         .recompute = hn_recompute_of(s->run->recompute),
         .memory = memory_of(s->run),
-        .logits_rows = logits_rows,
         .optimizer = hn_session_optimizer(s->run),
         .seed = (uint64_t)s->run->seed,
     };
@@ -323,19 +327,21 @@ hn_status hn_session_plan(hn_session *s, bool train, int64_t logits_rows)
 hn_status hn_session_engine(hn_session *s, hn_executor executor)
 {
     const hn_run_config *c = s->run;
+    const hn_decoder_options decoder = {.config = &s->model.config,
+                                        .batch_rows = c->batch_size,
+                                        .seq_len = s->seq_len,
+                                        .max_seqs = 2 * c->batch_size,
+                                        .attention = hn_attention_of(c->attention),
+                                        .logits_rows = HN_EXPORT_PROBE_ROWS};
+    hn_decoder_job_init(&s->job, &decoder);
     const hn_engine_options o = {.device = s->device,
                                  .executor = executor,
-                                 .attention = hn_attention_of(c->attention),
-                                 .config = &s->model.config,
+                                 .job = &s->job.job,
                                  .adapt = &s->adapt,
                                  .dtype = s->model.dtype,
-                                 .batch_rows = c->batch_size,
-                                 .seq_len = s->seq_len,
-                                 .max_seqs = 2 * c->batch_size,
                                  .train = true,
                                  .recompute = hn_recompute_of(c->recompute),
                                  .memory = memory_of(c),
-                                 .logits_rows = HN_EXPORT_PROBE_ROWS,
                                  .optimizer = hn_session_optimizer(c)};
     return hn_engine_new(&o, &s->engine);
 }
@@ -354,6 +360,16 @@ hn_status hn_session_load(hn_session *s)
     return s->adapter.n > 0 ? hn_lora_set(p, &s->adapter, s->run->adapter) : HN_OK;
 }
 
+hn_batch hn_session_batch(const hn_session *s, const hn_engine_input *in)
+{
+    const hn_decoder_batch d = hn_decoder_batch_of(in);
+    return (hn_batch){.tokens = d.tokens,
+                      .labels = d.labels,
+                      .positions = d.positions,
+                      .seq_offsets = d.offsets,
+                      .max_seqs = s->max_seqs};
+}
+
 hn_status hn_session_evaluate(hn_session *s, double *loss, int64_t *tokens)
 {
     const int64_t n = hn_loader_batches_per_epoch(s->eval, 0);
@@ -365,11 +381,7 @@ hn_status hn_session_evaluate(hn_session *s, double *loss, int64_t *tokens)
         int64_t batch_count = 0;
         hn_engine_input in;
         HN_TRY(hn_engine_batch(s->engine, &in));
-        hn_batch b = {.tokens = in.tokens,
-                      .labels = in.labels,
-                      .positions = in.positions,
-                      .seq_offsets = in.offsets,
-                      .max_seqs = s->max_seqs};
+        hn_batch b = hn_session_batch(s, &in);
         HN_TRY(hn_loader_fill(s->eval, i, &b));
         HN_TRY(hn_engine_eval_begin(s->engine));
         HN_TRY(hn_engine_eval_batch(s->engine));

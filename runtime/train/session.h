@@ -5,7 +5,7 @@
 #include "runtime/data/loader.h"
 #include "runtime/data/tokenizer.h"
 #include "runtime/model/model.h"
-#include "runtime/train/engine.h"
+#include "runtime/train/decoder_job.h"
 #include "runtime/train/method.h"
 #include "runtime/train/run_options.h"
 
@@ -30,6 +30,7 @@ typedef struct {
     hn_loader *train, *eval; /* eval NULL: nothing is held out */
     int64_t seq_len, max_seqs;
     bool several_pieces; /* some row of the data holds more than one piece of text */
+    hn_decoder_job job;
     hn_engine *engine;
     hn_progress progress; /* of reading data and of evaluation */
 } hn_session;
@@ -47,6 +48,8 @@ HN_NODISCARD hn_status hn_session_plan(hn_session *s, bool train, int64_t logits
 HN_NODISCARD hn_status hn_session_engine(hn_session *s, hn_executor executor);
 /* Takes the memory and loads weights and adapter. */
 HN_NODISCARD hn_status hn_session_load(hn_session *s);
+/* The engine's memory for a micro-batch, as the loader fills it. */
+hn_batch hn_session_batch(const hn_session *s, const hn_engine_input *in);
 /* Mean loss over the held-out data. */
 HN_NODISCARD hn_status hn_session_evaluate(hn_session *s, double *loss, int64_t *tokens);
 void hn_session_close(hn_session *s);

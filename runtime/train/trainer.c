@@ -444,10 +444,11 @@ static hn_status load_micro_batch(trainer *t)
     HN_TRY(hn_engine_batch(t->s->engine, &in));
     const size_t rows = (size_t)(t->c->batch_size * t->s->seq_len);
     HN_TRY(hn_prefetch_next(t->prefetch, &b));
-    memcpy(in.tokens, b->tokens, rows * sizeof *in.tokens);
-    memcpy(in.labels, b->labels, rows * sizeof *in.labels);
-    memcpy(in.positions, b->positions, rows * sizeof *in.positions);
-    memcpy(in.offsets, b->seq_offsets, ((size_t)t->s->max_seqs + 1) * sizeof *in.offsets);
+    const hn_decoder_batch to = hn_decoder_batch_of(&in);
+    memcpy(to.tokens, b->tokens, rows * sizeof *to.tokens);
+    memcpy(to.labels, b->labels, rows * sizeof *to.labels);
+    memcpy(to.positions, b->positions, rows * sizeof *to.positions);
+    memcpy(to.offsets, b->seq_offsets, ((size_t)t->s->max_seqs + 1) * sizeof *to.offsets);
     return HN_OK;
 }
 
@@ -459,11 +460,7 @@ static hn_status explain_nonfinite(trainer *t)
     for (int64_t a = 0; a < t->c->accumulation; a++) {
         hn_engine_input in;
         HN_TRY(hn_engine_batch(t->s->engine, &in));
-        hn_batch b = {.tokens = in.tokens,
-                      .labels = in.labels,
-                      .positions = in.positions,
-                      .seq_offsets = in.offsets,
-                      .max_seqs = t->s->max_seqs};
+        hn_batch b = hn_session_batch(t->s, &in);
         HN_TRY(hn_loader_fill(t->s->train, t->state.micro_batch + a, &b));
         const hn_status st = hn_engine_find_nonfinite(t->s->engine, a);
         if (st == HN_ERR_NUMERIC)
