@@ -274,4 +274,138 @@ TEST(ParamsGroup, RefusesWhatIsNotThere)
     hn_params_free(p);
 }
 
+/* ---- shapes and orders of files ---- */
+
+class ParamsFile : public ::testing::Test {
+  protected:
+    hn_program *program = nullptr;
+    hn_params *p = nullptr;
+    hn_adapt adapt = {};
+
+    void SetUp() override
+    {
+        adapt.parameter = [](const void *, const char *name) {
+            return std::strstr(name, "frozen") ? HN_ADAPT_FROZEN : HN_ADAPT_FULL;
+        };
+        ASSERT_HN_OK(hn_program_new(1, &program));
+        ASSERT_HN_OK(hn_params_new(&adapt, &p));
+    }
+    void TearDown() override
+    {
+        hn_params_free(p);
+        hn_program_free(program);
+    }
+    void create(hn_dtype dtype = HN_F32)
+    {
+        hn_params_options o = {};
+        o.dtype = dtype;
+        o.moments = 1;
+        o.gradients = true;
+        const hn_plan_options plan = {};
+        ASSERT_HN_OK(hn_params_create(p, program, &o));
+        ASSERT_HN_OK(hn_plan_build(program, &plan));
+        ASSERT_HN_OK(hn_plan_allocate(program));
+    }
+    static std::vector<float> counted(const hn_param *q)
+    {
+        std::vector<float> v((size_t)hn_param_values(q));
+        for (size_t i = 0; i < v.size(); i++) v[i] = (float)i;
+        return v;
+    }
+    static std::vector<float> stored(const hn_tensor *t)
+    {
+        std::vector<float> v((size_t)hn_type_elements(&t->type));
+        EXPECT_HN_OK(hn_tensor_get(t, v.data()));
+        return v;
+    }
+};
+
+TEST_F(ParamsFile, ConvolutionsAreStoredWithChannelsLast)
+{
+    hn_conv_shape s = {};
+    s.in = 4, s.out = 2, s.kh = 1, s.kw = 3, s.groups = 2, s.bias = true;
+    for (const char *name : {"conv", "frozen"}) ASSERT_HN_OK(hn_params_conv(p, name, &s));
+    create();
+    for (const char *name : {"conv.weight", "frozen.weight"}) {
+        const hn_param *q = hn_params_find(p, name);
+        ASSERT_NE(q, nullptr);
+        const int64_t want[] = {2, 2, 1, 3};
+        ASSERT_EQ(q->file_ndim, 4);
+        for (int i = 0; i < 4; i++) EXPECT_EQ(q->file_dim[i], want[i]);
+        const auto file = counted(q); /* [out, in / groups, kh, kw] */
+        ASSERT_HN_OK(hn_param_set(q, file.data()));
+        const std::vector<float> ohwi = {0, 3, 1, 4, 2, 5, 6, 9, 7, 10, 8, 11};
+        EXPECT_EQ(stored(q->value), ohwi) << name;
+        std::vector<float> back(file.size());
+        ASSERT_HN_OK(hn_param_get(q, back.data()));
+        EXPECT_EQ(back, file) << name;
+    }
+    const hn_param *q = hn_params_find(p, "conv.weight");
+    const auto file = counted(q);
+    std::vector<float> back(file.size());
+    ASSERT_HN_OK(hn_param_write(q, q->moment1, file.data()));
+    EXPECT_EQ(stored(q->moment1), stored(q->value));
+    ASSERT_HN_OK(hn_param_read(q, q->moment1, back.data()));
+    EXPECT_EQ(back, file);
+    EXPECT_EQ(hn_params_find(p, "conv.bias")->dim[0], 2);
+    EXPECT_EQ(hn_params_linear_at(p, 0)->in, 6);
+}
+
+TEST_F(ParamsFile, TransposedAndWithLeadingOnes)
+{
+    const int64_t shape[] = {1, 3, 2}, wrong[] = {1, 7};
+    ASSERT_HN_OK(hn_params_declare(p, "w", 3, 2, HN_INIT_ZERO, 0));
+    ASSERT_HN_OK(hn_params_declare(p, "pos", 3, 2, HN_INIT_ZERO, 0));
+    ASSERT_HN_OK(hn_params_file_transposed(p, "w"));
+    ASSERT_HN_OK(hn_params_file_shape(p, "pos", 3, shape));
+    EXPECT_HN_FAIL(hn_params_file_shape(p, "pos", 2, wrong), HN_ERR_SHAPE, "7 values in files");
+    EXPECT_HN_FAIL(hn_params_file_transposed(p, "none"), HN_ERR_ARG, "no such matrix");
+    create();
+    const hn_param *w = hn_params_find(p, "w");
+    const std::vector<float> file = {0, 1, 2, 3, 4, 5}, want = {0, 3, 1, 4, 2, 5};
+    EXPECT_EQ(w->file_dim[0], 2);
+    ASSERT_HN_OK(hn_param_set(w, file.data()));
+    EXPECT_EQ(stored(w->value), want);
+    std::vector<float> back(6);
+    ASSERT_HN_OK(hn_param_get(w, back.data()));
+    EXPECT_EQ(back, file);
+}
+
+/* fp32 in every run, neither trained nor counted. */
+TEST_F(ParamsFile, BuffersAreNoParameters)
+{
+    ASSERT_HN_OK(hn_params_declare(p, "gain", 0, 4, HN_INIT_ONE, 0));
+    ASSERT_HN_OK(hn_params_buffer(p, "running_var", 4, HN_INIT_ONE));
+    create(HN_BF16);
+    const hn_param *q = hn_params_find(p, "running_var");
+    EXPECT_EQ(q->value->type.dtype, HN_F32);
+    EXPECT_EQ(q->master, nullptr);
+    EXPECT_EQ(hn_params_trained(p), 4);
+    EXPECT_EQ(hn_params_total(p), 4);
+    ASSERT_HN_OK(hn_param_init(q, 0));
+    EXPECT_EQ(stored(q->value), std::vector<float>(4, 1.0f));
+}
+
+TEST_F(ParamsFile, LowRankPairsOfConvolutionsHaveTheShapesOfPeft)
+{
+    adapt.linear = [](const void *, const char *, int64_t in, int64_t, hn_lowrank *choice) {
+        EXPECT_EQ(in, 27);
+        *choice = {2, 1, 0};
+        return HN_OK;
+    };
+    hn_params_free(p);
+    ASSERT_HN_OK(hn_params_new(&adapt, &p));
+    hn_conv_shape s = {};
+    s.in = 3, s.out = 8, s.kh = s.kw = 3, s.groups = 1;
+    ASSERT_HN_OK(hn_params_conv(p, "conv", &s));
+    const int64_t a[] = {2, 3, 3, 3}, b[] = {8, 2, 1, 1};
+    const hn_linear_layer *l = hn_params_linear_at(p, 0);
+    for (int i = 0; i < 4; i++) EXPECT_EQ(l->a->file_dim[i], a[i]);
+    for (int i = 0; i < 4; i++) EXPECT_EQ(l->b->file_dim[i], b[i]);
+    EXPECT_EQ(l->a->order, HN_ORDER_TAPS);
+    EXPECT_EQ(l->b->order, HN_ORDER_SAME);
+    s.groups = 2;
+    EXPECT_HN_FAIL(hn_params_conv(p, "grouped", &s), HN_ERR_SHAPE, "2 groups of 3 and 8");
+}
+
 } // namespace

@@ -39,6 +39,10 @@ static hn_status declare(hn_params *p, const hn_param *what, const char *name, h
     HN_TRY(hn_grow(&p->param, &p->cap, p->n, sizeof *p->param));
     *q = *what;
     q->name = copy;
+    if (q->file_ndim == 0) {
+        q->file_ndim = q->ndim;
+        for (int i = 0; i < q->ndim; i++) q->file_dim[i] = q->dim[i];
+    }
     if (q->key == 0) q->key = hn_hash_name(copy);
     p->param[p->n++] = q;
     if (out != NULL) *out = q;
@@ -66,47 +70,114 @@ hn_status hn_params_declare(hn_params *p, const char *name, int64_t rows, int64_
     return declare_base(p, name, rows, cols, init, init_scale, NULL);
 }
 
+hn_status hn_params_buffer(hn_params *p, const char *name, int64_t n, hn_init init)
+{
+    const hn_param q = {.ndim = 1, .dim = {n}, .buffer = true, .init = init};
+    return declare(p, &q, name, NULL);
+}
+
+hn_status hn_params_file_shape(hn_params *p, const char *name, int ndim, const int64_t *dim)
+{
+    hn_param *q = hn_params_find(p, name);
+    int64_t n = 1;
+    if (q == NULL) return HN_FAIL(HN_ERR_ARG, "%s: no such parameter", name);
+    for (int i = 0; i < ndim && i < HN_PARAM_DIMS; i++) n *= q->file_dim[i] = dim[i];
+    q->file_ndim = ndim;
+    if (ndim <= HN_PARAM_DIMS && n == hn_param_values(q)) return HN_OK;
+    return HN_FAIL(HN_ERR_SHAPE, "%s: %" PRId64 " values in files, %" PRId64 " here", name, n,
+                   hn_param_values(q));
+}
+
+hn_status hn_params_file_transposed(hn_params *p, const char *name)
+{
+    hn_param *q = hn_params_find(p, name);
+    if (q == NULL || q->ndim != 2) return HN_FAIL(HN_ERR_ARG, "%s: no such matrix", name);
+    const int64_t dim[] = {q->dim[1], q->dim[0]};
+    q->order = HN_ORDER_TRANSPOSED;
+    return hn_params_file_shape(p, name, 2, dim);
+}
+
+/* Of a convolution: the shape of what has a column for each value under the kernel. */
+static void set_taps(const hn_linear_layer *l, hn_param *q)
+{
+    if (l->kh == 0) return;
+    const int64_t dim[] = {q->dim[0], l->in / (l->kh * l->kw), l->kh, l->kw};
+    q->order = HN_ORDER_TAPS;
+    q->file_ndim = HN_PARAM_DIMS;
+    memcpy(q->file_dim, dim, sizeof dim);
+}
+
 static hn_status declare_lowrank(hn_params *p, hn_linear_layer *l)
 {
     char name[512];
     snprintf(name, sizeof name, "%s.lora_A", l->module);
-    const hn_param a = {.key = hn_hash_name(name),
-                        .ndim = 2,
-                        .dim = {l->lowrank.rank, l->in},
-                        .trained = true,
-                        .decay = true,
-                        .adapter = true,
-                        .init = HN_INIT_UNIFORM,
-                        .init_scale = 1.0 / sqrt((double)l->in)};
+    hn_param a = {.key = hn_hash_name(name),
+                  .ndim = 2,
+                  .dim = {l->lowrank.rank, l->in},
+                  .trained = true,
+                  .decay = true,
+                  .adapter = true,
+                  .init = HN_INIT_UNIFORM,
+                  .init_scale = 1.0 / sqrt((double)l->in)};
+    set_taps(l, &a);
     snprintf(name, sizeof name, "%s.lora_A.weight", l->module);
     HN_TRY(declare(p, &a, name, &l->a));
-    const hn_param b = {.ndim = 2,
-                        .dim = {l->out, l->lowrank.rank},
-                        .trained = true,
-                        .decay = true,
-                        .adapter = true,
-                        .init = HN_INIT_ZERO};
+    hn_param b = {.ndim = 2,
+                  .dim = {l->out, l->lowrank.rank},
+                  .trained = true,
+                  .decay = true,
+                  .adapter = true,
+                  .init = HN_INIT_ZERO};
+    if (l->kh > 0) {
+        b.file_ndim = HN_PARAM_DIMS;
+        for (int i = 0; i < HN_PARAM_DIMS; i++) b.file_dim[i] = i < 2 ? b.dim[i] : 1;
+    }
     snprintf(name, sizeof name, "%s.lora_B.weight", l->module);
     return declare(p, &b, name, &l->b);
 }
 
-hn_status hn_params_linear(hn_params *p, const char *module, int64_t in, int64_t out, bool bias,
-                           double init_scale)
+static hn_status declare_layer(hn_params *p, const char *module, const hn_linear_layer *what,
+                               bool bias, double init_scale)
 {
     char name[512];
     hn_linear_layer *l = hn_arena_take(&p->arena, sizeof *l);
     char *copy = hn_arena_text(&p->arena, "%s", module);
     if (l == NULL || copy == NULL) return HN_FAIL(HN_ERR_MEMORY, "no memory for %s", module);
-    *l = (hn_linear_layer){.module = copy, .in = in, .out = out, .key = hn_hash_name(module)};
-    if (p->adapt.linear) HN_TRY(p->adapt.linear(p->adapt.context, module, in, out, &l->lowrank));
+    *l = *what;
+    l->module = copy;
+    l->key = hn_hash_name(module);
+    if (p->adapt.linear)
+        HN_TRY(p->adapt.linear(p->adapt.context, module, l->in, l->out, &l->lowrank));
     snprintf(name, sizeof name, "%s.weight", module);
-    HN_TRY(declare_base(p, name, out, in, HN_INIT_NORMAL, init_scale, &l->weight));
+    HN_TRY(declare_base(p, name, l->out, l->in, HN_INIT_NORMAL, init_scale, &l->weight));
+    set_taps(l, l->weight);
     snprintf(name, sizeof name, "%s.bias", module);
-    if (bias) HN_TRY(declare_base(p, name, 0, out, HN_INIT_ZERO, 0, &l->bias));
+    if (bias) HN_TRY(declare_base(p, name, 0, l->out, HN_INIT_ZERO, 0, &l->bias));
     if (l->lowrank.rank > 0) HN_TRY(declare_lowrank(p, l));
     HN_TRY(hn_grow(&p->linear, &p->cap_linear, p->n_linear, sizeof *p->linear));
     p->linear[p->n_linear++] = l;
     return HN_OK;
+}
+
+hn_status hn_params_linear(hn_params *p, const char *module, int64_t in, int64_t out, bool bias,
+                           double init_scale)
+{
+    const hn_linear_layer l = {.in = in, .out = out};
+    return declare_layer(p, module, &l, bias, init_scale);
+}
+
+hn_status hn_params_conv(hn_params *p, const char *module, const hn_conv_shape *s)
+{
+    if (s->groups < 1 || s->in % s->groups != 0 || s->out % s->groups != 0)
+        return HN_FAIL(HN_ERR_SHAPE,
+                       "%s: %" PRId64 " groups of %" PRId64 " and %" PRId64 " channels", module,
+                       s->groups, s->in, s->out);
+    const hn_linear_layer l = {.in = s->kh * s->kw * (s->in / s->groups),
+                               .out = s->out,
+                               .kh = s->kh,
+                               .kw = s->kw,
+                               .groups = s->groups};
+    return declare_layer(p, module, &l, s->bias, s->init_scale);
 }
 
 static hn_linear_layer *find_linear(const hn_params *p, const char *module)
@@ -223,6 +294,7 @@ static hn_status create_param(hn_program *program, hn_param *q, const hn_params_
     if (q->trained && q->stack == NULL) return create_trained(program, q, o, work);
     if (q->trained) return q->master ? HN_OK : create_stack(program, q->stack, o, work);
     if (q->value != NULL) return HN_OK;
+    if (q->buffer) return create(program, HN_MEM_STATE, "", q, HN_F32, &q->value);
     return create(program, HN_MEM_WEIGHT, "", q, o->dtype, &q->value);
 }
 
@@ -279,7 +351,7 @@ hn_param *hn_params_find(const hn_params *p, const char *name)
     return NULL;
 }
 
-static int64_t values(const hn_param *q)
+int64_t hn_param_values(const hn_param *q)
 {
     return q->ndim == 2 ? q->dim[0] * q->dim[1] : q->dim[0];
 }
@@ -288,7 +360,7 @@ int64_t hn_params_trained(const hn_params *p)
 {
     int64_t n = 0;
     for (int64_t i = 0; i < p->n; i++)
-        if (p->param[i]->trained) n += values(p->param[i]);
+        if (p->param[i]->trained) n += hn_param_values(p->param[i]);
     return n;
 }
 
@@ -296,7 +368,7 @@ int64_t hn_params_total(const hn_params *p)
 {
     int64_t n = 0;
     for (int64_t i = 0; i < p->n; i++)
-        if (!p->param[i]->adapter) n += values(p->param[i]);
+        if (!p->param[i]->adapter && !p->param[i]->buffer) n += hn_param_values(p->param[i]);
     return n;
 }
 
@@ -354,12 +426,70 @@ hn_status hn_param_init(const hn_param *p, uint64_t seed)
     return st;
 }
 
-hn_status hn_param_set(const hn_param *p, const float *dense)
+/* ---- the order of files ---- */
+
+/* Where value i of storage lies in a file. */
+static int64_t place_in_file(const hn_param *p, int64_t i)
 {
-    return set_rows(p, 0, hn_type_rows(&storage(p)->type), dense);
+    const int64_t row = i / p->dim[1], col = i % p->dim[1];
+    if (p->order == HN_ORDER_TRANSPOSED) return col * p->dim[0] + row;
+    const int64_t taps = p->file_dim[2] * p->file_dim[3], channels = p->file_dim[1];
+    return row * p->dim[1] + col % channels * taps + col / channels;
 }
 
-hn_status hn_param_get(const hn_param *p, float *dense) { return hn_tensor_get(storage(p), dense); }
+static hn_status reordered(const hn_param *p, float **out)
+{
+    *out = hn_malloc((size_t)hn_param_values(p) * sizeof **out);
+    return *out ? HN_OK : HN_FAIL(HN_ERR_MEMORY, "no memory to reorder %s", p->name);
+}
+
+/* dense in the order of storage: dense itself, or *own, which is new. */
+static hn_status to_storage(const hn_param *p, const float **dense, float **own)
+{
+    *own = NULL;
+    if (p->order == HN_ORDER_SAME) return HN_OK;
+    HN_TRY(reordered(p, own));
+    for (int64_t i = 0; i < hn_param_values(p); i++) (*own)[i] = (*dense)[place_in_file(p, i)];
+    *dense = *own;
+    return HN_OK;
+}
+
+hn_status hn_param_set(const hn_param *p, const float *dense)
+{
+    float *own;
+    HN_TRY(to_storage(p, &dense, &own));
+    const hn_status st = set_rows(p, 0, hn_type_rows(&storage(p)->type), dense);
+    hn_free(own);
+    return st;
+}
+
+hn_status hn_param_write(const hn_param *p, hn_tensor *t, const float *dense)
+{
+    float *own;
+    HN_TRY(to_storage(p, &dense, &own));
+    const hn_status st = hn_tensor_set(t, dense);
+    hn_free(own);
+    return st;
+}
+
+hn_status hn_param_read(const hn_param *p, const hn_tensor *t, float *dense)
+{
+    float *own;
+    if (p->order == HN_ORDER_SAME) return hn_tensor_get(t, dense);
+    HN_TRY(reordered(p, &own));
+    const hn_status st = hn_tensor_get(t, own);
+    for (int64_t i = 0; st == HN_OK && i < hn_param_values(p); i++)
+        dense[place_in_file(p, i)] = own[i];
+    hn_free(own);
+    return st;
+}
+
+hn_status hn_param_get(const hn_param *p, float *dense)
+{
+    return hn_param_read(p, storage(p), dense);
+}
+
+/* ---- recording ---- */
 
 hn_status hn_params_linear_fwd(const hn_params *p, hn_graph *g, const char *module, hn_tensor *x,
                                hn_tensor **y)

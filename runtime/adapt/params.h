@@ -7,6 +7,8 @@
  *   hn_params_new        with the hook (hn_adapt)
  *   hn_params_declare    every parameter of the model, in file order
  *   hn_params_linear     every linear layer: the hook may attach a low-rank update
+ *   hn_params_conv       the same for convolutions
+ *   hn_params_buffer     values that are no parameters: running statistics
  *   hn_params_group      linear layers that read the same input: they may be stored as one
  *   hn_params_create     persistent tensors; trained ones in the order: decayed, then not decayed
  *   hn_params_linear_fwd records a layer in a graph, hn_params_group_fwd those of a group
@@ -48,12 +50,25 @@ typedef enum {
 
 typedef struct hn_group hn_group;
 
+/* How a file orders the values of a parameter. Storage is [rows, cols]. */
+typedef enum {
+    HN_ORDER_SAME,
+    HN_ORDER_TAPS,      /* convolution: the file has [out, in, kh, kw], storage [out, kh kw in] */
+    HN_ORDER_TRANSPOSED /* the file has [cols, rows] (GPT-2's Conv1D) */
+} hn_order;
+
+enum { HN_PARAM_DIMS = 4 };
+
 typedef struct {
     const char *name; /* as in the file: "model.layers.0.mlp.up_proj.weight" */
     int ndim;
     int64_t dim[2];
+    int file_ndim; /* shape in files */
+    int64_t file_dim[HN_PARAM_DIMS];
+    hn_order order;
     bool trained, decay; /* decay: weight decay applies (matrices, not norms and biases) */
     bool adapter;        /* belongs to the method (low-rank A or B), not to the base model */
+    bool buffer;         /* running statistics: fp32, written by operations, never trained */
     hn_init init;
     double init_scale;
     uint64_t key;      /* random stream of the initialiser */
@@ -69,6 +84,7 @@ typedef struct {
     hn_lowrank lowrank;
     hn_param *weight, *bias, *a, *b; /* bias, a, b: NULL when absent */
     uint64_t key;                    /* random stream of the dropout */
+    int64_t kh, kw, groups;          /* of a convolution: in = kh kw channels / groups; else 0 */
 } hn_linear_layer;
 
 typedef struct hn_params hn_params;
@@ -84,6 +100,27 @@ HN_NODISCARD hn_status hn_params_declare(hn_params *p, const char *name, int64_t
  * parameter is the hash of its name, that of A of "<module>.lora_A". */
 HN_NODISCARD hn_status hn_params_linear(hn_params *p, const char *module, int64_t in, int64_t out,
                                         bool bias, double init_scale);
+
+typedef struct {
+    int64_t in, out, kh, kw, groups; /* channels; groups divides both */
+    bool bias;
+    double init_scale;
+} hn_conv_shape;
+
+/* A convolution, as the matrix [out, kh kw in / groups] of conv2d.h; in files <module>.weight is
+ * [out, in / groups, kh, kw]. The hook sees that matrix as it sees a linear layer's; A is
+ * [r, in / groups, kh, kw] in files, B [out, r, 1, 1] (PEFT). */
+HN_NODISCARD hn_status hn_params_conv(hn_params *p, const char *module, const hn_conv_shape *s);
+
+/* n fp32 values, one or zero at first. */
+HN_NODISCARD hn_status hn_params_buffer(hn_params *p, const char *name, int64_t n, hn_init init);
+
+/* The shape of a declared parameter in files, where it is another than [rows, cols] of the same
+ * values in the same order: [1, 1, cols]. Errors: HN_ERR_SHAPE */
+HN_NODISCARD hn_status hn_params_file_shape(hn_params *p, const char *name, int ndim,
+                                            const int64_t *dim);
+/* Files have the matrix transposed. */
+HN_NODISCARD hn_status hn_params_file_transposed(hn_params *p, const char *name);
 
 /* Linear layers of the same width `in` that will read the same input; up to four, each in one
  * group. Errors: HN_ERR_ARG, HN_ERR_SHAPE, HN_ERR_MEMORY */
@@ -131,10 +168,15 @@ HN_NODISCARD hn_status hn_params_refresh(const hn_params *p, hn_graph *g);
 
 /* Fills one parameter from its initialiser; the same values on every machine. */
 HN_NODISCARD hn_status hn_param_init(const hn_param *p, uint64_t seed);
-/* Copies dense fp32 values in (master and working copy when trained) or out of a parameter (master
- * when trained, else value). Errors: those of runtime/graph/tensor.h. */
+int64_t hn_param_values(const hn_param *p); /* how many */
+/* Copies dense fp32 values in the order of files in (master and working copy when trained) or out
+ * of a parameter (master when trained, else value).
+ * Errors: those of runtime/graph/tensor.h, HN_ERR_MEMORY. */
 HN_NODISCARD hn_status hn_param_set(const hn_param *p, const float *dense);
 HN_NODISCARD hn_status hn_param_get(const hn_param *p, float *dense);
+/* The same for a tensor that is laid out as the parameter is: a moment. */
+HN_NODISCARD hn_status hn_param_write(const hn_param *p, hn_tensor *t, const float *dense);
+HN_NODISCARD hn_status hn_param_read(const hn_param *p, const hn_tensor *t, float *dense);
 
 /* y = layer(x), with the low-rank update if there is one. */
 HN_NODISCARD hn_status hn_params_linear_fwd(const hn_params *p, hn_graph *g, const char *module,

@@ -184,7 +184,7 @@ hn_status hn_storage_place(hn_params *p, hn_program *program, const hn_params_op
         hn_linear_layer *l = p->linear[i];
         hn_group one = {.part = {l}, .n = 1, .name = l->module};
         measure(&one);
-        one.bordered = l->weight->value == NULL && may_border(&one, program, o);
+        one.bordered = l->kh == 0 && l->weight->value == NULL && may_border(&one, program, o);
         if (one.bordered) HN_TRY(place(&one, program, o));
     }
     return HN_OK;

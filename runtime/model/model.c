@@ -79,23 +79,28 @@ done:
     return st;
 }
 
+/* "64, 3, 7, 7" in a caller's buffer. */
+static const char *shape_text(int ndim, const int64_t *dim, char *text, size_t size)
+{
+    size_t at = 0;
+    text[0] = '\0';
+    for (int i = 0; i < ndim && at < size; i++)
+        at += (size_t)snprintf(text + at, size - at, "%s%" PRId64, i ? ", " : "", dim[i]);
+    return text;
+}
+
 static hn_status check_one(const hn_model *m, const hn_param *q)
 {
     const hn_st_tensor *t = hn_model_dir_find(m->dir, q->name);
     if (t == NULL) return HN_FAIL(HN_ERR_FORMAT, "%s: tensor %s is missing", m->path, q->name);
-    bool same = t->ndim == q->ndim;
-    for (int i = 0; same && i < q->ndim; i++) same = t->dim[i] == q->dim[i];
+    bool same = t->ndim == q->file_ndim;
+    for (int i = 0; same && i < q->file_ndim; i++) same = t->dim[i] == q->file_dim[i];
     if (!same) {
-        char got[64] = "";
-        size_t at = 0;
-        for (int i = 0; i < t->ndim && at < sizeof got; i++)
-            at +=
-                (size_t)snprintf(got + at, sizeof got - at, "%s%" PRId64, i ? ", " : "", t->dim[i]);
-        return HN_FAIL(HN_ERR_SHAPE,
-                       q->ndim == 2 ? "%s: tensor %s is [%s], the configuration says [%" PRId64
-                                      ", %" PRId64 "]"
-                                    : "%s: tensor %s is [%s], the configuration says [%" PRId64 "]",
-                       hn_model_dir_file_of(m->dir, t), q->name, got, q->dim[0], q->dim[1]);
+        char got[96], want[96];
+        return HN_FAIL(HN_ERR_SHAPE, "%s: tensor %s is [%s], the configuration says [%s]",
+                       hn_model_dir_file_of(m->dir, t), q->name,
+                       shape_text(t->ndim, t->dim, got, sizeof got),
+                       shape_text(q->file_ndim, q->file_dim, want, sizeof want));
     }
     if (t->dtype != HN_ST_F32 && t->dtype != HN_ST_F16 && t->dtype != HN_ST_BF16 &&
         t->dtype != HN_ST_F64)
@@ -138,7 +143,7 @@ hn_status hn_model_load(const hn_model *m, const hn_params *p, uint64_t seed)
     int64_t largest = 1;
     for (int64_t i = 0; i < hn_params_count(p); i++) {
         const hn_param *q = hn_params_at(p, i);
-        const int64_t n = q->dim[0] * (q->ndim == 2 ? q->dim[1] : 1);
+        const int64_t n = hn_param_values(q);
         if (n > largest) largest = n;
     }
     hn_status st = HN_OK;

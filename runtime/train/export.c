@@ -60,7 +60,7 @@ static hn_status clear_adapter(const hn_params *p)
     for (int64_t i = 0; st == HN_OK && i < hn_params_count(p); i++) {
         const hn_param *q = hn_params_at(p, i);
         if (!q->adapter) continue;
-        float *zeros = hn_calloc((size_t)(q->dim[0] * q->dim[1]), sizeof *zeros);
+        float *zeros = hn_calloc((size_t)hn_param_values(q), sizeof *zeros);
         st = zeros ? hn_param_set(q, zeros) : HN_FAIL(HN_ERR_MEMORY, "zeros for %s", q->name);
         hn_free(zeros);
     }
@@ -147,7 +147,7 @@ static const hn_linear_layer *layer_of(const hn_params *p, const hn_param *weigh
 /* Rounds dense fp32 values to the file's type, in place of nothing else: out is fresh memory. */
 static hn_status round_to(const hn_param *q, const float *dense, hn_dtype dtype, void **out)
 {
-    const int64_t n = q->dim[0] * (q->ndim == 2 ? q->dim[1] : 1);
+    const int64_t n = hn_param_values(q);
     void *v = hn_malloc((size_t)n * hn_dtype_size(dtype));
     if (v == NULL) return HN_FAIL(HN_ERR_MEMORY, "no memory to write %s", q->name);
     for (int64_t i = 0; i < n; i++) {
@@ -168,10 +168,11 @@ static hn_status add_weight(hn_session *s, weights *w, const hn_param *q,
 {
     const hn_linear_layer *l = layer_of(hn_engine_params(s->engine), q);
     const bool merged = l != NULL && l->a != NULL;
-    const int64_t n = q->dim[0] * (q->ndim == 2 ? q->dim[1] : 1);
+    const int64_t n = hn_param_values(q);
     hn_dtype dtype = s->model.config.says_dtype ? s->model.config.file_dtype : HN_F32;
     hn_st_entry *e = &w->entry[w->n];
-    *e = (hn_st_entry){.name = q->name, .ndim = q->ndim, .dim = {q->dim[0], q->dim[1]}};
+    *e = (hn_st_entry){.name = q->name, .ndim = q->file_ndim};
+    for (int i = 0; i < q->file_ndim; i++) e->dim[i] = q->file_dim[i];
     if (source != NULL && !merged && !q->trained) { /* unchanged: the source's own bytes */
         e->dtype = source->dtype;
         e->data = source->data;

@@ -40,28 +40,52 @@ void hn_run_state_log(hn_run_state *s, const hn_log_entry *entry)
 /* Tensors on their way to a file. Those that live on a GPU are copied when their turn has come, one
  * at a time. */
 typedef struct {
+    const hn_param *param;
+    const hn_tensor *tensor;
+} part;
+
+typedef struct {
     hn_st_entry *entry;
+    part *part; /* where they come from */
     int64_t n;
 } entries;
 
 static hn_status entries_new(int64_t room, entries *out)
 {
-    *out = (entries){.entry = hn_calloc((size_t)room, sizeof *out->entry)};
-    return out->entry ? HN_OK : HN_FAIL(HN_ERR_MEMORY, "table of %" PRId64 " tensors", room);
+    *out = (entries){.entry = hn_calloc((size_t)room, sizeof *out->entry),
+                     .part = hn_calloc((size_t)room, sizeof *out->part)};
+    return out->entry && out->part ? HN_OK
+                                   : HN_FAIL(HN_ERR_MEMORY, "table of %" PRId64 " tensors", room);
 }
 
-static hn_status fetch(const void *tensor, const void **data, void **copy)
+static void entries_free(entries *e)
 {
-    return hn_tensor_host(tensor, data, copy);
+    hn_free(e->entry);
+    hn_free(e->part);
+}
+
+static hn_status fetch(const void *from, const void **data, void **copy)
+{
+    const part *p = from;
+    if (p->param->order == HN_ORDER_SAME) return hn_tensor_host(p->tensor, data, copy);
+    float *dense = hn_malloc((size_t)hn_param_values(p->param) * sizeof *dense);
+    if (dense == NULL) return HN_FAIL(HN_ERR_MEMORY, "no memory to write %s", p->param->name);
+    *data = *copy = dense;
+    return hn_param_read(p->param, p->tensor, dense);
 }
 
 static void entries_add(entries *e, const char *name, const hn_param *p, const hn_tensor *t)
 {
-    hn_st_entry *to = &e->entry[e->n++];
-    *to = (hn_st_entry){
-        .name = name, .dtype = HN_ST_F32, .ndim = p->ndim, .fetch = fetch, .source = t};
-    for (int i = 0; i < p->ndim; i++) to->dim[i] = p->dim[i];
-    to->pitch = hn_type_ld(&t->type) * (int64_t)sizeof(float);
+    hn_st_entry *to = &e->entry[e->n];
+    e->part[e->n] = (part){p, t};
+    *to = (hn_st_entry){.name = name,
+                        .dtype = HN_ST_F32,
+                        .ndim = p->file_ndim,
+                        .fetch = fetch,
+                        .source = &e->part[e->n]};
+    for (int i = 0; i < p->file_ndim; i++) to->dim[i] = p->file_dim[i];
+    if (p->order == HN_ORDER_SAME) to->pitch = hn_type_ld(&t->type) * (int64_t)sizeof(float);
+    e->n++;
 }
 
 static hn_status save_moments(const char *path, const hn_params *p)
@@ -84,7 +108,7 @@ static hn_status save_moments(const char *path, const hn_params *p)
     }
     if (st == HN_OK) st = hn_st_save(path, e.entry, e.n, NULL, 0, NULL, NULL);
     hn_arena_free(&names);
-    hn_free(e.entry);
+    entries_free(&e);
     return st;
 }
 
@@ -94,7 +118,7 @@ static json_t *manifest_tensors(const hn_params *p)
     json_t *tensors = json_array();
     for (int64_t i = 0; i < hn_params_count(p); i++) {
         const hn_param *q = hn_params_at(p, i);
-        if (q->trained && !q->adapter)
+        if ((q->trained || q->buffer) && !q->adapter)
             json_array_append_new(tensors, json_pack("{s:s, s:s, s:[s]}", "base_name", q->name,
                                                      "encoding", "dense", "parts", q->name));
     }
@@ -135,12 +159,12 @@ static hn_status save_delta(const char *path, const hn_params *p, const hn_run_i
     if (st == HN_OK && manifest == NULL) st = HN_FAIL(HN_ERR_MEMORY, "no memory to write %s", path);
     for (int64_t i = 0; st == HN_OK && i < hn_params_count(p); i++) {
         const hn_param *q = hn_params_at(p, i);
-        if (q->trained) entries_add(&e, q->name, q, q->master);
+        if (q->trained || q->buffer) entries_add(&e, q->name, q, q->buffer ? q->value : q->master);
     }
     const char *const metadata[][2] = {{"format", "pt"}, {"delta.manifest", manifest}};
     if (st == HN_OK) st = hn_st_save(path, e.entry, e.n, metadata, 2, NULL, NULL);
     free(manifest);
-    hn_free(e.entry);
+    entries_free(&e);
     return st;
 }
 
@@ -231,8 +255,8 @@ static hn_status read_tensor(const hn_st_file *f, const char *name, const hn_par
     const hn_st_tensor *from = hn_st_find(f, name);
     if (from == NULL)
         return HN_FAIL(HN_ERR_FORMAT, "%s: tensor %s is missing", hn_st_where(f), name);
-    bool same = from->ndim == p->ndim && from->dtype == HN_ST_F32;
-    for (int i = 0; same && i < p->ndim; i++) same = from->dim[i] == p->dim[i];
+    bool same = from->ndim == p->file_ndim && from->dtype == HN_ST_F32;
+    for (int i = 0; same && i < p->file_ndim; i++) same = from->dim[i] == p->file_dim[i];
     if (!same)
         return HN_FAIL(HN_ERR_SHAPE, "%s: tensor %s has another shape or type", hn_st_where(f),
                        name);
@@ -244,8 +268,8 @@ static float *dense_buffer(const hn_params *p)
     int64_t largest = 1;
     for (int64_t i = 0; i < hn_params_count(p); i++) {
         const hn_param *q = hn_params_at(p, i);
-        const int64_t n = q->dim[0] * (q->ndim == 2 ? q->dim[1] : 1);
-        if (q->trained && n > largest) largest = n;
+        const int64_t n = hn_param_values(q);
+        if ((q->trained || q->buffer) && n > largest) largest = n;
     }
     return hn_malloc((size_t)largest * sizeof(float));
 }
@@ -275,7 +299,7 @@ static hn_status load_values(const hn_st_file *f, const hn_params *p, float *den
     int64_t n = 0;
     for (int64_t i = 0; i < hn_params_count(p); i++) {
         const hn_param *q = hn_params_at(p, i);
-        if (!q->trained) continue;
+        if (!q->trained && !q->buffer) continue;
         HN_TRY(read_tensor(f, q->name, q, dense));
         HN_TRY(hn_param_set(q, dense));
         n++;
@@ -334,7 +358,7 @@ static hn_status load_moments(const char *dir, const hn_params *p)
             if (moment[k] == NULL) continue;
             snprintf(name, sizeof name, "%s.%c", q->name, "mv"[k]);
             HN_TRY_GOTO(st, read_tensor(f, name, q, dense), done);
-            HN_TRY_GOTO(st, hn_tensor_set(moment[k], dense), done);
+            HN_TRY_GOTO(st, hn_param_write(q, moment[k], dense), done);
         }
     }
 
