@@ -9,6 +9,115 @@
 #include "runtime/base/convert.h"
 #include "runtime/base/multiversion.h"
 
+hn_channel_norm hn_channel_norm_of_batch(const hn_batch_norm_args *a)
+{
+    return (hn_channel_norm){
+        .x = a->x,
+        .res = a->res,
+        .gain = a->gain,
+        .bias = a->bias,
+        .y = a->y,
+        .mean = a->mean,
+        .rstd = a->rstd,
+        .running_mean = a->running_mean,
+        .running_var = a->running_var,
+        .images = 1,
+        .pixels = a->rows,
+        .cols = a->cols,
+        .groups = a->cols,
+        .ld_x = a->ld_x,
+        .ld_res = a->ld_res,
+        .ld_y = a->ld_y,
+        .dtype = a->dtype,
+        .gain_dtype = a->gain_dtype,
+        .bias_dtype = a->bias_dtype,
+        .eps = a->eps,
+        .momentum = a->momentum,
+        .frozen = a->frozen,
+        .relu = a->relu,
+    };
+}
+
+hn_channel_norm_bwd hn_channel_norm_bwd_of_batch(const hn_batch_norm_bwd_args *a)
+{
+    return (hn_channel_norm_bwd){
+        .x = a->x,
+        .y = a->y,
+        .gain = a->gain,
+        .mean = a->mean,
+        .rstd = a->rstd,
+        .dy = a->dy,
+        .dx = a->dx,
+        .dres = a->dres,
+        .dgain = a->dgain,
+        .dbias = a->dbias,
+        .images = 1,
+        .pixels = a->rows,
+        .cols = a->cols,
+        .groups = a->cols,
+        .ld_x = a->ld_x,
+        .ld_y = a->ld_y,
+        .ld_dy = a->ld_dy,
+        .ld_dx = a->ld_dx,
+        .ld_dres = a->ld_dres,
+        .dtype = a->dtype,
+        .gain_dtype = a->gain_dtype,
+        .frozen = a->frozen,
+    };
+}
+
+hn_channel_norm hn_channel_norm_of_group(const hn_group_norm_args *a)
+{
+    return (hn_channel_norm){
+        .x = a->x,
+        .gain = a->gain,
+        .bias = a->bias,
+        .y = a->y,
+        .mean = a->mean,
+        .rstd = a->rstd,
+        .images = a->images,
+        .pixels = a->pixels,
+        .cols = a->cols,
+        .groups = a->groups,
+        .ld_x = a->ld_x,
+        .ld_y = a->ld_y,
+        .replicas = a->replicas,
+        .gain_stride = a->gain_stride,
+        .bias_stride = a->bias_stride,
+        .dtype = a->dtype,
+        .gain_dtype = a->gain_dtype,
+        .bias_dtype = a->bias_dtype,
+        .eps = a->eps,
+    };
+}
+
+hn_channel_norm_bwd hn_channel_norm_bwd_of_group(const hn_group_norm_bwd_args *a)
+{
+    return (hn_channel_norm_bwd){
+        .x = a->x,
+        .gain = a->gain,
+        .mean = a->mean,
+        .rstd = a->rstd,
+        .dy = a->dy,
+        .dx = a->dx,
+        .dgain = a->dgain,
+        .dbias = a->dbias,
+        .images = a->images,
+        .pixels = a->pixels,
+        .cols = a->cols,
+        .groups = a->groups,
+        .ld_x = a->ld_x,
+        .ld_dy = a->ld_dy,
+        .ld_dx = a->ld_dx,
+        .replicas = a->replicas,
+        .gain_stride = a->gain_stride,
+        .dgain_stride = a->dgain_stride,
+        .dbias_stride = a->dbias_stride,
+        .dtype = a->dtype,
+        .gain_dtype = a->gain_dtype,
+    };
+}
+
 /* At most PARTS runs over all images, cut by shapes alone. */
 enum { PARTS = 64, RUN_MIN = 32 };
 
