@@ -167,6 +167,12 @@ typedef union {
     struct {
         hn_dtype to;
     } cast;
+    struct {
+        float eps, momentum; /* momentum: of the running values */
+        int64_t groups;      /* of group_norm */
+        bool frozen, relu;   /* of batch_norm */
+        bool want_dres;      /* of batch_norm_bwd */
+    } channel_norm;          /* batch_norm, group_norm and their backward */
 } hn_attr;
 
 struct hn_node {

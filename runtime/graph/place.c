@@ -70,7 +70,7 @@ static void find_lives(places *p)
 /* Operations work in place only where rows lie equally far apart. */
 static bool same_pitch(const hn_type *a, const hn_type *b)
 {
-    return a->ndim != 2 || b->ndim != 2 || hn_type_ld(a) == hn_type_ld(b);
+    return a->ndim < 2 || b->ndim < 2 || hn_type_ld(a) == hn_type_ld(b);
 }
 
 /* Whether an earlier output of n has taken the piece: one that nobody reads dies at n as well. */
