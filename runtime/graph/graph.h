@@ -184,7 +184,7 @@ typedef union {
         float keep, scale; /* f = keep * f + scale * grad^2 */
     } square_accumulate;
     struct {
-        bool resized; /* a random box, bilinear; else a random crop */
+        bool resized;                    /* a random box, bilinear; else a random crop */
         int64_t height, width, channels; /* of the output */
         hn_dtype to;                     /* f32 or bf16 */
         int64_t pad;                     /* crop: black pixels round the image */
