@@ -40,6 +40,7 @@ struct ClassCe {
 
         Best best = {-INFINITY, INT32_MAX};
         float sum = 0.0f;
+#pragma unroll 2
         for (int64_t c = lane; c < n; c += kTeam) {
             const float v = hn_f32(z[c]);
             best = better(best, {v, (int32_t)c});
@@ -50,6 +51,7 @@ struct ClassCe {
         if (!counts) return {0.0, 0};
 
         float powers = 0.0f;
+#pragma unroll 2
         for (int64_t c = lane; c < n; c += kTeam) powers += expf(hn_f32(z[c]) - best.z);
         powers = team_sum<kTeam>(powers);
         const int64_t y = (int64_t)label - first;
@@ -62,6 +64,7 @@ struct ClassCe {
         if (row_loss != nullptr && lane == 0) row_loss[row] = (float)loss;
         if (d != nullptr) {
             const float scale = 1.0f / powers, spread = smoothing / (float)n;
+#pragma unroll 2
             for (int64_t c = lane; c < n; c += kTeam)
                 d[first + c] = hn_round<T>(expf(hn_f32(z[c]) - best.z) * scale - spread -
                                            (c == y ? (float)on : 0.0f));

@@ -127,6 +127,7 @@ static __global__ void __launch_bounds__(kSumThreads)
     const int lane = (int)threadIdx.x % kWarp;
     double loss = 0.0;
     int count = 0, hits = 0;
+#pragma unroll 1
     for (int64_t row = threadIdx.x / kWarp; row < rows; row += kSumThreads / kWarp) {
         const RowGives r = op.template row<kWarp>(row, lane);
         if (lane != 0) continue;

@@ -35,6 +35,7 @@ struct Distill {
             return {0.0, 0};
         }
         Best most_s = {-INFINITY, INT32_MAX}, most_t = most_s;
+#pragma unroll 2
         for (int64_t c = lane; c < n; c += kTeam) {
             most_s = better(most_s, {hn_f32(s[c]), (int32_t)c});
             most_t = better(most_t, {hn_f32(t[c]), (int32_t)c});
@@ -42,6 +43,7 @@ struct Distill {
         most_s = team_best<kTeam>(most_s);
         most_t = team_best<kTeam>(most_t);
         float sum_s = 0.0f, sum_t = 0.0f;
+#pragma unroll 2
         for (int64_t c = lane; c < n; c += kTeam) {
             sum_s += expf((hn_f32(s[c]) - most_s.z) * inverse);
             sum_t += expf((hn_f32(t[c]) - most_t.z) * inverse);
@@ -51,6 +53,7 @@ struct Distill {
         const float shift = (float)(log((double)sum_s) - log((double)sum_t));
         const float scale_s = 1.0f / sum_s, scale_t = 1.0f / sum_t;
         float part = 0.0f;
+#pragma unroll 2
         for (int64_t c = lane; c < n; c += kTeam) {
             const float u = (hn_f32(s[c]) - most_s.z) * inverse;
             const float v = (hn_f32(t[c]) - most_t.z) * inverse;
