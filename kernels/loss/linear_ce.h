@@ -43,14 +43,13 @@
 
 #include "kernels/linear/gemm_cuda.h"
 #include "runtime/base/dtype.h"
+#include "runtime/base/label.h"
 #include "runtime/base/status.h"
 #include "runtime/base/stream.h"
 
 #ifdef __cplusplus
 extern "C" {
 #endif
-
-enum { HN_LABEL_IGNORED = -100 };
 
 typedef struct {
     const void *x;         /* in  [rows, dim] */

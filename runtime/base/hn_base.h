@@ -7,6 +7,7 @@
 #include "runtime/base/clock.h"
 #include "runtime/base/dtype.h"
 #include "runtime/base/json.h"
+#include "runtime/base/label.h"
 #include "runtime/base/log.h"
 #include "runtime/base/mapfile.h"
 #include "runtime/base/nearest.h"

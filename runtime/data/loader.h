@@ -21,6 +21,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "runtime/base/label.h"
 #include "runtime/base/log.h"
 #include "runtime/base/status.h"
 #include "runtime/data/dataset.h"
@@ -29,8 +30,6 @@
 #ifdef __cplusplus
 extern "C" {
 #endif
-
-enum { HN_LABEL_IGNORED = -100 };
 
 typedef struct {
     int64_t batch_rows, seq_len;

@@ -173,6 +173,34 @@ typedef union {
         bool frozen, relu;   /* of batch_norm */
         bool want_dres;      /* of batch_norm_bwd */
     } channel_norm;          /* batch_norm, group_norm and their backward */
+    struct {
+        float smoothing;
+        int64_t first_class, n_classes; /* columns that take part; n 0: from the first on */
+        bool want_dlogits, want_row_loss, want_prediction;
+    } class_ce;
+    struct {
+        float temperature, weight;      /* temperature 0: 1 */
+        int64_t first_class, n_classes; /* as class_ce */
+        bool want_dstudent, want_row_loss;
+    } distill;
+    struct {
+        float weight;
+    } anchor;
+    struct {
+        float keep, scale; /* f = keep * f + scale * grad^2 */
+    } square_accumulate;
+    struct {
+        bool resized;                    /* a random box, bilinear; else a random crop */
+        int64_t height, width, channels; /* of the output */
+        hn_dtype to;                     /* f32 or bf16 */
+        int64_t pad;                     /* crop: black pixels round the image */
+        bool train;                      /* random crop and flip; else the centre, not flipped */
+        float flip;                      /* probability */
+        float scale[2], ratio[2];        /* resized, train: share of the area, width / height */
+        float centre;                    /* resized, else: share of the sides; 0: 1 */
+        float mean[4], std[4];           /* of the channels; std 0: 1 */
+        uint64_t key;                    /* random stream */
+    } prep;
 } hn_attr;
 
 struct hn_node {

@@ -1,0 +1,130 @@
+/* y, y_labels = image_prep(images, index, labels?); the mathematics is in
+ * kernels/vision/image_prep.h. y_labels is absent without labels. */
+#include "kernels/vision/image_prep.h"
+
+#include <string.h>
+
+#include "runtime/graph/op_util.h"
+
+enum { IMAGES, INDEX, LABELS }; /* inputs */
+enum { Y, Y_LABELS };           /* outputs */
+
+static hn_image_prep_args args_of(const hn_node *n, const hn_rng_state *state)
+{
+    const hn_type *images = &n->in[IMAGES]->type, *y = &n->out[Y]->type;
+    const hn_tensor *labels = n->in[LABELS], *y_labels = n->out[Y_LABELS];
+    hn_image_prep_args a = {
+        .images = n->in[IMAGES]->data,
+        .labels = labels ? labels->data : NULL,
+        .index = n->in[INDEX]->data,
+        .y = n->out[Y]->data,
+        .y_labels = y_labels ? y_labels->data : NULL,
+        .state = state,
+        .key = n->attr.prep.key,
+        .count = images->dim[0],
+        .height = images->dim[1],
+        .width = images->dim[2],
+        .channels = images->dim[3],
+        .ld_images = hn_type_ld(images),
+        .n = y->dim[0],
+        .out_height = y->dim[1],
+        .out_width = y->dim[2],
+        .out_channels = y->dim[3],
+        .ld_y = hn_type_ld(y),
+        .pad = n->attr.prep.pad,
+        .resized = n->attr.prep.resized,
+        .train = n->attr.prep.train,
+        .flip = n->attr.prep.flip,
+        .centre = n->attr.prep.centre,
+        .dtype = y->dtype,
+    };
+    memcpy(a.scale, n->attr.prep.scale, sizeof a.scale);
+    memcpy(a.ratio, n->attr.prep.ratio, sizeof a.ratio);
+    memcpy(a.mean, n->attr.prep.mean, sizeof a.mean);
+    memcpy(a.std, n->attr.prep.std, sizeof a.std);
+    return a;
+}
+
+static hn_status infer(const hn_node *n, hn_type *out)
+{
+    const hn_type *images = &n->in[IMAGES]->type, *index = &n->in[INDEX]->type;
+    const hn_type *labels = n->in[LABELS] ? &n->in[LABELS]->type : NULL;
+    const hn_dtype to = n->attr.prep.to;
+    const int64_t height = n->attr.prep.height, width = n->attr.prep.width;
+    const int64_t channels = n->attr.prep.channels, pad = n->attr.prep.pad;
+    if (images->dtype != HN_U8 || index->dtype != HN_I32 || (labels && labels->dtype != HN_I32) ||
+        (to != HN_F32 && to != HN_BF16))
+        return HN_FAIL(HN_ERR_UNSUPPORTED, "images u8, index and labels i32, to f32 or bf16");
+    if (images->ndim != 4 || index->ndim != 1 ||
+        (labels && (labels->ndim != 1 || labels->dim[0] != images->dim[0])))
+        return HN_FAIL(HN_ERR_SHAPE, "images [count, h, w, c], index [n], labels [count]");
+    if (images->dim[3] > HN_IMAGE_CHANNELS || channels < images->dim[3] || height < 1 || width < 1)
+        return HN_FAIL(HN_ERR_SHAPE, "images of at most 4 channels become [h, w, c] with no fewer");
+    if (!n->attr.prep.resized &&
+        (height > images->dim[1] + 2 * pad || width > images->dim[2] + 2 * pad))
+        return HN_FAIL(HN_ERR_SHAPE, "the crop is larger than the padded image");
+    out[Y] = (hn_type){.dtype = to,
+                       .ndim = 4,
+                       .dim = {index->dim[0], height, width, channels},
+                       .pitch = hn_type_2d(to, 1, channels).pitch};
+    if (labels) out[Y_LABELS] = hn_type_1d(HN_I32, index->dim[0]);
+    return HN_OK;
+}
+
+static hn_status run_cpu(const hn_node *n, hn_exec *x)
+{
+    hn_rng_state state;
+    const hn_image_prep_args a = args_of(n, hn_rng_state_of(x, &state));
+    return x->twin ? hn_image_prep_cpu(&a) : hn_image_prep_fast(&a);
+}
+
+static hn_status run_cuda(const hn_node *n, hn_exec *x)
+{
+    hn_rng_state state;
+    const hn_image_prep_args a = args_of(n, hn_rng_state_of(x, &state));
+    return hn_image_prep_cuda(&a, x->stream);
+}
+
+/* Crop and resized, training and not, channels in packs and one by one, several blocks. */
+/* clang-format off */
+static const hn_op_sample samples[] = {
+    {.in = {{HN_U8, 4, {5, 8, 6, 3}}, {HN_I32, 1, {7}}, {HN_I32, 1, {5}}},
+     .attr.prep = {.height = 8, .width = 6, .channels = 4, .pad = 2, .train = true, .flip = 0.5f,
+                   .mean = {0.5f, 0.4f, 0.3f}, .std = {0.2f, 0.25f, 0.3f}, .key = 79}},
+    {.in = {{HN_U8, 4, {3, 9, 8, 1}}, {HN_I32, 1, {4}}},
+     .attr.prep = {.height = 5, .width = 4, .channels = 1, .mean = {0.1f}}},
+    {.in = {{HN_U8, 4, {4, 20, 17, 3}, 4}, {HN_I32, 1, {6}}, {HN_I32, 1, {4}}},
+     .attr.prep = {.resized = true, .height = 37, .width = 31, .channels = 8, .to = HN_BF16,
+                   .train = true, .flip = 0.5f, .mean = {0.5f, 0.4f, 0.3f},
+                   .std = {0.2f, 0.25f, 0.3f}, .key = 80}},
+    {.in = {{HN_U8, 4, {4, 20, 17, 4}}, {HN_I32, 1, {6}}, {HN_I32, 1, {4}}},
+     .attr.prep = {.resized = true, .height = 9, .width = 11, .channels = 5, .centre = 0.875f}},
+    {.in = {{0}}},
+};
+/* clang-format on */
+
+static bool fill(const hn_node *n, int k, void *data)
+{
+    const hn_type *t = &n->in[k]->type;
+    const int64_t elements = hn_type_rows(t) * hn_type_ld(t), count = n->in[IMAGES]->type.dim[0];
+    for (int64_t i = 0; i < elements; i++)
+        if (k == IMAGES)
+            ((uint8_t *)data)[i] = (uint8_t)(i * 2654435761u >> 8);
+        else if (k == INDEX)
+            ((int32_t *)data)[i] = i % 4 == 2 ? -1 : (int32_t)(i * 3 % count);
+        else
+            ((int32_t *)data)[i] = (int32_t)(i * 5 % 7);
+    return true;
+}
+
+const hn_op_def hn_op_image_prep = {
+    .name = "image_prep",
+    .n_in = 3,
+    .n_out = 2,
+    .optional = HN_BIT(LABELS),
+    .infer = infer,
+    .run_cpu = run_cpu,
+    .run_cuda = run_cuda,
+    .samples = samples,
+    .fill = fill,
+};
