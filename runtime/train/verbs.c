@@ -59,8 +59,8 @@ hn_status hn_verb_check(hn_session *s, FILE *to)
     HN_TRY(hn_session_tokenizer(s));
     HN_TRY(hn_session_data(s, false));
     HN_TRY(hn_session_plan(s, true, HN_EXPORT_PROBE_ROWS));
-    HN_TRY(hn_batch_make(s->train, s->max_seqs, &b));
-    const hn_status st = hn_loader_fill(s->train, 0, &b);
+    HN_TRY(hn_batch_make(s->train_loader, s->max_seqs, &b));
+    const hn_status st = hn_loader_fill(s->train_loader, 0, &b);
     if (st == HN_OK) print_row(to, s, &b);
     hn_batch_free(&b);
     return st;
