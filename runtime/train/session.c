@@ -372,27 +372,26 @@ hn_status hn_session_load(hn_session *s)
     return s->adapter.n > 0 ? hn_lora_set(p, &s->adapter, s->run->adapter) : HN_OK;
 }
 
-hn_status hn_session_evaluate(hn_session *s, double *loss, int64_t *tokens)
+hn_status hn_session_evaluate(hn_session *s, hn_eval_sums *out)
 {
     const int64_t n = hn_feed_batches(s->eval);
-    double sum = 0;
-    int64_t read = 0, count = 0;
+    int64_t read = 0;
+    *out = (hn_eval_sums){0};
     start_progress(s, "evaluation batch", "tokens", n);
     for (int64_t i = 0; i < n; i++) { /* sums of one batch are exact enough in fp32, of all not */
-        double batch_sum = 0;
-        int64_t batch_count = 0, units = 0;
+        hn_eval_sums batch;
         hn_engine_input in;
+        int64_t units = 0;
         HN_TRY(hn_engine_batch(s->engine, &in));
         HN_TRY(s->eval->fill(s->eval, i, &in, &units));
         HN_TRY(hn_engine_eval_begin(s->engine));
         HN_TRY(hn_engine_eval_batch(s->engine));
-        HN_TRY(hn_engine_eval_sums(s->engine, &batch_sum, &batch_count));
-        sum += batch_sum;
-        count += batch_count;
+        HN_TRY(hn_engine_eval_sums(s->engine, &batch));
+        out->loss += batch.loss;
+        out->rows += batch.rows;
+        out->hits += batch.hits;
         read += units;
         show_progress(s, i + 1, read);
     }
-    *tokens = count;
-    *loss = *tokens > 0 ? sum / (double)*tokens : NAN;
     return HN_OK;
 }

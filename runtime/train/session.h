@@ -49,8 +49,8 @@ HN_NODISCARD hn_status hn_session_plan(hn_session *s, bool train, int64_t logits
 HN_NODISCARD hn_status hn_session_engine(hn_session *s, hn_executor executor);
 /* Takes the memory and loads weights and adapter. */
 HN_NODISCARD hn_status hn_session_load(hn_session *s);
-/* Mean loss over the held-out data. */
-HN_NODISCARD hn_status hn_session_evaluate(hn_session *s, double *loss, int64_t *tokens);
+/* Sums over the held-out data. */
+HN_NODISCARD hn_status hn_session_evaluate(hn_session *s, hn_eval_sums *out);
 void hn_session_close(hn_session *s);
 
 /* Optimizer settings out of the options. */

@@ -393,16 +393,16 @@ static hn_status record_eval(trainer *t, double loss)
 
 static hn_status evaluate(trainer *t)
 {
-    double loss = NAN;
-    int64_t tokens = 0;
+    hn_eval_sums sums;
     if (t->s->eval == NULL) return HN_OK;
     hn_progress_pause(&t->progress);
-    HN_TRY(hn_session_evaluate(t->s, &loss, &tokens));
+    HN_TRY(hn_session_evaluate(t->s, &sums));
+    const double loss = sums.rows > 0 ? sums.loss / (double)sums.rows : NAN;
     HN_TRY(record_eval(t, loss));
     const bool better = !(loss >= t->state.best_loss) && isfinite(loss);
     hn_info(&t->quiet,
             "step %" PRId64 ": held-out loss %.4f (perplexity %.3f, %" PRId64 " tokens)%s",
-            t->state.step, loss, exp(loss), tokens,
+            t->state.step, loss, exp(loss), sums.rows,
             better && t->state.best_step >= 0 ? ", best so far" : "");
     if (better) {
         t->state.best_loss = loss;
