@@ -67,8 +67,8 @@ hn_status dump(int64_t n, const char *out, hn_session *s)
     HN_TRY(hn_session_tokenizer(s));
     HN_TRY(hn_session_data(s, false));
     std::vector<Part> parts(s->eval ? 2 : 1);
-    HN_TRY(fill(s->train, "train", n, &parts[0]));
-    if (s->eval) HN_TRY(fill(s->eval, "eval", hn_loader_batches_per_epoch(s->eval, 0), &parts[1]));
+    HN_TRY(fill(s->train_loader, "train", n, &parts[0]));
+    if (s->eval) HN_TRY(fill(s->eval_loader, "eval", hn_feed_batches(s->eval), &parts[1]));
     return save(parts, out);
 }
 

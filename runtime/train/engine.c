@@ -36,7 +36,7 @@ typedef struct {
 typedef struct {
     hn_step_block micro[STAGES], update[HN_ENGINE_AHEAD];
     results back[HN_ENGINE_AHEAD];
-    float eval_loss, eval_count;
+    float eval_loss, eval_count, eval_hits;
 } pinned_part;
 
 struct hn_engine {
@@ -45,7 +45,8 @@ struct hn_engine {
     hn_params *params;
     hn_tensor *step;
     hn_tensor *field[HN_JOB_FIELDS]; /* of a micro-batch */
-    hn_tensor *loss, *eval_loss, *eval_count;
+    hn_tensor *loss;
+    hn_job_sums eval_sums;
     hn_graph *begin, *micro, *update, *eval_begin, *eval, *probe;
     int64_t recomputed;  /* layers */
     int64_t step_number; /* of the running optimizer step, from 0 */
@@ -104,7 +105,7 @@ static hn_status record_zero(hn_graph *g, hn_tensor *t)
 
 static hn_status record_micro(hn_engine *e)
 {
-    const hn_job_sums sums = {e->loss, hn_params_flat(e->params)->count};
+    const hn_job_sums sums = {e->loss, hn_params_flat(e->params)->count, NULL};
     const hn_job_pass pass = pass_of(e);
     HN_TRY(hn_graph_new(e->program, "begin", false, &e->begin));
     HN_TRY(record_zero(e->begin, sums.loss));
@@ -159,14 +160,16 @@ static hn_status record_update(hn_engine *e)
 static hn_status record_eval(hn_engine *e)
 {
     const hn_job_pass pass = pass_of(e);
-    HN_TRY(vector(e, HN_MEM_STATE, "eval_loss", HN_F32, 1, &e->eval_loss));
-    HN_TRY(vector(e, HN_MEM_STATE, "eval_count", HN_F32, 1, &e->eval_count));
+    hn_job_sums *s = &e->eval_sums;
+    HN_TRY(vector(e, HN_MEM_STATE, "eval_loss", HN_F32, 1, &s->loss));
+    HN_TRY(vector(e, HN_MEM_STATE, "eval_count", HN_F32, 1, &s->count));
+    if (e->o.job->hits) HN_TRY(vector(e, HN_MEM_STATE, "eval_hits", HN_F32, 1, &s->hits));
     HN_TRY(hn_graph_new(e->program, "eval_begin", false, &e->eval_begin));
-    HN_TRY(record_zero(e->eval_begin, e->eval_loss));
-    HN_TRY(record_zero(e->eval_begin, e->eval_count));
+    HN_TRY(record_zero(e->eval_begin, s->loss));
+    HN_TRY(record_zero(e->eval_begin, s->count));
+    if (s->hits) HN_TRY(record_zero(e->eval_begin, s->hits));
     HN_TRY(hn_graph_new(e->program, "eval", false, &e->eval));
-    const hn_job_sums sums = {e->eval_loss, e->eval_count};
-    return e->o.job->loss(e->o.job, &pass, e->eval, &sums);
+    return e->o.job->loss(e->o.job, &pass, e->eval, s);
 }
 
 static hn_status record_probe(hn_engine *e)
@@ -580,13 +583,17 @@ hn_status hn_engine_eval_batch(hn_engine *e)
     return run(e, e->eval, false);
 }
 
-hn_status hn_engine_eval_sums(hn_engine *e, double *loss_sum, int64_t *tokens)
+hn_status hn_engine_eval_sums(hn_engine *e, hn_eval_sums *out)
 {
-    HN_TRY(fetch(e, e->eval_loss, &e->pinned->eval_loss));
-    HN_TRY(fetch(e, e->eval_count, &e->pinned->eval_count));
+    const hn_job_sums *s = &e->eval_sums;
+    pinned_part *p = e->pinned;
+    HN_TRY(fetch(e, s->loss, &p->eval_loss));
+    HN_TRY(fetch(e, s->count, &p->eval_count));
+    if (s->hits) HN_TRY(fetch(e, s->hits, &p->eval_hits));
     HN_TRY(wait(e));
-    *loss_sum = (double)e->pinned->eval_loss;
-    *tokens = (int64_t)e->pinned->eval_count;
+    *out = (hn_eval_sums){.loss = (double)p->eval_loss,
+                          .rows = (int64_t)p->eval_count,
+                          .hits = s->hits ? (int64_t)p->eval_hits : 0};
     return HN_OK;
 }
 

@@ -73,6 +73,12 @@ typedef struct {
     int skipped;      /* HN_STEP_...: why nothing was updated */
 } hn_step_report;
 
+/* Of held-out micro-batches. */
+typedef struct {
+    double loss;        /* sum */
+    int64_t rows, hits; /* that took part; that came out right, where the job counts them, else 0 */
+} hn_eval_sums;
+
 enum { HN_ENGINE_AHEAD = 8 }; /* steps whose reports may be outstanding */
 
 typedef struct hn_engine hn_engine;
@@ -130,7 +136,7 @@ HN_NODISCARD hn_status hn_engine_find_nonfinite(hn_engine *e, int64_t index);
 
 HN_NODISCARD hn_status hn_engine_eval_begin(hn_engine *e);
 HN_NODISCARD hn_status hn_engine_eval_batch(hn_engine *e);
-HN_NODISCARD hn_status hn_engine_eval_sums(hn_engine *e, double *loss_sum, int64_t *tokens);
+HN_NODISCARD hn_status hn_engine_eval_sums(hn_engine *e, hn_eval_sums *out);
 
 /* Runs the job's probe on what its inputs hold. */
 HN_NODISCARD hn_status hn_engine_probe(hn_engine *e);

@@ -33,6 +33,7 @@ typedef struct {
 /* Where it adds to: [1] each, fp32. */
 typedef struct {
     hn_tensor *loss, *count; /* summed loss; rows (tokens, images) that took part */
+    hn_tensor *hits;         /* of those, the ones that came out right; NULL: not asked for */
 } hn_job_sums;
 
 typedef struct hn_job hn_job;
@@ -41,6 +42,7 @@ typedef struct hn_job hn_job;
 struct hn_job {
     int64_t rows;   /* of a micro-batch (tokens, images); 0: there is none */
     int64_t layers; /* that can run again in backward */
+    bool hits;      /* evaluation counts what comes out right, too */
     int n_fields;
     hn_field field[HN_JOB_FIELDS];
 

@@ -17,8 +17,10 @@ enum { DEFAULT_SEQ_LEN = 1024 };
 void hn_session_close(hn_session *s)
 {
     hn_engine_free(s->engine);
-    hn_loader_free(s->train);
-    hn_loader_free(s->eval);
+    hn_feed_free(s->train);
+    hn_feed_free(s->eval);
+    hn_loader_free(s->train_loader);
+    hn_loader_free(s->eval_loader);
     hn_dataset_free(s->train_data);
     hn_dataset_free(s->eval_data);
     hn_peft_config_clear(&s->fresh);
@@ -245,6 +247,14 @@ static hn_status check_held_out(const hn_session *s)
         c->patience ? "patience" : "eval-every", c->patience ? c->patience : c->eval_every);
 }
 
+/* When all loaders are open: micro-batches of both have room for the most sequences. */
+static hn_status make_feeds(hn_session *s)
+{
+    if (s->train_loader) HN_TRY(hn_decoder_feed_new(s->train_loader, s->max_seqs, &s->train));
+    if (s->eval_loader) HN_TRY(hn_decoder_feed_new(s->eval_loader, s->max_seqs, &s->eval));
+    return HN_OK;
+}
+
 hn_status hn_session_data(hn_session *s, bool held_out_only)
 {
     const hn_run_config *c = s->run;
@@ -270,12 +280,14 @@ hn_status hn_session_data(hn_session *s, bool held_out_only)
         HN_TRY(hn_dataset_open(&o, s->tokenizer, &s->train_data, &s->eval_data));
         HN_TRY(check_held_out(s));
         hn_dataset_report(s->train_data, &s->log);
-        HN_TRY(open_loader(s, s->train_data, false, &s->train));
-        hn_loader_report(s->train, &s->log);
+        HN_TRY(open_loader(s, s->train_data, false, &s->train_loader));
+        hn_loader_report(s->train_loader, &s->log);
     }
-    if (s->eval_data == NULL) return HN_OK;
-    hn_dataset_report(s->eval_data, &s->log);
-    return open_loader(s, s->eval_data, true, &s->eval);
+    if (s->eval_data != NULL) {
+        hn_dataset_report(s->eval_data, &s->log);
+        HN_TRY(open_loader(s, s->eval_data, true, &s->eval_loader));
+    }
+    return make_feeds(s);
 }
 
 static void print_lines(const hn_log *log, char *text)
@@ -360,38 +372,26 @@ hn_status hn_session_load(hn_session *s)
     return s->adapter.n > 0 ? hn_lora_set(p, &s->adapter, s->run->adapter) : HN_OK;
 }
 
-hn_batch hn_session_batch(const hn_session *s, const hn_engine_input *in)
+hn_status hn_session_evaluate(hn_session *s, hn_eval_sums *out)
 {
-    const hn_decoder_batch d = hn_decoder_batch_of(in);
-    return (hn_batch){.tokens = d.tokens,
-                      .labels = d.labels,
-                      .positions = d.positions,
-                      .seq_offsets = d.offsets,
-                      .max_seqs = s->max_seqs};
-}
-
-hn_status hn_session_evaluate(hn_session *s, double *loss, int64_t *tokens)
-{
-    const int64_t n = hn_loader_batches_per_epoch(s->eval, 0);
-    double sum = 0;
-    int64_t read = 0, count = 0;
+    const int64_t n = hn_feed_batches(s->eval);
+    int64_t read = 0;
+    *out = (hn_eval_sums){0};
     start_progress(s, "evaluation batch", "tokens", n);
     for (int64_t i = 0; i < n; i++) { /* sums of one batch are exact enough in fp32, of all not */
-        double batch_sum = 0;
-        int64_t batch_count = 0;
+        hn_eval_sums batch;
         hn_engine_input in;
+        int64_t units = 0;
         HN_TRY(hn_engine_batch(s->engine, &in));
-        hn_batch b = hn_session_batch(s, &in);
-        HN_TRY(hn_loader_fill(s->eval, i, &b));
+        HN_TRY(s->eval->fill(s->eval, i, &in, &units));
         HN_TRY(hn_engine_eval_begin(s->engine));
         HN_TRY(hn_engine_eval_batch(s->engine));
-        HN_TRY(hn_engine_eval_sums(s->engine, &batch_sum, &batch_count));
-        sum += batch_sum;
-        count += batch_count;
-        read += b.n_tokens;
+        HN_TRY(hn_engine_eval_sums(s->engine, &batch));
+        out->loss += batch.loss;
+        out->rows += batch.rows;
+        out->hits += batch.hits;
+        read += units;
         show_progress(s, i + 1, read);
     }
-    *tokens = count;
-    *loss = *tokens > 0 ? sum / (double)*tokens : NAN;
     return HN_OK;
 }

@@ -2,9 +2,9 @@
 #ifndef HN_SESSION_H
 #define HN_SESSION_H
 #include "runtime/base/progress.h"
-#include "runtime/data/loader.h"
 #include "runtime/data/tokenizer.h"
 #include "runtime/model/model.h"
+#include "runtime/train/decoder_feed.h"
 #include "runtime/train/decoder_job.h"
 #include "runtime/train/method.h"
 #include "runtime/train/run_options.h"
@@ -27,7 +27,8 @@ typedef struct {
     const hn_peft_config *peft; /* one of the two; NULL: no adapter in this session */
     hn_adapt adapt;
     hn_dataset *train_data, *eval_data;
-    hn_loader *train, *eval; /* eval NULL: nothing is held out */
+    hn_loader *train_loader, *eval_loader;
+    hn_feed *train, *eval; /* eval NULL: nothing is held out */
     int64_t seq_len, max_seqs;
     bool several_pieces; /* some row of the data holds more than one piece of text */
     hn_decoder_job job;
@@ -48,10 +49,8 @@ HN_NODISCARD hn_status hn_session_plan(hn_session *s, bool train, int64_t logits
 HN_NODISCARD hn_status hn_session_engine(hn_session *s, hn_executor executor);
 /* Takes the memory and loads weights and adapter. */
 HN_NODISCARD hn_status hn_session_load(hn_session *s);
-/* The engine's memory for a micro-batch, as the loader fills it. */
-hn_batch hn_session_batch(const hn_session *s, const hn_engine_input *in);
-/* Mean loss over the held-out data. */
-HN_NODISCARD hn_status hn_session_evaluate(hn_session *s, double *loss, int64_t *tokens);
+/* Sums over the held-out data. */
+HN_NODISCARD hn_status hn_session_evaluate(hn_session *s, hn_eval_sums *out);
 void hn_session_close(hn_session *s);
 
 /* Optimizer settings out of the options. */

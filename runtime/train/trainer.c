@@ -23,8 +23,6 @@
 #include "runtime/train/signals.h"
 #include "runtime/train/state.h"
 
-enum { PREFETCH = 3 };
-
 typedef struct {
     hn_session *s;
     const hn_run_config *c;
@@ -35,8 +33,6 @@ typedef struct {
     hn_run_state state;
     hn_schedule schedule;
     int64_t total, last; /* steps of the schedule; step at which this call ends */
-    hn_batch batch[PREFETCH];
-    hn_prefetch *prefetch;
     hn_metrics *metrics;
     hn_tfevents *events;
     hn_progress progress;
@@ -90,7 +86,7 @@ static hn_status make_settings(trainer *t, const char *yaml)
 static hn_status plan_steps(trainer *t)
 {
     const hn_run_config *c = t->c;
-    const double rows = (double)hn_loader_rows_per_epoch(t->s->train) * c->epochs;
+    const double rows = (double)t->s->train->rows * c->epochs;
     t->total = c->steps;
     if (t->total == 0) t->total = (int64_t)ceil(rows / (double)(c->batch_size * c->accumulation));
     if (t->total < 1) return HN_FAIL(HN_ERR_ARG, "--epochs %g gives no step", c->epochs);
@@ -291,14 +287,6 @@ static hn_status open_records(trainer *t)
     return st == HN_OK ? print_options(t) : st;
 }
 
-static hn_status start_loading(trainer *t)
-{
-    for (int i = 0; i < PREFETCH; i++)
-        HN_TRY(hn_batch_make(t->s->train, t->s->max_seqs, &t->batch[i]));
-    return hn_prefetch_start(t->s->train, t->state.micro_batch, -1, t->batch, PREFETCH,
-                             &t->prefetch);
-}
-
 /* Opens everything that is read; plans; takes the memory. Writes nothing but the token cache. */
 static hn_status open_inputs(trainer *t, const char *yaml)
 {
@@ -334,14 +322,12 @@ static hn_status set_up(trainer *t, const char *yaml)
     if (newest) HN_TRY(load_newest(t));
     HN_TRY(refuse_older_run(t)); /* again, now that nobody else can write */
     HN_TRY(open_records(t));
-    return start_loading(t);
+    return t->s->train->start(t->s->train, t->state.micro_batch);
 }
 
 static void tear_down(trainer *t)
 {
     hn_progress_end(&t->progress);
-    hn_prefetch_stop(t->prefetch);
-    for (int i = 0; i < PREFETCH; i++) hn_batch_free(&t->batch[i]);
     hn_metrics_close(t->metrics);
     hn_tfevents_close(t->events);
     hn_run_state_clear(&t->state);
@@ -407,16 +393,16 @@ static hn_status record_eval(trainer *t, double loss)
 
 static hn_status evaluate(trainer *t)
 {
-    double loss = NAN;
-    int64_t tokens = 0;
+    hn_eval_sums sums;
     if (t->s->eval == NULL) return HN_OK;
     hn_progress_pause(&t->progress);
-    HN_TRY(hn_session_evaluate(t->s, &loss, &tokens));
+    HN_TRY(hn_session_evaluate(t->s, &sums));
+    const double loss = sums.rows > 0 ? sums.loss / (double)sums.rows : NAN;
     HN_TRY(record_eval(t, loss));
     const bool better = !(loss >= t->state.best_loss) && isfinite(loss);
     hn_info(&t->quiet,
             "step %" PRId64 ": held-out loss %.4f (perplexity %.3f, %" PRId64 " tokens)%s",
-            t->state.step, loss, exp(loss), tokens,
+            t->state.step, loss, exp(loss), sums.rows,
             better && t->state.best_step >= 0 ? ", best so far" : "");
     if (better) {
         t->state.best_loss = loss;
@@ -439,17 +425,9 @@ static hn_status evaluate(trainer *t)
 
 static hn_status load_micro_batch(trainer *t)
 {
-    const hn_batch *b = NULL;
     hn_engine_input in;
     HN_TRY(hn_engine_batch(t->s->engine, &in));
-    const size_t rows = (size_t)(t->c->batch_size * t->s->seq_len);
-    HN_TRY(hn_prefetch_next(t->prefetch, &b));
-    const hn_decoder_batch to = hn_decoder_batch_of(&in);
-    memcpy(to.tokens, b->tokens, rows * sizeof *to.tokens);
-    memcpy(to.labels, b->labels, rows * sizeof *to.labels);
-    memcpy(to.positions, b->positions, rows * sizeof *to.positions);
-    memcpy(to.offsets, b->seq_offsets, ((size_t)t->s->max_seqs + 1) * sizeof *to.offsets);
-    return HN_OK;
+    return t->s->train->next(t->s->train, &in);
 }
 
 /* Runs the step's micro-batches again with every node looked at, to name the first bad one. On a
@@ -459,9 +437,9 @@ static hn_status explain_nonfinite(trainer *t)
     HN_TRY(hn_engine_begin(t->s->engine, t->state.step));
     for (int64_t a = 0; a < t->c->accumulation; a++) {
         hn_engine_input in;
+        int64_t units;
         HN_TRY(hn_engine_batch(t->s->engine, &in));
-        hn_batch b = hn_session_batch(t->s, &in);
-        HN_TRY(hn_loader_fill(t->s->train, t->state.micro_batch + a, &b));
+        HN_TRY(t->s->train->fill(t->s->train, t->state.micro_batch + a, &in, &units));
         const hn_status st = hn_engine_find_nonfinite(t->s->engine, a);
         if (st == HN_ERR_NUMERIC)
             return HN_FAIL(HN_ERR_NUMERIC, "step %" PRId64 ", micro-batch %" PRId64 ": %s",
@@ -476,7 +454,7 @@ static hn_status record_step(trainer *t, const hn_step_report *r, double lr)
 {
     const int64_t step = t->state.step;
     const double rate = hn_progress_units_per_s(&t->progress);
-    const double epoch = hn_loader_epoch_at(t->s->train, t->state.micro_batch);
+    const double epoch = hn_feed_epoch_at(t->s->train, t->state.micro_batch);
     const hn_metric row[] = {{"loss", r->loss},
                              {"lr", lr},
                              {"grad_norm", r->grad_norm},

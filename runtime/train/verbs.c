@@ -59,8 +59,8 @@ hn_status hn_verb_check(hn_session *s, FILE *to)
     HN_TRY(hn_session_tokenizer(s));
     HN_TRY(hn_session_data(s, false));
     HN_TRY(hn_session_plan(s, true, HN_EXPORT_PROBE_ROWS));
-    HN_TRY(hn_batch_make(s->train, s->max_seqs, &b));
-    const hn_status st = hn_loader_fill(s->train, 0, &b);
+    HN_TRY(hn_batch_make(s->train_loader, s->max_seqs, &b));
+    const hn_status st = hn_loader_fill(s->train_loader, 0, &b);
     if (st == HN_OK) print_row(to, s, &b);
     hn_batch_free(&b);
     return st;
@@ -90,19 +90,19 @@ hn_status hn_verb_plan(hn_session *s, FILE *to)
 
 hn_status hn_verb_eval(hn_session *s, FILE *to)
 {
-    double loss = NAN;
-    int64_t tokens = 0;
+    hn_eval_sums sums;
     HN_TRY(hn_session_machine(s, false));
     HN_TRY(hn_session_model(s, false));
     HN_TRY(hn_session_tokenizer(s));
     HN_TRY(hn_session_data(s, true));
     HN_TRY(hn_session_plan(s, false, 0));
     HN_TRY(hn_session_load(s));
-    HN_TRY(hn_session_evaluate(s, &loss, &tokens));
+    HN_TRY(hn_session_evaluate(s, &sums));
+    const double loss = sums.rows > 0 ? sums.loss / (double)sums.rows : NAN;
     if (!isfinite(loss))
         return HN_FAIL(HN_ERR_NUMERIC, "the held-out loss is %g over %" PRId64 " tokens", loss,
-                       tokens);
-    fprintf(to, "loss %.6f  perplexity %.4f  tokens %" PRId64 "  %s\n", loss, exp(loss), tokens,
+                       sums.rows);
+    fprintf(to, "loss %.6f  perplexity %.4f  tokens %" PRId64 "  %s\n", loss, exp(loss), sums.rows,
             hn_dataset_name(s->eval_data));
     return HN_OK;
 }
