@@ -40,10 +40,7 @@ class Conv2d : public ::testing::TestWithParam<Shape> {
     Matrix x{p.dtype, rows, s.in}, w{p.dtype, g *s.out, taps}, bias{p.bias_dtype, g, s.out};
     Matrix dy{p.dtype, out_rows, s.out, 1}, add{p.dtype, rows, s.in, 5};
 
-    void SetUp() override
-    {
-        x.normal(1), w.normal(2), bias.normal(3), dy.normal(5), add.normal(6);
-    }
+    void SetUp() override { x.normal(1), w.normal(2), bias.normal(3), dy.normal(5), add.normal(6); }
     Matrix y() { return Matrix(p.dtype, out_rows, s.out); }
     Matrix dx() { return Matrix(p.dtype, rows, s.in); }
     Matrix dw() { return Matrix(HN_F32, g * s.out, taps); }
@@ -144,8 +141,9 @@ TEST_P(Conv2d, InputGradientMayBeTheAddedOperand)
 }
 
 /* Smallest; a tile of rows and one past it, parts of columns, blocks and runs of dw; what is left
- * over by strides, windows in the padding alone, taps that never meet a pixel; kernels of one pixel;
- * groups, also of one channel with two outputs; depthwise in whole registers and not; replicas. */
+ * over by strides, windows in the padding alone, taps that never meet a pixel; kernels of one
+ * pixel; groups, also of one channel with two outputs; depthwise in whole registers and not;
+ * replicas. */
 const Shape shapes[] = {
     {HN_F32, HN_F32, {1, 1, 1, 1, 1, 1, 1, 1, 0, 1, 1}, 0},
     {HN_F32, HN_F32, {1, 8, 8, 3, 5, 3, 3, 1, 1, 1, 1}, 0},
@@ -224,16 +222,18 @@ TEST(Conv2dValues, MatchHandComputedOnes)
     /* 1 2 3   times 1  2   with a border of zeros, every second window:
      * 4 5 6         3 -1
      * 7 8 9 */
-    Plain c = {{1, 3, 3, 1, 1, 2, 2, 2, 1, 1, 1}, {1, 2, 3, 4, 5, 6, 7, 8, 9}, {1, 2, 3, -1}, {}, {}};
+    Plain c = {
+        {1, 3, 3, 1, 1, 2, 2, 2, 1, 1, 1}, {1, 2, 3, 4, 5, 6, 7, 8, 9}, {1, 2, 3, -1}, {}, {}};
     c.dy = {1, 10, 100, 1000};
     for (const bool by_fast : {false, true}) {
-        c.bias = {};
+        c.bias = {}, c.relu = false;
         /* {0 0; 0 1}, {0 0; 2 3}, {0 4; 0 7}, {5 6; 8 9} */
         EXPECT_EQ(c.y(by_fast), (std::vector<float>{-1, 3, 1, 32}));
         c.bias = {-2};
         c.relu = true;
         EXPECT_EQ(c.y(by_fast), (std::vector<float>{0, 1, 0, 30}));
-        EXPECT_EQ(c.dx(by_fast), (std::vector<float>{-1, 30, -10, 200, 1000, 2000, -100, 3000, -1000}));
+        EXPECT_EQ(c.dx(by_fast),
+                  (std::vector<float>{-1, 30, -10, 200, 1000, 2000, -100, 3000, -1000}));
         EXPECT_EQ(c.dw(by_fast), (std::vector<float>{5000, 6400, 8020, 9731}));
     }
 }
@@ -241,7 +241,8 @@ TEST(Conv2dValues, MatchHandComputedOnes)
 TEST(Conv2dValues, GroupsSeeTheirOwnChannels)
 {
     /* two pixels of four channels, two groups, kernel of one pixel */
-    Plain c = {{1, 1, 2, 4, 2, 1, 1, 1, 0, 1, 2}, {1, 2, 3, 4, 5, 6, 7, 8}, {1, 10, 100, 1000}, {}, {}};
+    Plain c = {
+        {1, 1, 2, 4, 2, 1, 1, 1, 0, 1, 2}, {1, 2, 3, 4, 5, 6, 7, 8}, {1, 10, 100, 1000}, {}, {}};
     c.dy = {1, 2, 3, 4};
     for (const bool by_fast : {false, true}) {
         EXPECT_EQ(c.y(by_fast), (std::vector<float>{21, 4300, 65, 8700}));
@@ -321,8 +322,9 @@ TEST(Conv2dCheck, NamesWhatIsWrong)
                    "kh is 2147483648");
     EXPECT_HN_FAIL(with([](auto &b) { b.shape.groups = 4; }), HN_ERR_SHAPE,
                    "2 and 4 channels do not split into 4 groups");
-    EXPECT_HN_FAIL(with([](auto &b) { b.shape.dilation = 3; }), HN_ERR_SHAPE,
-                   "a kernel of 3 x 3 with dilation 3 is larger than images of 4 x 3 with padding 1");
+    EXPECT_HN_FAIL(
+        with([](auto &b) { b.shape.dilation = 3; }), HN_ERR_SHAPE,
+        "a kernel of 3 x 3 with dilation 3 is larger than images of 4 x 3 with padding 1");
     EXPECT_HN_FAIL(with([](auto &b) { b.shape.n = b.shape.h = 1 << 20; }), HN_ERR_SHAPE,
                    "the pixels of x, 1048576 x 1048576 x 3, are more than");
     EXPECT_HN_FAIL(with([](auto &b) { b.shape.pad = 1 << 17; }), HN_ERR_SHAPE, "the pixels of y");
@@ -474,7 +476,8 @@ TEST(Conv2dOnnx, ConvTransposeVectors)
     onnx::each(dir, "ConvTranspose", [&](const onnx::Case &c) {
         const onnx::Tensor &x = *c.in(0), &w = *c.in(1), &y = *c.out(0);
         const auto dilations = list_of(c, "dilations", 1, 2), strides = list_of(c, "strides", 1, 2);
-        if (x.shape.size() != 4 || c.has("pads") || c.has("auto_pad") || !all_equal(strides)) return;
+        if (x.shape.size() != 4 || c.has("pads") || c.has("auto_pad") || !all_equal(strides))
+            return;
         Plain p = {{y.dim(0), y.dim(2), y.dim(3), y.dim(1), x.dim(1), w.dim(2), w.dim(3),
                     strides[0], 0, dilations[0], c.integer("group", 1)},
                    {},
