@@ -201,6 +201,10 @@ typedef union {
         float mean[4], std[4];           /* of the channels; std 0: 1 */
         uint64_t key;                    /* random stream */
     } prep;
+    struct {
+        int64_t kh, kw, stride, pad, dilation, groups; /* stride, dilation, groups: 0 means 1 */
+        int64_t h, w;                                  /* of conv2d_dx: height and width of dx */
+    } conv;                                            /* conv2d, conv2d_dx, conv2d_dw */
 } hn_attr;
 
 struct hn_node {
