@@ -32,7 +32,7 @@ class Golden {
         EXPECT_NE(v, nullptr) << key;
         return Golden(v);
     }
-    Golden operator[](size_t i) const { return Golden(json_array_get(j_, i)); }
+    Golden at(size_t i) const { return Golden(json_array_get(j_, i)); }
     size_t size() const { return json_array_size(j_); }
     bool is_null() const { return json_is_null(j_); }
     bool flag() const { return json_is_true(j_); }
@@ -42,14 +42,14 @@ class Golden {
     std::vector<float> numbers() const
     {
         std::vector<float> v;
-        for (size_t i = 0; i < size(); i++) v.push_back((*this)[i].number());
+        for (size_t i = 0; i < size(); i++) v.push_back(at(i).number());
         return v;
     }
     template <class T = int32_t>
     std::vector<T> integers() const
     {
         std::vector<T> v;
-        for (size_t i = 0; i < size(); i++) v.push_back((T)(*this)[i].integer());
+        for (size_t i = 0; i < size(); i++) v.push_back((T)at(i).integer());
         return v;
     }
 };

@@ -195,8 +195,8 @@ TEST(SquareAccumulate, MatchesHandComputedValuesAndPyTorch)
     a.f = sum.data(), a.n = (int64_t)sum.size();
     a.keep = c["keep"].number(), a.scale = c["scale"].number();
     for (size_t i = 0; i < c["grads"].size(); i++) {
-        const auto g = c["grads"][i].numbers();
-        count = c["counts"][i].number();
+        const auto g = c["grads"].at(i).numbers();
+        count = c["counts"].at(i).number();
         a.grad = g.data();
         EXPECT_HN_OK(hn_square_accumulate_cpu(&a));
         a.keep = 1;

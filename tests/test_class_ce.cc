@@ -171,7 +171,7 @@ TEST(ClassCeFwd, EqualsPyTorch)
     ASSERT_GT(list.size(), 0u);
     for (size_t i = 0; i < list.size(); i++)
         on_both([&](auto run) {
-            const Golden c = list[i];
+            const Golden c = list.at(i);
             Problem p({c["rows"].integer(), c["classes"].integer(), c["first_class"].integer(),
                        c["n_classes"].integer(), c["smoothing"].number()},
                       HN_F32);

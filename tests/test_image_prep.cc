@@ -114,16 +114,17 @@ void on_both(Fn fn)
 }
 
 /* A 2 x 3 gray image, 10 to 60, in values (v / 255 - 0) / 1 * 255. */
-Problem small(int64_t out_height, int64_t out_width, int64_t pad, bool resized)
-{
-    Problem p({1, 2, 3, 1, 1, out_height, out_width, 1, resized, false, pad, 0}, HN_F32);
-    p.images = {10, 20, 30, 40, 50, 60};
-    p.index = {0};
-    return p;
-}
+struct Small : Problem {
+    Small(int64_t out_height, int64_t out_width, int64_t pad_by, bool resized)
+        : Problem({1, 2, 3, 1, 1, out_height, out_width, 1, resized, false, pad_by, 0}, HN_F32)
+    {
+        images = {10, 20, 30, 40, 50, 60};
+        index = {0};
+    }
+};
 
-std::vector<float> run_small(hn_status (*fn)(const hn_image_prep_args *), Problem &p,
-                             float mean = 0, float std = 1, float centre = 0)
+std::vector<float> run_small(hn_status (*fn)(const hn_image_prep_args *), Small &p, float mean = 0,
+                             float std = 1, float centre = 0)
 {
     auto a = p.args();
     a.mean[0] = mean, a.std[0] = std, a.centre = centre;
@@ -136,8 +137,7 @@ std::vector<float> run_small(hn_status (*fn)(const hn_image_prep_args *), Proble
 TEST(ImagePrepFwd, TakesTheMiddleOfAnImageWithBlackRoundIt)
 {
     on_both([](auto fn) {
-        auto whole = small(2, 3, 4, false), wide = small(4, 5, 1, false);
-        auto one = small(1, 1, 0, false);
+        Small whole(2, 3, 4, false), wide(4, 5, 1, false), one(1, 1, 0, false);
         EXPECT_LT(max_abs(run_small(fn, whole), std::vector<float>{10, 20, 30, 40, 50, 60}), 1e-5);
         EXPECT_LT(
             max_abs(run_small(fn, wide), std::vector<float>{0, 0,  0,  0,  0, 0, 10, 20, 30, 0,
@@ -145,7 +145,7 @@ TEST(ImagePrepFwd, TakesTheMiddleOfAnImageWithBlackRoundIt)
             1e-5);
         EXPECT_LT(max_abs(run_small(fn, one), std::vector<float>{20}), 1e-5);
         /* (v / 255 - 0.2) / 0.5, also for black: 0.2 is 51 / 255 */
-        auto normal = small(1, 5, 1, false);
+        Small normal(1, 5, 1, false);
         EXPECT_LT(max_abs(run_small(fn, normal, 0.2f, 0.5f),
                           std::vector<float>{-102, -82, -62, -42, -102}),
                   1e-4);
@@ -156,17 +156,17 @@ TEST(ImagePrepFwd, ResizesBetweenPixelCentres)
 {
     on_both([](auto fn) {
         /* the middle of 2 x 3 shaped like the output */
-        auto same = small(2, 3, 0, true), half = small(1, 3, 0, true), one = small(1, 1, 0, true);
+        Small same(2, 3, 0, true), half(1, 3, 0, true), one(1, 1, 0, true);
         EXPECT_LT(max_abs(run_small(fn, same), std::vector<float>{10, 20, 30, 40, 50, 60}), 1e-5);
         EXPECT_LT(max_abs(run_small(fn, half), std::vector<float>{10, 20, 30}), 1e-5); /* 1 x 3 */
         EXPECT_LT(max_abs(run_small(fn, one), std::vector<float>{30}), 1e-5); /* 2 x 2: mean */
-        auto twice = small(4, 6, 0, true);
+        Small twice(4, 6, 0, true);
         const float row[] = {10, 12.5f, 17.5f, 22.5f, 27.5f, 30};
         std::vector<float> want;
         for (const float down : {0.0f, 7.5f, 22.5f, 30.0f})
             for (const float v : row) want.push_back(v + down);
         EXPECT_LT(max_abs(run_small(fn, twice), want), 1e-5);
-        auto part = small(2, 3, 0, true); /* half of the sides: 1 x 2, at the left */
+        Small part(2, 3, 0, true); /* half of the sides: 1 x 2, at the left */
         EXPECT_LT(
             max_abs(run_small(fn, part, 0, 1, 0.5f), std::vector<float>{10, 15, 20, 10, 15, 20}),
             1e-5);
@@ -253,11 +253,11 @@ TEST(ImagePrepFwd, EqualsPyTorch)
     ASSERT_GT(list.size(), 0u);
     for (size_t i = 0; i < list.size(); i++)
         on_both([&](auto fn) {
-            const Golden c = list[i];
+            const Golden c = list.at(i);
             const int64_t channels = c["channels"].integer();
             Problem p({c["count"].integer(), c["height"].integer(), c["width"].integer(), channels,
-                       c["n"].integer(), c["out"][0].integer(), c["out"][1].integer(), channels,
-                       c["resized"].flag(), true, c["pad"].integer(), 0},
+                       c["n"].integer(), c["out"].at(0).integer(), c["out"].at(1).integer(),
+                       channels, c["resized"].flag(), true, c["pad"].integer(), 0},
                       HN_F32);
             p.images = c["images"].integers<uint8_t>();
             p.labels = c["labels"].integers(), p.index = c["index"].integers();
@@ -268,9 +268,9 @@ TEST(ImagePrepFwd, EqualsPyTorch)
             a.key = hn_hash_name(c["name"].text().c_str());
             a.flip = c["flip"].number();
             for (size_t k = 0; k < 2; k++)
-                a.scale[k] = c["scale"][k].number(), a.ratio[k] = c["ratio"][k].number();
+                a.scale[k] = c["scale"].at(k).number(), a.ratio[k] = c["ratio"].at(k).number();
             for (size_t k = 0; k < (size_t)channels; k++)
-                a.mean[k] = c["mean"][k].number(), a.std[k] = c["std"][k].number();
+                a.mean[k] = c["mean"].at(k).number(), a.std[k] = c["std"].at(k).number();
             EXPECT_HN_OK(fn(&a));
             EXPECT_EQ(p.y_labels.host(), c["y_labels"].integers());
             EXPECT_LT(max_abs(p.y.values(), c["y"].numbers()), 2e-5); /* fp32 weights of pixels */
