@@ -63,14 +63,15 @@ static void find_lives(places *p)
             s->bytes = round_up(n->scratch);
         }
     }
+    /* behind the last node, which may not take them over either */
     for (int64_t i = 0; i < g->tensors.n; i++)
-        if (g->tensors.item[i]->keep && p->piece[i].last >= 0) p->piece[i].last = g->n_nodes - 1;
+        if (g->tensors.item[i]->keep && p->piece[i].last >= 0) p->piece[i].last = g->n_nodes;
 }
 
 /* Operations work in place only where rows lie equally far apart. */
 static bool same_pitch(const hn_type *a, const hn_type *b)
 {
-    return a->ndim != 2 || b->ndim != 2 || hn_type_ld(a) == hn_type_ld(b);
+    return a->ndim < 2 || b->ndim < 2 || hn_type_ld(a) == hn_type_ld(b);
 }
 
 /* Whether an earlier output of n has taken the piece: one that nobody reads dies at n as well. */
