@@ -162,13 +162,14 @@ static hn_status run_cpu(const hn_spectrum_args *a, hn_spectrum *out)
 
 /* ---- a GPU ---- */
 
-/* The places of the rows in order of falling length; the eigenvalues gave nearly that order. */
+/* The places of the rows in order of falling length: nearly that of the eigenvalues, backwards. */
 static void sort_rows(const double *length, int64_t r, int64_t *place)
 {
     for (int64_t i = 0; i < r; i++) {
+        const int64_t row = r - 1 - i;
         int64_t j = i;
-        for (; j > 0 && length[place[j - 1]] < length[i]; j--) place[j] = place[j - 1];
-        place[j] = i;
+        for (; j > 0 && length[place[j - 1]] < length[row]; j--) place[j] = place[j - 1];
+        place[j] = row;
     }
 }
 

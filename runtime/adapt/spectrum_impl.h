@@ -15,7 +15,7 @@ HN_CUDA_FUNCTION void hn_spectrum_cuda_close(hn_spectrum_cuda *c); /* accepts NU
 
 /* Delta [m, n] seen as X [r, l]: itself, or its transpose where m > n, so that r <= l.
  * energy  out sum of the squares of X; with 0 the others stay as they are
- * q       out [r, r] row i is the i-th eigenvector of X X^T, in order of falling eigenvalues
+ * q       out [r, r] row i is the i-th eigenvector of X X^T, in order of rising eigenvalues
  * p       out [r, l] q X: row i has the length s_i
  * Errors  HN_ERR_NUMERIC where the energy is not finite, or no convergence; HN_ERR_MEMORY;
  *         HN_ERR_CUDA */
