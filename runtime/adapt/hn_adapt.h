@@ -2,4 +2,6 @@
 #ifndef HN_FACE_ADAPT_H
 #define HN_FACE_ADAPT_H
 #include "runtime/adapt/params.h"
+#include "runtime/adapt/rank_rule.h"
+#include "runtime/adapt/spectrum.h"
 #endif
