@@ -24,7 +24,7 @@
  *            (CIFAR-10 also batches.meta.txt; CIFAR-100 fine_classes.txt or fine_label_names.txt,
  *            with coarse coarse_classes.txt or coarse_label_names.txt); else their numbers. idx
  *            without names: as many classes as the largest label asks for. In A+B a name that is in
- *            both becomes "<name of the set>/<name>".
+ *            both becomes "<folder>:<name>".
  *            Held-out data have the classes of the training data; folders are matched by name.
  * sizes      one for all images: a folder whose images differ needs image_size
  *            (hn_image_resize_crop), also where they are not resized in other data.

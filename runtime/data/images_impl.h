@@ -97,7 +97,17 @@ HN_NODISCARD hn_status hn_cifar_parse(const uint8_t *data, size_t n_bytes, const
 void hn_cifar_copy(const uint8_t *data, int64_t count, hn_image_kind kind, bool coarse,
                    int32_t *label, uint8_t *pixel);
 
-/* ---- parts that the kinds share ---- */
+/* ---- making a set ---- */
+
+HN_NODISCARD hn_status hn_images_new(const char *name, hn_image_set **out);
+/* Memory for `count` images of the size of v and their labels. */
+HN_NODISCARD hn_status hn_images_room(hn_image_set *s, const hn_images *v, int64_t count);
+HN_NODISCARD hn_status hn_images_copy_names(hn_image_set *s, const char *const *name, int32_t n);
+HN_NODISCARD hn_status hn_images_copy_parts(hn_image_set *s, const int32_t *part_class, int n);
+/* image_size and channels of the options. */
+HN_NODISCARD hn_status hn_images_settle(hn_image_set *s, const hn_image_options *o);
+/* The last step: the face's pointers and the digest. */
+HN_NODISCARD hn_status hn_images_seal(hn_image_set *s);
 
 /* Lines of the first of these files (NULL at the end) that is in the folder become the names;
  * nothing happens when there is none.
