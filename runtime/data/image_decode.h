@@ -61,7 +61,8 @@ int hn_exif_orientation(const uint8_t *data, size_t n_bytes);
 /* As torchvision's Resize(size), CenterCrop(size) do on a PIL image: the shorter side becomes
  * `size` (the longer one is rounded down) by PIL's bilinear filter, whose support grows with the
  * reduction (antialiasing; the same bits: its fixed point arithmetic, columns before rows), then
- * the centre, an odd rest being split as Python rounds.
+ * the centre, an odd rest being split as Python rounds. (Pillow 13 takes the rows of tall images
+ * before their columns: pixels may differ by 1 there.)
  * src      [h, w, c], c <= 4
  * dst      out [size, size, c]
  * Errors   HN_ERR_SHAPE, HN_ERR_MEMORY */
