@@ -11,7 +11,7 @@ set -euo pipefail
 # <command>:<package> where any version from anywhere will do, else a package.
 wanted=(gcc:gcc g++:g++ cmake:cmake ninja:ninja-build pkg-config:pkgconf libc6-dev
     libopenblas-openmp-dev libjansson-dev libyaml-dev libpcre2-dev libutf8proc-dev libssl-dev
-    zlib1g-dev libgtest-dev)
+    zlib1g-dev libjpeg-dev libpng-dev libgtest-dev)
 for option in "$@"; do
     case $option in
     --checks) wanted+=(clang-format-14:clang-format-14 git:git) ;;
@@ -35,7 +35,8 @@ installed() {
 if ! command -v apt-get >/dev/null || ! command -v dpkg-query >/dev/null; then
     echo "install_deps.sh knows Debian and Ubuntu. Install these, or what your system calls them:" >&2
     echo "  a C11 and C++20 compiler, CMake 3.22, Ninja, pkg-config; development files of OpenBLAS" \
-        "(OpenMP flavour), Jansson, libyaml, PCRE2, utf8proc, OpenSSL 3, zlib, GoogleTest" >&2
+        "(OpenMP flavour), Jansson, libyaml, PCRE2, utf8proc, OpenSSL 3, zlib, libjpeg-turbo, libpng," \
+        "GoogleTest" >&2
     exit 2
 fi
 

@@ -2,9 +2,12 @@
 #ifndef HN_FACE_DATA_H
 #define HN_FACE_DATA_H
 #include "runtime/data/dataset.h"
+#include "runtime/data/image_loader.h"
+#include "runtime/data/images.h"
 #include "runtime/data/loader.h"
 #include "runtime/data/packing.h"
 #include "runtime/data/source.h"
+#include "runtime/data/task_stream.h"
 #include "runtime/data/template.h"
 #include "runtime/data/tokenizer.h"
 #endif

@@ -5,35 +5,14 @@
 
 #include "runtime/base/rng.h"
 #include "runtime/data/data_util.h"
+#include "runtime/data/row_order.h"
 
 struct hn_loader {
     hn_loader_options o; /* max_seqs and world settled */
     const hn_token_cache *tokens;
     hn_packing packing;
-    uint64_t stream; /* of the random numbers that order the rows */
-    int half_bits;   /* the permutation works on 2 * half_bits bits */
+    hn_row_order order;
 };
-
-/* ---- order of rows ---- */
-
-/* Row i of an epoch: a keyed permutation of 0..R-1, so an epoch needs neither memory nor set-up.
- * Six Feistel rounds permute the next power of four; numbers at or above R are permuted again. */
-static int64_t permuted(const hn_loader *l, int64_t epoch, int64_t i)
-{
-    const hn_rng rng = hn_rng_make(l->o.seed, (uint64_t)epoch, l->stream);
-    const uint32_t mask = (uint32_t)((UINT64_C(1) << l->half_bits) - 1);
-    uint64_t x = (uint64_t)i;
-    do {
-        uint32_t left = (uint32_t)(x >> l->half_bits), right = (uint32_t)x & mask;
-        for (uint32_t round = 0; round < 6; round++) {
-            const uint32_t kept = right;
-            right = left ^ (hn_rng_u32(rng, right, 4 * round) & mask);
-            left = kept;
-        }
-        x = (uint64_t)left << l->half_bits | right;
-    } while (x >= (uint64_t)l->packing.stats.rows);
-    return (int64_t)x;
-}
 
 /* ---- open ---- */
 
@@ -63,7 +42,6 @@ hn_status hn_loader_open(const hn_dataset *d, const hn_loader_options *o, hn_loa
     if (l == NULL) return HN_FAIL(HN_ERR_MEMORY, "%zu bytes for a loader", sizeof *l);
     l->o = *o;
     l->tokens = hn_dataset_tokens(d);
-    l->stream = hn_hash_name("data.rows");
     HN_TRY_GOTO(st, settle(&l->o, &seqs_per_row), done);
     const hn_packing_options p = {.seq_len = o->seq_len,
                                   .seqs_per_row = seqs_per_row,
@@ -74,7 +52,7 @@ hn_status hn_loader_open(const hn_dataset *d, const hn_loader_options *o, hn_loa
                                   .where = hn_dataset_name(d)};
     HN_TRY_GOTO(st, hn_packing_make(l->tokens, &p, &l->packing), done);
     if (l->o.max_seqs == 0) l->o.max_seqs = l->packing.stats.most_seqs * o->batch_rows;
-    while ((UINT64_C(1) << 2 * l->half_bits) < (uint64_t)l->packing.stats.rows) l->half_bits++;
+    l->order = hn_row_order_make(o->seed, hn_hash_name("data.rows"), l->packing.stats.rows);
     *out = l;
     l = NULL;
 
@@ -125,7 +103,8 @@ static void fill_row(const hn_loader *l, int64_t g, int64_t line, hn_batch *b)
     const int64_t rows = l->packing.stats.rows, end = (line + 1) * l->o.seq_len;
     int64_t at = line * l->o.seq_len;
     if (!l->o.once || g < rows) {
-        const int64_t i = g % rows, row = l->o.shuffle ? permuted(l, g / rows, i) : i;
+        const int64_t i = g % rows,
+                      row = l->o.shuffle ? hn_row_order_at(&l->order, g / rows, i) : i;
         const int64_t *first = l->packing.row_first + row;
         for (int64_t k = first[0]; k < first[1]; k++) {
             fill_piece(l, &l->packing.piece[k], at, b);

@@ -11,7 +11,7 @@ install(FILES LICENSE DESTINATION ${CMAKE_INSTALL_DOCDIR})
 
 # hone is a static library: whoever links it links what it stands on, so nothing is private.
 set(HONE_PC_LIBS "")
-foreach(package OpenBLAS Jansson PCRE2 Utf8proc LibYAML)
+foreach(package OpenBLAS Jansson PCRE2 Utf8proc LibYAML LibJPEG LibPNG)
   string(APPEND HONE_PC_LIBS " ${${package}_LIBRARY}")
 endforeach()
 foreach(library ${HONE_LAPACK_LIBRARIES} ${OPENSSL_CRYPTO_LIBRARY} ${ZLIB_LIBRARIES}

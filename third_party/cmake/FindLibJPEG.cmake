@@ -1,0 +1,10 @@
+# LibJPEG::LibJPEG (libjpeg-turbo). Its header has no version; the pkg-config file has.
+include(${CMAKE_CURRENT_LIST_DIR}/HoneLibrary.cmake)
+find_package(PkgConfig QUIET)
+if(PkgConfig_FOUND)
+  pkg_check_modules(LibJPEG_PC QUIET libjpeg)
+endif()
+hone_find_library(LibJPEG HEADER jpeglib.h NAMES jpeg)
+if(LibJPEG_FOUND AND LibJPEG_PC_VERSION AND LibJPEG_PC_VERSION VERSION_LESS HONE_MIN_JPEG)
+  message(FATAL_ERROR "libjpeg-turbo ${LibJPEG_PC_VERSION} is older than ${HONE_MIN_JPEG}")
+endif()
