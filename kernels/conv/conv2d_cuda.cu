@@ -108,13 +108,20 @@ hn_conv2d_patches patches_of(const Pieces &p, const hn_conv2d_shape *s, hn_dtype
     return k;
 }
 
+/* Kernels count taps and places in padded images in 32 bits. */
 hn_status check_extent(const char *op, const hn_conv2d_shape *s)
 {
-    if (s->kh * s->kw <= INT32_MAX / s->in) return HN_OK;
-    return HN_FAIL(HN_ERR_UNSUPPORTED,
-                   "%s: patches of %" PRId64 " x %" PRId64 " pixels of %" PRId64
-                   " channels are larger than 2^31 - 1",
-                   op, s->kh, s->kw, s->in);
+    if (s->kh * s->kw > INT32_MAX / s->in)
+        return HN_FAIL(HN_ERR_UNSUPPORTED,
+                       "%s: patches of %" PRId64 " x %" PRId64 " pixels of %" PRId64
+                       " channels are larger than 2^31 - 1",
+                       op, s->kh, s->kw, s->in);
+    if (s->h + 2 * s->pad > INT32_MAX || s->w + 2 * s->pad > INT32_MAX)
+        return HN_FAIL(HN_ERR_UNSUPPORTED,
+                       "%s: images of %" PRId64 " x %" PRId64 " with padding %" PRId64
+                       " are larger than 2^31 - 1",
+                       op, s->h, s->w, s->pad);
+    return HN_OK;
 }
 
 const void *element(const void *p, int64_t at, hn_dtype t)
@@ -178,7 +185,7 @@ static bool is_apart(const hn_conv2d_args *a) { return a->bias_dtype != a->dtype
 
 size_t hn_conv2d_fwd_cuda_scratch(const hn_conv2d_args *a)
 {
-    if (hn_conv2d_depthwise_fits(&a->shape)) return 0;
+    if (hn_conv2d_depthwise_fits(&a->shape, a->replicas)) return 0;
     const Pieces p = pieces_of(&a->shape, a->replicas, a->dtype, false);
     const int64_t product = is_apart(a) ? p.piece * hn_gemm_cuda_padded(a->shape.out, HN_F32) : 0;
     return patch_bytes(p, &a->shape, a->dtype) + (size_t)product * sizeof(float);
@@ -220,8 +227,8 @@ hn_status hn_conv2d_fwd_cuda(const hn_conv2d_args *a, hn_gemm_cuda *gemm, void *
                              hn_stream stream)
 {
     HN_TRY(hn_conv2d_check(a));
-    if (hn_conv2d_depthwise_fits(&a->shape)) return hn_conv2d_depthwise_fwd(a, stream);
     HN_TRY(check_extent("conv2d", &a->shape));
+    if (hn_conv2d_depthwise_fits(&a->shape, a->replicas)) return hn_conv2d_depthwise_fwd(a, stream);
     if (hn_conv2d_fwd_cuda_scratch(a) > 0) HN_TRY(hn_check_pointer("conv2d", "scratch", scratch));
     const Pieces p = pieces_of(&a->shape, a->replicas, a->dtype, false);
     for (int64_t at = 0; at < p.replicas; at++)
@@ -237,7 +244,7 @@ hn_status hn_conv2d_fwd_cuda(const hn_conv2d_args *a, hn_gemm_cuda *gemm, void *
 
 size_t hn_conv2d_dx_cuda_scratch(const hn_conv2d_dx_args *a)
 {
-    if (hn_conv2d_depthwise_fits(&a->shape)) return 0;
+    if (hn_conv2d_depthwise_fits(&a->shape, a->replicas)) return 0;
     return patch_bytes(pieces_of(&a->shape, a->replicas, HN_F32, true), &a->shape, HN_F32);
 }
 
@@ -270,8 +277,8 @@ hn_status hn_conv2d_dx_cuda(const hn_conv2d_dx_args *a, hn_gemm_cuda *gemm, void
                             hn_stream stream)
 {
     HN_TRY(hn_conv2d_dx_check(a));
-    if (hn_conv2d_depthwise_fits(&a->shape)) return hn_conv2d_depthwise_dx(a, stream);
     HN_TRY(check_extent("conv2d_dx", &a->shape));
+    if (hn_conv2d_depthwise_fits(&a->shape, a->replicas)) return hn_conv2d_depthwise_dx(a, stream);
     const Pieces p = pieces_of(&a->shape, a->replicas, HN_F32, true);
     if (p.ld != 0) HN_TRY(hn_check_pointer("conv2d_dx", "scratch", scratch));
     for (int64_t at = 0; at < p.replicas; at++)
@@ -286,7 +293,7 @@ hn_status hn_conv2d_dx_cuda(const hn_conv2d_dx_args *a, hn_gemm_cuda *gemm, void
 
 size_t hn_conv2d_dw_cuda_scratch(const hn_conv2d_dw_args *a)
 {
-    if (hn_conv2d_depthwise_fits(&a->shape)) return hn_conv2d_depthwise_dw_scratch(a);
+    if (hn_conv2d_depthwise_fits(&a->shape, a->replicas)) return hn_conv2d_depthwise_dw_scratch(a);
     return patch_bytes(pieces_of(&a->shape, a->replicas, a->dtype, false), &a->shape, a->dtype);
 }
 
@@ -311,8 +318,9 @@ hn_status hn_conv2d_dw_cuda(const hn_conv2d_dw_args *a, hn_gemm_cuda *gemm, void
                             hn_stream stream)
 {
     HN_TRY(hn_conv2d_dw_check(a));
-    if (hn_conv2d_depthwise_fits(&a->shape)) return hn_conv2d_depthwise_dw(a, scratch, stream);
     HN_TRY(check_extent("conv2d_dw", &a->shape));
+    if (hn_conv2d_depthwise_fits(&a->shape, a->replicas))
+        return hn_conv2d_depthwise_dw(a, scratch, stream);
     const Pieces p = pieces_of(&a->shape, a->replicas, a->dtype, false);
     if (p.ld != 0) HN_TRY(hn_check_pointer("conv2d_dw", "scratch", scratch));
     for (int64_t at = 0; at < p.replicas; at++)

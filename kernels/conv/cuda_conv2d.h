@@ -46,7 +46,7 @@ hn_status hn_conv2d_patches_sum(const hn_conv2d_patches *p, const float *patches
 /* ---- conv2d_depthwise_cuda.cu ---- */
 
 /* groups = in = out, and a kernel of a size that the functions below can do */
-bool hn_conv2d_depthwise_fits(const hn_conv2d_shape *s);
+bool hn_conv2d_depthwise_fits(const hn_conv2d_shape *s, int64_t replicas);
 hn_status hn_conv2d_depthwise_fwd(const hn_conv2d_args *a, hn_stream stream);
 hn_status hn_conv2d_depthwise_dx(const hn_conv2d_dx_args *a, hn_stream stream);
 size_t hn_conv2d_depthwise_dw_scratch(const hn_conv2d_dw_args *a);
