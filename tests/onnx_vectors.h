@@ -76,6 +76,14 @@ class Case {
     {
         return (int64_t)number(name, (double)otherwise);
     }
+    std::vector<int64_t> integers(const char *name) const /* empty when absent */
+    {
+        const json_t *list = attribute(name);
+        std::vector<int64_t> v;
+        for (size_t i = 0; i < json_array_size(list); i++)
+            v.push_back((int64_t)json_integer_value(json_array_get(list, i)));
+        return v;
+    }
     std::string text(const char *name, const char *otherwise) const
     {
         const json_t *v = attribute(name);

@@ -167,6 +167,10 @@ typedef union {
     struct {
         hn_dtype to;
     } cast;
+    struct {
+        int64_t kh, kw, stride, pad, dilation, groups; /* stride, dilation, groups: 0 means 1 */
+        int64_t h, w;                                  /* of conv2d_dx: height and width of dx */
+    } conv;                                            /* conv2d, conv2d_dx, conv2d_dw */
 } hn_attr;
 
 struct hn_node {
