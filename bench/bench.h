@@ -58,8 +58,9 @@ void *hn_bench_upload(hn_bench *b, const void *host, size_t bytes);
 hn_gemm_cuda *hn_bench_gemm(const hn_bench *b);
 /* Opens cuDNN on first use; NULL when it failed: hn_last_error says why. */
 hn_attention_cudnn *hn_bench_attention(hn_bench *b);
-hn_stream hn_bench_stream(const hn_bench *b); /* for inputs that another operation makes */
-hn_dtype hn_bench_dtype(const hn_bench *b);   /* of the definition that is set up */
+hn_conv2d_cudnn *hn_bench_conv2d(hn_bench *b); /* the same */
+hn_stream hn_bench_stream(const hn_bench *b);  /* for inputs that another operation makes */
+hn_dtype hn_bench_dtype(const hn_bench *b);    /* of the definition that is set up */
 
 /* For bench_main.c. */
 typedef struct {

@@ -177,7 +177,11 @@ int32_t *hn_bench_offsets(hn_bench *b, int64_t sequences, int64_t length)
 hn_gemm_cuda *hn_bench_gemm(const hn_bench *b) { return hn_device_gemm(b->device); }
 hn_attention_cudnn *hn_bench_attention(hn_bench *b)
 {
-    return hn_device_open_attention(b->device) == HN_OK ? hn_device_attention(b->device) : NULL;
+    return hn_device_open_cudnn(b->device) == HN_OK ? hn_device_attention(b->device) : NULL;
+}
+hn_conv2d_cudnn *hn_bench_conv2d(hn_bench *b)
+{
+    return hn_device_open_cudnn(b->device) == HN_OK ? hn_device_conv2d(b->device) : NULL;
 }
 hn_stream hn_bench_stream(const hn_bench *b) { return hn_device_stream(b->device); }
 hn_dtype hn_bench_dtype(const hn_bench *b) { return b->dtype; }

@@ -13,8 +13,10 @@ namespace {
 hn_attention_cudnn *cudnn()
 {
     static hn_attention_cudnn *c = [] {
+        hn_cudnn *lib = nullptr;
         hn_attention_cudnn *opened = nullptr;
-        if (hn_attention_cudnn_open(&opened) != HN_OK) std::printf("%s\n", hn_last_error());
+        if (hn_cudnn_open(&lib) != HN_OK || hn_attention_cudnn_open(lib, &opened) != HN_OK)
+            std::printf("%s\n", hn_last_error());
         return opened;
     }();
     return c;

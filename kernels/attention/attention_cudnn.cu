@@ -3,7 +3,6 @@
 #include "kernels/attention/attention_cudnn.h"
 
 #include <inttypes.h>
-#include <stdio.h>
 
 #include "runtime/base/alloc.h"
 #include "runtime/base/check.h"
@@ -15,7 +14,7 @@ static hn_status no_headers()
     return HN_FAIL(HN_ERR_UNSUPPORTED, "this build has no cuDNN: its headers were not there");
 }
 
-hn_status hn_attention_cudnn_open(hn_attention_cudnn **) { return no_headers(); }
+hn_status hn_attention_cudnn_open(hn_cudnn *, hn_attention_cudnn **) { return no_headers(); }
 void hn_attention_cudnn_close(hn_attention_cudnn *) {}
 const char *hn_attention_cudnn_version(const hn_attention_cudnn *) { return "none"; }
 
@@ -37,74 +36,17 @@ hn_status hn_attention_cudnn_bwd(hn_attention_cudnn *, const hn_attention_args *
 }
 
 #else
-#include <dlfcn.h>
 #include <math.h>
 #include <string.h>
 
 #include "kernels/attention/cuda_attention_cudnn.h"
 
-/* Before 9.11: wrong backwards (9.10.0, 9.10.1), another mask value, sums that want clearing. */
-enum { OLDEST = 91100 };
-
-static hn_status status_of(const hn_attention_cudnn *c, cudnnStatus_t s, const char *call)
+hn_status hn_attention_cudnn_open(hn_cudnn *lib, hn_attention_cudnn **out)
 {
-    char why[256] = "";
-    if (s == CUDNN_STATUS_SUCCESS) return HN_OK;
-    c->lib.GetLastErrorString(why, sizeof why);
-    const cudaError_t e = cudaGetLastError(); /* must not surface again at the next check */
-    const bool memory = s == CUDNN_STATUS_ALLOC_FAILED || e == cudaErrorMemoryAllocation;
-    return HN_FAIL(memory ? HN_ERR_MEMORY : HN_ERR_CUDA, "%s: %s: %s", call,
-                   c->lib.GetErrorString(s), why);
-}
-
-/* ---- the library ---- */
-
-static hn_status open_library(hn_attention_cudnn *c)
-{
-    static const char name[] = "libcudnn.so.9";
-    /* never unmapped: the driver knows the kernels in it */
-    c->lib.library = dlopen(name, RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE);
-    if (c->lib.library == nullptr) {
-        const char *const why = dlerror();
-        return HN_FAIL(HN_ERR_UNSUPPORTED,
-                       "cuDNN cannot be opened (looked for %s): %s; install cuDNN 9 or put its "
-                       "folder into LD_LIBRARY_PATH",
-                       name, why ? why : "unknown error");
-    }
-#define X(name)                                                                                  \
-    c->lib.name = reinterpret_cast<decltype(c->lib.name)>(dlsym(c->lib.library, "cudnn" #name)); \
-    if (c->lib.name == nullptr)                                                                  \
-        return HN_FAIL(HN_ERR_UNSUPPORTED, "libcudnn.so.9 is damaged: it has no cudnn" #name);
-    HN_CUDNN_FUNCTIONS(X)
-#undef X
-    const size_t version = c->lib.GetVersion();
-    snprintf(c->version, sizeof c->version, "%zu.%zu.%zu", version / 10000, version / 100 % 100,
-             version % 100);
-    if (version < OLDEST)
-        return HN_FAIL(HN_ERR_UNSUPPORTED, "cuDNN %s is too old: 9.11 or newer", c->version);
-    return HN_OK;
-}
-
-static hn_status open_handle(hn_attention_cudnn *c)
-{
-    const cudnnStatus_t s = c->lib.Create(&c->handle);
-    if (s == CUDNN_STATUS_SUCCESS) return HN_OK;
-    const hn_status st = status_of(c, s, "cudnnCreate");
-    return st == HN_ERR_MEMORY ? st
-                               : HN_FAIL(HN_ERR_UNSUPPORTED, "cuDNN %s does not start: %s",
-                                         c->version, hn_last_text());
-}
-
-hn_status hn_attention_cudnn_open(hn_attention_cudnn **out)
-{
+    HN_TRY(hn_check_pointer("attention through cuDNN", "the library", lib));
     hn_attention_cudnn *c = static_cast<hn_attention_cudnn *>(hn_calloc(1, sizeof *c));
     if (c == nullptr) return HN_FAIL(HN_ERR_MEMORY, "%zu bytes for attention plans", sizeof *c);
-    hn_status st = open_library(c);
-    if (st == HN_OK) st = open_handle(c);
-    if (st != HN_OK) {
-        hn_attention_cudnn_close(c);
-        return st;
-    }
+    c->lib = lib;
     *out = c;
     return HN_OK;
 }
@@ -113,14 +55,12 @@ void hn_attention_cudnn_close(hn_attention_cudnn *c)
 {
     if (c == nullptr) return;
     for (int64_t i = 0; i < c->n_plans; i++)
-        (void)c->lib.BackendDestroyDescriptor(c->plans[i].plan);
+        (void)c->lib->BackendDestroyDescriptor(c->plans[i].plan);
     hn_free(c->plans);
-    if (c->handle != nullptr) (void)c->lib.Destroy(c->handle);
-    if (c->lib.library != nullptr) (void)dlclose(c->lib.library);
     hn_free(c);
 }
 
-const char *hn_attention_cudnn_version(const hn_attention_cudnn *c) { return c->version; }
+const char *hn_attention_cudnn_version(const hn_attention_cudnn *c) { return c->lib->version; }
 
 /* ---- limits ---- */
 
@@ -229,9 +169,9 @@ static hn_status check_call(const hn_attention_args *a, hn_cudnn_pass pass, cons
 
 /* ---- plans ---- */
 
-static hn_cudnn_key key_of(const hn_attention_args *a, hn_cudnn_pass pass)
+static hn_attention_cudnn_key key_of(const hn_attention_args *a, hn_cudnn_pass pass)
 {
-    hn_cudnn_key k = {};
+    hn_attention_cudnn_key k = {};
     k.pass = pass;
     k.longest = a->longest > 0 && a->longest < a->q_rows ? a->longest : a->q_rows;
     k.even = is_even(a);
@@ -245,7 +185,8 @@ static hn_cudnn_key key_of(const hn_attention_args *a, hn_cudnn_pass pass)
     return k;
 }
 
-static hn_cudnn_plan *find_plan(const hn_attention_cudnn *c, const hn_cudnn_key *key)
+static hn_attention_cudnn_entry *find_plan(const hn_attention_cudnn *c,
+                                           const hn_attention_cudnn_key *key)
 {
     for (int64_t i = 0; i < c->n_plans; i++)
         if (memcmp(&c->plans[i].key, key, sizeof *key) == 0) return &c->plans[i];
@@ -272,7 +213,7 @@ static bool in_gaps(const hn_attention_args *a)
     return a->ld_dk == a->ld_dv && 2 * cols <= group * a->ld_dk && 2 * cols % 256 == 0;
 }
 
-static Layout layout_of(const hn_attention_args *a, const hn_cudnn_plan *p)
+static Layout layout_of(const hn_attention_args *a, const hn_attention_cudnn_entry *p)
 {
     const bool bwd = p->key.pass != HN_CUDNN_FWD, fast = p->key.pass == HN_CUDNN_BWD_FAST;
     const int64_t group = a->heads / a->kv_heads, heads = bwd && group > 1 ? 2 * group : 0;
@@ -291,7 +232,7 @@ static Layout layout_of(const hn_attention_args *a, const hn_cudnn_plan *p)
 }
 
 /* What storing every weight of the deterministic backward takes, before anything is compiled. */
-static double square_bytes(const hn_cudnn_key *k)
+static double square_bytes(const hn_attention_cudnn_key *k)
 {
     if (k->pass != HN_CUDNN_BWD) return 0;
     return 2.0 * (double)k->sequences * (double)k->heads * (double)k->longest * (double)k->longest;
@@ -305,13 +246,13 @@ static hn_status too_large(double bytes, size_t limit)
                    bytes / 0x1p30, (double)limit / 0x1p30);
 }
 
-static hn_status make_plan(hn_attention_cudnn *c, const hn_cudnn_key *key)
+static hn_status make_plan(hn_attention_cudnn *c, const hn_attention_cudnn_key *key)
 {
     static const char *const pass[] = {"forward", "deterministic backward", "fast backward"};
-    hn_cudnn_plan p = {};
+    hn_attention_cudnn_entry p = {};
     p.key = *key;
     HN_TRY(hn_grow(&c->plans, &c->cap_plans, c->n_plans, sizeof p));
-    const hn_status st = hn_cudnn_make_plan(c, &p);
+    const hn_status st = hn_attention_cudnn_make(c, &p);
     if (st != HN_OK)
         return HN_FAIL(st,
                        "no %s for %" PRId64 " sequences of %" PRId64 ", %" PRId64 "/%" PRId64
@@ -326,7 +267,7 @@ static hn_status plan(hn_attention_cudnn *c, const hn_attention_args *a, hn_cudn
                       size_t limit, size_t *scratch)
 {
     HN_TRY(check_limits(a, pass));
-    const hn_cudnn_key key = key_of(a, pass);
+    const hn_attention_cudnn_key key = key_of(a, pass);
     if (square_bytes(&key) > (double)limit) return too_large(square_bytes(&key), limit);
     if (find_plan(c, &key) == nullptr) HN_TRY(make_plan(c, &key));
     const size_t bytes = layout_of(a, find_plan(c, &key)).end;
@@ -339,7 +280,7 @@ hn_status hn_attention_cudnn_plan(hn_attention_cudnn *c, const hn_attention_args
                                   hn_cudnn_pass pass, size_t limit, size_t *scratch)
 {
     const hn_status st = plan(c, a, pass, limit, scratch);
-    return st == HN_OK ? HN_OK : HN_FAIL(st, "cuDNN %s: %s", c->version, hn_last_text());
+    return st == HN_OK ? HN_OK : HN_FAIL(st, "cuDNN %s: %s", c->lib->version, hn_last_text());
 }
 
 /* ---- kernels around cuDNN's ---- */
@@ -397,8 +338,8 @@ Cleared bf16_matrix(void *p, int64_t rows, int64_t cols, int64_t ld)
 
 } // namespace
 
-static hn_status enqueue_offsets(const hn_attention_args *a, const hn_cudnn_plan *p, void *out,
-                                 hn_stream stream)
+static hn_status enqueue_offsets(const hn_attention_args *a, const hn_attention_cudnn_entry *p,
+                                 void *out, hn_stream stream)
 {
     OffsetJob j = {};
     j.offsets = a->q_offsets;
@@ -464,43 +405,13 @@ static void *pointer_of(const hn_attention_args *a, const Layout &at, char *scra
     }
 }
 
-static hn_status execute(const hn_attention_cudnn *c, const hn_cudnn_plan *p, void **pointer,
-                         void *workspace)
-{
-    const hn_cudnn *const lib = &c->lib;
-    cudnnBackendDescriptor_t pack = nullptr;
-    cudnnStatus_t s = lib->BackendCreateDescriptor(CUDNN_BACKEND_VARIANT_PACK_DESCRIPTOR, &pack);
-    if (s == CUDNN_STATUS_SUCCESS)
-        s = lib->BackendSetAttribute(pack, CUDNN_ATTR_VARIANT_PACK_UNIQUE_IDS, CUDNN_TYPE_INT64,
-                                     p->n, p->id);
-    if (s == CUDNN_STATUS_SUCCESS)
-        s = lib->BackendSetAttribute(pack, CUDNN_ATTR_VARIANT_PACK_DATA_POINTERS,
-                                     CUDNN_TYPE_VOID_PTR, p->n, pointer);
-    if (s == CUDNN_STATUS_SUCCESS)
-        s = lib->BackendSetAttribute(pack, CUDNN_ATTR_VARIANT_PACK_WORKSPACE, CUDNN_TYPE_VOID_PTR,
-                                     1, &workspace);
-    if (s == CUDNN_STATUS_SUCCESS) s = lib->BackendFinalize(pack);
-    if (s == CUDNN_STATUS_SUCCESS) s = lib->BackendExecute(c->handle, p->plan, pack);
-    const hn_status st = status_of(c, s, "cudnnBackendExecute");
-    if (pack != nullptr) (void)lib->BackendDestroyDescriptor(pack);
-    return st;
-}
-
-static hn_status use_stream(hn_attention_cudnn *c, hn_stream stream)
-{
-    if (c->stream == stream) return HN_OK; /* a fresh handle has the default stream: NULL */
-    HN_TRY(status_of(c, c->lib.SetStream(c->handle, stream), "cudnnSetStream"));
-    c->stream = stream;
-    return HN_OK;
-}
-
 static hn_status run(hn_attention_cudnn *c, const hn_attention_args *a, hn_cudnn_pass pass,
                      void *scratch, hn_stream stream)
 {
     HN_TRY(hn_check_pointer("attention through cuDNN", "the library", c));
     HN_TRY(check_call(a, pass, scratch));
-    const hn_cudnn_key key = key_of(a, pass);
-    const hn_cudnn_plan *const p = find_plan(c, &key);
+    const hn_attention_cudnn_key key = key_of(a, pass);
+    const hn_attention_cudnn_entry *const p = find_plan(c, &key);
     if (p == nullptr)
         return HN_FAIL(HN_ERR_ARG, "attention through cuDNN: no plan for this shape was made");
     const Layout at = layout_of(a, p);
@@ -508,9 +419,9 @@ static hn_status run(hn_attention_cudnn *c, const hn_attention_args *a, hn_cudnn
     Scalars host = {a->scale, 1.0f, -INFINITY, (float)a->window};
     void *pointer[sizeof p->id / sizeof *p->id];
     for (int i = 0; i < p->n; i++) pointer[i] = pointer_of(a, at, base, &host, p->id[i]);
-    HN_TRY(use_stream(c, stream));
+    HN_TRY(hn_cudnn_use_stream(c->lib, stream));
     if (!key.even) HN_TRY(enqueue_offsets(a, p, base, stream));
-    HN_TRY(execute(c, p, pointer, base + at.workspace));
+    HN_TRY(hn_cudnn_execute(c->lib, p->plan, p->n, p->id, pointer, base + at.workspace));
     return key.even ? HN_OK : enqueue_clear(a, pass != HN_CUDNN_FWD, stream);
 }
 

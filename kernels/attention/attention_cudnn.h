@@ -1,6 +1,5 @@
 /* attention_cudnn.h - attention on the GPU through cuDNN; the contract is attention.h's, with the
- * limits below. The library is opened at run time (libcudnn.so.9), so that programs start without
- * it.
+ * limits below.
  *
  * cuDNN has no attention function: it is told the arithmetic as a graph and compiles a kernel for
  * it. That takes 0.03 to 1.3 seconds a shape, so a plan is made ahead of the first call
@@ -28,12 +27,13 @@
 #ifndef HN_ATTENTION_CUDNN_H
 #define HN_ATTENTION_CUDNN_H
 #include "kernels/attention/attention.h"
+#include "kernels/cudnn/cudnn_library.h"
 
 #ifdef __cplusplus
 extern "C" {
 #endif
 
-typedef struct hn_attention_cudnn hn_attention_cudnn; /* library, handle, plans; for one device */
+typedef struct hn_attention_cudnn hn_attention_cudnn; /* plans; for one device */
 
 typedef enum {
     HN_CUDNN_FWD,
@@ -41,8 +41,9 @@ typedef enum {
     HN_CUDNN_BWD_FAST, /* atomic sums in dq; no memory that grows with the square of a length */
 } hn_cudnn_pass;
 
-/* Errors  HN_ERR_UNSUPPORTED: cuDNN is not there, too old, or does not start: says which */
-HN_NODISCARD HN_CUDA_FUNCTION hn_status hn_attention_cudnn_open(hn_attention_cudnn **out);
+/* lib outlives what is opened on it. */
+HN_NODISCARD HN_CUDA_FUNCTION hn_status hn_attention_cudnn_open(hn_cudnn *lib,
+                                                                hn_attention_cudnn **out);
 HN_CUDA_FUNCTION void hn_attention_cudnn_close(hn_attention_cudnn *c); /* accepts NULL */
 /* "9.19.0" */
 HN_CUDA_FUNCTION const char *hn_attention_cudnn_version(const hn_attention_cudnn *c);

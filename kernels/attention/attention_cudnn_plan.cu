@@ -21,7 +21,7 @@ constexpr cudnnDataType_t kF32 = CUDNN_DATA_FLOAT, kBf16 = CUDNN_DATA_BFLOAT16,
 
 struct Builder {
     hn_cudnn_graph g;
-    hn_cudnn_plan *p;
+    hn_attention_cudnn_entry *p;
     int64_t b, h, hkv, s, d;
     desc scale, minus_inf, window, length_q, length_k;
     desc q_at, k_at, o_at, row_at; /* offsets */
@@ -149,11 +149,11 @@ desc mask_positions(Builder *x, desc t)
 
 /* ---- the two graphs ---- */
 
-void begin(Builder *x, const hn_attention_cudnn *c, hn_cudnn_plan *p)
+void begin(Builder *x, const hn_attention_cudnn *c, hn_attention_cudnn_entry *p)
 {
-    const hn_cudnn_key *const k = &p->key;
+    const hn_attention_cudnn_key *const k = &p->key;
     memset(x, 0, sizeof *x);
-    x->g.c = c;
+    x->g.lib = c->lib;
     x->g.next_id = HN_ID_FIRST_VIRTUAL;
     x->p = p;
     x->b = k->sequences, x->h = k->heads, x->hkv = k->kv_heads, x->s = k->longest,
@@ -173,7 +173,7 @@ void begin(Builder *x, const hn_attention_cudnn *c, hn_cudnn_plan *p)
 
 void describe_fwd(Builder *x)
 {
-    const hn_cudnn_key *const key = &x->p->key;
+    const hn_attention_cudnn_key *const key = &x->p->key;
     const desc v_at = shared_offsets(x, x->k_at, key->ld_k, key->ld_v);
     const desc q = matrix(x, HN_ID_Q, kBf16, x->h, key->ld_q, x->q_at);
     const desc kt = matrix(x, HN_ID_K, kBf16, x->hkv, key->ld_k, x->k_at, true);
@@ -216,7 +216,7 @@ void describe_dkv(Builder *x, desc t, desc y, desc out, int64_t head_id, int64_t
 
 void describe_bwd(Builder *x)
 {
-    const hn_cudnn_key *const key = &x->p->key;
+    const hn_attention_cudnn_key *const key = &x->p->key;
     const desc v_at = shared_offsets(x, x->k_at, key->ld_k, key->ld_v);
     const desc dout_at = shared_offsets(x, x->o_at, key->ld_o, key->ld_dout);
     const desc dq_at = shared_offsets(x, x->q_at, key->ld_q, key->ld_dq);
@@ -271,7 +271,7 @@ void describe_bwd(Builder *x)
 
 } // namespace
 
-hn_status hn_cudnn_make_plan(const hn_attention_cudnn *c, hn_cudnn_plan *p)
+hn_status hn_attention_cudnn_make(const hn_attention_cudnn *c, hn_attention_cudnn_entry *p)
 {
     Builder x;
     begin(&x, c, p);
@@ -279,6 +279,6 @@ hn_status hn_cudnn_make_plan(const hn_attention_cudnn *c, hn_cudnn_plan *p)
         describe_fwd(&x);
     else
         describe_bwd(&x);
-    return hn_cudnn_compile(&x.g, &p->plan, &p->workspace);
+    return hn_cudnn_compile(&x.g, nullptr, &p->plan, &p->workspace);
 }
 #endif

@@ -259,17 +259,25 @@ void hn_device_products(const hn_device *d, bool side, int sms)
 }
 
 hn_attention_cudnn *hn_device_attention(const hn_device *d) { return d->attention; }
+hn_conv2d_cudnn *hn_device_conv2d(const hn_device *d) { return d->conv2d; }
 
-hn_status hn_device_open_attention(hn_device *d)
+static hn_status open_cudnn(hn_device *d)
+{
+    if (d->cudnn == NULL) HN_TRY(hn_cudnn_open(&d->cudnn));
+    if (d->attention == NULL) HN_TRY(hn_attention_cudnn_open(d->cudnn, &d->attention));
+    return hn_conv2d_cudnn_open(d->cudnn, &d->conv2d);
+}
+
+hn_status hn_device_open_cudnn(hn_device *d)
 {
     size_t before = 0, after = 0, total = 0;
-    if (d->attention != NULL) return HN_OK;
+    if (d->conv2d != NULL) return HN_OK;
     if (d->kind != HN_DEVICE_CUDA)
         return HN_FAIL(HN_ERR_UNSUPPORTED, "cuDNN needs a GPU; the device is %s", d->text);
     if (d->calls == &absent_calls)
         return HN_FAIL(HN_ERR_UNSUPPORTED, "what cuDNN would take is known on the GPU itself only");
     HN_TRY(d->calls->memory(d, &before, &total));
-    HN_TRY(hn_attention_cudnn_open(&d->attention));
+    HN_TRY(open_cudnn(d));
     HN_TRY(d->calls->memory(d, &after, &total));
     const size_t taken = before > after ? before - after : 0;
     d->free_at_open -= taken < d->free_at_open ? taken : d->free_at_open;

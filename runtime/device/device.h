@@ -1,11 +1,11 @@
 /* device.h - where a program's memory lies and its operations run: the CPU, or one GPU.
  *
  * A device owns a stream and a second one beside it, the cuBLASLt plans
- * (kernels/linear/gemm_cuda.h), those of attention through cuDNN
- * (kernels/attention/attention_cudnn.h) and the libraries' workspace; other memory is its caller's
- * to give back. On the CPU memory is host memory and every call is done when it returns. On a GPU
- * all calls run in order on the device's stream; only what a caller puts on the side stream runs
- * beside them.
+ * (kernels/linear/gemm_cuda.h), those of attention and convolution through cuDNN
+ * (kernels/attention/attention_cudnn.h, kernels/conv/conv2d_cudnn.h) and the libraries' workspace;
+ * other memory is its caller's to give back. On the CPU memory is host memory and every call is
+ * done when it returns. On a GPU all calls run in order on the device's stream; only what a caller
+ * puts on the side stream runs beside them.
  *
  * In the library only this folder and .cu files know CUDA. Nothing links the driver: a build with
  * CUDA starts on a machine that has none, and hn_device_open says what is missing.
@@ -16,6 +16,7 @@
 #include <stddef.h>
 
 #include "kernels/attention/attention_cudnn.h"
+#include "kernels/conv/conv2d_cudnn.h"
 #include "kernels/linear/gemm_cuda.h"
 #include "runtime/base/status.h"
 #include "runtime/base/stream.h"
@@ -63,9 +64,10 @@ HN_NODISCARD hn_status hn_device_side_join(hn_device *d, int64_t i);
 void hn_device_products(const hn_device *d, bool side, int sms);
 
 /* Opens cuDNN unless that has been done; what its handle takes counts as taken when the device was
- * opened. Errors: those of hn_attention_cudnn_open; HN_ERR_UNSUPPORTED on the CPU */
-HN_NODISCARD hn_status hn_device_open_attention(hn_device *d);
+ * opened. Errors: those of hn_cudnn_open; HN_ERR_UNSUPPORTED on the CPU */
+HN_NODISCARD hn_status hn_device_open_cudnn(hn_device *d);
 hn_attention_cudnn *hn_device_attention(const hn_device *d); /* NULL until it is opened */
+hn_conv2d_cudnn *hn_device_conv2d(const hn_device *d);       /* the same */
 
 /* Bytes the libraries work in; taken once a device, by hn_device_take_workspace. 0 on the CPU. */
 size_t hn_device_workspace_bytes(const hn_device *d);

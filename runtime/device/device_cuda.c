@@ -227,6 +227,8 @@ void hn_device_event_free_cuda(struct CUevent_st *event) { (void)cudaEventDestro
 static void close_cuda(hn_device *d)
 {
     hn_attention_cudnn_close(d->attention);
+    hn_conv2d_cudnn_close(d->conv2d);
+    hn_cudnn_close(d->cudnn);
     hn_gemm_cuda_close(d->gemm);
     for (int64_t i = 0; i < d->n_marks; i++) (void)cudaEventDestroy(((cudaEvent_t *)d->marks)[i]);
     hn_free(d->marks);
@@ -236,6 +238,8 @@ static void close_cuda(hn_device *d)
     if (d->side != NULL) (void)cudaStreamDestroy(d->side);
     if (d->stream != NULL) (void)cudaStreamDestroy(d->stream);
     d->attention = NULL;
+    d->conv2d = NULL;
+    d->cudnn = NULL;
     d->gemm = NULL;
     d->stream = d->side = NULL;
     d->forked = NULL;

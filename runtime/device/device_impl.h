@@ -45,12 +45,14 @@ struct hn_device {
     struct CUevent_st *forked, **side_marks; /* [n_side_marks] */
     int64_t n_side_marks;
     hn_gemm_cuda *gemm;
-    hn_attention_cudnn *attention; /* NULL until it is asked for */
-    void *workspace;               /* of the stream, and behind it that of the side stream */
-    void *marks;                   /* cudaEvent_t [n_marks]; on the CPU int64_t: nanoseconds */
-    int64_t n_marks;               /* that there is room for */
-    int64_t n_made;                /* marks 0 .. n_made-1 have been made */
-    size_t free_at_open;           /* bytes, once context and library handles exist */
+    hn_cudnn *cudnn; /* this and the next two: NULL until they are asked for */
+    hn_attention_cudnn *attention;
+    hn_conv2d_cudnn *conv2d;
+    void *workspace;     /* of the stream, and behind it that of the side stream */
+    void *marks;         /* cudaEvent_t [n_marks]; on the CPU int64_t: nanoseconds */
+    int64_t n_marks;     /* that there is room for */
+    int64_t n_made;      /* marks 0 .. n_made-1 have been made */
+    size_t free_at_open; /* bytes, once context and library handles exist */
 };
 
 struct hn_device_fence {

@@ -30,7 +30,7 @@ static hn_status make_plan(const hn_node *n, hn_device *d, const hn_attention_ar
     if (a->dtype != HN_BF16) /* without opening a library for nothing */
         return HN_FAIL(HN_ERR_UNSUPPORTED, "cuDNN computes attention in bf16 only, not in %s",
                        hn_dtype_name(a->dtype));
-    HN_TRY(hn_device_open_attention(d));
+    HN_TRY(hn_device_open_cudnn(d));
     HN_TRY(scratch_limit(d, n, &limit));
     return hn_attention_cudnn_plan(hn_device_attention(d), a, pass, limit, scratch);
 }

@@ -21,6 +21,7 @@ typedef struct {
     hn_stream stream;              /* CUDA only */
     hn_gemm_cuda *gemm;            /* CUDA only */
     hn_attention_cudnn *attention; /* CUDA only; NULL: no node of the device has asked for it */
+    hn_conv2d_cudnn *conv2d;       /* the same */
     void *scratch; /* the node's scratch bytes, 64-byte aligned; NULL when it asked for none */
     hn_step_block *step; /* in the device's memory: numbers that change from step to step */
     bool twin;           /* run the plain twin instead of the fast CPU function */

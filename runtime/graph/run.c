@@ -233,6 +233,7 @@ static hn_exec exec_of(const hn_program *p, hn_step_block *step)
                      .stream = hn_device_stream(p->device),
                      .gemm = hn_device_gemm(p->device),
                      .attention = hn_device_attention(p->device),
+                     .conv2d = hn_device_conv2d(p->device),
                      .step = step};
 }
 

@@ -5,15 +5,15 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "kernels/attention/cuda_attention_cudnn.h"
+#include "kernels/cudnn/cuda_cudnn.h"
 
 static void fail(hn_cudnn_graph *g, cudnnStatus_t s, const char *what, int which)
 {
     char why[224] = "";
     if (g->st != HN_OK) return;
     g->st = s == CUDNN_STATUS_ALLOC_FAILED ? HN_ERR_MEMORY : HN_ERR_UNSUPPORTED;
-    g->c->lib.GetLastErrorString(why, sizeof why); /* names the check; the status alone does not */
-    snprintf(g->why, sizeof g->why, "%s %d: %s: %s", what, which, g->c->lib.GetErrorString(s), why);
+    g->lib->GetLastErrorString(why, sizeof why); /* names the check; the status alone does not */
+    snprintf(g->why, sizeof g->why, "%s %d: %s: %s", what, which, g->lib->GetErrorString(s), why);
 }
 
 static hn_cudnn_desc make(hn_cudnn_graph *g, cudnnBackendDescriptorType_t type)
@@ -24,7 +24,7 @@ static hn_cudnn_desc make(hn_cudnn_graph *g, cudnnBackendDescriptorType_t type)
         fail(g, CUDNN_STATUS_INTERNAL_ERROR, "too many descriptors:", g->n_made);
         return nullptr;
     }
-    const cudnnStatus_t s = g->c->lib.BackendCreateDescriptor(type, &d);
+    const cudnnStatus_t s = g->lib->BackendCreateDescriptor(type, &d);
     if (s != CUDNN_STATUS_SUCCESS) {
         fail(g, s, "descriptor", (int)type);
         return nullptr;
@@ -36,7 +36,7 @@ static void set(hn_cudnn_graph *g, hn_cudnn_desc d, cudnnBackendAttributeName_t 
                 cudnnBackendAttributeType_t type, int64_t count, const void *value)
 {
     if (g->st != HN_OK) return;
-    const cudnnStatus_t s = g->c->lib.BackendSetAttribute(d, name, type, count, value);
+    const cudnnStatus_t s = g->lib->BackendSetAttribute(d, name, type, count, value);
     if (s != CUDNN_STATUS_SUCCESS) fail(g, s, "attribute", (int)name);
 }
 
@@ -49,7 +49,7 @@ static void set_desc(hn_cudnn_graph *g, hn_cudnn_desc d, cudnnBackendAttributeNa
 static void finish(hn_cudnn_graph *g, hn_cudnn_desc d, const char *what)
 {
     if (g->st != HN_OK) return;
-    const cudnnStatus_t s = g->c->lib.BackendFinalize(d);
+    const cudnnStatus_t s = g->lib->BackendFinalize(d);
     if (s != CUDNN_STATUS_SUCCESS) fail(g, s, what, g->n_ops);
 }
 
@@ -147,6 +147,63 @@ hn_cudnn_desc hn_cudnn_reshape(hn_cudnn_graph *g, hn_cudnn_desc x, hn_cudnn_desc
     return y;
 }
 
+static hn_cudnn_desc window_of(hn_cudnn_graph *g, const hn_cudnn_window &w)
+{
+    const hn_cudnn_desc d = make(g, CUDNN_BACKEND_CONVOLUTION_DESCRIPTOR);
+    const cudnnDataType_t math = CUDNN_DATA_FLOAT;
+    const cudnnConvolutionMode_t mode = CUDNN_CROSS_CORRELATION;
+    const int64_t axes = 2, stride[] = {w.stride, w.stride}, pad[] = {w.pad, w.pad},
+                  dilation[] = {w.dilation, w.dilation};
+    set(g, d, CUDNN_ATTR_CONVOLUTION_COMP_TYPE, CUDNN_TYPE_DATA_TYPE, 1, &math);
+    set(g, d, CUDNN_ATTR_CONVOLUTION_CONV_MODE, CUDNN_TYPE_CONVOLUTION_MODE, 1, &mode);
+    set(g, d, CUDNN_ATTR_CONVOLUTION_SPATIAL_DIMS, CUDNN_TYPE_INT64, 1, &axes);
+    set(g, d, CUDNN_ATTR_CONVOLUTION_FILTER_STRIDES, CUDNN_TYPE_INT64, axes, stride);
+    set(g, d, CUDNN_ATTR_CONVOLUTION_PRE_PADDINGS, CUDNN_TYPE_INT64, axes, pad);
+    set(g, d, CUDNN_ATTR_CONVOLUTION_POST_PADDINGS, CUDNN_TYPE_INT64, axes, pad);
+    set(g, d, CUDNN_ATTR_CONVOLUTION_DILATIONS, CUDNN_TYPE_INT64, axes, dilation);
+    finish(g, d, "window of operation");
+    return d;
+}
+
+/* What the three convolutions call the same things. */
+struct ConvNames {
+    cudnnBackendDescriptorType_t type;
+    cudnnBackendAttributeName_t window, x, w, y, alpha, beta;
+};
+
+/* clang-format off */
+#define CONV_NAMES(KIND, X, W, Y)                                                        \
+    CUDNN_ATTR_OPERATION_CONVOLUTION_##KIND##_CONV_DESC,                                 \
+    CUDNN_ATTR_OPERATION_CONVOLUTION_##KIND##_##X, CUDNN_ATTR_OPERATION_CONVOLUTION_##KIND##_##W, \
+    CUDNN_ATTR_OPERATION_CONVOLUTION_##KIND##_##Y,                                       \
+    CUDNN_ATTR_OPERATION_CONVOLUTION_##KIND##_ALPHA, CUDNN_ATTR_OPERATION_CONVOLUTION_##KIND##_BETA
+
+static const ConvNames conv_names[] = { /* in the order of hn_cudnn_conv */
+    {CUDNN_BACKEND_OPERATION_CONVOLUTION_FORWARD_DESCRIPTOR, CONV_NAMES(FORWARD, X, W, Y)},
+    {CUDNN_BACKEND_OPERATION_CONVOLUTION_BACKWARD_DATA_DESCRIPTOR, CONV_NAMES(BWD_DATA, DX, W, DY)},
+    {CUDNN_BACKEND_OPERATION_CONVOLUTION_BACKWARD_FILTER_DESCRIPTOR,
+     CONV_NAMES(BWD_FILTER, X, DW, DY)},
+};
+#undef CONV_NAMES
+/* clang-format on */
+
+hn_cudnn_desc hn_cudnn_convolution(hn_cudnn_graph *g, hn_cudnn_conv kind,
+                                   const hn_cudnn_window &window, hn_cudnn_desc x, hn_cudnn_desc w,
+                                   hn_cudnn_desc y)
+{
+    const ConvNames *const name = &conv_names[kind];
+    const float one = 1.0f, zero = 0.0f;
+    const hn_cudnn_desc how = window_of(g, window), op = make(g, name->type);
+    set_desc(g, op, name->window, how);
+    set_desc(g, op, name->x, x);
+    set_desc(g, op, name->w, w);
+    set_desc(g, op, name->y, y);
+    set(g, op, name->alpha, CUDNN_TYPE_FLOAT, 1, &one);
+    set(g, op, name->beta, CUDNN_TYPE_FLOAT, 1, &zero);
+    add_op(g, op, "convolution");
+    return kind == HN_CUDNN_CONV_FWD ? y : kind == HN_CUDNN_CONV_DX ? x : w;
+}
+
 /* ---- from graph to plan ---- */
 
 constexpr int64_t kMostConfigs = 16;
@@ -155,8 +212,8 @@ constexpr int64_t kMostConfigs = 16;
 static void note(hn_cudnn_graph *g, const char *what, cudnnStatus_t s)
 {
     char why[224] = "";
-    g->c->lib.GetLastErrorString(why, sizeof why);
-    snprintf(g->why, sizeof g->why, "%s: %s: %s", what, g->c->lib.GetErrorString(s), why);
+    g->lib->GetLastErrorString(why, sizeof why);
+    snprintf(g->why, sizeof g->why, "%s: %s: %s", what, g->lib->GetErrorString(s), why);
 }
 
 /* Engine configurations for the graph, best first; their number. */
@@ -170,10 +227,10 @@ static int64_t find_configs(hn_cudnn_graph *g, hn_cudnn_desc operations,
     for (int64_t i = 0; i < kMostConfigs; i++)
         config[i] = make(g, CUDNN_BACKEND_ENGINECFG_DESCRIPTOR);
     if (g->st != HN_OK) return 0;
-    cudnnStatus_t s = g->c->lib.BackendFinalize(heuristic);
+    cudnnStatus_t s = g->lib->BackendFinalize(heuristic);
     if (s == CUDNN_STATUS_SUCCESS)
-        s = g->c->lib.BackendGetAttribute(heuristic, CUDNN_ATTR_ENGINEHEUR_RESULTS,
-                                          CUDNN_TYPE_BACKEND_DESCRIPTOR, kMostConfigs, &n, config);
+        s = g->lib->BackendGetAttribute(heuristic, CUDNN_ATTR_ENGINEHEUR_RESULTS,
+                                        CUDNN_TYPE_BACKEND_DESCRIPTOR, kMostConfigs, &n, config);
     if (s != CUDNN_STATUS_SUCCESS) {
         note(g, "heuristic", s); /* "not supported" here: no engine knows the graph */
         return 0;
@@ -181,16 +238,44 @@ static int64_t find_configs(hn_cudnn_graph *g, hn_cudnn_desc operations,
     return n < kMostConfigs ? n : kMostConfigs;
 }
 
+/* Whether the engine of a configuration carries none of the notes that the rules refuse. */
+static bool is_allowed(hn_cudnn_graph *g, hn_cudnn_desc config, const hn_cudnn_rules *rules)
+{
+    cudnnBackendNumericalNote_t note_of[CUDNN_NUMERICAL_NOTE_TYPE_COUNT];
+    int64_t n = 0, n_engines = 0;
+    if (rules == nullptr) return true;
+    hn_cudnn_desc engine = make(g, CUDNN_BACKEND_ENGINE_DESCRIPTOR);
+    if (g->st != HN_OK) return false;
+    cudnnStatus_t s = g->lib->BackendGetAttribute(
+        config, CUDNN_ATTR_ENGINECFG_ENGINE, CUDNN_TYPE_BACKEND_DESCRIPTOR, 1, &n_engines, &engine);
+    if (s == CUDNN_STATUS_SUCCESS)
+        s = g->lib->BackendGetAttribute(engine, CUDNN_ATTR_ENGINE_NUMERICAL_NOTE,
+                                        CUDNN_TYPE_NUMERICAL_NOTE, CUDNN_NUMERICAL_NOTE_TYPE_COUNT,
+                                        &n, note_of);
+    if (s != CUDNN_STATUS_SUCCESS) {
+        note(g, "notes of an engine", s);
+        return false;
+    }
+    for (int64_t i = 0; i < n && i < CUDNN_NUMERICAL_NOTE_TYPE_COUNT; i++)
+        for (int r = 0; r < rules->n_refused; r++)
+            if (note_of[i] == rules->refused[r]) {
+                snprintf(g->why, sizeof g->why, "every engine breaks a rule (note %d)",
+                         (int)note_of[i]);
+                return false;
+            }
+    return true;
+}
+
 /* Compiles: the slow step. */
 static bool try_config(hn_cudnn_graph *g, hn_cudnn_desc config, hn_cudnn_desc *plan,
                        int64_t *workspace)
 {
-    const hn_cudnn *lib = &g->c->lib;
+    const hn_cudnn *lib = g->lib;
     hn_cudnn_desc p = nullptr;
     cudnnStatus_t s = lib->BackendCreateDescriptor(CUDNN_BACKEND_EXECUTION_PLAN_DESCRIPTOR, &p);
     if (s == CUDNN_STATUS_SUCCESS)
         s = lib->BackendSetAttribute(p, CUDNN_ATTR_EXECUTION_PLAN_HANDLE, CUDNN_TYPE_HANDLE, 1,
-                                     &g->c->handle);
+                                     &g->lib->handle);
     if (s == CUDNN_STATUS_SUCCESS)
         s = lib->BackendSetAttribute(p, CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG,
                                      CUDNN_TYPE_BACKEND_DESCRIPTOR, 1, &config);
@@ -207,12 +292,13 @@ static bool try_config(hn_cudnn_graph *g, hn_cudnn_desc config, hn_cudnn_desc *p
     return false;
 }
 
-hn_status hn_cudnn_compile(hn_cudnn_graph *g, cudnnBackendDescriptor_t *plan, int64_t *workspace)
+hn_status hn_cudnn_compile(hn_cudnn_graph *g, const hn_cudnn_rules *rules,
+                           cudnnBackendDescriptor_t *plan, int64_t *workspace)
 {
     static const cudnnBackendHeurMode_t modes[] = {CUDNN_HEUR_MODE_A, CUDNN_HEUR_MODE_FALLBACK};
     const hn_cudnn_desc operations = make(g, CUDNN_BACKEND_OPERATIONGRAPH_DESCRIPTOR);
     bool found = false;
-    set(g, operations, CUDNN_ATTR_OPERATIONGRAPH_HANDLE, CUDNN_TYPE_HANDLE, 1, &g->c->handle);
+    set(g, operations, CUDNN_ATTR_OPERATIONGRAPH_HANDLE, CUDNN_TYPE_HANDLE, 1, &g->lib->handle);
     set(g, operations, CUDNN_ATTR_OPERATIONGRAPH_OPS, CUDNN_TYPE_BACKEND_DESCRIPTOR, g->n_ops,
         g->op);
     finish(g, operations, "graph of operations:");
@@ -220,9 +306,10 @@ hn_status hn_cudnn_compile(hn_cudnn_graph *g, cudnnBackendDescriptor_t *plan, in
     for (const cudnnBackendHeurMode_t mode : modes) {
         hn_cudnn_desc config[kMostConfigs];
         const int64_t n = found ? 0 : find_configs(g, operations, mode, config);
-        for (int64_t i = 0; i < n && !found; i++) found = try_config(g, config[i], plan, workspace);
+        for (int64_t i = 0; i < n && !found; i++)
+            found = is_allowed(g, config[i], rules) && try_config(g, config[i], plan, workspace);
     }
-    while (g->n_made > 0) (void)g->c->lib.BackendDestroyDescriptor(g->made[--g->n_made]);
+    while (g->n_made > 0) (void)g->lib->BackendDestroyDescriptor(g->made[--g->n_made]);
     if (found) return HN_OK;
     return HN_FAIL(g->st == HN_OK ? HN_ERR_UNSUPPORTED : g->st, "%s", g->why);
 }

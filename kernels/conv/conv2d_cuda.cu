@@ -1,0 +1,332 @@
+/* Depthwise convolutions have kernels of their own. The others are matrix products: of x itself
+ * where the kernel is 1 x 1, else of its patches, which are laid out in the scratch a piece at a
+ * time. (cuDNN, which lays out nothing, is in conv2d_cudnn.h.) */
+#include "kernels/conv/conv2d.h"
+
+#include <inttypes.h>
+
+#include "kernels/conv/cuda_conv2d.h"
+#include "runtime/base/check.h"
+#include "runtime/base/cuda_vec.h"
+
+namespace {
+
+constexpr int kThreads = 256;
+constexpr int64_t kMaxBlocks = 1ll << 16;   /* blocks loop over what is left */
+constexpr int64_t kPieceBytes = 64ll << 20; /* of patches; a few times what L2 holds */
+
+/* ---- bias and relu behind a product ---- */
+
+/* y and from may be the same memory: an element is read and then written by one thread. */
+template <class F, class B, class T, int kWidth>
+__global__ void __launch_bounds__(kThreads)
+    finish_kernel(const F *from, const B *bias, T *y, int64_t rows, int64_t cols, int64_t group,
+                  int64_t ld_from, int64_t ld_y, int64_t bias_stride, bool relu)
+{
+    const int64_t spans = (cols + kWidth - 1) / kWidth;
+    for (int64_t at = (int64_t)blockIdx.x * kThreads + threadIdx.x; at < rows * spans;
+         at += (int64_t)gridDim.x * kThreads) {
+        const int64_t row = at / spans, col = (at - row * spans) * kWidth, n = cols - col;
+        const B *const add = bias == nullptr ? nullptr : bias + row / group * bias_stride + col;
+        float v[kWidth];
+        hn_load_span<kWidth>(from + row * ld_from + col, n, v);
+#pragma unroll
+        for (int k = 0; k < kWidth; k++) {
+            if (add != nullptr && k < n) v[k] += hn_f32(add[k]);
+            if (relu && v[k] < 0.0f) v[k] = 0.0f; /* NaN stays */
+        }
+        hn_store_span<kWidth>(y + row * ld_y + col, n, v);
+    }
+}
+
+template <class F, class B, class T>
+void launch_finish(const hn_conv2d_finish *a, cudaStream_t stream)
+{
+    const F *const from = static_cast<const F *>(a->from);
+    const B *const bias = static_cast<const B *>(a->bias);
+    T *const y = static_cast<T *>(a->y);
+    const bool packs = hn_vectors_fit(a->from, a->ld_from, a->from_dtype) &&
+                       hn_vectors_fit(a->y, a->ld_y, a->dtype);
+    const int64_t width = packs ? HN_VEC : 1, n = a->rows * ((a->cols + width - 1) / width);
+    const unsigned blocks = hn_grid(n, kThreads, kMaxBlocks);
+    if (packs)
+        finish_kernel<F, B, T, HN_VEC>
+            <<<blocks, kThreads, 0, stream>>>(from, bias, y, a->rows, a->cols, a->group, a->ld_from,
+                                              a->ld_y, a->bias_stride, a->relu);
+    else
+        finish_kernel<F, B, T, 1><<<blocks, kThreads, 0, stream>>>(from, bias, y, a->rows, a->cols,
+                                                                   a->group, a->ld_from, a->ld_y,
+                                                                   a->bias_stride, a->relu);
+}
+
+/* ---- the pieces ---- */
+
+/* One replica's convolution in pieces of rows of y. */
+struct Pieces {
+    int64_t replicas, images; /* of one replica */
+    int64_t rows;             /* of y, of one replica */
+    int64_t piece;            /* rows a piece */
+    int64_t group_in, group_out, taps;
+    int64_t ld, group_stride; /* of patches; 0 where x itself serves */
+};
+
+/* bytes: of one element of a patch. whole: pieces are whole images */
+Pieces pieces_of(const hn_conv2d_shape *s, int64_t replicas, hn_dtype patch, bool whole)
+{
+    const int64_t per_image = hn_conv2d_out_h(s) * hn_conv2d_out_w(s);
+    Pieces p = {};
+    p.replicas = hn_replica_count(replicas);
+    p.images = s->n / p.replicas;
+    p.rows = p.piece = p.images * per_image;
+    p.group_in = s->in / s->groups, p.group_out = s->out / s->groups;
+    p.taps = hn_conv2d_taps(s);
+    if (hn_conv2d_is_product(s)) return p;
+    p.ld = hn_gemm_cuda_padded(p.taps, patch);
+    const int64_t unit = whole ? per_image : 1;
+    const int64_t bytes = unit * s->groups * p.ld * (int64_t)hn_dtype_size(patch);
+    const int64_t units = kPieceBytes / bytes > 1 ? kPieceBytes / bytes : 1;
+    if (units * unit < p.rows) p.piece = units * unit;
+    p.group_stride = p.piece * p.ld;
+    return p;
+}
+
+size_t patch_bytes(const Pieces &p, const hn_conv2d_shape *s, hn_dtype patch)
+{
+    const size_t bytes = (size_t)(s->groups * p.group_stride) * hn_dtype_size(patch);
+    return (bytes + 255) / 256 * 256;
+}
+
+/* Patches of rows from `first` on, counted over all images. */
+hn_conv2d_patches patches_of(const Pieces &p, const hn_conv2d_shape *s, hn_dtype dtype,
+                             int64_t first, int64_t rows)
+{
+    hn_conv2d_patches k = {};
+    k.shape = *s;
+    k.first = first, k.rows = rows;
+    k.ld = p.ld, k.group_stride = p.group_stride;
+    k.dtype = dtype;
+    return k;
+}
+
+/* Kernels count taps and places in padded images in 32 bits. */
+hn_status check_extent(const char *op, const hn_conv2d_shape *s)
+{
+    if (s->kh * s->kw > INT32_MAX / s->in)
+        return HN_FAIL(HN_ERR_UNSUPPORTED,
+                       "%s: patches of %" PRId64 " x %" PRId64 " pixels of %" PRId64
+                       " channels are larger than 2^31 - 1",
+                       op, s->kh, s->kw, s->in);
+    if (s->h + 2 * s->pad > INT32_MAX || s->w + 2 * s->pad > INT32_MAX)
+        return HN_FAIL(HN_ERR_UNSUPPORTED,
+                       "%s: images of %" PRId64 " x %" PRId64 " with padding %" PRId64
+                       " are larger than 2^31 - 1",
+                       op, s->h, s->w, s->pad);
+    return HN_OK;
+}
+
+const void *element(const void *p, int64_t at, hn_dtype t)
+{
+    return p == nullptr ? nullptr : static_cast<const char *>(p) + at * (int64_t)hn_dtype_size(t);
+}
+
+void *element(void *p, int64_t at, hn_dtype t)
+{
+    return static_cast<char *>(p) + at * (int64_t)hn_dtype_size(t);
+}
+
+/* A and its leading dimension, group stride: rows of x, or their patches. */
+hn_status lay_out(const Pieces &p, const hn_conv2d_shape *s, hn_dtype dtype, const void *x,
+                  int64_t ld_x, int64_t first, int64_t rows, void *patches, const void **a,
+                  int64_t *ld, int64_t *group_stride, hn_stream stream)
+{
+    if (p.ld == 0) {
+        *a = element(x, first * ld_x, dtype), *ld = ld_x, *group_stride = p.group_in;
+        return HN_OK;
+    }
+    const hn_conv2d_patches k = patches_of(p, s, dtype, first, rows);
+    *a = patches, *ld = p.ld, *group_stride = p.group_stride;
+    return hn_conv2d_patches_of(&k, x, ld_x, patches, stream);
+}
+
+} // namespace
+
+hn_status hn_conv2d_finish_cuda(const hn_conv2d_finish *a, hn_stream stream)
+{
+    const bool bf16 = a->bias_dtype == HN_BF16;
+    using half = __nv_bfloat16;
+    if (a->dtype == HN_F32)
+        bf16 ? launch_finish<float, half, float>(a, stream)
+             : launch_finish<float, float, float>(a, stream);
+    else if (a->from_dtype == HN_F32)
+        bf16 ? launch_finish<float, half, half>(a, stream)
+             : launch_finish<float, float, half>(a, stream);
+    else
+        bf16 ? launch_finish<half, half, half>(a, stream)
+             : launch_finish<half, float, half>(a, stream);
+    return HN_CUDA_LAUNCHED("conv2d: bias and relu");
+}
+
+hn_status hn_conv2d_finish_y_cuda(const hn_conv2d_args *a, hn_stream stream)
+{
+    const hn_conv2d_shape *const s = &a->shape;
+    hn_conv2d_finish f = {};
+    f.from = f.y = a->y, f.ld_from = f.ld_y = a->ld_y, f.from_dtype = f.dtype = a->dtype;
+    f.bias = a->bias, f.bias_dtype = a->bias_dtype, f.relu = a->relu;
+    f.rows = s->n * hn_conv2d_out_h(s) * hn_conv2d_out_w(s), f.cols = s->out;
+    f.group = f.rows / hn_replica_count(a->replicas);
+    f.bias_stride = a->replicas > 1 ? a->bias_stride : 0;
+    return hn_conv2d_finish_cuda(&f, stream);
+}
+
+/* ---- forward ---- */
+
+/* Scratch: patches | an f32 product, where the bias has another dtype than y */
+static bool is_apart(const hn_conv2d_args *a) { return a->bias_dtype != a->dtype; }
+
+size_t hn_conv2d_fwd_cuda_scratch(const hn_conv2d_args *a)
+{
+    if (hn_conv2d_depthwise_fits(&a->shape, a->replicas)) return 0;
+    const Pieces p = pieces_of(&a->shape, a->replicas, a->dtype, false);
+    const int64_t product = is_apart(a) ? p.piece * hn_gemm_cuda_padded(a->shape.out, HN_F32) : 0;
+    return patch_bytes(p, &a->shape, a->dtype) + (size_t)product * sizeof(float);
+}
+
+/* Rows first .. first + rows of y, all of replica `at`. */
+static hn_status forward_piece(const hn_conv2d_args *a, const Pieces &p, int64_t at, int64_t first,
+                               int64_t rows, hn_gemm_cuda *gemm, char *scratch, hn_stream stream)
+{
+    const hn_conv2d_shape *const s = &a->shape;
+    const bool apart = a->bias != nullptr && is_apart(a);
+    const void *const bias =
+        element(a->bias, p.replicas > 1 ? at * a->bias_stride : 0, a->bias_dtype);
+    void *const y = element(a->y, first * a->ld_y, a->dtype);
+    hn_gemm_cuda_args g = {};
+    HN_TRY(lay_out(p, s, a->dtype, a->x, a->ld_x, first, rows, scratch, &g.a, &g.ld_a, &g.a_stride,
+                   stream));
+    g.batch = s->groups, g.m = rows, g.n = p.group_out, g.k = p.taps;
+    g.b = element(a->w, p.replicas > 1 ? at * a->w_stride : 0, a->dtype);
+    g.ld_b = a->ld_w, g.b_stride = p.group_out * a->ld_w, g.trans_b = true;
+    g.c = y, g.ld_c = a->ld_y, g.c_dtype = a->dtype;
+    g.c_stride = g.bias_stride = p.group_out;
+    g.bias = bias, g.dtype = a->dtype, g.alpha = 1.0f;
+    if (apart) {
+        g.c = scratch + patch_bytes(p, s, a->dtype), g.c_dtype = HN_F32;
+        g.ld_c = hn_gemm_cuda_padded(s->out, HN_F32), g.bias = nullptr;
+    }
+    HN_TRY(hn_gemm_cuda_run(gemm, &g, stream));
+    if (!apart && !a->relu) return HN_OK;
+    hn_conv2d_finish f = {};
+    f.from = g.c, f.ld_from = g.ld_c, f.from_dtype = g.c_dtype;
+    f.y = y, f.ld_y = a->ld_y, f.dtype = a->dtype;
+    f.bias = apart ? bias : nullptr, f.bias_dtype = a->bias_dtype, f.relu = a->relu;
+    f.rows = f.group = rows, f.cols = s->out;
+    return hn_conv2d_finish_cuda(&f, stream);
+}
+
+hn_status hn_conv2d_fwd_cuda(const hn_conv2d_args *a, hn_gemm_cuda *gemm, void *scratch,
+                             hn_stream stream)
+{
+    HN_TRY(hn_conv2d_check(a));
+    HN_TRY(check_extent("conv2d", &a->shape));
+    if (hn_conv2d_depthwise_fits(&a->shape, a->replicas)) return hn_conv2d_depthwise_fwd(a, stream);
+    if (hn_conv2d_fwd_cuda_scratch(a) > 0) HN_TRY(hn_check_pointer("conv2d", "scratch", scratch));
+    const Pieces p = pieces_of(&a->shape, a->replicas, a->dtype, false);
+    for (int64_t at = 0; at < p.replicas; at++)
+        for (int64_t row = 0; row < p.rows; row += p.piece) {
+            const int64_t rows = p.rows - row < p.piece ? p.rows - row : p.piece;
+            HN_TRY(forward_piece(a, p, at, at * p.rows + row, rows, gemm,
+                                 static_cast<char *>(scratch), stream));
+        }
+    return HN_OK;
+}
+
+/* ---- gradient of x ---- */
+
+size_t hn_conv2d_dx_cuda_scratch(const hn_conv2d_dx_args *a)
+{
+    if (hn_conv2d_depthwise_fits(&a->shape, a->replicas)) return 0;
+    return patch_bytes(pieces_of(&a->shape, a->replicas, HN_F32, true), &a->shape, HN_F32);
+}
+
+static hn_status dx_piece(const hn_conv2d_dx_args *a, const Pieces &p, int64_t at, int64_t first,
+                          int64_t rows, hn_gemm_cuda *gemm, void *scratch, hn_stream stream)
+{
+    const hn_conv2d_shape *const s = &a->shape;
+    hn_gemm_cuda_args g = {};
+    g.batch = s->groups, g.m = rows, g.n = p.taps, g.k = p.group_out;
+    g.a = element(a->dy, first * a->ld_dy, a->dtype), g.ld_a = a->ld_dy;
+    g.a_stride = p.group_out;
+    g.b = element(a->w, p.replicas > 1 ? at * a->w_stride : 0, a->dtype);
+    g.ld_b = a->ld_w, g.b_stride = p.group_out * a->ld_w;
+    g.dtype = a->dtype, g.alpha = 1.0f;
+    if (p.ld == 0) { /* dx itself */
+        g.c = element(a->dx, first * a->ld_dx, a->dtype), g.ld_c = a->ld_dx;
+        g.c0 = element(a->add, first * a->ld_add, a->dtype), g.ld_c0 = a->ld_add;
+        g.c_stride = g.c0_stride = p.group_in;
+        g.c_dtype = a->dtype, g.beta = a->add != nullptr ? 1.0f : 0.0f;
+        return hn_gemm_cuda_run(gemm, &g, stream);
+    }
+    g.c = scratch, g.ld_c = p.ld, g.c_stride = p.group_stride, g.c_dtype = HN_F32;
+    HN_TRY(hn_gemm_cuda_run(gemm, &g, stream));
+    const hn_conv2d_patches k = patches_of(p, s, a->dtype, first, rows);
+    return hn_conv2d_patches_sum(&k, static_cast<const float *>(scratch), a->add, a->ld_add, a->dx,
+                                 a->ld_dx, stream);
+}
+
+hn_status hn_conv2d_dx_cuda(const hn_conv2d_dx_args *a, hn_gemm_cuda *gemm, void *scratch,
+                            hn_stream stream)
+{
+    HN_TRY(hn_conv2d_dx_check(a));
+    HN_TRY(check_extent("conv2d_dx", &a->shape));
+    if (hn_conv2d_depthwise_fits(&a->shape, a->replicas)) return hn_conv2d_depthwise_dx(a, stream);
+    const Pieces p = pieces_of(&a->shape, a->replicas, HN_F32, true);
+    if (p.ld != 0) HN_TRY(hn_check_pointer("conv2d_dx", "scratch", scratch));
+    for (int64_t at = 0; at < p.replicas; at++)
+        for (int64_t row = 0; row < p.rows; row += p.piece) {
+            const int64_t rows = p.rows - row < p.piece ? p.rows - row : p.piece;
+            HN_TRY(dx_piece(a, p, at, at * p.rows + row, rows, gemm, scratch, stream));
+        }
+    return HN_OK;
+}
+
+/* ---- gradient of w ---- */
+
+size_t hn_conv2d_dw_cuda_scratch(const hn_conv2d_dw_args *a)
+{
+    if (hn_conv2d_depthwise_fits(&a->shape, a->replicas)) return hn_conv2d_depthwise_dw_scratch(a);
+    return patch_bytes(pieces_of(&a->shape, a->replicas, a->dtype, false), &a->shape, a->dtype);
+}
+
+static hn_status dw_piece(const hn_conv2d_dw_args *a, const Pieces &p, int64_t at, int64_t first,
+                          int64_t rows, hn_gemm_cuda *gemm, void *scratch, hn_stream stream)
+{
+    const hn_conv2d_shape *const s = &a->shape;
+    hn_gemm_cuda_args g = {};
+    HN_TRY(lay_out(p, s, a->dtype, a->x, a->ld_x, first, rows, scratch, &g.b, &g.ld_b, &g.b_stride,
+                   stream));
+    g.batch = s->groups, g.m = p.group_out, g.n = p.taps, g.k = rows;
+    g.a = element(a->dy, first * a->ld_dy, a->dtype), g.ld_a = a->ld_dy;
+    g.a_stride = p.group_out, g.trans_a = true;
+    g.c = a->dw + (p.replicas > 1 ? at * a->dw_stride : 0);
+    g.ld_c = a->ld_dw, g.c_stride = p.group_out * a->ld_dw;
+    g.dtype = a->dtype, g.c_dtype = HN_F32;
+    g.alpha = g.beta = 1.0f;
+    return hn_gemm_cuda_run(gemm, &g, stream);
+}
+
+hn_status hn_conv2d_dw_cuda(const hn_conv2d_dw_args *a, hn_gemm_cuda *gemm, void *scratch,
+                            hn_stream stream)
+{
+    HN_TRY(hn_conv2d_dw_check(a));
+    HN_TRY(check_extent("conv2d_dw", &a->shape));
+    if (hn_conv2d_depthwise_fits(&a->shape, a->replicas))
+        return hn_conv2d_depthwise_dw(a, scratch, stream);
+    const Pieces p = pieces_of(&a->shape, a->replicas, a->dtype, false);
+    if (p.ld != 0) HN_TRY(hn_check_pointer("conv2d_dw", "scratch", scratch));
+    for (int64_t at = 0; at < p.replicas; at++)
+        for (int64_t row = 0; row < p.rows; row += p.piece) {
+            const int64_t rows = p.rows - row < p.piece ? p.rows - row : p.piece;
+            HN_TRY(dw_piece(a, p, at, at * p.rows + row, rows, gemm, scratch, stream));
+        }
+    return HN_OK;
+}
