@@ -84,20 +84,21 @@ static hn_status probe(hn_job *j, const hn_job_pass *pass, hn_graph *g)
 static void empty(const hn_job *j, void *const *field)
 {
     int32_t *const labels = field[LABELS];
-    for (int k = 0; k < N_FIELDS; k++) memset(field[k], 0, (size_t)j->field[k].n * sizeof(int32_t));
+    for (int k = 0; k < N_FIELDS; k++) memset(field[k], 0, hn_type_bytes(&j->field[k].type));
     for (int64_t i = 0; i < j->rows; i++) labels[i] = HN_LABEL_IGNORED;
 }
 
 void hn_decoder_job_init(hn_decoder_job *j, const hn_decoder_options *o)
 {
     const int64_t rows = o->batch_rows * o->seq_len;
+    const hn_type row = hn_type_1d(HN_I32, rows), offsets = hn_type_1d(HN_I32, o->max_seqs + 1);
     *j = (hn_decoder_job){.job = {.rows = rows,
                                   .layers = o->config->layers,
                                   .n_fields = N_FIELDS,
-                                  .field = {[TOKENS] = {"tokens", HN_I32, rows},
-                                            [LABELS] = {"labels", HN_I32, rows},
-                                            [POSITIONS] = {"positions", HN_I32, rows},
-                                            [OFFSETS] = {"offsets", HN_I32, o->max_seqs + 1}},
+                                  .field = {[TOKENS] = {"tokens", row},
+                                            [LABELS] = {"labels", row},
+                                            [POSITIONS] = {"positions", row},
+                                            [OFFSETS] = {"offsets", offsets}},
                                   .declare = declare,
                                   .tables = tables,
                                   .fill = fill,

@@ -185,7 +185,7 @@ static hn_status record_batch(hn_engine *e)
     HN_TRY(vector(e, HN_MEM_STATE, "loss", HN_F32, 1, &e->loss));
     for (int k = 0; k < j->n_fields; k++) {
         const hn_field *f = &j->field[k];
-        HN_TRY(vector(e, HN_MEM_INPUT, f->name, f->dtype, f->n, &e->field[k]));
+        HN_TRY(hn_program_tensor(e->program, HN_MEM_INPUT, f->name, &f->type, &e->field[k]));
     }
     if (e->o.train) HN_TRY(record_micro(e));
     if (e->o.train) HN_TRY(record_update(e));
@@ -326,10 +326,7 @@ hn_status hn_engine_new(const hn_engine_options *o, hn_engine **out)
 /* ---- memory, and the first run of every variant ---- */
 
 /* Of a field in staging memory. */
-static size_t field_bytes(const hn_field *f)
-{
-    return ((size_t)f->n * hn_dtype_size(f->dtype) + 63) / 64 * 64;
-}
+static size_t field_bytes(const hn_field *f) { return (hn_type_bytes(&f->type) + 63) / 64 * 64; }
 
 static size_t batch_bytes(const hn_job *j)
 {

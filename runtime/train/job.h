@@ -15,11 +15,10 @@ extern "C" {
 
 enum { HN_JOB_FIELDS = 6 };
 
-/* One input of a micro-batch, a vector that the host fills. */
+/* One input of a micro-batch that the host fills: dense, without gaps. */
 typedef struct {
     const char *name;
-    hn_dtype dtype;
-    int64_t n; /* elements */
+    hn_type type;
 } hn_field;
 
 /* What a forward pass is recorded with. */

@@ -1,0 +1,69 @@
+/* classifier_job.h - an image classifier as a job of the engine.
+ *
+ * A micro-batch is numbers of images and their labels. The pixels lie in the device's memory as
+ * bytes, a whole set at once, or come along with every micro-batch; crop, flip and normalisation
+ * are an operation of the step (kernels/vision/image_prep.h). Loss: softmax cross-entropy
+ * (kernels/loss/class_ce.h); right answers are counted in evaluation. */
+#ifndef HN_CLASSIFIER_JOB_H
+#define HN_CLASSIFIER_JOB_H
+#include "runtime/data/images.h"
+#include "runtime/model/vision.h"
+#include "runtime/train/engine.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* What training does to an image; all zero: nothing. */
+typedef struct {
+    int64_t pad;              /* random crop out of the image with so many black pixels around */
+    float flip;               /* probability of a horizontal flip */
+    bool resized;             /* instead of the crop: a random box, resized */
+    float scale[2], ratio[2]; /* of that box */
+} hn_augment;
+
+typedef struct {
+    const hn_vision_config *config; /* must outlive the job */
+    int64_t batch;                  /* images of a micro-batch; 0: none */
+    const hn_images *train, *eval;  /* NULL: no such set; must outlive the job */
+    bool stream_train, stream_eval; /* pixels come with the micro-batch */
+    hn_augment augment;
+    float smoothing;                /* of labels, in training */
+    bool frozen_norm;               /* batch norm by its running values in training, too */
+    int64_t first_class, n_classes; /* columns of the head that take part; n 0: all behind first */
+    hn_dtype dtype;
+    hn_attention_impl attention;
+    int64_t probe_images; /* of hn_classifier_logits; 0: none */
+} hn_classifier_options;
+
+typedef struct {
+    hn_job job;
+    hn_classifier_options o;
+    hn_tensor *train, *eval; /* pixels that lie on the device */
+    hn_vision_tables tables;
+    struct {
+        hn_vision_tables tables;
+        hn_tensor *pixels, *index, *logits;
+    } probe;
+} hn_classifier_job;
+
+/* The job must stay where it is while an engine has it. */
+void hn_classifier_job_init(hn_classifier_job *j, const hn_classifier_options *o);
+
+/* The fields of a micro-batch. */
+typedef struct {
+    int32_t *index, *label; /* [batch]; padding: -1 and -100 */
+    uint8_t *pixel;         /* [batch, h, w, c]; NULL: nothing is streamed */
+} hn_classifier_batch;
+
+hn_classifier_batch hn_classifier_batch_of(const hn_classifier_job *j, const hn_engine_input *in);
+
+/* Logits of probe_images images [n, h, w, c] as evaluation sees them: [n, classes], valid until the
+ * next call. */
+HN_NODISCARD hn_status hn_classifier_logits(const hn_classifier_job *j, hn_engine *e,
+                                            const uint8_t *pixels, const hn_tensor **logits);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
