@@ -50,14 +50,24 @@ static hn_status add_grad(hn_graph *g, const char *name, hn_tensor *t, hn_tensor
     return set_grad(g, t, sum);
 }
 
-/* ---- gradients of column views ----
+/* ---- gradients of views ----
  *
  * Views have gradients of their own until the node that makes their base is reached; then these are
  * joined into the gradient of the base. Where the views are disjoint, the tensors that hold the
  * gradients become columns of it themselves, so that the operations which make them write there:
  *
  *   y = [ q | k | v ]      dy = [ dq | dk | dv ]      no copy, no zeros
+ *
+ * A view of all columns, under other axes perhaps, is one of them that covers dy alone. Where it is
+ * not alone, or its last axis is another one (hn_tensor.flat), its gradient is seen as that of the
+ * base and added to what there is.
  */
+
+/* Of a view whose gradient is to be joined: views of parameters have added into the buffer. */
+static hn_tensor *view_grad(const hn_graph *g, const hn_tensor *view)
+{
+    return view->grad != NULL ? NULL : hn_graph_grad(g, view);
+}
 
 static int64_t first_column(const hn_tensor *view)
 {
@@ -70,7 +80,7 @@ static hn_tensor *next_view(const hn_graph *g, const hn_tensor *base, int64_t fr
     hn_tensor *best = NULL;
     for (int64_t i = 0; i < g->n_grads; i++) {
         hn_tensor *v = g->tensors.item[i];
-        if (v->base != base || first_column(v) < from || hn_graph_grad(g, v) == NULL) continue;
+        if (v->base != base || first_column(v) < from || view_grad(g, v) == NULL) continue;
         if (best == NULL || first_column(v) < first_column(best)) best = v;
     }
     return best;
@@ -82,7 +92,7 @@ static bool disjoint(const hn_graph *g, const hn_tensor *base)
     int64_t columns = 0, end = 0;
     for (int64_t i = 0; i < g->n_grads; i++) {
         const hn_tensor *v = g->tensors.item[i];
-        if (v->base == base && hn_graph_grad(g, v)) columns += hn_type_cols(&v->type);
+        if (v->base == base && view_grad(g, v)) columns += hn_type_cols(&v->type);
     }
     int64_t covered = 0; /* the same views from left to right: a hidden one is missing here */
     for (hn_tensor *v = next_view(g, base, 0); v != NULL; v = next_view(g, base, end)) {
@@ -97,7 +107,7 @@ static bool disjoint(const hn_graph *g, const hn_tensor *base)
 static bool can_move(const hn_graph *g, const hn_tensor *d, hn_dtype dtype)
 {
     return d->mem == HN_MEM_TRANSIENT && d->base == NULL && !d->has_columns && !d->keep &&
-           d->index >= g->n_grads && d->type.ndim == 2 && d->type.dtype == dtype;
+           d->index >= g->n_grads && d->type.ndim >= 2 && d->type.dtype == dtype;
 }
 
 static hn_status zero_columns(hn_graph *g, hn_tensor *t, int64_t first, int64_t end)
@@ -124,7 +134,7 @@ static hn_status put_side_by_side(hn_graph *g, hn_tensor *base, hn_tensor **out)
             (*out)->has_columns = true;
             continue;
         }
-        HN_TRY(hn_view_columns(g, *out, first_column(v), hn_type_cols(&v->type), &at));
+        HN_TRY(hn_view_again(g, v, *out, &at));
         hn_tensor *const in[] = {d, at};
         HN_TRY(hn_emit(g, HN_OP_STORE, v->name, in, NULL, NULL));
     }
@@ -139,10 +149,48 @@ static hn_status add_up_views(hn_graph *g, hn_tensor *base, hn_tensor **out)
     if (own[1] != NULL) HN_TRY(hn_emit(g, HN_OP_ACCUMULATE, base->name, own, NULL, NULL));
     for (int64_t i = 0; i < g->n_grads; i++) {
         hn_tensor *v = g->tensors.item[i], *at;
-        if (v->base != base || hn_graph_grad(g, v) == NULL) continue;
-        HN_TRY(hn_view_columns(g, *out, first_column(v), hn_type_cols(&v->type), &at));
+        if (v->base != base || view_grad(g, v) == NULL) continue;
+        HN_TRY(hn_view_again(g, v, *out, &at));
         hn_tensor *const in[] = {at, hn_graph_grad(g, v)};
         HN_TRY(hn_emit(g, HN_OP_ACCUMULATE, v->name, in, NULL, NULL));
+    }
+    return HN_OK;
+}
+
+/* The gradient of a view of all of base, under the axes of base; a copy where it has gaps. */
+static hn_status under_axes_of(hn_graph *g, const hn_tensor *base, const hn_tensor *v,
+                               hn_tensor **out)
+{
+    hn_tensor *d = view_grad(g, v), *at;
+    hn_type type = base->type;
+    if (hn_can_view(g, d, hn_type_cols(&type)))
+        return hn_view_shape(g, d, type.ndim, type.dim, out);
+    type.pitch = 0;
+    HN_TRY(hn_graph_tensor(g, v->name, &type, out));
+    HN_TRY(hn_view_shape(g, *out, v->type.ndim, v->type.dim, &at));
+    hn_tensor *const in[] = {d, at};
+    return hn_emit(g, HN_OP_STORE, v->name, in, NULL, NULL);
+}
+
+/* Views of all of base, but for one that put_side_by_side can take as it is. */
+static hn_status add_whole_views(hn_graph *g, hn_tensor *base)
+{
+    int64_t views = 0;
+    bool flat = false;
+    for (int64_t i = 0; i < g->n_grads; i++) {
+        const hn_tensor *v = g->tensors.item[i];
+        if (v->base != base || view_grad(g, v) == NULL) continue;
+        views++;
+        flat |= v->flat;
+    }
+    if (views == 1 && !flat && hn_graph_grad(g, base) == NULL) return HN_OK;
+    for (int64_t i = 0; i < g->n_grads; i++) {
+        hn_tensor *v = g->tensors.item[i], *d;
+        if (v->base != base || view_grad(g, v) == NULL) continue;
+        if (!v->flat && hn_type_cols(&v->type) < hn_type_cols(&base->type)) continue;
+        HN_TRY(under_axes_of(g, base, v, &d));
+        HN_TRY(set_grad(g, v, NULL)); /* done */
+        HN_TRY(add_grad(g, v->name, base, d));
     }
     return HN_OK;
 }
@@ -151,6 +199,8 @@ static hn_status join_views(hn_graph *g, hn_tensor *base)
 {
     hn_tensor *d;
     if (!base->has_columns || next_view(g, base, 0) == NULL) return HN_OK;
+    HN_TRY(add_whole_views(g, base));
+    if (next_view(g, base, 0) == NULL) return HN_OK;
     if (hn_graph_grad(g, base) == NULL && disjoint(g, base))
         HN_TRY(put_side_by_side(g, base, &d));
     else

@@ -221,23 +221,92 @@ hn_status hn_graph_tensor(hn_graph *g, const char *name, const hn_type *type, hn
     return HN_OK;
 }
 
-hn_status hn_view_columns(hn_graph *g, hn_tensor *t, int64_t first, int64_t cols, hn_tensor **out)
+/* Views of views of a graph have the base of the first. */
+static bool is_view(const hn_graph *g, const hn_tensor *t)
 {
-    if (first < 0 || cols < 1 || first + cols > hn_type_cols(&t->type) || t->type.ndim != 2)
-        return HN_FAIL(HN_ERR_SHAPE, "%s: columns %" PRId64 "..%" PRId64 " are not there", t->name,
-                       first, first + cols - 1);
-    hn_type type = t->type;
-    type.dim[1] = cols;
-    type.pitch = hn_type_ld(&t->type);
-    type.tail = 0;
+    return t->base != NULL && t->index < g->tensors.n && g->tensors.item[t->index] == t;
+}
+
+/* offset: bytes behind the start of t. */
+static hn_status make_view(hn_graph *g, hn_tensor *t, const hn_type *type, size_t offset,
+                           hn_tensor **out)
+{
     hn_tensor *v = NULL;
-    HN_TRY(hn_graph_tensor(g, t->name, &type, &v));
-    const bool nested = t->mem == HN_MEM_TRANSIENT && t->base != NULL; /* columns of columns */
+    HN_TRY(hn_graph_tensor(g, t->name, type, &v));
+    const bool nested = is_view(g, t);
     v->base = nested ? t->base : t;
     v->base->has_columns = true;
     v->mem = t->mem;
-    v->offset = (nested ? t->offset : 0) + (size_t)first * hn_dtype_size(type.dtype);
+    v->offset = (nested ? t->offset : 0) + offset;
+    v->flat = t->flat;
     v->needs_grad = t->needs_grad;
+    *out = v;
+    return HN_OK;
+}
+
+hn_status hn_view_columns(hn_graph *g, hn_tensor *t, int64_t first, int64_t cols, hn_tensor **out)
+{
+    if (first < 0 || cols < 1 || first + cols > hn_type_cols(&t->type) || t->type.ndim < 2)
+        return HN_FAIL(HN_ERR_SHAPE, "%s: columns %" PRId64 "..%" PRId64 " are not there", t->name,
+                       first, first + cols - 1);
+    hn_type type = t->type;
+    type.dim[type.ndim - 1] = cols;
+    type.pitch = hn_type_ld(&t->type);
+    type.tail = 0;
+    return make_view(g, t, &type, (size_t)first * hn_dtype_size(type.dtype), out);
+}
+
+hn_status hn_view_again(hn_graph *g, const hn_tensor *view, hn_tensor *base, hn_tensor **out)
+{
+    HN_TRY(make_view(g, base, &view->type, view->offset, out));
+    (*out)->flat = view->flat;
+    base->fixed_pitch |= view->flat;
+    return HN_OK;
+}
+
+bool hn_can_view(const hn_graph *g, const hn_tensor *t, int64_t cols)
+{
+    const hn_tensor *base = is_view(g, t) ? t->base : t;
+    if (cols == hn_type_cols(&t->type)) return true;
+    return hn_type_elements(&t->type) == hn_type_elements(&base->type) &&
+           (hn_type_rows(&t->type) == 1 || hn_type_ld(&t->type) == hn_type_cols(&t->type));
+}
+
+/* Whether the axes hold `elements`, without overflow. */
+static bool holds(int ndim, const int64_t *dim, int64_t elements)
+{
+    if (ndim < 1 || ndim > HN_MAX_DIM) return false;
+    for (int i = 0; i < ndim; i++) {
+        if (dim[i] < 1 || elements % dim[i] != 0) return false;
+        elements /= dim[i];
+    }
+    return elements == 1;
+}
+
+hn_status hn_view_shape(hn_graph *g, hn_tensor *t, int ndim, const int64_t *dim, hn_tensor **out)
+{
+    hn_type type = {.dtype = t->type.dtype, .replicas = t->type.replicas};
+    hn_tensor *v, *grad = NULL;
+    char from[128], to[128];
+    type.ndim = ndim > HN_MAX_DIM ? HN_MAX_DIM : ndim;
+    for (int i = 0; i < type.ndim; i++) type.dim[i] = dim[i];
+    hn_type_text(&t->type, from, sizeof from);
+    hn_type_text(&type, to, sizeof to);
+    if (!holds(ndim, dim, hn_type_elements(&t->type)))
+        return HN_FAIL(HN_ERR_SHAPE, "%s: %s has not the elements of %s", t->name, from, to);
+    const bool flat = hn_type_cols(&type) != hn_type_cols(&t->type);
+    if (!hn_can_view(g, t, hn_type_cols(&type)))
+        return HN_FAIL(HN_ERR_SHAPE,
+                       "%s: %s cannot be seen as %s: its rows lie %" PRId64 " elements apart",
+                       t->name, from, to, hn_type_ld(&t->type));
+    if (t->needs_grad && t->grad == NULL && t->views != NULL)
+        return HN_FAIL(HN_ERR_UNSUPPORTED, "%s: it is trained view by view", t->name);
+    if (t->grad != NULL) HN_TRY(hn_view_shape(g, t->grad, ndim, dim, &grad));
+    type.pitch = flat || ndim == 1 ? 0 : hn_type_ld(&t->type);
+    HN_TRY(make_view(g, t, &type, 0, &v));
+    v->grad = grad;
+    v->flat |= flat;
+    v->base->fixed_pitch |= v->flat;
     *out = v;
     return HN_OK;
 }

@@ -103,7 +103,9 @@ struct hn_tensor {
     hn_tensor *next;  /* ... and the next of the same base */
     hn_tensor *grad;  /* trained parameter: its fp32 gradient buffer; else NULL */
     bool needs_grad;  /* a gradient must reach this tensor */
-    bool has_columns; /* hn_view_columns has made views of it */
+    bool has_columns; /* hn_view_columns or hn_view_shape has made views of it */
+    bool flat;        /* a view whose last axis is not a part of that of base, ... */
+    bool fixed_pitch; /* ... and that base: its rows must stay without gaps */
     bool keep;        /* hn_graph_keep: stays untouched to the end of its graph */
     int64_t index;    /* number in its graph (transient) or program */
     void *data;       /* first element (of replica 0), NULL before hn_plan_allocate */
@@ -205,6 +207,26 @@ typedef union {
         int64_t kh, kw, stride, pad, dilation, groups; /* stride, dilation, groups: 0 means 1 */
         int64_t h, w;                                  /* of conv2d_dx: height and width of dx */
     } conv;                                            /* conv2d, conv2d_dx, conv2d_dw */
+        int kind;    /* hn_activation_kind of kernels/activation/activation.h */
+        bool want_y; /* of activation_bwd: forward's y once more */
+    } act;
+    struct {
+        int kind;                  /* hn_pool_kind of kernels/conv/pool2d.h */
+        int64_t size, stride, pad; /* size 0: the whole image; stride 0: size */
+        bool count_include_pad;
+        int64_t h, w; /* of the input; of pool2d_bwd, set by the gradient rule */
+    } pool;
+    struct {
+        int64_t stride, channels; /* of y */
+        int64_t h, w;             /* of the input; of shortcut_a_bwd, set by the gradient rule */
+    } shortcut;
+    struct {
+        int64_t patches; /* of an image; of class_token_bwd, as what follows: the gradient rule's */
+        bool has_cls, want_dx;
+    } token;
+    struct {
+        int64_t stride, offset; /* y[i] = x[i * stride + offset] */
+    } rows;
 } hn_attr;
 
 struct hn_node {
@@ -266,10 +288,20 @@ hn_node *hn_graph_node(const hn_graph *g, int64_t i);
 HN_NODISCARD hn_status hn_emit(hn_graph *g, hn_op_id op, const char *name, hn_tensor *const *in,
                                const hn_attr *attr, hn_tensor **out);
 
-/* Columns first .. first+cols-1 of t, as a tensor that shares its memory. In backward, gradients of
- * disjoint views are written straight into the gradient of t where they can be. */
+/* Columns first .. first+cols-1 of t, of two axes or more, as a tensor that shares its memory. In
+ * backward, gradients of disjoint views are written straight into the gradient of t where they can
+ * be. */
 HN_NODISCARD hn_status hn_view_columns(hn_graph *g, hn_tensor *t, int64_t first, int64_t cols,
                                        hn_tensor **out);
+
+/* The same elements in the same order under other axes, as a tensor that shares t's memory: where
+ * the last axis stays as long as it is ([n, h, w, c] as [n h w, c]), of any t; where it does not
+ * ([n, h, w, c] as [n, h w c]), of a t whose rows lie without gaps. The view of a trained parameter
+ * has the same view of its gradient buffer; else gradients of views are joined into that of t in
+ * backward, without a copy where there is one view with a gradient whose last axis is that of t.
+ * Errors: HN_ERR_SHAPE (other elements, gaps), HN_ERR_UNSUPPORTED (t is trained view by view) */
+HN_NODISCARD hn_status hn_view_shape(hn_graph *g, hn_tensor *t, int ndim, const int64_t *dim,
+                                     hn_tensor **out);
 
 /* A transient tensor outside any node's outputs; the first node that has it as output defines it.
  */

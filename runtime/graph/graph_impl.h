@@ -54,6 +54,12 @@ static inline hn_tensor *hn_root(hn_tensor *t)
 
 hn_status hn_list_add(hn_tensor_list *l, hn_tensor *t);
 
+/* graph.c: the place and type of `view` in another base with the type of its own. */
+HN_NODISCARD hn_status hn_view_again(hn_graph *g, const hn_tensor *view, hn_tensor *base,
+                                     hn_tensor **out);
+/* Whether the elements of t may be seen with a last axis of `cols`. */
+bool hn_can_view(const hn_graph *g, const hn_tensor *t, int64_t cols);
+
 /* passes.c: in this order, after hn_graph_backward */
 HN_NODISCARD hn_status hn_pass_recompute(hn_graph *g);
 void hn_pass_dead_nodes(hn_graph *g);

@@ -14,9 +14,10 @@ typedef struct {
     int64_t *first, *last; /* by tensor index: the nodes that touch it; first -1: none */
 } lives;
 
-static bool is_matrix(const hn_tensor *t)
+/* Not of a tensor whose rows are also seen as others (hn_view_shape): columns say nothing there. */
+static bool is_matrix(hn_tensor *t)
 {
-    return t != NULL && t->mem == HN_MEM_TRANSIENT && t->type.ndim == 2;
+    return t != NULL && t->mem == HN_MEM_TRANSIENT && t->type.ndim == 2 && !hn_root(t)->fixed_pitch;
 }
 
 /* Columns of the root that t covers. */

@@ -29,6 +29,27 @@ static inline bool hn_is_matrix(const hn_type *t, const hn_type *like)
     return hn_is_real(t) && t->dtype == like->dtype && t->ndim >= 2;
 }
 
+/* The axes and dtype of x, rows without gaps but that the pitch is rounded up to 16 bytes, as that
+ * of hn_type_2d. */
+static inline hn_type hn_type_fresh(const hn_type *x)
+{
+    const int64_t step = 16 / (int64_t)hn_dtype_size(x->dtype), cols = hn_type_cols(x);
+    hn_type y = *x;
+    y.pitch = (cols + step - 1) / step * step;
+    y.tail = 0;
+    y.replicas = 0;
+    return y;
+}
+
+/* Channels-last images, f32 or bf16: [n, h, w, c]. */
+static inline bool hn_is_image(const hn_type *t) { return hn_is_real(t) && t->ndim == 4; }
+
+static inline hn_type hn_type_image(hn_dtype dtype, int64_t n, int64_t h, int64_t w, int64_t c)
+{
+    const hn_type t = {.dtype = dtype, .ndim = 4, .dim = {n, h, w, c}};
+    return hn_type_fresh(&t);
+}
+
 /* Bytes from the start of a tensor's root to the tensor. */
 static inline size_t hn_place_in_root(const hn_tensor *t, const hn_tensor **root)
 {

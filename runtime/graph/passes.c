@@ -65,16 +65,13 @@ static hn_status append(recompute *r, hn_node *n)
 
 static hn_status twin_of(recompute *r, hn_tensor *t, hn_tensor **out);
 
-/* The same columns of the base's twin. */
+/* The same view of the base's twin. */
 static hn_status twin_of_view(recompute *r, hn_tensor *t, hn_tensor **out)
 {
     hn_tensor *base;
     HN_TRY(twin_of(r, t->base, &base));
     if (base == t->base) return HN_OK;
-    if (r->copy[t->index] == NULL) {
-        const int64_t first = (int64_t)(t->offset / hn_dtype_size(t->type.dtype));
-        HN_TRY(hn_view_columns(r->g, base, first, hn_type_cols(&t->type), &r->copy[t->index]));
-    }
+    if (r->copy[t->index] == NULL) HN_TRY(hn_view_again(r->g, t, base, &r->copy[t->index]));
     *out = r->copy[t->index];
     return HN_OK;
 }

@@ -63,8 +63,9 @@ static void find_lives(places *p)
             s->bytes = round_up(n->scratch);
         }
     }
+    /* behind the last node, which may not take them over either */
     for (int64_t i = 0; i < g->tensors.n; i++)
-        if (g->tensors.item[i]->keep && p->piece[i].last >= 0) p->piece[i].last = g->n_nodes - 1;
+        if (g->tensors.item[i]->keep && p->piece[i].last >= 0) p->piece[i].last = g->n_nodes;
 }
 
 /* Operations work in place only where rows lie equally far apart. */

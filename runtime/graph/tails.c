@@ -20,7 +20,7 @@ static hn_tensor *whole(hn_tensor *t)
 /* A matrix whose pitch the plan may choose. */
 static bool may_widen(const hn_tensor *t)
 {
-    return t->mem == HN_MEM_TRANSIENT && t->base == NULL && t->type.ndim == 2;
+    return t->mem == HN_MEM_TRANSIENT && t->base == NULL && t->type.ndim == 2 && !t->fixed_pitch;
 }
 
 static void widen_all(hn_program *p, hn_dtype dtype, int64_t cols, int64_t tail)
@@ -49,7 +49,7 @@ static void give_tails(hn_program *p, const hn_node *n)
 
 static void follow_root(hn_tensor *t)
 {
-    if (t->mem != HN_MEM_TRANSIENT || t->base == NULL) return;
+    if (t->mem != HN_MEM_TRANSIENT || t->base == NULL || t->flat) return;
     t->type.pitch = hn_type_ld(&hn_root(t)->type);
     if (whole(t)->base == NULL) t->type.tail = whole(t)->type.tail;
 }
