@@ -1,7 +1,7 @@
 /* A block has a run of pixels of an image and up to 256 channels: its threads lie side by side over
  * the channels (8 each where all operands are aligned, else one) and below each other over the
- * pixels. Sums of a run go to scratch, a small kernel adds the runs of a unit in order, and a second
- * pass over the image writes y or dx with what belongs to its channels in registers.
+ * pixels. Sums of a run go to scratch, a small kernel adds the runs of a unit in order, and a
+ * second pass over the image writes y or dx with what belongs to its channels in registers.
  *
  * Moments are about the first pixel of the run, in fp32; runs are put together in double. */
 #include "kernels/norm/channel_norm.h"
@@ -43,9 +43,8 @@ Cut cut_of(int64_t images, int64_t pixels, int64_t cols, int64_t groups, int wid
     const int64_t shared = (pixels + wanted - 1) / wanted, least = kLeastRows * row_lanes;
     const int64_t length = shared > least ? shared : least;
     const int64_t runs = (pixels + length - 1) / length;
-    return {images, pixels, cols,       groups,     cols / groups,
-            length, runs,   col_blocks, across * runs, (int)lanes,
-            (int)row_lanes};
+    return {images, pixels,     cols,          groups,     cols / groups, length,
+            runs,   col_blocks, across * runs, (int)lanes, (int)row_lanes};
 }
 
 /* Sums of runs, in floats: the larger of both cuts, because pointers are not known yet. */
@@ -129,7 +128,8 @@ __device__ __forceinline__ float param_at(const Param &p, int64_t replica, int64
 /* v of every thread that has rows, added over the rows of the block in order; the sum of the
  * block's column threadIdx.x, if there is one. */
 template <int kWidth>
-__device__ __forceinline__ float column_sum(float *of_thread, const Cut &c, const float (&v)[kWidth])
+__device__ __forceinline__ float column_sum(float *of_thread, const Cut &c,
+                                            const float (&v)[kWidth])
 {
     const int columns = c.lanes * kWidth;
     __syncthreads(); /* the last sums have been read */
@@ -364,8 +364,7 @@ __global__ void __launch_bounds__(kThreads, 2) sums_kernel(const Backward<T> a, 
                     sum[k] += g[k];
                     dot[k] += g[k] * ((v[k] - mean[k]) * rstd[k]);
                 }
-                if (a.dres != nullptr)
-                    hn_store_whole<kWidth>(a.dres + row * a.ld_dres + t.col, g);
+                if (a.dres != nullptr) hn_store_whole<kWidth>(a.dres + row * a.ld_dres + t.col, g);
             }
         }
         const float s = column_sum<kWidth>(of_thread, a.c, sum);
@@ -471,8 +470,7 @@ __global__ void __launch_bounds__(kThreads, 2) dx_kernel(const Backward<T> a)
                 unpack_raw(dy[u], g);
                 unpack_raw(y[u], v);
                 if (a.y != nullptr) mask(g, v);
-                if (a.dres != nullptr)
-                    hn_store_whole<kWidth>(a.dres + row * a.ld_dres + t.col, g);
+                if (a.dres != nullptr) hn_store_whole<kWidth>(a.dres + row * a.ld_dres + t.col, g);
                 if (a.dx == nullptr) continue;
                 unpack_raw(x[u], v);
 #pragma unroll
@@ -493,8 +491,7 @@ template <class T, int kWidth>
 void launch_fwd(const hn_channel_norm *a, float *partial, cudaStream_t stream)
 {
     const Cut c = cut_of(a->images, a->pixels, a->cols, a->groups, kWidth);
-    const Statistics to = {a->mean, a->rstd,    a->running_mean, a->running_var,
-                           a->eps,  a->momentum};
+    const Statistics to = {a->mean, a->rstd, a->running_mean, a->running_var, a->eps, a->momentum};
     const Apply<T> f = {(const T *)a->x,
                         (const T *)a->res,
                         (T *)a->y,
@@ -604,8 +601,7 @@ hn_status hn_channel_norm_bwd_cuda(const hn_channel_norm_bwd *a, void *scratch, 
     const hn_dtype t = a->dtype;
     const bool wide = a->cols % HN_VEC == 0 && hn_vectors_fit(a->x, a->ld_x, t) &&
                       hn_vectors_fit(a->y, a->ld_y, t) && hn_vectors_fit(a->dy, a->ld_dy, t) &&
-                      hn_vectors_fit(a->dx, a->ld_dx, t) &&
-                      hn_vectors_fit(a->dres, a->ld_dres, t);
+                      hn_vectors_fit(a->dx, a->ld_dx, t) && hn_vectors_fit(a->dres, a->ld_dres, t);
     float *const partial = (float *)scratch;
     float *const of_unit =
         scratch ? partial + partial_floats(a->images, a->pixels, a->cols, a->groups, 2) : nullptr;

@@ -93,6 +93,7 @@ static void merge_reused(places *p)
             for (int k = 0; k < def->n_in; k++) {
                 if (!(def->reuse & HN_REUSE(o, k)) || !n->in[k] || !n->out[o]) continue;
                 if (n->in[k]->base || n->out[o]->base || def->alias[o]) continue;
+                if (n->in[k]->keep) continue; /* also where its life ends with the graph's */
                 if (!same_pitch(&n->in[k]->type, &n->out[o]->type)) continue;
                 piece *in = piece_of(p, n->in[k]), *out = piece_of(p, n->out[o]);
                 if (in == NULL || out == NULL || in == out) continue;
