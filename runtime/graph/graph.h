@@ -207,6 +207,7 @@ typedef union {
         int64_t kh, kw, stride, pad, dilation, groups; /* stride, dilation, groups: 0 means 1 */
         int64_t h, w;                                  /* of conv2d_dx: height and width of dx */
     } conv;                                            /* conv2d, conv2d_dx, conv2d_dw */
+    struct {
         int kind;    /* hn_activation_kind of kernels/activation/activation.h */
         bool want_y; /* of activation_bwd: forward's y once more */
     } act;
