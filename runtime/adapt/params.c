@@ -103,6 +103,7 @@ static void set_taps(const hn_linear_layer *l, hn_param *q)
     if (l->kh == 0) return;
     const int64_t dim[] = {q->dim[0], l->in / (l->kh * l->kw), l->kh, l->kw};
     q->order = HN_ORDER_TAPS;
+    q->taps = l->kh * l->kw;
     q->file_ndim = HN_PARAM_DIMS;
     memcpy(q->file_dim, dim, sizeof dim);
 }
@@ -185,6 +186,22 @@ static hn_linear_layer *find_linear(const hn_params *p, const char *module)
     for (int64_t i = 0; i < p->n_linear; i++)
         if (strcmp(p->linear[i]->module, module) == 0) return p->linear[i];
     return NULL;
+}
+
+hn_status hn_params_file_flattened(hn_params *p, const char *module, int64_t taps)
+{
+    hn_linear_layer *l = find_linear(p, module);
+    if (l == NULL || l->kh > 0) return HN_FAIL(HN_ERR_ARG, "%s: no such linear layer", module);
+    if (taps < 1 || l->in % taps != 0)
+        return HN_FAIL(HN_ERR_SHAPE, "%s: %" PRId64 " inputs are no images of %" PRId64 " pixels",
+                       module, l->in, taps);
+    hn_param *const q[] = {l->weight, l->a};
+    for (int k = 0; k < 2; k++) {
+        if (q[k] == NULL) continue;
+        q[k]->order = HN_ORDER_TAPS;
+        q[k]->taps = taps;
+    }
+    return HN_OK;
 }
 
 /* "model.layers.0.self_attn.q_proj+k_proj+v_proj" */
@@ -433,8 +450,8 @@ static int64_t place_in_file(const hn_param *p, int64_t i)
 {
     const int64_t row = i / p->dim[1], col = i % p->dim[1];
     if (p->order == HN_ORDER_TRANSPOSED) return col * p->dim[0] + row;
-    const int64_t taps = p->file_dim[2] * p->file_dim[3], channels = p->file_dim[1];
-    return row * p->dim[1] + col % channels * taps + col / channels;
+    const int64_t channels = p->dim[1] / p->taps;
+    return row * p->dim[1] + col % channels * p->taps + col / channels;
 }
 
 static hn_status reordered(const hn_param *p, float **out)

@@ -11,7 +11,8 @@
  *   hn_params_buffer     values that are no parameters: running statistics
  *   hn_params_group      linear layers that read the same input: they may be stored as one
  *   hn_params_create     persistent tensors; trained ones in the order: decayed, then not decayed
- *   hn_params_linear_fwd records a layer in a graph, hn_params_group_fwd those of a group
+ *   hn_params_linear_fwd records a layer in a graph, hn_params_conv_fwd a convolution,
+ *   hn_params_group_fwd  the layers of a group
  *
  * How parameters are stored (storage.c) is nobody's business but this folder's: a value may be a
  * view of a larger tensor. Names, shapes, hn_param_set and hn_param_get do not change with it.
@@ -66,6 +67,7 @@ typedef struct {
     int file_ndim; /* shape in files */
     int64_t file_dim[HN_PARAM_DIMS];
     hn_order order;
+    int64_t taps;        /* of HN_ORDER_TAPS: kh kw */
     bool trained, decay; /* decay: weight decay applies (matrices, not norms and biases) */
     bool adapter;        /* belongs to the method (low-rank A or B), not to the base model */
     bool buffer;         /* running statistics: fp32, written by operations, never trained */
@@ -121,6 +123,10 @@ HN_NODISCARD hn_status hn_params_file_shape(hn_params *p, const char *name, int 
                                             const int64_t *dim);
 /* Files have the matrix transposed. */
 HN_NODISCARD hn_status hn_params_file_transposed(hn_params *p, const char *name);
+/* A linear layer that reads images laid out as rows, `taps` pixels with their channels: in files
+ * its columns, and those of A, are ordered by channel and then by pixel, as PyTorch flattens
+ * images. Errors: HN_ERR_ARG, HN_ERR_SHAPE */
+HN_NODISCARD hn_status hn_params_file_flattened(hn_params *p, const char *module, int64_t taps);
 
 /* Linear layers of the same width `in` that will read the same input; up to four, each in one
  * group. Errors: HN_ERR_ARG, HN_ERR_SHAPE, HN_ERR_MEMORY */
@@ -181,6 +187,10 @@ HN_NODISCARD hn_status hn_param_read(const hn_param *p, const hn_tensor *t, floa
 /* y = layer(x), with the low-rank update if there is one. */
 HN_NODISCARD hn_status hn_params_linear_fwd(const hn_params *p, hn_graph *g, const char *module,
                                             hn_tensor *x, hn_tensor **y);
+/* The same for a convolution of images x [n, h, w, channels] (params_conv.c).
+ * Errors: HN_ERR_UNSUPPORTED: a low-rank update of a convolution in groups */
+HN_NODISCARD hn_status hn_params_conv_fwd(const hn_params *p, hn_graph *g, const char *module,
+                                          int64_t stride, int64_t pad, hn_tensor *x, hn_tensor **y);
 /* y[k] = layer(x) of each layer of the group that begins with `module`: columns of one product
  * where the group is stored as one. */
 HN_NODISCARD hn_status hn_params_group_fwd(const hn_params *p, hn_graph *g, const char *module,

@@ -11,11 +11,11 @@
  * Names are those of the files (vision_config.h). Convolutions, batch norms and linear layers are
  * declared through runtime/adapt, so that methods reach all of them. Only forward is written here.
  *
- * Initial values are PyTorch's: convolutions of residual nets normal by fan out (those of the CIFAR
- * names, linear layer included, by fan in), all other convolutions and linear layers uniform in
- * +-1/sqrt(fan in) with their biases; vision transformers normal with deviation 0.02 (timm truncates
- * at +-2, that is 100 deviations: never), biases 0. Hugging Face truncates at two deviations: here
- * it is the plain normal distribution. The numbers themselves are ours. */
+ * Initial values have PyTorch's distributions, and numbers of their own. Convolutions of residual
+ * nets are normal by fan out (those of the CIFAR names, linear layer included, by fan in); all
+ * other convolutions and linear layers uniform in +-1/sqrt(fan in) with their biases. Vision
+ * transformers are normal with deviation 0.02, biases 0: timm and Hugging Face cut that off at +-2,
+ * which is 100 deviations and happens never. */
 #ifndef HN_VISION_H
 #define HN_VISION_H
 #include "runtime/adapt/params.h"
@@ -44,8 +44,8 @@ typedef struct {
     const hn_vision_config *config;
     const hn_params *params;
     const hn_vision_tables *tables; /* vit; else NULL will do */
-    bool frozen_norm; /* batch norm by the running values, which stay; without it only graphs that do
-                       * not train have it so */
+    bool frozen_norm;  /* batch norm by the running values, which stay; without it only graphs that
+                        * do  not train have it so */
     int64_t recompute; /* so many blocks, the first ones, run again in backward instead of keeping
                         * what they made */
     hn_attention_impl attention; /* whose kernels (vit) */

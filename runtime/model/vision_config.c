@@ -186,8 +186,9 @@ static hn_status check_cnn(const hn_vision_config *c, const char *where)
         ok = size >= 1 && in_range(s->width[i], MAX_DIM);
     }
     return ok ? HN_OK
-              : HN_FAIL(HN_ERR_SHAPE, "%s: images of %" PRId64 " pixels are too small, or a size is 0",
-                        where, c->image);
+              : HN_FAIL(HN_ERR_SHAPE,
+                        "%s: images of %" PRId64 " pixels are too small, or a size is 0", where,
+                        c->image);
 }
 
 hn_status hn_vision_config_check(const hn_vision_config *c, const char *where)
@@ -380,8 +381,7 @@ static hn_status read_resnet(const json_t *j, const char *where, hn_vision_confi
     HN_TRY(read_stages(j, "depths", where, &r->stages, r->depth));
     HN_TRY(read_stages(j, "hidden_sizes", where, &r->stages, r->width));
     HN_TRY(hn_json_get_i64(j, "embedding_size", where, 1, MAX_DIM, false, &r->stem));
-    HN_TRY(
-        hn_json_get_bool(j, "downsample_in_first_stage", where, false, &r->downsample_first));
+    HN_TRY(hn_json_get_bool(j, "downsample_in_first_stage", where, false, &r->downsample_first));
     HN_TRY(hn_json_get_bool(j, "downsample_in_bottleneck", where, false, &r->stride_first));
     *c = d;
     return HN_OK;

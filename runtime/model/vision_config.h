@@ -74,7 +74,7 @@ typedef struct {
     hn_vision_names names;
     char architecture[HN_VISION_NAME];
     int64_t image, channels;
-    int64_t classes; /* 0: no head */
+    int64_t classes;                                         /* 0: no head */
     float mean[HN_VISION_CHANNELS], std[HN_VISION_CHANNELS]; /* of pixels in 0..1 */
     double bn_eps, bn_momentum;
     hn_resnet_sizes resnet; /* that of the family counts */
