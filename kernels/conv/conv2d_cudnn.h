@@ -4,13 +4,16 @@
  * A plan is made ahead of the first call (hn_conv2d_cudnn_plan_*), which takes from a millisecond
  * to a second a shape, and found again by shape.
  *
- * Precision  bf16: fp32 arithmetic. f32: no TF32. No transforms (FFT, Winograd) in either. Bias and
- *            relu, or `add`, are a pass of their own, which rounds a bf16 sum once more; and dw of
- * a bf16 convolution is rounded to bf16 before it is added to what is there, in fp32. Limits
- * pointers on 16-byte boundaries, leading dimensions and strides of replicas in multiples of 16
- * bytes; rows * leading dimension below 2^31. Aliasing   as in conv2d.h. Repeats    bit for bit on
- * one kind of GPU and one version of the library: engines that cuDNN calls nondeterministic are
- * passed over. Capture    fwd, dx and dw may run while a stream is captured; making a plan may not.
+ * Precision  bf16: fp32 arithmetic. f32: no TF32. No transforms (FFT, Winograd) in either. Bias
+ *            and relu, or `add`, are a pass of their own, which rounds a bf16 sum once more; and
+ *            dw of a bf16 convolution is rounded to bf16 before it is added, in fp32, to dw.
+ * Limits     pointers on 16-byte boundaries, leading dimensions and strides of replicas in
+ *            multiples of 16 bytes; rows * leading dimension below 2^31; no gaps between the rows
+ *            of w (dw and bias may have them, and any alignment).
+ * Aliasing   as in conv2d.h.
+ * Repeats    bit for bit on one kind of GPU and one version of the library: engines that cuDNN
+ *            calls nondeterministic are passed over.
+ * Capture    fwd, dx and dw may run while a stream is captured; making a plan may not.
  * Threads    one thread at a time per object.
  */
 #ifndef HN_CONV2D_CUDNN_H
