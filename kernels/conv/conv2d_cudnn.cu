@@ -75,6 +75,14 @@ static hn_status check_ld(const char *name, int64_t rows, int64_t ld, hn_dtype t
     return HN_OK;
 }
 
+static hn_status check_gaps(const hn_conv2d_shape *s, int64_t ld_w)
+{
+    if (ld_w == hn_conv2d_taps(s)) return HN_OK;
+    return HN_FAIL(HN_ERR_UNSUPPORTED,
+                   "rows of w with %" PRId64 " values, %" PRId64 " apart: it takes no gaps there",
+                   hn_conv2d_taps(s), ld_w);
+}
+
 static hn_status check_stride(const char *name, int64_t replicas, int64_t stride, hn_dtype t)
 {
     if (replicas < 2 || stride * (int64_t)hn_dtype_size(t) % 16 == 0) return HN_OK;
@@ -107,18 +115,16 @@ static hn_status check_limits(const hn_conv2d_args *a)
 {
     HN_TRY(check_dtypes(a->dtype, &a->shape, a->replicas));
     HN_TRY(check_ld("x", x_rows(&a->shape), a->ld_x, a->dtype));
-    HN_TRY(check_ld("w", a->shape.out, a->ld_w, a->dtype));
+    HN_TRY(check_gaps(&a->shape, a->ld_w));
     HN_TRY(check_ld("y", y_rows(&a->shape), a->ld_y, a->dtype));
-    HN_TRY(check_stride("w", a->replicas, a->w_stride, a->dtype));
-    if (a->bias == nullptr) return HN_OK;
-    return check_stride("bias", a->replicas, a->bias_stride, a->bias_dtype);
+    return check_stride("w", a->replicas, a->w_stride, a->dtype);
 }
 
 static hn_status check_dx_limits(const hn_conv2d_dx_args *a)
 {
     HN_TRY(check_dtypes(a->dtype, &a->shape, a->replicas));
     HN_TRY(check_ld("dy", y_rows(&a->shape), a->ld_dy, a->dtype));
-    HN_TRY(check_ld("w", a->shape.out, a->ld_w, a->dtype));
+    HN_TRY(check_gaps(&a->shape, a->ld_w));
     HN_TRY(check_ld("dx", x_rows(&a->shape), a->ld_dx, a->dtype));
     if (a->add != nullptr) HN_TRY(check_ld("add", x_rows(&a->shape), a->ld_add, a->dtype));
     return check_stride("w", a->replicas, a->w_stride, a->dtype);
@@ -149,23 +155,22 @@ static hn_conv2d_cudnn_key key_of(const hn_conv2d_args *a)
 {
     hn_conv2d_cudnn_key k = shape_key(HN_CUDNN_CONV_FWD, &a->shape, a->replicas, a->dtype);
     k.ld_x = a->ld_x, k.ld_w = a->ld_w, k.ld_y = a->ld_y;
-    k.bias = a->bias != nullptr ? 1 + a->bias_dtype : 0;
-    k.relu = a->relu;
     return k;
 }
 
 static hn_conv2d_cudnn_key key_of(const hn_conv2d_dx_args *a)
 {
     hn_conv2d_cudnn_key k = shape_key(HN_CUDNN_CONV_DX, &a->shape, a->replicas, a->dtype);
-    k.ld_x = a->ld_dx, k.ld_w = a->ld_w, k.ld_y = a->ld_dy;
-    k.ld_add = a->add != nullptr ? a->ld_add : 0;
+    k.adds = a->add != nullptr;
+    k.ld_x = k.adds ? hn_gemm_cuda_padded(a->shape.in, a->dtype) : a->ld_dx, k.ld_w = a->ld_w,
+    k.ld_y = a->ld_dy;
     return k;
 }
 
 static hn_conv2d_cudnn_key key_of(const hn_conv2d_dw_args *a)
 {
     hn_conv2d_cudnn_key k = shape_key(HN_CUDNN_CONV_DW, &a->shape, a->replicas, a->dtype);
-    k.ld_x = a->ld_x, k.ld_y = a->ld_dy;
+    k.ld_x = a->ld_x, k.ld_w = hn_conv2d_taps(&a->shape), k.ld_y = a->ld_dy;
     return k;
 }
 
@@ -202,13 +207,11 @@ struct Layout {
 static Layout layout_of(const hn_conv2d_cudnn_entry *e)
 {
     const hn_conv2d_cudnn_key *const k = &e->key;
-    int64_t bytes = 0;
-    if (k->pass == HN_CUDNN_CONV_DX && k->ld_add != 0 && !e->fused)
-        bytes = k->n * k->h * k->w * k->in * (int64_t)hn_dtype_size((hn_dtype)k->dtype);
-    if (k->pass == HN_CUDNN_CONV_DW)
-        bytes = k->out * k->kh * k->kw * (k->in / k->groups) * (int64_t)hn_dtype_size(e->dw_dtype);
+    int64_t values = k->adds ? k->n * k->h * k->w * k->ld_x : 0;
+    if (k->pass == HN_CUDNN_CONV_DW) values = k->out * k->ld_w;
+    const size_t bytes = (size_t)values * hn_dtype_size((hn_dtype)k->dtype);
     Layout at;
-    at.workspace = ((size_t)bytes + 255) / 256 * 256;
+    at.workspace = (bytes + 255) / 256 * 256;
     at.end = at.workspace + (size_t)e->workspace + 256; /* to begin on such a boundary */
     return at;
 }
@@ -270,28 +273,13 @@ void add_dw(const void *product, float *dw, int64_t rows, int64_t cols, int64_t 
 
 /* ---- running ---- */
 
-/* What one replica's call supplies; NULL: not in the graph. */
-struct Operands {
-    const void *x, *w, *y, *bias, *add;
-};
-
-static void *pointer_of(const Operands &o, int64_t id)
+/* One replica. */
+static hn_status execute(const hn_conv2d_cudnn *c, const hn_conv2d_cudnn_entry *e, const void *x,
+                         const void *w, const void *y, char *base)
 {
-    switch (id) {
-    case HN_CONV2D_X: return const_cast<void *>(o.x);
-    case HN_CONV2D_W: return const_cast<void *>(o.w);
-    case HN_CONV2D_Y: return const_cast<void *>(o.y);
-    case HN_CONV2D_BIAS: return const_cast<void *>(o.bias);
-    default: return const_cast<void *>(o.add);
-    }
-}
-
-static hn_status execute(hn_conv2d_cudnn *c, const hn_conv2d_cudnn_entry *e, const Operands &o,
-                         void *workspace)
-{
-    void *pointer[sizeof e->id / sizeof *e->id];
-    for (int i = 0; i < e->n; i++) pointer[i] = pointer_of(o, e->id[i]);
-    return hn_cudnn_execute(c->lib, e->plan, e->n, e->id, pointer, workspace);
+    const int64_t id[] = {HN_CONV2D_X, HN_CONV2D_W, HN_CONV2D_Y};
+    void *const pointer[] = {const_cast<void *>(x), const_cast<void *>(w), const_cast<void *>(y)};
+    return hn_cudnn_execute(c->lib, e->plan, 3, id, pointer, base + layout_of(e).workspace);
 }
 
 /* The plan of a call, and its scratch from a 256-byte boundary on. */
@@ -318,7 +306,6 @@ static hn_status check_call(const hn_conv2d_args *a)
     HN_TRY(check_limits(a));
     HN_TRY(check_aligned("x", a->x));
     HN_TRY(check_aligned("w", a->w));
-    HN_TRY(check_aligned("bias", a->bias));
     return check_aligned("y", a->y);
 }
 
@@ -331,16 +318,11 @@ hn_status hn_conv2d_cudnn_fwd(hn_conv2d_cudnn *c, const hn_conv2d_args *a, void 
     HN_TRY(begin(c, key_of(a), scratch, stream, &e, &base));
     const int64_t g = hn_replica_count(a->replicas);
     const int64_t rows_x = x_rows(&a->shape) / g, rows_y = y_rows(&a->shape) / g;
-    for (int64_t i = 0; i < g; i++) {
-        Operands o = {};
-        o.x = element(a->x, i * rows_x * a->ld_x, a->dtype);
-        o.w = element(a->w, g > 1 ? i * a->w_stride : 0, a->dtype);
-        o.y = element(a->y, i * rows_y * a->ld_y, a->dtype);
-        o.bias = element(a->bias, g > 1 ? i * a->bias_stride : 0, a->bias_dtype);
-        HN_TRY(execute(c, e, o, base + layout_of(e).workspace));
-    }
-    if (e->fused || (a->bias == nullptr && !a->relu)) return HN_OK;
-    return hn_conv2d_finish_y_cuda(a, stream);
+    for (int64_t i = 0; i < g; i++)
+        HN_TRY(execute(c, e, element(a->x, i * rows_x * a->ld_x, a->dtype),
+                       element(a->w, g > 1 ? i * a->w_stride : 0, a->dtype),
+                       element(a->y, i * rows_y * a->ld_y, a->dtype), base));
+    return a->bias == nullptr && !a->relu ? HN_OK : hn_conv2d_finish_y_cuda(a, stream);
 }
 
 static hn_status check_call(const hn_conv2d_dx_args *a)
@@ -360,21 +342,18 @@ hn_status hn_conv2d_cudnn_dx(hn_conv2d_cudnn *c, const hn_conv2d_dx_args *a, voi
     char *base;
     HN_TRY(check_call(a));
     HN_TRY(begin(c, key_of(a), scratch, stream, &e, &base));
-    const bool apart = a->add != nullptr && !e->fused;
     const int64_t g = hn_replica_count(a->replicas);
     const int64_t rows_x = x_rows(&a->shape) / g, rows_y = y_rows(&a->shape) / g;
     for (int64_t i = 0; i < g; i++) {
         const int64_t first = i * rows_x;
         hn_binary_args s = {};
-        Operands o = {};
-        o.y = element(a->dy, i * rows_y * a->ld_dy, a->dtype);
-        o.w = element(a->w, g > 1 ? i * a->w_stride : 0, a->dtype);
-        o.add = element(a->add, first * a->ld_add, a->dtype);
         s.y = const_cast<void *>(element(a->dx, first * a->ld_dx, a->dtype));
-        o.x = apart ? base : s.y;
-        HN_TRY(execute(c, e, o, base + layout_of(e).workspace));
-        if (!apart) continue;
-        s.a = base, s.ld_a = a->shape.in, s.b = o.add, s.ld_b = a->ld_add;
+        HN_TRY(execute(c, e, e->key.adds ? base : s.y,
+                       element(a->w, g > 1 ? i * a->w_stride : 0, a->dtype),
+                       element(a->dy, i * rows_y * a->ld_dy, a->dtype), base));
+        if (!e->key.adds) continue;
+        s.a = base, s.ld_a = e->key.ld_x;
+        s.b = element(a->add, first * a->ld_add, a->dtype), s.ld_b = a->ld_add;
         s.ld_y = a->ld_dx, s.rows = rows_x, s.cols = a->shape.in, s.dtype = a->dtype;
         HN_TRY(hn_add_cuda(&s, stream));
     }
@@ -395,12 +374,9 @@ hn_status hn_conv2d_cudnn_dw(hn_conv2d_cudnn *c, const hn_conv2d_dw_args *a, voi
     const int64_t rows_x = x_rows(&a->shape) / g, rows_y = y_rows(&a->shape) / g;
     for (int64_t i = 0; i < g; i++) {
         float *const dw = a->dw + (g > 1 ? i * a->dw_stride : 0);
-        Operands o = {};
-        o.x = element(a->x, i * rows_x * a->ld_x, a->dtype);
-        o.y = element(a->dy, i * rows_y * a->ld_dy, a->dtype);
-        o.w = base;
-        HN_TRY(execute(c, e, o, base + layout_of(e).workspace));
-        HN_CUDA_REAL(e->dw_dtype, T, add_dw<T>(base, dw, a->shape.out, taps, a->ld_dw, stream));
+        HN_TRY(execute(c, e, element(a->x, i * rows_x * a->ld_x, a->dtype), base,
+                       element(a->dy, i * rows_y * a->ld_dy, a->dtype), base));
+        HN_CUDA_REAL(a->dtype, T, add_dw<T>(base, dw, a->shape.out, taps, a->ld_dw, stream));
         HN_TRY(HN_CUDA_LAUNCHED("conv2d: add_dw"));
     }
     return HN_OK;

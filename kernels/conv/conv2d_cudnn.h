@@ -4,12 +4,12 @@
  * A plan is made ahead of the first call (hn_conv2d_cudnn_plan_*), which takes from a millisecond
  * to a second a shape, and found again by shape.
  *
- * Precision  bf16: fp32 arithmetic. f32: no TF32. No transforms (FFT, Winograd) in either. Where
- *            cuDNN has no engine that does it in passing, bias and relu, or `add`, are a pass of
- *            their own, which rounds a bf16 sum once more; and dw of a bf16 convolution, which is
- *            summed up in fp32, is rounded to bf16 before it is added to what is there.
+ * Precision  bf16: fp32 arithmetic. f32: no TF32. No transforms (FFT, Winograd) in either. Bias
+ *            and relu, or `add`, are a pass of their own, which rounds a bf16 sum once more; and
+ *            dw of a bf16 convolution is rounded to bf16 before it is added, in fp32, to dw.
  * Limits     pointers on 16-byte boundaries, leading dimensions and strides of replicas in
- *            multiples of 16 bytes; rows * leading dimension below 2^31.
+ *            multiples of 16 bytes; rows * leading dimension below 2^31; no gaps between the rows
+ *            of w (dw and bias may have them, and any alignment).
  * Aliasing   as in conv2d.h.
  * Repeats    bit for bit on one kind of GPU and one version of the library: engines that cuDNN
  *            calls nondeterministic are passed over.

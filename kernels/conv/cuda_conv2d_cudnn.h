@@ -6,11 +6,11 @@
 #include "kernels/cudnn/cuda_cudnn.h"
 
 /* clang-format off */
-/* What a plan depends on. n: images of one replica; ld_x, ld_y: of x and y or their gradients;
- * ld_w: 0 where cuDNN writes dw into the scratch; bias: 0, or 1 + its dtype; ld_add: 0 without. */
+/* What a plan depends on. n: images of one replica; ld_*: of the tensors or their gradients; adds: 1
+ * where dx goes into the scratch first. */
 #define HN_CONV2D_CUDNN_KEY(X)                                                             \
     X(pass) X(n) X(h) X(w) X(in) X(out) X(kh) X(kw) X(stride) X(pad) X(dilation) X(groups) \
-    X(dtype) X(ld_x) X(ld_y) X(ld_w) X(bias) X(relu) X(ld_add)
+    X(dtype) X(ld_x) X(ld_y) X(ld_w) X(adds)
 /* clang-format on */
 
 struct hn_conv2d_cudnn_key {
@@ -24,8 +24,6 @@ enum hn_conv2d_cudnn_id {
     HN_CONV2D_X = 1, /* or dx */
     HN_CONV2D_W,     /* or dw */
     HN_CONV2D_Y,     /* or dy */
-    HN_CONV2D_BIAS,
-    HN_CONV2D_ADD,
     HN_CONV2D_FIRST_VIRTUAL = 100
 };
 
@@ -33,10 +31,6 @@ struct hn_conv2d_cudnn_entry {
     hn_conv2d_cudnn_key key;
     cudnnBackendDescriptor_t plan;
     int64_t workspace; /* bytes */
-    bool fused;        /* bias and relu, or add, are in the plan */
-    hn_dtype dw_dtype; /* of what the plan writes */
-    int n;             /* tensors that a call supplies */
-    int64_t id[4];
 };
 
 struct hn_conv2d_cudnn {

@@ -36,7 +36,7 @@ hn_status hn_cudnn_execute(const hn_cudnn *c, cudnnBackendDescriptor_t plan, int
  * it does nothing. */
 struct hn_cudnn_graph {
     const hn_cudnn *lib;
-    cudnnBackendDescriptor_t made[256]; /* destroyed once the plan exists */
+    cudnnBackendDescriptor_t made[512]; /* destroyed once the plan exists */
     cudnnBackendDescriptor_t op[64];    /* in graph order */
     int n_made, n_ops;
     int64_t next_id; /* of virtual tensors */
@@ -75,10 +75,12 @@ hn_cudnn_desc hn_cudnn_convolution(hn_cudnn_graph *g, hn_cudnn_conv kind,
                                    const hn_cudnn_window &window, hn_cudnn_desc x, hn_cudnn_desc w,
                                    hn_cudnn_desc y);
 
-/* Engines that carry one of these notes are passed over. */
+/* Engines that carry one of these notes are passed over, and those that do not run on tensor cores
+ * where they are wanted. */
 struct hn_cudnn_rules {
     const cudnnBackendNumericalNote_t *refused;
     int n_refused;
+    bool tensor_cores;
 };
 
 /* The first plan that cuDNN offers for the graph and the rules (NULL: none) allow; destroys what

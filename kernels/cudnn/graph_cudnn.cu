@@ -206,7 +206,7 @@ hn_cudnn_desc hn_cudnn_convolution(hn_cudnn_graph *g, hn_cudnn_conv kind,
 
 /* ---- from graph to plan ---- */
 
-constexpr int64_t kMostConfigs = 16;
+constexpr int64_t kMostConfigs = 96; /* where rules pass over many */
 
 /* What did not work, unless something works after all. */
 static void note(hn_cudnn_graph *g, const char *what, cudnnStatus_t s)
@@ -238,32 +238,41 @@ static int64_t find_configs(hn_cudnn_graph *g, hn_cudnn_desc operations,
     return n < kMostConfigs ? n : kMostConfigs;
 }
 
-/* Whether the engine of a configuration carries none of the notes that the rules refuse. */
+/* The notes of a configuration's engine; their number, or -1. */
+static int64_t find_notes(hn_cudnn_graph *g, hn_cudnn_desc config,
+                          cudnnBackendNumericalNote_t note_of[CUDNN_NUMERICAL_NOTE_TYPE_COUNT])
+{
+    constexpr int64_t most = CUDNN_NUMERICAL_NOTE_TYPE_COUNT;
+    const hn_cudnn *const lib = g->lib;
+    hn_cudnn_desc engine = nullptr;
+    int64_t n = 0, one = 0;
+    cudnnStatus_t s = lib->BackendCreateDescriptor(CUDNN_BACKEND_ENGINE_DESCRIPTOR, &engine);
+    if (s == CUDNN_STATUS_SUCCESS)
+        s = lib->BackendGetAttribute(config, CUDNN_ATTR_ENGINECFG_ENGINE,
+                                     CUDNN_TYPE_BACKEND_DESCRIPTOR, 1, &one, &engine);
+    if (s == CUDNN_STATUS_SUCCESS)
+        s = lib->BackendGetAttribute(engine, CUDNN_ATTR_ENGINE_NUMERICAL_NOTE,
+                                     CUDNN_TYPE_NUMERICAL_NOTE, most, &n, note_of);
+    if (s != CUDNN_STATUS_SUCCESS) note(g, "notes of an engine", s);
+    if (engine != nullptr) (void)lib->BackendDestroyDescriptor(engine);
+    return s != CUDNN_STATUS_SUCCESS ? -1 : n < most ? n : most;
+}
+
 static bool is_allowed(hn_cudnn_graph *g, hn_cudnn_desc config, const hn_cudnn_rules *rules)
 {
     cudnnBackendNumericalNote_t note_of[CUDNN_NUMERICAL_NOTE_TYPE_COUNT];
-    int64_t n = 0, n_engines = 0;
+    bool tensor_cores = false, refused = false;
     if (rules == nullptr) return true;
-    hn_cudnn_desc engine = make(g, CUDNN_BACKEND_ENGINE_DESCRIPTOR);
-    if (g->st != HN_OK) return false;
-    cudnnStatus_t s = g->lib->BackendGetAttribute(
-        config, CUDNN_ATTR_ENGINECFG_ENGINE, CUDNN_TYPE_BACKEND_DESCRIPTOR, 1, &n_engines, &engine);
-    if (s == CUDNN_STATUS_SUCCESS)
-        s = g->lib->BackendGetAttribute(engine, CUDNN_ATTR_ENGINE_NUMERICAL_NOTE,
-                                        CUDNN_TYPE_NUMERICAL_NOTE, CUDNN_NUMERICAL_NOTE_TYPE_COUNT,
-                                        &n, note_of);
-    if (s != CUDNN_STATUS_SUCCESS) {
-        note(g, "notes of an engine", s);
-        return false;
-    }
-    for (int64_t i = 0; i < n && i < CUDNN_NUMERICAL_NOTE_TYPE_COUNT; i++)
+    const int64_t n = find_notes(g, config, note_of);
+    if (n < 0) return false;
+    for (int64_t i = 0; i < n; i++) {
+        if (note_of[i] == CUDNN_NUMERICAL_NOTE_TENSOR_CORE) tensor_cores = true;
         for (int r = 0; r < rules->n_refused; r++)
-            if (note_of[i] == rules->refused[r]) {
-                snprintf(g->why, sizeof g->why, "every engine breaks a rule (note %d)",
-                         (int)note_of[i]);
-                return false;
-            }
-    return true;
+            if (note_of[i] == rules->refused[r]) refused = true;
+    }
+    if (!refused && (tensor_cores || !rules->tensor_cores)) return true;
+    snprintf(g->why, sizeof g->why, "no engine of those it offers keeps to the rules");
+    return false;
 }
 
 /* Compiles: the slow step. */

@@ -119,6 +119,13 @@ typedef enum {
     HN_ATTENTION_CUDNN_FAST, /* dq is added up in an order left to chance */
 } hn_attention_impl;
 
+/* Whose kernels a convolution runs on, on a GPU. */
+typedef enum {
+    HN_CONV2D_AUTO, /* cuDNN where it serves, else our own; settled by the plan */
+    HN_CONV2D_OWN,
+    HN_CONV2D_CUDNN,
+} hn_conv2d_impl;
+
 /* What an operation needs to know besides its inputs. Zero means "not used". */
 typedef union {
     struct {
@@ -206,7 +213,9 @@ typedef union {
     struct {
         int64_t kh, kw, stride, pad, dilation, groups; /* stride, dilation, groups: 0 means 1 */
         int64_t h, w;                                  /* of conv2d_dx: height and width of dx */
-    } conv;                                            /* conv2d, conv2d_dx, conv2d_dw */
+        hn_conv2d_impl impl;
+        size_t library_scratch; /* bytes, set by the plan */
+    } conv;                     /* conv2d, conv2d_dx, conv2d_dw */
     struct {
         int kind;    /* hn_activation_kind of kernels/activation/activation.h */
         bool want_y; /* of activation_bwd: forward's y once more */

@@ -1,6 +1,7 @@
 /* y = conv2d(x, w, bias?); the mathematics is in kernels/conv/conv2d.h */
 #include <inttypes.h>
 
+#include "runtime/graph/conv2d_choice.h"
 #include "runtime/graph/op_conv2d.h"
 
 enum { X, W, BIAS }; /* inputs */
@@ -67,8 +68,22 @@ static hn_status grad(hn_graph *g, const hn_node *n, hn_tensor *const *dout, hn_
     return HN_OK;
 }
 
+static hn_status prepare(hn_node *n, hn_device *device)
+{
+    static const char some; /* the plan has no memory yet: an operand is there, or not */
+    hn_conv2d_args a = args_of(n);
+    hn_conv2d_cudnn *c;
+    size_t bytes = 0;
+    if (n->in[BIAS] != NULL) a.bias = &some;
+    HN_TRY(hn_conv2d_library(n, device, &a.shape, &c));
+    if (c == NULL) return HN_OK;
+    const hn_status st = hn_conv2d_cudnn_plan_fwd(c, &a, &bytes);
+    return hn_conv2d_settle(n, c, st, bytes);
+}
+
 static size_t scratch(const hn_node *n, hn_device_kind device)
 {
+    if (n->attr.conv.impl == HN_CONV2D_CUDNN) return n->attr.conv.library_scratch;
     const hn_conv2d_args a = args_of(n);
     return device == HN_DEVICE_CUDA ? hn_conv2d_fwd_cuda_scratch(&a)
                                     : hn_conv2d_fwd_fast_scratch(&a);
@@ -83,6 +98,8 @@ static hn_status run_cpu(const hn_node *n, hn_exec *x)
 static hn_status run_cuda(const hn_node *n, hn_exec *x)
 {
     const hn_conv2d_args a = args_of(n);
+    if (n->attr.conv.impl == HN_CONV2D_CUDNN)
+        return hn_conv2d_cudnn_fwd(x->conv2d, &a, x->scratch, x->stream);
     return hn_conv2d_fwd_cuda(&a, x->gemm, x->scratch, x->stream);
 }
 
@@ -125,6 +142,7 @@ const hn_op_def hn_op_conv2d = {
     .grad = grad,
     .accumulates = HN_BIT(W) | HN_BIT(BIAS),
     .adds = HN_BIT(X),
+    .prepare = prepare,
     .scratch = scratch,
     .run_cpu = run_cpu,
     .run_cuda = run_cuda,

@@ -1,4 +1,5 @@
 /* dx = conv2d_dx(dy, w, dx_so_far?); the mathematics is in kernels/conv/conv2d.h */
+#include "runtime/graph/conv2d_choice.h"
 #include "runtime/graph/op_conv2d.h"
 
 enum { DY, W, SO_FAR }; /* inputs */
@@ -48,8 +49,22 @@ static hn_status infer(const hn_node *n, hn_type *out)
     return HN_OK;
 }
 
+static hn_status prepare(hn_node *n, hn_device *device)
+{
+    static const char some; /* the plan has no memory yet: an operand is there, or not */
+    hn_conv2d_dx_args a = args_of(n);
+    hn_conv2d_cudnn *c;
+    size_t bytes = 0;
+    if (n->in[SO_FAR] != NULL) a.add = &some;
+    HN_TRY(hn_conv2d_library(n, device, &a.shape, &c));
+    if (c == NULL) return HN_OK;
+    const hn_status st = hn_conv2d_cudnn_plan_dx(c, &a, &bytes);
+    return hn_conv2d_settle(n, c, st, bytes);
+}
+
 static size_t scratch(const hn_node *n, hn_device_kind device)
 {
+    if (n->attr.conv.impl == HN_CONV2D_CUDNN) return n->attr.conv.library_scratch;
     const hn_conv2d_dx_args a = args_of(n);
     return device == HN_DEVICE_CUDA ? hn_conv2d_dx_cuda_scratch(&a) : hn_conv2d_dx_fast_scratch(&a);
 }
@@ -63,6 +78,8 @@ static hn_status run_cpu(const hn_node *n, hn_exec *x)
 static hn_status run_cuda(const hn_node *n, hn_exec *x)
 {
     const hn_conv2d_dx_args a = args_of(n);
+    if (n->attr.conv.impl == HN_CONV2D_CUDNN)
+        return hn_conv2d_cudnn_dx(x->conv2d, &a, x->scratch, x->stream);
     return hn_conv2d_dx_cuda(&a, x->gemm, x->scratch, x->stream);
 }
 
@@ -91,6 +108,7 @@ const hn_op_def hn_op_conv2d_dx = {
     .optional = HN_BIT(SO_FAR),
     .reuse = HN_REUSE(DX, SO_FAR),
     .infer = infer,
+    .prepare = prepare,
     .scratch = scratch,
     .run_cpu = run_cpu,
     .run_cuda = run_cuda,
