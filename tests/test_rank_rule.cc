@@ -6,6 +6,7 @@
 
 #include "hn_test.h"
 #include "runtime/base/alloc.h"
+#include "runtime/base/json.h"
 
 namespace {
 
@@ -504,7 +505,7 @@ TEST(RankProximity, OfZerosAndOfTheReferenceItself)
     EXPECT_HN_FAIL(hn_rank_measure(&rule, &a, &p), HN_ERR_ARG, "w");
 }
 
-/* ---- factors ---- */
+/* ---- factors, and all of it beside PyTorch ---- */
 
 class Factors : public testing::Test {
   protected:
@@ -566,6 +567,70 @@ TEST_F(Factors, AreBalancedAndRebuildTheMatrix)
         EXPECT_TRUE(std::isnan(vb[(size_t)k])) << "gaps stay as they are";
         EXPECT_TRUE(std::isnan(va[14]));
     }
+}
+
+std::vector<double> numbers(const json_t *object, const char *key)
+{
+    std::vector<double> v;
+    const json_t *array = json_object_get(object, key);
+    for (size_t i = 0; i < json_array_size(array); i++)
+        v.push_back(json_number_value(json_array_get(array, i)));
+    return v;
+}
+
+double number(const json_t *object, const char *key)
+{
+    return json_number_value(json_object_get(object, key));
+}
+
+/* One case of tests/golden/rank.json. */
+void expect_golden(const json_t *c, const Values &energies, const Values &eps, const hn_spectrum &s,
+                   const Values &task, const Values &reference)
+{
+    const Values want = numbers(c, "s");
+    ASSERT_EQ(s.r, (int64_t)want.size());
+    for (int64_t i = 0; i < s.r; i++) EXPECT_NEAR(s.s[i], want[(size_t)i], 1e-14 * want[0]);
+    EXPECT_NEAR(hn_rank_effective(s.s, s.r) / number(c, "effective_rank"), 1, 1e-12);
+    const std::vector<float> w(task.begin(), task.end()), ref(reference.begin(), reference.end());
+    for (size_t i = 0; i < energies.size(); i++) {
+        const hn_rank_rule rule = {HN_RANK_BOTH, energies[i], eps[i % eps.size()], 0, 0};
+        const hn_rank_proximity_args a = {w.data(), ref.data(), s.m, s.n, s.n, s.n, s.s, s.r};
+        hn_rank_proximity p;
+        ASSERT_HN_OK(hn_rank_measure(&rule, &a, &p));
+        EXPECT_EQ(p.k_energy, (int64_t)numbers(c, "k_energy")[i]);
+        EXPECT_EQ(p.k_reference, (int64_t)numbers(c, "k_reference")[i % eps.size()]);
+        EXPECT_EQ(hn_rank_by_sum(s.s, s.r, energies[i]), (int64_t)numbers(c, "k_sum")[i]);
+        EXPECT_NEAR(p.cosine, number(c, "cosine"), 1e-14);
+        /* the golden one is of the difference rounded to f32: 2^-24 of weights about as large as
+         * the reference's */
+        EXPECT_NEAR(p.distance, number(c, "distance"), 1e-7);
+    }
+    for (size_t i = 0; i < json_array_size(json_object_get(c, "best")); i++) {
+        const json_t *best = json_array_get(json_object_get(c, "best"), i);
+        double rest = 0;
+        for (int64_t j = json_integer_value(json_array_get(best, 0)); j < s.r; j++)
+            rest += s.s[j] * s.s[j];
+        EXPECT_NEAR(std::sqrt(rest), json_number_value(json_array_get(best, 1)), 1e-14 * want[0]);
+    }
+}
+
+TEST_F(Factors, RanksAndDistancesAreThoseOfPyTorch)
+{
+    json_t *golden = nullptr;
+    ASSERT_HN_OK(hn_json_load("tests/golden/rank.json", &golden));
+    const json_t *cases = json_object_get(golden, "cases");
+    ASSERT_EQ(json_array_size(cases), 4u);
+    for (size_t i = 0; i < 4; i++) {
+        SCOPED_TRACE(i);
+        const json_t *c = json_array_get(cases, i);
+        const Values task = numbers(c, "task"), reference = numbers(c, "reference");
+        std::vector<float> delta;
+        for (size_t j = 0; j < task.size(); j++)
+            delta.push_back((float)task[j] - (float)reference[j]);
+        decompose(delta, (int64_t)number(c, "m"), (int64_t)number(c, "n"));
+        expect_golden(c, numbers(golden, "energies"), numbers(golden, "eps"), s_, task, reference);
+    }
+    json_decref(golden);
 }
 
 TEST_F(Factors, OfAZeroMatrixAreZeros)
