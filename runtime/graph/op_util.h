@@ -46,8 +46,13 @@ static inline bool hn_is_image(const hn_type *t) { return hn_is_real(t) && t->nd
 
 static inline hn_type hn_type_image(hn_dtype dtype, int64_t n, int64_t h, int64_t w, int64_t c)
 {
-    const hn_type t = {.dtype = dtype, .ndim = 4, .dim = {n, h, w, c}};
-    return hn_type_fresh(&t);
+    hn_type t = hn_type_2d(dtype, n * h * w, c);
+    t.ndim = 4;
+    t.dim[0] = n;
+    t.dim[1] = h;
+    t.dim[2] = w;
+    t.dim[3] = c;
+    return t;
 }
 
 /* Bytes from the start of a tensor's root to the tensor. */
