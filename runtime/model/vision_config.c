@@ -424,6 +424,7 @@ static hn_status read_pixels(const json_t *j, const char *key, const char *where
 static hn_status read_pretrained(const json_t *j, const char *where, hn_vision_config *c)
 {
     const json_t *size = json_object_get(j, "input_size");
+    if (j == NULL || json_is_null(j)) return HN_OK;
     if (json_is_array(size)) {
         const int64_t channels = json_integer_value(json_array_get(size, 0));
         const int64_t h = json_integer_value(json_array_get(size, 1));
