@@ -79,9 +79,8 @@ __device__ __forceinline__ void evaluate(float v, float *y, float *d)
         }
         if constexpr (kKind == HN_ACT_GELU_TANH) { /* beyond 32 sigmoid is 0 or 1 */
             const float c = v < -32.0f ? -32.0f : v > 32.0f ? 32.0f : v;
-            const float q = 0.044715f * c * c;
-            g = 1.59576912f * c * (1.0f + q);
-            dg = 1.59576912f * (1.0f + 3.0f * q);
+            g = 1.59576912f * c * fmaf(0.044715f * c, c, 1.0f); /* fmaf: as in forward */
+            dg = 1.59576912f * fmaf(0.134145f * c, c, 1.0f);
         }
         sigmoid<T>(g, &s, &rest);
         *y = v * s;
