@@ -29,7 +29,7 @@
  * start on 16-byte boundaries). Aliasing   add may be dx with the same leading dimension; no other
  * overlap. Repeats    bit for bit on one machine; fast: also for any number of threads. Cost 2 n
  * out_h out_w out kh kw in/groups flops. Fast: patches of x (of dy for dx) are laid out in the
- * scratch, a few thousand pixels at a time, and multiplied as matrices; kernels of 1 x 1 that move
+ * scratch, a few hundred pixels at a time, and multiplied as matrices; kernels of 1 x 1 that move
  * by 1 need no patches, depthwise ones are computed where they lie. Errors     HN_ERR_ARG,
  * HN_ERR_SHAPE, HN_ERR_UNSUPPORTED (dtype), before the first write.
  */
