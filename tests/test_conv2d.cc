@@ -558,6 +558,48 @@ TEST_F(Conv2dGraph, PitchOfImagesIsRoundedUp)
     EXPECT_EQ(hn_type_rows(&out[0]->type), 18);
 }
 
+/* What two convolutions read gets the sum of their gradients, in images of the same axes. */
+TEST_F(Conv2dGraph, GradientsOfASharedInputAreAdded)
+{
+    hn_graph *g = graph("g", true);
+    hn_tensor *x = tensor(HN_MEM_INPUT, "x", {HN_F32, 4, {2, 4, 5, 3}}, true);
+    hn_tensor *w[2], *y[2], *dy[2];
+    std::vector<float> want;
+    for (size_t k = 0; k < 2; k++) {
+        const std::string name = std::to_string(k);
+        const int64_t kernel = k ? 1 : 3;
+        hn_conv2d_shape s = {2, 4, 5, 3, 4, kernel, kernel, 2, kernel / 2, 1, 1};
+        w[k] = tensor(HN_MEM_INPUT, ("w" + name).c_str(), {HN_F32, 2, {4, hn_conv2d_taps(&s)}});
+        hn_tensor *const in[] = {x, w[k], nullptr};
+        hn_tensor *out[HN_MAX_OUT] = {};
+        const hn_attr attr = attr_of(kernel, 2, kernel / 2);
+        ASSERT_HN_OK(hn_emit(g, HN_OP_CONV2D, name.c_str(), in, &attr, out));
+        y[k] = out[0];
+        dy[k] = tensor(HN_MEM_INPUT, ("dy" + name).c_str(), y[k]->type);
+        Plain c = {s, {}, normal_f32((size_t)(4 * hn_conv2d_taps(&s)), 1), {}, {}};
+        c.dy = normal_f32((size_t)hn_type_elements(&y[k]->type), 2 + (unsigned)k);
+        const auto dx = c.dx(false);
+        want.resize(dx.size());
+        for (size_t i = 0; i < dx.size(); i++) want[i] += dx[i];
+    }
+    ASSERT_HN_OK(hn_graph_backward(g, 2, y, dy));
+    hn_tensor *dx = hn_graph_grad(g, x);
+    ASSERT_NE(dx, nullptr);
+    EXPECT_TRUE(hn_type_same(&dx->type, &x->type));
+    hn_graph_keep(dx);
+    plan();
+    for (size_t k = 0; k < 2; k++) {
+        const auto v = normal_f32((size_t)hn_type_elements(&w[k]->type), 1);
+        const auto d = normal_f32((size_t)hn_type_elements(&dy[k]->type), 2 + (unsigned)k);
+        ASSERT_HN_OK(hn_tensor_set(w[k], v.data()));
+        ASSERT_HN_OK(hn_tensor_set(dy[k], d.data()));
+    }
+    ASSERT_HN_OK(run(g, true));
+    std::vector<float> got(want.size());
+    ASSERT_HN_OK(hn_tensor_get(dx, got.data()));
+    EXPECT_LT(rel_l2(got, want), 1e-6); /* a few rounded sums of 16 terms */
+}
+
 /* Neither the images nor a frozen weight get a node of their own. */
 TEST_F(Conv2dGraph, GradientsThatNobodyNeedsAreNotMade)
 {

@@ -14,9 +14,9 @@
 #include "runtime/base/multiversion.h"
 
 /* Of a tile. 256 rows: a product packs its other operand for every tile, which costs as much as 10
- * or 20 rows. 640 columns: with 256 rows 640 KiB, about the cache of a core; kernels of 3 x 3 over
- * 64 channels and multiples of them go by in parts of 576. */
-enum { MIN_ROWS = 64, MAX_ROWS = 256, MAX_COLUMNS = 640 };
+ * or 20 rows. 320 columns: with 256 rows 320 KiB, which the cache of a core holds beside what the
+ * product packs; kernels of 3 x 3 over 64 channels and multiples of them go by in parts of 288. */
+enum { MIN_ROWS = 64, MAX_ROWS = 256, MAX_COLUMNS = 320 };
 
 /* Multiply-adds below which OpenBLAS stays on one thread by itself, so that we do, too. */
 enum { SINGLE_THREAD = 8192 };
