@@ -80,6 +80,49 @@ TEST(Gpt2Golden, LogitsAndGradientsEqualTransformers)
     m.expect_gradients(golden, "eval", 1e-4);
 }
 
+/* A prompt at once, then token by token over the cache: the logits of the whole text. */
+TEST(Gpt2Golden, DecodingOverACacheEqualsTheWholePass)
+{
+    const StFile golden("tests/fixtures/golden/model_gpt2_hf.safetensors");
+    const auto ids = golden.ints("in.tokens");
+    const auto offsets = golden.ints("in.offsets"); /* 0, 7, ... */
+    const int64_t prompt = 4, length = offsets[1], vocab = 20;
+    Gpt2 m(config_of(hn_st_metadata(golden.f, "config")),
+           std::vector<int32_t>(ids.begin(), ids.begin() + prompt), {0, (int32_t)prompt}, false);
+    std::vector<hn_llama_cache> cache((size_t)m.c.layers);
+    const hn_type type = {HN_F32, 3, {1, 8, m.c.hidden}};
+    for (size_t i = 0; i < cache.size(); i++)
+        for (hn_tensor **t : {&cache[i].k, &cache[i].v}) {
+            const std::string name = "cache." + std::to_string(i) + (t == &cache[i].k ? "k" : "v");
+            ASSERT_HN_OK(hn_program_tensor(m.program, HN_MEM_CACHE, name.c_str(), &type, t));
+        }
+    hn_llama_input one = {};
+    one.tokens = m.input("token", hn_type_1d(HN_I32, 1));
+    one.positions = one.cache_position = m.input("position", hn_type_1d(HN_I32, 1));
+    m.in.cache_position = m.input("prompt.at", hn_type_1d(HN_I32, 1));
+    hn_gpt2_build b = {};
+    b.config = &m.c;
+    b.params = m.params;
+    b.cache = cache.data();
+    hn_graph *prefill = m.graph("prefill", false), *decode = m.graph("decode", false);
+    ASSERT_HN_OK(hn_gpt2_hidden(&b, prefill, &m.in, nullptr));
+    b.decode = true;
+    hn_tensor *hidden = nullptr, *logits = nullptr;
+    ASSERT_HN_OK(hn_gpt2_hidden(&b, decode, &one, &hidden));
+    ASSERT_HN_OK(hn_gpt2_logits(&b, decode, hidden, &logits));
+    hn_graph_keep(logits);
+    m.ready(golden);
+    m.run(prefill);
+    const auto want = golden.floats("eval.logits");
+    for (int64_t i = prompt; i < length; i++) {
+        Gpt2::write(one.tokens, {ids[(size_t)i]});
+        Gpt2::write(one.positions, {(int32_t)i});
+        m.run(decode);
+        const std::vector<float> row(want.begin() + i * vocab, want.begin() + (i + 1) * vocab);
+        EXPECT_LT(max_abs(m.values(logits), row), 5e-5) << i;
+    }
+}
+
 /* minGPT's model that sorts six letters: every stage of the first block, and the others' ends. */
 TEST(Gpt2Real, GptNanoSortEqualsItsPartialResults)
 {
