@@ -138,6 +138,9 @@ TEST(VisionConfig, ReadsVitOfHuggingFace)
               nullptr);
     EXPECT_EQ(params.find("vit.embeddings.position_embeddings")->dim[0], 17);
     EXPECT_EQ(params.find("classifier.weight")->dim[0], 9);
+    ASSERT_HN_OK(read(R"({"model_type": "vit", "num_channels": 4})", &c));
+    EXPECT_FLOAT_EQ(c.std[3], 0.5f);
+    EXPECT_EQ(c.classes, 2); /* Transformers' default */
 }
 
 TEST(VisionConfig, ReadsResnetOfHuggingFace)
