@@ -1,5 +1,5 @@
-/* model_test.h - a model on the CPU without trainer or session: parameters from a safetensors file,
- * graphs of its builder, values and gradients. */
+/* model_test.h - a model without trainer or session, on the device of HONE_TEST_DEVICE (else the
+ * CPU): parameters from a safetensors file, graphs of its builder, values and gradients. */
 #ifndef HN_MODEL_TEST_H
 #define HN_MODEL_TEST_H
 #include "hn_test.h"
@@ -56,9 +56,10 @@ inline hn_adapt_kind train_all(const void *, const char *) { return HN_ADAPT_FUL
 /* Declare, create(), record graphs, plan(), load() or fill tensors, run(). */
 class ModelRun {
   public:
+    hn_device *device = nullptr;
     hn_program *program = nullptr;
     hn_params *params = nullptr;
-    hn_step_block step = {};
+    hn_tensor *step = nullptr; /* zeros */
     hn_params_options options = {.dtype = HN_F32};
 
     explicit ModelRun(bool trained, hn_dtype dtype = HN_F32)
@@ -67,13 +68,17 @@ class ModelRun {
             .parameter = trained ? train_all : nullptr, .linear = nullptr, .context = nullptr};
         options.dtype = dtype;
         options.gradients = trained;
+        const hn_type block = hn_type_1d(HN_U8, sizeof(hn_step_block));
+        EXPECT_HN_OK(hn_device_open(test_device(), &device));
         EXPECT_HN_OK(hn_program_new(1, &program));
+        EXPECT_HN_OK(hn_program_tensor(program, HN_MEM_STATE, "step", &block, &step));
         EXPECT_HN_OK(hn_params_new(&adapt, &params));
     }
     ~ModelRun()
     {
         hn_params_free(params);
         hn_program_free(program);
+        hn_device_close(device);
     }
     ModelRun(const ModelRun &) = delete;
     void create() { ASSERT_HN_OK(hn_params_create(params, program, &options)); }
@@ -91,7 +96,7 @@ class ModelRun {
     }
     void plan(size_t guard = 0)
     {
-        const hn_plan_options o = {.guard_bytes = guard};
+        const hn_plan_options o = {.device = device, .guard_bytes = guard};
         ASSERT_HN_OK(hn_plan_build(program, &o));
         ASSERT_HN_OK(hn_plan_allocate(program));
     }
@@ -106,9 +111,11 @@ class ModelRun {
             ASSERT_HN_OK(hn_param_set(q, v.data()));
         }
     }
+    bool on_cpu() const { return hn_device_kind_of(device) == HN_DEVICE_CPU; }
     void run(hn_graph *g, bool twin = false)
     {
-        const hn_run_options o = {.step = &step, .twin = twin, .check = true};
+        auto *block = static_cast<hn_step_block *>(step->data);
+        const hn_run_options o = {.step = block, .twin = twin, .check = true};
         ASSERT_HN_OK(hn_graph_run(g, &o));
     }
     static std::vector<float> values(const hn_tensor *t)
