@@ -71,10 +71,11 @@ const hn_bench_def hn_bench_batch_norm_fwd = {
 
 /* ---- backward ---- */
 
-/* x, y and dy for the sums, then dx from x, y and dy, or from x and the dres that is there. */
+/* x, y and dy for the sums, then dx from x, y and dy, or from x and the dres that is there. frozen:
+ * dx from y and dy. */
 static double bwd_bytes(const int64_t *s, hn_dtype t)
 {
-    return (s[3] ? 4.0 + (double)s[2] : 7.0) * (double)hn_dtype_size(t) * elements(s);
+    return (s[3] ? 3.0 + (double)s[2] : 7.0) * (double)hn_dtype_size(t) * elements(s);
 }
 
 typedef struct {
