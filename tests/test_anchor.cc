@@ -3,6 +3,7 @@
 #include "kernels/optim/anchor.h"
 
 #include "golden_test.h"
+#include "graph_test.h"
 #include "kernel_test.h"
 #include "kernels/optim/square_accumulate.h"
 #ifdef HONE_CUDA
@@ -246,6 +247,61 @@ TEST(SquareAccumulate, RefusesWhatTheContractExcludes)
     refused([](A &a) { a.stride = 12; }, HN_ERR_SHAPE, "f");
     refused([](A &a) { a.keep = NAN; }, HN_ERR_ARG, "keep");
     EXPECT_TRUE(same_bits(r.fisher.host(), r.first_fisher));
+}
+
+/* A program whose trained classes have two replicas. */
+class AnchorRow : public ::testing::Test {
+  protected:
+    hn_program *p = nullptr;
+    hn_graph *g = nullptr;
+    void SetUp() override
+    {
+        ASSERT_HN_OK(hn_program_new(2, &p));
+        ASSERT_HN_OK(hn_graph_new(p, "last", true, &g));
+    }
+    void TearDown() override { hn_program_free(p); }
+    hn_tensor *tensor(hn_mem mem, const char *name, int64_t n)
+    {
+        hn_tensor *t = nullptr;
+        const hn_type type = hn_type_1d(HN_F32, n);
+        EXPECT_HN_OK(hn_program_tensor(p, mem, name, &type, &t));
+        return t;
+    }
+    static void fill(hn_tensor *t, int64_t replica, std::vector<float> v)
+    {
+        std::copy(v.begin(), v.end(), (float *)t->data + replica * hn_replica_stride(t));
+    }
+};
+
+TEST_F(AnchorRow, ReplicasShareAReference)
+{
+    hn_tensor *const values = tensor(HN_MEM_TRAINED, "p", 2);
+    hn_tensor *const grad = tensor(HN_MEM_GRAD, "g", 3);
+    hn_tensor *const ref = tensor(HN_MEM_STATE, "ref", 2), *const f = tensor(HN_MEM_STATE, "f", 3);
+    hn_tensor *const short_ref = tensor(HN_MEM_STATE, "short", 1);
+    hn_attr attr = {};
+    attr.anchor.weight = 0.5f;
+    const auto row = [&](std::vector<hn_tensor *> in) {
+        in.resize(6);
+        return hn_emit(g, HN_OP_ANCHOR, "hold", in.data(), &attr, nullptr);
+    };
+    EXPECT_HN_FAIL(row({values, short_ref, grad}), HN_ERR_SHAPE, "hold (anchor)");
+    EXPECT_HN_FAIL(row({values, ref, f}), HN_ERR_SHAPE, "grad is [n] or longer"); /* no replicas */
+    EXPECT_HN_FAIL(row({values, ref, grad, nullptr, nullptr, short_ref}), HN_ERR_SHAPE,
+                   "one a replica");
+    ASSERT_HN_OK(row({values, ref, grad}));
+    hn_plan_options o = {};
+    ASSERT_HN_OK(hn_plan_build(p, &o));
+    ASSERT_HN_OK(hn_plan_allocate(p));
+    fill(ref, 0, {1, 2});
+    fill(values, 0, {3, 2}), fill(values, 1, {1, 6});
+    fill(grad, 0, {10, 20, 30}), fill(grad, 1, {40, 50, 60});
+    hn_step_block step = {};
+    const hn_run_options run = {.step = &step, .twin = false, .check = false};
+    ASSERT_HN_OK(hn_graph_run(g, &run));
+    const float *const one = (float *)grad->data, *const two = one + hn_replica_stride(grad);
+    EXPECT_EQ(std::vector<float>(one, one + 3), (std::vector<float>{11, 20, 30}));
+    EXPECT_EQ(std::vector<float>(two, two + 3), (std::vector<float>{40, 52, 60}));
 }
 
 #ifdef HONE_CUDA

@@ -251,7 +251,7 @@ void expect_accurate_far_from_zero(Run run)
     const auto v = normal_f32((size_t)(s.rows * s.cols), 21, 1000, 0.01f);
     o.x.assign(v);
     run(o);
-    const auto mean = o.mean.values(), rstd = o.rstd.values(), rv = o.rv.values();
+    const auto mean = o.mean.values(), rstd = o.rstd.values();
     for (int64_t j = 0; j < s.cols; j++) {
         double sum = 0, square = 0;
         for (int64_t i = 0; i < s.rows; i++) sum += (double)v[(size_t)(i * s.cols + j)];

@@ -3,6 +3,7 @@
 #include "kernels/loss/class_ce.h"
 
 #include "golden_test.h"
+#include "graph_test.h"
 #include "kernel_test.h"
 #ifdef HONE_CUDA
 #include "cuda_test.h"
@@ -248,6 +249,55 @@ TEST(ClassCeFwd, RefusesWhatTheContractExcludes)
     refused([](A &) {}, HN_ERR_ARG, "label -1 of row 3");
     EXPECT_TRUE(std::isnan(p.dlogits.values()[0])) << "wrote before all checks passed";
     EXPECT_EQ(p.loss.host()[0], 10);
+}
+
+/* Emits the row on persistent inputs of these types; ndim 0: absent. */
+class ClassCeRow : public Graph {
+  protected:
+    hn_attr attr = {};
+    hn_tensor *out[HN_MAX_OUT] = {};
+    hn_status row(const std::vector<hn_type> &types, bool training = false)
+    {
+        hn_tensor *in[HN_MAX_IN] = {};
+        for (size_t k = 0; k < types.size(); k++) {
+            const std::string name = "in" + std::to_string(number_++);
+            if (types[k].ndim == 0) continue;
+            EXPECT_HN_OK(hn_program_tensor(p, HN_MEM_INPUT, name.c_str(), &types[k], &in[k]));
+        }
+        if (training) in[0]->needs_grad = true;
+        return hn_emit(graph(("g" + std::to_string(number_)).c_str(), training), HN_OP_CLASS_CE,
+                       "head", in, &attr, out);
+    }
+
+  private:
+    int number_ = 0;
+};
+
+TEST_F(ClassCeRow, GivesTheTypesOfItsOutputs)
+{
+    const hn_type one = hn_type_1d(HN_F32, 1), labels = hn_type_1d(HN_I32, 6);
+    ASSERT_HN_OK(row({{HN_BF16, 4, {6, 1, 1, 10}, 16}, labels, one, one, one}, true));
+    const hn_type want = {HN_BF16, 4, {6, 1, 1, 10}};
+    ASSERT_NE(out[3], nullptr);
+    EXPECT_TRUE(hn_type_same(&out[3]->type, &want));
+    EXPECT_EQ(hn_type_ld(&out[3]->type), 16);
+    EXPECT_EQ(out[4], nullptr);
+    attr.class_ce.want_row_loss = attr.class_ce.want_prediction = true;
+    ASSERT_HN_OK(row({{HN_F32, 2, {6, 10}}, labels, one, one}));
+    EXPECT_EQ(out[2], nullptr); /* no hits */
+    EXPECT_EQ(out[3], nullptr); /* no gradient outside training */
+    EXPECT_EQ(out[5]->type.dtype, HN_I32);
+}
+
+TEST_F(ClassCeRow, RefusesByName)
+{
+    const hn_type one = hn_type_1d(HN_F32, 1), labels = hn_type_1d(HN_I32, 6);
+    EXPECT_HN_FAIL(row({{HN_F16, 2, {6, 10}}, labels, one, one}), HN_ERR_UNSUPPORTED, "head");
+    EXPECT_HN_FAIL(row({{HN_F32, 2, {7, 10}}, labels, one, one}), HN_ERR_SHAPE, "labels [rows]");
+    EXPECT_HN_FAIL(row({{HN_F32, 2, {6, 10}}, labels, one, labels}), HN_ERR_SHAPE, "count");
+    EXPECT_HN_FAIL(row({{HN_F32, 2, {6, 10}}, labels, one}), HN_ERR_ARG, "operand 3 is missing");
+    attr.class_ce.first_class = 8, attr.class_ce.n_classes = 3;
+    EXPECT_HN_FAIL(row({{HN_F32, 2, {6, 10}}, labels, one, one}), HN_ERR_SHAPE, "range of classes");
 }
 
 #ifdef HONE_CUDA

@@ -3,6 +3,7 @@
 #include "kernels/loss/distill.h"
 
 #include "golden_test.h"
+#include "graph_test.h"
 #include "kernel_test.h"
 #ifdef HONE_CUDA
 #include "cuda_test.h"
@@ -195,6 +196,25 @@ TEST(DistillFwd, RefusesWhatTheContractExcludes)
     refused([](A &a) { a.weight = NAN; }, HN_ERR_ARG, "weight");
     EXPECT_TRUE(std::isnan(p.dstudent.values()[0])) << "wrote before all checks passed";
     EXPECT_EQ(p.loss.host()[0], 10);
+}
+
+class DistillRow : public Graph {};
+
+TEST_F(DistillRow, RefusesByName)
+{
+    hn_graph *g = graph("micro", true);
+    hn_tensor *const student = input("student", 6, 10), *const teacher = input("teacher", 6, 8);
+    hn_tensor *const fewer = input("fewer", 5, 10), *const loss = input("loss", 1, 1);
+    hn_attr attr = {};
+    const auto row = [&](std::vector<hn_tensor *> in) {
+        return hn_emit(g, HN_OP_DISTILL, "old", in.data(), &attr, nullptr);
+    };
+    EXPECT_HN_FAIL(row({student, fewer, loss, nullptr}), HN_ERR_SHAPE, "old (distill)");
+    EXPECT_HN_FAIL(row({student, teacher, teacher, nullptr}), HN_ERR_SHAPE, "loss is f32 [1]");
+    EXPECT_HN_FAIL(row({student, teacher, loss, loss}), HN_ERR_SHAPE, "labels is i32");
+    EXPECT_HN_FAIL(row({student, teacher, loss, nullptr}), HN_ERR_SHAPE, "range of classes");
+    attr.distill.n_classes = 8;
+    EXPECT_HN_OK(row({student, teacher, loss, nullptr}));
 }
 
 #ifdef HONE_CUDA

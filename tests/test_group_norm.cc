@@ -361,7 +361,7 @@ INSTANTIATE_TEST_SUITE_P(Shapes, GroupNormCuda,
                                            Shape{HN_BF16, HN_F32, 90, 4, 64, 32, 8, 3},
                                            Shape{HN_BF16, HN_BF16, 3, 3136, 64, 32, 0, 0},
                                            Shape{HN_BF16, HN_BF16, 5, 49, 512, 1, 0, 0},
-                                           Shape{HN_BF16, HN_F32, 2000, 2, 16, 16, 0, 2}),
+                                           Shape{HN_BF16, HN_F32, 2000, 3, 16, 16, 0, 2}),
                          [](const auto &i) { return name_of(i.param); });
 
 TEST(GroupNormTorchCuda, CudaMatchesPyTorch)

@@ -6,6 +6,7 @@
 #include <map>
 
 #include "golden_test.h"
+#include "graph_test.h"
 #include "kernel_test.h"
 #ifdef HONE_CUDA
 #include "cuda_test.h"
@@ -311,6 +312,59 @@ TEST(ImagePrepFwd, RefusesWhatTheContractExcludes)
     p.index[2] = -2;
     refused([](A &) {}, HN_ERR_ARG, "index -2 of row 2");
     EXPECT_TRUE(std::isnan(p.y.values()[0])) << "wrote before all checks passed";
+}
+
+/* Emits the row on persistent inputs of these types; ndim 0: absent. */
+class ImagePrepRow : public Graph {
+  protected:
+    hn_attr attr = {};
+    hn_tensor *out[HN_MAX_OUT] = {};
+    hn_graph *g = nullptr;
+    void SetUp() override
+    {
+        Graph::SetUp();
+        g = graph("micro", true);
+        attr.prep.height = attr.prep.width = 32;
+        attr.prep.channels = 4, attr.prep.to = HN_BF16, attr.prep.pad = 4;
+    }
+    hn_status row(const std::vector<hn_type> &types)
+    {
+        hn_tensor *in[HN_MAX_IN] = {};
+        for (size_t k = 0; k < types.size(); k++) {
+            const std::string name = "in" + std::to_string(number_++);
+            if (types[k].ndim == 0) continue;
+            EXPECT_HN_OK(hn_program_tensor(p, HN_MEM_STATE, name.c_str(), &types[k], &in[k]));
+        }
+        return hn_emit(g, HN_OP_IMAGE_PREP, "batch", in, &attr, out);
+    }
+
+  private:
+    int number_ = 0;
+};
+
+TEST_F(ImagePrepRow, GivesABatchOfPaddedPixelsAndItsLabels)
+{
+    const hn_type index = hn_type_1d(HN_I32, 7), labels = hn_type_1d(HN_I32, 5);
+    ASSERT_HN_OK(row({{HN_U8, 4, {5, 32, 32, 3}}, index, labels}));
+    const hn_type want = {HN_BF16, 4, {7, 32, 32, 4}};
+    EXPECT_TRUE(hn_type_same(&out[0]->type, &want));
+    EXPECT_EQ(hn_type_ld(&out[0]->type), 8); /* 16 bytes */
+    EXPECT_TRUE(hn_type_same(&out[1]->type, &index));
+    EXPECT_FALSE(out[0]->needs_grad);
+    ASSERT_HN_OK(row({{HN_U8, 4, {5, 32, 32, 3}}, index}));
+    EXPECT_EQ(out[1], nullptr);
+}
+
+TEST_F(ImagePrepRow, RefusesByName)
+{
+    const hn_type index = hn_type_1d(HN_I32, 7), labels = hn_type_1d(HN_I32, 5);
+    const hn_type images = {HN_U8, 4, {5, 32, 32, 3}};
+    EXPECT_HN_FAIL(row({{HN_F32, 4, {5, 32, 32, 3}}, index, labels}), HN_ERR_UNSUPPORTED, "batch");
+    EXPECT_HN_FAIL(row({images, index, index}), HN_ERR_SHAPE, "labels [count]");
+    EXPECT_HN_FAIL(row({{HN_U8, 4, {5, 32, 32, 5}}, index}), HN_ERR_SHAPE, "4 channels");
+    EXPECT_HN_FAIL(row({{HN_U8, 4, {5, 20, 32, 3}}, index}), HN_ERR_SHAPE, "larger than");
+    attr.prep.to = HN_F16;
+    EXPECT_HN_FAIL(row({images, index}), HN_ERR_UNSUPPORTED, "to f32 or bf16");
 }
 
 #ifdef HONE_CUDA

@@ -15,7 +15,7 @@
  * "Gaussian Error Linear Units", 2016).
  *
  * Shapes     [rows, cols], row-major, rows ld_* elements apart.
- * Precision  all f32 or all bf16; fp32 arithmetic, one rounding. fast: P within 3e-8, sigmoid
+ * Precision  all f32 or all bf16; fp32 arithmetic, one rounding. fast: P within 1e-7, sigmoid
  *            within 4 ulp. CUDA in f32: within a few ulp; in bf16: P within 2e-7, sigmoid within
  *            2^-16 of itself, then the rounding to bf16. NaN stays NaN.
  * Limits     every dimension 1 to 2^31 - 1; any width and alignment.

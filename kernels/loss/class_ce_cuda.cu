@@ -1,5 +1,6 @@
 /* A warp or a block takes a row (cuda_class_rows.h) and walks it three times: the largest logit,
- * the sum of the powers, the gradient; the second and third time from the first cache. */
+ * the sum of the powers, the gradient; the second and third time from the first cache. Loops are
+ * unrolled by 2: by more, the kernel of one block spills. */
 #include "kernels/loss/class_ce.h"
 #include "kernels/loss/cuda_class_rows.h"
 #include "runtime/base/check.h"

@@ -198,7 +198,7 @@ struct Statistics {
     float eps, momentum;
 };
 
-/* s[0] of the threads with the same unit, added in order, in the unit's first thread. */
+/* v of the threads with the same unit, added in order, in the unit's first thread. */
 __device__ __forceinline__ void add_shares(double (*of_share)[kUnits], double &v)
 {
     const int unit = (int)threadIdx.x % kUnits, share = (int)threadIdx.x / kUnits;
@@ -431,7 +431,7 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 /* dx = rstd (gain g - sum - z dot) = factor g + slope (x - mean) + base. Every value is read and
- * then written by one thread. of_unit NULL: sum and dot are 0. */
+ * then written by one thread. of_unit NULL: sum and dot are 0, x is not needed. */
 template <class T, int kWidth>
 __global__ void __launch_bounds__(kThreads, 2) dx_kernel(const Backward<T> a)
 {
@@ -460,7 +460,7 @@ __global__ void __launch_bounds__(kThreads, 2) dx_kernel(const Backward<T> a)
                 const int64_t row = i + u * a.c.row_lanes;
                 if (row >= t.last) continue;
                 dy[u] = load_raw<kWidth>(a.dy + row * a.ld_dy + t.col);
-                x[u] = load_raw<kWidth>(a.x + row * a.ld_x + t.col);
+                if (a.of_unit != nullptr) x[u] = load_raw<kWidth>(a.x + row * a.ld_x + t.col);
                 if (a.y != nullptr) y[u] = load_raw<kWidth>(a.y + row * a.ld_y + t.col);
             }
 #pragma unroll

@@ -39,7 +39,7 @@ static HN_HOST_DEVICE inline double hn_image_exp_(double x)
 {
     const double y = x * 0.0625;
     double p = 1.0;
-    for (int k = 13; k > 0; k--) p = fma(p, y / (double)k, 1.0);
+    for (int k = 13; k > 0; k--) p = fma(p, y * (1.0 / (double)k), 1.0);
     p *= p;
     p *= p;
     p *= p;

@@ -92,8 +92,9 @@ __device__ __forceinline__ void store(T *to, int64_t channels, const float (&v)[
     }
 }
 
+/* The rule's address is taken: __grid_constant__ saves each thread a copy of the arguments. */
 template <class T, bool kResized, bool kPacks>
-__global__ void __launch_bounds__(kThreads) image_prep_kernel(const Prep<T> a)
+__global__ void __launch_bounds__(kThreads) image_prep_kernel(const __grid_constant__ Prep<T> a)
 {
     __shared__ hn_image_box box;
     for (int64_t b = blockIdx.x; b < a.n * a.pieces; b += gridDim.x) {

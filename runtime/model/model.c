@@ -122,6 +122,21 @@ static hn_status check_tied_head(const hn_model *m)
                    m->path);
 }
 
+static bool ends_with(const char *name, const char *end)
+{
+    const size_t n = strlen(name), k = strlen(end);
+    return n >= k && strcmp(name + n - k, end) == 0;
+}
+
+/* Whether a tensor that is no parameter may be left out in silence: tables that are computed,
+ * counters of batch norms, masks of GPT-2. */
+static bool says_nothing(const char *name)
+{
+    return strstr(name, "rotary_emb.inv_freq") || strcmp(name, "lm_head.weight") == 0 ||
+           ends_with(name, ".num_batches_tracked") || ends_with(name, ".attn.bias") ||
+           ends_with(name, ".attn.masked_bias");
+}
+
 hn_status hn_model_check(const hn_model *m, const hn_params *p, const hn_log *log)
 {
     if (m->dir == NULL) return HN_OK;
@@ -130,9 +145,7 @@ hn_status hn_model_check(const hn_model *m, const hn_params *p, const hn_log *lo
     HN_TRY(check_tied_head(m));
     for (int64_t i = 0; i < hn_model_dir_count(m->dir); i++) {
         const char *name = hn_model_dir_at(m->dir, i)->name;
-        if (hn_params_find(p, name) || strstr(name, "rotary_emb.inv_freq") ||
-            strcmp(name, "lm_head.weight") == 0)
-            continue;
+        if (hn_params_find(p, name) || says_nothing(name)) continue;
         hn_warn(log, "%s: tensor %s is not part of the model and is left out", m->path, name);
     }
     return HN_OK;

@@ -387,6 +387,15 @@ static hn_status read_resnet(const json_t *j, const char *where, hn_vision_confi
     return HN_OK;
 }
 
+static hn_status read_channels(const json_t *j, const char *key, const char *where,
+                               hn_vision_config *c)
+{
+    int64_t channels = c->channels;
+    HN_TRY(hn_json_get_i64(j, key, where, 1, HN_VISION_CHANNELS, false, &channels));
+    set_channels(c, channels);
+    return HN_OK;
+}
+
 static hn_status read_hugging_face(const json_t *j, const char *where, hn_vision_config *c)
 {
     const char *type;
@@ -399,7 +408,7 @@ static hn_status read_hugging_face(const json_t *j, const char *where, hn_vision
         return HN_FAIL(HN_ERR_UNSUPPORTED, "%s: model_type '%s' is not one of vit, resnet", where,
                        type);
     c->names = HN_NAMES_HUGGING_FACE;
-    HN_TRY(hn_json_get_i64(j, "num_channels", where, 1, HN_VISION_CHANNELS, false, &c->channels));
+    HN_TRY(read_channels(j, "num_channels", where, c));
     return read_labels(j, where, c);
 }
 
@@ -424,6 +433,7 @@ static hn_status read_pixels(const json_t *j, const char *key, const char *where
 static hn_status read_pretrained(const json_t *j, const char *where, hn_vision_config *c)
 {
     const json_t *size = json_object_get(j, "input_size");
+    if (j == NULL || json_is_null(j)) return HN_OK;
     if (json_is_array(size)) {
         const int64_t channels = json_integer_value(json_array_get(size, 0));
         const int64_t h = json_integer_value(json_array_get(size, 1));
@@ -451,7 +461,7 @@ static hn_status read_model_args(const json_t *j, const char *where, hn_vision_c
         if (strcmp(key, "img_size") == 0)
             HN_TRY(read_side(j, key, where, &c->image));
         else if (strcmp(key, "in_chans") == 0)
-            HN_TRY(hn_json_get_i64(j, key, where, 1, HN_VISION_CHANNELS, true, &c->channels));
+            HN_TRY(read_channels(j, key, where, c));
         else if (strcmp(key, "num_classes") == 0)
             HN_TRY(hn_json_get_i64(j, key, where, 0, MAX_DIM, true, &c->classes));
         else
