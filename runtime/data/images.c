@@ -34,9 +34,11 @@ static hn_status unpack(const char *path, int64_t max_bytes, hn_data_bytes *b)
     for (size_t got = 1; st == HN_OK && got > 0 && (uint64_t)n <= most;) {
         st = hn_reserve(&b->owned, &room, n + STEP, 1);
         if (st == HN_OK) st = hn_reader_read(r, b->owned + n, STEP, &got);
-        const uint64_t promised = st == HN_OK && n == 0 ? hn_idx_bytes(b->owned, got) : 0;
+        if (st != HN_OK) break;
+        /* the reader gives the first bytes in small pieces */
+        const uint64_t promised = n < STEP ? hn_idx_bytes(b->owned, (size_t)n + got) : 0;
         if (promised > 0 && promised < most) most = promised;
-        n += st == HN_OK ? (int64_t)got : 0;
+        n += (int64_t)got;
     }
     hn_reader_close(r);
     if (st == HN_OK && (uint64_t)n > most)
