@@ -1,4 +1,6 @@
 /* runtime/data/images: idx, CIFAR, folders; splits, classes, joining, damage; real data. */
+#include <sys/stat.h>
+
 #include <filesystem>
 #include <set>
 
@@ -439,6 +441,11 @@ TEST(Folder, RefusesWhatItCannotRead)
     put(d / "a", "cmyk.jpg", "3.jpg");
     EXPECT_HN_FAIL(ImageSets(d.str()).status, HN_ERR_UNSUPPORTED, "a/3.jpg: CMYK JPEG");
     fs::remove(d / "a/3.jpg");
+    ASSERT_EQ(mkfifo((d / "a/4.png").c_str(), 0600), 0);
+    EXPECT_HN_FAIL(ImageSets(d.str()).status, HN_ERR_IO, "a/4.png: not a regular file");
+    fs::remove(d / "a/4.png");
+    fs::create_symlink("nowhere", d / "a/5.jpg");
+    EXPECT_HN_FAIL(ImageSets(d.str()).status, HN_ERR_IO, "a/5.jpg: No such file");
     EXPECT_HN_FAIL(ImageSets(d / "a/1.png").status, HN_ERR_ARG, "unknown kind of image data");
     EXPECT_HN_FAIL(ImageSets(d / "a").status, HN_ERR_ARG, "no training images");
 }
@@ -486,6 +493,19 @@ TEST(ImageSets, HoldOutTheLastOfEachClass)
     EXPECT_HN_FAIL(ImageSets(d.str(), o).status, HN_ERR_FORMAT, "no class has enough");
     o.eval_split = 1;
     EXPECT_HN_FAIL(ImageSets(d.str(), o).status, HN_ERR_ARG, "held-out share 1");
+}
+
+TEST(ImageSets, ReadTheirKindsNames)
+{
+    hn_image_kind kind = HN_IMAGES_AUTO;
+    std::stringstream names(HN_IMAGE_KINDS);
+    int n = 0;
+    for (std::string name; std::getline(names, name, '|'); n++) {
+        ASSERT_HN_OK(hn_image_kind_parse(name.c_str(), &kind));
+        EXPECT_EQ((int)kind, n);
+    }
+    EXPECT_EQ(n, HN_IMAGES_FOLDER + 1);
+    EXPECT_HN_FAIL(hn_image_kind_parse("cifar", &kind), HN_ERR_ARG, "'cifar': one of auto|idx");
 }
 
 TEST(ImageSets, BecomeSquaresAndColour)

@@ -61,6 +61,10 @@ typedef enum {
     HN_IMAGES_FOLDER
 } hn_image_kind;
 
+#define HN_IMAGE_KINDS "auto|idx|cifar10|cifar100|folder" /* in the order of hn_image_kind */
+/* Errors  HN_ERR_ARG: not one of HN_IMAGE_KINDS */
+HN_NODISCARD hn_status hn_image_kind_parse(const char *name, hn_image_kind *out);
+
 typedef struct {
     int64_t max_pixels; /* of one image; 0: HN_IMAGE_MAX_PIXELS */
     int64_t max_bytes;  /* of a set in memory; 0: HN_IMAGE_MAX_BYTES */
