@@ -238,6 +238,9 @@ TEST(TaskView, HasTheImagesOfItsTasksAndTheirLabels)
     EXPECT_EQ(data.index(), (Ints{0, 1, 2, 4, 5}));
     EXPECT_EQ(data.label(), (Ints{3, 0, 1, 1, 3}));
     EXPECT_EQ(data.v.n_classes, 5);
+    GuardedArray<int32_t> all(7);
+    ASSERT_HN_OK(hn_task_labels_fill(t.t, s, 0, 2, HN_LABELS_STREAM, all.data()));
+    EXPECT_EQ(all.host(), (Ints{0, 2, 1, -100, 1, 0, -100}));
 }
 
 TEST(TaskView, RefusesWhatIsNotThere)
