@@ -13,7 +13,7 @@ hn_status hn_mapfile_open(const char *path, hn_mapfile *out)
     hn_status st = HN_OK;
     struct stat info;
     void *data = NULL;
-    const int fd = open(path, O_RDONLY | O_CLOEXEC);
+    const int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a pipe must not block */
     if (fd < 0) return HN_FAIL(HN_ERR_IO, "open %s: %s", path, strerror(errno));
     if (fstat(fd, &info) != 0) {
         st = HN_FAIL(HN_ERR_IO, "stat %s: %s", path, strerror(errno));

@@ -74,7 +74,9 @@ hn_status hn_image_loader_open(const hn_image_set *s, const hn_image_view *view,
     l->rows = view ? view->n : count;
     if (view != NULL) HN_TRY_GOTO(st, copy_view(view, count, &l->view), done);
     HN_TRY_GOTO(st, settle(l), done);
-    l->order = hn_row_order_make(o->seed, hn_hash_name("data.images") + o->salt, l->rows);
+    /* streams 2n and 2n + 1 are the same one to hn_rng_make */
+    const uint64_t stream = hn_hash_name("data.images") + UINT64_C(2) * o->salt;
+    l->order = hn_row_order_make(o->seed, stream, l->rows);
     *out = l;
     l = NULL;
 

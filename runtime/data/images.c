@@ -13,6 +13,17 @@
 #include "runtime/data/images_impl.h"
 #include "runtime/data/source_reader.h"
 
+hn_status hn_image_kind_parse(const char *name, hn_image_kind *out)
+{
+    static const char *const kinds[] = {"auto", "idx", "cifar10", "cifar100", "folder"};
+    for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++)
+        if (strcmp(name, kinds[i]) == 0) {
+            *out = (hn_image_kind)i;
+            return HN_OK;
+        }
+    return HN_FAIL(HN_ERR_ARG, "kind of image data '%s': one of %s", name, HN_IMAGE_KINDS);
+}
+
 /* ---- bytes of a file ---- */
 
 void hn_data_bytes_free(hn_data_bytes *b)
@@ -34,9 +45,11 @@ static hn_status unpack(const char *path, int64_t max_bytes, hn_data_bytes *b)
     for (size_t got = 1; st == HN_OK && got > 0 && (uint64_t)n <= most;) {
         st = hn_reserve(&b->owned, &room, n + STEP, 1);
         if (st == HN_OK) st = hn_reader_read(r, b->owned + n, STEP, &got);
-        const uint64_t promised = st == HN_OK && n == 0 ? hn_idx_bytes(b->owned, got) : 0;
+        if (st != HN_OK) break;
+        /* the reader gives the first bytes in small pieces */
+        const uint64_t promised = n < STEP ? hn_idx_bytes(b->owned, (size_t)n + got) : 0;
         if (promised > 0 && promised < most) most = promised;
-        n += st == HN_OK ? (int64_t)got : 0;
+        n += (int64_t)got;
     }
     hn_reader_close(r);
     if (st == HN_OK && (uint64_t)n > most)
@@ -360,12 +373,14 @@ static hn_status make_square(hn_image_set *s, int64_t size, int64_t max_bytes)
                        s->name, v.count, to, max_bytes);
     uint8_t *pixel = hn_malloc((size_t)(v.count * to));
     if (pixel == NULL) return HN_FAIL(HN_ERR_MEMORY, "%" PRId64 " bytes for pixels", v.count * to);
-    hn_status st = HN_OK;
-    for (int64_t i = 0; st == HN_OK && i < v.count; i++)
-        st = hn_image_resize_crop(v.pixel + i * from, v.h, v.w, v.c, size, pixel + i * to);
-    if (st != HN_OK) {
+    int64_t failed = 0;
+#pragma omp parallel for reduction(+ : failed)
+    for (int64_t i = 0; i < v.count; i++)
+        failed +=
+            hn_image_resize_crop(v.pixel + i * from, v.h, v.w, v.c, size, pixel + i * to) != HN_OK;
+    if (failed > 0) {
         hn_free(pixel);
-        return st;
+        return HN_FAIL(HN_ERR_MEMORY, "%s: no memory to resize images", s->name);
     }
     hn_free(s->pixel);
     hn_mapfile_close(&s->map);

@@ -15,19 +15,20 @@
  *   in the order of their numbers. A folder of classes may hold them in train/. idx and CIFAR files
  *   may be .gz; where a file is there in both forms, the plain one is read.
  *   A+B: two or more data sets, joined: the classes of B come behind those of A.
- * held out   eval_data: data as above, or the word of another part of the folder `data` ("test");
- *            else the folder's val* (valid, validation, eval, dev) or, if there is none, its test*
- *            (t10k, test_batch); but eval_split, if it is not 0, instead: of each class the last
- *            share, rounded to whole images, at least one stays. With A+B, eval_data is A'+B', and
- *            eval_split cuts only those that hold nothing out themselves.
+ * held out   eval_data: data as above, or the word of another part of the folder `data` ("test"; a
+ *            path of that name is written ./test). Without it: the folder's val* (valid, eval,
+ *            validation, dev) or, if there is none, its test* (t10k, test_batch). But eval_split,
+ *            if it is not 0, comes before the folder's: of each class the last share, rounded to
+ *            whole images, at least one stays. With A+B, eval_data is A'+B', and eval_split cuts
+ *            only those that hold nothing out themselves.
  * classes    folders: their names; else the lines of a file beside the data: classes.txt
  *            (CIFAR-10 also batches.meta.txt; CIFAR-100 fine_classes.txt or fine_label_names.txt,
  *            with coarse coarse_classes.txt or coarse_label_names.txt); else their numbers. idx
  *            without names: as many classes as the largest label asks for. In A+B a name that is in
  *            both becomes "<folder>:<name>".
  *            Held-out data have the classes of the training data; folders are matched by name.
- * sizes      one for all images: a folder whose images differ needs image_size
- *            (hn_image_resize_crop), also where they are not resized in other data.
+ * sizes      one for all images of a set. image_size makes every image, of whatever data, a square
+ *            of that side (hn_image_resize_crop); a folder whose images differ needs it.
  * channels   those of the data: 3 if any image of a folder has colour, else 1. Asking for 3 repeats
  *            grey ones; asking for 1 of colour images is an error.
  *
@@ -60,6 +61,10 @@ typedef enum {
     HN_IMAGES_CIFAR100,
     HN_IMAGES_FOLDER
 } hn_image_kind;
+
+#define HN_IMAGE_KINDS "auto|idx|cifar10|cifar100|folder" /* in the order of hn_image_kind */
+/* Errors  HN_ERR_ARG: not one of HN_IMAGE_KINDS */
+HN_NODISCARD hn_status hn_image_kind_parse(const char *name, hn_image_kind *out);
 
 typedef struct {
     int64_t max_pixels; /* of one image; 0: HN_IMAGE_MAX_PIXELS */

@@ -7,6 +7,10 @@
 #include "runtime/base/save.h"
 #include "runtime/data/images.h"
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 struct hn_image_set {
     hn_images v;    /* what callers see; its pointers lead into the fields below */
     hn_mapfile map; /* holds the pixels, or `pixel` does */
@@ -120,4 +124,7 @@ HN_NODISCARD hn_status hn_images_number_classes(hn_image_set *s, int32_t n);
 /* HN_ERR_FORMAT naming the place of the first label outside [0, n_classes). */
 HN_NODISCARD hn_status hn_images_check_labels(const hn_image_set *s, const char *path);
 
+#ifdef __cplusplus
+}
+#endif
 #endif

@@ -72,14 +72,16 @@ static hn_status read_eval(const char *data, const char *eval_data, const hn_ima
                            hn_image_set **out)
 {
     if (eval_data == NULL) return is_folder(data) ? read_part(data, held_out, o, out) : HN_OK;
-    if (exists(eval_data) || strpbrk(eval_data, "/,.*?") != NULL) {
-        HN_TRY(read_part(eval_data, training, o, out));
-        /* a folder of its own whose files are called test */
-        if (*out == NULL) HN_TRY(read_part(eval_data, held_out, o, out));
-    } else if (is_folder(data)) {
+    const bool is_path = strpbrk(eval_data, "/,.*?") != NULL;
+    if (!is_path && is_folder(data)) {
         const char *const words[] = {eval_data, strcmp(eval_data, "test") == 0 ? "t10k" : NULL,
                                      NULL};
         HN_TRY(read_part(data, words, o, out));
+    }
+    if (*out == NULL && (is_path || exists(eval_data))) {
+        HN_TRY(read_part(eval_data, training, o, out));
+        /* a folder of its own whose files are called test */
+        if (*out == NULL) HN_TRY(read_part(eval_data, held_out, o, out));
     }
     if (*out == NULL)
         return HN_FAIL(HN_ERR_ARG, "%s: no images there, and no part of %s is called so", eval_data,
@@ -96,7 +98,9 @@ static hn_status map_classes(const hn_image_set *train, hn_image_set *eval)
     hn_status st = HN_OK;
     if (to == NULL) return HN_FAIL(HN_ERR_MEMORY, "no memory for %d classes", (int)n);
     for (int32_t i = 0; st == HN_OK && i < n; i++) {
-        to[i] = -1;
+        const bool same =
+            i < train->v.n_classes && strcmp(train->class_name[i], eval->class_name[i]) == 0;
+        to[i] = same ? i : -1;
         for (int32_t k = 0; k < train->v.n_classes && to[i] < 0; k++)
             if (strcmp(train->class_name[k], eval->class_name[i]) == 0) to[i] = k;
         if (to[i] < 0)
@@ -132,7 +136,7 @@ static hn_status align(hn_image_set *train, hn_image_set *eval)
 
 /* ---- cutting ---- */
 
-/* Images index[0 .. n) of s as a set of their own. */
+/* The n images that are chosen (or not) as a set of their own. */
 static hn_status pick(const hn_image_set *s, const bool *chosen, bool which, int64_t n,
                       const char *name, hn_image_set **out)
 {
@@ -201,6 +205,10 @@ static hn_status cut(hn_image_set **train, double share, hn_image_set **eval)
     HN_TRY_GOTO(st, pick(s, chosen, false, s->v.count - n, stays_name, &stays), done);
     HN_TRY_GOTO(st, pick(s, chosen, true, n, goes_name, &goes), done);
     stays->n_skipped = s->n_skipped;
+    stays->n_alpha = s->n_alpha;
+    stays->n_deep = s->n_deep;
+    stays->n_turned = s->n_turned;
+    stays->n_resized = s->n_resized;
     stays->first_skipped = s->first_skipped;
     s->first_skipped = NULL;
     hn_image_set_free(s);

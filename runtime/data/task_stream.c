@@ -7,6 +7,7 @@
 
 #include "runtime/base/rng.h"
 #include "runtime/data/data_util.h"
+#include "runtime/data/loader.h" /* HN_LABEL_IGNORED */
 
 struct hn_task_stream {
     int32_t *class; /* of all tasks, one behind the other */
@@ -273,8 +274,8 @@ static void call_classes(const hn_task_stream *t, int first, int end, hn_task_la
     }
 }
 
-hn_status hn_task_view_make(const hn_task_stream *t, const hn_image_set *s, int first, int end,
-                            hn_task_labels labels, hn_image_view *out)
+hn_status hn_task_labels_fill(const hn_task_stream *t, const hn_image_set *s, int first, int end,
+                              hn_task_labels labels, int32_t *label)
 {
     const hn_images *v = hn_image_set_view(s);
     if (first < 0 || end <= first || end > t->n_tasks)
@@ -286,40 +287,63 @@ hn_status hn_task_view_make(const hn_task_stream *t, const hn_image_set *s, int 
     if (v->n_classes != t->n_classes)
         return HN_FAIL(HN_ERR_ARG, "%s has %d classes, the data of the stream %d",
                        hn_image_set_name(s), (int)v->n_classes, (int)t->n_classes);
-    hn_status st = HN_OK;
-    hn_image_view view = {0};
+    int64_t n = 0;
     int32_t *called = hn_malloc((size_t)t->n_classes * sizeof *called);
-    if (called == NULL) {
-        st = HN_FAIL(HN_ERR_MEMORY, "no memory for %d classes", (int)t->n_classes);
-        goto done;
-    }
+    if (called == NULL)
+        return HN_FAIL(HN_ERR_MEMORY, "no memory for %d classes", (int)t->n_classes);
     call_classes(t, first, end, labels, called);
-    for (int64_t i = 0; i < v->count; i++) view.n += called[v->label[i]] >= 0;
-    if (view.n == 0) {
-        st = HN_FAIL(HN_ERR_FORMAT, "task %d: %s has no image of its classes", first,
-                     hn_image_set_name(s));
+    for (int64_t i = 0; i < v->count; i++) {
+        const int32_t c = called[v->label[i]];
+        label[i] = c < 0 ? HN_LABEL_IGNORED : c;
+        n += c >= 0;
+    }
+    hn_free(called);
+    if (n == 0)
+        return HN_FAIL(HN_ERR_FORMAT, "task %d: %s has no image of its classes", first,
+                       hn_image_set_name(s));
+    return HN_OK;
+}
+
+static int32_t classes_of(const hn_task_stream *t, int first, int end, hn_task_labels labels)
+{
+    switch (labels) {
+    case HN_LABELS_TASK: return (int32_t)(t->first[end] - t->first[first]);
+    case HN_LABELS_STREAM: return hn_task_stream_seen(t, (int)t->n_tasks);
+    default: return t->n_classes;
+    }
+}
+
+hn_status hn_task_view_make(const hn_task_stream *t, const hn_image_set *s, int first, int end,
+                            hn_task_labels labels, hn_image_view *out)
+{
+    const int64_t count = hn_image_set_view(s)->count;
+    hn_image_view view = {0};
+    hn_status st = HN_OK;
+    int32_t *all = hn_malloc((size_t)count * sizeof *all);
+    if (all == NULL) {
+        st = HN_FAIL(HN_ERR_MEMORY, "no memory for %" PRId64 " labels", count);
         goto done;
     }
-    view.n_classes = labels == HN_LABELS_TASK     ? (int32_t)(t->first[end] - t->first[first])
-                     : labels == HN_LABELS_STREAM ? hn_task_stream_seen(t, (int)t->n_tasks)
-                                                  : t->n_classes;
+    HN_TRY_GOTO(st, hn_task_labels_fill(t, s, first, end, labels, all), done);
+    for (int64_t i = 0; i < count; i++) view.n += all[i] >= 0;
+    view.n_classes = classes_of(t, first, end, labels);
     view.index = hn_malloc((size_t)view.n * sizeof *view.index);
     view.label = hn_malloc((size_t)view.n * sizeof *view.label);
     if (view.index == NULL || view.label == NULL) {
         st = HN_FAIL(HN_ERR_MEMORY, "no memory for the %" PRId64 " images of a task", view.n);
         goto done;
     }
-    for (int64_t i = 0, k = 0; i < v->count; i++) {
-        if (called[v->label[i]] < 0) continue;
+    for (int64_t i = 0, k = 0; i < count; i++) {
+        if (all[i] < 0) continue;
         view.index[k] = (int32_t)i;
-        view.label[k++] = called[v->label[i]];
+        view.label[k++] = all[i];
     }
     *out = view;
     view = (hn_image_view){0};
 
 done:
     hn_image_view_free(&view);
-    hn_free(called);
+    hn_free(all);
     return st;
 }
 

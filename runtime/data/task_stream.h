@@ -76,6 +76,14 @@ HN_NODISCARD hn_status hn_task_view_make(const hn_task_stream *t, const hn_image
                                          int end, hn_task_labels labels, hn_image_view *out);
 void hn_image_view_free(hn_image_view *v); /* accepts an empty one */
 
+/* The same as one label for each image of the set, for a device that keeps all of them: -100 where
+ * the image is in none of the tasks.
+ * label    out [count of s]
+ * Errors   as hn_task_view_make */
+HN_NODISCARD hn_status hn_task_labels_fill(const hn_task_stream *t, const hn_image_set *s,
+                                           int first, int end, hn_task_labels labels,
+                                           int32_t *label);
+
 /* Says what the tasks are and how many images each has. eval may be NULL. */
 void hn_task_stream_report(const hn_task_stream *t, const hn_image_set *train,
                            const hn_image_set *eval, const hn_log *log);

@@ -1,8 +1,10 @@
 #!/bin/sh
-# Writes seed inputs for the fuzz targets: make_seeds.sh DIR gives DIR/safetensors and DIR/config.
+# Writes seed inputs for the fuzz targets: make_seeds.sh DIR gives DIR/safetensors, DIR/config,
+# DIR/images and DIR/tasks.
 set -eu
 [ $# -eq 1 ] || { echo "usage: $0 DIR" >&2; exit 2; }
-mkdir -p "$1/safetensors" "$1/config"
+mkdir -p "$1/safetensors" "$1/config" "$1/images" "$1/tasks"
+here=$(dirname "$0")
 
 # safetensors NAME JSON DATA: length of the JSON in 8 bytes (below 256), JSON, data
 safetensors() {
@@ -35,3 +37,17 @@ cat > "$config/model" <<'END'
  "num_key_value_heads": 4, "rms_norm_eps": 1e-05, "rope_theta": 10000.0, "rope_scaling": null,
  "tie_word_embeddings": true, "torch_dtype": "float32", "eos_token_id": [1, 2]}
 END
+
+# the first byte says what the rest is
+for file in "$here"/../fixtures/images/*.jpg "$here"/../fixtures/images/*.png; do
+    { printf '\0'; cat "$file"; } > "$1/images/$(basename "$file")"
+done
+printf '\003\0\0\010\003\0\0\0\002\0\0\0\001\0\0\0\003abcdef' > "$1/images/idx3"
+printf '\003\0\0\010\001\0\0\0\002\001\002' > "$1/images/idx1"
+printf '\003\0\0\013\001\0\0\0\002\0\001\001\0' > "$1/images/idx1_short"
+{ printf '\004\003'; head -c 3072 /dev/zero; } > "$1/images/cifar10"
+{ printf '\004\003\021'; head -c 3072 /dev/zero; } > "$1/images/cifar100"
+printf '\007II*\0\010\0\0\0\001\0\022\001\003\0\001\0\0\0\006\0\0\0' > "$1/images/exif"
+printf '\0000,1/2,bee' > "$1/tasks/list"
+printf '\0020-2/0,x y' > "$1/tasks/repeats"
+printf '\0410,1,2,5' > "$1/tasks/order"
