@@ -23,6 +23,8 @@ if(NOT HONE_LAPACK_ALONE)
   endforeach()
   hone_check_lapack(HONE_LAPACK_WITH_FORTRAN ${HONE_LAPACK_LIBRARIES})
   if(NOT HONE_LAPACK_WITH_FORTRAN)
+    unset(HONE_LAPACK_ALONE CACHE) # to be tried again
+    unset(HONE_LAPACK_WITH_FORTRAN CACHE)
     message(FATAL_ERROR "${OpenBLAS_LIBRARY}: programs with its LAPACK do not link. Either it was "
                         "built without one, or gcc's Fortran runtime is missing "
                         "(libgfortran.a; Debian: libgfortran-12-dev); CMakeFiles/CMakeError.log "
