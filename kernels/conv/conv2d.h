@@ -11,27 +11,30 @@
  *   out_h = (h + 2 pad - dilation (kh - 1) - 1) / stride + 1, rounded down; out_w likewise
  *
  * PyTorch's conv2d (a cross-correlation, no flipped kernel) with zero padding, and the two halves
- * of its backward; its weight [out, in / groups, kh, kw] with the channel moved to the end. groups
- * = 1 is the usual convolution, groups = in a depthwise one. The gradient of the bias is
+ * of its backward; its weight [out, in / groups, kh, kw] with the channel moved to the end.
+ * groups = 1 is the usual convolution, groups = in a depthwise one. The gradient of the bias is
  * hn_linear_db_* (kernels/linear/linear_dw.h) with a row a pixel. dx and dw take dy as it arrives
  * at the sum: with relu the caller masks it by y > 0 first.
  *
  * Shapes     x, dx, add [n, h, w, in]; y, dy [n, out_h, out_w, out]; w, dw [out, kh kw in/groups]
- * in the order kernel row, kernel column, channel; bias [out]. Channels last: a pixel's channels
- * are adjacent, pixels of an image, and images, follow each other ld_* elements apart without other
- * gaps. w and dw: rows ld_* elements apart. With `replicas` = G > 1 the n images are G equal groups
- * in order, and group g uses the w and bias (adds to the dw) that start w_stride and bias_stride
- * (dw_stride) elements after those of group g - 1; for w and bias 0 means that all groups share
- * them. Precision  x, w, y (dy, w, dx; dy, x) all f32 or all bf16, bias either, dw f32; fp32
- * arithmetic and sums, one rounding at the store, after the last addition. f32 means no TF32.
+ *            in the order kernel row, kernel column, channel; bias [out]. Channels last: a pixel's
+ *            channels are adjacent; pixels of an image, and images, follow each other ld_*
+ *            elements apart without other gaps. w and dw: rows ld_* elements apart. With
+ *            `replicas` = G > 1 the n images are G equal groups in order, and group g uses the w
+ *            and bias (adds to the dw) that start w_stride and bias_stride (dw_stride) elements
+ *            after those of group g - 1; for w and bias 0 means that all groups share them.
+ * Precision  x, w, y (dy, w, dx; dy, x) all f32 or all bf16, bias either, dw f32; fp32 arithmetic
+ *            and sums, one rounding at the store, after the last addition. f32 means no TF32.
  * Limits     every dimension, and the rows n h w and n out_h out_w, 1 to 2^31 - 1; groups divides
- * in and out; stride and dilation from 1, pad from 0; any width and alignment (fastest when pixels
- * start on 16-byte boundaries). Aliasing   add may be dx with the same leading dimension; no other
- * overlap. Repeats    bit for bit on one machine; fast: also for any number of threads. Cost 2 n
- * out_h out_w out kh kw in/groups flops. Fast: patches of x (of dy for dx) are laid out in the
- * scratch, a few thousand pixels at a time, and multiplied as matrices; kernels of 1 x 1 that move
- * by 1 need no patches, depthwise ones are computed where they lie. Errors     HN_ERR_ARG,
- * HN_ERR_SHAPE, HN_ERR_UNSUPPORTED (dtype), before the first write.
+ *            in and out; stride and dilation from 1, pad from 0; any width and alignment (fastest
+ *            when pixels start on 16-byte boundaries).
+ * Aliasing   add may be dx with the same leading dimension; no other overlap.
+ * Repeats    bit for bit on one machine; fast: also for any number of threads.
+ * Cost       2 n out_h out_w out kh kw in/groups flops. Fast: patches of x (of dy for dx) are laid
+ *            out in the scratch, a few hundred pixels at a time, and multiplied as matrices;
+ *            kernels of 1 x 1 that move by 1 need no patches in f32, depthwise ones are computed
+ *            where they lie.
+ * Errors     HN_ERR_ARG, HN_ERR_SHAPE, HN_ERR_UNSUPPORTED (dtype), before the first write.
  */
 #ifndef HN_CONV2D_H
 #define HN_CONV2D_H
