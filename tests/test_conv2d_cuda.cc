@@ -428,7 +428,8 @@ TEST(Conv2dChoice, AutoTakesCudnnWhereItServesAndSaysSo)
     has(plan_text(d, HN_BF16, 16, 1, 1, HN_CONV2D_AUTO), "convolution: hone (a product");
     has(plan_text(d, HN_BF16, 16, 1, 1, HN_CONV2D_CUDNN), "convolution: cuDNN 9.");
     has(plan_text(d, HN_BF16, 16, 3, 16, HN_CONV2D_AUTO), "convolution: hone (depthwise");
-    has(plan_text(d, HN_BF16, 3, 3, 1, HN_CONV2D_AUTO), "no gaps");
+    has(plan_text(d, HN_BF16, 3, 3, 1, HN_CONV2D_AUTO), "convolution: hone (few channels");
+    has(plan_text(d, HN_BF16, 9, 3, 1, HN_CONV2D_AUTO), "no gaps");
     has(plan_text(d, HN_BF16, 3, 3, 1, HN_CONV2D_CUDNN, HN_ERR_UNSUPPORTED), "no gaps");
     EXPECT_EQ(plan_text(d, HN_BF16, 16, 3, 1, HN_CONV2D_OWN).find("convolution:"),
               std::string::npos);
