@@ -290,8 +290,8 @@ const Shape general[] = {
     {"odd_groups", {2, 6, 6, 9, 6, 3, 3, 1, 1, 1, 3}, 0},
     {"replicas", {4, 6, 5, 16, 8, 3, 3, 1, 1, 1, 1}, 2},
     {"replicas_one_pixel", {3, 6, 5, 16, 8, 1, 1, 1, 0, 1, 1}, 3},
-    {"pieces", {4, 64, 64, 128, 2, 3, 3, 1, 1, 1, 1}, 0}, /* f32 patches: 72 MiB */
 };
+const Shape pieces = {"pieces", {4, 64, 64, 128, 2, 3, 3, 1, 1, 1, 1}, 0}; /* f32 patches: 72 MiB */
 const Shape depthwise[] = {
     {"depthwise", {2, 9, 8, 72, 72, 3, 3, 1, 1, 1, 72}, 0},        /* a strip and a bit */
     {"depthwise_stride", {3, 9, 10, 20, 20, 5, 5, 2, 2, 1, 20}, 0},
@@ -318,7 +318,7 @@ const Shape library[] = {
 
 std::vector<Case> cases()
 {
-    std::vector<Case> all;
+    std::vector<Case> all = {{pieces, OWN, HN_F32, HN_F32, true}};
     for (const hn_dtype t : {HN_F32, HN_BF16}) {
         const hn_dtype other = t == HN_F32 ? HN_BF16 : HN_F32;
         for (const bool aligned : {false, true}) {
