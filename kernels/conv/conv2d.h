@@ -34,6 +34,11 @@
  *            out in the scratch, a few hundred pixels at a time, and multiplied as matrices;
  *            kernels of 1 x 1 that move by 1 need no patches in f32, depthwise ones are computed
  *            where they lie.
+ * CUDA       depthwise kernels of up to 192 taps as they lie; else products by
+ *            kernels/linear/gemm_cuda.h (what it says of bias and C0 goes for bias and for `add` of
+ *            1 x 1 kernels) of x itself or of patches, 64 MiB of them at a time. Sums in fp32; relu
+ *            is a pass of its own, which rounds nothing. Limit: kh kw in, h + 2 pad and w + 2 pad
+ *            below 2^31. conv2d_cudnn.h is the same through cuDNN.
  * Errors     HN_ERR_ARG, HN_ERR_SHAPE, HN_ERR_UNSUPPORTED (dtype), before the first write.
  */
 #ifndef HN_CONV2D_H

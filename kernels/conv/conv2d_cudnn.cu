@@ -97,8 +97,8 @@ static hn_status check_aligned(const char *name, const void *p)
     return HN_FAIL(HN_ERR_ALIGN, "%s: %s = %p, wanted on a 16-byte boundary", op, name, p);
 }
 
-/* What makes a call of this kind; `replicas` divide n. */
-static hn_status check_dtypes(hn_dtype t, const hn_conv2d_shape *s, int64_t replicas)
+/* What the three passes want alike. */
+static hn_status check_common(hn_dtype t, const hn_conv2d_shape *s, int64_t replicas)
 {
     HN_TRY(hn_conv2d_check_shape(op, s));
     HN_TRY(hn_check_float(op, "x", t));
@@ -113,7 +113,7 @@ static int64_t y_rows(const hn_conv2d_shape *s)
 
 static hn_status check_limits(const hn_conv2d_args *a)
 {
-    HN_TRY(check_dtypes(a->dtype, &a->shape, a->replicas));
+    HN_TRY(check_common(a->dtype, &a->shape, a->replicas));
     HN_TRY(check_ld("x", x_rows(&a->shape), a->ld_x, a->dtype));
     HN_TRY(check_gaps(&a->shape, a->ld_w));
     HN_TRY(check_ld("y", y_rows(&a->shape), a->ld_y, a->dtype));
@@ -122,7 +122,7 @@ static hn_status check_limits(const hn_conv2d_args *a)
 
 static hn_status check_dx_limits(const hn_conv2d_dx_args *a)
 {
-    HN_TRY(check_dtypes(a->dtype, &a->shape, a->replicas));
+    HN_TRY(check_common(a->dtype, &a->shape, a->replicas));
     HN_TRY(check_ld("dy", y_rows(&a->shape), a->ld_dy, a->dtype));
     HN_TRY(check_gaps(&a->shape, a->ld_w));
     HN_TRY(check_ld("dx", x_rows(&a->shape), a->ld_dx, a->dtype));
@@ -132,7 +132,7 @@ static hn_status check_dx_limits(const hn_conv2d_dx_args *a)
 
 static hn_status check_dw_limits(const hn_conv2d_dw_args *a)
 {
-    HN_TRY(check_dtypes(a->dtype, &a->shape, a->replicas));
+    HN_TRY(check_common(a->dtype, &a->shape, a->replicas));
     HN_TRY(check_ld("dy", y_rows(&a->shape), a->ld_dy, a->dtype));
     return check_ld("x", x_rows(&a->shape), a->ld_x, a->dtype);
 }
@@ -162,8 +162,8 @@ static hn_conv2d_cudnn_key key_of(const hn_conv2d_dx_args *a)
 {
     hn_conv2d_cudnn_key k = shape_key(HN_CUDNN_CONV_DX, &a->shape, a->replicas, a->dtype);
     k.adds = a->add != nullptr;
-    k.ld_x = k.adds ? hn_gemm_cuda_padded(a->shape.in, a->dtype) : a->ld_dx, k.ld_w = a->ld_w,
-    k.ld_y = a->ld_dy;
+    k.ld_x = k.adds ? hn_gemm_cuda_padded(a->shape.in, a->dtype) : a->ld_dx;
+    k.ld_w = a->ld_w, k.ld_y = a->ld_dy;
     return k;
 }
 

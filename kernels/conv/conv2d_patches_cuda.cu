@@ -41,8 +41,8 @@ __device__ __forceinline__ Pixel pixel_of(uint32_t at, int32_t h, int32_t w, hn_
 }
 
 /* Where a group's row of patches begins. */
-__host__ __device__ __forceinline__ int64_t patch_at(int64_t row, int64_t ld, int64_t group,
-                                                     int64_t group_stride)
+__device__ __forceinline__ int64_t patch_at(int64_t row, int64_t ld, int64_t group,
+                                            int64_t group_stride)
 {
     return group * group_stride + row * ld;
 }

@@ -17,10 +17,14 @@ static hn_status take_own(hn_node *n, const char *why)
     return put_note(n, hn_arena_text(&n->graph->program->arena, "convolution: hone (%s)", why));
 }
 
+/* Of bf16 in 16 bytes: cuDNN wants as many a pixel, and no gaps between rows of weights. */
+enum { FEW_CHANNELS = 8 };
+
 /* What our own kernels are made for: cuDNN is slower there, or does the same. */
 static const char *own_is_better(const hn_conv2d_shape *s)
 {
     if (s->groups == s->in && s->out == s->in && s->in > 1) return "depthwise";
+    if (s->in < FEW_CHANNELS) return "few channels: patches and a product";
     if (s->kh == 1 && s->kw == 1 && s->stride == 1 && s->pad == 0) return "a product as it lies";
     return NULL;
 }

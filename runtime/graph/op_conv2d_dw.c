@@ -93,6 +93,7 @@ const hn_op_def hn_op_conv2d_dw = {
     .n_in = 3,
     .n_out = 1,
     .alias = {1 + DW},
+    .rounded_inside = HN_BIT(0), /* through cuDNN */
     .infer = infer,
     .prepare = prepare,
     .scratch = scratch,
