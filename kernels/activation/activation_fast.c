@@ -8,9 +8,9 @@ enum { COST = 8 };
 
 HN_INLINE float magnitude(float v) { return hn_f32_from_bits_(hn_bits_from_f32_(v) & 0x7fffffffu); }
 
-/* The normal distribution, within 1e-7, of which the formulas are 3e-8: for |z| = |v| / sqrt(2) above 0.9277 half of
- * erfc(|z|) = exp(-polynomial), else 1/2 + z times a polynomial / 2 (minimax fits of erf in fp32
- * after N. Juffa). For large |v| the first exponent goes to -infinity. */
+/* The normal distribution, within 1e-7, of which the formulas are 3e-8: for |z| = |v| / sqrt(2)
+ * above 0.9277 half of erfc(|z|) = exp(-polynomial), else 1/2 + z times a polynomial / 2 (minimax
+ * fits of erf in fp32 after N. Juffa). For large |v| the first exponent goes to -infinity. */
 HN_INLINE float normal_cdf(float v)
 {
     const float z = v * 0.707106781f, t = magnitude(z), s = z * z;

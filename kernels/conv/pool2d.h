@@ -23,7 +23,8 @@
  *            <= 16, so that an index is one byte. Any width and alignment.
  * Aliasing   none.
  * Repeats    bit for bit; fast: also for any number of threads. Each dx gathers what belongs to it.
- * CUDA       dx of AVG sums dy times 1 / count, itself rounded. An index beyond the window's pixels matches nothing.
+ * CUDA       dx of AVG sums dy times 1 / count, itself rounded. An index beyond the window's pixels
+ *            matches nothing.
  * Errors     HN_ERR_ARG, HN_ERR_SHAPE, HN_ERR_UNSUPPORTED (dtype; MAX with size 0 or above 16),
  *            before the first write.
  */

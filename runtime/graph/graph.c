@@ -275,7 +275,6 @@ bool hn_can_view(const hn_graph *g, const hn_tensor *t, int64_t cols)
 /* Whether the axes hold `elements`, without overflow. */
 static bool holds(int ndim, const int64_t *dim, int64_t elements)
 {
-    if (ndim < 1 || ndim > HN_MAX_DIM) return false;
     for (int i = 0; i < ndim; i++) {
         if (dim[i] < 1 || elements % dim[i] != 0) return false;
         elements /= dim[i];
@@ -288,7 +287,10 @@ hn_status hn_view_shape(hn_graph *g, hn_tensor *t, int ndim, const int64_t *dim,
     hn_type type = {.dtype = t->type.dtype, .replicas = t->type.replicas};
     hn_tensor *v, *grad = NULL;
     char from[128], to[128];
-    type.ndim = ndim > HN_MAX_DIM ? HN_MAX_DIM : ndim;
+    if (ndim < 1 || ndim > HN_MAX_DIM)
+        return HN_FAIL(HN_ERR_SHAPE, "%s: a view has 1 to %d axes, not %d", t->name, HN_MAX_DIM,
+                       ndim);
+    type.ndim = ndim;
     for (int i = 0; i < type.ndim; i++) type.dim[i] = dim[i];
     hn_type_text(&t->type, from, sizeof from);
     hn_type_text(&type, to, sizeof to);
