@@ -1,7 +1,7 @@
 /* A convolution as a graph of cuDNN's, of one operation. Bias, relu and `add` are not in it: an
- * engine that takes them in is compiled at run time, which took 2.4 to 13 seconds a shape beside 1
- * to 10 milliseconds (cuDNN 9.19, ResNet's shapes). dw in fp32 from operands in bf16 it does not
- * know. */
+ * engine that takes them in is compiled at run time, which took 2.4 to 13 seconds a shape where a
+ * ready one took 1 to 10 milliseconds (cuDNN 9.19, ResNet's shapes, two busy cores). dw in fp32
+ * from operands in bf16 it does not know. */
 #ifdef HONE_CUDNN
 #include <string.h>
 
