@@ -28,7 +28,7 @@ static hn_status infer(const hn_node *n, hn_type *out)
     if (hn_norm_replicas(n->in[GAIN], n->in[BIAS], NULL) > 1)
         return HN_FAIL(HN_ERR_UNSUPPORTED, "batch normalisation has no replicas: every replica "
                                            "would need running values of its own");
-    out[Y] = hn_norm_like(x);
+    out[Y] = hn_type_fresh(x);
     out[MEAN] = out[RSTD] = hn_type_1d(HN_F32, cols);
     return HN_OK;
 }

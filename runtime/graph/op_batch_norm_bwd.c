@@ -20,7 +20,7 @@ static hn_status infer(const hn_node *n, hn_type *out)
         return HN_FAIL(HN_ERR_SHAPE, "mean, rstd, dgain, dbias f32 [cols]");
     if (hn_norm_replicas(n->in[GAIN], n->in[DGAIN_IN], n->in[DBIAS_IN]) > 1)
         return HN_FAIL(HN_ERR_UNSUPPORTED, "batch normalisation has no replicas");
-    out[DX] = hn_norm_like(x);
+    out[DX] = hn_type_fresh(x);
     if (n->attr.channel_norm.want_dres) out[DRES] = out[DX];
     return HN_OK;
 }

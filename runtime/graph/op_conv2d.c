@@ -31,7 +31,7 @@ static hn_conv2d_args args_of(const hn_node *n)
 static hn_status infer(const hn_node *n, hn_type *out)
 {
     const hn_type *x = &n->in[X]->type, *w = &n->in[W]->type;
-    if (!hn_is_images(x) || !hn_is_matrix(w, x) || w->ndim != 2)
+    if (!hn_is_image(x) || !hn_is_matrix(w, x) || w->ndim != 2)
         return HN_FAIL(HN_ERR_SHAPE, "x [n, h, w, in] and w [out, kh kw in/groups] of one dtype, "
                                      "f32 or bf16");
     const hn_conv2d_shape s = hn_conv2d_shape_of(&n->attr, x, w->dim[0]);
@@ -44,7 +44,7 @@ static hn_status infer(const hn_node *n, hn_type *out)
     if (n->in[BIAS] &&
         (!hn_is_real(&n->in[BIAS]->type) || hn_type_elements(&n->in[BIAS]->type) != s.out))
         return HN_FAIL(HN_ERR_SHAPE, "bias [out], f32 or bf16");
-    out[Y] = hn_images_type(x->dtype, s.n, hn_conv2d_out_h(&s), hn_conv2d_out_w(&s), s.out);
+    out[Y] = hn_type_image(x->dtype, s.n, hn_conv2d_out_h(&s), hn_conv2d_out_w(&s), s.out);
     return HN_OK;
 }
 

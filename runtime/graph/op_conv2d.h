@@ -26,19 +26,6 @@ static inline hn_conv2d_shape hn_conv2d_shape_of(const hn_attr *attr, const hn_t
     };
 }
 
-/* f32 or bf16 of four axes. */
-static inline bool hn_is_images(const hn_type *t) { return hn_is_real(t) && t->ndim == 4; }
-
-/* [n, h, w, channels] with the pitch of hn_type_2d. */
-static inline hn_type hn_images_type(hn_dtype dtype, int64_t n, int64_t h, int64_t w,
-                                     int64_t channels)
-{
-    hn_type t = hn_type_2d(dtype, n, channels);
-    t.ndim = 4;
-    t.dim[0] = n, t.dim[1] = h, t.dim[2] = w, t.dim[3] = channels;
-    return t;
-}
-
 #ifdef __cplusplus
 }
 #endif

@@ -25,7 +25,7 @@ static hn_status infer(const hn_node *n, hn_type *out)
 {
     (void)out;
     const hn_type *dy = &n->in[DY]->type, *x = &n->in[X]->type, *dw = &n->in[DW]->type;
-    if (!hn_is_images(dy) || !hn_is_images(x) || dy->dtype != x->dtype)
+    if (!hn_is_image(dy) || !hn_is_image(x) || dy->dtype != x->dtype)
         return HN_FAIL(HN_ERR_SHAPE, "dy [n, out_h, out_w, out] and x [n, h, w, in] of one dtype, "
                                      "f32 or bf16");
     const hn_conv2d_shape s = hn_conv2d_shape_of(&n->attr, x, dy->dim[3]);

@@ -34,11 +34,11 @@ static int64_t channels_of(const hn_attr *attr, const hn_type *w)
 static hn_status infer(const hn_node *n, hn_type *out)
 {
     const hn_type *dy = &n->in[DY]->type, *w = &n->in[W]->type;
-    if (!hn_is_images(dy) || !hn_is_matrix(w, dy) || w->ndim != 2 || dy->dim[3] != w->dim[0])
+    if (!hn_is_image(dy) || !hn_is_matrix(w, dy) || w->ndim != 2 || dy->dim[3] != w->dim[0])
         return HN_FAIL(HN_ERR_SHAPE, "dy [n, out_h, out_w, out] and w [out, kh kw in/groups] of "
                                      "one dtype, f32 or bf16");
-    out[DX] = hn_images_type(dy->dtype, dy->dim[0], n->attr.conv.h, n->attr.conv.w,
-                             channels_of(&n->attr, w));
+    out[DX] = hn_type_image(dy->dtype, dy->dim[0], n->attr.conv.h, n->attr.conv.w,
+                            channels_of(&n->attr, w));
     const hn_conv2d_shape s = hn_conv2d_shape_of(&n->attr, &out[DX], w->dim[0]);
     HN_TRY(hn_conv2d_check_shape("conv2d_dx", &s));
     if (w->dim[1] != hn_conv2d_taps(&s) || dy->dim[1] != hn_conv2d_out_h(&s) ||

@@ -19,7 +19,7 @@ static hn_status infer(const hn_node *n, hn_type *out)
                        (long long)groups);
     if (hn_type_elements(x) / x->dim[0] / groups < 2)
         return HN_FAIL(HN_ERR_SHAPE, "expected more than 1 value per group, got 1");
-    out[Y] = hn_norm_like(x);
+    out[Y] = hn_type_fresh(x);
     out[MEAN] = out[RSTD] = hn_type_1d(HN_F32, x->dim[0] * groups);
     return HN_OK;
 }

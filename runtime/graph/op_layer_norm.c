@@ -16,7 +16,7 @@ static hn_status infer(const hn_node *n, hn_type *out)
         return HN_FAIL(HN_ERR_SHAPE, "x [..., cols], gain and bias [cols], f32 or bf16");
     if (n->in[RES] && !hn_type_same(&n->in[RES]->type, x))
         return HN_FAIL(HN_ERR_SHAPE, "x and res are of different types");
-    out[Y] = hn_norm_like(x);
+    out[Y] = hn_type_fresh(x);
     if (n->in[RES]) out[SUM] = out[Y];
     out[MEAN] = out[RSTD] = hn_type_1d(HN_F32, hn_type_rows(x));
     return HN_OK;

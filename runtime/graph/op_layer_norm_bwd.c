@@ -19,7 +19,7 @@ static hn_status infer(const hn_node *n, hn_type *out)
         return HN_FAIL(HN_ERR_SHAPE, "mean and rstd f32 [rows]");
     if (!hn_norm_is_f32(n->in[DGAIN_IN], cols) || !hn_norm_is_f32(n->in[DBIAS_IN], cols))
         return HN_FAIL(HN_ERR_SHAPE, "dgain and dbias f32 [cols]");
-    out[DX] = hn_norm_like(sum);
+    out[DX] = hn_type_fresh(sum);
     return HN_OK;
 }
 

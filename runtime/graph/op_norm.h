@@ -7,15 +7,6 @@
 extern "C" {
 #endif
 
-/* The axes of `t`, rows with a pitch rounded up to 16 bytes. */
-static inline hn_type hn_norm_like(const hn_type *t)
-{
-    hn_type like = hn_type_2d(t->dtype, hn_type_rows(t), hn_type_cols(t));
-    like.ndim = t->ndim;
-    for (int i = 0; i < t->ndim; i++) like.dim[i] = t->dim[i];
-    return like;
-}
-
 /* A gain or bias for n columns, f32 or bf16. */
 static inline bool hn_norm_is_param(const hn_tensor *t, int64_t n)
 {
