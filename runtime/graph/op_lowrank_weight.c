@@ -21,11 +21,14 @@ static hn_status infer(const hn_node *n, hn_type *out)
     return HN_OK;
 }
 
-/* The gradient of y is an fp32 buffer: whoever uses y as a weight adds into it. */
+/* Whoever uses y as a weight adds into an fp32 buffer: that is then the gradient of y. */
 static hn_status grad(hn_graph *g, const hn_node *n, hn_tensor *const *dout, hn_tensor **din)
 {
-    hn_tensor *const both[] = {din[W], dout[Y]};
-    hn_tensor *const in[] = {dout[Y], n->in[A], n->in[B], din[A], din[B]};
+    const hn_attr to_f32 = {.cast = {.to = HN_F32}};
+    hn_tensor *dy = dout[Y];
+    if (dy->type.dtype != HN_F32) HN_TRY(hn_emit(g, HN_OP_CAST, n->name, &dy, &to_f32, &dy));
+    hn_tensor *const both[] = {din[W], dy};
+    hn_tensor *const in[] = {dy, n->in[A], n->in[B], din[A], din[B]};
     if (din[W] != NULL) HN_TRY(hn_emit(g, HN_OP_ACCUMULATE, n->name, both, NULL, NULL));
     if (din[A] == NULL && din[B] == NULL) return HN_OK;
     return hn_emit(g, HN_OP_LOWRANK_WEIGHT_BWD, n->name, in, &n->attr, NULL);
