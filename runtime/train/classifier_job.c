@@ -42,9 +42,8 @@ static hn_status tables(hn_job *j, hn_program *p)
     if (o->train && !o->stream_train) HN_TRY(resident(p, "images", o->train, &c->train));
     if (o->eval && !o->stream_eval) HN_TRY(resident(p, "held-out images", o->eval, &c->eval));
     if (o->probe_images == 0) return HN_OK;
-    const hn_type probe = {.dtype = HN_U8,
-                           .ndim = 4,
-                           .dim = {o->probe_images, v->image, v->image, v->channels}};
+    const hn_type probe = {
+        .dtype = HN_U8, .ndim = 4, .dim = {o->probe_images, v->image, v->image, v->channels}};
     const hn_type ids = hn_type_1d(HN_I32, o->probe_images);
     HN_TRY(hn_vision_tables_new(v, p, o->probe_images, &c->probe.tables));
     HN_TRY(hn_program_tensor(p, HN_MEM_INPUT, "logits.index", &ids, &c->probe.index));
