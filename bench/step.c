@@ -104,7 +104,7 @@ static hn_status fill_weights(bench *b, void *pool)
     const hn_dtype dtype = b->model.dtype;
     const uint64_t seed = (uint64_t)b->c->seed;
     const hn_rng r = hn_rng_make(seed, 0, hn_hash_name("weights"));
-    const double deviation = b->model.config.init_range;
+    const double deviation = b->model.decoder.init_range;
 #pragma omp parallel for
     for (int64_t i = 0; i < POOL; i++) {
         uint32_t w[4];
@@ -140,7 +140,7 @@ static hn_status random_tokens(bench *b)
     if (b->tokens == NULL || b->step_ms == NULL)
         return HN_FAIL(HN_ERR_MEMORY, "no memory for %" PRId64 " tokens", n);
     for (int64_t i = 0; i < n; i++)
-        b->tokens[i] = (int32_t)hn_rng_below(r, (uint64_t)i, 0, (uint64_t)b->model.config.vocab);
+        b->tokens[i] = (int32_t)hn_rng_below(r, (uint64_t)i, 0, (uint64_t)b->model.decoder.vocab);
     return HN_OK;
 }
 
@@ -184,7 +184,7 @@ static hn_status set_up(bench *b)
     if (!c->tune) HN_TRY(hn_tune_use(b->device, c->plans, &to_stderr));
     HN_TRY(hn_model_open(c->model, c->dtype, NULL, &b->model));
     const hn_decoder_options decoder = {
-        .config = &b->model.config,
+        .decoder = &b->model.decoder,
         .batch_rows = c->batch,
         .seq_len = c->length,
         .max_seqs = c->batch,

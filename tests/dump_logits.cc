@@ -20,7 +20,7 @@ static hn_status dump(const char *dir, const char *adapter, const char *out)
     hn_engine_options o = {};
     hn_decoder_options d = {};
     hn_decoder_job job;
-    d.config = &model.config;
+    d.decoder = &model.decoder;
     o.adapt = &adapt;
     o.dtype = HN_F32;
     d.logits_rows = rows;
@@ -33,7 +33,7 @@ static hn_status dump(const char *dir, const char *adapter, const char *out)
     HN_TRY(hn_lora_set(hn_engine_params(e), &a, adapter));
     std::vector<int32_t> tokens;
     for (int64_t i = 0; i < rows; i++)
-        tokens.push_back((int32_t)((i * i * 13 + 7 * i + 3) % model.config.vocab));
+        tokens.push_back((int32_t)((i * i * 13 + 7 * i + 3) % model.decoder.vocab));
     const hn_tensor *t = nullptr;
     HN_TRY(hn_decoder_logits(&job, e, tokens.data(), rows, &t));
     std::vector<float> logits((size_t)hn_type_elements(&t->type));
@@ -48,7 +48,7 @@ static hn_status dump(const char *dir, const char *adapter, const char *out)
     entry[1].dtype = HN_ST_F32;
     entry[1].ndim = 2;
     entry[1].dim[0] = rows;
-    entry[1].dim[1] = model.config.vocab;
+    entry[1].dim[1] = model.decoder.vocab;
     entry[1].data = logits.data();
     HN_TRY(hn_st_save(out, entry, 2, nullptr, 0, nullptr, nullptr));
     hn_engine_free(e);

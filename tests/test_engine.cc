@@ -94,7 +94,7 @@ class Engine {
         EXPECT_HN_OK(hn_model_open(dir.c_str(), dtype, nullptr, &model));
         o.device = device;
         o.executor = test_executor();
-        d.config = &model.config;
+        d.decoder = &model.decoder;
         o.dtype = model.dtype;
         o.optimizer.beta1 = 0.9;
         o.optimizer.beta2 = 0.999;
@@ -128,7 +128,7 @@ class Engine {
         const hn_tensor *t = nullptr;
         EXPECT_HN_OK(hn_decoder_logits(&job, e, tokens.data(), (int64_t)tokens.size(), &t));
         std::vector<float> v = values(t);
-        v.resize(tokens.size() * (size_t)model.config.vocab);
+        v.resize(tokens.size() * (size_t)model.decoder.vocab);
         return v;
     }
     /* Rows of `length` tokens from the places in `start`; labels are the next tokens. */
@@ -312,7 +312,7 @@ TEST_P(Family, CacheGivesTheSameLogits)
     for (const int64_t prompt : {(int64_t)1, (int64_t)2, (int64_t)6, n - 1}) {
         hn_generator *g = nullptr;
         const hn_generator_options o = {.device = device,
-                                        .config = &model.config,
+                                        .decoder = &model.decoder,
                                         .adapt = nullptr,
                                         .dtype = HN_F32,
                                         .max_prompt = prompt,

@@ -79,7 +79,7 @@ class Job {
         if (s.full) adapt_.parameter = all_parameters;
         o.device = device;
         o.executor = s.device == "cpu" ? HN_EXECUTOR_CPU : s.executor;
-        d.config = &model.config;
+        d.decoder = &model.decoder;
         o.adapt = &adapt_;
         o.dtype = model.dtype;
         d.batch_rows = s.rows;
@@ -126,7 +126,7 @@ class Job {
             }
         for (int64_t s = 0; s <= d.max_seqs; s++) to.offsets[s] = (int32_t)(s * d.seq_len);
     }
-    int32_t token(int64_t n) const { return (int32_t)((n * n / 3 + n) % model.config.vocab); }
+    int32_t token(int64_t n) const { return (int32_t)((n * n / 3 + n) % model.decoder.vocab); }
     void step(int64_t t, hn_step_report *report)
     {
         EXPECT_HN_OK(hn_engine_begin(e, t));

@@ -47,7 +47,7 @@ class Job {
         adapt_ = hn_lora_hook(&peft_);
         o.device = device_;
         o.executor = HN_EXECUTOR_CPU;
-        d.config = &model_.config;
+        d.decoder = &model_.decoder;
         o.adapt = &adapt_;
         o.dtype = model_.dtype;
         d.batch_rows = d.max_seqs = 2;
@@ -91,8 +91,8 @@ class Job {
                 EXPECT_HN_OK(hn_engine_batch(e, &in));
                 const hn_decoder_batch to = hn_decoder_batch_of(&in);
                 for (int64_t i = 0; i < 48; i++) {
-                    to.tokens[i] = (int32_t)((i * i + 7 * t + a) % model_.config.vocab);
-                    to.labels[i] = (int32_t)((i * i + 7 * t + a + 1) % model_.config.vocab);
+                    to.tokens[i] = (int32_t)((i * i + 7 * t + a) % model_.decoder.vocab);
+                    to.labels[i] = (int32_t)((i * i + 7 * t + a + 1) % model_.decoder.vocab);
                     to.positions[i] = (int32_t)(i % 24);
                 }
                 for (int32_t s = 0; s < 3; s++) to.offsets[s] = 24 * s;

@@ -84,11 +84,12 @@ static hn_status open_file(hn_model_dir *m, const char *name)
     return st;
 }
 
-static hn_status open_single(hn_model_dir *m)
+static hn_status open_single(hn_model_dir *m, const char *path)
 {
     m->files = hn_calloc(1, sizeof(void *));
     if (m->files == NULL) return HN_FAIL(HN_ERR_MEMORY, "no memory to read %s", m->path);
-    HN_TRY(open_file(m, "model.safetensors"));
+    HN_TRY(hn_st_open(path, &m->files[0]));
+    m->n_files = 1;
     m->n = hn_st_count(m->files[0]);
     m->tensors = hn_calloc((size_t)m->n, sizeof(void *));
     if (m->tensors == NULL) return HN_FAIL(HN_ERR_MEMORY, "no memory to read %s", m->path);
@@ -210,7 +211,7 @@ static hn_status open_weights(hn_model_dir *m, const hn_log *log)
     if (single == NULL || index == NULL)
         st = HN_FAIL(HN_ERR_MEMORY, "no memory to read %s", m->path);
     else if (hn_is_file(single))
-        st = open_single(m);
+        st = open_single(m, single);
     else if (hn_is_file(index))
         st = open_sharded(m, index, log);
     else
@@ -230,6 +231,21 @@ hn_status hn_model_dir_open(const char *dir, const hn_log *log, hn_model_dir **o
     if (m->path == NULL) st = HN_FAIL(HN_ERR_MEMORY, "no memory to read %s", dir);
     if (st == HN_OK) st = load_configs(m);
     if (st == HN_OK) st = open_weights(m, log);
+    if (st == HN_OK)
+        *out = m;
+    else
+        hn_model_dir_close(m);
+    return st;
+}
+
+hn_status hn_model_dir_open_file(const char *file, hn_model_dir **out)
+{
+    hn_model_dir *m = hn_calloc(1, sizeof *m);
+    if (m == NULL) return HN_FAIL(HN_ERR_MEMORY, "no memory to read %s", file);
+    m->path = hn_strdup(file);
+    hn_status st =
+        m->path ? open_single(m, file) : HN_FAIL(HN_ERR_MEMORY, "no memory for %s", file);
+    if (st == HN_OK) qsort(m->tensors, (size_t)m->n, sizeof *m->tensors, by_name);
     if (st == HN_OK)
         *out = m;
     else

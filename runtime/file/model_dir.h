@@ -26,11 +26,13 @@ extern "C" {
 typedef struct hn_model_dir hn_model_dir;
 
 HN_NODISCARD hn_status hn_model_dir_open(const char *dir, const hn_log *log, hn_model_dir **out);
+/* Weights without a folder: one safetensors file, whose configuration is elsewhere. */
+HN_NODISCARD hn_status hn_model_dir_open_file(const char *file, hn_model_dir **out);
 void hn_model_dir_close(hn_model_dir *m); /* accepts NULL */
 
 const char *hn_model_dir_path(const hn_model_dir *m);
 const char *hn_model_dir_config_path(const hn_model_dir *m);  /* for errors */
-const json_t *hn_model_dir_config(const hn_model_dir *m);     /* config.json: an object */
+const json_t *hn_model_dir_config(const hn_model_dir *m);     /* config.json; NULL of a file */
 const json_t *hn_model_dir_generation(const hn_model_dir *m); /* generation_config.json or NULL */
 
 int64_t hn_model_dir_count(const hn_model_dir *m);

@@ -15,12 +15,13 @@ static const char *top(const hn_gpt2_config *c, const char *name)
     return c->bare ? name + PREFIX : name;
 }
 
-static const char *embed_name(const hn_gpt2_config *c) { return top(c, "transformer.wte.weight"); }
 static const char *place_name(const hn_gpt2_config *c) { return top(c, "transformer.wpe.weight"); }
+
+const char *hn_gpt2_embedding(const hn_gpt2_config *c) { return top(c, "transformer.wte.weight"); }
 
 const char *hn_gpt2_head(const hn_gpt2_config *c)
 {
-    return c->tied ? embed_name(c) : "lm_head.weight";
+    return c->tied ? hn_gpt2_embedding(c) : "lm_head.weight";
 }
 
 static const char *in_layer(const hn_gpt2_config *c, int64_t layer, const char *suffix, char *name)
@@ -67,7 +68,7 @@ static hn_status declare_layer(const hn_gpt2_config *c, hn_params *p, int64_t la
 hn_status hn_gpt2_declare(const hn_gpt2_config *c, hn_params *p)
 {
     const double sd = c->init_range;
-    HN_TRY(hn_params_declare(p, embed_name(c), c->vocab, c->hidden, HN_INIT_NORMAL, sd));
+    HN_TRY(hn_params_declare(p, hn_gpt2_embedding(c), c->vocab, c->hidden, HN_INIT_NORMAL, sd));
     HN_TRY(hn_params_declare(p, place_name(c), c->positions, c->hidden, HN_INIT_NORMAL, sd));
     for (int64_t i = 0; i < c->layers; i++) HN_TRY(declare_layer(c, p, i));
     HN_TRY(declare_norm(p, top(c, "transformer.ln_f"), c->hidden));
@@ -128,7 +129,7 @@ static hn_status look_up(recorder *r, const char *table, hn_tensor *ids, hn_tens
 static hn_status embed(recorder *r, hn_tensor **x)
 {
     hn_tensor *in[2], *out[HN_MAX_OUT];
-    HN_TRY(look_up(r, embed_name(r->c), r->in->tokens, &in[0]));
+    HN_TRY(look_up(r, hn_gpt2_embedding(r->c), r->in->tokens, &in[0]));
     HN_TRY(look_up(r, place_name(r->c), r->in->positions, &in[1]));
     HN_TRY(hn_emit(r->g, HN_OP_ADD, top(r->c, "transformer.embed"), in, NULL, out));
     *x = out[0];

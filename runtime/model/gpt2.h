@@ -45,6 +45,7 @@ HN_NODISCARD hn_status hn_gpt2_loss(const hn_gpt2_build *b, hn_graph *g, hn_tens
 
 /* Name of the head's weight: the embedding's when they are tied. */
 const char *hn_gpt2_head(const hn_gpt2_config *c);
+const char *hn_gpt2_embedding(const hn_gpt2_config *c);
 
 #ifdef __cplusplus
 }

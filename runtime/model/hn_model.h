@@ -1,6 +1,7 @@
 /* hn_model.h - the face of runtime/model: all that other folders and programs include of it. */
 #ifndef HN_FACE_MODEL_H
 #define HN_FACE_MODEL_H
+#include "runtime/model/decoder.h"
 #include "runtime/model/gpt2.h"
 #include "runtime/model/gpt2_config.h"
 #include "runtime/model/llama.h"

@@ -10,73 +10,168 @@
 
 #include "runtime/base/alloc.h"
 #include "runtime/base/json.h"
-#include "runtime/model/llama.h"
 
 void hn_model_close(hn_model *m)
 {
     if (m == NULL) return;
-    hn_llama_config_free(&m->config);
-    if (m->dir == NULL) json_decref(m->config_json);
+    hn_decoder_free(&m->decoder);
+    if (!m->whole) json_decref(m->config_json);
     hn_model_dir_close(m->dir);
     hn_free(m->path);
     *m = (hn_model){0};
 }
 
-/* Type of the weights as the file has them: of the embedding, which every decoder has. */
+/* The tensor whose type speaks for all: a decoder's embedding, the first one of a classifier. */
+static hn_status find_example(const hn_model *m, const hn_st_tensor **out)
+{
+    const bool decoder = m->kind == HN_MODEL_DECODER;
+    const char *name = decoder ? hn_decoder_embedding(&m->decoder) : "";
+    *out = decoder ? hn_model_dir_find(m->dir, name) : hn_model_dir_at(m->dir, 0);
+    if (*out != NULL) return HN_OK;
+    return decoder ? HN_FAIL(HN_ERR_FORMAT, "%s: tensor %s is missing", m->path, name)
+                   : HN_FAIL(HN_ERR_FORMAT, "%s: no tensor in the files", m->path);
+}
+
+/* Type of the weights as the file has them. */
 static hn_status choose_dtype(hn_model *m, const char *asked)
 {
+    const hn_st_tensor *t = NULL;
+    m->dtype = HN_F32;
     if (strcmp(asked, "f32") == 0 || strcmp(asked, "bf16") == 0) {
         m->dtype = asked[0] == 'f' ? HN_F32 : HN_BF16;
         return HN_OK;
     }
     if (m->dir == NULL) {
-        m->dtype = m->config.says_dtype && m->config.file_dtype == HN_BF16 ? HN_BF16 : HN_F32;
+        if (m->decoder.says_dtype && m->decoder.file_dtype == HN_BF16) m->dtype = HN_BF16;
         return HN_OK;
     }
-    const hn_st_tensor *t = hn_model_dir_find(m->dir, "model.embed_tokens.weight");
-    if (t == NULL)
-        return HN_FAIL(HN_ERR_FORMAT, "%s: tensor model.embed_tokens.weight is missing", m->path);
-    switch (t->dtype) {
-    case HN_ST_BF16: m->dtype = HN_BF16; return HN_OK;
-    case HN_ST_F32:
-    case HN_ST_F16: m->dtype = HN_F32; return HN_OK;
-    default:
-        return HN_FAIL(HN_ERR_UNSUPPORTED,
-                       "%s: weights are %s; say --dtype f32 or --dtype bf16 to convert them",
-                       m->path, hn_st_dtype_name(t->dtype));
-    }
+    HN_TRY(find_example(m, &t));
+    if (t->dtype == HN_ST_BF16) m->dtype = HN_BF16;
+    if (t->dtype == HN_ST_BF16 || t->dtype == HN_ST_F32 || t->dtype == HN_ST_F16) return HN_OK;
+    return HN_FAIL(HN_ERR_UNSUPPORTED,
+                   "%s: weights are %s; say --dtype f32 or --dtype bf16 to convert them", m->path,
+                   hn_st_dtype_name(t->dtype));
 }
 
-static hn_status open_files(hn_model *m, const hn_log *log)
+static hn_status read_config(hn_model *m, const char *where, const hn_log *log)
+{
+    const json_t *generation = m->dir ? hn_model_dir_generation(m->dir) : NULL;
+    if (!json_is_object(m->config_json))
+        return HN_FAIL(HN_ERR_FORMAT, "%s: not a JSON object", where);
+    const char *type = json_string_value(json_object_get(m->config_json, "model_type"));
+    const bool vision = json_object_get(m->config_json, "architecture") != NULL ||
+                        (type && (strcmp(type, "vit") == 0 || strcmp(type, "resnet") == 0));
+    m->kind = vision ? HN_MODEL_CLASSIFIER : HN_MODEL_DECODER;
+    return vision ? hn_vision_config_read(m->config_json, where, log, NULL, &m->vision)
+                  : hn_decoder_read(m->config_json, generation, where, log, &m->decoder);
+}
+
+/* A name has neither a slash nor the end of a file; a file or folder of that name comes first. */
+static bool is_name(const char *path)
+{
+    return strchr(path, '/') == NULL && strstr(path, ".json") == NULL;
+}
+
+static hn_status open_named(hn_model *m)
+{
+    m->named = true;
+    m->kind = HN_MODEL_CLASSIFIER;
+    if (hn_vision_config_named(m->path, NULL, &m->vision) != HN_OK)
+        return HN_FAIL(HN_ERR_ARG, "model %s: no such file or folder, and %s", m->path,
+                       hn_last_text());
+    m->config_json = hn_vision_config_json(&m->vision);
+    return m->config_json ? HN_OK : HN_FAIL(HN_ERR_MEMORY, "no memory for a configuration");
+}
+
+static hn_status open_config(hn_model *m, const hn_model_options *o, const hn_log *log)
 {
     struct stat info;
-    if (stat(m->path, &info) != 0)
-        return HN_FAIL(HN_ERR_IO, "model %s: %s", m->path, strerror(errno));
+    const bool there = stat(m->path, &info) == 0;
+    if (!there && is_name(m->path)) return open_named(m);
+    if (!there) return HN_FAIL(HN_ERR_IO, "model %s: %s", m->path, strerror(errno));
     if (!S_ISDIR(info.st_mode)) {
         HN_TRY(hn_json_load(m->path, &m->config_json));
-        return hn_llama_config_read(m->config_json, m->path, log, &m->config);
+        return read_config(m, m->path, log);
     }
+    if (o->weights != NULL)
+        return HN_FAIL(HN_ERR_ARG,
+                       "weights %s: of a config.json or an architecture, but model %s is a folder "
+                       "with weights of its own",
+                       o->weights, m->path);
     HN_TRY(hn_model_dir_open(m->path, log, &m->dir));
+    m->whole = true;
     m->config_json = (json_t *)(size_t)hn_model_dir_config(m->dir);
-    HN_TRY(hn_llama_config_read(m->config_json, hn_model_dir_config_path(m->dir), log, &m->config));
-    const json_t *generation = hn_model_dir_generation(m->dir);
-    return generation ? hn_llama_config_eos(generation, "generation_config.json", &m->config)
-                      : HN_OK;
+    return read_config(m, hn_model_dir_config_path(m->dir), log);
 }
 
-hn_status hn_model_open(const char *path, const char *dtype, const hn_log *log, hn_model *out)
+/* GPT-2 without its head's class has names that begin with "h.0.". */
+static void look_at_names(hn_model *m)
 {
-    hn_model m = {.path = hn_strdup(path)};
+    if (m->dir == NULL || m->kind != HN_MODEL_DECODER) return;
+    m->decoder.gpt2.bare = hn_model_dir_find(m->dir, "wte.weight") != NULL;
+}
+
+hn_status hn_model_open_as(const hn_model_options *o, const hn_log *log, hn_model *out)
+{
+    hn_model m = {.path = hn_strdup(o->path)};
     hn_status st = HN_OK;
-    if (m.path == NULL) return HN_FAIL(HN_ERR_MEMORY, "no memory for the path %s", path);
-    HN_TRY_GOTO(st, open_files(&m, log), done);
-    HN_TRY_GOTO(st, choose_dtype(&m, dtype), done);
+    if (m.path == NULL) return HN_FAIL(HN_ERR_MEMORY, "no memory for the path %s", o->path);
+    HN_TRY_GOTO(st, open_config(&m, o, log), done);
+    if (o->weights != NULL) HN_TRY_GOTO(st, hn_model_dir_open_file(o->weights, &m.dir), done);
+    look_at_names(&m);
+    HN_TRY_GOTO(st, choose_dtype(&m, o->dtype), done);
     *out = m;
     return HN_OK;
 
 done:
     hn_model_close(&m);
     return st;
+}
+
+hn_status hn_model_open(const char *path, const char *dtype, const hn_log *log, hn_model *out)
+{
+    const hn_model_options o = {.path = path, .dtype = dtype};
+    return hn_model_open_as(&o, log, out);
+}
+
+hn_status hn_model_override(hn_model *m, const hn_vision_override *o, bool new_head)
+{
+    const int64_t classes = m->vision.classes;
+    if (m->kind != HN_MODEL_CLASSIFIER)
+        return HN_FAIL(HN_ERR_ARG, "model %s: is no image classifier", m->path);
+    HN_TRY(hn_vision_config_override(&m->vision, o, m->path));
+    if (m->vision.classes != classes || new_head) m->fresh_head = true;
+    m->checked_digest = false;
+    return HN_OK;
+}
+
+hn_status hn_model_declare(const hn_model *m, hn_params *p)
+{
+    return m->kind == HN_MODEL_DECODER ? hn_decoder_declare(&m->decoder, p)
+                                       : hn_vision_declare(&m->vision, p);
+}
+
+const char *hn_model_head(const hn_model *m, char *name, size_t size)
+{
+    if (m->kind == HN_MODEL_DECODER) return hn_decoder_head(&m->decoder);
+    if (m->vision.classes == 0) return NULL;
+    snprintf(name, size, "%s.weight", hn_vision_head(&m->vision));
+    return name;
+}
+
+int64_t hn_model_layers(const hn_model *m)
+{
+    return m->kind == HN_MODEL_DECODER ? m->decoder.layers : hn_vision_layers(&m->vision);
+}
+
+/* Whether a parameter does not come from the files though there are some. */
+static bool is_fresh(const hn_model *m, const char *name)
+{
+    if (!m->fresh_head) return false;
+    const char *head = hn_vision_head(&m->vision);
+    const size_t n = strlen(head);
+    return strncmp(name, head, n) == 0 &&
+           (strcmp(name + n, ".weight") == 0 || strcmp(name + n, ".bias") == 0);
 }
 
 /* "64, 3, 7, 7" in a caller's buffer. */
@@ -112,14 +207,14 @@ static hn_status check_one(const hn_model *m, const hn_param *q)
 static hn_status check_tied_head(const hn_model *m)
 {
     const hn_st_tensor *head = hn_model_dir_find(m->dir, "lm_head.weight");
-    const hn_st_tensor *embed = hn_model_dir_find(m->dir, hn_llama_head(&m->config));
-    if (!m->config.tied || head == NULL) return HN_OK;
+    const hn_st_tensor *embed = hn_model_dir_find(m->dir, hn_decoder_head(&m->decoder));
+    if (!m->decoder.tied || head == NULL || embed == NULL) return HN_OK;
     if (head->n_bytes == embed->n_bytes && memcmp(head->data, embed->data, head->n_bytes) == 0)
         return HN_OK;
     return HN_FAIL(HN_ERR_FORMAT,
                    "%s: tie_word_embeddings is true, but lm_head.weight and "
-                   "model.embed_tokens.weight differ",
-                   m->path);
+                   "%s differ",
+                   m->path, hn_decoder_embedding(&m->decoder));
 }
 
 static bool ends_with(const char *name, const char *end)
@@ -141,7 +236,8 @@ hn_status hn_model_check(const hn_model *m, const hn_params *p, const hn_log *lo
 {
     if (m->dir == NULL) return HN_OK;
     for (int64_t i = 0; i < hn_params_count(p); i++)
-        if (!hn_params_at(p, i)->adapter) HN_TRY(check_one(m, hn_params_at(p, i)));
+        if (!hn_params_at(p, i)->adapter && !is_fresh(m, hn_params_at(p, i)->name))
+            HN_TRY(check_one(m, hn_params_at(p, i)));
     HN_TRY(check_tied_head(m));
     for (int64_t i = 0; i < hn_model_dir_count(m->dir); i++) {
         const char *name = hn_model_dir_at(m->dir, i)->name;
@@ -165,7 +261,7 @@ hn_status hn_model_load(const hn_model *m, const hn_params *p, uint64_t seed)
         return HN_FAIL(HN_ERR_MEMORY, "%" PRId64 " values of a weight", largest);
     for (int64_t i = 0; i < hn_params_count(p); i++) {
         const hn_param *q = hn_params_at(p, i);
-        if (q->adapter || m->dir == NULL) {
+        if (q->adapter || m->dir == NULL || is_fresh(m, q->name)) {
             HN_TRY_GOTO(st, hn_param_init(q, seed), done);
             continue;
         }
@@ -178,21 +274,39 @@ done:
     return st;
 }
 
+/* What random weights are made of. */
+static char *recipe(const hn_model *m, uint64_t seed)
+{
+    char *config = json_dumps(m->config_json, JSON_SORT_KEYS | JSON_COMPACT);
+    char *text = config ? hn_asprintf("%s seed %" PRIu64, config, seed) : NULL;
+    free(config);
+    return text;
+}
+
+/* A classifier's sizes, and the seed of its head, are not told by files or configuration. */
+static char *with_sizes(const hn_model *m, uint64_t seed)
+{
+    const hn_vision_config *c = &m->vision;
+    char head[40] = "";
+    if (m->fresh_head) snprintf(head, sizeof head, " head of seed %" PRIu64, seed);
+    return hn_asprintf("%s image %" PRId64 " channels %" PRId64 " classes %" PRId64 "%s", m->digest,
+                       c->image, c->channels, c->classes, head);
+}
+
+static hn_status digest_text(hn_model *m, char *text)
+{
+    const hn_status st = text ? hn_sha256(text, strlen(text), m->digest)
+                              : HN_FAIL(HN_ERR_MEMORY, "no memory for the digest");
+    hn_free(text);
+    return st;
+}
+
 hn_status hn_model_digest(hn_model *m, uint64_t seed, const char **hex)
 {
     *hex = m->digest;
     if (m->checked_digest) return HN_OK;
-    if (m->dir != NULL) {
-        HN_TRY(hn_model_dir_digest(m->dir, m->digest));
-    } else {
-        char *config = json_dumps(m->config_json, JSON_SORT_KEYS | JSON_COMPACT);
-        char *text = config ? hn_asprintf("%s seed %" PRIu64, config, seed) : NULL;
-        const hn_status st = text ? hn_sha256(text, strlen(text), m->digest)
-                                  : HN_FAIL(HN_ERR_MEMORY, "no memory for the digest");
-        hn_free(text);
-        free(config);
-        HN_TRY(st);
-    }
+    HN_TRY(m->dir ? hn_model_dir_digest(m->dir, m->digest) : digest_text(m, recipe(m, seed)));
+    if (m->kind == HN_MODEL_CLASSIFIER) HN_TRY(digest_text(m, with_sizes(m, seed)));
     m->checked_digest = true;
     return HN_OK;
 }

@@ -2,6 +2,7 @@
 
 #include <inttypes.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "runtime/base/json.h"
@@ -495,4 +496,35 @@ hn_status hn_vision_config_read(const json_t *config, const char *where, const h
     warn_unknown(config, where, log);
     *out = c;
     return HN_OK;
+}
+
+hn_status hn_vision_config_override(hn_vision_config *c, const hn_vision_override *o,
+                                    const char *where)
+{
+    hn_vision_config changed = *c;
+    HN_TRY(finish(&changed, where, o));
+    *c = changed;
+    return HN_OK;
+}
+
+/* As many digits as a float needs to come back. */
+static json_t *pixel_values(const float *v, int64_t n)
+{
+    json_t *list = json_array();
+    for (int64_t i = 0; i < n; i++) {
+        char text[32];
+        snprintf(text, sizeof text, "%.9g", (double)v[i]);
+        json_array_append_new(list, json_real(strtod(text, NULL)));
+    }
+    return list;
+}
+
+json_t *hn_vision_config_json(const hn_vision_config *c)
+{
+    const json_int_t side = (json_int_t)c->image;
+    return json_pack("{s:s, s:I, s:s, s:{s:[I,I,I], s:o, s:o}}", "architecture", c->architecture,
+                     "num_classes", (json_int_t)c->classes, "global_pool",
+                     c->family == HN_VISION_VIT ? "token" : "avg", "pretrained_cfg", "input_size",
+                     (json_int_t)c->channels, side, side, "mean",
+                     pixel_values(c->mean, c->channels), "std", pixel_values(c->std, c->channels));
 }

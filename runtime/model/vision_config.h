@@ -95,6 +95,12 @@ HN_NODISCARD hn_status hn_vision_config_named(const char *name, const hn_vision_
 HN_NODISCARD hn_status hn_vision_config_read(const json_t *config, const char *where,
                                              const hn_log *log, const hn_vision_override *override,
                                              hn_vision_config *out);
+/* Other sizes than before; where: for the text. */
+HN_NODISCARD hn_status hn_vision_config_override(hn_vision_config *c, const hn_vision_override *o,
+                                                 const char *where);
+/* Of an architecture by name: a config.json that hn_vision_config_read takes for the same, with
+ * timm's keys. NULL: no memory. */
+json_t *hn_vision_config_json(const hn_vision_config *c);
 /* Whether the sizes fit together; for configurations made by hand. `where` is for the text. */
 HN_NODISCARD hn_status hn_vision_config_check(const hn_vision_config *c, const char *where);
 

@@ -24,7 +24,7 @@ static const hn_decoder_job *decoder(const hn_job *j) { return (const hn_decoder
 
 static hn_status declare(const hn_job *j, hn_params *p)
 {
-    return hn_llama_declare(decoder(j)->o.config, p);
+    return hn_decoder_declare(decoder(j)->o.decoder, p);
 }
 
 static hn_status tables(hn_job *j, hn_program *p)
@@ -33,7 +33,7 @@ static hn_status tables(hn_job *j, hn_program *p)
     const int64_t rows = d->o.logits_rows;
     const int64_t positions = d->o.seq_len > rows ? d->o.seq_len : rows;
     const hn_type ids = hn_type_1d(HN_I32, rows), offsets = hn_type_1d(HN_I32, 2);
-    HN_TRY(hn_llama_tables_new(d->o.config, p, positions, &d->tables));
+    HN_TRY(hn_decoder_tables_new(d->o.decoder, p, positions, &d->tables));
     if (rows == 0) return HN_OK;
     HN_TRY(hn_program_tensor(p, HN_MEM_INPUT, "logits.tokens", &ids, &d->probe.tokens));
     HN_TRY(hn_program_tensor(p, HN_MEM_INPUT, "logits.positions", &ids, &d->probe.positions));
@@ -42,40 +42,40 @@ static hn_status tables(hn_job *j, hn_program *p)
 
 static hn_status fill(const hn_job *j)
 {
-    return hn_llama_tables_fill(decoder(j)->o.config, &decoder(j)->tables);
+    return hn_decoder_tables_fill(decoder(j)->o.decoder, &decoder(j)->tables);
 }
 
-static hn_llama_build builder(const hn_decoder_job *d, const hn_job_pass *pass)
+static hn_decoder_build builder(const hn_decoder_job *d, const hn_job_pass *pass)
 {
-    return (hn_llama_build){.loss_chunk_rows = pass->gpu ? CHUNK_ROWS_CUDA : CHUNK_ROWS_CPU,
-                            .config = d->o.config,
-                            .params = pass->params,
-                            .tables = &d->tables,
-                            .attention = d->o.attention,
-                            .longest = d->o.seq_len,
-                            .even = d->o.even_rows,
-                            .recompute = pass->recompute};
+    return (hn_decoder_build){.loss_chunk_rows = pass->gpu ? CHUNK_ROWS_CUDA : CHUNK_ROWS_CPU,
+                              .decoder = d->o.decoder,
+                              .params = pass->params,
+                              .tables = &d->tables,
+                              .attention = d->o.attention,
+                              .longest = d->o.seq_len,
+                              .even = d->o.even_rows,
+                              .recompute = pass->recompute};
 }
 
 static hn_status loss(hn_job *j, const hn_job_pass *pass, hn_graph *g, const hn_job_sums *sums)
 {
-    const hn_llama_build b = builder(decoder(j), pass);
+    const hn_decoder_build b = builder(decoder(j), pass);
     hn_tensor *const *in = pass->in, *hidden;
     const hn_llama_input input = {in[TOKENS], in[POSITIONS], in[OFFSETS], NULL};
-    HN_TRY(hn_llama_hidden(&b, g, &input, &hidden));
-    return hn_llama_loss(&b, g, hidden, in[LABELS], sums->loss, sums->count, NULL);
+    HN_TRY(hn_decoder_hidden(&b, g, &input, &hidden));
+    return hn_decoder_loss(&b, g, hidden, in[LABELS], sums->loss, sums->count);
 }
 
 static hn_status probe(hn_job *j, const hn_job_pass *pass, hn_graph *g)
 {
     hn_decoder_job *d = (hn_decoder_job *)j;
     const hn_llama_input in = {d->probe.tokens, d->probe.positions, d->probe.offsets, NULL};
-    hn_llama_build b = builder(d, pass);
+    hn_decoder_build b = builder(d, pass);
     hn_tensor *hidden;
     b.longest = d->o.logits_rows;
     b.even = false;
-    HN_TRY(hn_llama_hidden(&b, g, &in, &hidden));
-    HN_TRY(hn_llama_logits(&b, g, hidden, &d->probe.logits));
+    HN_TRY(hn_decoder_hidden(&b, g, &in, &hidden));
+    HN_TRY(hn_decoder_logits_of(&b, g, hidden, &d->probe.logits));
     hn_graph_keep(d->probe.logits);
     return HN_OK;
 }
@@ -93,7 +93,7 @@ void hn_decoder_job_init(hn_decoder_job *j, const hn_decoder_options *o)
     const int64_t rows = o->batch_rows * o->seq_len;
     const hn_type row = hn_type_1d(HN_I32, rows), offsets = hn_type_1d(HN_I32, o->max_seqs + 1);
     *j = (hn_decoder_job){.job = {.rows = rows,
-                                  .layers = o->config->layers,
+                                  .layers = o->decoder->layers,
                                   .n_fields = N_FIELDS,
                                   .field = {[TOKENS] = {"tokens", row},
                                             [LABELS] = {"labels", row},

@@ -4,7 +4,7 @@
  * verification come from a graph of their own (hn_decoder_logits). */
 #ifndef HN_DECODER_JOB_H
 #define HN_DECODER_JOB_H
-#include "runtime/model/llama.h"
+#include "runtime/model/decoder.h"
 #include "runtime/train/engine.h"
 
 #ifdef __cplusplus
@@ -12,7 +12,7 @@ extern "C" {
 #endif
 
 typedef struct {
-    const hn_llama_config *config;         /* must outlive the job */
+    const hn_decoder *decoder;             /* must outlive the job */
     int64_t batch_rows, seq_len, max_seqs; /* of a micro-batch; 0 rows: no batch */
     hn_attention_impl attention;
     bool even_rows; /* a row of a batch is one sequence and what pads it: attention may take them

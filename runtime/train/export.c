@@ -17,7 +17,7 @@
 static hn_status probe(hn_session *s, float **out)
 {
     int32_t tokens[HN_EXPORT_PROBE_ROWS];
-    const int64_t vocab = s->model.config.vocab, rows = HN_EXPORT_PROBE_ROWS;
+    const int64_t vocab = s->model.decoder.vocab, rows = HN_EXPORT_PROBE_ROWS;
     const hn_rng r = hn_rng_make(1, 0, hn_hash_name("export probe"));
     for (int i = 0; i < HN_EXPORT_PROBE_ROWS; i++)
         tokens[i] = (int32_t)hn_rng_below(r, 0, (uint32_t)i, (uint64_t)vocab);
@@ -39,7 +39,7 @@ static hn_status compare(hn_session *s, const float *before, const char *dir, do
     float *after = NULL;
     HN_TRY(probe(s, &after));
     double err = 0, ref = 0;
-    for (int64_t i = 0; i < HN_EXPORT_PROBE_ROWS * s->model.config.vocab; i++) {
+    for (int64_t i = 0; i < HN_EXPORT_PROBE_ROWS * s->model.decoder.vocab; i++) {
         const double d = (double)after[i] - (double)before[i];
         err += d * d;
         ref += (double)before[i] * (double)before[i];
@@ -169,7 +169,7 @@ static hn_status add_weight(hn_session *s, weights *w, const hn_param *q,
     const hn_linear_layer *l = layer_of(hn_engine_params(s->engine), q);
     const bool merged = l != NULL && l->a != NULL;
     const int64_t n = hn_param_values(q);
-    hn_dtype dtype = s->model.config.says_dtype ? s->model.config.file_dtype : HN_F32;
+    hn_dtype dtype = s->model.decoder.says_dtype ? s->model.decoder.file_dtype : HN_F32;
     hn_st_entry *e = &w->entry[w->n];
     *e = (hn_st_entry){.name = q->name, .ndim = q->file_ndim};
     for (int i = 0; i < q->file_ndim; i++) e->dim[i] = q->file_dim[i];

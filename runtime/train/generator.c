@@ -46,7 +46,7 @@ static hn_status vector(hn_generator *g, const char *name, hn_dtype dtype, int64
 
 static hn_status make_cache(hn_generator *g)
 {
-    const hn_llama_config *c = g->o.config;
+    const hn_decoder *c = g->o.decoder;
     const hn_type type = {
         .dtype = g->o.dtype, .ndim = 3, .dim = {1, g->capacity, c->kv_heads * c->head_dim}};
     g->cache = hn_calloc((size_t)c->layers, sizeof *g->cache);
@@ -63,8 +63,8 @@ static hn_status make_cache(hn_generator *g)
 
 static hn_status record_graphs(hn_generator *g)
 {
-    hn_llama_build b = {
-        .config = g->o.config, .params = g->params, .tables = &g->tables, .cache = g->cache};
+    hn_decoder_build b = {
+        .decoder = g->o.decoder, .params = g->params, .tables = &g->tables, .cache = g->cache};
     if (g->bucket > 0) {
         HN_TRY(vector(g, "prompt", HN_I32, g->bucket, &g->prompt));
         HN_TRY(vector(g, "prompt.positions", HN_I32, g->bucket, &g->prompt_positions));
@@ -72,7 +72,7 @@ static hn_status record_graphs(hn_generator *g)
         HN_TRY(vector(g, "prompt.at", HN_I32, 1, &g->prompt_at));
         const hn_llama_input in = {g->prompt, g->prompt_positions, g->prompt_offsets, g->prompt_at};
         HN_TRY(hn_graph_new(g->program, "prefill", false, &g->prefill));
-        HN_TRY(hn_llama_hidden(&b, g->prefill, &in, NULL));
+        HN_TRY(hn_decoder_hidden(&b, g->prefill, &in, NULL));
     }
     HN_TRY(vector(g, "token", HN_I32, 1, &g->token));
     HN_TRY(vector(g, "position", HN_I32, 1, &g->position));
@@ -80,15 +80,15 @@ static hn_status record_graphs(hn_generator *g)
     hn_tensor *hidden;
     b.decode = true;
     HN_TRY(hn_graph_new(g->program, "decode", false, &g->decode));
-    HN_TRY(hn_llama_hidden(&b, g->decode, &in, &hidden));
-    HN_TRY(hn_llama_logits(&b, g->decode, hidden, &g->logits));
+    HN_TRY(hn_decoder_hidden(&b, g->decode, &in, &hidden));
+    HN_TRY(hn_decoder_logits_of(&b, g->decode, hidden, &g->logits));
     hn_graph_keep(g->logits);
     return HN_OK;
 }
 
 static hn_status record(hn_generator *g)
 {
-    const hn_llama_config *c = g->o.config;
+    const hn_decoder *c = g->o.decoder;
     if (g->o.max_prompt < 1 || g->o.max_tokens < g->o.max_prompt)
         return HN_FAIL(HN_ERR_ARG, "a prompt of %" PRId64 " in a text of %" PRId64 " tokens",
                        g->o.max_prompt, g->o.max_tokens);
@@ -102,11 +102,11 @@ static hn_status record(hn_generator *g)
     g->capacity = g->o.max_tokens > g->bucket ? g->o.max_tokens : g->bucket;
     HN_TRY(hn_program_new(1, &g->program));
     HN_TRY(hn_params_new(g->o.adapt, &g->params));
-    HN_TRY(hn_llama_declare(c, g->params));
+    HN_TRY(hn_decoder_declare(c, g->params));
     const hn_params_options po = {
         .dtype = g->o.dtype, .fuse = hn_fuse_rule_of(g->o.dtype, g->o.executor != HN_EXECUTOR_CPU)};
     HN_TRY(hn_params_create(g->params, g->program, &po));
-    HN_TRY(hn_llama_tables_new(c, g->program, g->capacity, &g->tables));
+    HN_TRY(hn_decoder_tables_new(c, g->program, g->capacity, &g->tables));
     HN_TRY(vector(g, "step block", HN_U8, sizeof(hn_step_block), &g->step));
     HN_TRY(make_cache(g));
     HN_TRY(record_graphs(g));
@@ -164,7 +164,7 @@ hn_status hn_generator_allocate(hn_generator *g)
     HN_TRY(hn_device_alloc_host(hn_program_device(g->program),
                                 ints + hn_type_bytes(&g->logits->type), &host));
     g->host = host;
-    HN_TRY(hn_llama_tables_fill(g->o.config, &g->tables));
+    HN_TRY(hn_decoder_tables_fill(g->o.decoder, &g->tables));
     return warm_up(g);
 }
 
@@ -183,7 +183,7 @@ hn_status hn_generator_next(hn_generator *g, int32_t id, const float **logits)
     HN_TRY(hn_device_fetch(d, back, g->logits->data, hn_type_bytes(&g->logits->type)));
     HN_TRY(hn_device_wait(d));
     g->n++;
-    hn_to_f32(back, g->logits->type.dtype, 0, g->o.config->vocab, g->logits_f32);
+    hn_to_f32(back, g->logits->type.dtype, 0, g->o.decoder->vocab, g->logits_f32);
     *logits = g->logits_f32;
     return HN_OK;
 }
@@ -198,7 +198,7 @@ hn_status hn_generator_prompt(hn_generator *g, const int32_t *id, int64_t n, con
         int32_t *token = g->host, *position = token + g->bucket, *rest = position + g->bucket;
         for (int64_t i = 0; i < g->bucket; i++) {
             token[i] = i < n - 1 ? id[i] : 0; /* what padding leaves in the cache is overwritten */
-            position[i] = (int32_t)i;
+            position[i] = (int32_t)(i < n - 1 ? i : 0);
         }
         rest[0] = 0; /* offsets, and the place in the cache */
         rest[1] = (int32_t)(n - 1);

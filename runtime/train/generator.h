@@ -5,7 +5,7 @@
 #ifndef HN_GENERATOR_H
 #define HN_GENERATOR_H
 #include "runtime/graph/run.h"
-#include "runtime/model/llama.h"
+#include "runtime/model/decoder.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -14,8 +14,8 @@ extern "C" {
 typedef struct {
     hn_device *device; /* must outlive the generator; NULL: the CPU */
     hn_executor executor;
-    const hn_llama_config *config; /* must outlive the generator */
-    const hn_adapt *adapt;         /* NULL: no adapter */
+    const hn_decoder *decoder; /* must outlive the generator */
+    const hn_adapt *adapt;     /* NULL: no adapter */
     hn_dtype dtype;
     int64_t max_prompt; /* tokens, at least 1 */
     int64_t max_tokens; /* prompt and new ones together */

@@ -32,7 +32,7 @@ static hn_status info_model(hn_session *s, const char *dir, FILE *to)
     HN_TRY(hn_model_open(dir, "f32", &s->log, &m));
     hn_status st = hn_model_dir_digest(m.dir, digest);
     if (st == HN_OK) {
-        const hn_llama_config *c = &m.config;
+        const hn_decoder *c = &m.decoder;
         int64_t n = 0;
         for (int64_t i = 0; i < hn_model_dir_count(m.dir); i++)
             n += hn_st_elements(hn_model_dir_at(m.dir, i));

@@ -123,7 +123,7 @@ static hn_status check_names(const hn_session *s)
 {
     hn_params *p = NULL;
     HN_TRY(hn_params_new(NULL, &p));
-    hn_status st = hn_llama_declare(&s->model.config, p);
+    hn_status st = hn_model_declare(&s->model, p);
     if (st == HN_OK) st = hn_lora_check_names(p, &s->fresh.targets.list, "--targets");
     if (st == HN_OK) st = hn_lora_check_names(p, &s->fresh.exclude.list, "--exclude");
     hn_params_free(p);
@@ -148,7 +148,7 @@ hn_status hn_session_model(hn_session *s, bool training)
         s->adapt = hn_lora_hook(s->peft);
     else if (training)
         s->adapt = (hn_adapt){.parameter = train_all};
-    const hn_llama_config *c = &s->model.config;
+    const hn_decoder *c = &s->model.decoder;
     hn_info(&s->log,
             "model: %s, %s, %" PRId64 " layers, hidden %" PRId64 ", %" PRId64 "/%" PRId64
             " heads of %" PRId64 ", vocabulary %" PRId64 ", computing in %s",
@@ -171,11 +171,11 @@ hn_status hn_session_tokenizer(hn_session *s)
     const hn_status st = hn_tokenizer_load(path[0] ? path : s->run->model, &s->tokenizer);
     hn_free(folder);
     HN_TRY(st);
-    if (hn_tokenizer_vocab_size(s->tokenizer) > s->model.config.vocab)
+    if (hn_tokenizer_vocab_size(s->tokenizer) > s->model.decoder.vocab)
         return HN_FAIL(HN_ERR_SHAPE,
                        "tokenizer %s has %" PRId64 " tokens, the model's vocabulary %" PRId64,
                        hn_tokenizer_source(s->tokenizer), hn_tokenizer_vocab_size(s->tokenizer),
-                       s->model.config.vocab);
+                       s->model.decoder.vocab);
     hn_info(&s->log, "tokenizer: %s, %" PRId64 " tokens", hn_tokenizer_source(s->tokenizer),
             hn_tokenizer_vocab_size(s->tokenizer));
     return HN_OK;
@@ -202,7 +202,7 @@ static hn_status open_loader(hn_session *s, const hn_dataset *d, bool once, hn_l
 
 hn_status hn_session_seq_len(hn_session *s)
 {
-    const int64_t limit = s->model.config.max_positions;
+    const int64_t limit = s->model.decoder.max_positions;
     s->seq_len = s->run->seq_len;
     if (s->seq_len == 0) s->seq_len = limit < DEFAULT_SEQ_LEN ? limit : DEFAULT_SEQ_LEN;
     if (s->seq_len > limit)
@@ -300,7 +300,7 @@ static void print_lines(const hn_log *log, char *text)
 hn_status hn_session_plan(hn_session *s, bool train, int64_t logits_rows)
 {
     const hn_decoder_options decoder = {
-        .config = &s->model.config,
+        .decoder = &s->model.decoder,
         .batch_rows = s->train || s->eval ? s->run->batch_size : 0,
         .seq_len = s->seq_len,
         .max_seqs = s->max_seqs,
@@ -339,7 +339,7 @@ hn_status hn_session_plan(hn_session *s, bool train, int64_t logits_rows)
 hn_status hn_session_engine(hn_session *s, hn_executor executor)
 {
     const hn_run_config *c = s->run;
-    const hn_decoder_options decoder = {.config = &s->model.config,
+    const hn_decoder_options decoder = {.decoder = &s->model.decoder,
                                         .batch_rows = c->batch_size,
                                         .seq_len = s->seq_len,
                                         .max_seqs = 2 * c->batch_size,
@@ -362,7 +362,7 @@ hn_status hn_session_load(hn_session *s)
 {
     const hn_params *p = hn_engine_params(s->engine);
     const hn_status st = hn_engine_allocate(s->engine);
-    const bool all = hn_engine_recomputed(s->engine) == s->model.config.layers;
+    const bool all = hn_engine_recomputed(s->engine) == s->model.decoder.layers;
     if (st == HN_ERR_MEMORY)
         return HN_FAIL(st, "%s; a smaller --batch-size or --seq-len%s needs less", hn_last_text(),
                        all ? "" : ", or --recompute on,");

@@ -82,7 +82,7 @@ hn_status hn_verb_plan(hn_session *s, FILE *to)
             "to make it smaller: --batch-size below %" PRId64 " with --accumulation, --seq-len "
             "below %" PRId64 "%s\n",
             c->batch_size, s->seq_len,
-            hn_engine_recomputed(s->engine) == s->model.config.layers ? "" : ", --recompute on");
+            hn_engine_recomputed(s->engine) == s->model.decoder.layers ? "" : ", --recompute on");
     return HN_OK;
 }
 
@@ -135,7 +135,7 @@ static hn_status emit_token(writer *w, int32_t id)
 
 static bool is_end(const hn_session *s, int32_t id)
 {
-    const hn_llama_config *c = &s->model.config;
+    const hn_decoder *c = &s->model.decoder;
     for (int i = 0; i < c->n_eos; i++)
         if (c->eos[i] == id) return true;
     return c->n_eos == 0 && id == hn_tokenizer_eos(s->tokenizer);
@@ -165,13 +165,13 @@ static hn_status encode_prompt(writer *w)
 static void settle_length(writer *w)
 {
     const hn_session *s = w->s;
-    const int64_t room = s->model.config.max_positions - w->prompt.n;
+    const int64_t room = s->model.decoder.max_positions - w->prompt.n;
     w->max_new_tokens = s->run->max_new_tokens;
     if (room < 1 || room >= w->max_new_tokens || hn_options_given(s->given, "max-new-tokens"))
         return;
     w->max_new_tokens = room;
     hn_info(&s->log, "writing at most %" PRId64 " tokens: the model has %" PRId64 " positions",
-            room, s->model.config.max_positions);
+            room, s->model.decoder.max_positions);
 }
 
 static hn_status make_generator(writer *w)
@@ -180,7 +180,7 @@ static hn_status make_generator(writer *w)
     const hn_run_config *c = s->run;
     const hn_generator_options o = {.device = s->device,
                                     .executor = hn_executor_of(s->run->executor),
-                                    .config = &s->model.config,
+                                    .decoder = &s->model.decoder,
                                     .adapt = &s->adapt,
                                     .dtype = s->model.dtype,
                                     .max_prompt = w->prompt.n,
@@ -203,8 +203,8 @@ static hn_status write_text(writer *w)
     hn_sample_args a = {.positions = &position,
                         .tokens = &id,
                         .rows = 1,
-                        .vocab = s->model.config.vocab,
-                        .ld = s->model.config.vocab,
+                        .vocab = s->model.decoder.vocab,
+                        .ld = s->model.decoder.vocab,
                         .seed = (uint64_t)c->seed,
                         .top_k = c->top_k,
                         .temperature = (float)c->temperature,
