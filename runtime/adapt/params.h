@@ -190,6 +190,12 @@ HN_NODISCARD hn_status hn_param_get(const hn_param *p, float *dense);
 HN_NODISCARD hn_status hn_param_write(const hn_param *p, hn_tensor *t, const float *dense);
 HN_NODISCARD hn_status hn_param_read(const hn_param *p, const hn_tensor *t, float *dense);
 
+/* All buffers, for whoever runs graphs that are not to count: a copy that hn_params_put_buffers
+ * writes back. *out is new, hn_free it; NULL where there are none.
+ * Errors: those of runtime/graph/tensor.h, HN_ERR_MEMORY. */
+HN_NODISCARD hn_status hn_params_get_buffers(const hn_params *p, float **out);
+HN_NODISCARD hn_status hn_params_put_buffers(const hn_params *p, const float *copy);
+
 /* y = layer(x), with the low-rank update if there is one. */
 HN_NODISCARD hn_status hn_params_linear_fwd(const hn_params *p, hn_graph *g, const char *module,
                                             hn_tensor *x, hn_tensor **y);
