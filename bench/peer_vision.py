@@ -199,11 +199,15 @@ def make_step(a, module, optimizer, numbers):
     return replayed, first
 
 
+def notes():
+    skipped = torch._dynamo.utils.counters["inductor"]["cudagraph_skips"]
+    return f"{skipped} CUDA graphs were skipped" if skipped else ""
+
+
 def measure(a):
     cuda = a.device.startswith("cuda")
     torch.backends.cudnn.benchmark = True
-    torch.backends.cudnn.allow_tf32 = True
-    torch.set_float32_matmul_precision("high")  # TF32 in what is left in fp32
+    torch.set_float32_matmul_precision("high")  # TF32 in what is left in fp32; cuDNN has it anyway
     free = torch.cuda.mem_get_info()[0] if cuda else 0
     began = time.perf_counter()
     module = build(a)
@@ -231,6 +235,7 @@ def measure(a):
         "trained": sum(p.numel() for p in module.model.parameters()),
         "compile_s": round(ready_s, 1),
         "executor": a.variant,
+        "notes": notes(),
         "device": torch.cuda.get_device_name() if cuda else a.device,
         "versions": f"torch {torch.__version__}, cudnn {torch.backends.cudnn.version()}",
     } | result

@@ -80,25 +80,24 @@ typedef struct {
  * stray labels keep gradients from vanishing. bench/peer_vision.py makes them alike. */
 static void fill_image(const bench *b, int64_t i, uint8_t *pixel, int32_t *label)
 {
-    const hn_vision_config *m = &b->model;
-    const int64_t row = m->image * m->channels,
-                  classes = m->classes < CLASSES ? m->classes : CLASSES;
-    const hn_rng r = hn_rng_make((uint64_t)b->c->seed, 0, hn_hash_name("images"));
-    const hn_rng l = hn_rng_make((uint64_t)b->c->seed, 0, hn_hash_name("labels"));
-    const uint64_t class = hn_rng_below(l, (uint64_t)i, 0, (uint64_t)classes);
-    const bool stray = hn_rng_below(l, (uint64_t)i, 1, STRAY) == 0;
-    for (int64_t y = 0; y < m->image; y++) {
-        const uint8_t bright = (class >> (y * BANDS / m->image)) & 1 ? 64 : 0;
-        for (int64_t x = 0; x < row; x += 16) {
-            uint32_t w[4];
-            uint8_t noise[sizeof w];
-            hn_rng_block(r, (uint64_t)i, (uint32_t)((y * row + x) / 16 + y), w);
-            memcpy(noise, w, sizeof w);
-            for (int64_t k = 0; k < 16 && x + k < row; k++)
-                pixel[y * row + x + k] = (uint8_t)(noise[k] % 192 + bright);
+    const int64_t side = b->model.image, row = side * b->model.channels, n = side * row;
+    const uint64_t seed = (uint64_t)b->c->seed;
+    const hn_rng noise = hn_rng_make(seed, 0, hn_hash_name("images"));
+    const hn_rng labels = hn_rng_make(seed, 0, hn_hash_name("labels"));
+    const uint64_t class = hn_rng_below(labels, (uint64_t)i, 0, CLASSES);
+    const bool stray = hn_rng_below(labels, (uint64_t)i, 1, STRAY) == 0;
+    uint8_t byte[16];
+    for (int64_t k = 0; k < n; k++) {
+        const int64_t band = k / row * BANDS / side;
+        const int bright = class >> band & 1 ? 64 : 0;
+        uint32_t w[4];
+        if (k % 16 == 0) {
+            hn_rng_block(noise, (uint64_t)i, (uint32_t)(k / 16), w);
+            memcpy(byte, w, sizeof byte);
         }
+        pixel[k] = (uint8_t)(byte[k % 16] % 192 + bright);
     }
-    *label = (int32_t)(stray ? hn_rng_below(l, (uint64_t)i, 2, (uint64_t)classes) : class);
+    *label = (int32_t)(stray ? hn_rng_below(labels, (uint64_t)i, 2, CLASSES) : class);
 }
 
 static hn_status make_set(bench *b)
