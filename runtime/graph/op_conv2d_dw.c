@@ -70,11 +70,14 @@ static hn_status run_cuda(const hn_node *n, hn_exec *x)
     return hn_conv2d_dw_cuda(&a, x->gemm, x->scratch, x->stream);
 }
 
-/* Nobody waits for it, and what makes dx of small images leaves most of a GPU idle. */
+/* Operations of a gradient that leaves most of an H200 idle, and so does dx: 32 images of CIFAR in
+ * any layer of a ResNet-18 make 2.4e9, 512 of them fill it. */
+enum { FEW_GFLOP = 5 };
+
 static bool beside(const hn_node *n)
 {
-    (void)n;
-    return true;
+    const hn_type *dy = &n->in[DY]->type, *dw = &n->in[DW]->type;
+    return 2.0 * (double)hn_type_rows(dy) * (double)hn_type_elements(dw) < FEW_GFLOP * 1e9;
 }
 
 static const hn_op_sample samples[] = {

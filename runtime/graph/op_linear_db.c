@@ -47,12 +47,6 @@ static hn_status run_cuda(const hn_node *n, hn_exec *x)
     return hn_linear_db_cuda(&a, x->scratch, x->stream);
 }
 
-static bool beside(const hn_node *n)
-{
-    (void)n;
-    return true; /* it reads dy once */
-}
-
 static const hn_op_sample samples[] = {
     {.in = {{HN_F32, 2, {130, 70}, 72}, {HN_F32, 1, {70}}}},
     {.in = {{HN_BF16, 2, {9, 17}}, {HN_F32, 1, {17}}}},
@@ -68,6 +62,5 @@ const hn_op_def hn_op_linear_db = {
     .scratch = scratch,
     .run_cpu = run_cpu,
     .run_cuda = run_cuda,
-    .beside = beside,
     .samples = samples,
 };

@@ -1,7 +1,7 @@
 /* What runs beside, and what runs at once.
  *
  * A side node is one that leaves others room (hn_op_def.beside) and whose results nobody reads for
- * a while: the gradients of adapters, of filters and of small weights. It goes to the device's side
+ * a while: the gradients of adapters, of filters over few images. It goes to the device's side
  * stream as soon as its operands are there, and the main stream goes on; at `join` the main stream
  * waits for it:
  *
