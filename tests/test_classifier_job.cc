@@ -539,6 +539,12 @@ TEST(ClassifierTeacher, WithoutWeightThereIsNone)
         all[k] = m.everything();
     }
     EXPECT_TRUE(same_bits(all[0], all[1]));
+    Classifier m(c, images);
+    m.co.distill.weight = -1;
+    hn_classifier_job_init(&m.job, &m.co);
+    m.o.adapt = &m.adapt;
+    m.o.job = &m.job.job;
+    EXPECT_HN_FAIL(hn_engine_new(&m.o, &m.e), HN_ERR_ARG, "distillation of weight -1");
 }
 
 /* The teacher stays as it is; the plan may be made more than once. */
