@@ -139,11 +139,11 @@ def make_optimizer(a, model):
 
 
 def image_numbers(a):
-    """[batches, batch], pinned where there is a GPU: permutations of the images, one after the
-    other."""
+    """Of each batch [batch], pinned where there is a GPU: permutations of the images, one after
+    the other."""
     order = torch.cat([torch.randperm(a.images) for _ in range(EPOCHS)])
     order = order[: len(order) // a.batch * a.batch].view(-1, a.batch)
-    return order.pin_memory() if a.device.startswith("cuda") else order
+    return (order.pin_memory() if a.device.startswith("cuda") else order).unbind()
 
 
 def capture(step, index):
@@ -171,7 +171,8 @@ def make_step(a, module, optimizer, numbers):
     autocast = a.dtype == "bf16" and not a.pure_bf16
 
     def whole(index):
-        torch.compiler.cudagraph_mark_step_begin()  # of nothing but in reduce-overhead
+        if a.variant == "reduce-overhead":
+            torch.compiler.cudagraph_mark_step_begin()
         # A cache of casts would outlive what a graph captures.
         with torch.autocast(kind, torch.bfloat16, enabled=autocast, cache_enabled=not captured):
             loss = run(index)

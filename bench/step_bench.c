@@ -125,9 +125,9 @@ static int by_size(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-double hn_step_bench_quantile(hn_step_bench *b, double q)
+/* Of the times in order. */
+static double quantile(const hn_step_bench *b, double q)
 {
-    qsort(b->step_ms, (size_t)b->n_steps, sizeof *b->step_ms, by_size);
     return b->step_ms[(int64_t)(q * (double)(b->n_steps - 1) + 0.5)];
 }
 
@@ -149,12 +149,12 @@ static hn_status shared_keys(hn_step_bench *b, bool tuned, json_t **out)
     hn_plan_notes(program, ';', notes, sizeof notes);
     hn_plan_sizes_of(program, &plan);
     HN_TRY(hn_device_used(b->device, &used));
+    qsort(b->step_ms, (size_t)b->n_steps, sizeof *b->step_ms, by_size);
     *out = json_pack(
         "{s:I, s:f, s:[f,f,f], s:f, s:f, s:f, s:f, s:I, s:s, s:s, s:s, s:s, s:b, s:I, s:I, "
         "s:[f,f]}",
-        "steps", (json_int_t)b->n_steps, "seconds", b->elapsed_s, "step_ms",
-        hn_step_bench_quantile(b, 0.2), hn_step_bench_quantile(b, 0.5),
-        hn_step_bench_quantile(b, 0.8), "peak_gib", (double)used * gib, "plan_gib",
+        "steps", (json_int_t)b->n_steps, "seconds", b->elapsed_s, "step_ms", quantile(b, 0.2),
+        quantile(b, 0.5), quantile(b, 0.8), "peak_gib", (double)used * gib, "plan_gib",
         (double)plan.total_bytes * gib, "loss_first", b->loss_first, "loss_last", b->loss_last,
         "trained", (json_int_t)hn_params_trained(hn_engine_params(b->engine)), "executor",
         hn_executor_name(hn_engine_executor(b->engine)), "device", hn_device_text(b->device),

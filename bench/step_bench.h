@@ -48,13 +48,10 @@ HN_NODISCARD hn_status hn_step_bench_run(hn_step_bench *b);
 HN_NODISCARD hn_status hn_step_bench_profile(hn_step_bench *b);
 
 /* After a run: one line, the program's own keys (taken over, also on errors) and behind them those
- * of every step benchmark. <unit>_per_s is among them.
+ * of every step benchmark. <unit>_per_s is among them. step_ms is sorted by it.
  * tuned    products run by plans that were searched for */
 HN_NODISCARD hn_status hn_step_bench_print(hn_step_bench *b, json_t *own, const char *unit,
                                            bool tuned);
-
-/* The q-quantile of step_ms, sorted in place: 0 the shortest step, 1 the longest. */
-double hn_step_bench_quantile(hn_step_bench *b, double q);
 
 void hn_step_bench_free(hn_step_bench *b); /* accepts an empty one; the engine stays */
 

@@ -153,7 +153,8 @@ def table(results):
             made_by(good),
         ]
         rows += [f"\n{label(g)}: {g['notes']}" for g in good if g.get("notes")]
-        rows += [f"\n{label(g)}: the model is {g['source']}" for g in good if g.get("source")]
+        sources = {g["source"] for g in good if "source" in g}
+        rows += [f"\nPyTorch's model: {source}" for source in sorted(sources)]
     return "\n".join(rows) + "\n"
 
 
