@@ -64,10 +64,16 @@ static void entries_free(entries *e)
     hn_free(e->part);
 }
 
+/* Storage has the rows that the file has; else the values are copied in the file's order. */
+static bool same_rows(const hn_param *p)
+{
+    return p->order == HN_ORDER_SAME && p->file_ndim == p->ndim;
+}
+
 static hn_status fetch(const void *from, const void **data, void **copy)
 {
     const part *p = from;
-    if (p->param->order == HN_ORDER_SAME) return hn_tensor_host(p->tensor, data, copy);
+    if (same_rows(p->param)) return hn_tensor_host(p->tensor, data, copy);
     float *dense = hn_malloc((size_t)hn_param_values(p->param) * sizeof *dense);
     if (dense == NULL) return HN_FAIL(HN_ERR_MEMORY, "no memory to write %s", p->param->name);
     *data = *copy = dense;
@@ -84,7 +90,7 @@ static void entries_add(entries *e, const char *name, const hn_param *p, const h
                         .fetch = fetch,
                         .source = &e->part[e->n]};
     for (int i = 0; i < p->file_ndim; i++) to->dim[i] = p->file_dim[i];
-    if (p->order == HN_ORDER_SAME) to->pitch = hn_type_ld(&t->type) * (int64_t)sizeof(float);
+    if (same_rows(p)) to->pitch = hn_type_ld(&t->type) * (int64_t)sizeof(float);
     e->n++;
 }
 
