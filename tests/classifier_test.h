@@ -1,10 +1,11 @@
 /* classifier_test.h - small classifiers and images that can be learnt, for tests of the engine. */
 #ifndef HN_CLASSIFIER_TEST_H
 #define HN_CLASSIFIER_TEST_H
-#include <algorithm>
-#include <memory>
+#include <omp.h>
 
-#include "hn_test.h"
+#include <algorithm>
+
+#include "engine_test.h"
 #include "runtime/graph/tensor.h"
 #include "runtime/train/classifier_job.h"
 #include "runtime/train/image_feed.h"
@@ -96,8 +97,10 @@ class Classifier {
     Classifier(const hn_vision_config &config, const StripedImages &images, int64_t batch = 8)
         : c(config)
     {
+        omp_set_num_threads(1); /* networks of this size only wait for a second one */
         EXPECT_HN_OK(hn_device_open(test_device(), &device));
         o.device = device;
+        o.executor = test_executor();
         o.dtype = co.dtype = HN_F32;
         o.train = o.eval = true;
         o.optimizer.kind = HN_OPTIMIZER_ADAMW;
