@@ -47,19 +47,6 @@ static bool set_id2label(json_t *o, int64_t n, char *const *names)
 
 /* ---- sizes ---- */
 
-static json_t *pixel_values(const float *v, int64_t n)
-{
-    json_t *list = json_array();
-    for (int64_t i = 0; i < n; i++) {
-        char text[32];
-        double x = 0;
-        snprintf(text, sizeof text, "%.9g", (double)v[i]); /* 0.485, not 0.48500001430511475 */
-        sscanf(text, "%lf", &x);
-        json_array_append_new(list, json_real(x));
-    }
-    return list;
-}
-
 static bool set_timm(json_t *o, const hn_vision_config *c)
 {
     json_t *args = json_object_get(o, "model_args");
@@ -75,8 +62,8 @@ static bool set_timm(json_t *o, const hn_vision_config *c)
     bad |= set(pixels, "input_size",
                json_pack("[I, I, I]", (json_int_t)c->channels, (json_int_t)c->image,
                          (json_int_t)c->image));
-    bad |= set(pixels, "mean", pixel_values(c->mean, c->channels));
-    bad |= set(pixels, "std", pixel_values(c->std, c->channels));
+    bad |= set(pixels, "mean", hn_vision_pixels_json(c->mean, c->channels));
+    bad |= set(pixels, "std", hn_vision_pixels_json(c->std, c->channels));
     return bad || (holds(pixels, "num_classes") && set(pixels, "num_classes", integer(c->classes)));
 }
 
@@ -124,8 +111,8 @@ hn_status hn_model_preprocessor(const hn_model *m, const json_t *old, json_t **o
                                 "ViTImageProcessor", "do_normalize", 1, "do_rescale", 1,
                                 "do_resize", 1, "rescale_factor", 1.0 / 255, "resample", 2);
     bool bad = set(o, "size", size_like(json_object_get(o, "size"), c->image));
-    bad |= set(o, "image_mean", pixel_values(c->mean, c->channels));
-    bad |= set(o, "image_std", pixel_values(c->std, c->channels));
+    bad |= set(o, "image_mean", hn_vision_pixels_json(c->mean, c->channels));
+    bad |= set(o, "image_std", hn_vision_pixels_json(c->std, c->channels));
     if (bad) {
         json_decref(o);
         return HN_FAIL(HN_ERR_MEMORY, "%s: no memory for preprocessor_config.json", m->path);

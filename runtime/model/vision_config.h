@@ -107,6 +107,8 @@ HN_NODISCARD hn_status hn_vision_config_override(hn_vision_config *c, const hn_v
 /* Of an architecture by name: a config.json that hn_vision_config_read takes for the same, with
  * timm's keys. NULL: no memory. */
 json_t *hn_vision_config_json(const hn_vision_config *c);
+/* mean or std as a list, with as many digits as a float needs to come back. NULL: no memory. */
+json_t *hn_vision_pixels_json(const float *v, int64_t n);
 /* Whether the sizes fit together; for configurations made by hand. `where` is for the text. */
 HN_NODISCARD hn_status hn_vision_config_check(const hn_vision_config *c, const char *where);
 

@@ -14,10 +14,7 @@ static hn_status choose(const void *context, const char *module, int64_t in, int
     bool matches = false;
     double scale = 0;
     HN_TRY(hn_peft_matches(c, module, &matches));
-    if (!matches) return HN_OK;
-    if (hn_peft_saves(c, module))
-        return HN_FAIL(HN_ERR_ARG, "%s is to be trained whole, and among the targets; --exclude it",
-                       module);
+    if (!matches || hn_peft_saves(c, module)) return HN_OK; /* as PEFT: what is saved has no pair */
     HN_TRY(hn_peft_rank(c, module, &choice->rank, &scale));
     if (choice->rank > in && choice->rank > out)
         return HN_FAIL(HN_ERR_SHAPE,
@@ -152,7 +149,13 @@ hn_status hn_lora_check_names(const hn_params *p, const hn_names *names, const c
 hn_status hn_lora_save_head(const hn_model *m, hn_peft_config *c)
 {
     const char *head = hn_vision_head(&m->vision);
-    return hn_peft_saves(c, head) ? HN_OK : hn_names_add(&c->saved, head);
+    bool matches;
+    if (hn_peft_saves(c, head)) return HN_OK;
+    HN_TRY(hn_peft_matches(c, head, &matches));
+    if (matches)
+        return HN_FAIL(HN_ERR_ARG, "the head, %s, is trained whole, but it is among --targets, too",
+                       head);
+    return hn_names_add(&c->saved, head);
 }
 
 /* ---- values ---- */

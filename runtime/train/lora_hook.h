@@ -14,8 +14,7 @@
 extern "C" {
 #endif
 
-/* The hook for a configuration, which must outlive it. Declaring fails with HN_ERR_ARG where a
- * module is to be trained whole and to get a pair. */
+/* The hook for a configuration, which must outlive it. */
 hn_adapt hn_lora_hook(const hn_peft_config *c);
 
 /* Every name must be that of a module of the model or the end of one behind a dot.
@@ -32,7 +31,7 @@ HN_NODISCARD hn_status hn_lora_check_layers(const hn_params *p, const hn_peft_co
  * other module has: "c_attn", "attn.proj" where "patch_embed.proj" is another. */
 HN_NODISCARD hn_status hn_lora_every_layer(const hn_model *m, hn_names *out);
 
-/* The head of a classifier is trained whole. */
+/* The head of a classifier is trained whole. Errors: HN_ERR_ARG: it is a target, too */
 HN_NODISCARD hn_status hn_lora_save_head(const hn_model *m, hn_peft_config *c);
 
 /* Copies an adapter's values into the low-rank pairs and the modules that it saves whole. Every
