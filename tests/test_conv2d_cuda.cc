@@ -337,6 +337,30 @@ INSTANTIATE_TEST_SUITE_P(Shapes, Conv2dCuda, ::testing::ValuesIn(cases()), [](co
                      c.impl == CUDNN || !c.aligned ? "" : "_aligned");
 });
 
+/* f32 means f32: products of TF32 would be off by 3e-4 of the whole, these are by 9e-6. At a size
+ * where the library has its fast kernels to choose from. */
+TEST(Conv2dCudnn, F32IsNotTf32)
+{
+    HN_NEED_CUDNN();
+    const int64_t images = 512, side = 8, channels = 256, rows = images * side * side;
+    DeviceMatrix x(HN_F32, rows, channels, 0), dy(HN_F32, rows, channels, 0);
+    x.normal(1), dy.normal(2);
+    const std::vector<float> zeros((size_t)(channels * 9 * channels));
+    DeviceArray<float> own_dw(zeros), lib_dw(zeros);
+    hn_conv2d_dw_args a = {};
+    a.dy = dy.data(), a.x = x.data(), a.dw = own_dw.data(), a.dtype = HN_F32;
+    a.shape = {images, side, side, channels, channels, 3, 3, 1, 1, 1, 1};
+    a.ld_dy = a.ld_x = channels, a.ld_dw = 9 * channels;
+    DeviceArray<char> own(own_scratch(a));
+    ASSERT_HN_OK(hn_conv2d_dw_cuda(&a, gemm(), own.data(), nullptr));
+    a.dw = lib_dw.data();
+    size_t bytes = 0;
+    ASSERT_HN_OK(plan(a, &bytes));
+    DeviceArray<char> lib(bytes);
+    ASSERT_HN_OK(hn_conv2d_cudnn_dw(cudnn(), &a, lib.data(), nullptr));
+    EXPECT_LT(rel_l2(lib_dw.host(), own_dw.host()), 3e-5);
+}
+
 /* ---- limits ---- */
 
 TEST(Conv2dCudnn, NamesWhatCudnnCannotDo)
