@@ -64,10 +64,16 @@ static void entries_free(entries *e)
     hn_free(e->part);
 }
 
+/* Storage has the rows that the file has; else the values are copied in the file's order. */
+static bool same_rows(const hn_param *p)
+{
+    return p->order == HN_ORDER_SAME && p->file_ndim == p->ndim;
+}
+
 static hn_status fetch(const void *from, const void **data, void **copy)
 {
     const part *p = from;
-    if (p->param->order == HN_ORDER_SAME) return hn_tensor_host(p->tensor, data, copy);
+    if (same_rows(p->param)) return hn_tensor_host(p->tensor, data, copy);
     float *dense = hn_malloc((size_t)hn_param_values(p->param) * sizeof *dense);
     if (dense == NULL) return HN_FAIL(HN_ERR_MEMORY, "no memory to write %s", p->param->name);
     *data = *copy = dense;
@@ -84,7 +90,7 @@ static void entries_add(entries *e, const char *name, const hn_param *p, const h
                         .fetch = fetch,
                         .source = &e->part[e->n]};
     for (int i = 0; i < p->file_ndim; i++) to->dim[i] = p->file_dim[i];
-    if (p->order == HN_ORDER_SAME) to->pitch = hn_type_ld(&t->type) * (int64_t)sizeof(float);
+    if (same_rows(p)) to->pitch = hn_type_ld(&t->type) * (int64_t)sizeof(float);
     e->n++;
 }
 
@@ -192,18 +198,29 @@ static double number_or_nan(const json_t *o, const char *key)
     return json_is_number(v) ? json_number_value(v) : NAN;
 }
 
+/* The number of classes, and their names where they have some; NULL: a decoder. */
+static json_t *classes_json(const hn_run_identity *id)
+{
+    if (id->classes == 0) return NULL;
+    json_t *names = json_array();
+    for (int64_t i = 0; i < id->class_names->n; i++)
+        json_array_append_new(names, json_string(id->class_names->items[i]));
+    return json_pack("{s:I, s:o}", "count", (json_int_t)id->classes, "names", names);
+}
+
 static json_t *state_json(const hn_run_identity *id, const hn_run_state *s)
 {
     json_t *best = isnan(s->best_loss) ? json_null() : json_real(s->best_loss);
-    return json_pack(
-        "{s:i, s:I, s:I, s:I, s:o, s:I, s:I, s:{s:s, s:s, s:s, s:s, s:s, s:s}, s:o, "
-        "s:s*, s:O*}",
-        "format", HN_STATE_VERSION, "step", (json_int_t)s->step, "micro_batch",
-        (json_int_t)s->micro_batch, "tokens", (json_int_t)s->tokens, "best_loss", best, "best_step",
-        (json_int_t)s->best_step, "evals_since_best", (json_int_t)s->evals_since_best, "identity",
-        "method", id->method, "base_model", id->base_path, "base_digest", id->base_digest,
-        "data_digest", id->data_digest, "tokenizer_digest", id->tokenizer_digest, "settings",
-        id->settings, "log", log_json(s), "kernels", s->kernels, "gemm_plans", s->gemm_plans);
+    return json_pack("{s:i, s:I, s:I, s:I, s:o, s:I, s:I, s:{s:s, s:s, s:s, s:s, s:s, s:s}, s:o, "
+                     "s:s*, s:O*, s:o*}",
+                     "format", HN_STATE_VERSION, "step", (json_int_t)s->step, "micro_batch",
+                     (json_int_t)s->micro_batch, "tokens", (json_int_t)s->tokens, "best_loss", best,
+                     "best_step", (json_int_t)s->best_step, "evals_since_best",
+                     (json_int_t)s->evals_since_best, "identity", "method", id->method,
+                     "base_model", id->base_path, "base_digest", id->base_digest, "data_digest",
+                     id->data_digest, "tokenizer_digest", id->tokenizer_digest, "settings",
+                     id->settings, "log", log_json(s), "kernels", s->kernels, "gemm_plans",
+                     s->gemm_plans, "classes", classes_json(id));
 }
 
 static json_t *trainer_state_json(const hn_run_state *s)
@@ -249,6 +266,36 @@ hn_status hn_state_save(const char *out_dir, const hn_params *p, const hn_run_id
 }
 
 /* ---- loading ---- */
+
+static hn_status read_classes(const json_t *state, const char *where, int64_t *classes,
+                              hn_names *names)
+{
+    const json_t *c = json_object_get(state, "classes"), *list = json_object_get(c, "names");
+    if (!json_is_object(c)) return HN_FAIL(HN_ERR_FORMAT, "%s: not of an image classifier", where);
+    HN_TRY(hn_json_get_i64(c, "count", where, 1, INT32_MAX, true, classes));
+    if (json_array_size(list) != 0 && (int64_t)json_array_size(list) != *classes)
+        return HN_FAIL(HN_ERR_FORMAT, "%s: %zu names of %" PRId64 " classes", where,
+                       json_array_size(list), *classes);
+    for (size_t i = 0; i < json_array_size(list); i++) {
+        const char *name = json_string_value(json_array_get(list, i));
+        if (name == NULL)
+            return HN_FAIL(HN_ERR_FORMAT, "%s: the name of class %zu is no text", where, i);
+        HN_TRY(hn_names_add(names, name));
+    }
+    return HN_OK;
+}
+
+hn_status hn_state_classes(const char *dir, int64_t *classes, hn_names *names)
+{
+    json_t *j = NULL;
+    char *path = hn_asprintf("%s/state.json", dir);
+    if (path == NULL) return HN_FAIL(HN_ERR_MEMORY, "no memory to read %s", dir);
+    hn_status st = hn_json_load(path, &j);
+    if (st == HN_OK) st = read_classes(j, path, classes, names);
+    json_decref(j);
+    hn_free(path);
+    return st;
+}
 
 static hn_status read_tensor(const hn_st_file *f, const char *name, const hn_param *p, float *dense)
 {
