@@ -137,6 +137,18 @@ static hn_status declare_lowrank(hn_params *p, hn_linear_layer *l)
     return declare(p, &b, name, &l->b);
 }
 
+/* Columns of A lie beside those of a group of channels: only the sum W + B A has a meaning there.
+ */
+static hn_status settle_lowrank(hn_linear_layer *l)
+{
+    l->lowrank.materialise |= l->groups > 1;
+    if (l->lowrank.rank == 0 || !l->lowrank.materialise || !(l->lowrank.dropout > 0)) return HN_OK;
+    return HN_FAIL(HN_ERR_UNSUPPORTED,
+                   "%s: dropout %g in front of a low-rank update that is added to the weight%s",
+                   l->module, (double)l->lowrank.dropout,
+                   l->groups > 1 ? " (a convolution in groups)" : "");
+}
+
 static hn_status declare_layer(hn_params *p, const char *module, const hn_linear_layer *what,
                                bool bias, double init_scale)
 {
@@ -149,6 +161,7 @@ static hn_status declare_layer(hn_params *p, const char *module, const hn_linear
     l->key = hn_hash_name(module);
     if (p->adapt.linear)
         HN_TRY(p->adapt.linear(p->adapt.context, module, l->in, l->out, &l->lowrank));
+    HN_TRY(settle_lowrank(l));
     snprintf(name, sizeof name, "%s.weight", module);
     HN_TRY(declare_base(p, name, l->out, l->in, HN_INIT_NORMAL, init_scale, &l->weight));
     set_taps(l, l->weight);
@@ -506,7 +519,53 @@ hn_status hn_param_get(const hn_param *p, float *dense)
     return hn_param_read(p, storage(p), dense);
 }
 
+/* ---- buffers ---- */
+
+hn_status hn_params_get_buffers(const hn_params *p, float **out)
+{
+    int64_t n = 0, at = 0;
+    hn_status st = HN_OK;
+    *out = NULL;
+    for (int64_t i = 0; i < p->n; i++)
+        if (p->param[i]->buffer) n += hn_param_values(p->param[i]);
+    if (n == 0) return HN_OK;
+    float *copy = hn_malloc((size_t)n * sizeof *copy);
+    if (copy == NULL) return HN_FAIL(HN_ERR_MEMORY, "%" PRId64 " values of buffers", n);
+    for (int64_t i = 0; st == HN_OK && i < p->n; i++) {
+        if (!p->param[i]->buffer) continue;
+        st = hn_param_get(p->param[i], copy + at);
+        at += hn_param_values(p->param[i]);
+    }
+    if (st != HN_OK)
+        hn_free(copy);
+    else
+        *out = copy;
+    return st;
+}
+
+hn_status hn_params_put_buffers(const hn_params *p, const float *copy)
+{
+    for (int64_t i = 0; i < p->n; i++) {
+        if (!p->param[i]->buffer) continue;
+        HN_TRY(hn_param_set(p->param[i], copy));
+        copy += hn_param_values(p->param[i]);
+    }
+    return HN_OK;
+}
+
 /* ---- recording ---- */
+
+hn_status hn_layer_weight(const hn_linear_layer *l, hn_graph *g, hn_tensor **w)
+{
+    *w = l->weight->value;
+    if (!hn_layer_materialised(l)) return HN_OK;
+    hn_tensor *const in[] = {*w, l->a->value, l->b->value};
+    hn_tensor *out[HN_MAX_OUT];
+    const hn_attr attr = {.linear = {.alpha = l->lowrank.scale}};
+    HN_TRY(hn_emit(g, HN_OP_LOWRANK_WEIGHT, l->module, in, &attr, out));
+    *w = out[0];
+    return HN_OK;
+}
 
 hn_status hn_params_linear_fwd(const hn_params *p, hn_graph *g, const char *module, hn_tensor *x,
                                hn_tensor **y)
@@ -515,8 +574,9 @@ hn_status hn_params_linear_fwd(const hn_params *p, hn_graph *g, const char *modu
     if (l == NULL) return HN_FAIL(HN_ERR_ARG, "%s: no such linear layer", module);
     hn_tensor *out[HN_MAX_OUT];
     hn_tensor *bias = l->bias ? l->bias->value : NULL;
-    if (l->a == NULL) {
-        hn_tensor *in[] = {x, l->weight->value, bias, NULL};
+    if (l->a == NULL || hn_layer_materialised(l)) {
+        hn_tensor *in[] = {x, NULL, bias, NULL};
+        HN_TRY(hn_layer_weight(l, g, &in[1]));
         const hn_attr attr = {.linear = {.alpha = 1.0f}};
         HN_TRY(hn_emit(g, HN_OP_LINEAR, module, in, &attr, out));
     } else {

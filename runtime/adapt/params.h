@@ -31,12 +31,18 @@ typedef struct {
     int64_t rank;  /* 0: no low-rank update */
     float scale;   /* of B A x */
     float dropout; /* of x in front of A, 0 <= p < 1 */
+    /* The layer runs on W + scale B A as one weight, made anew in every graph, instead of adding
+     * products with A and B (kernels/lora/lowrank_weight.h). The same function, up to rounding; for
+     * small networks, whose matrices are soon made. Always so for convolutions in groups. Not with
+     * dropout; such a layer is not fused with others (storage.c). */
+    bool materialise;
 } hn_lowrank;
 
 /* What a method decides. Callbacks may be NULL: frozen, and no low-rank update. */
 typedef struct {
     hn_adapt_kind (*parameter)(const void *context, const char *name);
-    /* module: "model.layers.0.mlp.up_proj". Errors are passed on. */
+    /* module: "model.layers.0.mlp.up_proj". Errors are passed on. Declaring a layer fails with
+     * HN_ERR_UNSUPPORTED where dropout meets `materialise`. */
     hn_status (*linear)(const void *context, const char *module, int64_t in, int64_t out,
                         hn_lowrank *choice);
     const void *context;
@@ -184,11 +190,16 @@ HN_NODISCARD hn_status hn_param_get(const hn_param *p, float *dense);
 HN_NODISCARD hn_status hn_param_write(const hn_param *p, hn_tensor *t, const float *dense);
 HN_NODISCARD hn_status hn_param_read(const hn_param *p, const hn_tensor *t, float *dense);
 
+/* All buffers, for whoever runs graphs that are not to count: a copy that hn_params_put_buffers
+ * writes back. *out is new, hn_free it; NULL where there are none.
+ * Errors: those of runtime/graph/tensor.h, HN_ERR_MEMORY. */
+HN_NODISCARD hn_status hn_params_get_buffers(const hn_params *p, float **out);
+HN_NODISCARD hn_status hn_params_put_buffers(const hn_params *p, const float *copy);
+
 /* y = layer(x), with the low-rank update if there is one. */
 HN_NODISCARD hn_status hn_params_linear_fwd(const hn_params *p, hn_graph *g, const char *module,
                                             hn_tensor *x, hn_tensor **y);
-/* The same for a convolution of images x [n, h, w, channels] (params_conv.c).
- * Errors: HN_ERR_UNSUPPORTED: a low-rank update of a convolution in groups */
+/* The same for a convolution of images x [n, h, w, channels] (params_conv.c). */
 HN_NODISCARD hn_status hn_params_conv_fwd(const hn_params *p, hn_graph *g, const char *module,
                                           int64_t stride, int64_t pad, hn_tensor *x, hn_tensor **y);
 /* y[k] = layer(x) of each layer of the group that begins with `module`: columns of one product

@@ -1,8 +1,9 @@
 /* Recording of convolutions. A low-rank update is a convolution with A, to as many channels as the
- * rank, and a product with B for each pixel:  y = conv(x, W) + bias + scale B conv(x', A). */
+ * rank, and a product with B for each pixel:  y = conv(x, W) + bias + scale B conv(x', A).
+ * Materialised, and always in groups:  y = conv(x, W + scale B A) + bias. */
 #include <string.h>
 
-#include "runtime/adapt/params.h"
+#include "runtime/adapt/params_impl.h"
 
 static const hn_linear_layer *find_conv(const hn_params *p, const char *module)
 {
@@ -39,9 +40,6 @@ static hn_status add_lowrank(const hn_linear_layer *l, hn_graph *g, const hn_att
     const hn_type type = (*y)->type;
     const hn_attr attr = {.linear = {.alpha = l->lowrank.scale}};
     hn_tensor *rows, *out[HN_MAX_OUT];
-    if (l->groups != 1)
-        return HN_FAIL(HN_ERR_UNSUPPORTED, "%s: low-rank update of a convolution in groups",
-                       l->module);
     HN_TRY(drop(l, g, &x));
     hn_tensor *in_a[] = {x, l->a->value, NULL};
     HN_TRY(hn_emit(g, HN_OP_CONV2D, l->module, in_a, conv, out));
@@ -57,15 +55,16 @@ hn_status hn_params_conv_fwd(const hn_params *p, hn_graph *g, const char *module
 {
     const hn_linear_layer *l = find_conv(p, module);
     if (l == NULL) return HN_FAIL(HN_ERR_ARG, "%s: no such convolution", module);
-    hn_tensor *in[] = {x, l->weight->value, l->bias ? l->bias->value : NULL}, *out[HN_MAX_OUT];
+    hn_tensor *in[] = {x, NULL, l->bias ? l->bias->value : NULL}, *out[HN_MAX_OUT];
     const hn_attr attr = {.conv = {.kh = l->kh,
                                    .kw = l->kw,
                                    .stride = stride,
                                    .pad = pad,
                                    .dilation = 1,
                                    .groups = l->groups}};
+    HN_TRY(hn_layer_weight(l, g, &in[1]));
     HN_TRY(hn_emit(g, HN_OP_CONV2D, module, in, &attr, out));
-    if (l->a != NULL) HN_TRY(add_lowrank(l, g, &attr, x, &out[0]));
+    if (l->a != NULL && !hn_layer_materialised(l)) HN_TRY(add_lowrank(l, g, &attr, x, &out[0]));
     *y = out[0];
     return HN_OK;
 }

@@ -32,6 +32,14 @@ struct hn_params {
     hn_flat flat;
 };
 
+/* Whether the layer's update is added to its weight, which hn_layer_weight makes then. */
+static inline bool hn_layer_materialised(const hn_linear_layer *l)
+{
+    return l->a != NULL && l->lowrank.materialise;
+}
+/* What the product of a layer reads: its weight, or in a materialised layer a new one. */
+HN_NODISCARD hn_status hn_layer_weight(const hn_linear_layer *l, hn_graph *g, hn_tensor **w);
+
 /* storage.c: decides how linear layers are stored and places what is not stored parameter by
  * parameter: sets hn_param.value there, and makes the views. */
 HN_NODISCARD hn_status hn_storage_place(hn_params *p, hn_program *program,

@@ -58,6 +58,7 @@ static bool may_fuse(const hn_group *g, const hn_program *program, const hn_para
     for (int k = 0; k < g->n; k++) {
         const hn_linear_layer *l = g->part[k];
         if (!is_frozen(l) || (l->bias == NULL) != (g->part[0]->bias == NULL)) return false;
+        if (hn_layer_materialised(l)) return false;
         if (l->a == NULL) continue;
         if (o->gradients && l->lowrank.dropout > 0) return false;
         if (scale != 0 && l->lowrank.scale != scale) return false;
@@ -70,6 +71,7 @@ static bool may_fuse(const hn_group *g, const hn_program *program, const hn_para
 static bool may_border(const hn_group *g, const hn_program *program, const hn_params_options *o)
 {
     if (!o->border || hn_program_replicas(program) > 1 || !is_frozen(g->part[0])) return false;
+    if (hn_layer_materialised(g->part[0])) return false; /* of one layer: fused groups have none */
     return g->rank > 0 && g->rank <= MAX_BORDER && g->rank % BORDER_STEP == 0 &&
            g->in % BORDER_STEP == 0 && g->out % BORDER_STEP == 0;
 }

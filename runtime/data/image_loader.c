@@ -122,7 +122,7 @@ static void fill_row(const hn_image_loader *l, int64_t micro_batch, int64_t i, h
         label = l->view.label ? l->view.label[row] : v->label[number];
         b->n_images++;
     }
-    b->image[i] = number;
+    if (b->image != NULL) b->image[i] = number;
     b->label[i] = label;
     if (b->index != NULL) b->index[i] = number < 0 || l->resident ? number : (int32_t)i;
     if (l->resident) return;
@@ -137,9 +137,10 @@ hn_status hn_image_loader_fill(const hn_image_loader *l, int64_t micro_batch, hn
     const int64_t batch = l->o.batch, world = l->o.world;
     if (micro_batch < 0 || micro_batch > INT64_MAX / batch / world - 1)
         return HN_FAIL(HN_ERR_ARG, "micro-batch %" PRId64, micro_batch);
-    if (b->image == NULL || b->label == NULL || (!l->resident && b->pixel == NULL))
+    const bool numbers = b->image != NULL || b->index != NULL;
+    if (!numbers || b->label == NULL || (!l->resident && b->pixel == NULL))
         return HN_FAIL(HN_ERR_ARG, "a batch without room for %s",
-                       b->image && b->label ? "pixels" : "numbers and labels");
+                       numbers && b->label ? "pixels" : "numbers and labels");
     b->n_images = 0;
     b->first_row = (micro_batch * world + l->o.rank) * batch;
     for (int64_t i = 0; i < batch; i++) fill_row(l, micro_batch, i, b);

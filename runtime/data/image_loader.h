@@ -45,7 +45,7 @@ typedef struct {
 typedef struct {
     int32_t *image;    /* out [batch] number in the set, -1: padding */
     int32_t *index;    /* out [batch] where the pixels are: image number in the set when resident,
-                        * row of `pixel` when streamed; -1: padding. NULL: not wanted */
+                        * row of `pixel` when streamed; -1: padding. One of the two may be NULL */
     int32_t *label;    /* out [batch], -100: padding */
     uint8_t *pixel;    /* out [batch, h, w, c] when streamed, zeros in padding; else not touched */
     int64_t n_images;  /* out: rows that are not padding */

@@ -49,6 +49,11 @@ int64_t hn_vision_width(const hn_vision_config *c)
     return c->cnn.hidden;
 }
 
+bool hn_vision_has_batch_norm(const hn_vision_config *c)
+{
+    return c->family == HN_VISION_RESNET || c->family == HN_VISION_SEPARABLE;
+}
+
 /* ---- declaring ---- */
 
 static void start(hn_params *p, const char *module, const char *suffix, hn_init init, double scale)

@@ -59,6 +59,9 @@ int64_t hn_vision_layers(const hn_vision_config *c);
 /* Width of the features. */
 int64_t hn_vision_width(const hn_vision_config *c);
 
+/* Whether images of a batch see each other in training, unless frozen_norm. */
+bool hn_vision_has_batch_norm(const hn_vision_config *c);
+
 /* images [n, image, image, channels] of the parameters' dtype.
  * Errors: HN_ERR_SHAPE, HN_ERR_ARG and those of hn_emit */
 HN_NODISCARD hn_status hn_vision_features(const hn_vision_build *b, hn_graph *g, hn_tensor *images,

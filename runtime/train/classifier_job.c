@@ -1,7 +1,9 @@
 #include "runtime/train/classifier_job.h"
 
+#include <inttypes.h>
 #include <string.h>
 
+#include "runtime/base/alloc.h"
 #include "runtime/base/label.h"
 #include "runtime/base/rng.h"
 #include "runtime/graph/tensor.h"
@@ -83,6 +85,9 @@ static hn_status prepare(const hn_classifier_job *c, hn_graph *g, hn_tensor *pix
                              .scale = {a->scale[0], a->scale[1]},
                              .ratio = {a->ratio[0], a->ratio[1]},
                              .key = hn_hash_name("image_prep")}};
+    if (pixels->type.dim[3] != v->channels)
+        return HN_FAIL(HN_ERR_SHAPE, "%s: images of %" PRId64 " channels, the model reads %" PRId64,
+                       v->architecture, pixels->type.dim[3], v->channels);
     for (int64_t k = 0; k < v->channels; k++) {
         attr.prep.mean[k] = v->mean[k];
         attr.prep.std[k] = v->std[k];
@@ -92,9 +97,9 @@ static hn_status prepare(const hn_classifier_job *c, hn_graph *g, hn_tensor *pix
     return HN_OK;
 }
 
-static hn_status logits_of(const hn_classifier_job *c, const hn_job_pass *pass,
-                           const hn_vision_tables *tables, hn_graph *g, hn_tensor *images,
-                           hn_tensor **logits)
+static hn_status outputs_of(const hn_classifier_job *c, const hn_job_pass *pass,
+                            const hn_vision_tables *tables, hn_graph *g, hn_tensor *images,
+                            hn_tensor **features, hn_tensor **logits)
 {
     const hn_vision_build b = {.config = c->o.config,
                                .params = pass->params,
@@ -102,19 +107,18 @@ static hn_status logits_of(const hn_classifier_job *c, const hn_job_pass *pass,
                                .frozen_norm = c->o.frozen_norm,
                                .attention = c->o.attention,
                                .recompute = pass->recompute};
-    hn_tensor *features;
-    HN_TRY(hn_vision_features(&b, g, images, &features));
-    return hn_vision_logits(&b, g, features, logits);
+    HN_TRY(hn_vision_features(&b, g, images, features));
+    return hn_vision_logits(&b, g, *features, logits);
 }
 
 static hn_status loss(hn_job *j, const hn_job_pass *pass, hn_graph *g, const hn_job_sums *sums)
 {
     const hn_classifier_job *c = classifier(j);
     const bool train = hn_graph_training(g);
-    hn_tensor *const *field = pass->in, *images, *logits, *out[HN_MAX_OUT];
+    hn_tensor *const *field = pass->in, *images = NULL, *features, *logits, *out[HN_MAX_OUT];
     hn_tensor *const whole = train ? c->train : c->eval;
     HN_TRY(prepare(c, g, whole ? whole : field[PIXEL], field[INDEX], train, &images));
-    HN_TRY(logits_of(c, pass, &c->tables, g, images, &logits));
+    HN_TRY(outputs_of(c, pass, &c->tables, g, images, &features, &logits));
     hn_tensor *const in[] = {logits, field[LABEL], sums->loss, sums->count, sums->hits};
     const hn_attr attr = {.class_ce = {.smoothing = train ? c->o.smoothing : 0,
                                        .first_class = c->o.first_class,
@@ -126,9 +130,10 @@ static hn_status loss(hn_job *j, const hn_job_pass *pass, hn_graph *g, const hn_
 static hn_status probe(hn_job *j, const hn_job_pass *pass, hn_graph *g)
 {
     hn_classifier_job *c = (hn_classifier_job *)j;
-    hn_tensor *images;
+    hn_tensor *images = NULL;
     HN_TRY(prepare(c, g, c->probe.pixels, c->probe.index, false, &images));
-    HN_TRY(logits_of(c, pass, &c->probe.tables, g, images, &c->probe.logits));
+    HN_TRY(outputs_of(c, pass, &c->probe.tables, g, images, &c->probe.features, &c->probe.logits));
+    hn_graph_keep(c->probe.features);
     hn_graph_keep(c->probe.logits);
     return HN_OK;
 }
@@ -168,14 +173,22 @@ hn_classifier_batch hn_classifier_batch_of(const hn_classifier_job *j, const hn_
                                  j->job.n_fields > PIXEL ? in->field[PIXEL] : NULL};
 }
 
-hn_status hn_classifier_logits(const hn_classifier_job *j, hn_engine *e, const uint8_t *pixels,
-                               const hn_tensor **logits)
+hn_status hn_classifier_outputs(const hn_classifier_job *j, hn_engine *e, const uint8_t *pixels,
+                                int64_t n, const hn_tensor **logits, const hn_tensor **features)
 {
+    const int64_t most = j->o.probe_images;
+    if (n < 1 || n > most)
+        return HN_FAIL(HN_ERR_ARG, "%" PRId64 " images, the probe takes 1 to %" PRId64, n, most);
+    int32_t *index = hn_malloc((size_t)most * sizeof *index);
+    if (index == NULL) return HN_FAIL(HN_ERR_MEMORY, "%" PRId64 " numbers of images", most);
+    for (int64_t i = 0; i < most; i++) index[i] = i < n ? (int32_t)i : -1;
+    hn_status st = hn_tensor_write(j->probe.index, 0, index, (size_t)most * sizeof *index);
+    hn_free(index);
+    HN_TRY(st);
     const hn_type *t = &j->probe.pixels->type;
-    for (int32_t i = 0; i < (int32_t)t->dim[0]; i++)
-        HN_TRY(hn_tensor_write(j->probe.index, (size_t)i * sizeof i, &i, sizeof i));
-    HN_TRY(hn_tensor_write(j->probe.pixels, 0, pixels, (size_t)hn_type_elements(t)));
+    HN_TRY(hn_tensor_write(j->probe.pixels, 0, pixels, (size_t)(hn_type_elements(t) / most * n)));
     HN_TRY(hn_engine_probe(e));
-    *logits = j->probe.logits;
+    if (logits) *logits = j->probe.logits;
+    if (features) *features = j->probe.features;
     return HN_OK;
 }

@@ -33,7 +33,7 @@ typedef struct {
     int64_t first_class, n_classes; /* columns of the head that take part; n 0: all behind first */
     hn_dtype dtype;
     hn_attention_impl attention;
-    int64_t probe_images; /* of hn_classifier_logits; 0: none */
+    int64_t probe_images; /* at most, of hn_classifier_outputs; 0: there is none */
 } hn_classifier_options;
 
 typedef struct {
@@ -43,14 +43,15 @@ typedef struct {
     hn_vision_tables tables;
     struct {
         hn_vision_tables tables;
-        hn_tensor *pixels, *index, *logits;
+        hn_tensor *pixels, *index, *logits, *features;
     } probe;
 } hn_classifier_job;
 
 /* The job must stay where it is while an engine has it. */
 void hn_classifier_job_init(hn_classifier_job *j, const hn_classifier_options *o);
 
-/* The fields of a micro-batch. */
+/* The fields of a micro-batch. Padding adds nothing to loss, gradients, count and hits; but batch
+ * norm by the batch takes it for black images: none of it then in training (image_feed.h). */
 typedef struct {
     int32_t *index, *label; /* [batch]; padding: -1 and -100 */
     uint8_t *pixel;         /* [batch, h, w, c]; NULL: nothing is streamed */
@@ -58,10 +59,14 @@ typedef struct {
 
 hn_classifier_batch hn_classifier_batch_of(const hn_classifier_job *j, const hn_engine_input *in);
 
-/* Logits of probe_images images [n, h, w, c] as evaluation sees them: [n, classes], valid until the
- * next call. */
-HN_NODISCARD hn_status hn_classifier_logits(const hn_classifier_job *j, hn_engine *e,
-                                            const uint8_t *pixels, const hn_tensor **logits);
+/* What the model makes of images as evaluation sees them.
+ * pixels    [n, image, image, channels], 1 <= n <= probe_images
+ * logits    [probe_images, classes], features (the head's input) [probe_images, width]: the first n
+ *           rows, until the next call, in the run's dtype (hn_tensor_get). Either may be NULL.
+ * Errors    HN_ERR_ARG: no probe, or another n; those of a run */
+HN_NODISCARD hn_status hn_classifier_outputs(const hn_classifier_job *j, hn_engine *e,
+                                             const uint8_t *pixels, int64_t n,
+                                             const hn_tensor **logits, const hn_tensor **features);
 
 #ifdef __cplusplus
 }

@@ -421,12 +421,11 @@ static void variants(const hn_engine *e, hn_graph *out[N_VARIANTS])
     memcpy(out, all, sizeof all);
 }
 
-/* An empty batch: nothing in it counts, so that parameters and moments stay as they are
- * and gradients zero through every variant, the update included. */
-static hn_status warm_up(hn_engine *e)
+hn_status hn_engine_run_empty(hn_engine *e)
 {
     hn_graph *variant[N_VARIANTS];
     const hn_run_options o = {.step = e->step->data};
+    float *buffers = NULL;
     variants(e, variant);
     if (has_batch(e)) {
         hn_engine_input in;
@@ -434,10 +433,22 @@ static hn_status warm_up(hn_engine *e)
         e->o.job->empty(e->o.job, in.field);
     }
     HN_TRY(send_stage(e));
-    for (int i = 0; i < N_VARIANTS; i++)
-        if (variant[i]) HN_TRY(hn_graph_run(variant[i], &o));
-    HN_TRY(wait(e));
+    HN_TRY(hn_params_get_buffers(e->params, &buffers));
+    hn_status st = HN_OK;
+    for (int i = 0; i < N_VARIANTS && st == HN_OK; i++)
+        if (variant[i]) st = hn_graph_run(variant[i], &o);
+    if (st == HN_OK) st = wait(e);
+    if (st == HN_OK && buffers) st = hn_params_put_buffers(e->params, buffers);
+    hn_free(buffers);
+    return st;
+}
+
+static hn_status warm_up(hn_engine *e)
+{
+    hn_graph *variant[N_VARIANTS];
+    HN_TRY(hn_engine_run_empty(e));
     if (e->o.executor != HN_EXECUTOR_GRAPH) return HN_OK;
+    variants(e, variant);
     for (int i = 0; i < N_VARIANTS; i++)
         if (variant[i]) HN_TRY(hn_graph_capture(variant[i], e->step->data));
     return wait(e);

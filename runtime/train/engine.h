@@ -99,9 +99,13 @@ hn_executor hn_engine_executor(const hn_engine *e);
 /* From now on every graph runs node by node and adds its times to p; NULL: as before. */
 void hn_engine_profile(hn_engine *e, hn_profile *p);
 
-/* Takes the memory and fills the tables; parameters are zero until they are loaded. On a GPU every
- * variant runs once, on an empty batch, so that all kernels are loaded, and is then captured. */
+/* Takes the memory and fills the tables; parameters are zero until they are loaded. On a GPU
+ * hn_engine_run_empty follows, so that all kernels are loaded, and every graph is captured. */
 HN_NODISCARD hn_status hn_engine_allocate(hn_engine *e);
+/* Runs every graph once on an empty batch, in which nothing counts: parameters and moments stay as
+ * they are and gradients zero through all of them, the update included; buffers, which a batch norm
+ * would move, are put back. */
+HN_NODISCARD hn_status hn_engine_run_empty(hn_engine *e);
 
 /* The plans of the matrix products in use, for a checkpoint: *out is new, NULL on the CPU. */
 HN_NODISCARD hn_status hn_engine_gemm_plans(const hn_engine *e, struct json_t **out);

@@ -1,5 +1,6 @@
 #include "runtime/train/image_feed.h"
 
+#include <inttypes.h>
 #include <string.h>
 
 #include "runtime/base/alloc.h"
@@ -53,8 +54,29 @@ static void release(hn_feed *f)
     hn_free(d);
 }
 
+static hn_status check(const hn_image_loader *l, const hn_classifier_job *j)
+{
+    const hn_image_loader_options *o = hn_image_loader_settings(l);
+    const bool streams = o->once ? j->o.stream_eval : j->o.stream_train;
+    if (o->batch != j->o.batch || hn_image_loader_resident(l) == streams)
+        return HN_FAIL(
+            HN_ERR_ARG, "the loader has batches of %" PRId64 "%s, the job of %" PRId64 "%s",
+            o->batch, streams ? "" : " with pixels", j->o.batch, streams ? " with pixels" : "");
+    if (hn_image_loader_classes(l) > j->o.config->classes)
+        return HN_FAIL(HN_ERR_SHAPE, "%s: %" PRId64 " classes, the data have %d",
+                       j->o.config->architecture, j->o.config->classes,
+                       (int)hn_image_loader_classes(l));
+    if (!o->once && o->epoch_end == HN_EPOCH_PAD && !j->o.frozen_norm &&
+        hn_vision_has_batch_norm(j->o.config))
+        return HN_FAIL(HN_ERR_UNSUPPORTED,
+                       "%s: epochs that end with padding, which batch norm would count as images",
+                       j->o.config->architecture);
+    return HN_OK;
+}
+
 hn_status hn_image_feed_new(const hn_image_loader *l, const hn_classifier_job *j, hn_feed **out)
 {
+    HN_TRY(check(l, j));
     image_feed *d = hn_calloc(1, sizeof *d);
     if (d == NULL) return HN_FAIL(HN_ERR_MEMORY, "%zu bytes for a feed", sizeof *d);
     *d = (image_feed){.feed = {.rows = hn_image_loader_rows(l),

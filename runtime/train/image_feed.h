@@ -10,7 +10,10 @@ extern "C" {
 #endif
 
 /* l, j     must outlive the feed; the loader streams where the job does
- * Errors   HN_ERR_MEMORY */
+ * Errors   HN_ERR_UNSUPPORTED: a loader for training that pads (HN_EPOCH_PAD), and a model whose
+ *          batch norm would take the padding for images; HN_ERR_ARG: loader and job do not agree
+ *          about batch and streaming; HN_ERR_SHAPE: more classes than the model has; HN_ERR_MEMORY
+ */
 HN_NODISCARD hn_status hn_image_feed_new(const hn_image_loader *l, const hn_classifier_job *j,
                                          hn_feed **out);
 
