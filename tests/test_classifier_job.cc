@@ -1,7 +1,5 @@
 /* The classifier as a job of the engine: it learns, repeats, resumes, leaves padding out, and
  * trains what a method chooses. */
-#include <omp.h>
-
 #include "classifier_test.h"
 #include "runtime/train/state.h"
 
@@ -103,9 +101,8 @@ TEST_P(ClassifierModel, LossFallsAndHitsRise)
 std::vector<float> three_steps(const hn_vision_config &c, const StripedImages &images, int threads,
                                bool stream, uint64_t seed = 5)
 {
-    const int before = omp_get_max_threads();
-    omp_set_num_threads(threads);
     Classifier m(c, images);
+    omp_set_num_threads(threads);
     m.co.stream_train = m.co.stream_eval = stream;
     m.co.augment.pad = 2;
     m.co.augment.flip = 0.5f;
@@ -113,7 +110,6 @@ std::vector<float> three_steps(const hn_vision_config &c, const StripedImages &i
     m.open();
     Fed train(images, m, stream);
     for (int64_t k = 0; k < 3; k++) fed_step(m, train, k);
-    omp_set_num_threads(before);
     return m.everything();
 }
 
@@ -416,6 +412,164 @@ TEST(ClassifierLoss, IsOfARangeOfClasses)
         EXPECT_NE(hn_engine_micro(m.e, 0), HN_OK);
         EXPECT_NE(std::strstr(hn_last_error(), "label"), nullptr) << hn_last_error();
     }
+}
+
+/* ---- learning without forgetting ---- */
+
+constexpr hn_teaching kTeaching = {
+    .weight = 0.7f, .temperature = 2, .first_class = 1, .n_classes = 3};
+
+void copy_to_teacher(const Classifier &m, float noise)
+{
+    hn_params *t = hn_classifier_teacher(&m.job);
+    ASSERT_NE(t, nullptr);
+    ASSERT_EQ(hn_params_count(t), hn_params_count(m.params()));
+    for (int64_t i = 0; i < hn_params_count(t); i++) {
+        const hn_param *q = hn_params_at(t, i);
+        EXPECT_FALSE(q->trained) << q->name;
+        auto v = m.value(std::string(q->name));
+        const auto d = normal_f32(v.size(), (unsigned)i, 0, noise);
+        for (size_t k = 0; k < v.size() && !q->buffer; k++) v[k] += d[k];
+        ASSERT_HN_OK(hn_param_set(q, v.data()));
+    }
+}
+
+/* A teacher that says the same, of the same crops: nothing is added. */
+TEST_P(ClassifierModel, ATeacherThatAgreesChangesNothing)
+{
+    std::vector<float> gradients[2];
+    double loss[2] = {};
+    for (int k = 0; k < 2; k++) {
+        Classifier m(c, images);
+        m.co.frozen_norm = true;
+        m.co.augment.pad = 2;
+        m.co.augment.flip = 0.5f;
+        if (k == 1) m.co.distill = kTeaching;
+        m.open();
+        EXPECT_EQ(hn_classifier_teacher(&m.job) != nullptr, k == 1);
+        if (k == 1) copy_to_teacher(m, 0);
+        m.accumulate(images, 0, 8);
+        gradients[k] = m.gradients();
+        hn_step_report r = {};
+        ASSERT_HN_OK(hn_engine_update(m.e, 0, &r));
+        loss[k] = r.loss;
+    }
+    EXPECT_LT(rel_l2(gradients[1], gradients[0]), 1e-6);
+    EXPECT_NEAR(loss[1], loss[0], 1e-6);
+}
+
+double reported_loss(const Classifier &m, const StripedImages &images)
+{
+    hn_step_report r = {};
+    m.accumulate(images, 0, 6);
+    EXPECT_HN_OK(hn_engine_update(m.e, 0, &r));
+    return r.loss_sum;
+}
+
+/* Six images and two of padding. */
+TEST(ClassifierTeacher, LossAndGradientAreThoseOfTheSum)
+{
+    const hn_vision_config c = small_model("mnist-cnn");
+    const StripedImages images(c, 8, 1);
+    Classifier m(c, images), teacher(c, images);
+    m.co.distill = kTeaching;
+    m.co.probe_images = teacher.co.probe_images = 6;
+    m.open();
+    teacher.open();
+    copy_to_teacher(m, 0.1f);
+    for (int64_t i = 0; i < hn_params_count(m.params()); i++) {
+        const hn_param *q = hn_params_at(hn_classifier_teacher(&m.job), i);
+        std::vector<float> v((size_t)hn_param_values(q));
+        ASSERT_HN_OK(hn_param_get(q, v.data()));
+        ASSERT_HN_OK(hn_param_set(hn_params_at(teacher.params(), i), v.data()));
+    }
+    const auto z = m.logits(images, 0, 6), taught = teacher.logits(images, 0, 6);
+    double want = 6 * hand_loss(z, images, 6, 4, 0, 4, 0);
+    const double t = (double)kTeaching.temperature;
+    for (size_t i = 0; i < 6; i++) {
+        double zs = 0, ts = 0;
+        for (size_t k = 1; k < 4; k++) {
+            zs += std::exp((double)z[4 * i + k] / t);
+            ts += std::exp((double)taught[4 * i + k] / t);
+        }
+        for (size_t k = 1; k < 4; k++) {
+            const double q = std::exp((double)taught[4 * i + k] / t) / ts;
+            want += (double)kTeaching.weight * t * t * q *
+                    (std::log(q) - (double)z[4 * i + k] / t + std::log(zs));
+        }
+    }
+    m.accumulate(images, 0, 6);
+    const auto gradients = m.gradients();
+    EXPECT_NEAR(reported_loss(m, images), want, 2e-5); /* the sums of before are cleared */
+    std::vector<double> got, differences;
+    size_t at = 0;
+    for (int64_t i = 0; i < hn_params_count(m.params()); i++) {
+        const hn_param *q = hn_params_at(m.params(), i);
+        auto v = m.value(q);
+        for (size_t k = 0; k < v.size(); k += v.size() / 3) { /* three values of each */
+            const float h = 2e-3f, old = v[k];
+            v[k] = old + h;
+            ASSERT_HN_OK(hn_param_set(q, v.data()));
+            double difference = reported_loss(m, images);
+            v[k] = old - h;
+            ASSERT_HN_OK(hn_param_set(q, v.data()));
+            difference -= reported_loss(m, images);
+            v[k] = old;
+            ASSERT_HN_OK(hn_param_set(q, v.data()));
+            got.push_back((double)gradients[at + k]);
+            differences.push_back(difference / (2 * (double)h));
+        }
+        at += v.size();
+    }
+    EXPECT_LT(rel_l2(got, differences), 2e-2); /* maxima of the first layer change hands */
+}
+
+TEST(ClassifierTeacher, WithoutWeightThereIsNone)
+{
+    const hn_vision_config c = small_model("resnet20");
+    const StripedImages images(c, 8, 1);
+    std::vector<float> all[2];
+    for (int k = 0; k < 2; k++) {
+        Classifier m(c, images);
+        if (k == 1)
+            m.co.distill = {.weight = 0, .temperature = 2, .first_class = 0, .n_classes = 2};
+        m.open();
+        EXPECT_EQ(hn_classifier_teacher(&m.job), nullptr);
+        m.step(images, 0, 0, 8);
+        all[k] = m.everything();
+    }
+    EXPECT_TRUE(same_bits(all[0], all[1]));
+}
+
+/* The teacher stays as it is; the plan may be made more than once. */
+TEST_P(ClassifierModel, TrainingLeavesTheTeacher)
+{
+    Classifier m(c, images);
+    m.co.distill = kTeaching;
+    m.o.recompute = HN_RECOMPUTE_AUTO;
+    m.o.memory = 1; /* never fits: every plan is tried */
+    hn_classifier_job_init(&m.job, &m.co);
+    m.o.adapt = &m.adapt;
+    m.o.job = &m.job.job;
+    ASSERT_HN_OK(hn_engine_new(&m.o, &m.e));
+    hn_engine_free(m.e);
+    m.e = nullptr;
+    m.o.memory = 0;
+    m.o.recompute = HN_RECOMPUTE_ON;
+    m.open();
+    copy_to_teacher(m, 0.1f);
+    const auto held = [&] {
+        std::vector<float> all;
+        const hn_params *t = hn_classifier_teacher(&m.job);
+        for (int64_t i = 0; i < hn_params_count(t); i++) {
+            const auto v = m.value(hn_params_at(t, i));
+            all.insert(all.end(), v.begin(), v.end());
+        }
+        return all;
+    };
+    const auto before = held();
+    for (int64_t k = 0; k < 3; k++) m.step(images, k, 8 * k, 8);
+    EXPECT_TRUE(same_bits(held(), before));
 }
 
 /* ---- methods ---- */

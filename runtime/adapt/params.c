@@ -324,8 +324,9 @@ static hn_status create_param(hn_program *program, hn_param *q, const hn_params_
     if (q->trained && q->stack == NULL) return create_trained(program, q, o, work);
     if (q->trained) return q->master ? HN_OK : create_stack(program, q->stack, o, work);
     if (q->value != NULL) return HN_OK;
-    if (q->buffer) return create(program, HN_MEM_STATE, "", q, HN_F32, &q->value);
-    return create(program, HN_MEM_WEIGHT, "", q, o->dtype, &q->value);
+    const char *prefix = o->prefix ? o->prefix : "";
+    if (q->buffer) return create(program, HN_MEM_STATE, prefix, q, HN_F32, &q->value);
+    return create(program, HN_MEM_WEIGHT, prefix, q, o->dtype, &q->value);
 }
 
 hn_status hn_params_create(hn_params *p, hn_program *program, const hn_params_options *o)

@@ -34,6 +34,22 @@ static hn_status resident(hn_program *p, const char *name, const hn_images *s, h
     return hn_program_tensor(p, HN_MEM_STATE, name, &type, out);
 }
 
+/* The same network again, frozen. */
+static hn_status make_teacher(hn_classifier_job *c, hn_program *p)
+{
+    const hn_params_options o = {.dtype = c->o.dtype, .fuse = HN_FUSE_NEVER, .prefix = "teacher:"};
+    HN_TRY(hn_params_new(NULL, &c->teacher));
+    HN_TRY(hn_vision_declare(c->o.config, c->teacher));
+    return hn_params_create(c->teacher, p, &o);
+}
+
+static void release(hn_job *j)
+{
+    hn_classifier_job *c = (hn_classifier_job *)j;
+    hn_params_free(c->teacher);
+    c->teacher = NULL;
+}
+
 static hn_status tables(hn_job *j, hn_program *p)
 {
     hn_classifier_job *c = (hn_classifier_job *)j;
@@ -43,6 +59,7 @@ static hn_status tables(hn_job *j, hn_program *p)
     if (o->batch > 0) HN_TRY(hn_vision_tables_new(v, p, o->batch, &c->tables));
     if (o->train && !o->stream_train) HN_TRY(resident(p, "images", o->train, &c->train));
     if (o->eval && !o->stream_eval) HN_TRY(resident(p, "held-out images", o->eval, &c->eval));
+    if (o->distill.weight != 0) HN_TRY(make_teacher(c, p));
     if (o->probe_images == 0) return HN_OK;
     const hn_type probe = {
         .dtype = HN_U8, .ndim = 4, .dim = {o->probe_images, v->image, v->image, v->channels}};
@@ -111,6 +128,27 @@ static hn_status outputs_of(const hn_classifier_job *c, const hn_job_pass *pass,
     return hn_vision_logits(&b, g, *features, logits);
 }
 
+/* Adds the distillation of the student's logits to the loss. */
+static hn_status distill(const hn_classifier_job *c, const hn_job_pass *pass, hn_graph *g,
+                         hn_tensor *images, hn_tensor *logits, hn_tensor *loss)
+{
+    const hn_teaching *t = &c->o.distill;
+    const hn_vision_build b = {.config = c->o.config,
+                               .params = c->teacher,
+                               .tables = &c->tables,
+                               .frozen_norm = true,
+                               .attention = c->o.attention};
+    hn_tensor *features, *taught, *out[HN_MAX_OUT];
+    HN_TRY(hn_vision_features(&b, g, images, &features));
+    HN_TRY(hn_vision_logits(&b, g, features, &taught));
+    hn_tensor *const in[] = {logits, taught, loss, pass->in[LABEL]};
+    const hn_attr attr = {.distill = {.first_class = t->first_class,
+                                      .n_classes = t->n_classes,
+                                      .temperature = t->temperature,
+                                      .weight = t->weight}};
+    return hn_emit(g, HN_OP_DISTILL, "distill", in, &attr, out);
+}
+
 static hn_status loss(hn_job *j, const hn_job_pass *pass, hn_graph *g, const hn_job_sums *sums)
 {
     const hn_classifier_job *c = classifier(j);
@@ -119,6 +157,7 @@ static hn_status loss(hn_job *j, const hn_job_pass *pass, hn_graph *g, const hn_
     hn_tensor *const whole = train ? c->train : c->eval;
     HN_TRY(prepare(c, g, whole ? whole : field[PIXEL], field[INDEX], train, &images));
     HN_TRY(outputs_of(c, pass, &c->tables, g, images, &features, &logits));
+    if (train && c->teacher) HN_TRY(distill(c, pass, g, images, logits, sums->loss));
     hn_tensor *const in[] = {logits, field[LABEL], sums->loss, sums->count, sums->hits};
     const hn_attr attr = {.class_ce = {.smoothing = train ? c->o.smoothing : 0,
                                        .first_class = c->o.first_class,
@@ -162,10 +201,13 @@ void hn_classifier_job_init(hn_classifier_job *j, const hn_classifier_options *o
                                      .fill = fill,
                                      .loss = loss,
                                      .probe = o->probe_images > 0 ? probe : NULL,
-                                     .empty = empty},
+                                     .empty = empty,
+                                     .release = release},
                              .o = *o};
     if (streams) j->job.field[PIXEL] = (hn_field){"pixels", pixels_type(shape_of(o), o->batch)};
 }
+
+hn_params *hn_classifier_teacher(const hn_classifier_job *j) { return j->teacher; }
 
 hn_classifier_batch hn_classifier_batch_of(const hn_classifier_job *j, const hn_engine_input *in)
 {

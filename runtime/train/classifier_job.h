@@ -22,6 +22,16 @@ typedef struct {
     float scale[2], ratio[2]; /* of that box */
 } hn_augment;
 
+/* Learning without forgetting (Li and Hoiem, 2016): what a network knew of some classes is held by
+ * distillation (kernels/loss/distill.h) from a teacher, a copy of that network that stays as it is.
+ * It sees the images that the network sees, augmented alike; its batch norm is by running values.
+ */
+typedef struct {
+    float weight;                   /* of the term; 0: there is no teacher */
+    float temperature;              /* 0: 1 */
+    int64_t first_class, n_classes; /* columns of both heads; n 0: all behind first */
+} hn_teaching;
+
 typedef struct {
     const hn_vision_config *config; /* must outlive the job */
     int64_t batch;                  /* images of a micro-batch; 0: none */
@@ -31,6 +41,7 @@ typedef struct {
     float smoothing;                /* of labels, in training */
     bool frozen_norm;               /* batch norm by its running values in training, too */
     int64_t first_class, n_classes; /* columns of the head that take part; n 0: all behind first */
+    hn_teaching distill;            /* added to the training loss, which reports have with it */
     hn_dtype dtype;
     hn_attention_impl attention;
     int64_t probe_images; /* at most, of hn_classifier_outputs; 0: there is none */
@@ -41,6 +52,7 @@ typedef struct {
     hn_classifier_options o;
     hn_tensor *train, *eval; /* pixels that lie on the device */
     hn_vision_tables tables;
+    hn_params *teacher;
     struct {
         hn_vision_tables tables;
         hn_tensor *pixels, *index, *logits, *features;
@@ -49,6 +61,11 @@ typedef struct {
 
 /* The job must stay where it is while an engine has it. */
 void hn_classifier_job_init(hn_classifier_job *j, const hn_classifier_options *o);
+
+/* The teacher's parameters, named as the model's own: zeros after hn_engine_allocate, the caller's
+ * to fill (hn_param_set). Checkpoints do not hold them. NULL: none; it lives as long as the
+ * engine's program. */
+hn_params *hn_classifier_teacher(const hn_classifier_job *j);
 
 /* The fields of a micro-batch. Padding adds nothing to loss, gradients, count and hits; but batch
  * norm by the batch takes it for black images: none of it then in training (image_feed.h). */

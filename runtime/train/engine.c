@@ -64,6 +64,16 @@ hn_recompute hn_recompute_of(const char *name)
     return strcmp(name, "on") == 0 ? HN_RECOMPUTE_ON : HN_RECOMPUTE_AUTO;
 }
 
+/* What record has made. */
+static void drop_record(hn_engine *e)
+{
+    if (e->o.job->release) e->o.job->release(e->o.job);
+    hn_params_free(e->params);
+    hn_program_free(e->program);
+    e->params = NULL;
+    e->program = NULL;
+}
+
 void hn_engine_free(hn_engine *e)
 {
     if (e == NULL) return;
@@ -73,8 +83,7 @@ void hn_engine_free(hn_engine *e)
     }
     for (int i = 0; i < STAGES; i++) hn_device_fence_free(e->stage[i].sent);
     for (int i = 0; i < HN_ENGINE_AHEAD; i++) hn_device_fence_free(e->outcome[i].done);
-    hn_params_free(e->params);
-    hn_program_free(e->program);
+    drop_record(e);
     hn_free(e);
 }
 
@@ -223,10 +232,7 @@ static hn_status record(hn_engine *e)
 static hn_status record_with(hn_engine *e, int64_t n)
 {
     if (e->program != NULL && n == e->recomputed) return HN_OK;
-    hn_params_free(e->params);
-    hn_program_free(e->program);
-    e->params = NULL;
-    e->program = NULL;
+    drop_record(e);
     e->recomputed = n;
     return record(e);
 }

@@ -57,6 +57,8 @@ struct hn_job {
     hn_status (*probe)(hn_job *j, const hn_job_pass *pass, hn_graph *g);
     /* Writes a micro-batch in which no row counts. */
     void (*empty)(const hn_job *j, void *const *field);
+    /* Frees what tables has made besides tensors: the program is gone, or about to be. */
+    void (*release)(hn_job *j);
 };
 
 #ifdef __cplusplus
