@@ -98,6 +98,10 @@ done
 for executor in cuda cuda-graph; do
     part "test_engine.$executor" env HONE_TEST_DEVICE=cuda HONE_TEST_EXECUTOR=$executor \
         "$build/test_engine"
+    for name in test_classifier_job test_engine_anchor; do
+        part "$name.$executor" env HONE_TEST_DEVICE=cuda HONE_TEST_EXECUTOR=$executor \
+            "$build/$name"
+    done
     part "test_cli_train.$executor" env HONE_TEST_DEVICE=cuda HONE_TEST_EXECUTOR=$executor \
         "$build/test_cli_train"
 done

@@ -5,7 +5,7 @@
 
 #include <algorithm>
 
-#include "hn_test.h"
+#include "engine_test.h"
 #include "runtime/graph/tensor.h"
 #include "runtime/train/classifier_job.h"
 #include "runtime/train/image_feed.h"
@@ -100,6 +100,7 @@ class Classifier {
         omp_set_num_threads(1); /* networks of this size only wait for a second one */
         EXPECT_HN_OK(hn_device_open(test_device(), &device));
         o.device = device;
+        o.executor = test_executor();
         o.dtype = co.dtype = HN_F32;
         o.train = o.eval = true;
         o.optimizer.kind = HN_OPTIMIZER_ADAMW;

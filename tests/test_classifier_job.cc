@@ -143,7 +143,8 @@ TEST(ClassifierFeed, ReadsAheadTheSameBatches)
             ASSERT_HN_OK(f.feed->next(f.feed, &got));
             EXPECT_TRUE(std::equal(index.begin(), index.begin() + 8, index.begin() + 8));
             EXPECT_TRUE(std::equal(label.begin(), label.begin() + 8, label.begin() + 8));
-            EXPECT_EQ(std::memcmp(pixel.data(), pixel.data() + bytes, bytes), 0);
+            const auto half = pixel.begin() + (std::ptrdiff_t)bytes;
+            EXPECT_TRUE(std::equal(pixel.begin(), half, half));
         }
     }
 }
@@ -161,7 +162,7 @@ TEST_P(ClassifierModel, PaddingAddsNothing)
         m->accumulate(images, 3, 5);
     }
     EXPECT_LT(rel_l2(padded.gradients(), full.gradients()), 1e-6); /* sums in another order */
-    EXPECT_TRUE(same_bits(padded.buffers(), full.buffers()));
+    EXPECT_EQ(padded.buffers(), full.buffers());
     hn_step_report a = {}, b = {};
     ASSERT_HN_OK(hn_engine_update(padded.e, 0, &a));
     ASSERT_HN_OK(hn_engine_update(full.e, 0, &b));
@@ -295,10 +296,10 @@ TEST_P(ClassifierModel, FrozenNormLeavesRunningValues)
         const auto before = m.buffers();
         EXPECT_EQ(before.empty(), !normalises());
         m.step(images, 0, 0, 8);
-        EXPECT_EQ(same_bits(m.buffers(), before), frozen || !normalises());
+        EXPECT_EQ(m.buffers() == before, frozen || !normalises());
         const auto moved = m.buffers();
         m.evaluate(images, 16);
-        EXPECT_TRUE(same_bits(m.buffers(), moved)); /* evaluation reads them */
+        EXPECT_EQ(m.buffers(), moved); /* evaluation reads them */
     }
 }
 
@@ -539,6 +540,12 @@ TEST(ClassifierTeacher, WithoutWeightThereIsNone)
         all[k] = m.everything();
     }
     EXPECT_TRUE(same_bits(all[0], all[1]));
+    Classifier m(c, images);
+    m.co.distill.weight = -1;
+    hn_classifier_job_init(&m.job, &m.co);
+    m.o.adapt = &m.adapt;
+    m.o.job = &m.job.job;
+    EXPECT_HN_FAIL(hn_engine_new(&m.o, &m.e), HN_ERR_ARG, "distillation of weight -1");
 }
 
 /* The teacher stays as it is; the plan may be made more than once. */

@@ -2,7 +2,7 @@
  * every model family, training runs of LoRA and of all weights; and what the engine promises. */
 #include <jansson.h>
 
-#include "hn_test.h"
+#include "engine_test.h"
 #include "runtime/base/alloc.h"
 #include "runtime/base/rng.h"
 #include "runtime/file/safetensors.h"
@@ -66,17 +66,6 @@ struct File {
 };
 
 hn_adapt_kind all_parameters(const void *, const char *) { return HN_ADAPT_FULL; }
-
-/* HONE_TEST_EXECUTOR, on a GPU only. */
-hn_executor test_executor()
-{
-    const char *env = std::getenv("HONE_TEST_EXECUTOR");
-    const std::string name = env ? env : "auto";
-    return name == "cuda"         ? HN_EXECUTOR_NODES
-           : name == "cuda-graph" ? HN_EXECUTOR_GRAPH
-           : name == "cuda-check" ? HN_EXECUTOR_CHECK
-                                  : HN_EXECUTOR_AUTO;
-}
 
 /* A model with its engine. */
 class Engine {

@@ -225,6 +225,33 @@ TEST(ParamsConv, MaterialisedLayersAreStoredByThemselves)
     }
 }
 
+/* Two sets of parameters in a program: the second under names of its own, as constants. */
+TEST(ParamsPrefix, HoldsConstantsBesideParameters)
+{
+    const hn_adapt all = {.parameter = train_all, .linear = nullptr, .context = nullptr};
+    hn_program *program = nullptr;
+    hn_params *p = nullptr, *beside = nullptr, *trained = nullptr;
+    ASSERT_HN_OK(hn_program_new(1, &program));
+    hn_params_options o = {.dtype = HN_F32};
+    for (hn_params **q : {&p, &trained, &beside}) {
+        ASSERT_HN_OK(hn_params_new(q == &beside ? nullptr : &all, q));
+        ASSERT_HN_OK(hn_params_linear(*q, "fc", 6, 2, true, 0));
+        ASSERT_HN_OK(hn_params_buffer(*q, "running", 2, HN_INIT_ONE));
+        if (q == &p) {
+            ASSERT_HN_OK(hn_params_create(p, program, &o));
+        }
+    }
+    EXPECT_HN_FAIL(hn_params_create(beside, program, &o), HN_ERR_ARG, "two tensors named");
+    o.prefix = "copy:";
+    EXPECT_HN_FAIL(hn_params_create(trained, program, &o), HN_ERR_UNSUPPORTED,
+                   "parameters beside others (copy:) that are trained");
+    ASSERT_HN_OK(hn_params_create(beside, program, &o));
+    for (const char *name : {"copy:fc.weight", "copy:fc.bias", "copy:running"})
+        EXPECT_NE(hn_program_find(program, name), nullptr) << name;
+    for (hn_params *q : {p, trained, beside}) hn_params_free(q);
+    hn_program_free(program);
+}
+
 /* In files a column is channel, then pixel; here pixel, then channel. */
 TEST(ParamsFlattened, ColumnsOfWeightAndAAreReordered)
 {

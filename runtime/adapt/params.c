@@ -334,6 +334,10 @@ hn_status hn_params_create(hn_params *p, hn_program *program, const hn_params_op
     if (o->dtype != HN_F32 && o->dtype != HN_BF16)
         return HN_FAIL(HN_ERR_UNSUPPORTED, "computing in %s, only f32 and bf16",
                        hn_dtype_name(o->dtype));
+    if (o->prefix && (hn_params_trained(p) > 0 || o->fuse != HN_FUSE_NEVER || o->border))
+        return HN_FAIL(HN_ERR_UNSUPPORTED,
+                       "parameters beside others (%s) that are trained, fused or bordered",
+                       o->prefix);
     HN_TRY(hn_storage_place(p, program, o));
     for (int64_t i = 0; i < p->n; i++)
         p->flat.work |= o->dtype != HN_F32 && p->param[i]->trained && p->param[i]->value == NULL;

@@ -154,8 +154,8 @@ typedef struct {
     bool gradients; /* false: nothing is trained in this program (evaluation, generation) */
     hn_fuse_rule fuse;
     bool border; /* store low-rank pairs around their weights where shapes allow (storage.c) */
-    const char *prefix; /* in front of tensors' names, where a program holds parameters already; not
-                         * with fuse and border. NULL: none */
+    const char *prefix; /* in front of tensors' names, where a program holds parameters already:
+                         * only where nothing is trained, fused or bordered. NULL: none */
 } hn_params_options;
 
 HN_NODISCARD hn_status hn_params_create(hn_params *p, hn_program *program,

@@ -38,6 +38,8 @@ static hn_status resident(hn_program *p, const char *name, const hn_images *s, h
 static hn_status make_teacher(hn_classifier_job *c, hn_program *p)
 {
     const hn_params_options o = {.dtype = c->o.dtype, .fuse = HN_FUSE_NEVER, .prefix = "teacher:"};
+    if (!(c->o.distill.weight > 0))
+        return HN_FAIL(HN_ERR_ARG, "distillation of weight %g", (double)c->o.distill.weight);
     HN_TRY(hn_params_new(NULL, &c->teacher));
     HN_TRY(hn_vision_declare(c->o.config, c->teacher));
     return hn_params_create(c->teacher, p, &o);

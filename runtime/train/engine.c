@@ -47,7 +47,9 @@ struct hn_engine {
     hn_tensor *field[HN_JOB_FIELDS]; /* of a micro-batch */
     hn_tensor *loss;
     hn_job_sums eval_sums;
-    hn_graph *begin, *micro, *update, *eval_begin, *eval, *probe;
+    hn_tensor *values;       /* the flat trained range; NULL without an anchor */
+    hn_tensor *ref, *fisher; /* of the anchor, laid out as that; NULL: it has none */
+    hn_graph *begin, *micro, *update, *square, *eval_begin, *eval, *probe;
     int64_t recomputed;  /* layers */
     int64_t step_number; /* of the running optimizer step, from 0 */
     hn_profile *profile; /* NULL: not wanted */
@@ -153,12 +155,44 @@ static hn_status record_range(hn_engine *e, const char *name, int64_t first, int
                    adamw ? &adamw_attr : &sgd_attr, NULL);
 }
 
+/* Tensors of the anchor, and the graph that gathers the Fisher. */
+static hn_status record_anchor(hn_engine *e, hn_tensor *grad)
+{
+    const hn_anchor *a = &e->o.anchor;
+    const hn_flat *flat = hn_params_flat(e->params);
+    e->values = e->ref = e->fisher = NULL; /* of an earlier plan */
+    if (!(a->weight >= 0)) return HN_FAIL(HN_ERR_ARG, "anchor: weight %g", (double)a->weight);
+    if (a->weight == 0 && !a->fisher) return HN_OK;
+    HN_TRY(
+        hn_program_range(e->program, HN_MEM_TRAINED, "all values", HN_F32, 0, flat->n, &e->values));
+    if (a->weight > 0) HN_TRY(vector(e, HN_MEM_STATE, "anchor.ref", HN_F32, flat->n, &e->ref));
+    if (!a->fisher) return HN_OK;
+    HN_TRY(vector(e, HN_MEM_STATE, "anchor.fisher", HN_F32, flat->n, &e->fisher));
+    hn_tensor *const in[] = {e->fisher, grad, flat->count};
+    const hn_attr attr = {.square_accumulate = {.keep = 1, .scale = 1}};
+    HN_TRY(hn_graph_new(e->program, "square", false, &e->square));
+    HN_TRY(hn_emit(e->square, HN_OP_SQUARE_ACCUMULATE, "square", in, &attr, NULL));
+    HN_TRY(record_zero(e->square, grad));
+    return record_zero(e->square, flat->count);
+}
+
+static hn_status record_penalty(hn_engine *e, hn_tensor *grad)
+{
+    const hn_flat *flat = hn_params_flat(e->params);
+    const hn_attr attr = {.anchor = {.weight = e->o.anchor.weight}};
+    hn_tensor *const in[] = {e->values, e->ref, grad, e->fisher, flat->count, NULL};
+    if (e->ref == NULL) return HN_OK;
+    return hn_emit(e->update, HN_OP_ANCHOR, "anchor", in, &attr, NULL);
+}
+
 static hn_status record_update(hn_engine *e)
 {
     const hn_flat *flat = hn_params_flat(e->params);
-    HN_TRY(hn_graph_new(e->program, "update", false, &e->update));
     hn_tensor *grad;
     HN_TRY(hn_program_range(e->program, HN_MEM_GRAD, "all gradients", HN_F32, 0, flat->n, &grad));
+    HN_TRY(record_anchor(e, grad));
+    HN_TRY(hn_graph_new(e->program, "update", false, &e->update));
+    HN_TRY(record_penalty(e, grad));
     hn_tensor *in[] = {grad, flat->count, e->step};
     HN_TRY(hn_emit(e->update, HN_OP_GRAD_NORM, "grad_norm", in, NULL, NULL));
     HN_TRY(record_range(e, "decayed", 0, flat->n_decay, e->o.optimizer.weight_decay));
@@ -417,12 +451,12 @@ static hn_status run(hn_engine *e, const hn_graph *g, bool check)
     return hn_graph_run(g, &o);
 }
 
-enum { N_VARIANTS = 6 };
+enum { N_VARIANTS = 7 };
 
 /* The graphs of a step; NULL where the engine has none. */
 static void variants(const hn_engine *e, hn_graph *out[N_VARIANTS])
 {
-    hn_graph *const all[N_VARIANTS] = {e->begin,      e->micro, e->update,
+    hn_graph *const all[N_VARIANTS] = {e->begin,      e->micro, e->square, e->update,
                                        e->eval_begin, e->eval,  e->probe};
     memcpy(out, all, sizeof all);
 }
@@ -612,3 +646,45 @@ hn_status hn_engine_eval_sums(hn_engine *e, hn_eval_sums *out)
 }
 
 hn_status hn_engine_probe(hn_engine *e) { return run(e, e->probe, false); }
+
+/* ---- the anchor ---- */
+
+hn_status hn_engine_square(hn_engine *e)
+{
+    if (e->square == NULL)
+        return HN_FAIL(HN_ERR_ARG, "squares of gradients, but the engine has no anchor with a "
+                                   "Fisher, or does not train");
+    return run(e, e->square, false);
+}
+
+/* The part of a flat tensor that lies in it as q's values lie in the flat trained range. */
+static hn_status anchor_part(const hn_engine *e, const hn_param *q, const hn_tensor *flat,
+                             hn_tensor *out)
+{
+    if (flat == NULL || q->master == NULL)
+        return HN_FAIL(HN_ERR_ARG, "%s: %s", q->name,
+                       flat ? "not trained, so it has no anchor"
+                            : "the engine's anchor has no such tensor");
+    *out = *q->master;
+    out->data = (char *)flat->data + ((char *)q->master->data - (char *)e->values->data);
+    return HN_OK;
+}
+
+hn_status hn_engine_anchor_get(const hn_engine *e, const hn_param *q, float *ref, float *fisher)
+{
+    hn_tensor part;
+    if (ref) HN_TRY(anchor_part(e, q, e->ref, &part));
+    if (ref) HN_TRY(hn_param_read(q, &part, ref));
+    if (fisher) HN_TRY(anchor_part(e, q, e->fisher, &part));
+    return fisher ? hn_param_read(q, &part, fisher) : HN_OK;
+}
+
+hn_status hn_engine_anchor_set(const hn_engine *e, const hn_param *q, const float *ref,
+                               const float *fisher)
+{
+    hn_tensor part;
+    if (ref) HN_TRY(anchor_part(e, q, e->ref, &part));
+    if (ref) HN_TRY(hn_param_write(q, &part, ref));
+    if (fisher) HN_TRY(anchor_part(e, q, e->fisher, &part));
+    return fisher ? hn_param_write(q, &part, fisher) : HN_OK;
+}

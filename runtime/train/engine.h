@@ -5,6 +5,7 @@
  *   begin    clears the sums of an optimizer step
  *   micro    forward and backward of one micro-batch; gradients and loss are added up
  *   update   gradient norm, clipping, optimizer; clears the gradients
+ *   square   squares of the gradients into the anchor's Fisher; clears the gradients
  *   eval     forward only; loss and count of held-out batches are added up
  *   logits   the job's probe: forward only (verification)
  *
@@ -38,6 +39,16 @@ typedef struct {
     double max_grad_norm; /* 0: no clipping */
 } hn_optimizer;
 
+/* A quadratic penalty that holds trained values near a reference (kernels/optim/anchor.h), added
+ * to the gradient once a step, before norm and clipping: elastic weight consolidation (Kirkpatrick
+ * et al., 2017) with a Fisher, FedProx (Li et al., 2020) without. Reference and Fisher are zeros at
+ * first: a penalty without effect with a Fisher, a pull to 0 without. They are no part of a
+ * checkpoint, and what a step reports as loss is without the penalty. */
+typedef struct {
+    float weight; /* lambda, mu; 0: no penalty */
+    bool fisher;  /* there is one, for the penalty and for hn_engine_square */
+} hn_anchor;
+
 /* Whether layers run again in backward instead of keeping what they made: less memory, more time,
  * the same bits. AUTO: as few as make the plan fit, if any have to. */
 typedef enum { HN_RECOMPUTE_OFF, HN_RECOMPUTE_ON, HN_RECOMPUTE_AUTO } hn_recompute;
@@ -54,6 +65,7 @@ typedef struct {
     hn_recompute recompute;
     size_t memory; /* bytes that may be taken on the device; 0: what is free there */
     hn_optimizer optimizer;
+    hn_anchor anchor; /* zeros: none */
     uint64_t seed;
     hn_side side; /* the next two: as in hn_plan_options */
     int side_sms;
@@ -133,6 +145,20 @@ HN_NODISCARD hn_status hn_engine_update(hn_engine *e, double lr, hn_step_report 
 /* The oldest report that nobody has taken. wait false: only when its step is done already.
  * *there: whether there was one. */
 HN_NODISCARD hn_status hn_engine_report(hn_engine *e, bool wait, bool *there, hn_step_report *out);
+/* Instead of an update: adds count times the square of the mean gradient over the micro-batches
+ * since the last one (count images or tokens of them) to the Fisher, and clears gradients and
+ * count. With batches of one image, over a data set, that is the diagonal of its empirical Fisher
+ * times the number of images. Batch norm by the batch would read neighbours, and move: such a model
+ * wants a job with frozen running values for it.
+ * Errors  HN_ERR_ARG: no anchor with a Fisher, or no training */
+HN_NODISCARD hn_status hn_engine_square(hn_engine *e);
+/* Reference and Fisher of a trained parameter of this engine, in the order of files, as
+ * hn_param_get gives its value. Either may be NULL: not wanted, as it is.
+ * Errors  HN_ERR_ARG: no such tensor in this engine, or q is not trained; those of hn_param_read */
+HN_NODISCARD hn_status hn_engine_anchor_get(const hn_engine *e, const hn_param *q, float *ref,
+                                            float *fisher);
+HN_NODISCARD hn_status hn_engine_anchor_set(const hn_engine *e, const hn_param *q, const float *ref,
+                                            const float *fisher);
 /* Runs a micro-batch again, looking at every node, without touching parameters: the error names
  * the first operation that wrote NaN or infinity; HN_OK when none did. Sums are spoilt after it:
  * hn_engine_begin comes next. */
