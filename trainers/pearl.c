@@ -7,6 +7,7 @@
 #include "runtime/base/alloc.h"
 #include "runtime/base/nearest.h"
 #include "runtime/data/images.h"
+#include "runtime/train/cli.h"
 #include "runtime/train/pearl.h"
 
 #define FIELD(f) HN_OPT(hn_pearl_config, f)
@@ -237,6 +238,7 @@ static hn_status run_verb(const verb *v, int argc, char *const *argv)
 
 int main(int argc, char **argv)
 {
+    hn_limit_spinning(argv);
     signal(SIGXFSZ, SIG_IGN); /* a limit on file sizes is an error of write(), as a full disk is */
     if (argc < 2) {
         usage(stderr);

@@ -63,8 +63,11 @@ static hn_status say_result(const hn_pearl *r)
                 "stopped after task %d of %d; continue with: hone-pearl train --config "
                 "%s/run.yaml --out %s --resume auto\n",
                 r->done, r->tasks, r->out, r->out);
-    fprintf(r->to, "result:  %s/result.json (average accuracy %.2f %%, forgetting %.2f %%)\n",
-            r->out, 100 * s.average_accuracy, 100 * s.stream_forgetting);
+    fprintf(r->to, "result:  %s/result.json (average accuracy %.2f %%", r->out,
+            100 * s.average_accuracy);
+    if (isfinite(s.stream_forgetting))
+        fprintf(r->to, ", forgetting %.2f %%", 100 * s.stream_forgetting);
+    fprintf(r->to, ")\n");
     fprintf(r->to, "tables:  hone-pearl report --run %s\n", r->out);
     if (r->strategy <= HN_PEARL_LORA)
         fprintf(r->to, "picture: python3 scripts/tables/rank_map.py %s/ranks.csv %s/rank-map\n",

@@ -153,11 +153,11 @@ typedef struct {
     int64_t classes;                /* of the head */
     int64_t first_class, n_classes; /* columns of it that are trained; n 0: all */
     hn_task_labels labels;
-    const hn_values *body;            /* starting values: all but the head */
-    const hn_values *head;            /* NULL, or values of the head's first rows */
-    const hn_values *factors;         /* FACTORS: NULL, or first directions of pairs */
-    const hn_rank_choice *choice;     /* FACTORS: [layers] */
-    const hn_values *anchor, *fisher; /* ewc: NULL, or what holds the body where it was */
+    const hn_values *body;        /* starting values: all but the head */
+    const hn_values *head;        /* NULL, or values of the head's first rows */
+    const hn_values *factors;     /* FACTORS: NULL, or first directions of pairs */
+    const hn_rank_choice *choice; /* FACTORS: [layers] */
+    const hn_values *fisher;      /* ewc: NULL, or how firmly the body is held where it was */
 } hn_phase;
 
 typedef struct {
@@ -191,10 +191,18 @@ HN_NODISCARD hn_status hn_pearl_measure(hn_pearl *r, const hn_values *base,
 /* The task, among the reference and those with a record, whose network is nearest to the probe. */
 HN_NODISCARD hn_status hn_pearl_nearest(hn_pearl *r, const hn_values *probe, int64_t *base);
 
+/* ---- pearl_fisher.c ---- */
+/* Of the body of a network that has learned a task; before: NULL, or what the tasks before it have
+ * left. */
+HN_NODISCARD hn_status hn_pearl_fisher(hn_pearl *r, int task, const hn_values *network,
+                                       const hn_values *before, hn_values *out);
+
 /* ---- pearl_learn.c: what each strategy does with a task ---- */
 /* Learns tasks first .. end-1 into r->record[end - 1], which stays in memory. */
 HN_NODISCARD hn_status hn_pearl_learn(hn_pearl *r, int first, int end);
 double hn_pearl_probe_epochs(const hn_pearl *r);
+/* Of a body that was trained on, the newest copy is all that is needed in memory. */
+void hn_pearl_forget_body(hn_pearl *r, int task);
 
 /* ---- pearl_record.c: the run's folder ---- */
 /* Takes the folder, reads the records that are there, checks that they are this run's. */

@@ -224,6 +224,7 @@ static hn_status learn_whole(hn_pearl *r, int first, int end)
         p.n_classes = p.classes - p.first_class;
         p.head = &head;
     }
+    if (r->strategy == HN_PEARL_EWC && first > 0) p.fisher = &r->record[first - 1].fisher;
     hn_status st = pick(r, last ? last : &r->initial, BODY, &body);
     if (st == HN_OK && p.head) st = pick(r, last, HEAD, &head);
     if (st == HN_OK) st = run_phase(r, &p, &e);
@@ -237,12 +238,12 @@ static hn_status learn_whole(hn_pearl *r, int first, int end)
     return st;
 }
 
-/* Of a body that was trained on, the newest copy is all that is needed. */
-static void forget_body(hn_pearl *r, int task)
+void hn_pearl_forget_body(hn_pearl *r, int task)
 {
     hn_values *d = &r->record[task].delta;
     for (int64_t i = d->n - 1; i >= 0; i--)
         if (role_of(r, &d->item[i]) != HN_ROLE_HEAD) hn_values_drop(d, d->item[i].name);
+    hn_values_free(&r->record[task].fisher);
 }
 
 hn_status hn_pearl_learn(hn_pearl *r, int first, int end)
@@ -252,6 +253,10 @@ hn_status hn_pearl_learn(hn_pearl *r, int first, int end)
     if (first == 0 && hn_pearl_first_is_reference(r)) return learn_reference(r);
     if (r->strategy <= HN_PEARL_HEAD) return learn_update(r, end - 1);
     HN_TRY(learn_whole(r, first, end));
-    if (!r->isolated && !r->stopped && first > 0) forget_body(r, first - 1);
+    if (r->isolated || r->stopped) return HN_OK;
+    const hn_values *before = first > 0 ? &r->record[first - 1].fisher : NULL;
+    if (r->strategy == HN_PEARL_EWC && end < r->tasks)
+        HN_TRY(hn_pearl_fisher(r, end - 1, &k->delta, before, &k->fisher));
+    if (first > 0) hn_pearl_forget_body(r, first - 1);
     return HN_OK;
 }

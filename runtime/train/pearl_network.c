@@ -96,7 +96,9 @@ hn_status hn_pearl_head(const hn_pearl *r, int task, float **out)
 void hn_pearl_count_of(const hn_pearl *r, int task, hn_pearl_count *out)
 {
     const hn_values *delta = &r->record[task].delta;
-    *out = (hn_pearl_count){.head = hn_pearl_classes(r, task) * (r->width + 1)};
+    const int64_t classes = r->strategy == HN_PEARL_JOINT ? hn_task_stream_seen(r->stream, r->tasks)
+                                                          : hn_pearl_classes(r, task);
+    *out = (hn_pearl_count){.head = classes * (r->width + 1)};
     for (int64_t i = 0; r->isolated && i < delta->n; i++) {
         const hn_pearl_param *p = hn_pearl_find(r, delta->item[i].name);
         const int64_t n = delta->item[i].n;

@@ -105,6 +105,7 @@ static hn_status open_images(phase *f)
 {
     const hn_pearl *r = f->r;
     HN_TRY(hn_task_view_make(r->stream, r->train, f->p->first, f->p->end, f->p->labels, &f->view));
+    f->view.n_classes = (int32_t)f->p->classes; /* a head that grows has those of tasks so far */
     const hn_image_loader_options o = {.batch = r->c->batch_size,
                                        .seed = (uint64_t)r->c->seed,
                                        .world = 1,
@@ -152,15 +153,17 @@ static hn_status open_engine(phase *f)
         .dtype = r->model.dtype};
     hn_classifier_job_init(&f->job, &co);
     f->adapt = (hn_adapt){.parameter = trains, .linear = update_of, .context = f};
-    const hn_engine_options o = {.device = r->device,
-                                 .executor = hn_executor_of(r->c->executor),
-                                 .job = &f->job.job,
-                                 .adapt = &f->adapt,
-                                 .dtype = r->model.dtype,
-                                 .train = true,
-                                 .recompute = HN_RECOMPUTE_AUTO,
-                                 .optimizer = optimizer_of(r->c),
-                                 .seed = hn_pearl_seed(r, p->first, 1 + (int)p->kind)};
+    const hn_engine_options o = {
+        .device = r->device,
+        .executor = hn_executor_of(r->c->executor),
+        .job = &f->job.job,
+        .adapt = &f->adapt,
+        .dtype = r->model.dtype,
+        .train = true,
+        .recompute = HN_RECOMPUTE_AUTO,
+        .optimizer = optimizer_of(r->c),
+        .anchor = {.weight = p->fisher ? (float)r->c->ewc_weight : 0, .fisher = p->fisher != NULL},
+        .seed = hn_pearl_seed(r, p->first, 1 + (int)p->kind)};
     return hn_engine_new(&o, &f->engine);
 }
 
@@ -205,10 +208,25 @@ static hn_status fill_params(const phase *f, const hn_params *p)
     return HN_OK;
 }
 
+/* The body is held where it begins. */
+static hn_status fill_anchor(const phase *f)
+{
+    const hn_params *p = hn_engine_params(f->engine);
+    for (int64_t i = 0; f->p->fisher != NULL && i < hn_params_count(p); i++) {
+        const hn_param *q = hn_params_at(p, i);
+        const hn_value *fisher = hn_values_find(f->p->fisher, q->name);
+        if (!q->trained || fisher == NULL) continue;
+        HN_TRY(
+            hn_engine_anchor_set(f->engine, q, hn_values_find(f->p->body, q->name)->v, fisher->v));
+    }
+    return HN_OK;
+}
+
 static hn_status fill(phase *f)
 {
     HN_TRY(hn_engine_allocate(f->engine));
     HN_TRY(fill_params(f, hn_engine_params(f->engine)));
+    HN_TRY(fill_anchor(f));
     const hn_params *teacher = hn_classifier_teacher(&f->job); /* the same, before training */
     return teacher ? fill_params(f, teacher) : HN_OK;
 }

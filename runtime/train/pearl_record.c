@@ -563,6 +563,7 @@ static hn_status read_records(hn_pearl *r, const char *where)
         HN_TRY(hn_json_get_i64(entry, "task", where, r->done + 1, r->tasks, true, &task));
         HN_TRY(hn_json_get_text(entry, "sha256", where, true, &hex));
         HN_TRY(read_record(r, (int)task - 1, hex));
+        if (!r->isolated && r->done > 0) hn_pearl_forget_body(r, r->done - 1);
         r->done = (int)task;
     }
     r->learned = r->done;
