@@ -292,6 +292,8 @@ hn_status hn_pearl_export(const hn_pearl_call *c)
     const int64_t task = c->config->task;
     hn_pearl r;
     hn_folder *folder = NULL;
+    if (hn_is_folder(c->config->to))
+        return HN_FAIL(HN_ERR_ARG, "--to %s: is there already", c->config->to);
     hn_status st = open_run(c, &r);
     if (st == HN_OK && task > r.done)
         st = HN_FAIL(HN_ERR_ARG, "--task %" PRId64 ": the run has learned %d", task, r.done);

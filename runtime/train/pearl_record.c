@@ -156,14 +156,27 @@ static hn_status index_save(const hn_pearl *r)
     return st;
 }
 
+/* The first option that is another one; settings are lines. */
+static hn_status other_options(const char *where, const char *then, const char *now)
+{
+    for (;;) {
+        const int n = (int)strcspn(then, "\n"), m = (int)strcspn(now, "\n");
+        if (n != m || strncmp(then, now, (size_t)n) != 0 || then[n] == '\0' || now[m] == '\0')
+            return HN_FAIL(HN_ERR_ARG, "%s: a run with other options: '%.*s', now '%.*s'", where, n,
+                           then, m, now);
+        then += n + 1;
+        now += m + 1;
+    }
+}
+
 static hn_status index_check(const hn_pearl *r, const char *where)
 {
     const json_t *have = json_object_get(r->index, "identity");
     const struct {
         const char *key, *value, *what;
     } facts[] = {{"base_model", r->base_digest, "base model"},
-                 {"data", r->data_digest, "data or stream of tasks"},
-                 {"settings", r->settings, "options"}};
+                 {"data", r->data_digest, "data or stream of tasks"}};
+    const char *settings = NULL;
     int64_t version = 0;
     HN_TRY(hn_json_get_i64(r->index, "format", where, 1, FORMAT, true, &version));
     for (size_t i = 0; i < sizeof facts / sizeof *facts; i++) {
@@ -173,7 +186,8 @@ static hn_status index_check(const hn_pearl *r, const char *where)
             return HN_FAIL(HN_ERR_ARG, "%s: a run with another %s: '%s', now '%s'", where,
                            facts[i].what, value, facts[i].value);
     }
-    return HN_OK;
+    HN_TRY(hn_json_get_text(have, "settings", where, true, &settings));
+    return strcmp(settings, r->settings) == 0 ? HN_OK : other_options(where, settings, r->settings);
 }
 
 /* ---- writing ---- */
@@ -640,7 +654,7 @@ static hn_status make_settings(hn_pearl *r)
     size_t at = 0;
     for (char *line = strtok_r(text, "\n", &rest); line; line = strtok_r(NULL, "\n", &rest)) {
         if (!decides(line)) continue;
-        if (at > 0) r->settings[at++] = ' ';
+        if (at > 0) r->settings[at++] = '\n';
         memcpy(r->settings + at, line, strlen(line));
         at += strlen(line);
     }
