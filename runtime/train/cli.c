@@ -157,7 +157,7 @@ done:
  * steps of a small model took 14.1 s on two busy cores, and 1.9 s with this limit; on idle cores it
  * costs nothing that could be measured. libgomp reads the variable only when the program starts, so
  * the program starts once more. */
-static void limit_spinning(char **argv)
+void hn_limit_spinning(char **argv)
 {
     if (getenv("GOMP_SPINCOUNT") || getenv("OMP_WAIT_POLICY")) return;
     if (setenv("GOMP_SPINCOUNT", "3000", 1) == 0) execv("/proc/self/exe", argv);
@@ -165,7 +165,7 @@ static void limit_spinning(char **argv)
 
 int hn_trainer_main(const hn_method *m, int argc, char **argv)
 {
-    limit_spinning(argv);
+    hn_limit_spinning(argv);
     signal(SIGXFSZ, SIG_IGN); /* a limit on file sizes is an error of write(), as a full disk is */
     if (argc < 2) {
         usage(m, stderr);

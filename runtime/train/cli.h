@@ -12,6 +12,10 @@ extern "C" {
  * usage or input, 1 a failure while running. */
 int hn_trainer_main(const hn_method *m, int argc, char **argv);
 
+/* First thing in a program that uses OpenMP: starts it once more with waiting threads that do not
+ * take the time of those they wait for. */
+void hn_limit_spinning(char **argv);
+
 #ifdef __cplusplus
 }
 #endif

@@ -64,16 +64,17 @@ static void entries_free(entries *e)
     hn_free(e->part);
 }
 
-/* Storage has the rows that the file has; else the values are copied in the file's order. */
-static bool same_rows(const hn_param *p)
+/* Whether rows of storage are rows of the file, whatever lies between them. B of a convolution is
+ * [out, r, 1, 1] there: rows of one value. */
+static bool has_file_rows(const hn_param *p, const hn_tensor *t)
 {
-    return p->order == HN_ORDER_SAME && p->file_ndim == p->ndim;
+    return p->order == HN_ORDER_SAME && p->file_dim[p->file_ndim - 1] == hn_type_cols(&t->type);
 }
 
 static hn_status fetch(const void *from, const void **data, void **copy)
 {
     const part *p = from;
-    if (same_rows(p->param)) return hn_tensor_host(p->tensor, data, copy);
+    if (has_file_rows(p->param, p->tensor)) return hn_tensor_host(p->tensor, data, copy);
     float *dense = hn_malloc((size_t)hn_param_values(p->param) * sizeof *dense);
     if (dense == NULL) return HN_FAIL(HN_ERR_MEMORY, "no memory to write %s", p->param->name);
     *data = *copy = dense;
@@ -90,7 +91,7 @@ static void entries_add(entries *e, const char *name, const hn_param *p, const h
                         .fetch = fetch,
                         .source = &e->part[e->n]};
     for (int i = 0; i < p->file_ndim; i++) to->dim[i] = p->file_dim[i];
-    if (same_rows(p)) to->pitch = hn_type_ld(&t->type) * (int64_t)sizeof(float);
+    if (has_file_rows(p, t)) to->pitch = hn_type_ld(&t->type) * (int64_t)sizeof(float);
     e->n++;
 }
 
