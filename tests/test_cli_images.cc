@@ -275,6 +275,8 @@ TEST(CliImagesRefuses, OptionsThatWouldBeWithoutEffect)
     expect_refused(
         w.run(w.train("o", 1, "hone-full", "vit-tiny-cifar") + Words{"--frozen-norm", "on"}), 2,
         {"no batch norm"});
+    expect_refused(w.run(w.train("o", 1, "hone-full") + Words{"--new-head", "on"}), 2,
+                   {"--new-head on", "random weights"});
     expect_refused(w.run(w.train("o", 1, "hone-lora", fixture) + Words{"--frozen-norm", "off"}), 2,
                    {"running statistics"});
     expect_refused(w.run(w.train("o", 1, "hone-lora", fixture) +

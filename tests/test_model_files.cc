@@ -79,6 +79,8 @@ TEST(Preprocessor, RefusesByNameWhatWouldChangeThePixels)
         {R"({"do_rescale": false})", "do_rescale false"},
         {R"({"rescale_factor": 0.5})", "rescale_factor 0.5"},
         {R"({"size": {"height": 96, "width": 64}})", "size"},
+        {R"({"size": {"longest_edge": 96}})", "size"},
+        {R"({"size": -1})", "size"},
         {R"({"image_mean": [0.5]})", "image_mean must have 3"},
         {R"({"image_std": [0.5, 0, 0.5]})", "image_std[1]"},
         {R"({"image_std": [0.5, "a", 0.5]})", "image_std[1]"},

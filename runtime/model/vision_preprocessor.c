@@ -91,7 +91,9 @@ static hn_status read_size(const json_t *j, const char *where, hn_vision_config 
             return HN_FAIL(HN_ERR_UNSUPPORTED, "%s: size is not that of a square", where);
         side = json_integer_value(v);
     }
-    if (side <= 0 || c->family == HN_VISION_VIT) return HN_OK; /* its positions know the size */
+    if (size == NULL || json_is_null(size)) return HN_OK;
+    if (side <= 0) return HN_FAIL(HN_ERR_UNSUPPORTED, "%s: size names no side of a square", where);
+    if (c->family == HN_VISION_VIT) return HN_OK; /* its positions know the size */
     const hn_vision_override o = {.image = side};
     return hn_vision_config_override(c, &o, where);
 }

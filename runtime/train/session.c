@@ -131,10 +131,11 @@ static hn_status check_names(const hn_session *s)
 
 static hn_status choose_adapter(hn_session *s)
 {
+    const bool text = !hn_session_has_images(s); /* PEFT has no name for the task of images */
     HN_TRY(s->method->choose(s->config, &s->model, &s->fresh));
     s->fresh.base_model = hn_strdup(s->run->model);
-    if (!hn_session_has_images(s)) s->fresh.task_type = hn_strdup("CAUSAL_LM");
-    if (s->fresh.base_model == NULL || (s->fresh.task_type == NULL && !hn_session_has_images(s)))
+    s->fresh.task_type = text ? hn_strdup("CAUSAL_LM") : NULL;
+    if (s->fresh.base_model == NULL || (text && s->fresh.task_type == NULL))
         return HN_FAIL(HN_ERR_MEMORY, "no memory for the adapter's configuration");
     HN_TRY(check_names(s));
     s->peft = &s->fresh;

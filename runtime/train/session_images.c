@@ -56,6 +56,11 @@ static hn_status make_head(hn_session *s, int64_t classes, bool asked)
 hn_status hn_session_classes(hn_session *s, int64_t classes)
 {
     const bool asked = is(s->run->new_head, "on");
+    if (s->model.dir == NULL && s->run->new_head != NULL && !is(s->run->new_head, "auto"))
+        return HN_FAIL(
+            HN_ERR_ARG,
+            "--new-head %s: in place of that in the files, but model %s has random weights",
+            s->run->new_head, s->run->model);
     if (classes != s->model.vision.classes || asked) HN_TRY(make_head(s, classes, asked));
     const bool random = s->model.fresh_head || s->model.dir == NULL;
     return random && s->peft == &s->fresh ? hn_lora_save_head(&s->model, &s->fresh) : HN_OK;
@@ -107,6 +112,17 @@ static hn_status check_classes(const hn_session *s, const hn_images *v)
 
 /* ---- data ---- */
 
+static void tell_pixels(const hn_session *s)
+{
+    const hn_vision_config *v = &s->model.vision;
+    char text[160] = "";
+    size_t n = 0;
+    for (int64_t k = 0; k < v->channels && n < sizeof text; k++)
+        n += (size_t)snprintf(text + n, sizeof text - n, "%s%.4g (%.4g)", k ? ", " : "",
+                              (double)v->mean[k], (double)v->std[k]);
+    hn_info(&s->log, "pixels: in 0..1, less the model's means, by its deviations: %s", text);
+}
+
 static hn_status open_loader(hn_session *s, const hn_image_set *set, bool once,
                              hn_image_loader **out)
 {
@@ -155,6 +171,7 @@ hn_status hn_images_open(hn_session *s, bool held_out_only)
         HN_TRY(open_loader(s, t->train, false, &t->train_loader));
     }
     HN_TRY(check_classes(s, v));
+    tell_pixels(s);
     return t->eval ? open_loader(s, t->eval, true, &t->eval_loader) : HN_OK;
 }
 

@@ -648,13 +648,19 @@ static hn_status print_object(FILE *to, json_t *object)
     return HN_OK;
 }
 
-/* A model on a command line, with what belongs to it; hn_free it. */
+/* A model on a command line, with what it was opened with; hn_free it. */
 static char *base_options(const trainer *t, const char *model)
 {
     const hn_run_config *c = t->c;
-    const bool files = strcmp(model, c->model) == 0 && c->weights[0];
-    return hn_asprintf("%s%s%s%s%s", model, files ? " --weights " : "", files ? c->weights : "",
-                       c->tokenizer[0] ? " --tokenizer " : "", c->tokenizer);
+    const bool base = strcmp(model, c->model) == 0, files = base && c->weights[0];
+    char sizes[96] = "";
+    int n = 0;
+    if (base && c->image_size)
+        n = snprintf(sizes, sizeof sizes, " --image-size %" PRId64, c->image_size);
+    if (base && c->channels)
+        snprintf(sizes + n, sizeof sizes - (size_t)n, " --channels %" PRId64, c->channels);
+    return hn_asprintf("%s%s%s%s%s%s", model, files ? " --weights " : "", files ? c->weights : "",
+                       sizes, c->tokenizer[0] ? " --tokenizer " : "", c->tokenizer);
 }
 
 /* The last three lines: where it is, how to try it, how to export it. */
