@@ -10,6 +10,7 @@
 #include "runtime/train/job.h"
 #include "runtime/train/lora_hook.h"
 #include "runtime/train/method.h"
+#include "runtime/train/pearl.h"
 #include "runtime/train/rank_table.h"
 #include "runtime/train/run_options.h"
 #include "runtime/train/schedule.h"

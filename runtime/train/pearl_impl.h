@@ -204,24 +204,34 @@ double hn_pearl_probe_epochs(const hn_pearl *r);
 /* Of a body that was trained on, the newest copy is all that is needed in memory. */
 void hn_pearl_forget_body(hn_pearl *r, int task);
 
-/* ---- pearl_record.c: the run's folder ---- */
+/* ---- pearl_folder.c: the run's folder ---- */
 /* Takes the folder, reads the records that are there, checks that they are this run's. */
 HN_NODISCARD hn_status hn_pearl_folder_open(hn_pearl *r);
 /* The same for a run that is there, to be read only. */
 HN_NODISCARD hn_status hn_pearl_folder_read(hn_pearl *r);
+HN_NODISCARD hn_status hn_pearl_index_save(const hn_pearl *r);
+HN_NODISCARD hn_status hn_pearl_index_add(hn_pearl *r, int task);
+
+/* ---- pearl_record.c ---- */
+/* The record becomes part of the run, working/ is emptied. digests: of the logits of all tasks. */
 HN_NODISCARD hn_status hn_pearl_record_write(hn_pearl *r, int task, json_t *digests);
-HN_NODISCARD hn_status hn_pearl_reference_write(hn_pearl *r);
-/* model.safetensors and config.json into a folder; head NULL: none, and no classes. */
-HN_NODISCARD hn_status hn_pearl_model_write(const hn_pearl *r, const char *dir,
-                                            const hn_values *body, const hn_values *head,
-                                            const char *const *class_name, int64_t classes,
-                                            char hex[HN_SHA256_HEX]);
+/* sha256: of its task.json */
+HN_NODISCARD hn_status hn_pearl_record_read(hn_pearl *r, int task, const char *sha256);
+/* want: NULL: the index has none. Errors: HN_ERR_FORMAT */
+HN_NODISCARD hn_status hn_pearl_verify(const char *path, const char *want);
 
 /* ---- pearl_network.c ---- */
 /* The network of a task (0: the reference) without its head. */
 HN_NODISCARD hn_status hn_pearl_network(const hn_pearl *r, int64_t task, hn_values *out);
 /* delta over base: W + B A; everything else is replaced. */
 HN_NODISCARD hn_status hn_pearl_merge(const hn_pearl *r, const hn_values *delta, hn_values *body);
+/* Into reference/, and its digest into the index. */
+HN_NODISCARD hn_status hn_pearl_reference_write(hn_pearl *r);
+/* model.safetensors and config.json into a folder; head NULL: none, and no classes. */
+HN_NODISCARD hn_status hn_pearl_model_write(const hn_pearl *r, const char *dir,
+                                            const hn_values *body, const hn_values *head,
+                                            const char *const *class_name, int64_t classes,
+                                            char hex[HN_SHA256_HEX]);
 /* Weight [classes, width] and bias [classes] of a task's columns, in one fresh array. */
 HN_NODISCARD hn_status hn_pearl_head(const hn_pearl *r, int task, float **out);
 /* Values that a task has added, by kind; pairs and dense layers come first. */

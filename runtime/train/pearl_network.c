@@ -1,8 +1,9 @@
-/* A task's network out of the reference and its record. */
+/* A task's network out of the reference and its record, and as a model's folder. */
 #include <inttypes.h>
 #include <string.h>
 
 #include "runtime/base/alloc.h"
+#include "runtime/file/folder.h"
 #include "runtime/train/pearl_impl.h"
 
 static hn_pearl_role role_of(const hn_pearl *r, const char *name)
@@ -89,6 +90,79 @@ hn_status hn_pearl_head(const hn_pearl *r, int task, float **out)
     }
     *out = head;
     return HN_OK;
+}
+
+/* ---- a network as a model's folder ---- */
+
+static json_t *label_names(const char *const *name, int64_t n, bool by_name)
+{
+    json_t *o = json_object();
+    char number[24];
+    for (int64_t i = 0; i < n; i++) {
+        snprintf(number, sizeof number, "%" PRId64, i);
+        if (by_name)
+            json_object_set_new(o, name[i], json_integer(i));
+        else
+            json_object_set_new(o, number, json_string(name[i]));
+    }
+    return o;
+}
+
+/* timm's form, or that of the Hugging Face folder the run began with. */
+static json_t *config_json(const hn_pearl *r, const hn_vision_config *c,
+                           const char *const *class_name)
+{
+    if (json_object_get(r->model.config_json, "architecture")) return hn_vision_config_json(c);
+    json_t *o = json_deep_copy(r->model.config_json);
+    if (o == NULL) return NULL;
+    json_object_del(o, "num_labels");
+    json_object_set_new(o, "image_size", json_integer(c->image));
+    json_object_set_new(o, "id2label", label_names(class_name, c->classes, false));
+    json_object_set_new(o, "label2id", label_names(class_name, c->classes, true));
+    return o;
+}
+
+hn_status hn_pearl_model_write(const hn_pearl *r, const char *dir, const hn_values *body,
+                               const hn_values *head, const char *const *class_name,
+                               int64_t classes, char hex[HN_SHA256_HEX])
+{
+    static const char *const metadata[][2] = {{"format", "pt"}};
+    hn_values all = {0};
+    hn_vision_config c = r->model.vision;
+    c.classes = classes;
+    json_t *config = config_json(r, &c, class_name);
+    char *weights = hn_asprintf("%s/model.safetensors", dir),
+         *sizes = hn_asprintf("%s/config.json", dir);
+    hn_status st =
+        config && weights && sizes ? HN_OK : HN_FAIL(HN_ERR_MEMORY, "no memory to write %s", dir);
+    if (st == HN_OK) st = hn_values_overlay(&all, body);
+    if (st == HN_OK && head) st = hn_values_overlay(&all, head);
+    if (st == HN_OK) st = hn_values_save(weights, &all, metadata, 1, hex);
+    if (st == HN_OK) st = hn_json_save(sizes, config, false);
+    hn_values_free(&all);
+    json_decref(config);
+    hn_free(weights);
+    hn_free(sizes);
+    return st;
+}
+
+hn_status hn_pearl_reference_write(hn_pearl *r)
+{
+    char hex[HN_SHA256_HEX];
+    hn_folder *folder = NULL;
+    char *dir = hn_asprintf("%s/reference", r->out);
+    if (dir == NULL) return HN_FAIL(HN_ERR_MEMORY, "no memory to write the reference");
+    hn_status st = hn_folder_begin(dir, &folder);
+    hn_free(dir);
+    HN_TRY(st);
+    st = hn_pearl_model_write(r, hn_folder_temporary(folder), &r->reference, NULL, NULL, 0, hex);
+    if (st != HN_OK) {
+        hn_folder_abort(folder);
+        return st;
+    }
+    HN_TRY(hn_folder_commit(folder, true));
+    json_object_set_new(r->index, "reference", json_string(hex));
+    return hn_pearl_index_save(r);
 }
 
 /* ---- what it costs ---- */

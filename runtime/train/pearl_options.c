@@ -82,6 +82,8 @@ const char *hn_pearl_reason(const hn_pearl_config *c, const char *option)
     for (size_t i = 0; i < sizeof owners / sizeof *owners; i++)
         if (is(option, owners[i].option) && !(owners[i].of >> s & 1))
             return "has no meaning for this --strategy";
+    if (is(option, "truncate") && c->budget > 0 && is(c->allocator, "greedy"))
+        return "--allocator greedy leaves no rule to cut by";
     if (is(option, "allocator") && c->budget == 0) return "an option of --budget";
     if (is(option, "pad") && (is(c->augment, "none") || is(c->augment, "resized-crop-flip")))
         return "this --augment does not pad";

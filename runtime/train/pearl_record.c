@@ -1,13 +1,12 @@
-/* Records of tasks and the run's folder: written once, verified when read. */
+/* Records of tasks: written once, verified when read. */
 #define _POSIX_C_SOURCE 200809L
 #include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
-#include <time.h>
 
 #include "runtime/base/alloc.h"
-#include "runtime/base/clock.h"
+
 #include "runtime/file/folder.h"
 #include "runtime/train/pearl_impl.h"
 
@@ -137,59 +136,6 @@ static json_t *record_json(const hn_pearl *r, int task, json_t *files, json_t *d
     return o;
 }
 
-/* ---- the index ---- */
-
-static hn_status index_new(hn_pearl *r)
-{
-    r->index = json_pack("{s:i, s:s, s:{s:s, s:s, s:s}, s:n, s:[]}", "format", FORMAT, "program",
-                         "hone-pearl", "identity", "base_model", r->base_digest, "data",
-                         r->data_digest, "settings", r->settings, "reference", "records");
-    return r->index ? HN_OK : HN_FAIL(HN_ERR_MEMORY, "no memory for the index");
-}
-
-static hn_status index_save(const hn_pearl *r)
-{
-    char *path = path_in(r->out, "index.json");
-    if (path == NULL) return no_memory(r->out);
-    const hn_status st = hn_json_save(path, r->index, false);
-    hn_free(path);
-    return st;
-}
-
-/* The first option that is another one; settings are lines. */
-static hn_status other_options(const char *where, const char *then, const char *now)
-{
-    for (;;) {
-        const int n = (int)strcspn(then, "\n"), m = (int)strcspn(now, "\n");
-        if (n != m || strncmp(then, now, (size_t)n) != 0 || then[n] == '\0' || now[m] == '\0')
-            return HN_FAIL(HN_ERR_ARG, "%s: a run with other options: '%.*s', now '%.*s'", where, n,
-                           then, m, now);
-        then += n + 1;
-        now += m + 1;
-    }
-}
-
-static hn_status index_check(const hn_pearl *r, const char *where)
-{
-    const json_t *have = json_object_get(r->index, "identity");
-    const struct {
-        const char *key, *value, *what;
-    } facts[] = {{"base_model", r->base_digest, "base model"},
-                 {"data", r->data_digest, "data or stream of tasks"}};
-    const char *settings = NULL;
-    int64_t version = 0;
-    HN_TRY(hn_json_get_i64(r->index, "format", where, 1, FORMAT, true, &version));
-    for (size_t i = 0; i < sizeof facts / sizeof *facts; i++) {
-        const char *value;
-        HN_TRY(hn_json_get_text(have, facts[i].key, where, true, &value));
-        if (strcmp(value, facts[i].value) != 0)
-            return HN_FAIL(HN_ERR_ARG, "%s: a run with another %s: '%s', now '%s'", where,
-                           facts[i].what, value, facts[i].value);
-    }
-    HN_TRY(hn_json_get_text(have, "settings", where, true, &settings));
-    return strcmp(settings, r->settings) == 0 ? HN_OK : other_options(where, settings, r->settings);
-}
-
 /* ---- writing ---- */
 
 static hn_status prototypes_save(const hn_pearl *r, int task, const char *path, char *hex)
@@ -288,20 +234,6 @@ static hn_status fill_record(hn_pearl *r, int task, const char *dir, json_t *dig
     return st;
 }
 
-static hn_status index_add(hn_pearl *r, int task)
-{
-    char hex[HN_SHA256_HEX];
-    char *path = hn_asprintf("%s/task-%03d/task.json", r->out, task + 1);
-    if (path == NULL) return no_memory(r->out);
-    hn_status st = hn_sha256_file(path, NULL, hex);
-    hn_free(path);
-    HN_TRY(st);
-    json_t *entry = json_pack("{s:i, s:s}", "task", task + 1, "sha256", hex);
-    if (json_array_append_new(json_object_get(r->index, "records"), entry) != 0)
-        return HN_FAIL(HN_ERR_MEMORY, "no memory for the index");
-    return index_save(r);
-}
-
 hn_status hn_pearl_record_write(hn_pearl *r, int task, json_t *digests)
 {
     hn_folder *folder = NULL;
@@ -316,86 +248,15 @@ hn_status hn_pearl_record_write(hn_pearl *r, int task, json_t *digests)
         return st;
     }
     HN_TRY(hn_folder_commit(folder, false));
-    HN_TRY(index_add(r, task));
+    HN_TRY(hn_pearl_index_add(r, task));
     r->done = task + 1;
     HN_TRY(hn_remove_tree(r->working));
     return hn_make_dirs(r->working);
 }
 
-/* ---- a network as a model's folder ---- */
-
-static json_t *label_names(const char *const *name, int64_t n, bool by_name)
-{
-    json_t *o = json_object();
-    char number[24];
-    for (int64_t i = 0; i < n; i++) {
-        snprintf(number, sizeof number, "%" PRId64, i);
-        if (by_name)
-            json_object_set_new(o, name[i], json_integer(i));
-        else
-            json_object_set_new(o, number, json_string(name[i]));
-    }
-    return o;
-}
-
-/* timm's form, or that of the Hugging Face folder the run began with. */
-static json_t *config_json(const hn_pearl *r, const hn_vision_config *c,
-                           const char *const *class_name)
-{
-    if (json_object_get(r->model.config_json, "architecture")) return hn_vision_config_json(c);
-    json_t *o = json_deep_copy(r->model.config_json);
-    if (o == NULL) return NULL;
-    json_object_del(o, "num_labels");
-    json_object_set_new(o, "image_size", json_integer(c->image));
-    json_object_set_new(o, "id2label", label_names(class_name, c->classes, false));
-    json_object_set_new(o, "label2id", label_names(class_name, c->classes, true));
-    return o;
-}
-
-hn_status hn_pearl_model_write(const hn_pearl *r, const char *dir, const hn_values *body,
-                               const hn_values *head, const char *const *class_name,
-                               int64_t classes, char hex[HN_SHA256_HEX])
-{
-    static const char *const metadata[][2] = {{"format", "pt"}};
-    hn_values all = {0};
-    hn_vision_config c = r->model.vision;
-    c.classes = classes;
-    json_t *config = config_json(r, &c, class_name);
-    char *weights = path_in(dir, "model.safetensors"), *sizes = path_in(dir, "config.json");
-    hn_status st = config && weights && sizes ? HN_OK : no_memory(dir);
-    if (st == HN_OK) st = hn_values_overlay(&all, body);
-    if (st == HN_OK && head) st = hn_values_overlay(&all, head);
-    if (st == HN_OK) st = hn_values_save(weights, &all, metadata, 1, hex);
-    if (st == HN_OK) st = hn_json_save(sizes, config, false);
-    hn_values_free(&all);
-    json_decref(config);
-    hn_free(weights);
-    hn_free(sizes);
-    return st;
-}
-
-hn_status hn_pearl_reference_write(hn_pearl *r)
-{
-    char hex[HN_SHA256_HEX];
-    hn_folder *folder = NULL;
-    char *dir = path_in(r->out, "reference");
-    if (dir == NULL) return no_memory(r->out);
-    hn_status st = hn_folder_begin(dir, &folder);
-    hn_free(dir);
-    HN_TRY(st);
-    st = hn_pearl_model_write(r, hn_folder_temporary(folder), &r->reference, NULL, NULL, 0, hex);
-    if (st != HN_OK) {
-        hn_folder_abort(folder);
-        return st;
-    }
-    HN_TRY(hn_folder_commit(folder, true));
-    json_object_set_new(r->index, "reference", json_string(hex));
-    return index_save(r);
-}
-
 /* ---- reading ---- */
 
-static hn_status verify(const char *path, const char *want)
+hn_status hn_pearl_verify(const char *path, const char *want)
 {
     char hex[HN_SHA256_HEX];
     HN_TRY(hn_sha256_file(path, NULL, hex));
@@ -412,7 +273,7 @@ static hn_status read_values(const json_t *json, const char *dir, const char *na
     if (want == NULL && !required) return HN_OK;
     char *path = path_in(dir, name);
     if (path == NULL) return no_memory(dir);
-    hn_status st = verify(path, json_string_value(want));
+    hn_status st = hn_pearl_verify(path, json_string_value(want));
     if (st == HN_OK) st = hn_values_load(path, out);
     hn_free(path);
     return st;
@@ -519,7 +380,7 @@ static void read_seconds(hn_pearl_record *k)
     k->steps = (int64_t)number(k->json, "steps", 0);
 }
 
-static hn_status read_record(hn_pearl *r, int task, const char *sha256)
+hn_status hn_pearl_record_read(hn_pearl *r, int task, const char *sha256)
 {
     hn_pearl_record *k = &r->record[task];
     hn_status st = HN_OK;
@@ -528,7 +389,7 @@ static hn_status read_record(hn_pearl *r, int task, const char *sha256)
         st = no_memory(r->out);
         goto done;
     }
-    HN_TRY_GOTO(st, verify(path, sha256), done);
+    HN_TRY_GOTO(st, hn_pearl_verify(path, sha256), done);
     HN_TRY_GOTO(st, hn_json_load(path, &k->json), done);
     HN_TRY_GOTO(st, hn_json_get_i64(k->json, "base", path, 0, task, true, &k->base), done);
     HN_TRY_GOTO(st, read_values(k->json, dir, delta_file, true, &k->delta), done);
@@ -541,198 +402,5 @@ static hn_status read_record(hn_pearl *r, int task, const char *sha256)
 done:
     hn_free(dir);
     hn_free(path);
-    return st;
-}
-
-/* A record that was written when the process died before the index was. */
-static hn_status adopt(hn_pearl *r)
-{
-    const int next = r->strategy == HN_PEARL_JOINT ? r->tasks - 1 : r->done;
-    char *path = hn_asprintf("%s/task-%03d/task.json", r->out, next + 1);
-    if (path == NULL) return no_memory(r->out);
-    const bool there = next < r->tasks && r->done < r->tasks && hn_is_file(path);
-    hn_free(path);
-    return there ? index_add(r, next) : HN_OK;
-}
-
-static hn_status read_reference(hn_pearl *r)
-{
-    const char *want = json_string_value(json_object_get(r->index, "reference"));
-    if (want == NULL) return HN_OK;
-    char *path = path_in(r->out, "reference/model.safetensors");
-    if (path == NULL) return no_memory(r->out);
-    hn_status st = verify(path, want);
-    if (st == HN_OK) st = hn_values_load(path, &r->reference);
-    hn_free(path);
-    return st;
-}
-
-static hn_status read_records(hn_pearl *r, const char *where)
-{
-    const json_t *list = json_object_get(r->index, "records");
-    for (size_t i = 0; i < json_array_size(list); i++) {
-        const json_t *entry = json_array_get(list, i);
-        const char *hex = NULL;
-        int64_t task = 0;
-        HN_TRY(hn_json_get_i64(entry, "task", where, r->done + 1, r->tasks, true, &task));
-        HN_TRY(hn_json_get_text(entry, "sha256", where, true, &hex));
-        HN_TRY(read_record(r, (int)task - 1, hex));
-        if (!r->isolated && r->done > 0) hn_pearl_forget_body(r, r->done - 1);
-        r->done = (int)task;
-    }
-    r->learned = r->done;
-    return HN_OK;
-}
-
-/* A run without a record begins anew; its reference is made again. */
-static hn_status read_folder(hn_pearl *r, const char *index)
-{
-    HN_TRY(hn_json_load(index, &r->index));
-    HN_TRY(index_check(r, index));
-    r->done = (int)json_array_size(json_object_get(r->index, "records"));
-    HN_TRY(adopt(r));
-    r->done = 0;
-    HN_TRY(read_records(r, index));
-    return r->done > 0 ? read_reference(r) : HN_OK;
-}
-
-/* ---- opening ---- */
-
-static hn_status choose_out(hn_pearl *r)
-{
-    const hn_pearl_config *c = r->c;
-    char date[32];
-    const time_t now = (time_t)hn_clock_wall_s();
-    struct tm parts;
-    localtime_r(&now, &parts);
-    strftime(date, sizeof date, "%Y%m%d-%H%M%S", &parts);
-    const bool folder = c->resume[0] != '\0' && strcmp(c->resume, "auto") != 0;
-    const char *out = folder ? c->resume : c->out;
-    if (folder && c->out[0] != '\0' && strcmp(c->out, c->resume) != 0)
-        return HN_FAIL(HN_ERR_ARG, "--resume %s and --out %s: a run goes on in its own folder",
-                       c->resume, c->out);
-    r->out = out[0] ? hn_strdup(out) : hn_asprintf("runs/hone-pearl-%s", date);
-    r->working = r->out ? path_in(r->out, "working") : NULL;
-    return r->working ? HN_OK : HN_FAIL(HN_ERR_MEMORY, "no memory for the out folder's name");
-}
-
-/* Options that may change between a run and its continuation. */
-static bool decides(const char *line)
-{
-    static const char *const free_keys[] = {"model",
-                                            "weights",
-                                            "data",
-                                            "eval-data",
-                                            "out",
-                                            "resume",
-                                            "start-from",
-                                            "stop-after",
-                                            "device",
-                                            "executor",
-                                            "threads",
-                                            "resident",
-                                            "stop-after-steps",
-                                            "save-every",
-                                            "log-every",
-                                            "log-format"};
-    if (line[0] == '#' || line[0] == '\0') return false;
-    for (size_t i = 0; i < sizeof free_keys / sizeof *free_keys; i++) {
-        const size_t n = strlen(free_keys[i]);
-        if (strncmp(line, free_keys[i], n) == 0 && line[n] == ':') return false;
-    }
-    return true;
-}
-
-static hn_status make_settings(hn_pearl *r)
-{
-    char *text = hn_strdup(r->call->yaml), *rest = NULL;
-    r->settings = text ? hn_malloc(strlen(text) + 1) : NULL;
-    if (r->settings == NULL) {
-        hn_free(text);
-        return HN_FAIL(HN_ERR_MEMORY, "no memory for the settings");
-    }
-    size_t at = 0;
-    for (char *line = strtok_r(text, "\n", &rest); line; line = strtok_r(NULL, "\n", &rest)) {
-        if (!decides(line)) continue;
-        if (at > 0) r->settings[at++] = '\n';
-        memcpy(r->settings + at, line, strlen(line));
-        at += strlen(line);
-    }
-    r->settings[at] = '\0';
-    hn_free(text);
-    return HN_OK;
-}
-
-/* Whether the folder may be gone on with, and from where. */
-static hn_status check_start(const hn_pearl *r, bool there)
-{
-    const hn_pearl_config *c = r->c;
-    if (there && c->resume[0] == '\0' && c->start_from == 0)
-        return HN_FAIL(HN_ERR_ARG,
-                       "--out %s holds a run; continue it with --resume auto or choose another "
-                       "folder",
-                       r->out);
-    if (!there && c->resume[0] != '\0' && strcmp(c->resume, "auto") != 0)
-        return HN_FAIL(HN_ERR_ARG, "--resume %s: there is no run (index.json)", c->resume);
-    return HN_OK;
-}
-
-static hn_status check_start_task(const hn_pearl *r)
-{
-    const int64_t from = r->c->start_from;
-    if (from == 0) return HN_OK;
-    if (from > r->tasks)
-        return HN_FAIL(HN_ERR_ARG, "--start-from %" PRId64 ": the stream has %d tasks", from,
-                       r->tasks);
-    if (r->done < from - 1)
-        return HN_FAIL(HN_ERR_ARG,
-                       "--start-from %" PRId64 ": %s has records of %d tasks, those up to task "
-                       "%" PRId64 " are needed",
-                       from, r->out, r->done, from - 1);
-    if (r->done >= from)
-        return HN_FAIL(HN_ERR_ARG,
-                       "--start-from %" PRId64 ": %s has a record of task %d already, and records "
-                       "are not written over",
-                       from, r->out, r->done);
-    return HN_OK;
-}
-
-static hn_status save_yaml(const hn_pearl *r)
-{
-    char *path = path_in(r->out, "run.yaml");
-    if (path == NULL) return no_memory(r->out);
-    const hn_status st = hn_save_text(path, r->call->yaml);
-    hn_free(path);
-    return st;
-}
-
-hn_status hn_pearl_folder_open(hn_pearl *r)
-{
-    HN_TRY(choose_out(r));
-    HN_TRY(make_settings(r));
-    char *index = path_in(r->out, "index.json");
-    if (index == NULL) return no_memory(r->out);
-    const bool there = hn_is_file(index);
-    hn_status st = check_start(r, there);
-    if (st == HN_OK) st = hn_outdir_lock(r->out, &r->lock);
-    if (st == HN_OK) st = there ? read_folder(r, index) : index_new(r);
-    hn_free(index);
-    if (st == HN_OK) st = check_start_task(r);
-    if (st == HN_OK) st = save_yaml(r);
-    if (st == HN_OK && !there) st = index_save(r);
-    return st == HN_OK ? hn_make_dirs(r->working) : st;
-}
-
-hn_status hn_pearl_folder_read(hn_pearl *r)
-{
-    r->out = hn_strdup(r->c->run);
-    char *index = r->out ? path_in(r->out, "index.json") : NULL;
-    if (index == NULL) return HN_FAIL(HN_ERR_MEMORY, "no memory for a path");
-    hn_status st = make_settings(r);
-    if (st == HN_OK) st = hn_json_load(index, &r->index);
-    if (st == HN_OK) st = index_check(r, index);
-    if (st == HN_OK) st = read_records(r, index);
-    if (st == HN_OK) st = read_reference(r);
-    hn_free(index);
     return st;
 }
