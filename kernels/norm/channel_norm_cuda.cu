@@ -124,8 +124,8 @@ __device__ __forceinline__ void write_unit(const Statistics &to, const Cut &c, i
         (float)((1.0 - m) * (double)to.running_var[unit] + m * u.var * n / (n - 1.0));
 }
 
-/* A block has 8 units, 128 threads a unit: mean and rstd from the moments of runs and channels. */
-__global__ void __launch_bounds__(kTotalThreads, 1)
+/* A block has 8 units, 64 threads a unit: mean and rstd from the moments of runs and channels. */
+__global__ void __launch_bounds__(kTotalThreads)
     finish_kernel(const float *partial, const Cut c, const Statistics to)
 {
     __shared__ Totals<kTotalThreads> of_thread;
@@ -375,7 +375,7 @@ __device__ __forceinline__ void write_params(const Targets &to, int64_t replica,
 /* A block has 8 units, of_unit[unit][2] = means of g gain and of g gain z; or, from average_blocks
  * on, 8 channels of a replica: dgain and dbias. */
 template <class T>
-__global__ void __launch_bounds__(kTotalThreads, 1)
+__global__ void __launch_bounds__(kTotalThreads)
     totals_kernel(const Backward<T> a, float *of_unit, int64_t average_blocks)
 {
     __shared__ Totals<kTotalThreads> of_thread;

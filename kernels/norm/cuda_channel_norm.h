@@ -25,7 +25,7 @@ constexpr int64_t kOwnBlocks = 2 * kSms, kOwnRows = 16;
 constexpr int64_t kOwnColumns[] = {64, 32}; /* the second where the first leaves SMs idle */
 
 /* The kernel in between: 8 units (32 bytes) a block. */
-constexpr int kTotalThreads = 1024, kUnits = 8, kShares = kTotalThreads / kUnits;
+constexpr int kTotalThreads = 512, kUnits = 8, kShares = kTotalThreads / kUnits;
 
 /* Rows that a thread has under way: 64 bytes of each operand. */
 template <class T>
