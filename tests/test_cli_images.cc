@@ -130,6 +130,24 @@ TEST(CliImages, AFullResultEvaluatesAsTrainingDid)
     EXPECT_TRUE(contains(info.out, "head linear, classes 3: cat, dog, hen")) << info.out;
 }
 
+/* Pixels that are normalised by the data's own values: the result says so. */
+TEST(CliImages, MeansOfTheDataGoIntoTheResult)
+{
+    const ImagePlace w;
+    expect_done(
+        w.run(w.train("o", 3, "hone-full") + Words{"--result", "last", "--mean-std", "data"}));
+    const std::string model = (w / "o") + "/model";
+    const Ran r = w.run(w.base("eval", "hone-full", model) + Words{"--eval-data", "val"});
+    expect_done(r);
+    EXPECT_NEAR(std::stod(r.out.substr(5)), std::stod(column(w / "o", "eval_loss").at(3)), 1e-6);
+    const Ran info = w.run({"hone-full", "info", "--path", model});
+    EXPECT_FALSE(contains(info.out, "0.485 (0.229)")) << info.out; /* those of the architecture */
+    expect_done(w.run({"hone-full", "export", "--checkpoint", w / "o", "--to", w / "x"}));
+    EXPECT_EQ(read_file((w / "x") + "/config.json"), read_file(model + "/config.json"));
+    expect_refused(w.run(w.train("p", 1, "hone-lora", fixture) + Words{"--mean-std", "data"}), 2,
+                   {"--mean-std data"});
+}
+
 class CliImagesHead : public testing::TestWithParam<const char *> {};
 
 /* An adapter, with a head of its own or not, and the model that it is merged into. */

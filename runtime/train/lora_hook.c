@@ -64,36 +64,36 @@ static bool ends_with(const char *path, const char *end)
     return n >= k && strcmp(path + n - k, end) == 0 && (n == k || path[n - k - 1] == '.');
 }
 
-/* Whether a layer gets a pair by default. */
-static bool is_adapted(const hn_model *m, const hn_params *p, int64_t i)
+/* Whether a module gets a pair by default. */
+static bool is_adapted(const hn_model *m, const hn_params *p, const char *module)
 {
-    const hn_linear_layer *l = hn_params_linear_at(p, i);
     char name[HN_MODEL_HEAD];
     const char *head = hn_model_head(m, name, sizeof name);
-    const bool first = i == 0 && m->kind == HN_MODEL_CLASSIFIER;
-    return !first && l->groups <= 1 && (head == NULL || strcmp(l->weight->name, head) != 0);
+    for (int64_t i = 0; i < hn_params_linears(p); i++) {
+        const hn_linear_layer *l = hn_params_linear_at(p, i);
+        const bool first = i == 0 && m->kind == HN_MODEL_CLASSIFIER;
+        if (strcmp(l->module, module) != 0) continue;
+        return !first && l->groups <= 1 && (head == NULL || strcmp(l->weight->name, head) != 0);
+    }
+    return false;
 }
 
-/* Whether the end is that of a module, or of a folder of modules, which is not to be adapted. */
+/* Whether something else ends so: a module that is not adapted, or what holds modules. The paths
+ * are those of the parameters' names, cut at every dot. */
 static bool is_others(const hn_model *m, const hn_params *p, const char *end)
 {
     char path[512];
-    for (int64_t i = 0; i < hn_params_linears(p); i++)
-        if (!is_adapted(m, p, i) && ends_with(hn_params_linear_at(p, i)->module, end)) return true;
     for (int64_t i = 0; i < hn_params_count(p); i++) {
-        bool layer = false;
         snprintf(path, sizeof path, "%s", hn_params_at(p, i)->name);
         for (char *dot; (dot = strrchr(path, '.')) != NULL;) {
             *dot = '\0';
-            for (int64_t k = 0; !layer && k < hn_params_linears(p); k++)
-                layer = strcmp(hn_params_linear_at(p, k)->module, path) == 0;
-            if (!layer && ends_with(path, end)) return true;
-            layer = false;
+            if (ends_with(path, end) && !is_adapted(m, p, path)) return true;
         }
     }
     return false;
 }
 
+/* The shortest end of its name that nothing else has; nothing where the list covers it already. */
 static hn_status add_end(const hn_model *m, const hn_params *p, const char *module, hn_names *out)
 {
     const char *end = module + strlen(module);
@@ -111,8 +111,10 @@ hn_status hn_lora_every_layer(const hn_model *m, hn_names *out)
     hn_params *p = NULL;
     HN_TRY(hn_params_new(NULL, &p));
     hn_status st = hn_model_declare(m, p);
-    for (int64_t i = 0; st == HN_OK && i < hn_params_linears(p); i++)
-        if (is_adapted(m, p, i)) st = add_end(m, p, hn_params_linear_at(p, i)->module, out);
+    for (int64_t i = 0; st == HN_OK && i < hn_params_linears(p); i++) {
+        const char *module = hn_params_linear_at(p, i)->module;
+        if (is_adapted(m, p, module)) st = add_end(m, p, module, out);
+    }
     hn_params_free(p);
     return st;
 }

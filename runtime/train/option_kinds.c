@@ -10,7 +10,7 @@ static const char *const of_decoders[] = {
     "seq-len",        "packing",         NULL};
 static const char *const of_classifiers[] = {
     "image-size", "channels",        "classes",     "data-kind",  "coarse",   "resident", "augment",
-    "pad",        "label-smoothing", "frozen-norm", "train-head", "new-head", NULL};
+    "pad",        "label-smoothing", "frozen-norm", "train-head", "new-head", "mean-std", NULL};
 
 static bool is_in(const char *const *list, const char *name)
 {

@@ -48,6 +48,7 @@ static const hn_option image_train_rows[] = {
     {"new-head",        FIELD(new_head),        "auto", 0, 0, "auto|on|off", "a head from the seed in place of that in the files; auto: if they have another number of classes than the data, and says so"},
     {"augment",         FIELD(augment),         "auto", 0, 0, "auto|none|crop-flip|resized-crop-flip", "of training images; auto: none of grey ones, crop-flip up to 64 pixels, resized-crop-flip above"},
     {"pad",             FIELD(pad),             "4",    0, 1024, NULL, "black pixels around the image that crop-flip cuts from"},
+    {"mean-std",        FIELD(mean_std),        "model", 0, 0, "model|data", "what pixels are normalised by: the model's values, or those of the training images, which go into the result"},
     {"label-smoothing", FIELD(label_smoothing), "0",    0, 0.999, NULL, "share of a label that is spread over all classes, in training"},
     {"frozen-norm",     FIELD(frozen_norm),     "auto", 0, 0, "auto|on|off", "batch norm by its running statistics, which stay; auto: on for adapters, off for full training"},
 };

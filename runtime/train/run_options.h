@@ -14,7 +14,7 @@ typedef struct {
     /* model */
     const char *model, *weights, *adapter, *tokenizer, *dtype;
     /* images */
-    const char *data_kind, *augment, *frozen_norm, *new_head;
+    const char *data_kind, *augment, *frozen_norm, *new_head, *mean_std;
     int64_t image_size, channels, classes, pad;
     double label_smoothing, resident;
     bool coarse;

@@ -112,6 +112,25 @@ static hn_status check_classes(const hn_session *s, const hn_images *v)
 
 /* ---- data ---- */
 
+/* Means and deviations of the training images in place of the model's. */
+static hn_status measure_pixels(hn_session *s)
+{
+    hn_vision_config *v = &s->model.vision;
+    hn_image_stats t;
+    if (!is(s->run->mean_std, "data")) return HN_OK;
+    if (s->peft != NULL)
+        return HN_FAIL(HN_ERR_UNSUPPORTED, "--mean-std data: an adapter does not hold them");
+    hn_image_set_stats(s->images.train, NULL, 0, &t);
+    for (int64_t k = 0; k < v->channels; k++) {
+        v->mean[k] = (float)(t.mean[k] / 255);
+        v->std[k] = (float)(t.sd[k] / 255);
+        if (!(v->std[k] > 0))
+            return HN_FAIL(HN_ERR_ARG, "--mean-std data: channel %" PRId64 " of %s never changes",
+                           k, hn_image_set_name(s->images.train));
+    }
+    return HN_OK;
+}
+
 static void tell_pixels(const hn_session *s)
 {
     const hn_vision_config *v = &s->model.vision;
@@ -120,7 +139,7 @@ static void tell_pixels(const hn_session *s)
     for (int64_t k = 0; k < v->channels && n < sizeof text; k++)
         n += (size_t)snprintf(text + n, sizeof text - n, "%s%.4g (%.4g)", k ? ", " : "",
                               (double)v->mean[k], (double)v->std[k]);
-    hn_info(&s->log, "pixels: in 0..1, less the model's means, by its deviations: %s", text);
+    hn_info(&s->log, "pixels: in 0..1, less mean, by deviation: %s", text);
 }
 
 static hn_status open_loader(hn_session *s, const hn_image_set *set, bool once,
@@ -168,6 +187,7 @@ hn_status hn_images_open(hn_session *s, bool held_out_only)
     const hn_images *v = hn_image_set_view(t->train ? t->train : t->eval);
     if (t->train != NULL) {
         HN_TRY(take_classes(s, v));
+        HN_TRY(measure_pixels(s));
         HN_TRY(open_loader(s, t->train, false, &t->train_loader));
     }
     HN_TRY(check_classes(s, v));

@@ -314,7 +314,7 @@ static hn_status open_inputs(trainer *t, const hn_option_table *table)
                               .tokenizer_digest = hn_session_tokenizer_digest(s),
                               .settings = t->settings,
                               .yaml = t->yaml,
-                              .classes = hn_session_has_images(s) ? s->model.vision.classes : 0,
+                              .vision = hn_session_has_images(s) ? &s->model.vision : NULL,
                               .class_names = &s->images.classes};
     HN_TRY(hn_model_digest(&s->model, (uint64_t)t->c->seed, &t->id.base_digest));
     HN_TRY(hn_session_load(s));

@@ -318,9 +318,11 @@ static hn_status open_for_checkpoint(hn_session *s, const char *dir)
     const char *digest;
     HN_TRY(hn_session_model(s, true));
     if (hn_session_has_images(s)) {
-        int64_t classes;
-        HN_TRY(hn_state_classes(dir, &classes, &s->images.classes));
-        HN_TRY(hn_session_classes(s, classes));
+        hn_vision_config v = s->model.vision;
+        HN_TRY(hn_state_classes(dir, &v, &s->images.classes));
+        HN_TRY(hn_session_classes(s, v.classes));
+        memcpy(s->model.vision.mean, v.mean, sizeof v.mean);
+        memcpy(s->model.vision.std, v.std, sizeof v.std);
     }
     HN_TRY(hn_session_plan(s, false, true));
     HN_TRY(hn_session_load(s));
