@@ -49,6 +49,29 @@ TEST(CliPearl, ContinuesInsideProbeAndFactorsBitForBit)
     }
 }
 
+/* Killed at some step, and asked to stop at some other. */
+TEST(CliPearl, AKilledRunContinuesBitForBit)
+{
+    const PearlPlace w;
+    const Words run = PearlPlace::without(w.vit(), "--epochs") +
+                      Words{"--epochs", "12", "--save-every", "3", "--log-every", "1"};
+    expect_done(w.run(run + w.to("whole")));
+    const Words on = run + w.to("killed") + Words{"--resume", "auto"};
+    for (const int number : {SIGKILL, SIGINT}) {
+        Program p(on, w / "home");
+        ASSERT_TRUE(
+            p.says(number == SIGKILL ? "task 2/3 factors step 7" : "task 3/3 probe step 2"));
+        p.kill(number);
+        const Ran r = p.wait();
+        EXPECT_EQ(r.signal, number == SIGKILL ? SIGKILL : 0);
+        if (number == SIGINT) {
+            EXPECT_TRUE(contains(r.out, "stopped by SIGINT")) << r.out;
+        }
+    }
+    expect_done(w.run(on));
+    EXPECT_TRUE(kept(w, "killed") == kept(w, "whole"));
+}
+
 /* All tasks in one call, or a call each. */
 TEST(CliPearl, TaskByTaskIsTheSameRun)
 {
@@ -57,7 +80,7 @@ TEST(CliPearl, TaskByTaskIsTheSameRun)
     expect_done(w.run(w.vit() + w.to("parts") + Words{"--stop-after", "1"}));
     expect_done(w.run(w.vit() + w.to("parts") + Words{"--start-from", "2", "--stop-after", "2"}));
     expect_done(w.run({"hone-pearl", "train", "--config", w / "parts/run.yaml", "--resume",
-                       w / "parts", "--stop-after", "0", "--start-from", "3"}));
+                       w / "parts", "--start-from", "3"}));
     EXPECT_TRUE(kept(w, "parts") == kept(w, "whole"));
 }
 

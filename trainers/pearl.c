@@ -55,7 +55,7 @@ static const hn_option train_rows[] = {
     {"truncate",        FIELD(truncate),        "off",  0, 0, NULL, "cut the trained factors down by the same rule"},
     {"lwf-weight",      FIELD(lwf_weight),      "1",    1e-9, 1e6, NULL, "of the distillation"},
     {"lwf-temperature", FIELD(lwf_temperature), "2",    1e-3, 1e3, NULL, "of the distillation"},
-    {"ewc-weight",      FIELD(ewc_weight),      "100",  1e-9, 1e12, NULL, "of the penalty"},
+    {"ewc-weight",      FIELD(ewc_weight),      "100",  1e-9, 1e12, NULL, "of the penalty; where it is large, --max-grad-norm keeps steps from overshooting"},
     {"ewc-decay",       FIELD(ewc_decay),       "1",    0, 1, NULL, "of the Fisher information with each task"},
     {"ewc-images",      FIELD(ewc_images),      "1000", 1, 1e9, NULL, "of a task that its Fisher information is taken from, at most"},
     {"chooser",         FIELD(chooser),         "auto", 0, 0, "auto|max-logit|min-entropy|max-energy|prototype", "how the task of an image is found when it is not known; auto: every way; an empty list: none"},
@@ -194,6 +194,15 @@ static hn_status with_run_options(int *argc, char *const *argv, char ***list)
     return HN_OK;
 }
 
+/* Of one call, not of the run. */
+static bool is_of_call(const char *name)
+{
+    static const char *const names[] = {"resume", "start-from", "stop-after", "stop-after-steps"};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        if (strcmp(name, names[i]) == 0) return true;
+    return false;
+}
+
 /* The options that reproduce the run: those that mean nothing for it would be refused. */
 static hn_status record_options(const hn_pearl_config *c, char **yaml)
 {
@@ -201,7 +210,8 @@ static hn_status record_options(const hn_pearl_config *c, char **yaml)
     size_t n = 0;
     for (size_t i = 0; i < N_TRAIN; i++) {
         const char *name = train_rows[i].name;
-        if (name == NULL || hn_pearl_reason(c, name) == NULL) row[n++] = train_rows[i];
+        if (name == NULL || (hn_pearl_reason(c, name) == NULL && !is_of_call(name)))
+            row[n++] = train_rows[i];
     }
     return hn_options_yaml(row, n, c, yaml);
 }

@@ -86,16 +86,22 @@ static hn_status open(hn_pearl *r)
 
 /* ---- features ---- */
 
-/* The engine becomes the network of a task (from 1; 0: the reference). */
-static hn_status become(hn_pearl *r, int64_t task)
+static hn_status load(hn_pearl *r, const hn_values *body)
 {
     const hn_params *p = hn_engine_params(r->evaluation->engine);
+    for (int64_t i = 0; i < hn_params_count(p); i++) {
+        const hn_param *q = hn_params_at(p, i);
+        if (hn_pearl_find(r, q->name)->role != HN_ROLE_HEAD) HN_TRY(hn_values_write(body, q));
+    }
+    return HN_OK;
+}
+
+/* The engine becomes the network of a task, from 1. (Prototypes are of the reference itself.) */
+static hn_status become(hn_pearl *r, int64_t task)
+{
     hn_values body = {0};
     hn_status st = hn_pearl_network(r, task, &body);
-    for (int64_t i = 0; st == HN_OK && i < hn_params_count(p); i++) {
-        const hn_param *q = hn_params_at(p, i);
-        if (hn_pearl_find(r, q->name)->role != HN_ROLE_HEAD) st = hn_values_write(&body, q);
-    }
+    if (st == HN_OK) st = load(r, &body);
     hn_values_free(&body);
     return st;
 }
@@ -205,7 +211,7 @@ hn_status hn_pearl_prototypes(hn_pearl *r, int task)
     moments m = {.width = r->width};
     float *features = NULL;
     HN_TRY(open(r));
-    HN_TRY(become(r, 0));
+    HN_TRY(load(r, &r->reference));
     hn_status st = hn_task_view_make(r->stream, r->train, task, task + 1, HN_LABELS_TASK, &view);
     m.sum = hn_calloc(n, sizeof *m.sum);
     m.square = hn_calloc(n, sizeof *m.square);
@@ -232,7 +238,7 @@ static hn_status reference_features(hn_pearl *r, int task)
     bool ready = false;
     for (int t = 0; t <= task; t++) {
         if (e->features[t] != NULL) continue;
-        if (!ready) HN_TRY(become(r, 0));
+        if (!ready) HN_TRY(load(r, &r->reference));
         ready = true;
         HN_TRY(features_of(r, r->eval, &e->view[t], &e->features[t]));
     }

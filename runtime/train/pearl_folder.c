@@ -164,22 +164,9 @@ static hn_status choose_out(hn_pearl *r)
 /* Options that may change between a run and its continuation. */
 static bool decides(const char *line)
 {
-    static const char *const free_keys[] = {"model",
-                                            "weights",
-                                            "data",
-                                            "eval-data",
-                                            "out",
-                                            "resume",
-                                            "start-from",
-                                            "stop-after",
-                                            "device",
-                                            "executor",
-                                            "threads",
-                                            "resident",
-                                            "stop-after-steps",
-                                            "save-every",
-                                            "log-every",
-                                            "log-format"};
+    static const char *const free_keys[] = {"model",    "weights",    "data",      "eval-data",
+                                            "out",      "device",     "executor",  "threads",
+                                            "resident", "save-every", "log-every", "log-format"};
     if (line[0] == '#' || line[0] == '\0') return false;
     for (size_t i = 0; i < sizeof free_keys / sizeof *free_keys; i++) {
         const size_t n = strlen(free_keys[i]);

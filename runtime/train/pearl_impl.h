@@ -79,7 +79,7 @@ typedef struct {
 typedef struct {
     const hn_pearl_config *c;
     const hn_pearl_call *call;
-    hn_log log; /* above the progress line where there is one */
+    hn_log log;
     FILE *to;
     hn_pearl_strategy strategy;
     hn_pearl_ref ref;
@@ -125,7 +125,6 @@ typedef struct {
 } hn_pearl;
 
 /* ---- pearl_options.c ---- */
-const char *hn_pearl_strategy_name(hn_pearl_strategy s);
 hn_pearl_strategy hn_pearl_strategy_of(const char *name);
 HN_NODISCARD hn_status hn_pearl_check_options(const hn_pearl_call *call);
 
@@ -140,6 +139,7 @@ const hn_pearl_param *hn_pearl_find(const hn_pearl *r, const char *name);
 HN_NODISCARD hn_status hn_pearl_initial(hn_pearl *r);
 /* Whether the reference is the network after the first task. */
 bool hn_pearl_first_is_reference(const hn_pearl *r);
+/* Of what is random in a phase: 1 + its kind; 0: a task's head. */
 uint64_t hn_pearl_seed(const hn_pearl *r, int task, int phase);
 int64_t hn_pearl_classes(const hn_pearl *r, int task);
 
@@ -170,9 +170,7 @@ typedef struct {
  * *out is empty; all else is saved. */
 HN_NODISCARD hn_status hn_phase_run(hn_pearl *r, const hn_phase *p, hn_phase_end *out);
 void hn_phase_end_free(hn_phase_end *e);
-/* Steps that it takes. */
-int64_t hn_phase_steps(const hn_pearl *r, const hn_phase *p, int64_t images);
-/* The same phase planned only: its name and bytes. */
+/* Planned only: bytes that it takes. */
 HN_NODISCARD hn_status hn_phase_bytes(hn_pearl *r, const hn_phase *p, size_t *bytes);
 const char *hn_phase_name(hn_phase_kind k);
 
@@ -251,7 +249,11 @@ void hn_pearl_eval_close(struct hn_pearl_eval *e);
 /* ---- pearl_report.c ---- */
 /* CSV files and result.json. */
 HN_NODISCARD hn_status hn_pearl_report_write(const hn_pearl *r);
+/* What has been learned, in a few lines of the log. */
 void hn_pearl_say_task(const hn_pearl *r, int task);
+/* Ranks of layers and tasks. */
+void hn_pearl_heat_map(const hn_pearl *r, FILE *to);
+/* Accuracies, parameters, times and ranks of all tasks. */
 void hn_pearl_print_tables(const hn_pearl *r, FILE *to);
 
 #ifdef __cplusplus

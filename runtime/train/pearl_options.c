@@ -6,8 +6,6 @@
 static const char *const strategies[] = {"pearl",      "lora",  "head", "single",
                                          "sequential", "joint", "lwf",  "ewc"};
 
-const char *hn_pearl_strategy_name(hn_pearl_strategy s) { return strategies[s]; }
-
 hn_pearl_strategy hn_pearl_strategy_of(const char *name)
 {
     int i = 0;

@@ -42,11 +42,6 @@ static hn_status update_of(const void *context, const char *module, int64_t in, 
 
 static bool on_gpu(const hn_pearl *r) { return hn_device_kind_of(r->device) == HN_DEVICE_CUDA; }
 
-int64_t hn_phase_steps(const hn_pearl *r, const hn_phase *p, int64_t images)
-{
-    return (int64_t)ceil((double)images * p->epochs / (double)r->c->batch_size);
-}
-
 static hn_optimizer optimizer_of(const hn_pearl_config *c)
 {
     return (hn_optimizer){.kind = strcmp(c->optimizer, "sgd") == 0 ? HN_OPTIMIZER_SGD
@@ -78,14 +73,15 @@ static hn_status open_images(hn_phase_state *f)
 static hn_status plan_steps(hn_phase_state *f)
 {
     const hn_pearl_config *c = f->r->c;
-    const int64_t steps = hn_phase_steps(f->r, f->p, f->view.n);
+    const double images = (double)f->view.n * f->p->epochs;
+    const int64_t steps = (int64_t)ceil(images / (double)c->batch_size);
     f->schedule = (hn_schedule){
         .lr = f->p->lr, .min_lr = c->min_lr, .warmup = c->warmup_steps, .steps = steps};
     if (c->warmup_steps < 0) f->schedule.warmup = steps * 3 / 100;
     if (f->schedule.warmup > steps)
         return HN_FAIL(HN_ERR_ARG,
                        "--warmup-steps %" PRId64 ": the %s of task %d has %" PRId64 " steps",
-                       c->warmup_steps, hn_phase_name(f->p->kind), f->p->first + 1, steps);
+                       c->warmup_steps, hn_phase_name(f->p->kind), f->p->end, steps);
     return hn_schedule_kind_of(c->schedule, &f->schedule.kind);
 }
 

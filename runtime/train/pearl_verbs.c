@@ -1,4 +1,5 @@
 /* The verbs of hone-pearl. */
+#define _POSIX_C_SOURCE 200809L
 #include "runtime/train/pearl.h"
 
 #include <inttypes.h>
@@ -6,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "runtime/base/alloc.h"
 #include "runtime/file/folder.h"
@@ -58,6 +60,7 @@ static hn_status say_result(const hn_pearl *r)
                 r->out, r->done, s.average_accuracy);
         return HN_OK;
     }
+    if (isatty(fileno(r->to))) hn_pearl_heat_map(r, r->to);
     if (r->done < r->tasks)
         fprintf(r->to,
                 "stopped after task %d of %d; continue with: hone-pearl train --config "
