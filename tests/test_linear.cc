@@ -559,7 +559,7 @@ TEST_P(LinearCuda, CudaReplicasMayShareParameters)
 }
 
 /* As above; columns of a block, runs of rows and one past both for db; bias of the other dtype with
- * replicas; sizes of a small model. */
+ * replicas; sizes of a small model; dw in pieces of the rows, ten and two. */
 INSTANTIATE_TEST_SUITE_P(
     Shapes, LinearCuda,
     ::testing::Values(Shape{HN_F32, HN_F32, 1, 1, 1, 0}, Shape{HN_F32, HN_BF16, 3, 5, 7, 0},
@@ -569,7 +569,9 @@ INSTANTIATE_TEST_SUITE_P(
                       Shape{HN_BF16, HN_BF16, 1, 1, 1, 0}, Shape{HN_BF16, HN_F32, 65, 33, 130, 0},
                       Shape{HN_BF16, HN_BF16, 12, 20, 6, 3}, Shape{HN_BF16, HN_F32, 12, 20, 6, 3},
                       Shape{HN_BF16, HN_BF16, 1, 600, 40, 0},
-                      Shape{HN_BF16, HN_BF16, 257, 64, 96, 0}),
+                      Shape{HN_BF16, HN_BF16, 257, 64, 96, 0},
+                      Shape{HN_BF16, HN_BF16, 2560, 70, 130, 0},
+                      Shape{HN_BF16, HN_F32, 1030, 192, 72, 0}),
     [](const auto &i) {
         const Shape &s = i.param;
         return case_name("r", s.rows, "_i", s.in, "_o", s.out, "_g", s.replicas, s.dtype,

@@ -4,6 +4,7 @@
 #include "kernels/linear/linear_dw.h"
 #include "runtime/base/check.h"
 #include "runtime/base/cuda_math.h"
+#include "runtime/base/cuda_vec.h"
 
 namespace {
 
@@ -45,8 +46,8 @@ void add_bias(const hn_linear_args *a, const float *product, cudaStream_t stream
 
 /* ---- column sums ---- */
 
-constexpr int kCols = 32, kLanes = kThreads / kCols; /* a block: 32 columns, 8 rows at a time */
-constexpr int64_t kRun = 256;                        /* rows summed by one block: 32 a thread */
+constexpr int kAcross = 8, kLanes = kThreads / kAcross; /* a block: 8 threads across, 32 rows */
+constexpr int64_t kRun = 256;                           /* rows summed by one block: 8 a thread */
 
 struct Columns {
     int64_t rows, cols, ld, runs, replicas; /* rows and runs of one replica */
@@ -58,27 +59,34 @@ Columns columns_of(const hn_linear_db_args *a)
     return {rows, a->out, a->ld_dy, (rows + kRun - 1) / kRun, replicas};
 }
 
-/* part[replica][run][col] = sum of dy over the run's rows. */
-template <class T>
+/* part[replica][run][col] = sum of dy over the run's rows; a thread has kWidth columns. */
+template <class T, int kWidth>
 __global__ void __launch_bounds__(kThreads)
     sum_runs_kernel(const T *dy, const Columns c, float *part)
 {
+    constexpr int kCols = kAcross * kWidth;
     __shared__ float lane_sum[kLanes][kCols];
-    const int x = (int)threadIdx.x % kCols, lane = (int)threadIdx.x / kCols;
+    const int x = (int)threadIdx.x % kAcross * kWidth, lane = (int)threadIdx.x / kAcross;
     const int64_t strips = (c.cols + kCols - 1) / kCols, n = strips * c.runs * c.replicas;
     for (int64_t b = blockIdx.x; b < n; b += gridDim.x) {
-        const int64_t col = b % strips * kCols + x, g = b / strips / c.runs;
+        const int64_t strip = b % strips * kCols, g = b / strips / c.runs;
         const int64_t run = b / strips % c.runs, first = run * kRun;
         const int64_t end = first + kRun < c.rows ? first + kRun : c.rows;
-        float sum = 0.0f;
-        if (col < c.cols)
-            for (int64_t i = first + lane; i < end; i += kLanes)
-                sum += hn_f32(dy[(g * c.rows + i) * c.ld + col]);
-        lane_sum[lane][x] = sum;
+        const int64_t left = c.cols - strip - x; /* columns from this thread's first on */
+        float sum[kWidth] = {};
+        if (left > 0)
+#pragma unroll 4 /* loads under way */
+            for (int64_t i = first + lane; i < end; i += kLanes) {
+                float v[kWidth];
+                hn_load_span<kWidth>(dy + (g * c.rows + i) * c.ld + strip + x, left, v);
+                for (int k = 0; k < kWidth; k++) sum[k] += v[k];
+            }
+        for (int k = 0; k < kWidth; k++) lane_sum[lane][x + k] = sum[k];
         __syncthreads();
-        if (lane == 0 && col < c.cols) {
-            for (int l = 1; l < kLanes; l++) sum += lane_sum[l][x];
-            part[(g * c.runs + run) * c.cols + col] = sum;
+        for (int col = (int)threadIdx.x; col < kCols && strip + col < c.cols; col += kThreads) {
+            float all = 0.0f;
+            for (int l = 0; l < kLanes; l++) all += lane_sum[l][col];
+            part[(g * c.runs + run) * c.cols + strip + col] = all;
         }
         __syncthreads(); /* before the next strip overwrites lane_sum */
     }
@@ -98,12 +106,62 @@ __global__ void __launch_bounds__(kThreads)
     }
 }
 
+/* ---- dw in pieces ---- */
+
+/* A small dw over many rows is too few tiles for a GPU, and long ones: cuBLASLt then takes 42 us
+ * for [192, 192] over 12,608 rows. So pieces of the rows are products of their own, one tile a
+ * multiprocessor of an H200, added up in order. Not the narrow ones of adapters, which memory
+ * bounds, and not f32. */
+constexpr int64_t kTile = 128, kTiles = 132, kNarrow = 64, kLeastRows = 256;
+
+int64_t dw_pieces(const hn_linear_dw_args *a)
+{
+    if (a->dtype != HN_BF16 || a->replicas > 1 || a->out <= kNarrow || a->in <= kNarrow) return 1;
+    const int64_t tiles = ((a->out + kTile - 1) / kTile) * ((a->in + kTile - 1) / kTile);
+    int64_t n = kTiles / tiles;
+    while (n > 1 && (a->rows % n != 0 || a->rows / n < kLeastRows)) n--;
+    return n > 1 ? n : 1;
+}
+
+/* dw += the pieces, in order. */
+__global__ void __launch_bounds__(kThreads)
+    add_pieces_kernel(const float *piece, int64_t pieces, int64_t ld, float *dw, int64_t rows,
+                      int64_t cols, int64_t ld_dw)
+{
+    const int64_t n = rows * cols, stride = rows * ld;
+    for (int64_t at = (int64_t)blockIdx.x * kThreads + threadIdx.x; at < n;
+         at += (int64_t)gridDim.x * kThreads) {
+        const int64_t i = at / cols, j = at - i * cols;
+        float sum = 0.0f;
+#pragma unroll 8 /* loads under way */
+        for (int64_t p = 0; p < pieces; p++) sum += piece[p * stride + i * ld + j];
+        dw[i * ld_dw + j] += sum;
+    }
+}
+
+size_t dropped_bytes(const hn_linear_dw_args *a)
+{
+    if (a->drop.p == 0.0) return 0;
+    const size_t bytes = (size_t)(a->rows * hn_gemm_cuda_padded(a->in, a->dtype));
+    return (bytes * hn_dtype_size(a->dtype) + 255) / 256 * 256;
+}
+
+template <class T, int kWidth>
+void sum_runs(const hn_linear_db_args *a, const Columns &c, float *part, cudaStream_t stream)
+{
+    constexpr int64_t kCols = kAcross * kWidth;
+    const int64_t blocks = (c.cols + kCols - 1) / kCols * c.runs * c.replicas;
+    sum_runs_kernel<T, kWidth><<<hn_grid(blocks, 1, kMaxBlocks), kThreads, 0, stream>>>(
+        static_cast<const T *>(a->dy), c, part);
+}
+
 template <class T>
 void sum_runs(const hn_linear_db_args *a, const Columns &c, float *part, cudaStream_t stream)
 {
-    const int64_t blocks = (c.cols + kCols - 1) / kCols * c.runs * c.replicas;
-    sum_runs_kernel<T><<<hn_grid(blocks, 1, kMaxBlocks), kThreads, 0, stream>>>(
-        static_cast<const T *>(a->dy), c, part);
+    if (hn_vectors_fit(a->dy, a->ld_dy, a->dtype))
+        sum_runs<T, HN_VEC>(a, c, part, stream);
+    else
+        sum_runs<T, 1>(a, c, part, stream);
 }
 
 } // namespace
@@ -160,16 +218,31 @@ hn_status hn_linear_dx_cuda(const hn_linear_dx_args *a, hn_gemm_cuda *gemm, hn_s
     return hn_gemm_cuda_run(gemm, &g, stream);
 }
 
+/* Scratch: x' | pieces of dw */
 size_t hn_linear_dw_cuda_scratch(const hn_linear_dw_args *a)
 {
-    if (a->drop.p == 0.0) return 0;
-    return (size_t)(a->rows * hn_gemm_cuda_padded(a->in, a->dtype)) * hn_dtype_size(a->dtype);
+    const int64_t n = dw_pieces(a), piece = a->out * hn_gemm_cuda_padded(a->in, HN_F32);
+    return dropped_bytes(a) + (n > 1 ? (size_t)(n * piece) * sizeof(float) : 0);
+}
+
+static hn_status dw_in_pieces(const hn_linear_dw_args *a, hn_gemm_cuda_args g, int64_t pieces,
+                              float *scratch, hn_gemm_cuda *gemm, hn_stream stream)
+{
+    g.batch = pieces, g.k = a->rows / pieces;
+    g.a_stride = g.k * g.ld_a, g.b_stride = g.k * g.ld_b;
+    g.c = scratch, g.ld_c = hn_gemm_cuda_padded(a->in, HN_F32), g.c_stride = a->out * g.ld_c;
+    g.beta = 0.0f;
+    HN_TRY(hn_gemm_cuda_run(gemm, &g, stream));
+    add_pieces_kernel<<<hn_grid(a->out * a->in, kThreads, kMaxBlocks), kThreads, 0, stream>>>(
+        scratch, pieces, g.ld_c, a->dw, a->out, a->in, a->ld_dw);
+    return HN_CUDA_LAUNCHED("linear_dw: add_pieces");
 }
 
 hn_status hn_linear_dw_cuda(const hn_linear_dw_args *a, hn_gemm_cuda *gemm, void *scratch,
                             hn_stream stream)
 {
     HN_TRY(hn_linear_dw_check(a));
+    if (hn_linear_dw_cuda_scratch(a) > 0) HN_TRY(hn_check_pointer("linear_dw", "scratch", scratch));
     hn_gemm_cuda_args g = {};
     g.batch = batch_of(a->replicas, false);
     g.m = a->out, g.n = a->in, g.k = a->rows / g.batch;
@@ -179,13 +252,17 @@ hn_status hn_linear_dw_cuda(const hn_linear_dw_args *a, hn_gemm_cuda *gemm, void
     g.dtype = a->dtype, g.c_dtype = HN_F32;
     g.alpha = alpha_of(a->alpha), g.beta = 1.0f;
     if (a->drop.p > 0.0) {
-        HN_TRY(hn_check_pointer("linear_dw", "scratch", scratch));
         hn_dropout_args d = {};
         d.x = a->x, d.y = scratch, d.rows = a->rows, d.cols = a->in;
         d.ld_x = a->ld_x, d.ld_y = hn_gemm_cuda_padded(a->in, a->dtype);
         d.dtype = a->dtype, d.key = a->drop;
         HN_TRY(hn_dropout_cuda(&d, stream));
         g.b = scratch, g.ld_b = d.ld_y;
+    }
+    const int64_t pieces = dw_pieces(a);
+    if (pieces > 1) {
+        char *const behind = static_cast<char *>(scratch) + dropped_bytes(a);
+        return dw_in_pieces(a, g, pieces, reinterpret_cast<float *>(behind), gemm, stream);
     }
     g.a_stride = g.k * g.ld_a, g.b_stride = g.k * g.ld_b;
     return hn_gemm_cuda_run(gemm, &g, stream);

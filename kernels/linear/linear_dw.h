@@ -15,7 +15,8 @@
  * Aliasing   none.
  * Repeats    bit for bit on one machine: the sums run in a fixed order, no atomics; fast: also
  *            for any number of threads.
- * CUDA       dw by cuBLASLt (kernels/linear/gemm_cuda.h) straight into dw; x' is made in the
+ * CUDA       dw by cuBLASLt (kernels/linear/gemm_cuda.h) straight into dw, or, of a small bf16 dw
+ *            over many rows, in pieces of the rows that are added up in order; x' is made in the
  *            scratch. db: sums over runs of rows, then over the runs in order.
  * Errors     HN_ERR_ARG, HN_ERR_SHAPE, HN_ERR_UNSUPPORTED (dtype), before the first write.
  */
@@ -53,7 +54,7 @@ HN_NODISCARD hn_status hn_linear_dw_cpu(const hn_linear_dw_args *a);
 /* scratch: hn_linear_dw_fast_scratch bytes, float-aligned; may be NULL when that is 0. */
 size_t hn_linear_dw_fast_scratch(const hn_linear_dw_args *a);
 HN_NODISCARD hn_status hn_linear_dw_fast(const hn_linear_dw_args *a, void *scratch);
-/* scratch: that many bytes, 64-byte aligned; 0 without dropout. */
+/* scratch: that many bytes, 64-byte aligned; for x' and for pieces. */
 HN_CUDA_FUNCTION size_t hn_linear_dw_cuda_scratch(const hn_linear_dw_args *a);
 HN_NODISCARD HN_CUDA_FUNCTION hn_status hn_linear_dw_cuda(const hn_linear_dw_args *a,
                                                           hn_gemm_cuda *gemm, void *scratch,

@@ -60,13 +60,16 @@ static hn_status run_cuda(const hn_node *n, hn_exec *x)
 /* Operations a byte, below which memory bounds the product: on an H200 bf16 balances at 160, f32 at
  * 12. Adapters of rank 16 to 64 do 8 to 62 and 4 to 31. */
 enum { BOUND_BF16 = 100, BOUND_F32 = 10 };
+/* Wider ones are made in pieces all over the GPU (kernels/linear/linear_cuda.cu). */
+enum { NARROW = 64 };
 
 static bool beside(const hn_node *n)
 {
     const hn_type *dy = &n->in[DY]->type, *x = &n->in[X]->type;
     const double out = (double)hn_type_cols(dy), in = (double)hn_type_cols(x);
     const double bytes = (out + in) * (double)hn_dtype_size(dy->dtype); /* a row; dw is small */
-    return 2 * out * in < bytes * (dy->dtype == HN_BF16 ? BOUND_BF16 : BOUND_F32);
+    return (out <= NARROW || in <= NARROW) &&
+           2 * out * in < bytes * (dy->dtype == HN_BF16 ? BOUND_BF16 : BOUND_F32);
 }
 
 static const hn_op_sample samples[] = {
