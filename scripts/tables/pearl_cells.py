@@ -23,7 +23,7 @@ PROBES = (0.5, 1, 2, 5, 10)
 class Stream(NamedTuple):
     options: dict
     files: tuple  # below HONE_DATA, all that it reads
-    first: str  # classes of task 1
+    two: tuple  # classes of tasks 1 and 2
 
 
 class Model(NamedTuple):
@@ -78,8 +78,8 @@ FASHION = ("fashion-mnist/t10k-images-idx3-ubyte.gz", "fashion-mnist/t10k-labels
 VIT = "vit-tiny-imagenet/model.f16.safetensors"
 
 STREAMS = {
-    "cifar100-10x10": Stream({"data": "{data}/cifar100", "increment": 10}, CIFAR100, "0-9"),
-    "cifar100-20x5": Stream({"data": "{data}/cifar100", "increment": 5}, CIFAR100, "0-4"),
+    "cifar100-10x10": Stream({"data": "{data}/cifar100", "increment": 10}, CIFAR100, ("0-9", "10-19")),
+    "cifar100-20x5": Stream({"data": "{data}/cifar100", "increment": 5}, CIFAR100, ("0-4", "5-9")),
     "cifar10-5x2": Stream(
         {
             "data": "{data}/cifar10/train_10000_*of2.bin.gz",
@@ -87,16 +87,16 @@ STREAMS = {
             "increment": 2,
         },
         CIFAR10,
-        "0,1",
+        ("0,1", "2,3"),
     ),
-    "mnist-5x2": Stream({"data": "{data}/mnist", "increment": 2}, MNIST, "0,1"),
+    "mnist-5x2": Stream({"data": "{data}/mnist", "increment": 2}, MNIST, ("0,1", "2,3")),
     "fashion-5x2": Stream(  # only the 10,000 test images are there
-        {"data": "{data}/" + FASHION[0], "eval-split": 0.2, "increment": 2}, FASHION, "0,1"
+        {"data": "{data}/" + FASHION[0], "eval-split": 0.2, "increment": 2}, FASHION, ("0,1", "2,3")
     ),
     "mnist-fashion-2x10": Stream(
         {"data": "{data}/mnist+{data}/" + FASHION[0], "eval-split": 0.2, "by-part": "on"},
         MNIST + FASHION,
-        "0-9",
+        ("0-9", "10-19"),
     ),
 }
 
@@ -192,7 +192,7 @@ def smoke(data, out):
     tiny = Model(
         {"model": f"{to}/vit.json", **adamw}, {"energy": 0.9}, 3, (), ("attention", "mlp")
     )
-    stream = Stream({"data": str(to), "increment": 2}, MNIST, "0,1")
+    stream = Stream({"data": str(to), "increment": 2}, MNIST, ("0,1", "2,3"))
     return Suite(
         {"mnist-5x2": stream},
         {"tiny-vit": tiny, "mnist-cnn": MODELS["mnist-cnn"]._replace(epochs=2)},
@@ -225,10 +225,11 @@ def equal_kinds(pearl, model, suite):
 
 
 def twice_kinds(pearl, model, suite):
-    again = {"tasks": "{first}/{first}", "allow-repeats": "on", "increment": None, "by-part": None}
-    yield "twice-r1", {**pearl, **again}
-    yield "twice-r2", {**pearl, **again, "rank-rule": "r2", "energy": None}
-    yield "eps-0.05", {**pearl, "rank-rule": "r2", "energy": None, "eps": 0.05}  # beside them
+    """Task 1 again, or the next one; what it has come to is the reference."""
+    for rule, more in (("r1", {}), ("r2", {"rank-rule": "r2", "energy": None, "eps": 0.05})):
+        for kind, tasks in (("twice", "{0}/{0}"), ("next", "{0}/{1}")):
+            pair = {"tasks": tasks, "allow-repeats": "on", "increment": None, "by-part": None}
+            yield f"{kind}-{rule}", {**pearl, "ref": "first", **more, **pair}
 
 
 def sweep_kinds(pearl, model, suite):
@@ -282,7 +283,9 @@ def cells_of(suite, stream_name, model_name, groups, seeds, settings):
             o.update({**suite.common, **settings, **options})
             o = {key: v for key, v in o.items() if v is not None}
             if "tasks" in o:
-                o["tasks"] = o["tasks"].format(first=stream.first)
+                o["tasks"] = o["tasks"].format(*stream.two)
+            if float(o.get("probe-epochs", 0)) >= float(o["epochs"]):
+                continue  # nothing would be left for the factors
             budget = int(kind[7:]) if kind.startswith("pearl-b") else 0
             yield Cell(stream_name, model_name, kind, seed, o, budget)
 
@@ -302,4 +305,4 @@ def files_of(suite, cell):
 
 def words_of(options, data):
     """The options of a run as words; {data} stands for the folder of the data."""
-    return [w for key, v in options.items() for w in (f"--{key}", str(v).replace("{data}", data))]
+    return [f"--{key}={v}".replace("{data}", data) for key, v in options.items()]

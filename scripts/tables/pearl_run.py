@@ -115,7 +115,8 @@ def path_of(a, cell, ending):
 
 def asked_of(cell):
     """What identifies a cell's run, as its JSON keeps it."""
-    return {"name": cell.name, "options": {k: str(v) for k, v in cell.options.items()}}
+    text = lambda v: f"{v:g}" if isinstance(v, float) else str(v)
+    return {"name": cell.name, "options": {k: text(v) for k, v in cell.options.items()}}
 
 
 def is_done(a, cell):

@@ -17,6 +17,7 @@ import rank_map
 from pearl_cells import MAIN, RANKS
 
 CHOOSERS = ("prototype", "max-logit", "min-entropy", "max-energy")
+COUNT = "{:,.0f}"  # of parameters; equal ones have no deviation
 ABLATION = r"(probe|init|rule|ref|norm|layers)-|truncate"
 
 ANCHORS = """\
@@ -124,7 +125,8 @@ def figure(values, form="{:.2f}"):
     if not values or None in values:
         return "-"
     text = form.format(mean(values))
-    return text if len(values) == 1 else f"{text} ({form.format(deviation(values))})"
+    counted = form == COUNT and min(values) == max(values)
+    return text if len(values) == 1 or counted else f"{text} ({form.format(deviation(values))})"
 
 
 def of(kinds, kind, get, form="{:.2f}"):
@@ -170,7 +172,7 @@ def main_table(kinds):
                 of(kinds, kind, Done.task_il),
                 of(kinds, kind, Done.forgetting),
                 *choosers,
-                of(kinds, kind, Done.added, "{:,.0f}"),
+                of(kinds, kind, Done.added, COUNT),
                 seeds(kinds, kind),
             )
         )
@@ -199,7 +201,7 @@ def equal_table(kinds):
     for k in ranks:
         fixed, ours = f"lora-{k}", f"pearl-b{k}"
         words = [str(k)]
-        words += [of(kinds, kind, Done.update, "{:,.0f}") for kind in (fixed, ours)]
+        words += [of(kinds, kind, Done.update, COUNT) for kind in (fixed, ours)]
         for get in (Done.task_il, Done.prototype):
             words += [of(kinds, fixed, get), of(kinds, ours, get)]
             words += [difference(kinds, ours, fixed, get)]
@@ -219,7 +221,7 @@ def sweep_points(kinds, what):
 def measured(kinds, kind):
     return [
         of(kinds, kind, Done.rank),
-        of(kinds, kind, Done.update, "{:,.0f}"),
+        of(kinds, kind, Done.update, COUNT),
         of(kinds, kind, Done.task_il),
         of(kinds, kind, Done.prototype),
         seeds(kinds, kind),
@@ -257,17 +259,17 @@ def twice_table(kinds):
     if "twice-r1" not in kinds and "twice-r2" not in kinds:
         return []
     title = ("rule", "classes of task 2", "mean rank of task 2", "distance", "parameters", "seeds")
-    lines = ["Task 1 fed twice:", "", *head(*title, numbers_from=2)]
-    for rule, again, other in (("r1", "twice-r1", "pearl"), ("r2", "twice-r2", "eps-0.05")):
-        for kind, classes in ((again, "those of task 1"), (other, "new ones")):
-            size = lambda c: c.second("parameters")["low_rank"] + c.second("parameters")["dense"]
+    lines = ["Task 1 fed twice, the reference being what it came to:", "", *head(*title, numbers_from=2)]
+    size = lambda c: c.second("parameters")["low_rank"] + c.second("parameters")["dense"]
+    for rule in ("r1", "r2"):
+        for kind, classes in ((f"twice-{rule}", "those of task 1"), (f"next-{rule}", "new ones")):
             lines.append(
                 row(
                     rule,
                     classes,
                     of(kinds, kind, lambda c: c.second("mean_rank")),
                     of(kinds, kind, lambda c: c.second("distance"), "{:.4f}"),
-                    of(kinds, kind, size, "{:,.0f}"),
+                    of(kinds, kind, size, COUNT),
                     seeds(kinds, kind),
                 )
             )
@@ -312,7 +314,7 @@ set logscale x
 set format x '%.0s %c'
 set xlabel 'parameters of the updates of a task'
 set ylabel 'Task-IL accuracy, %'
-set key bottom right
+set key below
 """
 SERIES = (
     ("energy", "share of energy", "#2171b5"),
