@@ -22,6 +22,8 @@ from peft import LoraConfig, get_peft_model
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import AttentionInterface, AutoModelForCausalLM, LlamaConfig
 
+from peer_clock import GIB, timed, wait
+
 LINEARS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 BACKENDS = {
     "flash": SDPBackend.FLASH_ATTENTION,
@@ -29,7 +31,6 @@ BACKENDS = {
     "math": SDPBackend.MATH,
 }
 BATCHES = 8
-GIB = 2.0**30
 
 
 def causal_sdpa(module, query, key, value, attention_mask, scaling=None, **kwargs):
@@ -83,29 +84,6 @@ def build(a):
     return model.train(), trained, config.vocab_size
 
 
-class Clock:
-    """Moments on the device's time line; on the CPU those of the host."""
-
-    def __init__(self, device):
-        self.cuda = device.startswith("cuda")
-        self.marks = []
-
-    def mark(self):
-        if self.cuda:
-            event = torch.cuda.Event(enable_timing=True)
-            event.record()
-            self.marks.append(event)
-        else:
-            self.marks.append(time.perf_counter())
-
-    def steps_ms(self):
-        pairs = list(zip(self.marks, self.marks[1:]))
-        if self.cuda:
-            torch.cuda.synchronize()
-            return [x.elapsed_time(y) for x, y in pairs]
-        return [(y - x) * 1e3 for x, y in pairs]
-
-
 def measure(a):
     cuda = a.device.startswith("cuda")
     began = time.perf_counter()
@@ -130,36 +108,16 @@ def measure(a):
         optimizer.zero_grad(set_to_none=True)
         return loss.detach().clone()  # the graph's own memory is written over by the next step
 
-    def wait():
-        if cuda:
-            torch.cuda.synchronize()
-
     one = contextlib.nullcontext() if a.sdpa == "stock" else sdpa_kernel(BACKENDS[a.sdpa])
     with one:
         first = step(0).item()
         ready_s = time.perf_counter() - began
         for number in range(1, max(a.warmup, 3)):
             step(number)
-        wait()
+        wait(a.device)
         if cuda:
             torch.cuda.reset_peak_memory_stats()
-        # How many steps fill the time, from two of them: later ones are then not waited for.
-        start = time.perf_counter()
-        for number in range(2):
-            step(number)
-        wait()
-        n = max(a.steps, int(a.seconds / ((time.perf_counter() - start) / 2) * 1.05) + 1)
-        clock = Clock(a.device)
-        window = [time.time()]
-        start = time.perf_counter()
-        clock.mark()
-        for number in range(n):
-            loss = step(number)
-            clock.mark()
-        wait()
-        elapsed = time.perf_counter() - start
-        window.append(time.time())
-    ms = sorted(clock.steps_ms())
+        result = timed(step, a.device, a.seconds, a.steps)
     return {
         "who": f"peft {a.adapters} adapters, {a.sdpa}"
         + (", eager" if a.no_compile else "" if a.mode == "default" else f", {a.mode}"),
@@ -168,21 +126,16 @@ def measure(a):
         "batch": a.batch,
         "length": a.length,
         "rank": a.rank,
-        "steps": n,
-        "seconds": elapsed,
-        "tokens_per_s": n * a.batch * a.length / elapsed,
-        "step_ms": [ms[round(q * (len(ms) - 1))] for q in (0.2, 0.5, 0.8)],
+        "tokens_per_s": result["steps"] * a.batch * a.length / result["seconds"],
         "peak_gib": torch.cuda.max_memory_allocated() / GIB if cuda else 0.0,
         "reserved_gib": torch.cuda.max_memory_reserved() / GIB if cuda else 0.0,
         "loss_first": first,
-        "loss_last": loss.item(),
         "trained": sum(p.numel() for p in trained),
         "compile_s": round(ready_s, 1),
         "executor": "eager" if a.no_compile else "torch.compile",
         "device": torch.cuda.get_device_name() if cuda else a.device,
         "versions": versions(),
-        "window": window,
-    }
+    } | result
 
 
 def versions():

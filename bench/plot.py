@@ -1,10 +1,12 @@
 """Pictures of the results, drawn with gnuplot: OUT.svg and OUT.png.
 
     python3 bench/plot.py steps  OUT bench/results/step-1b.jsonl bench/results/step-8b.jsonl
+    python3 bench/plot.py vision OUT bench/results/vision-resnet18-512.jsonl [...]
     python3 bench/plot.py losses OUT bench/results/bf16-spread-h200.json [...]
 
 steps: tokens/s and peak memory of hone and its peers, a row of two panels for each file of
-bench/step.py. losses: the training losses of hone and PyTorch for each order of the data (at most
+bench/step.py. vision: images/s, as multiples of the fastest of the peers that are not captured by
+hand, two files of bench/vision.py in a row. losses: the training losses of hone and PyTorch for each order of the data (at most
 three), and below the difference of hone and PyTorch on the same batches beside that of two orders in
 PyTorch, a column for each file of bench/peer_bf16_spread.py. Needs no more than Python and gnuplot.
 """
@@ -14,6 +16,7 @@ import pathlib
 import subprocess
 import sys
 
+import vision
 from step import label, title
 
 HONE, FAST, PEER = "#c0392b", "#e08e79", "#7aa6d8"
@@ -24,6 +27,14 @@ STYLE = """
 set border 3 lc rgb '#555555'
 set tics nomirror
 set grid ytics lc rgb '#dddddd' lt 1 lw 1
+"""
+BARS = """
+set multiplot
+set style fill solid 1 noborder
+set border 2
+set ytics scale 0
+unset grid
+unset xtics
 """
 
 
@@ -46,12 +57,13 @@ def block(name, rows):
 # ---- steps ----
 
 
-def bars(name, results, key, form):
-    """One panel: a bar for each variant, the first at the top, its value beside it."""
+def bars(name, entries):
+    """One panel: a bar for each (value, variant, label, text), the first at the top, the text beside
+    it."""
     rows = []
-    for place, r in enumerate(results):
-        colour = {"hone": HONE, "hone-fast": FAST}.get(r["variant"], PEER).replace("#", "0x")
-        rows.append((r[key], -place, colour, f'"{label(r)}"', f'" {r[key]:{form}}"'))
+    for place, (value, variant, called, text) in enumerate(entries):
+        colour = {"hone": HONE, "hone-fast": FAST}.get(variant, PEER).replace("#", "0x")
+        rows.append((value, -place, colour, f'"{called}"', f'" {text}"'))
     return block(name, rows) + (
         f"plot ${name} using ($1/2):2:(0):1:($2-0.36):($2+0.36):3:ytic(4) "
         "with boxxyerror lc rgb variable notitle, "
@@ -63,9 +75,7 @@ def steps(out, files):
     parts = [[json.loads(line) for line in file.read_text().splitlines()] for file in files]
     parts = [[r for r in results if "error" not in r] for results in parts]
     heights = [27 * len(results) + 70 for results in parts]
-    script = "set multiplot\nset style fill solid 1 noborder\nset border 2\n"
-    script += "set ytics scale 0\nunset grid\nunset xtics\n"
-    top = sum(heights)
+    script, top = BARS, sum(heights)
     for number, (results, height) in enumerate(zip(parts, heights)):
         low, high = (top - height + 12) / sum(heights), (top - 40) / sum(heights)
         top -= height
@@ -77,12 +87,39 @@ def steps(out, files):
             script += f"set rmargin at screen {0.59 + 0.4 * column}\n"
             script += f"set bmargin at screen {low}\nset tmargin at screen {high}\n"
             script += f"set xrange [0:{1.25 * most or 1}]\n"
-            panel = bars(f"panel{number}{column}", results, key, form)
+            entries = [(r[key], r["variant"], label(r), f"{r[key]:{form}}") for r in results]
+            panel = bars(f"panel{number}{column}", entries)
             if column == 0:
                 script += f"set title '{title(results[0])}: {what}'\nset format y '%s'\n{panel}"
             else:  # the variants' names stand in front of the first column
                 script += f"set title '{what}'\nset format y ''\n{panel.replace(':ytic(4)', '')}"
     draw(out, 960, sum(heights), script + "unset multiplot\n")
+
+
+# ---- image classifiers ----
+
+
+def vision_steps(out, files):
+    script, width, height = BARS, 620, 235
+    rows = (len(files) + 1) // 2
+    for number, file in enumerate(files):
+        results = vision.good_of([json.loads(line) for line in file.read_text().splitlines()])
+        best = vision.fastest(results, vision.COMMON)
+        if best is None:
+            sys.exit(f"{file}: no peer to compare with")
+        entries = []
+        for r in results:
+            times, name = r["images_per_s"] / best["images_per_s"], vision.label(r)
+            entries.append((times, r["variant"], name, f"{times:.2f}  ({r['images_per_s']:,.0f}/s)"))
+        left, top = number % 2 / 2, 1 - number // 2 / rows
+        script += f"set lmargin at screen {left + 0.17}\nset rmargin at screen {left + 0.49}\n"
+        script += f"set tmargin at screen {top - 0.16 / rows}\n"
+        script += f"set bmargin at screen {top - 0.96 / rows}\n"
+        script += f"set xrange [0:{1.45 * max(e[0] for e in entries)}]\n"
+        script += f"set yrange [{0.4 - len(entries)}:0.6]\n"
+        script += f"set title '{vision.SHAPES[results[0]['shape']].title}: images/s'\n"
+        script += bars(f"panel{number}", entries)
+    draw(out, 2 * width, rows * height, script + "unset multiplot\n")
 
 
 # ---- losses ----
@@ -137,7 +174,7 @@ def losses(out, files):
 
 
 def main():
-    kinds = {"steps": steps, "losses": losses}
+    kinds = {"steps": steps, "vision": vision_steps, "losses": losses}
     if len(sys.argv) < 4 or sys.argv[1] not in kinds:
         sys.exit(__doc__)
     kinds[sys.argv[1]](sys.argv[2], [pathlib.Path(name) for name in sys.argv[3:]])

@@ -5,20 +5,14 @@
  * object: tokens/s over the whole of that time, step times (20th, 50th, 80th percentile), memory,
  * first and last loss, and the time of day when it began and ended, for a log of clocks beside it.
  */
-#define _POSIX_C_SOURCE 200809L
 #include <inttypes.h>
 #include <math.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
+#include "bench/step_bench.h"
 #include "runtime/adapt/hn_adapt.h"
 #include "runtime/base/alloc.h"
-#include "runtime/base/clock.h"
-#include "runtime/base/options.h"
 #include "runtime/base/rng.h"
-#include "runtime/base/version.h"
-#include "runtime/device/device.h"
 #include "runtime/graph/tensor.h"
 #include "runtime/model/model.h"
 #include "runtime/train/decoder_job.h"
@@ -59,9 +53,8 @@ static const hn_option options[] = {
 enum { N_OPTIONS = sizeof options / sizeof *options };
 
 enum {
-    BATCHES = 8,       /* different ones, in turn */
-    POOL = 1 << 22,    /* random weights; every tensor starts elsewhere in them */
-    MAX_STEPS = 100000 /* that are kept */
+    BATCHES = 8,   /* different ones, in turn */
+    POOL = 1 << 22 /* random weights; every tensor starts elsewhere in them */
 };
 
 typedef struct {
@@ -73,9 +66,7 @@ typedef struct {
     hn_decoder_job job;
     hn_engine *engine;
     int32_t *tokens; /* [BATCHES][batch * length + 1]: labels are the next tokens */
-    double *step_ms;
-    int64_t n_done, n_steps; /* the second without warm-up */
-    double loss_first, loss_last, elapsed_s, begin_s, end_s;
+    hn_step_bench steps;
 } bench;
 
 /* ---- weights and tokens ---- */
@@ -136,38 +127,39 @@ static hn_status random_tokens(bench *b)
     const int64_t n = BATCHES * (b->c->batch * b->c->length + 1);
     const hn_rng r = hn_rng_make((uint64_t)b->c->seed, 0, hn_hash_name("tokens"));
     b->tokens = hn_malloc((size_t)n * sizeof *b->tokens);
-    b->step_ms = hn_malloc(MAX_STEPS * sizeof *b->step_ms);
-    if (b->tokens == NULL || b->step_ms == NULL)
-        return HN_FAIL(HN_ERR_MEMORY, "no memory for %" PRId64 " tokens", n);
+    if (b->tokens == NULL) return HN_FAIL(HN_ERR_MEMORY, "no memory for %" PRId64 " tokens", n);
     for (int64_t i = 0; i < n; i++)
         b->tokens[i] = (int32_t)hn_rng_below(r, (uint64_t)i, 0, (uint64_t)b->model.decoder.vocab);
     return HN_OK;
 }
 
+/* ---- steps ---- */
+
+static hn_status fill_batch(bench *b, int64_t step)
+{
+    const config *c = b->c;
+    const int64_t n = c->batch * c->length;
+    const int32_t *from = b->tokens + (step % BATCHES) * (n + 1);
+    hn_engine_input in;
+    HN_TRY(hn_engine_batch(b->engine, &in));
+    const hn_decoder_batch to = hn_decoder_batch_of(&in);
+    memcpy(to.tokens, from, (size_t)n * sizeof *from);
+    memcpy(to.labels, from + 1, (size_t)n * sizeof *from);
+    for (int64_t i = 0; i < n; i++) to.positions[i] = (int32_t)(i % c->length);
+    for (int64_t s = 0; s <= c->batch; s++) to.offsets[s] = (int32_t)(s * c->length);
+    return HN_OK;
+}
+
+static hn_status enqueue_step(void *context, int64_t step)
+{
+    bench *b = context;
+    HN_TRY(hn_engine_begin(b->engine, step));
+    HN_TRY(fill_batch(b, step));
+    HN_TRY(hn_engine_micro(b->engine, 0));
+    return hn_engine_update(b->engine, b->c->lr, NULL);
+}
+
 /* ---- set-up ---- */
-
-static void print_log(void *context, hn_log_level level, const char *text)
-{
-    (void)context;
-    fprintf(stderr, "hone-bench-step: %s%s\n", level == HN_LOG_WARN ? "warning: " : "", text);
-}
-
-static const hn_log to_stderr = {.line = print_log};
-
-/* The products of this very engine, with its memory in place. */
-static hn_status tune(bench *b)
-{
-    char *path;
-    if (hn_device_kind_of(b->device) != HN_DEVICE_CUDA)
-        return HN_FAIL(HN_ERR_UNSUPPORTED,
-                       "--tune measures the matrix products of a GPU, this is %s",
-                       hn_device_text(b->device));
-    HN_TRY(hn_tune_path(b->device, b->c->plans, &path));
-    hn_status st = hn_tune_search(b->device, stderr);
-    if (st == HN_OK) st = hn_tune_save(b->device, path);
-    hn_free(path);
-    return st == HN_OK ? hn_engine_capture_anew(b->engine) : st;
-}
 
 static hn_status set_up(bench *b)
 {
@@ -181,7 +173,8 @@ static hn_status set_up(bench *b)
     };
     b->adapt = hn_lora_hook(&b->lora);
     HN_TRY(hn_device_open(c->device, &b->device));
-    if (!c->tune) HN_TRY(hn_tune_use(b->device, c->plans, &to_stderr));
+    const hn_log log = hn_step_bench_log("hone-bench-step");
+    if (!c->tune) HN_TRY(hn_tune_use(b->device, c->plans, &log));
     HN_TRY(hn_model_open(c->model, c->dtype, NULL, &b->model));
     const hn_decoder_options decoder = {
         .decoder = &b->model.decoder,
@@ -213,178 +206,47 @@ static hn_status set_up(bench *b)
     };
     HN_TRY(hn_engine_new(&o, &b->engine));
     HN_TRY(hn_engine_allocate(b->engine));
+    b->steps = (hn_step_bench){.device = b->device,
+                               .engine = b->engine,
+                               .enqueue = enqueue_step,
+                               .context = b,
+                               .rows = c->batch * c->length,
+                               .warmup = c->warmup,
+                               .steps = c->steps,
+                               .seconds = c->seconds};
     if (c->tune)
-        HN_TRY(tune(b));
+        HN_TRY(hn_step_bench_tune(&b->steps, c->plans));
     else
-        hn_tune_tell(b->device, &to_stderr);
+        hn_tune_tell(b->device, &log);
     HN_TRY(random_weights(b));
     return random_tokens(b);
 }
 
-/* ---- steps ---- */
-
-static hn_status fill_batch(bench *b, int64_t step)
-{
-    const config *c = b->c;
-    const int64_t n = c->batch * c->length;
-    const int32_t *from = b->tokens + (step % BATCHES) * (n + 1);
-    hn_engine_input in;
-    HN_TRY(hn_engine_batch(b->engine, &in));
-    const hn_decoder_batch to = hn_decoder_batch_of(&in);
-    memcpy(to.tokens, from, (size_t)n * sizeof *from);
-    memcpy(to.labels, from + 1, (size_t)n * sizeof *from);
-    for (int64_t i = 0; i < n; i++) to.positions[i] = (int32_t)(i % c->length);
-    for (int64_t s = 0; s <= c->batch; s++) to.offsets[s] = (int32_t)(s * c->length);
-    return HN_OK;
-}
-
-static hn_status enqueue_step(bench *b, int64_t step)
-{
-    HN_TRY(hn_engine_begin(b->engine, step));
-    HN_TRY(fill_batch(b, step));
-    HN_TRY(hn_engine_micro(b->engine, 0));
-    return hn_engine_update(b->engine, b->c->lr, NULL);
-}
-
-/* The steps that are done; wait: all that were enqueued. *at: the time of the last one before.
- * Steps whose reports come together share the time since then. */
-static hn_status take_reports(bench *b, bool wait, int64_t *at)
-{
-    const int64_t before = b->n_done;
-    for (;;) {
-        bool there;
-        hn_step_report r;
-        HN_TRY(hn_engine_report(b->engine, wait, &there, &r));
-        if (!there) break;
-        if (r.skipped != 0 || !isfinite(r.loss) || r.tokens != b->c->batch * b->c->length)
-            return HN_FAIL(HN_ERR_NUMERIC,
-                           "a step's loss is %g, its gradient's norm %g, %" PRId64 " tokens",
-                           r.loss, r.grad_norm, r.tokens);
-        if (b->n_done++ == 0) b->loss_first = r.loss;
-        b->loss_last = r.loss;
-    }
-    if (b->n_done == before) return HN_OK;
-    const int64_t now = hn_clock_ns(), each = (now - *at) / (b->n_done - before);
-    for (int64_t i = before; i < b->n_done; i++)
-        if (i >= b->c->warmup) b->step_ms[b->n_steps++] = 1e-6 * (double)each;
-    *at = now;
-    return HN_OK;
-}
-
-static hn_status one_step(bench *b, int64_t step)
-{
-    int64_t at = 0;
-    HN_TRY(enqueue_step(b, step));
-    return take_reports(b, true, &at);
-}
-
-/* The host runs ahead of the GPU, as in training between two lines of the log. */
-static hn_status run_steps(bench *b)
-{
-    const config *c = b->c;
-    int64_t step = 0, last = 0;
-    for (; step < c->warmup; step++) HN_TRY(one_step(b, step));
-    b->begin_s = hn_clock_wall_s();
-    const int64_t begin = hn_clock_ns();
-    last = begin;
-    while ((b->n_steps < c->steps || (double)(last - begin) < 1e9 * c->seconds) &&
-           b->n_steps + HN_ENGINE_AHEAD < MAX_STEPS) {
-        HN_TRY(enqueue_step(b, step++));
-        HN_TRY(take_reports(b, false, &last));
-    }
-    HN_TRY(take_reports(b, true, &last));
-    b->elapsed_s = 1e-9 * (double)(last - begin);
-    b->end_s = hn_clock_wall_s();
-    return HN_OK;
-}
-
-/* ---- profile ---- */
-
-static hn_status print_profile(bench *b)
-{
-    hn_profile *p = NULL;
-    HN_TRY(hn_profile_new(&p));
-    hn_status st = HN_OK;
-    int64_t step = 0;
-    for (; step < b->c->warmup && st == HN_OK; step++) st = one_step(b, step);
-    hn_engine_profile(b->engine, p);
-    for (int64_t i = 0; i < b->c->steps && st == HN_OK; i++) st = one_step(b, step++);
-    hn_engine_profile(b->engine, NULL);
-    char *text = st == HN_OK ? hn_profile_text(p, b->c->steps) : NULL;
-    if (text) fputs(text, stdout);
-    if (st == HN_OK && text == NULL) st = HN_FAIL(HN_ERR_MEMORY, "no memory for the table");
-    hn_free(text);
-    hn_profile_free(p);
-    return st;
-}
-
 /* ---- result ---- */
-
-static int by_size(const void *a, const void *b)
-{
-    const double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
-static double quantile(const bench *b, double q)
-{
-    return b->step_ms[(int64_t)(q * (double)(b->n_steps - 1) + 0.5)];
-}
-
-static int64_t tuned_products(const hn_device *d)
-{
-    int64_t plans, offered = 0;
-    if (hn_device_kind_of(d) == HN_DEVICE_CUDA)
-        hn_gemm_cuda_count(hn_device_gemm(d), &plans, &offered);
-    return offered;
-}
 
 static hn_status print_result(bench *b)
 {
     const config *c = b->c;
-    const double gib = 1.0 / (1 << 30), tokens = (double)(c->batch * c->length);
-    hn_plan_sizes plan;
-    size_t used = 0;
-    char notes[4096];
-    hn_plan_notes(hn_engine_program(b->engine), ';', notes, sizeof notes);
-    hn_plan_sizes_of(hn_engine_program(b->engine), &plan);
-    HN_TRY(hn_device_used(b->device, &used));
-    qsort(b->step_ms, (size_t)b->n_steps, sizeof *b->step_ms, by_size);
-    json_t *o = json_pack(
-        "{s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:f, s:f, s:[f,f,f], s:f, s:f, s:f, s:f, s:I, s:s, "
-        "s:s, s:s, s:s, s:b, s:I, s:I, s:I, s:[f,f]}",
-        "who", "hone", "model", c->model, "dtype", c->dtype, "batch", (json_int_t)c->batch,
-        "length", (json_int_t)c->length, "rank", (json_int_t)c->rank, "steps",
-        (json_int_t)b->n_steps, "seconds", b->elapsed_s, "tokens_per_s",
-        tokens * (double)b->n_steps / b->elapsed_s, "step_ms", quantile(b, 0.2), quantile(b, 0.5),
-        quantile(b, 0.8), "peak_gib", (double)used * gib, "plan_gib",
-        (double)plan.total_bytes * gib, "loss_first", b->loss_first, "loss_last", b->loss_last,
-        "trained", (json_int_t)hn_params_trained(hn_engine_params(b->engine)), "executor",
-        hn_executor_name(hn_engine_executor(b->engine)), "device", hn_device_text(b->device),
-        "versions", "hone " HN_VERSION, "notes", notes, "tuned",
-        tuned_products(b->device) > 0 || c->tune, "recomputed",
-        (json_int_t)hn_engine_recomputed(b->engine), "side_sms", (json_int_t)c->side_sms, "side",
-        (json_int_t)plan.n_side, "window", b->begin_s, b->end_s);
-    char *text = o ? json_dumps(o, JSON_REAL_PRECISION(15)) : NULL;
-    json_decref(o);
-    if (text == NULL) return HN_FAIL(HN_ERR_MEMORY, "no memory for the result");
-    puts(text);
-    free(text); /* jansson's */
-    return HN_OK;
+    json_t *own =
+        json_pack("{s:s, s:s, s:s, s:I, s:I, s:I, s:I}", "who", "hone", "model", c->model, "dtype",
+                  c->dtype, "batch", (json_int_t)c->batch, "length", (json_int_t)c->length, "rank",
+                  (json_int_t)c->rank, "side_sms", (json_int_t)c->side_sms);
+    return hn_step_bench_print(&b->steps, own, "tokens", c->tune);
 }
 
-static hn_status measure(const config *c)
+static hn_status measure(const void *given)
 {
+    const config *c = given;
     bench b = {.c = c};
     hn_status st = set_up(&b);
     if (st == HN_OK && c->profile) {
-        st = print_profile(&b);
+        st = hn_step_bench_profile(&b.steps);
     } else if (st == HN_OK) {
-        st = run_steps(&b);
+        st = hn_step_bench_run(&b.steps);
         if (st == HN_OK) st = print_result(&b);
     }
+    hn_step_bench_free(&b.steps);
     hn_free(b.tokens);
-    hn_free(b.step_ms);
     hn_engine_free(b.engine);
     hn_model_close(&b.model);
     hn_device_close(b.device);
@@ -393,17 +255,13 @@ static hn_status measure(const config *c)
 
 int main(int argc, char **argv)
 {
+    static const hn_step_program program = {
+        .name = "hone-bench-step",
+        .summary = "LoRA steps of a decoder with random weights",
+        .options = options,
+        .n_options = N_OPTIONS,
+        .measure = measure,
+    };
     config c = {0};
-    hn_options_store *store = NULL;
-    hn_status st = hn_options_parse(options, N_OPTIONS, argc, argv, &c, &store);
-    const bool bad_usage = st != HN_OK;
-    if (st == HN_OK && hn_options_help_wanted(store)) {
-        puts("hone-bench-step: LoRA steps of a decoder with random weights; one JSON line\n");
-        hn_options_help(options, N_OPTIONS, stdout);
-    } else if (st == HN_OK) {
-        st = measure(&c);
-    }
-    if (st != HN_OK) fprintf(stderr, "hone-bench-step: %s\n", hn_last_error());
-    hn_options_free(store);
-    return st == HN_OK ? 0 : bad_usage ? 2 : 1;
+    return hn_step_bench_main(&program, argc, argv, &c);
 }

@@ -101,26 +101,33 @@ def command(variant, a):
     return peer + ["--adapters", adapters, "--sdpa", sdpa] + ["--no-compile"] * a.no_compile
 
 
-def run(variant, a, commit):
-    """The variant's result; with a key "error" when it failed."""
+def execute(argv, timeout):
+    """The JSON that a program prints, with clocks and power of its window; "error" alone when it
+    failed."""
     clocks, began = Clocks(), time.time()
     try:
-        done = subprocess.run(
-            command(variant, a), stdout=subprocess.PIPE, text=True, timeout=a.timeout, cwd=ROOT
-        )
+        done = subprocess.run(argv, stdout=subprocess.PIPE, text=True, timeout=timeout, cwd=ROOT)
         lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
         failed = f"exit code {done.returncode}" if done.returncode or not lines else None
     except subprocess.TimeoutExpired:
-        lines, failed = [], f"took more than {a.timeout:g} s"
+        lines, failed = [], f"took more than {timeout:g} s"
     except OSError as e:
         lines, failed = [], str(e)
     clocks.stop()
     if failed:
-        return {"variant": variant, "shape": a.shape, "error": failed}
-    result = {"variant": variant, "shape": a.shape, **json.loads(lines[-1])}
-    result["model"] = str(pathlib.Path(result["model"]).relative_to(ROOT))
+        return {"error": failed}
+    result = json.loads(lines[-1])
     result |= clocks.mean(result["window"])
-    return result | {"commit": commit, "whole_s": round(time.time() - began, 1)}
+    return result | {"whole_s": round(time.time() - began, 1)}
+
+
+def run(variant, a, commit):
+    """The variant's result; with a key "error" when it failed."""
+    result = {"variant": variant, "shape": a.shape, **execute(command(variant, a), a.timeout)}
+    if "error" in result:
+        return result
+    result["model"] = str(pathlib.Path(result["model"]).relative_to(ROOT))
+    return result | {"commit": commit}
 
 
 def name(r):
@@ -208,6 +215,16 @@ def short_table(results):
     return "\n".join(rows) + f"\n\n{gpu}; {made_by}; commit {commits}; {day}.\n"
 
 
+def write_between(file, begin, end, text):
+    """Into a document, between two lines of it."""
+    into = pathlib.Path(file)
+    before, found, rest = into.read_text().partition(begin)
+    _, also, after = rest.partition(end)
+    if not found or not also:
+        sys.exit(f"{into}: the lines {begin.strip()} and {end.strip()} are not there")
+    into.write_text(f"{before}{begin}\n{text}\n{end}{after}")
+
+
 def tables(a):
     texts = []
     for file in a.table:
@@ -219,12 +236,7 @@ def tables(a):
     if not a.into:
         print(text, end="")
         return
-    into = pathlib.Path(a.into)
-    before, begin, rest = into.read_text().partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        sys.exit(f"{into}: the lines {BEGIN.strip()} and {END.strip()} are not there")
-    into.write_text(f"{before}{begin}\n{text}\n{end}{after}")
+    write_between(a.into, BEGIN, END, text)
 
 
 def commit_of_tree():

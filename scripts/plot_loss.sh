@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# Draws the loss of a run (training and held out) from its metrics.csv, with gnuplot.
+# Draws the loss of a run (training and held out), and the accuracy of images, from its metrics.csv,
+# with gnuplot.
 #   scripts/plot_loss.sh RUN_FOLDER [OUT]
 # writes OUT.png and OUT.svg; OUT is RUN_FOLDER/loss where it is not given.
 set -euo pipefail
 
 if [ $# -lt 1 ] || [ $# -gt 2 ]; then
-    sed -n '2,4s/^# //p' "$0" >&2
+    sed -n '2,5s/^# //p' "$0" >&2
     exit 2
 fi
 metrics=$1/metrics.csv
@@ -29,6 +30,8 @@ column() {
 }
 column loss >"$temp/train"
 column eval_loss >"$temp/held_out"
+column eval_accuracy >"$temp/accuracy"
+unit=token accuracy='' # a second axis
 if [ ! -s "$temp/train" ]; then
     echo "plot_loss.sh: $metrics has no step yet" >&2
     exit 2
@@ -38,16 +41,24 @@ if [ -s "$temp/held_out" ]; then
     series+=", '$temp/held_out' with linespoints lw 2.5 pt 7 ps 0.9 lc rgb '#c0392b' title 'held out'"
 fi
 
+if [ -s "$temp/accuracy" ]; then
+    unit=image
+    accuracy="set y2label 'held-out accuracy (%)'; set y2tics nomirror; set y2range [0:100]"
+    accuracy+="; set border 11"
+    series+=", '$temp/accuracy' using 1:(100*\$2) axes x1y2 with linespoints lw 2 pt 5 ps 0.8 lc rgb '#2e8b57' title 'held-out accuracy'"
+fi
+
 draw() { # TERMINAL FILE
     gnuplot <<G
 set terminal $1
 set output '$2'
 set xlabel 'optimizer step'
-set ylabel 'cross-entropy (nats per token)'
+set ylabel 'cross-entropy (nats per $unit)'
 set grid lc rgb '#dddddd' lt 1 lw 1
 set border 3 lc rgb '#555555'
 set tics nomirror
 set key top right
+$accuracy
 set xrange [0:*] noextend
 set offsets 0, 0, graph 0.03, graph 0.03
 plot $series

@@ -64,11 +64,10 @@ hn_status save(const std::vector<Part> &parts, const char *path)
 hn_status dump(int64_t n, const char *out, hn_session *s)
 {
     HN_TRY(hn_model_open(s->run->model, s->run->dtype, nullptr, &s->model));
-    HN_TRY(hn_session_tokenizer(s));
     HN_TRY(hn_session_data(s, false));
     std::vector<Part> parts(s->eval ? 2 : 1);
-    HN_TRY(fill(s->train_loader, "train", n, &parts[0]));
-    if (s->eval) HN_TRY(fill(s->eval_loader, "eval", hn_feed_batches(s->eval), &parts[1]));
+    HN_TRY(fill(s->text.train_loader, "train", n, &parts[0]));
+    if (s->eval) HN_TRY(fill(s->text.eval_loader, "eval", hn_feed_batches(s->eval), &parts[1]));
     return save(parts, out);
 }
 

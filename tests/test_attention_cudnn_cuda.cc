@@ -177,6 +177,17 @@ TEST(AttentionCudnnPlan, LeavesGapsBetweenRowsAlone)
     }
 }
 
+/* No mask at all: images of as many patches each. */
+TEST(AttentionCudnnPlan, EvenSequencesNeedNoMask)
+{
+    HN_NEED_CUDNN();
+    const Shape s = {"", {0, 197, 394}, {}, 394, 394, 3, 3, 64, 0, 0, 0, false};
+    Problem<hn_bf16> reference(s, 0);
+    const auto want = reference.twin();
+    expect_close(Call(s, HN_CUDNN_BWD, 0, 197).run(), want);
+    expect_close(Call(s, HN_CUDNN_BWD_FAST, 0, 197).run(), want);
+}
+
 /* Tensors with gaps between their rows, one at a time and together; packed only where the limits
  * allow. */
 struct Strided {

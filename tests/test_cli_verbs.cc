@@ -318,6 +318,48 @@ INSTANTIATE_TEST_SUITE_P(All, CliFamily,
                          testing::Values("llama", "llama_f16", "mistral", "qwen2", "qwen2_window",
                                          "qwen3"));
 
+class CliGpt2 : public testing::TestWithParam<const char *> {};
+
+/* GPT-2 of Hugging Face, whose weights are [in, out] in files, and minGPT; 24 positions, less than
+ * the 32 tokens that an export compares elsewhere. */
+TEST_P(CliGpt2, TrainsExportsAndGenerates)
+{
+    const Workplace w;
+    write_file((w / "model") + "/config.json", GetParam());
+    const bool transposed = contains(GetParam(), "gpt2");
+    Words words = w.train("full", 12, "hone-full");
+    words[3] = (w / "model") + "/config.json";
+    expect_done(w.run(words));
+    const std::string base = (w / "full") + "/model", adapter = (w / "lora") + "/adapter";
+    words = w.train("lora", 24);
+    words[3] = base;
+    expect_done(w.run(words));
+    const std::string config = read_file(adapter + "/adapter_config.json");
+    for (const char *part : {"\"c_attn\"", "\"c_proj\"", "\"c_fc\""})
+        EXPECT_TRUE(contains(config, part)) << config;
+    EXPECT_EQ(contains(config, "\"fan_in_fan_out\": true"), transposed) << config;
+    const double before = loss_of(w.run(eval_words(w, base)));
+    const double after = loss_of(w.run(eval_words(w, base) + Words{"--adapter", adapter}));
+    EXPECT_LT(before, std::log(64.0));
+    EXPECT_LT(after, before);
+    expect_done(w.run({"hone-lora", "export", "--checkpoint", w / "lora", "--kind", "merged",
+                       "--to", w / "merged"}));
+    EXPECT_NEAR(loss_of(w.run(eval_words(w, w / "merged"))), after, 1e-4);
+    const Words text = {"hone-lora", "generate", "--prompt", "the fox ", "--max-new-tokens", "8"};
+    const Ran one = w.run(text + Words{"--model", w / "merged"});
+    expect_done(one);
+    EXPECT_EQ(one.out, w.run(text + Words{"--model", base, "--adapter", adapter}).out);
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Both, CliGpt2,
+    testing::Values(R"({"model_type": "gpt2", "vocab_size": 64, "n_embd": 32, "n_layer": 2,
+                        "n_head": 2, "n_positions": 24, "resid_pdrop": 0, "embd_pdrop": 0,
+                        "attn_pdrop": 0, "bos_token_id": 1, "eos_token_id": 2})",
+                    R"({"model_type": "gpt-nano", "vocab_size": 64, "n_embd": 32, "n_layer": 2,
+                        "n_head": 2, "block_size": 24})"),
+    [](const auto &i) { return contains(i.param, "gpt2") ? "gpt2" : "mingpt"; });
+
 /* ---- generate ---- */
 
 TEST(CliGenerate, WritesTheExpectedStory)

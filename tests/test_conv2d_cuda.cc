@@ -282,6 +282,12 @@ const Shape general[] = {
     {"unread_pixels", {1, 7, 9, 8, 8, 2, 2, 3, 0, 1, 1}, 0},
     {"dilation", {2, 11, 10, 8, 16, 3, 2, 1, 2, 2, 1}, 0},
     {"embedding", {2, 16, 16, 3, 24, 4, 4, 4, 0, 1, 1}, 0},
+    {"stem", {3, 32, 32, 3, 8, 3, 3, 1, 1, 1, 1}, 0},
+    {"stem_large", {52, 31, 33, 3, 16, 7, 7, 2, 3, 1, 1}, 0},      /* threads with two rows */
+    {"stem_gray", {5, 28, 28, 1, 32, 5, 5, 1, 0, 1, 1}, 0},
+    {"stem_dilation", {2, 11, 10, 3, 8, 3, 2, 1, 2, 2, 1}, 0},
+    {"stem_replicas", {4, 6, 5, 3, 8, 5, 5, 1, 2, 1, 1}, 2},
+    {"many_taps", {1, 9, 9, 27, 4, 9, 9, 1, 4, 1, 1}, 0},          /* a row is more than a block */
     {"one_pixel", {2, 5, 6, 24, 40, 1, 1, 1, 0, 1, 1}, 0},
     {"one_pixel_stride", {2, 5, 6, 24, 40, 1, 1, 2, 0, 1, 1}, 0},
     {"one_pixel_pad", {2, 3, 3, 8, 8, 1, 1, 1, 1, 1, 1}, 0},
@@ -336,6 +342,30 @@ INSTANTIATE_TEST_SUITE_P(Shapes, Conv2dCuda, ::testing::ValuesIn(cases()), [](co
     return case_name(c.shape.name, c.impl == OWN ? "" : "_cudnn", c.dtype,
                      c.impl == CUDNN || !c.aligned ? "" : "_aligned");
 });
+
+/* f32 means f32: products of TF32 would be off by 3e-4 of the whole, these are by 9e-6. At a size
+ * where the library has its fast kernels to choose from. */
+TEST(Conv2dCudnn, F32IsNotTf32)
+{
+    HN_NEED_CUDNN();
+    const int64_t images = 512, side = 8, channels = 256, rows = images * side * side;
+    DeviceMatrix x(HN_F32, rows, channels, 0), dy(HN_F32, rows, channels, 0);
+    x.normal(1), dy.normal(2);
+    const std::vector<float> zeros((size_t)(channels * 9 * channels));
+    DeviceArray<float> own_dw(zeros), lib_dw(zeros);
+    hn_conv2d_dw_args a = {};
+    a.dy = dy.data(), a.x = x.data(), a.dw = own_dw.data(), a.dtype = HN_F32;
+    a.shape = {images, side, side, channels, channels, 3, 3, 1, 1, 1, 1};
+    a.ld_dy = a.ld_x = channels, a.ld_dw = 9 * channels;
+    DeviceArray<char> own(own_scratch(a));
+    ASSERT_HN_OK(hn_conv2d_dw_cuda(&a, gemm(), own.data(), nullptr));
+    a.dw = lib_dw.data();
+    size_t bytes = 0;
+    ASSERT_HN_OK(plan(a, &bytes));
+    DeviceArray<char> lib(bytes);
+    ASSERT_HN_OK(hn_conv2d_cudnn_dw(cudnn(), &a, lib.data(), nullptr));
+    EXPECT_LT(rel_l2(lib_dw.host(), own_dw.host()), 3e-5);
+}
 
 /* ---- limits ---- */
 

@@ -349,7 +349,8 @@ TEST_P(GroupNormCuda, CudaRepeatsBitForBitAlsoFromACapturedGraph)
 }
 
 /* Smallest, one column a thread and 8, groups across and inside of a thread's columns, several
- * blocks of columns, several runs an image with a short last one, many images, replicas. */
+ * blocks of columns, several runs an image with a short last one, many images, replicas. Blocks add
+ * the runs themselves, but for the last two, and in backward those of 1000 images a replica. */
 INSTANTIATE_TEST_SUITE_P(Shapes, GroupNormCuda,
                          ::testing::Values(Shape{HN_F32, HN_F32, 1, 2, 1, 1, 0, 0},
                                            Shape{HN_F32, HN_F32, 3, 9, 6, 3, 2, 0},
@@ -361,7 +362,9 @@ INSTANTIATE_TEST_SUITE_P(Shapes, GroupNormCuda,
                                            Shape{HN_BF16, HN_F32, 90, 4, 64, 32, 8, 3},
                                            Shape{HN_BF16, HN_BF16, 3, 3136, 64, 32, 0, 0},
                                            Shape{HN_BF16, HN_BF16, 5, 49, 512, 1, 0, 0},
-                                           Shape{HN_BF16, HN_F32, 2000, 3, 16, 16, 0, 2}),
+                                           Shape{HN_BF16, HN_F32, 2000, 3, 16, 16, 0, 2},
+                                           Shape{HN_BF16, HN_BF16, 2, 36, 2056, 1, 0, 0},
+                                           Shape{HN_F32, HN_F32, 4, 5000, 66, 11, 0, 2}),
                          [](const auto &i) { return name_of(i.param); });
 
 TEST(GroupNormTorchCuda, CudaMatchesPyTorch)

@@ -690,7 +690,7 @@ TEST(GradNormCuda, CudaMatchesCpuAndRepeatsBitForBit)
 {
     HN_NEED_CUDA();
     for (const int64_t replicas : {1, 3})
-        for (const int64_t n : {1, 7, 255, 8192, 8193, 100003})
+        for (const int64_t n : {1, 7, 255, 8192, 8193, 16383, 100003})
             for (const float max_norm : {0.0f, 0.5f}) {
                 auto grad = normal_f32((size_t)(replicas * (n + 1)), 5);
                 for (int64_t r = 0; r < replicas; r++)

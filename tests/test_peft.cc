@@ -88,8 +88,8 @@ TEST(PeftConfig, RefusesWhatItDoesNotDoAndNamesTheKey)
     EXPECT_REFUSED(lora(t + R"("bias": "all")"), HN_ERR_UNSUPPORTED, "'bias' is 'all'");
     for (const char *key : {"use_dora", "use_qalora", "lora_bias", "ensure_weight_tying"})
         EXPECT_REFUSED(lora(t + "\"" + key + "\": true"), HN_ERR_UNSUPPORTED, key);
-    for (const char *key : {"modules_to_save", "layer_replication", "target_parameters",
-                            "trainable_token_indices", "alora_invocation_tokens"})
+    for (const char *key : {"layer_replication", "target_parameters", "trainable_token_indices",
+                            "alora_invocation_tokens"})
         EXPECT_REFUSED(lora(t + "\"" + key + "\": [1]"), HN_ERR_UNSUPPORTED, key);
     for (const char *key :
          {"loftq_config", "corda_config", "use_bdlora", "arrow_config", "kasa_config",
@@ -456,7 +456,10 @@ TEST(PeftLoad, RefusesTensorsThatPeftWouldDropSilently)
     expect({entry(b, {2, 4}, v)}, HN_ERR_FORMAT, "no lora_A beside it");
     expect({entry(a, {3, 3}, v), entry(b, {2, 4}, v)}, HN_ERR_SHAPE, "rank 4");
     expect({entry(a, {4, 3}, v), entry(b, {4, 2}, v)}, HN_ERR_SHAPE, "B [4, 2]");
-    expect({entry(a, {4, 3, 1, 1}, v), entry(b, {2, 4, 1, 1}, v)}, HN_ERR_UNSUPPORTED, "matrix");
+    expect({entry(a, {4, 3, 2, 2}, v), entry(b, {2, 4, 1, 1}, v)}, HN_OK, ""); /* convolution */
+    expect({entry(a, {4, 3, 1}, v), entry(b, {2, 4, 1}, v)}, HN_ERR_UNSUPPORTED, "matrix");
+    expect({entry(a, {4, 3, 1, 1}, v), entry(b, {2, 4}, v)}, HN_ERR_SHAPE, "A has 4");
+    expect({entry(a, {4, 3, 1, 1}, v), entry(b, {2, 1, 2, 2}, v)}, HN_ERR_SHAPE, "end with 1, 1");
     expect({entry("m.q.lora_A.weight", {4, 3}, v)}, HN_ERR_UNSUPPORTED, "'m.q.lora_A.weight'");
     expect({entry(a, {4, 3}, v), entry(b, {2, 4}, v),
             entry("base_model.model.m.q.lora_magnitude_vector", {2}, v)},
@@ -465,6 +468,16 @@ TEST(PeftLoad, RefusesTensorsThatPeftWouldDropSilently)
     expect({entry("base_model.model.m.k.lora_A.weight", {4, 3}, v),
             entry("base_model.model.m.k.lora_B.weight", {2, 4}, v)},
            HN_ERR_FORMAT, "module 'm.k' is not one");
+    const char *const head = "base_model.model.fc.weight";
+    expect({entry(a, {4, 3}, v), entry(b, {2, 4}, v), entry(head, {5, 2}, v)}, HN_ERR_UNSUPPORTED,
+           "fc.weight");
+    write_file(
+        t / "adapter_config.json",
+        R"({"peft_type": "LORA", "r": 4, "target_modules": ["q"], "modules_to_save": ["fc"]})");
+    expect({entry(a, {4, 3}, v), entry(b, {2, 4}, v), entry(head, {5, 2}, v)}, HN_OK, "");
+    expect(
+        {entry(a, {4, 3}, v), entry(b, {2, 4}, v), entry("base_model.model.c.weight", {5, 2}, v)},
+        HN_ERR_UNSUPPORTED, "c.weight"); /* "fc" ends with "c", but is another module */
     Adapter x;
     fs::remove(t / "adapter_model.safetensors");
     EXPECT_HN_FAIL(hn_peft_load(t.str().c_str(), &x.a), HN_ERR_IO, "adapter_model.safetensors");

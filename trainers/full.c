@@ -14,11 +14,12 @@ static const hn_option options[] = {
 
 int main(int argc, char **argv)
 {
-    const hn_method method = {.name = "full",
-                              .program = "hone-full",
-                              .summary = "fine-tune or pretrain every weight of a decoder",
-                              .options = options,
-                              .n_options = sizeof options / sizeof *options,
-                              .config_size = sizeof(full_config)};
+    const hn_method method = {
+        .name = "full",
+        .program = "hone-full",
+        .summary = "fine-tune or pretrain every weight of a decoder or an image classifier",
+        .options = options,
+        .n_options = sizeof options / sizeof *options,
+        .config_size = sizeof(full_config)};
     return hn_trainer_main(&method, argc, argv);
 }

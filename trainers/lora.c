@@ -3,6 +3,7 @@
 
 #include "runtime/base/alloc.h"
 #include "runtime/train/cli.h"
+#include "runtime/train/lora_hook.h"
 #include "runtime/train/run_options.h"
 
 typedef struct {
@@ -11,7 +12,7 @@ typedef struct {
     double alpha, dropout;
     hn_text_list targets, exclude;
     const char *targets_regex;
-    bool rslora;
+    bool rslora, train_head;
 } lora_config;
 
 #define FIELD(f) HN_OPT(lora_config, f)
@@ -23,9 +24,10 @@ static const hn_option options[] = {
     {"alpha",    FIELD(alpha),    "32",   1e-6, 1e9, NULL, "the update is scaled by alpha / r"},
     {"rslora",   FIELD(rslora),   "off",  0, 0, NULL, "scale by alpha / sqrt(r) instead"},
     {"dropout",  FIELD(dropout),  "0",    0, 0.99, NULL, "of the input of A"},
-    {"targets",  FIELD(targets),  "all-linear", 0, 0, NULL, "modules by the end of their names (q_proj,v_proj), or all-linear"},
+    {"targets",  FIELD(targets),  "all-linear", 0, 0, NULL, "modules by the end of their names (q_proj,v_proj), or all-linear: every linear layer and convolution but the head and the stem or patch embedding"},
     {"targets-regex", FIELD(targets_regex), "", 0, 0, NULL, "instead of targets: one expression for the whole name, model\\.layers\\.[0-3]\\..*_proj"},
     {"exclude",  FIELD(exclude),  "",     0, 0, NULL, "modules that are left out, by the end of their names"},
+    {"train-head", FIELD(train_head), "off", 0, 0, NULL, "image classifiers: train the head whole, too; a new one always is"},
     {"lr",       FIELD(run.lr),   "2e-4", 0, 1e3, NULL, "peak learning rate"},
 };
 /* clang-format on */
@@ -43,10 +45,8 @@ static hn_status add_names(hn_text_list from, hn_names *to)
     }
 }
 
-static hn_status choose(const void *config, hn_peft_config *out)
+static hn_status choose(const void *config, const hn_model *m, hn_peft_config *out)
 {
-    static const hn_text_list all_linear = {
-        "q_proj,k_proj,v_proj,o_proj,gate_proj,up_proj,down_proj"};
     const lora_config *c = config;
     const bool all = strcmp(c->targets.joined, "all-linear") == 0;
     out->r = c->rank;
@@ -59,25 +59,32 @@ static hn_status choose(const void *config, hn_peft_config *out)
         out->targets.regex = hn_strdup(c->targets_regex);
         if (out->targets.regex == NULL) return HN_FAIL(HN_ERR_MEMORY, "no memory for the options");
     } else {
-        HN_TRY(add_names(all ? all_linear : c->targets, &out->targets.list));
+        HN_TRY(all ? hn_lora_every_layer(m, &out->targets.list)
+                   : add_names(c->targets, &out->targets.list));
     }
-    return add_names(c->exclude, &out->exclude.list);
+    /* PEFT wants to know of layers whose weights are [in, out] in files */
+    out->fan_in_fan_out = m->kind == HN_MODEL_DECODER && m->decoder.family == HN_DECODER_GPT2 &&
+                          !m->decoder.gpt2.mingpt;
+    HN_TRY(add_names(c->exclude, &out->exclude.list));
+    return c->train_head ? hn_lora_save_head(m, out) : HN_OK;
 }
 
 /* An adapter that is loaded brings its own shape. */
-static const char *const adapter_options[] = {"rank",    "alpha",         "rslora",  "dropout",
-                                              "targets", "targets-regex", "exclude", NULL};
+static const char *const adapter_options[] = {
+    "rank",          "alpha",   "rslora",     "dropout",  "targets",
+    "targets-regex", "exclude", "train-head", "new-head", NULL};
 
 int main(int argc, char **argv)
 {
-    const hn_method method = {.name = "lora",
-                              .program = "hone-lora",
-                              .summary = "fine-tune a decoder with low-rank adapters",
-                              .options = options,
-                              .n_options = sizeof options / sizeof *options,
-                              .config_size = sizeof(lora_config),
-                              .adapter = true,
-                              .choose = choose,
-                              .adapter_options = adapter_options};
+    const hn_method method = {
+        .name = "lora",
+        .program = "hone-lora",
+        .summary = "fine-tune a decoder or an image classifier with low-rank adapters",
+        .options = options,
+        .n_options = sizeof options / sizeof *options,
+        .config_size = sizeof(lora_config),
+        .adapter = true,
+        .choose = choose,
+        .adapter_options = adapter_options};
     return hn_trainer_main(&method, argc, argv);
 }

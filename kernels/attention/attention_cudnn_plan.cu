@@ -159,7 +159,7 @@ void begin(Builder *x, const hn_attention_cudnn *c, hn_attention_cudnn_entry *p)
     x->b = k->sequences, x->h = k->heads, x->hkv = k->kv_heads, x->s = k->longest,
     x->d = k->head_dim;
     x->scale = host_scalar(x, HN_ID_SCALE);
-    x->minus_inf = host_scalar(x, HN_ID_MINUS_INF);
+    if (k->causal || !k->even) x->minus_inf = host_scalar(x, HN_ID_MINUS_INF); /* else no mask */
     if (k->window) x->window = host_scalar(x, HN_ID_WINDOW);
     if (!k->even) {
         x->length_q = ints(x, HN_ID_LENGTH_Q, x->b);

@@ -68,6 +68,7 @@ struct Pieces {
     int64_t piece;            /* rows a piece */
     int64_t group_in, group_out, taps;
     int64_t ld, group_stride; /* of patches; 0 where x itself serves */
+    int64_t padded_w;         /* elements; 0: the product takes w as it lies */
 };
 
 /* bytes: of one element of a patch. whole: pieces are whole images */
@@ -135,15 +136,14 @@ void *element(void *p, int64_t at, hn_dtype t)
 }
 
 /* A and its leading dimension, group stride: rows of x, or their patches. */
-hn_status lay_out(const Pieces &p, const hn_conv2d_shape *s, hn_dtype dtype, const void *x,
-                  int64_t ld_x, int64_t first, int64_t rows, void *patches, const void **a,
-                  int64_t *ld, int64_t *group_stride, hn_stream stream)
+hn_status lay_out(const Pieces &p, const hn_conv2d_patches &k, const void *x, int64_t ld_x,
+                  void *patches, const void **a, int64_t *ld, int64_t *group_stride,
+                  hn_stream stream)
 {
     if (p.ld == 0) {
-        *a = element(x, first * ld_x, dtype), *ld = ld_x, *group_stride = p.group_in;
+        *a = element(x, k.first * ld_x, k.dtype), *ld = ld_x, *group_stride = p.group_in;
         return HN_OK;
     }
-    const hn_conv2d_patches k = patches_of(p, s, dtype, first, rows);
     *a = patches, *ld = p.ld, *group_stride = p.group_stride;
     return hn_conv2d_patches_of(&k, x, ld_x, patches, stream);
 }
@@ -180,15 +180,33 @@ hn_status hn_conv2d_finish_y_cuda(const hn_conv2d_args *a, hn_stream stream)
 
 /* ---- forward ---- */
 
-/* Scratch: patches | an f32 product, where the bias has another dtype than y */
+/* Scratch: patches | w with zeros behind its rows | an f32 product, where the bias has another
+ * dtype than y */
 static bool is_apart(const hn_conv2d_args *a) { return a->bias_dtype != a->dtype; }
+
+/* Sums over 27 or 25 taps keep cuBLASLt from its fast bf16 kernels, which want 16 bytes: patches
+ * and w get zeros behind their rows, which they are then multiplied with. */
+static Pieces fwd_pieces_of(const hn_conv2d_args *a)
+{
+    Pieces p = pieces_of(&a->shape, a->replicas, a->dtype, false);
+    if (a->dtype == HN_BF16 && p.ld > p.taps &&
+        hn_conv2d_patches_are_padded(&a->shape, a->ld_x, a->dtype))
+        p.padded_w = a->shape.out * p.ld;
+    return p;
+}
+
+static size_t padded_w_bytes(const hn_conv2d_args *a, const Pieces &p)
+{
+    return ((size_t)p.padded_w * hn_dtype_size(a->dtype) + 255) / 256 * 256;
+}
 
 size_t hn_conv2d_fwd_cuda_scratch(const hn_conv2d_args *a)
 {
     if (hn_conv2d_depthwise_fits(&a->shape, a->replicas)) return 0;
-    const Pieces p = pieces_of(&a->shape, a->replicas, a->dtype, false);
+    const Pieces p = fwd_pieces_of(a);
     const int64_t product = is_apart(a) ? p.piece * hn_gemm_cuda_padded(a->shape.out, HN_F32) : 0;
-    return patch_bytes(p, &a->shape, a->dtype) + (size_t)product * sizeof(float);
+    return patch_bytes(p, &a->shape, a->dtype) + padded_w_bytes(a, p) +
+           (size_t)product * sizeof(float);
 }
 
 /* Rows first .. first + rows of y, all of replica `at`. */
@@ -200,17 +218,19 @@ static hn_status forward_piece(const hn_conv2d_args *a, const Pieces &p, int64_t
     const void *const bias =
         element(a->bias, p.replicas > 1 ? at * a->bias_stride : 0, a->bias_dtype);
     void *const y = element(a->y, first * a->ld_y, a->dtype);
+    hn_conv2d_patches k = patches_of(p, s, a->dtype, first, rows);
+    k.w = element(a->w, p.replicas > 1 ? at * a->w_stride : 0, a->dtype), k.ld_w = a->ld_w;
+    if (p.padded_w > 0) k.padded_w = scratch + patch_bytes(p, s, a->dtype);
     hn_gemm_cuda_args g = {};
-    HN_TRY(lay_out(p, s, a->dtype, a->x, a->ld_x, first, rows, scratch, &g.a, &g.ld_a, &g.a_stride,
-                   stream));
+    HN_TRY(lay_out(p, k, a->x, a->ld_x, scratch, &g.a, &g.ld_a, &g.a_stride, stream));
     g.batch = s->groups, g.m = rows, g.n = p.group_out, g.k = p.taps;
-    g.b = element(a->w, p.replicas > 1 ? at * a->w_stride : 0, a->dtype);
-    g.ld_b = a->ld_w, g.b_stride = p.group_out * a->ld_w, g.trans_b = true;
+    g.b = k.w, g.ld_b = a->ld_w, g.b_stride = p.group_out * a->ld_w, g.trans_b = true;
+    if (p.padded_w > 0) g.b = k.padded_w, g.k = g.ld_b = p.ld;
     g.c = y, g.ld_c = a->ld_y, g.c_dtype = a->dtype;
     g.c_stride = g.bias_stride = p.group_out;
     g.bias = bias, g.dtype = a->dtype, g.alpha = 1.0f;
     if (apart) {
-        g.c = scratch + patch_bytes(p, s, a->dtype), g.c_dtype = HN_F32;
+        g.c = scratch + patch_bytes(p, s, a->dtype) + padded_w_bytes(a, p), g.c_dtype = HN_F32;
         g.ld_c = hn_gemm_cuda_padded(s->out, HN_F32), g.bias = nullptr;
     }
     HN_TRY(hn_gemm_cuda_run(gemm, &g, stream));
@@ -230,7 +250,7 @@ hn_status hn_conv2d_fwd_cuda(const hn_conv2d_args *a, hn_gemm_cuda *gemm, void *
     HN_TRY(check_extent("conv2d", &a->shape));
     if (hn_conv2d_depthwise_fits(&a->shape, a->replicas)) return hn_conv2d_depthwise_fwd(a, stream);
     if (hn_conv2d_fwd_cuda_scratch(a) > 0) HN_TRY(hn_check_pointer("conv2d", "scratch", scratch));
-    const Pieces p = pieces_of(&a->shape, a->replicas, a->dtype, false);
+    const Pieces p = fwd_pieces_of(a);
     for (int64_t at = 0; at < p.replicas; at++)
         for (int64_t row = 0; row < p.rows; row += p.piece) {
             const int64_t rows = p.rows - row < p.piece ? p.rows - row : p.piece;
@@ -302,8 +322,8 @@ static hn_status dw_piece(const hn_conv2d_dw_args *a, const Pieces &p, int64_t a
 {
     const hn_conv2d_shape *const s = &a->shape;
     hn_gemm_cuda_args g = {};
-    HN_TRY(lay_out(p, s, a->dtype, a->x, a->ld_x, first, rows, scratch, &g.b, &g.ld_b, &g.b_stride,
-                   stream));
+    const hn_conv2d_patches k = patches_of(p, s, a->dtype, first, rows);
+    HN_TRY(lay_out(p, k, a->x, a->ld_x, scratch, &g.b, &g.ld_b, &g.b_stride, stream));
     g.batch = s->groups, g.m = p.group_out, g.n = p.taps, g.k = rows;
     g.a = element(a->dy, first * a->ld_dy, a->dtype), g.ld_a = a->ld_dy;
     g.a_stride = p.group_out, g.trans_a = true;

@@ -1,5 +1,8 @@
-/* Patches: a warp lays out one row, lanes side by side in it. Their gradients: a warp gathers what
- * all patches hold of a pixel, kernel row by kernel row, so that the order is fixed. */
+/* Patches: a warp lays out one row, lanes side by side in it. Where pixels are no multiple of 16
+ * bytes (stems: 1 or 3 channels) a thread makes 16 bytes of a row instead, of several taps, and
+ * then the same 16 bytes of other rows, so that it finds out only once where they come from. The
+ * gradients of patches: a warp gathers what all patches hold of a pixel, kernel row by kernel row,
+ * so that the order is fixed. */
 #include "kernels/conv/cuda_conv2d.h"
 #include "runtime/base/cuda_vec.h"
 
@@ -7,6 +10,11 @@ namespace {
 
 constexpr int kThreads = 256, kWarps = kThreads / 32;
 constexpr int64_t kMaxBlocks = 1ll << 16; /* blocks loop over what is left */
+constexpr int64_t kSpanBlocks = 132 * 8;  /* of an H200, so that threads have several rows */
+
+/* Values of 16 bytes. */
+template <class T>
+constexpr int kSpan = 16 / (int)sizeof(T);
 
 struct Window {
     int32_t h, w, out_h, out_w, in, group_in, kh, kw, stride, pad, dilation;
@@ -77,6 +85,61 @@ __global__ void __launch_bounds__(kThreads)
     }
 }
 
+/* Rows of w with zeros behind them. */
+template <class T>
+struct Weight {
+    const T *from;
+    T *to; /* nullptr: not wanted */
+    int64_t out, ld;
+};
+
+/* One group. A value lies `offset` behind the first tap of its row of patches, which may be outside
+ * the image as well as the value; columns behind the last tap are outside of all images. */
+template <class T>
+__global__ void __launch_bounds__(kThreads)
+    spans_kernel(const Window k, const T *__restrict__ x, int64_t ld_x, T *__restrict__ patches,
+                 int64_t first, int64_t rows, int64_t ld, hn_divisor by_spans, const Weight<T> w)
+{
+    const uint32_t spans = (uint32_t)ld / kSpan<T>, taps = (uint32_t)(k.kh * k.kw * k.in);
+    const uint32_t below = hn_divide(threadIdx.x, by_spans), height = kThreads / spans;
+    const uint32_t col = (threadIdx.x - below * spans) * kSpan<T>;
+    uint32_t down[kSpan<T>], across[kSpan<T>], offset[kSpan<T>];
+#pragma unroll
+    for (int u = 0; u < kSpan<T>; u++) {
+        const uint32_t tap = hn_divide(col + u, k.by_group_in), r = hn_divide(tap, k.by_kw);
+        const uint32_t i = r * (uint32_t)k.dilation;
+        const uint32_t j = (tap - r * (uint32_t)k.kw) * (uint32_t)k.dilation;
+        down[u] = col + u < taps ? i : 1u << 31; /* no row of any image */
+        across[u] = j;
+        offset[u] = (i * (uint32_t)k.w + j) * (uint32_t)ld_x + (col + u - tap * (uint32_t)k.in);
+    }
+    const int64_t step = (int64_t)gridDim.x * height;
+    for (int64_t row = (int64_t)blockIdx.x * height + below; below < height && row < rows;
+         row += step) {
+        const Pixel at =
+            pixel_of((uint32_t)(first + row), k.out_h, k.out_w, k.by_out_h, k.by_out_w);
+        const int32_t i0 = at.i * k.stride - k.pad, j0 = at.j * k.stride - k.pad;
+        const int64_t pixel = ((int64_t)at.image * k.h + i0) * k.w + j0;
+        alignas(16) T value[kSpan<T>];
+#pragma unroll
+        for (int u = 0; u < kSpan<T>; u++) {
+            const bool inside =
+                (uint32_t)i0 + down[u] < (uint32_t)k.h && (uint32_t)j0 + across[u] < (uint32_t)k.w;
+            value[u] = hn_round<T>(0.0f);
+            if (inside) value[u] = x[pixel * ld_x + (int64_t)offset[u]];
+        }
+        uint4 span;
+        memcpy(&span, value, sizeof span);
+        *reinterpret_cast<uint4 *>(patches + row * ld + col) = span;
+    }
+    if (w.to == nullptr) return;
+    for (int64_t at = (int64_t)blockIdx.x * kThreads + threadIdx.x; at < w.out * ld;
+         at += (int64_t)gridDim.x * kThreads) {
+        const int64_t o = at / ld, c = at - o * ld;
+        w.to[at] = c < taps ? w.from[o * w.ld + c] : hn_round<T>(0.0f);
+    }
+}
+
 /* The row or column of y that a kernel's row or column r reads pixel i for; -1: none. */
 __device__ __forceinline__ int32_t reader_of(int32_t i, int32_t r, const Window &k, int32_t out)
 {
@@ -130,6 +193,17 @@ void launch_patches(const hn_conv2d_patches *p, const T *x, int64_t ld_x, T *pat
 }
 
 template <class T>
+void launch_spans(const hn_conv2d_patches *p, const T *x, int64_t ld_x, T *patches,
+                  cudaStream_t stream)
+{
+    const int64_t spans = p->ld / kSpan<T>;
+    const Weight<T> w = {static_cast<const T *>(p->w), static_cast<T *>(p->padded_w), p->shape.out,
+                         p->ld_w};
+    spans_kernel<T><<<hn_grid(p->rows, kThreads / spans, kSpanBlocks), kThreads, 0, stream>>>(
+        window_of(p->shape), x, ld_x, patches, p->first, p->rows, p->ld, hn_divisor_of(spans), w);
+}
+
+template <class T>
 void launch_patches(const hn_conv2d_patches *p, const void *x, int64_t ld_x, void *patches,
                     cudaStream_t stream)
 {
@@ -138,7 +212,9 @@ void launch_patches(const hn_conv2d_patches *p, const void *x, int64_t ld_x, voi
         hn_vectors_fit(patches, p->ld, p->dtype) && p->group_stride * (int64_t)sizeof(T) % 16 == 0;
     const T *const from = static_cast<const T *>(x);
     T *const to = static_cast<T *>(patches);
-    if (packs)
+    if (hn_conv2d_patches_are_padded(&p->shape, ld_x, p->dtype))
+        launch_spans<T>(p, from, ld_x, to, stream);
+    else if (packs)
         launch_patches<T, HN_VEC>(p, from, ld_x, to, stream);
     else
         launch_patches<T, 1>(p, from, ld_x, to, stream);
@@ -157,6 +233,16 @@ void launch_sum(const hn_conv2d_patches *p, const float *patches, const void *ad
 }
 
 } // namespace
+
+/* A block has whole rows, and counts in 32 bits how far taps are apart. */
+bool hn_conv2d_patches_are_padded(const hn_conv2d_shape *s, int64_t ld_x, hn_dtype t)
+{
+    const int64_t ld = hn_gemm_cuda_padded(hn_conv2d_taps(s), t);
+    const int64_t down = s->dilation * (s->kh - 1), across = s->dilation * (s->kw - 1);
+    return s->groups == 1 && s->in % HN_VEC != 0 &&
+           ld * (int64_t)hn_dtype_size(t) / 16 <= kThreads &&
+           down * s->w + across < INT32_MAX / ld_x;
+}
 
 hn_status hn_conv2d_patches_of(const hn_conv2d_patches *p, const void *x, int64_t ld_x,
                                void *patches, hn_stream stream)

@@ -34,7 +34,14 @@ struct hn_conv2d_patches {
     int64_t first, rows;   /* pixels of y, of n out_h out_w */
     int64_t ld, group_stride;
     hn_dtype dtype; /* of x, add and dx */
+    /* w [out, taps] of the same dtype, and where its rows go too, ld apart with zeros behind the
+     * taps; NULL: nowhere. Only where patches have zeros there. */
+    const void *w;
+    void *padded_w;
+    int64_t ld_w;
 };
+/* Whether rows of patches have zeros between the taps and ld; else nothing is written there. */
+bool hn_conv2d_patches_are_padded(const hn_conv2d_shape *s, int64_t ld_x, hn_dtype t);
 /* patches = those of x, of the same dtype */
 hn_status hn_conv2d_patches_of(const hn_conv2d_patches *p, const void *x, int64_t ld_x,
                                void *patches, hn_stream stream);

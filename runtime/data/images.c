@@ -358,6 +358,7 @@ static hn_status make_colour(hn_image_set *s)
     hn_mapfile_close(&s->map);
     s->v.pixel = s->pixel = pixel;
     s->v.c = 3;
+    s->n_grey = s->v.count;
     return HN_OK;
 }
 

@@ -170,6 +170,7 @@ static hn_status settle(const listing *l, const hn_image_options *o, hn_image_se
         s->n_turned += p->orientation > 1;
         s->n_resized += o->image_size > 0 && (p->h != o->image_size || p->w != o->image_size);
     }
+    for (int64_t i = 0; i < l->files.n; i++) s->n_grey += s->v.c == 3 && l->info[i].c == 1;
     s->v.count = l->files.n;
     s->v.h = o->image_size ? o->image_size : first->h;
     s->v.w = o->image_size ? o->image_size : first->w;

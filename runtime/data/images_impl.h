@@ -22,7 +22,8 @@ struct hn_image_set {
     const char *kind;
     char digest[HN_SHA256_HEX];
     bool named; /* classes have names of their own, not only numbers */
-    int64_t n_skipped, n_alpha, n_deep, n_turned, n_resized; /* folders */
+    int64_t n_skipped, n_alpha, n_deep, n_turned, n_resized;
+    int64_t n_grey; /* that got three equal channels */
     char *first_skipped;
 };
 

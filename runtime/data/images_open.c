@@ -209,6 +209,7 @@ static hn_status cut(hn_image_set **train, double share, hn_image_set **eval)
     stays->n_deep = s->n_deep;
     stays->n_turned = s->n_turned;
     stays->n_resized = s->n_resized;
+    stays->n_grey = s->n_grey;
     stays->first_skipped = s->first_skipped;
     s->first_skipped = NULL;
     hn_image_set_free(s);

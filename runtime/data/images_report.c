@@ -110,6 +110,8 @@ void hn_image_set_report(const hn_image_set *s, const hn_log *log)
                 s->n_deep);
     if (s->n_turned > 0)
         hn_info(log, "  %" PRId64 " image(s) were turned as their EXIF data say", s->n_turned);
+    if (s->n_grey > 0)
+        hn_info(log, "  %" PRId64 " image(s) are grey: three equal channels", s->n_grey);
     if (s->n_resized > 0)
         hn_info(log, "  %" PRId64 " image(s) were resized and cropped to %" PRId64 " x %" PRId64,
                 s->n_resized, v->w, v->h);

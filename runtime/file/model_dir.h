@@ -58,6 +58,13 @@ HN_NODISCARD hn_status hn_model_dir_digest(const hn_model_dir *m, char hex[HN_SH
 HN_NODISCARD hn_status hn_model_dir_save(const hn_model_dir *src, const char *out_dir,
                                          const hn_st_entry *entries, int64_t n, const hn_log *log);
 
+/* The same with other configuration files: config and preprocessor, where they are not NULL, are
+ * written as config.json and preprocessor_config.json in place of src's. */
+HN_NODISCARD hn_status hn_model_dir_save_as(const hn_model_dir *src, const char *out_dir,
+                                            const json_t *config, const json_t *preprocessor,
+                                            const hn_st_entry *entries, int64_t n,
+                                            const hn_log *log);
+
 /* Bytes of the largest shard; 0 when the weights are one file. */
 uint64_t hn_model_dir_shard_bytes(const hn_model_dir *m);
 

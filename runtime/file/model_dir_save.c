@@ -200,8 +200,25 @@ static hn_status check_target(const char *out_dir)
                   : HN_FAIL(HN_ERR_IO, "%s is not empty: choose a new or empty folder", out_dir);
 }
 
+static hn_status write_json(const char *dir, const char *name, const json_t *value)
+{
+    if (value == NULL) return HN_OK;
+    char *path = hn_asprintf("%s/%s", dir, name);
+    if (path == NULL) return HN_FAIL(HN_ERR_MEMORY, "no memory to write %s", dir);
+    const hn_status st = hn_json_save(path, value, false);
+    hn_free(path);
+    return st;
+}
+
 hn_status hn_model_dir_save(const hn_model_dir *src, const char *out_dir,
                             const hn_st_entry *entries, int64_t n, const hn_log *log)
+{
+    return hn_model_dir_save_as(src, out_dir, NULL, NULL, entries, n, log);
+}
+
+hn_status hn_model_dir_save_as(const hn_model_dir *src, const char *out_dir, const json_t *config,
+                               const json_t *preprocessor, const hn_st_entry *entries, int64_t n,
+                               const hn_log *log)
 {
     hn_folder *folder = NULL;
     hn_status st;
@@ -210,6 +227,8 @@ hn_status hn_model_dir_save(const hn_model_dir *src, const char *out_dir,
     HN_TRY(hn_folder_begin(out_dir, &folder));
     const char *dir = hn_folder_temporary(folder);
     HN_TRY_GOTO(st, copy_folder(hn_model_dir_path(src), dir, 0, log), done);
+    HN_TRY_GOTO(st, write_json(dir, "config.json", config), done);
+    HN_TRY_GOTO(st, write_json(dir, "preprocessor_config.json", preprocessor), done);
     HN_TRY_GOTO(st, write_weights(src, dir, entries, n), done);
     st = hn_folder_commit(folder, false);
     folder = NULL;

@@ -26,7 +26,12 @@ void hn_peft_clear(hn_peft_adapter *a)
         hn_free(a->modules[i].a);
         hn_free(a->modules[i].b);
     }
+    for (int64_t i = 0; i < a->n_saved; i++) {
+        hn_free(a->saved[i].name);
+        hn_free(a->saved[i].value);
+    }
     hn_free(a->modules);
+    hn_free(a->saved);
     hn_peft_config_clear(&a->config);
     *a = (hn_peft_adapter){0};
 }
@@ -44,6 +49,13 @@ const hn_peft_module *hn_peft_find(const hn_peft_adapter *a, const char *module)
     return bsearch(&key, a->modules, (size_t)a->n, sizeof *a->modules, by_path);
 }
 
+const hn_peft_tensor *hn_peft_saved(const hn_peft_adapter *a, const char *name)
+{
+    for (int64_t i = 0; i < a->n_saved; i++)
+        if (strcmp(a->saved[i].name, name) == 0) return &a->saved[i];
+    return NULL;
+}
+
 /* ---- reading ---- */
 
 /* Length of the module path when the name is "<PREFIX><module><end>", else 0. */
@@ -54,17 +66,42 @@ static size_t module_length(const char *name, const char *end)
     return n - p - e;
 }
 
-static hn_status read_matrix(const hn_st_tensor *t, const char *where, int64_t dim[2], float **out)
+static hn_status read_values(const hn_st_tensor *t, const char *where, float **out)
 {
-    if (t->ndim != 2 || t->dim[0] < 1 || t->dim[1] < 1)
-        return HN_FAIL(HN_ERR_UNSUPPORTED, "%s: tensor '%.200s' is not a matrix (%d dimensions)",
-                       where, t->name, t->ndim);
     *out = hn_malloc((size_t)hn_st_elements(t) * sizeof(float));
     if (*out == NULL)
         return HN_FAIL(HN_ERR_MEMORY, "no memory for tensor '%.200s' of %s", t->name, where);
-    dim[0] = t->dim[0];
-    dim[1] = t->dim[1];
     return hn_st_convert(t, HN_F32, *out);
+}
+
+/* A matrix, or the kernel of a convolution as one: its first dimension, and all others. */
+static hn_status read_matrix(const hn_st_tensor *t, const char *where, int64_t dim[2], float **out)
+{
+    bool fits = t->ndim == 2 || t->ndim == HN_PEFT_DIMS;
+    for (int i = 0; fits && i < t->ndim; i++) fits = t->dim[i] >= 1;
+    if (!fits)
+        return HN_FAIL(HN_ERR_UNSUPPORTED,
+                       "%s: tensor '%.200s' is neither a matrix nor the kernel of a convolution "
+                       "(%d dimensions)",
+                       where, t->name, t->ndim);
+    dim[0] = t->dim[0];
+    dim[1] = hn_st_elements(t) / t->dim[0];
+    return read_values(t, where, out);
+}
+
+/* Both of a linear layer, or both of a convolution, whose B is one of 1 x 1. */
+static hn_status check_kinds(const hn_st_tensor *a, const hn_st_tensor *b, const char *where,
+                             hn_peft_module *m)
+{
+    const bool conv = a->ndim == HN_PEFT_DIMS;
+    if (a->ndim != b->ndim || (conv && (b->dim[2] != 1 || b->dim[3] != 1)))
+        return HN_FAIL(HN_ERR_SHAPE,
+                       "%s: module '%.200s': A has %d dimensions, B %d; those of a convolution's B "
+                       "end with 1, 1",
+                       where, m->module, a->ndim, b->ndim);
+    m->kh = conv ? a->dim[2] : 0;
+    m->kw = conv ? a->dim[3] : 0;
+    return HN_OK;
 }
 
 /* A and B of one module, given A; m owns what is allocated even after an error. */
@@ -89,6 +126,7 @@ static hn_status read_module(const hn_st_file *f, const hn_peft_config *c, const
     HN_TRY(hn_peft_rank(c, m->module, &r, &m->scale));
     HN_TRY(read_matrix(a, where, a_dim, &m->a));
     HN_TRY(read_matrix(b, where, b_dim, &m->b));
+    HN_TRY(check_kinds(a, b, where, m));
     if (a_dim[0] != r || b_dim[1] != r)
         return HN_FAIL(HN_ERR_SHAPE,
                        "%s: module '%.200s': A [%" PRId64 ", %" PRId64 "] and B [%" PRId64
@@ -100,6 +138,33 @@ static hn_status read_module(const hn_st_file *f, const hn_peft_config *c, const
     return HN_OK;
 }
 
+/* Whether a tensor belongs to a module that is saved whole. */
+static hn_status is_saved(const hn_peft_config *c, const hn_st_tensor *t, bool *out)
+{
+    const size_t weight = module_length(t->name, ".weight"), bias = module_length(t->name, ".bias");
+    const size_t n = weight ? weight : bias;
+    *out = false;
+    if (n == 0 || c->saved.n == 0) return HN_OK;
+    char *module = hn_strndup(t->name + sizeof PREFIX - 1, n);
+    if (module == NULL) return HN_FAIL(HN_ERR_MEMORY, "no memory for '%.200s'", t->name);
+    *out = hn_peft_saves(c, module);
+    hn_free(module);
+    return HN_OK;
+}
+
+/* to owns what is allocated even after an error. */
+static hn_status read_saved(const hn_st_tensor *t, const char *where, hn_peft_tensor *to)
+{
+    if (t->ndim < 1 || t->ndim > HN_PEFT_DIMS || hn_st_elements(t) < 1)
+        return HN_FAIL(HN_ERR_UNSUPPORTED, "%s: tensor '%.200s' has %d dimensions, 1 to %d", where,
+                       t->name, t->ndim, HN_PEFT_DIMS);
+    to->ndim = t->ndim;
+    for (int i = 0; i < t->ndim; i++) to->dim[i] = t->dim[i];
+    to->name = hn_strdup(t->name + sizeof PREFIX - 1);
+    if (to->name == NULL) return HN_FAIL(HN_ERR_MEMORY, "no memory to read %s", where);
+    return read_values(t, where, &to->value);
+}
+
 /* A tensor that is not the A or B of a module, or a B without its A. */
 static hn_status check_other(const hn_st_file *f, const hn_st_tensor *t)
 {
@@ -107,7 +172,7 @@ static hn_status check_other(const hn_st_file *f, const hn_st_tensor *t)
     if (n == 0)
         return HN_FAIL(HN_ERR_UNSUPPORTED,
                        "%s: tensor '%.200s' is not %s<module>%s or %s: only plain LoRA on linear "
-                       "layers is supported",
+                       "layers and convolutions is supported, and modules_to_save",
                        hn_st_where(f), t->name, PREFIX, END_A, END_B);
     char *a_name = hn_strdup(t->name);
     if (a_name == NULL) return HN_FAIL(HN_ERR_MEMORY, "no memory to read %s", hn_st_where(f));
@@ -130,13 +195,18 @@ static hn_status read_tensors(const char *path, hn_peft_adapter *a)
         goto done;
     }
     a->modules = hn_calloc((size_t)n, sizeof *a->modules);
-    if (a->modules == NULL) {
+    a->saved = hn_calloc((size_t)n, sizeof *a->saved);
+    if (a->modules == NULL || a->saved == NULL) {
         st = HN_FAIL(HN_ERR_MEMORY, "no memory for %" PRId64 " tensors of %s", n, path);
         goto done;
     }
     for (int64_t i = 0; i < n; i++) {
         const hn_st_tensor *t = hn_st_at(f, i);
-        if (module_length(t->name, END_A) > 0)
+        bool saved;
+        HN_TRY_GOTO(st, is_saved(&a->config, t, &saved), done);
+        if (saved)
+            st = read_saved(t, path, &a->saved[a->n_saved++]);
+        else if (module_length(t->name, END_A) > 0)
             st = read_module(f, &a->config, t, &a->modules[a->n++]);
         else
             st = check_other(f, t);
@@ -256,7 +326,8 @@ static json_t *config_json(const hn_peft_config *c)
     if (c->n_layers > 0) bad |= json_object_set_new(o, "layers_to_transform", layers(c));
     bad |= json_object_set_new(o, "lora_alpha", number(c->alpha));
     bad |= json_object_set_new(o, "lora_dropout", json_real(c->dropout));
-    bad |= json_object_set_new(o, "modules_to_save", json_null());
+    bad |= json_object_set_new(o, "modules_to_save",
+                               c->saved.n > 0 ? list_of(&c->saved) : json_null());
     bad |= json_object_set_new(o, "peft_type", json_string("LORA"));
     bad |= json_object_set_new(o, "r", json_integer(c->r));
     if (c->ranks.n > 0) bad |= json_object_set_new(o, "rank_pattern", pattern(&c->ranks));
@@ -269,12 +340,12 @@ static json_t *config_json(const hn_peft_config *c)
     return NULL;
 }
 
-static hn_status check_finite(const hn_peft_module *m, const float *v, int64_t n, const char *which)
+static hn_status check_finite(const char *module, const float *v, int64_t n, const char *which)
 {
     for (int64_t i = 0; i < n; i++)
         if (!isfinite(v[i]))
             return HN_FAIL(HN_ERR_NUMERIC, "module '%.200s': element %" PRId64 " of %s is %g",
-                           m->module, i, which, (double)v[i]);
+                           module, i, which, (double)v[i]);
     return HN_OK;
 }
 
@@ -296,8 +367,15 @@ static hn_status check_module(const hn_peft_config *c, const hn_peft_module *m)
                        "module '%.200s': rank %" PRId64 ", scale %.17g; its config says %" PRId64
                        ", %.17g",
                        m->module, m->r, m->scale, r, scale);
-    HN_TRY(check_finite(m, m->a, m->r * m->in, "A"));
-    return check_finite(m, m->b, m->out * m->r, "B");
+    HN_TRY(check_finite(m->module, m->a, m->r * m->in, "A"));
+    return check_finite(m->module, m->b, m->out * m->r, "B");
+}
+
+static hn_status check_saved(const hn_peft_tensor *t)
+{
+    int64_t n = 1;
+    for (int i = 0; i < t->ndim; i++) n *= t->dim[i];
+    return check_finite(t->name, t->value, n, "it");
 }
 
 /* Data in the type of the file: v itself, or a copy that *copy owns. */
@@ -317,7 +395,7 @@ typedef struct {
     hn_st_entry *entries;
     char **names;
     hn_bf16 **copies;
-    int64_t n; /* two a module */
+    int64_t n; /* two a module, then what is saved whole */
 } tensor_list;
 
 static void tensor_list_free(tensor_list *l)
@@ -337,18 +415,36 @@ static hn_status add_tensor(tensor_list *l, int64_t i, const hn_peft_module *m, 
     l->names[i] = hn_asprintf("%s%s%s", PREFIX, m->module, is_a ? END_A : END_B);
     if (l->names[i] == NULL) return HN_FAIL(HN_ERR_MEMORY, "no memory to write '%s'", m->module);
     hn_st_entry *e = &l->entries[i];
-    *e = (hn_st_entry){.name = l->names[i], .dtype = hn_st_dtype_of(dtype), .ndim = 2};
+    const bool conv = m->kh > 0;
+    *e = (hn_st_entry){
+        .name = l->names[i], .dtype = hn_st_dtype_of(dtype), .ndim = conv ? HN_PEFT_DIMS : 2};
     e->dim[0] = is_a ? m->r : m->out;
     e->dim[1] = is_a ? m->in : m->r;
-    return in_dtype(is_a ? m->a : m->b, e->dim[0] * e->dim[1], dtype, &l->copies[i], &e->data);
+    if (conv && is_a) e->dim[1] /= m->kh * m->kw;
+    if (conv) e->dim[2] = is_a ? m->kh : 1;
+    if (conv) e->dim[3] = is_a ? m->kw : 1;
+    return in_dtype(is_a ? m->a : m->b, is_a ? m->r * m->in : m->out * m->r, dtype, &l->copies[i],
+                    &e->data);
+}
+
+static hn_status add_saved(tensor_list *l, int64_t i, const hn_peft_tensor *t, hn_dtype dtype)
+{
+    int64_t n = 1;
+    l->names[i] = hn_asprintf("%s%s", PREFIX, t->name);
+    if (l->names[i] == NULL) return HN_FAIL(HN_ERR_MEMORY, "no memory to write '%s'", t->name);
+    hn_st_entry *e = &l->entries[i];
+    *e = (hn_st_entry){.name = l->names[i], .dtype = hn_st_dtype_of(dtype), .ndim = t->ndim};
+    for (int k = 0; k < t->ndim; k++) n *= e->dim[k] = t->dim[k];
+    return in_dtype(t->value, n, dtype, &l->copies[i], &e->data);
 }
 
 static hn_status write_tensors(const char *path, const hn_peft_adapter *a, hn_dtype dtype)
 {
     static const char *const pt[][2] = {{"format", "pt"}};
     hn_status st = HN_OK;
-    const size_t n = 2 * (size_t)a->n;
-    tensor_list l = {.n = 2 * a->n};
+    const int64_t pairs = 2 * a->n;
+    tensor_list l = {.n = pairs + a->n_saved};
+    const size_t n = (size_t)l.n;
     l.entries = hn_calloc(n, sizeof *l.entries);
     l.names = hn_calloc(n, sizeof *l.names);
     l.copies = hn_calloc(n, sizeof *l.copies);
@@ -356,8 +452,10 @@ static hn_status write_tensors(const char *path, const hn_peft_adapter *a, hn_dt
         st = HN_FAIL(HN_ERR_MEMORY, "no memory to write %s", path);
         goto done;
     }
-    for (int64_t i = 0; i < l.n; i++)
+    for (int64_t i = 0; i < pairs; i++)
         HN_TRY_GOTO(st, add_tensor(&l, i, &a->modules[i / 2], i % 2 == 0, dtype), done);
+    for (int64_t i = pairs; i < l.n; i++)
+        HN_TRY_GOTO(st, add_saved(&l, i, &a->saved[i - pairs], dtype), done);
     st = hn_st_save(path, l.entries, l.n, pt, 1, NULL, NULL);
 
 done:
@@ -420,6 +518,7 @@ hn_status hn_peft_save(const char *dir, const hn_peft_adapter *a, hn_dtype dtype
                        hn_dtype_name(dtype));
     if (a->n == 0) return HN_FAIL(HN_ERR_ARG, "%s: an adapter without modules", dir);
     for (int64_t i = 0; i < a->n; i++) HN_TRY(check_module(&a->config, &a->modules[i]));
+    for (int64_t i = 0; i < a->n_saved; i++) HN_TRY(check_saved(&a->saved[i]));
     hn_folder *folder = NULL;
     HN_TRY(hn_folder_begin(dir, &folder));
     hn_status st;

@@ -3,12 +3,14 @@
  *   y = W x + scale * B (A (dropout(x)))      scale = alpha / r, or alpha / sqrt(r) with rslora
  *
  * Folder     adapter_config.json and adapter_model.safetensors with the tensors
- *            base_model.model.<module>.lora_A.weight [r, in] and .lora_B.weight [out, r].
+ *            base_model.model.<module>.lora_A.weight [r, in] and .lora_B.weight [out, r]; those of
+ *            a convolution are [r, in, kh, kw] and [out, r, 1, 1]. A module of modules_to_save is
+ *            there whole: base_model.model.<module>.weight and .bias.
  * Honoured   r, lora_alpha, lora_dropout, use_rslora, target_modules (list of suffixes or one
  *            regular expression), exclude_modules, layers_to_transform, layers_pattern,
- *            rank_pattern, alpha_pattern, fan_in_fan_out.
+ *            rank_pattern, alpha_pattern, fan_in_fan_out, modules_to_save.
  * Refused    by a line that names the key: everything else that would change the result (DoRA,
- *            bias, modules_to_save, replicated layers, PiSSA-like initialisation, ...) and every
+ *            bias, replicated layers, PiSSA-like initialisation, ...) and every
  *            key that is not known and is set to something.
  * Matching   as PEFT does it: exclusions first; a string must match the whole module path; a list
  *            entry matches a path that equals it or ends with "." and it; with
@@ -64,6 +66,7 @@ typedef struct {
     int64_t n_layers;
     hn_names layers_pattern;
     hn_peft_pattern ranks, alphas;
+    hn_names saved; /* modules_to_save: trained and written whole; matched as the list of targets */
 } hn_peft_config;
 
 /* Reads adapter_config.json from memory; `where` names it in errors. */
@@ -80,25 +83,42 @@ HN_NODISCARD hn_status hn_peft_matches(const hn_peft_config *c, const char *modu
 HN_NODISCARD hn_status hn_peft_rank(const hn_peft_config *c, const char *module, int64_t *r,
                                     double *scale);
 
+/* Is the module one of modules_to_save? */
+bool hn_peft_saves(const hn_peft_config *c, const char *module);
+
 typedef struct {
-    char *module; /* path without "base_model.model." */
-    int64_t r, in, out;
-    float *a; /* [r, in] */
-    float *b; /* [out, r] */
+    char *module;       /* path without "base_model.model." */
+    int64_t r, in, out; /* of a convolution: in = kh kw channels */
+    int64_t kh, kw;     /* 0: a linear layer */
+    float *a;           /* [r, in] */
+    float *b;           /* [out, r] */
     double scale;
 } hn_peft_module;
+
+enum { HN_PEFT_DIMS = 4 };
+
+/* Of a module that is saved whole. */
+typedef struct {
+    char *name; /* "fc.weight": path without "base_model.model." */
+    int ndim;
+    int64_t dim[HN_PEFT_DIMS];
+    float *value;
+} hn_peft_tensor;
 
 typedef struct {
     hn_peft_config config;
     hn_peft_module *modules; /* in byte order of the path */
     int64_t n;
+    hn_peft_tensor *saved; /* in byte order of the name */
+    int64_t n_saved;
 } hn_peft_adapter;
 
 /* Reads a folder. Every tensor must belong to a module that the config matches, in pairs, with
- * that module's rank: PEFT would leave the others out without a word. */
+ * that module's rank, or to one that it saves: PEFT would leave the others out without a word. */
 HN_NODISCARD hn_status hn_peft_load(const char *dir, hn_peft_adapter *out);
 void hn_peft_clear(hn_peft_adapter *a); /* leaves it zeroed */
 const hn_peft_module *hn_peft_find(const hn_peft_adapter *a, const char *module);
+const hn_peft_tensor *hn_peft_saved(const hn_peft_adapter *a, const char *name);
 
 /* Writes the smallest correct folder, atomically. An older adapter at `dir` is replaced and its
  * README.md kept; a folder with any other content is refused (HN_ERR_IO).

@@ -51,6 +51,7 @@ void hn_peft_config_clear(hn_peft_config *c)
     hn_names_clear(&c->layers_pattern);
     pattern_clear(&c->ranks);
     pattern_clear(&c->alphas);
+    hn_names_clear(&c->saved);
     *c = (hn_peft_config){0};
 }
 
@@ -72,7 +73,7 @@ static const struct { const char *key; key_rule rule; } known_keys[] = {
     {"auto_mapping", NEUTRAL}, {"peft_version", NEUTRAL}, {"inference_mode", NEUTRAL},
     {"megatron_core", NEUTRAL}, {"qalora_group_size", NEUTRAL} /* read only with use_qalora */,
     {"runtime_config", NEUTRAL}, {"eva_config", NEUTRAL} /* initial A only */,
-    {"modules_to_save", REFUSED}, {"layer_replication", REFUSED}, {"lora_bias", REFUSED},
+    {"modules_to_save", READ}, {"layer_replication", REFUSED}, {"lora_bias", REFUSED},
     {"use_dora", REFUSED}, {"use_qalora", REFUSED}, {"use_bdlora", REFUSED},
     {"target_parameters", REFUSED}, {"trainable_token_indices", REFUSED},
     {"loftq_config", REFUSED}, {"corda_config", REFUSED}, {"lora_ga_config", REFUSED},
@@ -184,6 +185,14 @@ static hn_status read_targets(const json_t *o, const char *where, hn_peft_config
     return HN_OK;
 }
 
+static hn_status read_saved(const json_t *o, const char *where, hn_peft_config *c)
+{
+    const json_t *v = json_object_get(o, "modules_to_save");
+    if (v == NULL || json_is_array(v) || is_off(v))
+        return read_names(o, "modules_to_save", where, &c->saved);
+    return HN_FAIL(HN_ERR_FORMAT, "%s: key 'modules_to_save' is not a list of names", where);
+}
+
 static hn_status read_layers(const json_t *o, const char *where, hn_peft_config *c)
 {
     const json_t *v = json_object_get(o, "layers_to_transform");
@@ -278,6 +287,7 @@ static hn_status read_config(json_t *o, const char *where, hn_peft_config *c)
     HN_TRY(copy_text(o, "revision", where, &c->revision));
     HN_TRY(copy_text(o, "task_type", where, &c->task_type));
     HN_TRY(read_targets(o, where, c));
+    HN_TRY(read_saved(o, where, c));
     HN_TRY(read_layers(o, where, c));
     HN_TRY(read_pattern(o, "rank_pattern", where, true, &c->ranks));
     return read_pattern(o, "alpha_pattern", where, false, &c->alphas);
@@ -317,6 +327,14 @@ static hn_status selects(const hn_peft_selector *s, const char *module, const ch
     for (int64_t i = 0; i < s->list.n && !*whole; i++)
         if (equals_or_ends_with(module, s->list.items[i], whole)) *out = true;
     return HN_OK;
+}
+
+bool hn_peft_saves(const hn_peft_config *c, const char *module)
+{
+    bool whole = false, found = false;
+    for (int64_t i = 0; i < c->saved.n && !found; i++)
+        found = equals_or_ends_with(module, c->saved.items[i], &whole);
+    return found;
 }
 
 /* The first segment of digits that has two segments before it and one behind; -1: none. */

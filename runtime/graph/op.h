@@ -90,8 +90,8 @@ typedef struct {
     /* The same for `count` nodes with this operation, none of which needs another; NULL: one by
      * one. They have no scratch. */
     hn_status (*run_many_cuda)(hn_node *const *n, int64_t count, hn_exec *x);
-    /* Whether memory, not arithmetic, bounds the node, so that it is worth running beside others
-     * on a GPU (streams.c); NULL: never. */
+    /* Whether the node is worth running beside others on a GPU (streams.c): nobody waits for what
+     * it makes, and it leaves others room, as memory and not arithmetic bounds it; NULL: never. */
     bool (*beside)(const hn_node *n);
 
     /* For the generic tests. fill writes sensible values for input k (ids, offsets, labels,

@@ -1,8 +1,9 @@
 /* What runs beside, and what runs at once.
  *
- * A side node is one that memory bounds (hn_op_def.beside) and whose results nobody reads for a
- * while: the gradients of adapters. It goes to the device's side stream as soon as its operands are
- * there, and the main stream goes on; at `join` the main stream waits for it:
+ * A side node is one that leaves others room (hn_op_def.beside) and whose results nobody reads for
+ * a while: the gradients of adapters, of filters over few images. It goes to the device's side
+ * stream as soon as its operands are there, and the main stream goes on; at `join` the main stream
+ * waits for it:
  *
  *   main   swiglu_bwd | lowrank_dx ......... | add_rmsnorm_bwd ^ lowrank_dx ... | attention_bwd
  *   side              fork: dA, dB, dB ........................^

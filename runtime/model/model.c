@@ -66,6 +66,20 @@ static hn_status read_config(hn_model *m, const char *where, const hn_log *log)
                   : hn_decoder_read(m->config_json, generation, where, log, &m->decoder);
 }
 
+/* How Hugging Face's image processor makes pixels: a file beside the configuration. */
+static hn_status read_preprocessor(hn_model *m)
+{
+    json_t *j = NULL;
+    char *path = hn_asprintf("%s/preprocessor_config.json", m->path);
+    if (path == NULL) return HN_FAIL(HN_ERR_MEMORY, "no memory for the path %s", m->path);
+    struct stat info;
+    hn_status st = stat(path, &info) == 0 ? hn_json_load(path, &j) : HN_OK;
+    if (st == HN_OK && j != NULL) st = hn_vision_preprocessor_read(j, path, &m->vision);
+    json_decref(j);
+    hn_free(path);
+    return st;
+}
+
 /* A name has neither a slash nor the end of a file; a file or folder of that name comes first. */
 static bool is_name(const char *path)
 {
@@ -101,7 +115,8 @@ static hn_status open_config(hn_model *m, const hn_model_options *o, const hn_lo
     HN_TRY(hn_model_dir_open(m->path, log, &m->dir));
     m->whole = true;
     m->config_json = (json_t *)(size_t)hn_model_dir_config(m->dir);
-    return read_config(m, hn_model_dir_config_path(m->dir), log);
+    HN_TRY(read_config(m, hn_model_dir_config_path(m->dir), log));
+    return m->kind == HN_MODEL_CLASSIFIER ? read_preprocessor(m) : HN_OK;
 }
 
 /* GPT-2 without its head's class has names that begin with "h.0.". */
@@ -157,6 +172,20 @@ const char *hn_model_head(const hn_model *m, char *name, size_t size)
     if (m->vision.classes == 0) return NULL;
     snprintf(name, size, "%s.weight", hn_vision_head(&m->vision));
     return name;
+}
+
+/* Hugging Face's id2label, where it is not filled with its default, or timm's label_names. */
+const char *hn_model_class(const hn_model *m, int64_t i)
+{
+    char key[32], empty[48];
+    snprintf(key, sizeof key, "%" PRId64, i);
+    snprintf(empty, sizeof empty, "LABEL_%" PRId64, i);
+    if (m->kind != HN_MODEL_CLASSIFIER || m->fresh_head) return NULL;
+    const json_t *names = json_object_get(m->config_json, "label_names");
+    const char *name = json_string_value(
+        json_is_array(names) ? json_array_get(names, (size_t)i)
+                             : json_object_get(json_object_get(m->config_json, "id2label"), key));
+    return name != NULL && strcmp(name, empty) != 0 ? name : NULL;
 }
 
 int64_t hn_model_layers(const hn_model *m)

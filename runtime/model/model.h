@@ -54,8 +54,20 @@ HN_NODISCARD hn_status hn_model_override(hn_model *m, const hn_vision_override *
 
 /* Every parameter, in file order. */
 HN_NODISCARD hn_status hn_model_declare(const hn_model *m, hn_params *p);
+enum { HN_MODEL_HEAD = 64 }; /* bytes for the name of a classifier's head */
 /* Name of the head's weight; NULL: a classifier without one. */
 const char *hn_model_head(const hn_model *m, char *name, size_t size);
+/* What the configuration calls a class; NULL: it does not say. */
+const char *hn_model_class(const hn_model *m, int64_t i);
+/* config.json of a classifier as it is now: with the sizes and classes of the session, whatever the
+ * file says. names [n]: what the classes are called; n 0: as in the file where its head is the one
+ * in use, else by number. *out is new.
+ * Errors   HN_ERR_ARG: a decoder; HN_ERR_MEMORY (also a name that is not UTF-8) */
+HN_NODISCARD hn_status hn_model_config(const hn_model *m, int64_t n, char *const *names,
+                                       json_t **out);
+/* The same for preprocessor_config.json, where Hugging Face's names want one: *out NULL without.
+ * old: what is there, or NULL */
+HN_NODISCARD hn_status hn_model_preprocessor(const hn_model *m, const json_t *old, json_t **out);
 /* Layers that can run again in backward. */
 int64_t hn_model_layers(const hn_model *m);
 

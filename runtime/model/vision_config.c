@@ -259,6 +259,7 @@ static const char *const known_keys[] = {"architectures",
                                          "out_indices",
                                          "stage_names",
                                          "num_classes",
+                                         "label_names",
                                          "num_features",
                                          "global_pool",
                                          "pretrained_cfg",
@@ -507,8 +508,7 @@ hn_status hn_vision_config_override(hn_vision_config *c, const hn_vision_overrid
     return HN_OK;
 }
 
-/* As many digits as a float needs to come back. */
-static json_t *pixel_values(const float *v, int64_t n)
+json_t *hn_vision_pixels_json(const float *v, int64_t n)
 {
     json_t *list = json_array();
     for (int64_t i = 0; i < n; i++) {
@@ -526,5 +526,6 @@ json_t *hn_vision_config_json(const hn_vision_config *c)
                      "num_classes", (json_int_t)c->classes, "global_pool",
                      c->family == HN_VISION_VIT ? "token" : "avg", "pretrained_cfg", "input_size",
                      (json_int_t)c->channels, side, side, "mean",
-                     pixel_values(c->mean, c->channels), "std", pixel_values(c->std, c->channels));
+                     hn_vision_pixels_json(c->mean, c->channels), "std",
+                     hn_vision_pixels_json(c->std, c->channels));
 }

@@ -95,12 +95,20 @@ HN_NODISCARD hn_status hn_vision_config_named(const char *name, const hn_vision_
 HN_NODISCARD hn_status hn_vision_config_read(const json_t *config, const char *where,
                                              const hn_log *log, const hn_vision_override *override,
                                              hn_vision_config *out);
+/* What preprocessor_config.json of Hugging Face says about pixels: image_mean and image_std, and
+ * the size where config.json has none. Images are resized as hn_image_resize_crop says, whatever
+ * its resampling and crop_pct are. Errors: HN_ERR_UNSUPPORTED: what would change the pixels' values
+ * otherwise, by name; HN_ERR_FORMAT */
+HN_NODISCARD hn_status hn_vision_preprocessor_read(const json_t *j, const char *where,
+                                                   hn_vision_config *c);
 /* Other sizes than before; where: for the text. */
 HN_NODISCARD hn_status hn_vision_config_override(hn_vision_config *c, const hn_vision_override *o,
                                                  const char *where);
 /* Of an architecture by name: a config.json that hn_vision_config_read takes for the same, with
  * timm's keys. NULL: no memory. */
 json_t *hn_vision_config_json(const hn_vision_config *c);
+/* mean or std as a list, with as many digits as a float needs to come back. NULL: no memory. */
+json_t *hn_vision_pixels_json(const float *v, int64_t n);
 /* Whether the sizes fit together; for configurations made by hand. `where` is for the text. */
 HN_NODISCARD hn_status hn_vision_config_check(const hn_vision_config *c, const char *where);
 

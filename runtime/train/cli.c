@@ -21,22 +21,25 @@ typedef struct {
 } verb;
 
 enum {
-    TRAIN_GROUPS = HN_GROUP_MODEL | HN_GROUP_DATA | HN_GROUP_BATCH | HN_GROUP_METHOD |
-                   HN_GROUP_TRAIN | HN_GROUP_MACHINE,
+    TRAIN_GROUPS = HN_GROUP_MODEL | HN_GROUP_DATA | HN_GROUP_BATCH | HN_GROUP_IMAGE |
+                   HN_GROUP_IMAGE_TRAIN | HN_GROUP_METHOD | HN_GROUP_TRAIN | HN_GROUP_MACHINE,
+    PLAN_GROUPS = (TRAIN_GROUPS & ~HN_GROUP_DATA) | HN_GROUP_CLASSES,
 };
 
 static const verb verbs[] = {
     {"train", "train on data; writes checkpoints, metrics and the result", TRAIN_GROUPS, NULL},
-    {"check", "data, template, one row token by token, memory plan; trains nothing", TRAIN_GROUPS,
-     hn_verb_check},
-    {"plan", "the memory that training takes", TRAIN_GROUPS & ~(unsigned)HN_GROUP_DATA,
-     hn_verb_plan},
+    {"check", "data, one row token by token or the first images, memory plan; trains nothing",
+     TRAIN_GROUPS, hn_verb_check},
+    {"plan", "the memory that training takes", PLAN_GROUPS, hn_verb_plan},
     {"tune", "find the fastest matrix products on this GPU, for the train that follows",
-     TRAIN_GROUPS & ~(unsigned)HN_GROUP_DATA, hn_verb_tune},
+     PLAN_GROUPS, hn_verb_tune},
     {"eval", "held-out loss of a model, with or without an adapter",
-     HN_GROUP_MODEL | HN_GROUP_DATA | HN_GROUP_BATCH | HN_GROUP_MACHINE, hn_verb_eval},
+     HN_GROUP_MODEL | HN_GROUP_DATA | HN_GROUP_BATCH | HN_GROUP_IMAGE | HN_GROUP_MACHINE,
+     hn_verb_eval},
     {"generate", "continue a text", HN_GROUP_MODEL | HN_GROUP_GENERATE | HN_GROUP_MACHINE,
      hn_verb_generate},
+    {"predict", "classes of images",
+     HN_GROUP_MODEL | HN_GROUP_PREDICT | HN_GROUP_IMAGE | HN_GROUP_MACHINE, hn_verb_predict},
     {"export", "write a checkpoint as a PEFT adapter or a merged model; options of its run apply",
      TRAIN_GROUPS | HN_GROUP_EXPORT, hn_verb_export},
     {"info", "what a folder or file is", HN_GROUP_INFO, hn_verb_info},
@@ -114,35 +117,6 @@ static hn_status with_run_options(int *argc, char *const *argv, char ***list)
     return HN_OK;
 }
 
-/* The options that reproduce the run; those that a loaded adapter decides are left out, as giving
- * them beside --adapter is an error. */
-static hn_status record_options(const hn_session *s, const hn_option_table *table, char **yaml)
-{
-    const bool loaded = s->run->adapter[0] != '\0';
-    hn_option *row = hn_malloc(table->n * sizeof *row);
-    size_t n = 0;
-    if (row == NULL) return HN_FAIL(HN_ERR_MEMORY, "table of %zu options", table->n);
-    for (size_t i = 0; i < table->n; i++) {
-        bool decided = false;
-        const char *const *o = loaded ? s->method->adapter_options : NULL;
-        for (; o != NULL && *o != NULL && table->row[i].name != NULL && !decided; o++)
-            decided = strcmp(table->row[i].name, *o) == 0;
-        if (!decided) row[n++] = table->row[i];
-    }
-    const hn_status st = hn_options_yaml(row, n, s->config, yaml);
-    hn_free(row);
-    return st;
-}
-
-static hn_status run_train(hn_session *s, const hn_option_table *table)
-{
-    char *yaml = NULL;
-    HN_TRY(record_options(s, table, &yaml));
-    const hn_status st = hn_train(s, yaml, stdout);
-    hn_free(yaml);
-    return st;
-}
-
 /* Parses the options of a verb and runs it. */
 static hn_status run_verb(const hn_method *m, const verb *v, int argc, char *const *argv)
 {
@@ -164,7 +138,7 @@ static hn_status run_verb(const hn_method *m, const verb *v, int argc, char *con
     }
     session = (hn_session){
         .method = m, .config = config, .run = config, .given = store, .log = {.line = print_log}};
-    st = v->run ? v->run(&session, stdout) : run_train(&session, &table);
+    st = v->run ? v->run(&session, stdout) : hn_train(&session, &table, stdout);
     if (st == HN_OK && (fflush(stdout) != 0 || ferror(stdout)))
         st = HN_FAIL(HN_ERR_IO, "writing to standard output");
 

@@ -7,9 +7,9 @@
 extern "C" {
 #endif
 
-/* Runs a verb: train, check, plan, eval, generate, export, info. Results go to standard output,
- * what the work has to say to standard error. Returns the exit code: 0 done, 2 bad usage or input,
- * 1 a failure while running. */
+/* Runs a verb: train, check, plan, tune, eval, generate, predict, export, info. Results go to
+ * standard output, what the work has to say to standard error. Returns the exit code: 0 done, 2 bad
+ * usage or input, 1 a failure while running. */
 int hn_trainer_main(const hn_method *m, int argc, char **argv);
 
 /* First thing in a program that uses OpenMP: starts it once more with waiting threads that do not

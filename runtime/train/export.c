@@ -7,39 +7,18 @@
 
 #include "runtime/base/alloc.h"
 #include "runtime/base/json.h"
-#include "runtime/base/rng.h"
 #include "runtime/file/folder.h"
-#include "runtime/graph/tensor.h"
 #include "runtime/train/companions.h"
 #include "runtime/train/lora_hook.h"
-
-/* Logits of the probe tokens, dense [rows, vocab] in fp32; the caller frees them. */
-static hn_status probe(hn_session *s, float **out)
-{
-    int32_t tokens[HN_EXPORT_PROBE_ROWS];
-    const int64_t vocab = s->model.decoder.vocab, rows = HN_EXPORT_PROBE_ROWS;
-    const hn_rng r = hn_rng_make(1, 0, hn_hash_name("export probe"));
-    for (int i = 0; i < HN_EXPORT_PROBE_ROWS; i++)
-        tokens[i] = (int32_t)hn_rng_below(r, 0, (uint32_t)i, (uint64_t)vocab);
-    const hn_tensor *t;
-    HN_TRY(hn_decoder_logits(&s->job, s->engine, tokens, rows, &t));
-    float *v = hn_malloc((size_t)(rows * vocab) * sizeof *v);
-    if (v == NULL) return HN_FAIL(HN_ERR_MEMORY, "%" PRId64 " logits to compare", rows * vocab);
-    const hn_status st = hn_tensor_get(t, v);
-    if (st != HN_OK)
-        hn_free(v);
-    else
-        *out = v;
-    return st;
-}
 
 /* Relative distance of the logits now from those before. */
 static hn_status compare(hn_session *s, const float *before, const char *dir, double limit)
 {
     float *after = NULL;
-    HN_TRY(probe(s, &after));
+    int64_t n = 0;
+    HN_TRY(hn_session_probe(s, &after, &n));
     double err = 0, ref = 0;
-    for (int64_t i = 0; i < HN_EXPORT_PROBE_ROWS * s->model.decoder.vocab; i++) {
+    for (int64_t i = 0; i < n; i++) {
         const double d = (double)after[i] - (double)before[i];
         err += d * d;
         ref += (double)before[i] * (double)before[i];
@@ -54,12 +33,13 @@ static hn_status compare(hn_session *s, const float *before, const char *dir, do
     return HN_OK;
 }
 
-static hn_status clear_adapter(const hn_params *p)
+/* Nothing of what is read back may be there already. saved: what is trained whole, too. */
+static hn_status clear_adapter(const hn_params *p, bool saved)
 {
     hn_status st = HN_OK;
     for (int64_t i = 0; st == HN_OK && i < hn_params_count(p); i++) {
         const hn_param *q = hn_params_at(p, i);
-        if (!q->adapter) continue;
+        if (!q->adapter && !(saved && q->trained)) continue;
         float *zeros = hn_calloc((size_t)hn_param_values(q), sizeof *zeros);
         st = zeros ? hn_param_set(q, zeros) : HN_FAIL(HN_ERR_MEMORY, "zeros for %s", q->name);
         hn_free(zeros);
@@ -72,14 +52,15 @@ hn_status hn_export_peft(hn_session *s, const char *dir)
     const hn_params *p = hn_engine_params(s->engine);
     hn_peft_adapter written = {0}, back = {0};
     float *before = NULL;
+    int64_t n_before;
     hn_status st = HN_OK;
     if (s->peft == NULL)
         return HN_FAIL(HN_ERR_ARG, "%s: the run has no low-rank adapter; export --kind merged",
                        dir);
     HN_TRY_GOTO(st, hn_lora_get(p, s->peft, &written), done);
-    HN_TRY_GOTO(st, probe(s, &before), done);
+    HN_TRY_GOTO(st, hn_session_probe(s, &before, &n_before), done);
     HN_TRY_GOTO(st, hn_peft_save(dir, &written, HN_F32), done);
-    HN_TRY_GOTO(st, clear_adapter(p), done);
+    HN_TRY_GOTO(st, clear_adapter(p, true), done);
     HN_TRY_GOTO(st, hn_peft_load(dir, &back), done);
     for (int64_t i = 0; i < back.n; i++)
         if (back.modules[i].scale != written.modules[i].scale) {
@@ -111,11 +92,12 @@ static void weights_free(weights *w)
     hn_free(w->entry);
 }
 
-/* W + scale B A in fp32, ranks in ascending order; `dense` [out, in] holds W and gets the result.
- */
+/* W + scale B A in fp32, ranks in ascending order; `dense`, as the file has it, holds W [out, in]
+ * or its transpose and gets the result. The columns of A are ordered as those of W. */
 static hn_status add_lowrank(const hn_linear_layer *l, float *dense)
 {
-    const int64_t r = l->lowrank.rank;
+    const bool transposed = l->weight->order == HN_ORDER_TRANSPOSED;
+    const int64_t r = l->lowrank.rank, step = transposed ? l->out : 1;
     float *a = hn_malloc((size_t)(r * l->in) * sizeof *a);
     float *b = hn_malloc((size_t)(l->out * r) * sizeof *b);
     hn_status st = HN_OK;
@@ -128,7 +110,8 @@ static hn_status add_lowrank(const hn_linear_layer *l, float *dense)
     for (int64_t i = 0; i < l->out; i++)
         for (int64_t k = 0; k < r; k++) {
             const float f = l->lowrank.scale * b[i * r + k];
-            for (int64_t j = 0; j < l->in; j++) dense[i * l->in + j] += f * a[k * l->in + j];
+            float *row = transposed ? dense + i : dense + i * l->in;
+            for (int64_t j = 0; j < l->in; j++) row[j * step] += f * a[k * l->in + j];
         }
 
 done:
@@ -173,7 +156,8 @@ static hn_status add_weight(hn_session *s, weights *w, const hn_param *q,
     hn_st_entry *e = &w->entry[w->n];
     *e = (hn_st_entry){.name = q->name, .ndim = q->file_ndim};
     for (int i = 0; i < q->file_ndim; i++) e->dim[i] = q->file_dim[i];
-    if (source != NULL && !merged && !q->trained) { /* unchanged: the source's own bytes */
+    if (source != NULL && !merged && !q->trained &&
+        !q->buffer) { /* unchanged: the source's own bytes */
         e->dtype = source->dtype;
         e->data = source->data;
         w->n++;
@@ -215,38 +199,100 @@ static hn_status collect(hn_session *s, weights *w)
     return HN_OK;
 }
 
-/* A model that began from a config.json: that file, the tokenizer's files and the weights. */
-static hn_status save_new_model(hn_session *s, const char *dir, const weights *w)
+/* Configuration files that are to be written anew; NULL: the old ones will do. */
+typedef struct {
+    json_t *config, *preprocessor;
+} settings;
+
+static void settings_free(settings *c)
 {
-    static const char *const metadata[][2] = {{"format", "pt"}};
+    json_decref(c->config);
+    json_decref(c->preprocessor);
+}
+
+/* Names of classes go into a configuration that has none, or others. */
+static hn_status make_settings(const hn_session *s, settings *out)
+{
+    const hn_model *m = &s->model;
+    const hn_names *names = &s->images.classes;
+    if (!hn_session_has_images(s)) return HN_OK;
+    const bool known = hn_model_class(m, 0) != NULL;
+    HN_TRY(hn_model_config(m, known ? 0 : names->n, names->items, &out->config));
+    json_t *old = NULL;
+    char *path = hn_asprintf("%s/preprocessor_config.json", m->path);
+    if (path == NULL) return HN_FAIL(HN_ERR_MEMORY, "no memory for the path %s", m->path);
+    hn_status st = m->whole && hn_is_file(path) ? hn_json_load(path, &old) : HN_OK;
+    if (st == HN_OK) st = hn_model_preprocessor(m, old, &out->preprocessor);
+    json_decref(old);
+    hn_free(path);
+    return st;
+}
+
+static hn_status write_settings(const settings *c, const char *dir)
+{
+    const char *const names[] = {"config.json", "preprocessor_config.json"};
+    const json_t *const values[] = {c->config, c->preprocessor};
+    hn_status st = HN_OK;
+    for (int i = 0; i < 2 && st == HN_OK; i++) {
+        char *path = values[i] ? hn_asprintf("%s/%s", dir, names[i]) : NULL;
+        if (values[i] == NULL) continue;
+        st = path ? hn_json_save(path, values[i], false)
+                  : HN_FAIL(HN_ERR_MEMORY, "no memory to write %s", dir);
+        hn_free(path);
+    }
+    return st;
+}
+
+/* The files beside a decoder's config.json, and itself. */
+static hn_status copy_text_files(const hn_session *s, const char *to)
+{
     const char *config = s->run->model, *slash = strrchr(config, '/');
     const int folder_length = slash ? (int)(slash - config) + 1 : 0;
-    hn_folder *folder = NULL;
     char *beside = hn_asprintf("%.*s.", folder_length, config);
     char *generation = hn_asprintf("%.*sgeneration_config.json", folder_length, config);
-    char *to[3] = {NULL};
+    char *to_config = hn_asprintf("%s/config.json", to);
+    char *to_generation = hn_asprintf("%s/generation_config.json", to);
+    hn_status st = HN_OK;
+    if (!beside || !generation || !to_config || !to_generation) {
+        st = HN_FAIL(HN_ERR_MEMORY, "no memory to write %s", to);
+        goto done;
+    }
+    HN_TRY_GOTO(st, hn_copy_tokenizer(s->run->tokenizer[0] ? s->run->tokenizer : beside, to), done);
+    HN_TRY_GOTO(st, hn_copy_file(config, to_config), done);
+    if (hn_is_file(generation)) st = hn_copy_file(generation, to_generation);
+
+done:
+    hn_free(beside);
+    hn_free(generation);
+    hn_free(to_config);
+    hn_free(to_generation);
+    return st;
+}
+
+/* A model that began from a config.json or a name: its configuration, a decoder's tokenizer, and
+ * the weights. */
+static hn_status save_new_model(hn_session *s, const char *dir, const settings *c, const weights *w)
+{
+    static const char *const metadata[][2] = {{"format", "pt"}};
+    hn_folder *folder = NULL;
+    char *to = NULL;
     hn_status st = HN_OK;
     HN_TRY_GOTO(st, hn_folder_begin(dir, &folder), done);
     const char *t = hn_folder_temporary(folder);
-    to[0] = hn_asprintf("%s/config.json", t);
-    to[1] = hn_asprintf("%s/generation_config.json", t);
-    to[2] = hn_asprintf("%s/model.safetensors", t);
-    if (!beside || !generation || !to[0] || !to[1] || !to[2]) {
+    to = hn_asprintf("%s/model.safetensors", t);
+    if (to == NULL) {
         st = HN_FAIL(HN_ERR_MEMORY, "no memory to write %s", dir);
         goto done;
     }
-    HN_TRY_GOTO(st, hn_copy_tokenizer(s->run->tokenizer[0] ? s->run->tokenizer : beside, t), done);
-    HN_TRY_GOTO(st, hn_copy_file(config, to[0]), done);
-    if (hn_is_file(generation)) HN_TRY_GOTO(st, hn_copy_file(generation, to[1]), done);
-    HN_TRY_GOTO(st, hn_st_save(to[2], w->entry, w->n, metadata, 1, NULL, NULL), done);
+    if (!hn_session_has_images(s)) HN_TRY_GOTO(st, copy_text_files(s, t), done);
+    HN_TRY_GOTO(st, write_settings(c, t), done);
+    HN_TRY_GOTO(st, hn_st_save(to, w->entry, w->n, metadata, 1, NULL, NULL), done);
     st = hn_folder_commit(folder, true);
     folder = NULL;
 
 done:
     hn_folder_abort(folder);
-    for (int i = 0; i < 3; i++) hn_free(to[i]);
-    hn_free(generation);
-    hn_free(beside);
+    hn_free(to);
     return st;
 }
 
@@ -258,7 +304,7 @@ static hn_status read_back(hn_session *s, const char *dir)
     hn_status st = hn_model_open(dir, hn_dtype_name(s->model.dtype), NULL, &back);
     if (st == HN_OK) st = hn_model_check(&back, p, &s->log);
     if (st == HN_OK) st = hn_model_load(&back, p, 0);
-    if (st == HN_OK) st = clear_adapter(p);
+    if (st == HN_OK) st = clear_adapter(p, false);
     hn_model_close(&back);
     return st;
 }
@@ -266,14 +312,16 @@ static hn_status read_back(hn_session *s, const char *dir)
 hn_status hn_export_merged(hn_session *s, const char *dir)
 {
     weights w = {0};
+    settings c = {0};
     float *before = NULL;
+    int64_t n_before;
     hn_status st = HN_OK;
     HN_TRY_GOTO(st, collect(s, &w), done);
-    HN_TRY_GOTO(st, probe(s, &before), done);
-    if (s->model.dir != NULL)
-        st = hn_model_dir_save(s->model.dir, dir, w.entry, w.n, &s->log);
-    else
-        st = save_new_model(s, dir, &w);
+    HN_TRY_GOTO(st, hn_session_probe(s, &before, &n_before), done);
+    HN_TRY_GOTO(st, make_settings(s, &c), done);
+    st = s->model.whole ? hn_model_dir_save_as(s->model.dir, dir, c.config, c.preprocessor, w.entry,
+                                               w.n, &s->log)
+                        : save_new_model(s, dir, &c, &w);
     if (st != HN_OK) goto done;
     HN_TRY_GOTO(st, read_back(s, dir), done);
     bool half = s->model.dtype != HN_F32;
@@ -282,6 +330,7 @@ hn_status hn_export_merged(hn_session *s, const char *dir)
 
 done:
     weights_free(&w);
+    settings_free(&c);
     hn_free(before);
     return st;
 }

@@ -7,9 +7,7 @@
 extern "C" {
 #endif
 
-enum { HN_EXPORT_PROBE_ROWS = 32 }; /* tokens whose logits are compared; the plan's logits_rows */
-
-/* Both work on the session's engine, planned with HN_EXPORT_PROBE_ROWS and loaded. What was written
+/* Both work on the session's engine, planned with its probe and loaded. What was written
  * is loaded again into the same engine and must give the same logits: bit for bit for an adapter;
  * for a merged model within what rounding to the file's type leaves (reported). Afterwards the
  * engine holds what was read back.

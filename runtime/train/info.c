@@ -25,6 +25,34 @@ static void print_tensor(FILE *to, const hn_st_tensor *t)
     fputs("]\n", to);
 }
 
+static void print_sizes(FILE *to, const hn_model *m)
+{
+    const hn_decoder *c = &m->decoder;
+    const hn_vision_config *v = &m->vision;
+    if (m->kind == HN_MODEL_DECODER) {
+        fprintf(to,
+                "  layers %" PRId64 ", hidden %" PRId64 ", intermediate %" PRId64 ", heads %" PRId64
+                "/%" PRId64 " of %" PRId64 ", vocabulary %" PRId64 ", positions %" PRId64
+                ", window %" PRId64 "%s\n",
+                c->layers, c->hidden, c->intermediate, c->heads, c->kv_heads, c->head_dim, c->vocab,
+                c->max_positions, c->window, c->tied ? ", tied head" : "");
+        return;
+    }
+    fprintf(to,
+            "  images of %" PRId64 " x %" PRId64 " pixels, %" PRId64 " channel(s), blocks %" PRId64
+            ", features %" PRId64 ", head %s, classes %" PRId64,
+            v->image, v->image, v->channels, hn_vision_layers(v), hn_vision_width(v),
+            v->classes ? hn_vision_head(v) : "none", v->classes);
+    for (int64_t i = 0; i < v->classes && hn_model_class(m, i) != NULL; i++)
+        fprintf(to, "%s%s", i ? ", " : ": ", hn_model_class(m, i));
+    fputc('\n', to);
+    for (int64_t k = 0; k < v->channels; k++)
+        fprintf(to, "%s%.4g (%.4g)",
+                k ? ", " : "  mean and deviation of a channel: ", (double)v->mean[k],
+                (double)v->std[k]);
+    fputc('\n', to);
+}
+
 static hn_status info_model(hn_session *s, const char *dir, FILE *to)
 {
     char digest[HN_SHA256_HEX];
@@ -32,18 +60,15 @@ static hn_status info_model(hn_session *s, const char *dir, FILE *to)
     HN_TRY(hn_model_open(dir, "f32", &s->log, &m));
     hn_status st = hn_model_dir_digest(m.dir, digest);
     if (st == HN_OK) {
-        const hn_decoder *c = &m.decoder;
+        const bool decoder = m.kind == HN_MODEL_DECODER;
         int64_t n = 0;
         for (int64_t i = 0; i < hn_model_dir_count(m.dir); i++)
             n += hn_st_elements(hn_model_dir_at(m.dir, i));
-        fprintf(to,
-                "%s: %s, %" PRId64 " values in %" PRId64 " tensors\n"
-                "  layers %" PRId64 ", hidden %" PRId64 ", intermediate %" PRId64 ", heads %" PRId64
-                "/%" PRId64 " of %" PRId64 ", vocabulary %" PRId64 ", positions %" PRId64
-                ", window %" PRId64 "%s\n  tensor-tree digest %s\n",
-                dir, c->class_name, n, hn_model_dir_count(m.dir), c->layers, c->hidden,
-                c->intermediate, c->heads, c->kv_heads, c->head_dim, c->vocab, c->max_positions,
-                c->window, c->tied ? ", tied head" : "", digest);
+        fprintf(to, "%s: %s, %" PRId64 " values in %" PRId64 " tensors\n", dir,
+                decoder ? m.decoder.class_name : m.vision.architecture, n,
+                hn_model_dir_count(m.dir));
+        print_sizes(to, &m);
+        fprintf(to, "  tensor-tree digest %s\n", digest);
         for (int64_t i = 0; i < hn_model_dir_count(m.dir); i++)
             print_tensor(to, hn_model_dir_at(m.dir, i));
     }
@@ -63,6 +88,7 @@ static hn_status info_adapter(const char *dir, FILE *to)
         fprintf(to, "  %-48s rank %" PRId64 ", %" PRId64 " -> %" PRId64 ", scale %g\n",
                 a.modules[i].module, a.modules[i].r, a.modules[i].in, a.modules[i].out,
                 a.modules[i].scale);
+    for (int64_t i = 0; i < a.n_saved; i++) fprintf(to, "  %-48s whole\n", a.saved[i].name);
     hn_peft_clear(&a);
     return HN_OK;
 }

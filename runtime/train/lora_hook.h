@@ -1,5 +1,5 @@
-/* lora_hook.h - the LoRA method: a PEFT configuration decides which linear layers get a low-rank
- * pair.
+/* lora_hook.h - the LoRA method: a PEFT configuration decides which linear layers and convolutions
+ * get a low-rank pair, and which modules are trained whole (modules_to_save).
  *
  *   y = W x + scale * B (A (dropout(x)))     scale = alpha / r, or alpha / sqrt(r) (rsLoRA)
  *
@@ -8,6 +8,7 @@
 #define HN_LORA_HOOK_H
 #include "runtime/adapt/params.h"
 #include "runtime/file/peft.h"
+#include "runtime/model/model.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -21,8 +22,20 @@ hn_adapt hn_lora_hook(const hn_peft_config *c);
 HN_NODISCARD hn_status hn_lora_check_names(const hn_params *p, const hn_names *names,
                                            const char *option);
 
-/* Copies an adapter's values into the low-rank pairs. Every pair must be in the adapter and every
- * module of the adapter in the model, with the same shapes.
+/* Whether PEFT could hold what the configuration asks for.
+ * Errors: HN_ERR_UNSUPPORTED: a pair for a convolution in groups, which PEFT forms otherwise */
+HN_NODISCARD hn_status hn_lora_check_layers(const hn_params *p, const hn_peft_config *c);
+
+/* "all-linear": every linear layer and convolution but the head, the first layer of a classifier
+ * (stem, patch embedding) and convolutions in groups, as the shortest ends of their names that no
+ * other module has: "c_attn", "attn.proj" where "patch_embed.proj" is another. */
+HN_NODISCARD hn_status hn_lora_every_layer(const hn_model *m, hn_names *out);
+
+/* The head of a classifier is trained whole. Errors: HN_ERR_ARG: it is a target, too */
+HN_NODISCARD hn_status hn_lora_save_head(const hn_model *m, hn_peft_config *c);
+
+/* Copies an adapter's values into the low-rank pairs and the modules that it saves whole. Every
+ * pair must be in the adapter and every module of the adapter in the model, with the same shapes.
  * Errors: HN_ERR_SHAPE, HN_ERR_FORMAT naming the module */
 HN_NODISCARD hn_status hn_lora_set(const hn_params *p, const hn_peft_adapter *a, const char *where);
 

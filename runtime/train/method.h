@@ -4,6 +4,7 @@
 #include "runtime/adapt/params.h"
 #include "runtime/base/options.h"
 #include "runtime/file/peft.h"
+#include "runtime/model/model.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -18,9 +19,9 @@ typedef struct {
     size_t n_options, config_size;
     bool adapter; /* the result is a PEFT adapter; else a whole model */
 
-    /* adapter: fills the PEFT configuration of a fresh run from the options.
+    /* adapter: fills the PEFT configuration of a fresh run on that model from the options.
      * else: NULL, and every parameter of the model is trained */
-    hn_status (*choose)(const void *config, hn_peft_config *out);
+    hn_status (*choose)(const void *config, const hn_model *m, hn_peft_config *out);
     /* adapter: names of the options that a loaded adapter decides, NULL at the end. With --adapter
      * they are refused, and the run record leaves them out. */
     const char *const *adapter_options;

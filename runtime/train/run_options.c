@@ -3,13 +3,15 @@
 #include <string.h>
 
 #include "runtime/base/alloc.h"
+#include "runtime/data/images.h"
 
 #define FIELD(f) HN_OPT(hn_run_config, f)
 
 /* clang-format off */
 static const hn_option model_rows[] = {
     HN_OPT_TITLE("Model"),
-    {"model",         FIELD(model),         NULL,   0, 0, NULL, "folder of a Hugging Face model, or a config.json to start from random weights"},
+    {"model",         FIELD(model),         NULL,   0, 0, NULL, "folder of a Hugging Face or timm model; a config.json or the name of an architecture to start from random weights"},
+    {"weights",       FIELD(weights),       "",     0, 0, NULL, "safetensors file for a config.json or the name of an architecture; default: random weights"},
     {"adapter",       FIELD(adapter),       "",     0, 0, NULL, "folder of a PEFT adapter to load on the model; train continues from it"},
     {"tokenizer",     FIELD(tokenizer),     "",     0, 0, NULL, "tokenizer file or folder; default: the model's folder"},
     {"dtype",         FIELD(dtype),         "auto", 0, 0, "auto|f32|bf16", "compute type; auto: bf16 for bf16 files, f32 for f32 and f16 files"},
@@ -17,7 +19,7 @@ static const hn_option model_rows[] = {
 
 static const hn_option data_rows[] = {
     HN_OPT_TITLE("Data"),
-    {"data",            FIELD(data),            NULL,   0, 0, NULL, "text, jsonl or json files (also .gz), comma separated, or a folder with train.* and valid.*"},
+    {"data",            FIELD(data),            NULL,   0, 0, NULL, "text, jsonl or json files (also .gz), comma separated, or a folder with train.* and valid.*; of classifiers: idx or CIFAR files, or a folder for each class"},
     {"eval-data",       FIELD(eval_data),       "",     0, 0, NULL, "held-out file; default: valid.* of the folder, or none"},
     {"eval-split",      FIELD(eval_split),      "0",    0, 0.9, NULL, "share at the end of the data that is held out"},
     {"format",          FIELD(format),          "auto", 0, 0, "auto|text|prompt-completion|alpaca|tokens", "what a row holds; auto: decided by the keys of the first 100 rows, and printed"},
@@ -27,11 +29,33 @@ static const hn_option data_rows[] = {
     {"train-on-prompt", FIELD(train_on_prompt), "off",  0, 0, NULL, "loss on the prompt's tokens, too"},
     {"cache-dir",       FIELD(cache_dir),       "auto", 0, 0, NULL, "folder of the token cache; auto: $XDG_CACHE_HOME/hone or ~/.cache/hone; off: memory only"},
     {"data-threads",    FIELD(data_threads),    "0",    0, 256, NULL, "threads that tokenise; 0: one a core"},
+    {"data-kind",       FIELD(data_kind),       "auto", 0, 0, HN_IMAGE_KINDS, "images: what the files are; auto: by their names and contents"},
+    {"coarse",          FIELD(coarse),          "off",  0, 0, NULL, "images: the 20 coarse classes of CIFAR-100"},
+    {"resident",        FIELD(resident),        "8",    0, 1e6, NULL, "images: GiB of the device's memory that the pixels of a set may take; a larger set's come with every batch"},
+};
+
+static const hn_option image_rows[] = {
+    HN_OPT_TITLE("Images"),
+    {"image-size",      FIELD(image_size),      "0",    0, 16384, NULL, "side of the square that all images become; 0: the model's"},
+    {"channels",        FIELD(channels),        "0",    0, 3, NULL, "of the images, 1 or 3; 0: the model's"},
+};
+
+static const hn_option classes_rows[] = {
+    {"classes",         FIELD(classes),         "0",    0, 1048576, NULL, "that the data will have; 0: the model's"},
+};
+
+static const hn_option image_train_rows[] = {
+    {"new-head",        FIELD(new_head),        "auto", 0, 0, "auto|on|off", "a head from the seed in place of that in the files; auto: if they have another number of classes than the data, and says so"},
+    {"augment",         FIELD(augment),         "auto", 0, 0, "auto|none|crop-flip|resized-crop-flip", "of training images; auto: none of grey ones, crop-flip up to 64 pixels, resized-crop-flip above"},
+    {"pad",             FIELD(pad),             "4",    0, 1024, NULL, "black pixels around the image that crop-flip cuts from"},
+    {"mean-std",        FIELD(mean_std),        "model", 0, 0, "model|data", "what pixels are normalised by: the model's values, or those of the training images, which go into the result"},
+    {"label-smoothing", FIELD(label_smoothing), "0",    0, 0.999, NULL, "share of a label that is spread over all classes, in training"},
+    {"frozen-norm",     FIELD(frozen_norm),     "auto", 0, 0, "auto|on|off", "batch norm by its running statistics, which stay; auto: on for adapters, off for full training"},
 };
 
 static const hn_option batch_rows[] = {
     {"seq-len",         FIELD(seq_len),         "0",    0, 1048576, NULL, "tokens of a row; 0: the model's maximum, at most 1024"},
-    {"batch-size",      FIELD(batch_size),      "8",    1, 65536, NULL, "rows of a micro-batch"},
+    {"batch-size",      FIELD(batch_size),      "8",    1, 65536, NULL, "rows (texts, images) of a micro-batch"},
     {"packing",         FIELD(packing),         "on",   0, 0, NULL, "several samples a row, without attention between them"},
     {"attention",       FIELD(attention),       "auto", 0, 0, "auto|hone|cudnn|fast", "kernels of attention; auto: cuDNN's in bf16 on a GPU where they serve; fast: cuDNN's, not the same bits on every run"},
 };
@@ -87,6 +111,12 @@ static const hn_option generate_rows[] = {
     {"ignore-eos",     FIELD(ignore_eos),     "off", 0, 0, NULL, "go on behind the end-of-sequence token"},
 };
 
+static const hn_option predict_rows[] = {
+    HN_OPT_TITLE("Prediction"),
+    {"images", FIELD(images), NULL, 0, 0, NULL, "JPEG or PNG files, comma separated, or a folder of them"},
+    {"top",    FIELD(top),    "5",  1, 1000, NULL, "most probable classes to print of each image"},
+};
+
 static const hn_option export_rows[] = {
     HN_OPT_TITLE("Export"),
     {"checkpoint", FIELD(checkpoint), NULL,   0, 0, NULL, "checkpoint folder, or a run's folder: its newest complete one"},
@@ -112,10 +142,18 @@ hn_status hn_run_table(unsigned groups, const hn_option *method, size_t n_method
         group, rows, sizeof(rows) / sizeof *(rows) \
     }
     const part parts[] = {
-        PART(HN_GROUP_EXPORT, export_rows),     PART(HN_GROUP_MODEL, model_rows),
-        PART(HN_GROUP_DATA, data_rows),         PART(HN_GROUP_BATCH, batch_rows),
-        {HN_GROUP_METHOD, method, n_method},    PART(HN_GROUP_TRAIN, train_rows),
-        PART(HN_GROUP_GENERATE, generate_rows), PART(HN_GROUP_INFO, info_rows),
+        PART(HN_GROUP_EXPORT, export_rows),
+        PART(HN_GROUP_MODEL, model_rows),
+        PART(HN_GROUP_DATA, data_rows),
+        PART(HN_GROUP_BATCH, batch_rows),
+        PART(HN_GROUP_IMAGE, image_rows),
+        PART(HN_GROUP_CLASSES, classes_rows),
+        PART(HN_GROUP_IMAGE_TRAIN, image_train_rows),
+        PART(HN_GROUP_PREDICT, predict_rows),
+        {HN_GROUP_METHOD, method, n_method},
+        PART(HN_GROUP_TRAIN, train_rows),
+        PART(HN_GROUP_GENERATE, generate_rows),
+        PART(HN_GROUP_INFO, info_rows),
         PART(HN_GROUP_MACHINE, machine_rows),
     };
 #undef PART
@@ -138,6 +176,7 @@ hn_status hn_run_config_check(const hn_run_config *c)
 {
     if (c->min_lr > c->lr)
         return HN_FAIL(HN_ERR_ARG, "--min-lr %g is above --lr %g", c->min_lr, c->lr);
+    if (c->channels == 2) return HN_FAIL(HN_ERR_ARG, "--channels 2: 1 or 3, or 0 for the model's");
     if (c->nesterov && (strcmp(c->optimizer, "sgd") != 0 || c->momentum <= 0))
         return HN_FAIL(HN_ERR_ARG, "--nesterov: a form of momentum of --optimizer sgd, here %s%s",
                        c->optimizer, c->momentum > 0 ? "" : " with --momentum 0");

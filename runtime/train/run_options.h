@@ -12,7 +12,12 @@ extern "C" {
 
 typedef struct {
     /* model */
-    const char *model, *adapter, *tokenizer, *dtype;
+    const char *model, *weights, *adapter, *tokenizer, *dtype;
+    /* images */
+    const char *data_kind, *augment, *frozen_norm, *new_head, *mean_std;
+    int64_t image_size, channels, classes, pad;
+    double label_smoothing, resident;
+    bool coarse;
     /* data */
     const char *data, *eval_data, *format, *prompt_key, *completion_key, *text_key, *cache_dir;
     double eval_split;
@@ -35,6 +40,9 @@ typedef struct {
     int64_t max_new_tokens, top_k;
     double temperature, top_p;
     bool ignore_eos;
+    /* prediction */
+    hn_text_list images;
+    int64_t top;
     /* export */
     const char *checkpoint, *to, *kind;
     /* info */
@@ -52,6 +60,10 @@ enum {
     HN_GROUP_METHOD = 64, /* the trainer's own rows */
     HN_GROUP_BATCH = 128,
     HN_GROUP_INFO = 256,
+    HN_GROUP_IMAGE = 512,    /* sizes */
+    HN_GROUP_CLASSES = 1024, /* where no data tell them */
+    HN_GROUP_IMAGE_TRAIN = 2048,
+    HN_GROUP_PREDICT = 4096,
 };
 
 typedef struct {

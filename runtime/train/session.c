@@ -8,24 +8,22 @@
 
 #include "runtime/base/alloc.h"
 #include "runtime/file/folder.h"
-#include "runtime/train/export.h"
 #include "runtime/train/lora_hook.h"
+#include "runtime/train/option_kinds.h"
+#include "runtime/train/session_impl.h"
 #include "runtime/train/tune.h"
 
-enum { DEFAULT_SEQ_LEN = 1024 };
+bool hn_session_has_images(const hn_session *s) { return s->model.kind == HN_MODEL_CLASSIFIER; }
 
 void hn_session_close(hn_session *s)
 {
     hn_engine_free(s->engine);
     hn_feed_free(s->train);
     hn_feed_free(s->eval);
-    hn_loader_free(s->train_loader);
-    hn_loader_free(s->eval_loader);
-    hn_dataset_free(s->train_data);
-    hn_dataset_free(s->eval_data);
+    hn_text_close(&s->text);
+    hn_images_close(&s->images);
     hn_peft_config_clear(&s->fresh);
     hn_peft_clear(&s->adapter);
-    hn_tokenizer_free(s->tokenizer);
     hn_model_close(&s->model);
     hn_device_close(s->device);
     *s = (hn_session){0};
@@ -126,93 +124,97 @@ static hn_status check_names(const hn_session *s)
     hn_status st = hn_model_declare(&s->model, p);
     if (st == HN_OK) st = hn_lora_check_names(p, &s->fresh.targets.list, "--targets");
     if (st == HN_OK) st = hn_lora_check_names(p, &s->fresh.exclude.list, "--exclude");
+    if (st == HN_OK) st = hn_lora_check_layers(p, &s->fresh);
     hn_params_free(p);
     return st;
 }
 
+static hn_status choose_adapter(hn_session *s)
+{
+    const bool text = !hn_session_has_images(s); /* PEFT has no name for the task of images */
+    HN_TRY(s->method->choose(s->config, &s->model, &s->fresh));
+    s->fresh.base_model = hn_strdup(s->run->model);
+    s->fresh.task_type = text ? hn_strdup("CAUSAL_LM") : NULL;
+    if (s->fresh.base_model == NULL || (text && s->fresh.task_type == NULL))
+        return HN_FAIL(HN_ERR_MEMORY, "no memory for the adapter's configuration");
+    HN_TRY(check_names(s));
+    s->peft = &s->fresh;
+    return HN_OK;
+}
+
+/* A head that the adapter brings along says how many classes there are. */
+static hn_status take_saved_head(hn_session *s)
+{
+    char name[HN_MODEL_HEAD];
+    const hn_names *saved = &s->adapter.config.saved;
+    const char *head =
+        hn_session_has_images(s) ? hn_model_head(&s->model, name, sizeof name) : NULL;
+    if (saved->n == 0) return HN_OK;
+    const size_t n = head ? strlen(head) - strlen(".weight") : 0;
+    if (saved->n > 1 || n == 0 || strlen(saved->items[0]) != n ||
+        strncmp(saved->items[0], head, n) != 0)
+        return HN_FAIL(HN_ERR_UNSUPPORTED,
+                       "--adapter %s: modules_to_save names '%.80s'; only the head of an image "
+                       "classifier can be there",
+                       s->run->adapter, saved->items[0]);
+    const hn_peft_tensor *t = hn_peft_saved(&s->adapter, head);
+    const hn_vision_override o = {.classes = t ? t->dim[0] : 0};
+    return t ? hn_model_override(&s->model, &o, true)
+             : HN_FAIL(HN_ERR_FORMAT, "--adapter %s: no tensor %s, though modules_to_save names it",
+                       s->run->adapter, head);
+}
+
+static void tell_model(const hn_session *s)
+{
+    const char *dtype = hn_dtype_name(s->model.dtype);
+    const hn_decoder *c = &s->model.decoder;
+    const hn_vision_config *v = &s->model.vision;
+    if (hn_session_has_images(s))
+        hn_info(&s->log,
+                "model: %s, %s%s, images of %" PRId64 " x %" PRId64 " pixels, %" PRId64
+                " channel(s), %" PRId64 " classes, computing in %s",
+                s->run->model, v->architecture, s->model.dir ? "" : " with random weights",
+                v->image, v->image, v->channels, v->classes, dtype);
+    else
+        hn_info(&s->log,
+                "model: %s, %s, %" PRId64 " layers, hidden %" PRId64 ", %" PRId64 "/%" PRId64
+                " heads of %" PRId64 ", vocabulary %" PRId64 ", computing in %s",
+                s->run->model, c->class_name, c->layers, c->hidden, c->heads, c->kv_heads,
+                c->head_dim, c->vocab, dtype);
+}
+
+/* Sizes of the images, where they are not to be the model's. */
+static hn_status set_sizes(hn_session *s)
+{
+    const hn_vision_override sizes = {.image = s->run->image_size, .channels = s->run->channels};
+    if (!hn_session_has_images(s) || (sizes.image == 0 && sizes.channels == 0)) return HN_OK;
+    return hn_model_override(&s->model, &sizes, false);
+}
+
 hn_status hn_session_model(hn_session *s, bool training)
 {
-    HN_TRY(hn_model_open(s->run->model, s->run->dtype, &s->log, &s->model));
-    if (s->run->adapter[0] != '\0')
+    const hn_model_options o = {
+        .path = s->run->model, .weights = hn_text_or_null(s->run->weights), .dtype = s->run->dtype};
+    HN_TRY(hn_model_open_as(&o, &s->log, &s->model));
+    HN_TRY(hn_check_option_kinds(s));
+    HN_TRY(set_sizes(s));
+    if (s->run->adapter[0] != '\0') {
         HN_TRY(open_adapter(s, training));
-    else if (training && s->method->adapter) {
-        HN_TRY(s->method->choose(s->config, &s->fresh));
-        s->fresh.base_model = hn_strdup(s->run->model);
-        s->fresh.task_type = hn_strdup("CAUSAL_LM");
-        if (s->fresh.base_model == NULL || s->fresh.task_type == NULL)
-            return HN_FAIL(HN_ERR_MEMORY, "no memory for the adapter's configuration");
-        HN_TRY(check_names(s));
-        s->peft = &s->fresh;
+        HN_TRY(take_saved_head(s));
+    } else if (training && s->method->adapter) {
+        HN_TRY(choose_adapter(s));
     }
     if (s->peft != NULL)
         s->adapt = hn_lora_hook(s->peft);
     else if (training)
         s->adapt = (hn_adapt){.parameter = train_all};
-    const hn_decoder *c = &s->model.decoder;
-    hn_info(&s->log,
-            "model: %s, %s, %" PRId64 " layers, hidden %" PRId64 ", %" PRId64 "/%" PRId64
-            " heads of %" PRId64 ", vocabulary %" PRId64 ", computing in %s",
-            s->run->model, c->class_name, c->layers, c->hidden, c->heads, c->kv_heads, c->head_dim,
-            c->vocab, hn_dtype_name(s->model.dtype));
+    tell_model(s);
     return HN_OK;
 }
 
-hn_status hn_session_tokenizer(hn_session *s)
-{
-    const char *path = s->run->tokenizer;
-    char *folder = NULL;
-    if (path[0] == '\0' && s->model.dir == NULL) { /* beside the config.json */
-        const char *slash = strrchr(s->run->model, '/');
-        folder =
-            slash ? hn_strndup(s->run->model, (size_t)(slash - s->run->model) + 1) : hn_strdup(".");
-        if (folder == NULL) return HN_FAIL(HN_ERR_MEMORY, "no memory for the tokenizer's path");
-        path = folder;
-    }
-    const hn_status st = hn_tokenizer_load(path[0] ? path : s->run->model, &s->tokenizer);
-    hn_free(folder);
-    HN_TRY(st);
-    if (hn_tokenizer_vocab_size(s->tokenizer) > s->model.decoder.vocab)
-        return HN_FAIL(HN_ERR_SHAPE,
-                       "tokenizer %s has %" PRId64 " tokens, the model's vocabulary %" PRId64,
-                       hn_tokenizer_source(s->tokenizer), hn_tokenizer_vocab_size(s->tokenizer),
-                       s->model.decoder.vocab);
-    hn_info(&s->log, "tokenizer: %s, %" PRId64 " tokens", hn_tokenizer_source(s->tokenizer),
-            hn_tokenizer_vocab_size(s->tokenizer));
-    return HN_OK;
-}
+/* ---- data ---- */
 
-static const char *or_null(const char *text) { return text && text[0] ? text : NULL; }
-
-static hn_status open_loader(hn_session *s, const hn_dataset *d, bool once, hn_loader **out)
-{
-    const int32_t eos = hn_tokenizer_eos(s->tokenizer);
-    const hn_loader_options o = {.batch_rows = s->run->batch_size,
-                                 .seq_len = s->seq_len,
-                                 .seed = (uint64_t)s->run->seed,
-                                 .world = 1,
-                                 .shuffle = !once,
-                                 .packing = s->run->packing,
-                                 .once = once,
-                                 .pad_id = eos >= 0 ? eos : 0};
-    HN_TRY(hn_loader_open(d, &o, out));
-    if (hn_loader_max_seqs(*out) > s->max_seqs) s->max_seqs = hn_loader_max_seqs(*out);
-    s->several_pieces |= hn_loader_stats(*out)->most_pieces > 1;
-    return HN_OK;
-}
-
-hn_status hn_session_seq_len(hn_session *s)
-{
-    const int64_t limit = s->model.decoder.max_positions;
-    s->seq_len = s->run->seq_len;
-    if (s->seq_len == 0) s->seq_len = limit < DEFAULT_SEQ_LEN ? limit : DEFAULT_SEQ_LEN;
-    if (s->seq_len > limit)
-        return HN_FAIL(HN_ERR_SHAPE, "--seq-len %" PRId64 ": the model has %" PRId64 " positions",
-                       s->seq_len, limit);
-    return HN_OK;
-}
-
-/* Lines of progress for work that is not training; `step` names what is counted. */
-static void start_progress(hn_session *s, const char *step, const char *unit, int64_t total)
+void hn_session_progress(hn_session *s, const char *step, const char *unit, int64_t total)
 {
     hn_progress_config config = hn_progress_detect(stderr);
     config.step = step;
@@ -222,72 +224,57 @@ static void start_progress(hn_session *s, const char *step, const char *unit, in
 }
 
 /* Without a terminal the end goes unsaid: a report of what was done follows. */
-static void show_progress(hn_session *s, int64_t done, int64_t units)
+void hn_session_show(hn_session *s, int64_t done, int64_t units)
 {
     if (s->progress.config.is_tty || done < s->progress.total)
         hn_progress_update(&s->progress, done, units, NULL);
     if (done >= s->progress.total) hn_progress_end(&s->progress);
 }
 
-static void tell_tokens(void *context, const hn_data_progress *p)
-{
-    hn_session *s = context;
-    const int64_t done = (int64_t)(p->share * 1000);
-    if (s->progress.total != 1000) start_progress(s, "tokenising", "rows", 1000);
-    show_progress(s, done, p->rows);
-    if (done >= 1000) s->progress.total = 0;
-}
-
+/* What was asked of held-out data that are not there. */
 static hn_status check_held_out(const hn_session *s)
 {
     const hn_run_config *c = s->run;
-    if (s->eval_data != NULL || (c->patience == 0 && c->eval_every == 0)) return HN_OK;
+    if (s->text.eval_data || s->images.eval || (c->patience == 0 && c->eval_every == 0))
+        return HN_OK;
     return HN_FAIL(
         HN_ERR_ARG, "--%s %" PRId64 ": nothing is held out; --eval-data or --eval-split says what",
         c->patience ? "patience" : "eval-every", c->patience ? c->patience : c->eval_every);
 }
 
-/* When all loaders are open: micro-batches of both have room for the most sequences. */
-static hn_status make_feeds(hn_session *s)
-{
-    if (s->train_loader) HN_TRY(hn_decoder_feed_new(s->train_loader, s->max_seqs, &s->train));
-    if (s->eval_loader) HN_TRY(hn_decoder_feed_new(s->eval_loader, s->max_seqs, &s->eval));
-    return HN_OK;
-}
-
 hn_status hn_session_data(hn_session *s, bool held_out_only)
 {
-    const hn_run_config *c = s->run;
-    hn_dataset_options o = {.data = c->data,
-                            .eval_data = or_null(c->eval_data),
-                            .eval_split = c->eval_split,
-                            .format = {.text_key = or_null(c->text_key),
-                                       .prompt_key = or_null(c->prompt_key),
-                                       .completion_key = or_null(c->completion_key)},
-                            .train_on_prompt = c->train_on_prompt,
-                            .threads = (int)c->data_threads,
-                            .cache_dir = strcmp(c->cache_dir, "auto") == 0 ? NULL : c->cache_dir,
-                            .log = &s->log,
-                            .tell = tell_tokens,
-                            .tell_context = s};
-    HN_TRY(hn_data_format_parse(c->format, &o.format.format));
-    HN_TRY(hn_session_seq_len(s));
-    if (held_out_only) {
-        const bool split = o.eval_data || o.eval_split > 0;
-        HN_TRY(split ? hn_dataset_open(&o, s->tokenizer, NULL, &s->eval_data)
-                     : hn_dataset_open(&o, s->tokenizer, &s->eval_data, NULL));
-    } else {
-        HN_TRY(hn_dataset_open(&o, s->tokenizer, &s->train_data, &s->eval_data));
-        HN_TRY(check_held_out(s));
-        hn_dataset_report(s->train_data, &s->log);
-        HN_TRY(open_loader(s, s->train_data, false, &s->train_loader));
-        hn_loader_report(s->train_loader, &s->log);
-    }
-    if (s->eval_data != NULL) {
-        hn_dataset_report(s->eval_data, &s->log);
-        HN_TRY(open_loader(s, s->eval_data, true, &s->eval_loader));
-    }
-    return make_feeds(s);
+    const bool images = hn_session_has_images(s);
+    HN_TRY(images ? hn_images_open(s, held_out_only) : hn_text_open(s, held_out_only));
+    return held_out_only ? HN_OK : check_held_out(s);
+}
+
+const char *hn_session_unit(const hn_session *s)
+{
+    return hn_session_has_images(s) ? "images" : "tokens";
+}
+
+const char *hn_session_data_digest(const hn_session *s)
+{
+    return hn_session_has_images(s) ? hn_image_set_digest(s->images.train)
+                                    : hn_dataset_digest(s->text.train_data);
+}
+
+const char *hn_session_tokenizer_digest(const hn_session *s)
+{
+    return hn_session_has_images(s) ? "none" : hn_tokenizer_digest(s->text.tokenizer);
+}
+
+/* ---- engine ---- */
+
+static hn_status make_job(hn_session *s, bool probe, bool dry)
+{
+    return hn_session_has_images(s) ? hn_images_job(s, probe, dry) : hn_text_job(s, probe, dry);
+}
+
+hn_status hn_session_probe(hn_session *s, float **out, int64_t *n)
+{
+    return hn_session_has_images(s) ? hn_images_probe(s, out, n) : hn_text_probe(s, out, n);
 }
 
 static void print_lines(const hn_log *log, char *text)
@@ -297,31 +284,28 @@ static void print_lines(const hn_log *log, char *text)
         hn_info(log, "%s", line);
 }
 
-hn_status hn_session_plan(hn_session *s, bool train, int64_t logits_rows)
+static hn_engine_options engine_options(const hn_session *s, bool train)
 {
-    const hn_decoder_options decoder = {
-        .decoder = &s->model.decoder,
-        .batch_rows = s->train || s->eval ? s->run->batch_size : 0,
-        .seq_len = s->seq_len,
-        .max_seqs = s->max_seqs,
-        .attention = hn_attention_of(s->run->attention),
-        .even_rows = !s->several_pieces,
-        .logits_rows = logits_rows,
-    };
-    hn_decoder_job_init(&s->job, &decoder);
-    const hn_engine_options o = {
+    const hn_run_config *c = s->run;
+    return (hn_engine_options){
         .device = s->device,
-        .executor = hn_executor_of(s->run->executor),
-        .job = &s->job.job,
+        .executor = hn_executor_of(c->executor),
+        .job = s->job,
         .adapt = &s->adapt,
         .dtype = s->model.dtype,
         .train = train,
         .eval = s->eval != NULL,
-        .recompute = hn_recompute_of(s->run->recompute),
-        .memory = memory_of(s->run),
-        .optimizer = hn_session_optimizer(s->run),
-        .seed = (uint64_t)s->run->seed,
+        .recompute = hn_recompute_of(c->recompute),
+        .memory = memory_of(c),
+        .optimizer = hn_session_optimizer(c),
+        .seed = (uint64_t)c->seed,
     };
+}
+
+hn_status hn_session_plan(hn_session *s, bool train, bool probe)
+{
+    HN_TRY(make_job(s, probe, false));
+    const hn_engine_options o = engine_options(s, train);
     HN_TRY(hn_engine_new(&o, &s->engine));
     const hn_params *p = hn_engine_params(s->engine);
     HN_TRY(hn_model_check(&s->model, p, &s->log));
@@ -338,23 +322,9 @@ hn_status hn_session_plan(hn_session *s, bool train, int64_t logits_rows)
 
 hn_status hn_session_engine(hn_session *s, hn_executor executor)
 {
-    const hn_run_config *c = s->run;
-    const hn_decoder_options decoder = {.decoder = &s->model.decoder,
-                                        .batch_rows = c->batch_size,
-                                        .seq_len = s->seq_len,
-                                        .max_seqs = 2 * c->batch_size,
-                                        .attention = hn_attention_of(c->attention),
-                                        .logits_rows = HN_EXPORT_PROBE_ROWS};
-    hn_decoder_job_init(&s->job, &decoder);
-    const hn_engine_options o = {.device = s->device,
-                                 .executor = executor,
-                                 .job = &s->job.job,
-                                 .adapt = &s->adapt,
-                                 .dtype = s->model.dtype,
-                                 .train = true,
-                                 .recompute = hn_recompute_of(c->recompute),
-                                 .memory = memory_of(c),
-                                 .optimizer = hn_session_optimizer(c)};
+    HN_TRY(make_job(s, true, true));
+    hn_engine_options o = engine_options(s, true);
+    o.executor = executor;
     return hn_engine_new(&o, &s->engine);
 }
 
@@ -362,9 +332,10 @@ hn_status hn_session_load(hn_session *s)
 {
     const hn_params *p = hn_engine_params(s->engine);
     const hn_status st = hn_engine_allocate(s->engine);
-    const bool all = hn_engine_recomputed(s->engine) == s->model.decoder.layers;
+    const bool all = hn_engine_recomputed(s->engine) == hn_model_layers(&s->model);
     if (st == HN_ERR_MEMORY)
-        return HN_FAIL(st, "%s; a smaller --batch-size or --seq-len%s needs less", hn_last_text(),
+        return HN_FAIL(st, "%s; a smaller --batch-size%s%s needs less", hn_last_text(),
+                       hn_session_has_images(s) ? "" : " or --seq-len",
                        all ? "" : ", or --recompute on,");
     HN_TRY(st);
     hn_tune_tell(s->device, &s->log);
@@ -377,7 +348,7 @@ hn_status hn_session_evaluate(hn_session *s, hn_eval_sums *out)
     const int64_t n = hn_feed_batches(s->eval);
     int64_t read = 0;
     *out = (hn_eval_sums){0};
-    start_progress(s, "evaluation batch", "tokens", n);
+    hn_session_progress(s, "evaluation batch", hn_session_unit(s), n);
     for (int64_t i = 0; i < n; i++) { /* sums of one batch are exact enough in fp32, of all not */
         hn_eval_sums batch;
         hn_engine_input in;
@@ -391,7 +362,7 @@ hn_status hn_session_evaluate(hn_session *s, hn_eval_sums *out)
         out->rows += batch.rows;
         out->hits += batch.hits;
         read += units;
-        show_progress(s, i + 1, read);
+        hn_session_show(s, i + 1, read);
     }
     return HN_OK;
 }

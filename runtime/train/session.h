@@ -1,9 +1,14 @@
-/* session.h - what a verb works with: model, tokenizer, data, engine, opened in that order. */
+/* session.h - what a verb works with: model, data, engine, opened in that order.
+ *
+ * The model decides about the rest: a decoder reads rows of tokens (session_text.c), a classifier
+ * images (session_images.c). What verbs and the training loop do with a session is the same. */
 #ifndef HN_SESSION_H
 #define HN_SESSION_H
 #include "runtime/base/progress.h"
+#include "runtime/data/image_loader.h"
 #include "runtime/data/tokenizer.h"
 #include "runtime/model/model.h"
+#include "runtime/train/classifier_job.h"
 #include "runtime/train/decoder_feed.h"
 #include "runtime/train/decoder_job.h"
 #include "runtime/train/method.h"
@@ -13,6 +18,26 @@
 extern "C" {
 #endif
 
+/* Of a decoder. */
+typedef struct {
+    hn_tokenizer *tokenizer;
+    hn_dataset *train_data, *eval_data;
+    hn_loader *train_loader, *eval_loader;
+    int64_t seq_len, max_seqs;
+    bool several_pieces; /* some row of the data holds more than one piece of text */
+    hn_decoder_job job;
+} hn_text_session;
+
+/* Of a classifier. */
+typedef struct {
+    hn_image_set *train, *eval;
+    hn_image_loader *train_loader, *eval_loader;
+    hn_names classes;     /* names, as the data have them; empty: not known */
+    int64_t probe_images; /* of the probe; 0: a few */
+    hn_images blank;      /* stands for the data where a plan is made without them */
+    hn_classifier_job job;
+} hn_image_session;
+
 typedef struct {
     const hn_method *method;
     const void *config;
@@ -21,37 +46,46 @@ typedef struct {
     hn_log log;
     hn_device *device;
     hn_model model;
-    hn_tokenizer *tokenizer;
     hn_peft_config fresh;       /* of a new adapter */
     hn_peft_adapter adapter;    /* that was loaded */
     const hn_peft_config *peft; /* one of the two; NULL: no adapter in this session */
     hn_adapt adapt;
-    hn_dataset *train_data, *eval_data;
-    hn_loader *train_loader, *eval_loader;
+    hn_text_session text; /* that of the model's kind counts */
+    hn_image_session images;
     hn_feed *train, *eval; /* eval NULL: nothing is held out */
-    int64_t seq_len, max_seqs;
-    bool several_pieces; /* some row of the data holds more than one piece of text */
-    hn_decoder_job job;
+    hn_job *job;
     hn_engine *engine;
     hn_progress progress; /* of reading data and of evaluation */
 } hn_session;
 
-/* Opens model and adapter. training: without --adapter a fresh one is chosen by the method. */
+/* Opens model and adapter, and refuses options of the other kind of model. training: without
+ * --adapter a fresh one is chosen by the method. */
 HN_NODISCARD hn_status hn_session_model(hn_session *s, bool training);
+bool hn_session_has_images(const hn_session *s); /* else text */
 HN_NODISCARD hn_status hn_session_tokenizer(hn_session *s);
-/* s->seq_len out of the options and the model's positions. */
-HN_NODISCARD hn_status hn_session_seq_len(hn_session *s);
-/* Opens the data. held_out_only: --data itself is what is to be evaluated. */
+/* Opens the data, the tokenizer before them; a classifier gets the classes of the data.
+ * held_out_only: --data itself is what is to be evaluated. */
 HN_NODISCARD hn_status hn_session_data(hn_session *s, bool held_out_only);
-/* Records and plans; prints the plan. Nothing is allocated for tensors. */
-HN_NODISCARD hn_status hn_session_plan(hn_session *s, bool train, int64_t logits_rows);
+/* Without data: a classifier with these classes. */
+HN_NODISCARD hn_status hn_session_classes(hn_session *s, int64_t classes);
+/* Records and plans; prints the plan. Nothing is allocated for tensors. probe: with the graph of
+ * hn_session_probe. */
+HN_NODISCARD hn_status hn_session_plan(hn_session *s, bool train, bool probe);
 /* Records and plans a training run without its data: s->engine. Prints nothing. */
 HN_NODISCARD hn_status hn_session_engine(hn_session *s, hn_executor executor);
 /* Takes the memory and loads weights and adapter. */
 HN_NODISCARD hn_status hn_session_load(hn_session *s);
 /* Sums over the held-out data. */
 HN_NODISCARD hn_status hn_session_evaluate(hn_session *s, hn_eval_sums *out);
+/* Logits of made-up inputs, always the same ones: *out, *n values in fp32, is the caller's to
+ * hn_free. */
+HN_NODISCARD hn_status hn_session_probe(hn_session *s, float **out, int64_t *n);
 void hn_session_close(hn_session *s);
+
+/* What is counted, "tokens" or "images"; whose data and tokenizer a run has. */
+const char *hn_session_unit(const hn_session *s);
+const char *hn_session_data_digest(const hn_session *s);
+const char *hn_session_tokenizer_digest(const hn_session *s);
 
 /* Optimizer settings out of the options. */
 hn_optimizer hn_session_optimizer(const hn_run_config *c);

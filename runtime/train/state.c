@@ -199,18 +199,32 @@ static double number_or_nan(const json_t *o, const char *key)
     return json_is_number(v) ? json_number_value(v) : NAN;
 }
 
+/* What the data have decided about a classifier; NULL: a decoder. */
+static json_t *classes_json(const hn_run_identity *id)
+{
+    const hn_vision_config *v = id->vision;
+    if (v == NULL) return NULL;
+    json_t *names = json_array();
+    for (int64_t i = 0; i < id->class_names->n; i++)
+        json_array_append_new(names, json_string(id->class_names->items[i]));
+    return json_pack("{s:I, s:o, s:o, s:o}", "count", (json_int_t)v->classes, "names", names,
+                     "mean", hn_vision_pixels_json(v->mean, v->channels), "std",
+                     hn_vision_pixels_json(v->std, v->channels));
+}
+
 static json_t *state_json(const hn_run_identity *id, const hn_run_state *s)
 {
     json_t *best = isnan(s->best_loss) ? json_null() : json_real(s->best_loss);
-    return json_pack(
-        "{s:i, s:I, s:I, s:I, s:o, s:I, s:I, s:{s:s, s:s, s:s, s:s, s:s, s:s}, s:o, "
-        "s:s*, s:O*}",
-        "format", HN_STATE_VERSION, "step", (json_int_t)s->step, "micro_batch",
-        (json_int_t)s->micro_batch, "tokens", (json_int_t)s->tokens, "best_loss", best, "best_step",
-        (json_int_t)s->best_step, "evals_since_best", (json_int_t)s->evals_since_best, "identity",
-        "method", id->method, "base_model", id->base_path, "base_digest", id->base_digest,
-        "data_digest", id->data_digest, "tokenizer_digest", id->tokenizer_digest, "settings",
-        id->settings, "log", log_json(s), "kernels", s->kernels, "gemm_plans", s->gemm_plans);
+    return json_pack("{s:i, s:I, s:I, s:I, s:o, s:I, s:I, s:{s:s, s:s, s:s, s:s, s:s, s:s}, s:o, "
+                     "s:s*, s:O*, s:o*}",
+                     "format", HN_STATE_VERSION, "step", (json_int_t)s->step, "micro_batch",
+                     (json_int_t)s->micro_batch, "tokens", (json_int_t)s->tokens, "best_loss", best,
+                     "best_step", (json_int_t)s->best_step, "evals_since_best",
+                     (json_int_t)s->evals_since_best, "identity", "method", id->method,
+                     "base_model", id->base_path, "base_digest", id->base_digest, "data_digest",
+                     id->data_digest, "tokenizer_digest", id->tokenizer_digest, "settings",
+                     id->settings, "log", log_json(s), "kernels", s->kernels, "gemm_plans",
+                     s->gemm_plans, "classes", classes_json(id));
 }
 
 static json_t *trainer_state_json(const hn_run_state *s)
@@ -256,6 +270,54 @@ hn_status hn_state_save(const char *out_dir, const hn_params *p, const hn_run_id
 }
 
 /* ---- loading ---- */
+
+static hn_status read_pixels(const json_t *list, const char *where, int64_t n, float *out)
+{
+    for (int64_t i = 0; i < n; i++) {
+        const json_t *v = json_array_get(list, (size_t)i);
+        if (!json_is_number(v) || (int64_t)json_array_size(list) != n)
+            return HN_FAIL(HN_ERR_FORMAT, "%s: mean or std are not %" PRId64 " numbers", where, n);
+        out[i] = (float)json_number_value(v);
+    }
+    return HN_OK;
+}
+
+static hn_status read_classes(const json_t *state, const char *where, hn_vision_config *v,
+                              hn_names *names)
+{
+    const json_t *c = json_object_get(state, "classes"), *list = json_object_get(c, "names");
+    const size_t n = json_array_size(list);
+    if (!json_is_object(c)) return HN_FAIL(HN_ERR_FORMAT, "%s: not of an image classifier", where);
+    HN_TRY(hn_json_get_i64(c, "count", where, 1, INT32_MAX, true, &v->classes));
+    HN_TRY(read_pixels(json_object_get(c, "mean"), where, v->channels, v->mean));
+    HN_TRY(read_pixels(json_object_get(c, "std"), where, v->channels, v->std));
+    for (int64_t k = 0; k < v->channels; k++)
+        if (!(v->std[k] > 0))
+            return HN_FAIL(HN_ERR_FORMAT, "%s: std[%" PRId64 "] is not above 0", where, k);
+    if (n != 0 && (int64_t)n != v->classes)
+        return HN_FAIL(HN_ERR_FORMAT, "%s: %zu names of %" PRId64 " classes", where, n, v->classes);
+    for (size_t i = 0; i < n; i++) {
+        const char *name = json_string_value(json_array_get(list, i));
+        if (name == NULL)
+            return HN_FAIL(HN_ERR_FORMAT, "%s: the name of class %zu is no text", where, i);
+        HN_TRY(hn_names_add(names, name));
+    }
+    return HN_OK;
+}
+
+hn_status hn_state_classes(const char *dir, hn_vision_config *v, hn_names *names)
+{
+    json_t *j = NULL;
+    hn_vision_config changed = *v;
+    char *path = hn_asprintf("%s/state.json", dir);
+    if (path == NULL) return HN_FAIL(HN_ERR_MEMORY, "no memory to read %s", dir);
+    hn_status st = hn_json_load(path, &j);
+    if (st == HN_OK) st = read_classes(j, path, &changed, names);
+    if (st == HN_OK) *v = changed;
+    json_decref(j);
+    hn_free(path);
+    return st;
+}
 
 static hn_status read_tensor(const hn_st_file *f, const char *name, const hn_param *p, float *dense)
 {

@@ -13,6 +13,8 @@
 #ifndef HN_STATE_H
 #define HN_STATE_H
 #include "runtime/adapt/params.h"
+#include "runtime/file/peft.h"
+#include "runtime/model/vision_config.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -26,8 +28,10 @@ struct json_t; /* Jansson's json_t */
 typedef struct {
     const char *method; /* "lora" */
     const char *base_path, *base_digest, *data_digest, *tokenizer_digest;
-    const char *settings; /* options that decide about the result, as text */
-    const char *yaml;     /* all options */
+    const char *settings;           /* options that decide about the result, as text */
+    const char *yaml;               /* all options */
+    const hn_vision_config *vision; /* of a classifier, else NULL; not compared: it follows from */
+    const hn_names *class_names;    /* the others. Names: none, or as many as classes */
 } hn_run_identity;
 
 typedef struct {
@@ -62,6 +66,13 @@ HN_NODISCARD hn_status hn_state_save(const char *out_dir, const hn_params *p,
  */
 HN_NODISCARD hn_status hn_state_load(const char *dir, const hn_params *p, const hn_run_identity *id,
                                      int64_t room, hn_run_state *s);
+
+/* What the data of a classifier's run have decided about its model: the number of classes, and what
+ * pixels are normalised by.
+ * v        of the model; its classes, mean and std are set
+ * names    filled with those of the classes where the data had some; the caller's to clear
+ * Errors   HN_ERR_FORMAT: a decoder's, another number of channels, or damaged */
+HN_NODISCARD hn_status hn_state_classes(const char *dir, hn_vision_config *v, hn_names *names);
 
 /* Fills the parameters only, for evaluation and export.
  * base_digest   of the model that p holds

@@ -19,6 +19,7 @@
 #include "runtime/file/metrics.h"
 #include "runtime/file/tfevents.h"
 #include "runtime/train/export.h"
+#include "runtime/train/option_kinds.h"
 #include "runtime/train/schedule.h"
 #include "runtime/train/signals.h"
 #include "runtime/train/state.h"
@@ -27,7 +28,7 @@ typedef struct {
     hn_session *s;
     const hn_run_config *c;
     FILE *to;
-    char *out, *settings;
+    char *out, *yaml, *settings;
     hn_outdir *lock;
     hn_run_identity id;
     hn_run_state state;
@@ -54,7 +55,7 @@ static bool decides(const char *line)
         "out",           "resume",     "steps",   "epochs",    "stop-after", "log-every",
         "eval-every",    "save-every", "keep",    "result",    "patience",   "log-format",
         "device",        "executor",   "threads", "recompute", "memory",     "adapter",
-        "resume-device", "plans"};
+        "resume-device", "plans",      "weights", "resident"};
     if (line[0] == '#' || line[0] == '\0') return false;
     for (size_t i = 0; i < sizeof free_keys / sizeof *free_keys; i++) {
         const size_t n = strlen(free_keys[i]);
@@ -63,10 +64,10 @@ static bool decides(const char *line)
     return true;
 }
 
-static hn_status make_settings(trainer *t, const char *yaml)
+static hn_status make_settings(trainer *t)
 {
-    char *text = hn_strdup(yaml), *rest = NULL;
-    t->settings = hn_malloc(strlen(yaml) + 1);
+    char *text = hn_strdup(t->yaml), *rest = NULL;
+    t->settings = hn_malloc(strlen(t->yaml) + 1);
     if (text == NULL || t->settings == NULL) {
         hn_free(text);
         return HN_FAIL(HN_ERR_MEMORY, "no memory for the settings");
@@ -274,11 +275,17 @@ static hn_status print_options(const trainer *t)
 
 static hn_status open_records(trainer *t)
 {
-    static const char *const columns[] = {"loss",  "lr",        "grad_norm",    "tokens",
-                                          "epoch", "eval_loss", "tokens_per_s", "peak_gib"};
+    static const char *const text[] = {"loss",  "lr",        "grad_norm",    "tokens",
+                                       "epoch", "eval_loss", "tokens_per_s", "peak_gib"};
+    static const char *const images[] = {"loss",          "lr",           "grad_norm",
+                                         "images",        "epoch",        "eval_loss",
+                                         "eval_accuracy", "images_per_s", "peak_gib"};
+    const bool has_images = hn_session_has_images(t->s);
+    const char *const *columns = has_images ? images : text;
+    const int n = has_images ? sizeof images / sizeof *images : sizeof text / sizeof *text;
     const int64_t from = t->state.step > 0 ? t->state.step : -1;
     HN_TRY(sweep_records(t));
-    HN_TRY(hn_metrics_open(t->out, columns, sizeof columns / sizeof *columns, from, &t->metrics));
+    HN_TRY(hn_metrics_open(t->out, columns, n, from, &t->metrics));
     HN_TRY(hn_tfevents_open(t->out, &t->events));
     char *path = hn_asprintf("%s/run.yaml", t->out);
     if (path == NULL) return HN_FAIL(HN_ERR_MEMORY, "no memory for the run record's path");
@@ -288,7 +295,7 @@ static hn_status open_records(trainer *t)
 }
 
 /* Opens everything that is read; plans; takes the memory. Writes nothing but the token cache. */
-static hn_status open_inputs(trainer *t, const char *yaml)
+static hn_status open_inputs(trainer *t, const hn_option_table *table)
 {
     hn_session *s = t->s;
     HN_TRY(hn_run_config_check(t->c));
@@ -296,27 +303,29 @@ static hn_status open_inputs(trainer *t, const char *yaml)
     HN_TRY(refuse_older_run(t)); /* before the data are tokenised */
     HN_TRY(hn_session_machine(s, false));
     HN_TRY(hn_session_model(s, true));
-    HN_TRY(hn_session_tokenizer(s));
+    HN_TRY(hn_record_options(s, table, &t->yaml));
     HN_TRY(hn_session_data(s, false));
+    HN_TRY(hn_session_plan(s, true, true));
     HN_TRY(plan_steps(t));
-    HN_TRY(hn_session_plan(s, true, HN_EXPORT_PROBE_ROWS));
-    HN_TRY(make_settings(t, yaml));
+    HN_TRY(make_settings(t));
     t->id = (hn_run_identity){.method = s->method->name,
                               .base_path = t->c->model,
-                              .data_digest = hn_dataset_digest(s->train_data),
-                              .tokenizer_digest = hn_tokenizer_digest(s->tokenizer),
+                              .data_digest = hn_session_data_digest(s),
+                              .tokenizer_digest = hn_session_tokenizer_digest(s),
                               .settings = t->settings,
-                              .yaml = yaml};
+                              .yaml = t->yaml,
+                              .vision = hn_session_has_images(s) ? &s->model.vision : NULL,
+                              .class_names = &s->images.classes};
     HN_TRY(hn_model_digest(&s->model, (uint64_t)t->c->seed, &t->id.base_digest));
     HN_TRY(hn_session_load(s));
     return hn_run_state_init(&t->state, log_room(t));
 }
 
-static hn_status set_up(trainer *t, const char *yaml)
+static hn_status set_up(trainer *t, const hn_option_table *table)
 {
     const char *resume = t->c->resume;
     const bool newest = strcmp(resume, "auto") == 0;
-    HN_TRY(open_inputs(t, yaml));
+    HN_TRY(open_inputs(t, table));
     if (resume[0] != '\0' && !newest) HN_TRY(load_state(t, resume));
     HN_TRY(hn_outdir_lock(t->out, &t->lock)); /* the first thing written */
     if (newest) HN_TRY(load_newest(t));
@@ -333,6 +342,7 @@ static void tear_down(trainer *t)
     hn_run_state_clear(&t->state);
     hn_outdir_unlock(t->lock);
     hn_free(t->settings);
+    hn_free(t->yaml);
     hn_free(t->out);
 }
 
@@ -376,33 +386,60 @@ static double peak_gib(const trainer *t)
     return (double)u.ru_maxrss * 1024 / 0x1p30;
 }
 
-static hn_status record_eval(trainer *t, double loss)
+/* What an evaluation has found. */
+typedef struct {
+    double loss, accuracy; /* accuracy NaN: of text */
+    int64_t rows;
+} verdict;
+
+static verdict verdict_of(const trainer *t, const hn_eval_sums *sums)
+{
+    const double n = sums->rows > 0 ? (double)sums->rows : NAN;
+    return (verdict){sums->loss / n, t->s->job->hits ? (double)sums->hits / n : NAN, sums->rows};
+}
+
+static hn_status record_eval(trainer *t, const verdict *v)
 {
     const int64_t step = t->state.step;
-    const hn_metric row[] = {{"eval_loss", loss}};
-    const hn_tf_scalar scalar[] = {{"eval/loss", (float)loss}};
+    const hn_metric row[] = {{"eval_loss", v->loss}, {"eval_accuracy", v->accuracy}};
+    const hn_tf_scalar scalar[] = {{"eval/loss", (float)v->loss},
+                                   {"eval/accuracy", (float)v->accuracy}};
+    const int n = t->s->job->hits ? 2 : 1;
     const hn_log_entry e = {
-        .step = step, .loss = NAN, .lr = NAN, .grad_norm = NAN, .eval_loss = loss};
+        .step = step, .loss = NAN, .lr = NAN, .grad_norm = NAN, .eval_loss = v->loss};
     hn_run_state_log(&t->state, &e);
-    HN_TRY(hn_metrics_row(t->metrics, step, row, 1));
-    HN_TRY(hn_tfevents_scalars(t->events, 0, step, scalar, 1));
-    if (t->json && isfinite(loss))
-        fprintf(t->to, "{\"step\": %" PRId64 ", \"eval_loss\": %.9g}\n", step, loss);
+    HN_TRY(hn_metrics_row(t->metrics, step, row, n));
+    HN_TRY(hn_tfevents_scalars(t->events, 0, step, scalar, n));
+    if (!t->json || !isfinite(v->loss)) return HN_OK;
+    fprintf(t->to, "{\"step\": %" PRId64 ", \"eval_loss\": %.9g", step, v->loss);
+    if (n == 2) fprintf(t->to, ", \"eval_accuracy\": %.9g", v->accuracy);
+    fprintf(t->to, "}\n");
     return HN_OK;
+}
+
+/* "accuracy 86.30 %, 2000 images" */
+static const char *judgement(const trainer *t, const verdict *v, char *text, size_t size)
+{
+    if (t->s->job->hits)
+        snprintf(text, size, "accuracy %.2f %%, %" PRId64 " images", 100 * v->accuracy, v->rows);
+    else
+        snprintf(text, size, "perplexity %.3f, %" PRId64 " tokens", exp(v->loss), v->rows);
+    return text;
 }
 
 static hn_status evaluate(trainer *t)
 {
     hn_eval_sums sums;
+    char text[96];
     if (t->s->eval == NULL) return HN_OK;
     hn_progress_pause(&t->progress);
     HN_TRY(hn_session_evaluate(t->s, &sums));
-    const double loss = sums.rows > 0 ? sums.loss / (double)sums.rows : NAN;
-    HN_TRY(record_eval(t, loss));
+    const verdict v = verdict_of(t, &sums);
+    const double loss = v.loss;
+    HN_TRY(record_eval(t, &v));
     const bool better = !(loss >= t->state.best_loss) && isfinite(loss);
-    hn_info(&t->quiet,
-            "step %" PRId64 ": held-out loss %.4f (perplexity %.3f, %" PRId64 " tokens)%s",
-            t->state.step, loss, exp(loss), sums.rows,
+    hn_info(&t->quiet, "step %" PRId64 ": held-out loss %.4f (%s)%s", t->state.step, loss,
+            judgement(t, &v, text, sizeof text),
             better && t->state.best_step >= 0 ? ", best so far" : "");
     if (better) {
         t->state.best_loss = loss;
@@ -455,17 +492,22 @@ static hn_status record_step(trainer *t, const hn_step_report *r, double lr)
     const int64_t step = t->state.step;
     const double rate = hn_progress_units_per_s(&t->progress);
     const double epoch = hn_feed_epoch_at(t->s->train, t->state.micro_batch);
+    const bool images = hn_session_has_images(t->s);
+    const char *const per_s = images ? "images_per_s" : "tokens_per_s";
     const hn_metric row[] = {{"loss", r->loss},
                              {"lr", lr},
                              {"grad_norm", r->grad_norm},
-                             {"tokens", (double)t->state.tokens},
+                             {hn_session_unit(t->s), (double)t->state.tokens},
                              {"epoch", epoch},
-                             {"tokens_per_s", rate},
+                             {per_s, rate},
                              {"peak_gib", t->peak_gib}};
     const hn_tf_scalar scalars[] = {
-        {"train/loss", (float)r->loss},           {"train/learning_rate", (float)lr},
-        {"train/grad_norm", (float)r->grad_norm}, {"train/epoch", (float)epoch},
-        {"perf/tokens_per_s", (float)rate},       {"perf/peak_mem_gb", (float)t->peak_gib}};
+        {"train/loss", (float)r->loss},
+        {"train/learning_rate", (float)lr},
+        {"train/grad_norm", (float)r->grad_norm},
+        {"train/epoch", (float)epoch},
+        {images ? "perf/images_per_s" : "perf/tokens_per_s", (float)rate},
+        {"perf/peak_mem_gb", (float)t->peak_gib}};
     HN_TRY(hn_metrics_row(t->metrics, step, row, sizeof row / sizeof *row));
     HN_TRY(hn_tfevents_scalars(t->events, 0, step, scalars, sizeof scalars / sizeof *scalars));
     if (step % t->c->log_every == 0 || step == t->last) {
@@ -478,8 +520,8 @@ static hn_status record_step(trainer *t, const hn_step_report *r, double lr)
     if (isfinite(r->loss)) snprintf(loss, sizeof loss, "%.9g", r->loss);
     fprintf(t->to,
             "{\"step\": %" PRId64 ", \"loss\": %s, \"grad_norm\": %.9g, \"lr\": %.9g, "
-            "\"tokens_per_s\": %.6g, \"peak_gib\": %.4g}\n",
-            step, loss, r->grad_norm, lr, rate, t->peak_gib);
+            "\"%s\": %.6g, \"peak_gib\": %.4g}\n",
+            step, loss, r->grad_norm, lr, per_s, rate, t->peak_gib);
     fflush(t->to); /* whoever reads along sees the step now */
     return HN_OK;
 }
@@ -555,7 +597,7 @@ static hn_status loop(trainer *t)
 {
     hn_progress_config config = hn_progress_detect(stderr);
     config.every = t->c->log_every;
-    config.unit = "tokens";
+    config.unit = hn_session_unit(t->s);
     if (t->json) config.to = NULL;
     hn_progress_start(&t->progress, &config, t->state.step, t->total);
     t->quiet = (hn_log){.line = show_line, .context = t};
@@ -606,25 +648,46 @@ static hn_status print_object(FILE *to, json_t *object)
     return HN_OK;
 }
 
+/* A model on a command line, with what it was opened with; hn_free it. */
+static char *base_options(const trainer *t, const char *model)
+{
+    const hn_run_config *c = t->c;
+    const bool base = strcmp(model, c->model) == 0, files = base && c->weights[0];
+    char sizes[96] = "";
+    int n = 0;
+    if (base && c->image_size)
+        n = snprintf(sizes, sizeof sizes, " --image-size %" PRId64, c->image_size);
+    if (base && c->channels)
+        snprintf(sizes + n, sizeof sizes - (size_t)n, " --channels %" PRId64, c->channels);
+    return hn_asprintf("%s%s%s%s%s%s", model, files ? " --weights " : "", files ? c->weights : "",
+                       sizes, c->tokenizer[0] ? " --tokenizer " : "", c->tokenizer);
+}
+
 /* The last three lines: where it is, how to try it, how to export it. */
 static hn_status say_result(const trainer *t, const char *result)
 {
     const hn_session *s = t->s;
-    const char *program = s->method->program, *model = t->c->model;
-    const char *tokenizer = t->c->tokenizer[0] ? " --tokenizer " : "";
+    const char *program = s->method->program;
+    const char *what = hn_session_has_images(s) ? "predict" : "generate";
+    const char *input = hn_session_has_images(s) ? "--images FILE" : "--prompt \"...\"";
     if (t->json)
         return print_object(t->to, json_pack("{s:s, s:s, s:I}", "result", result, "checkpoints",
                                              t->out, "step", (json_int_t)t->state.step));
+    char *base = base_options(t, t->c->model), *own = base_options(t, result);
+    if (base == NULL || own == NULL) {
+        hn_free(base);
+        hn_free(own);
+        return HN_FAIL(HN_ERR_MEMORY, "no memory for the last lines");
+    }
+    const bool adapter = s->method->adapter;
     fprintf(t->to, "result:  %s (%s), checkpoints in %s\n", result,
-            s->method->adapter ? "PEFT adapter" : "Hugging Face model", t->out);
-    if (s->method->adapter)
-        fprintf(t->to, "try:     %s generate --model %s%s%s --adapter %s --prompt \"...\"\n",
-                program, model, tokenizer, t->c->tokenizer, result);
-    else
-        fprintf(t->to, "try:     %s generate --model %s%s%s --prompt \"...\"\n", program, result,
-                tokenizer, t->c->tokenizer);
-    fprintf(t->to, "export:  %s export --model %s%s%s --checkpoint %s%s --to DIR\n", program, model,
-            tokenizer, t->c->tokenizer, t->out, s->method->adapter ? " --kind merged" : "");
+            adapter ? "PEFT adapter" : "Hugging Face model", t->out);
+    fprintf(t->to, "try:     %s %s --model %s%s%s %s\n", program, what, adapter ? base : own,
+            adapter ? " --adapter " : "", adapter ? result : "", input);
+    fprintf(t->to, "export:  %s export --model %s --checkpoint %s%s --to DIR\n", program, base,
+            t->out, adapter ? " --kind merged" : "");
+    hn_free(base);
+    hn_free(own);
     return HN_OK;
 }
 
@@ -659,11 +722,11 @@ static hn_status finish(trainer *t)
     return st;
 }
 
-hn_status hn_train(hn_session *s, const char *yaml, FILE *to)
+hn_status hn_train(hn_session *s, const hn_option_table *table, FILE *to)
 {
     trainer t = {.s = s, .c = s->run, .to = to, .saved_step = -1};
     t.json = strcmp(s->run->log_format, "json") == 0;
-    hn_status st = set_up(&t, yaml);
+    hn_status st = set_up(&t, table);
     if (st == HN_OK) {
         hn_signals_watch();
         st = loop(&t);

@@ -9,11 +9,11 @@ extern "C" {
 
 /* Runs `train`: opens everything, plans, trains, saves, exports.
  * s      method, config, run, given and log are set; the rest is opened here
- * yaml   all options, as hn_options_yaml writes them
+ * table  the options of the verb: they become the run's record
  * to     results and, with --log-format json, one object a step
  * A signal or --stop-after saves a checkpoint and ends with HN_OK. NaN or infinity ends with
  * HN_ERR_NUMERIC naming step and operation; the newest checkpoint stays. */
-HN_NODISCARD hn_status hn_train(hn_session *s, const char *yaml, FILE *to);
+HN_NODISCARD hn_status hn_train(hn_session *s, const hn_option_table *table, FILE *to);
 
 #ifdef __cplusplus
 }

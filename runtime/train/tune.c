@@ -208,7 +208,7 @@ hn_status hn_verb_tune(hn_session *s, FILE *to)
                        hn_device_text(s->device));
     HN_TRY(hn_tune_path(s->device, s->run->plans, &path));
     hn_status st = hn_session_model(s, true);
-    if (st == HN_OK) st = hn_session_seq_len(s);
+    if (st == HN_OK && s->run->classes > 0) st = hn_session_classes(s, s->run->classes);
     /* a run of the step's graphs on an empty batch tells which products there are */
     if (st == HN_OK) st = hn_session_engine(s, HN_EXECUTOR_NODES);
     if (st == HN_OK) st = hn_engine_allocate(s->engine);

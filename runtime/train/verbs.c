@@ -15,14 +15,14 @@
 #include "runtime/train/lora_hook.h"
 #include "runtime/train/state.h"
 
-enum { SHOWN_TOKENS = 256 };
+enum { SHOWN_TOKENS = 256, SHOWN_IMAGES = 8 };
 
 /* ---- check, plan ---- */
 
 /* A piece as one printable word. */
 static void print_piece(FILE *to, const hn_session *s, int32_t id)
 {
-    const char *piece = hn_tokenizer_piece(s->tokenizer, id);
+    const char *piece = hn_tokenizer_piece(s->text.tokenizer, id);
     fputc('\'', to);
     for (const char *c = piece ? piece : "?"; *c; c++) {
         if ((unsigned char)*c < 32 || *c == 127)
@@ -35,7 +35,7 @@ static void print_piece(FILE *to, const hn_session *s, int32_t id)
 
 static void print_row(FILE *to, const hn_session *s, const hn_batch *b)
 {
-    const int64_t n = s->seq_len < SHOWN_TOKENS ? s->seq_len : SHOWN_TOKENS;
+    const int64_t n = s->text.seq_len < SHOWN_TOKENS ? s->text.seq_len : SHOWN_TOKENS;
     fprintf(to, "first row, token by token: position, token -> target; '-' is not trained\n");
     for (int64_t i = 0; i < n; i++) {
         fprintf(to, "%6" PRId32 "  %6" PRId32 " ", b->positions[i], b->tokens[i]);
@@ -47,23 +47,49 @@ static void print_row(FILE *to, const hn_session *s, const hn_batch *b)
             print_piece(to, s, b->labels[i]);
         fputc('\n', to);
     }
-    if (n < s->seq_len) fprintf(to, "... %" PRId64 " more\n", s->seq_len - n);
+    if (n < s->text.seq_len) fprintf(to, "... %" PRId64 " more\n", s->text.seq_len - n);
+}
+
+static hn_status show_row(FILE *to, const hn_session *s)
+{
+    hn_batch b = {0};
+    HN_TRY(hn_batch_make(s->text.train_loader, s->text.max_seqs, &b));
+    const hn_status st = hn_loader_fill(s->text.train_loader, 0, &b);
+    if (st == HN_OK) print_row(to, s, &b);
+    hn_batch_free(&b);
+    return st;
+}
+
+/* Those that training begins with. */
+static hn_status show_images(FILE *to, const hn_session *s)
+{
+    const hn_image_loader *l = s->images.train_loader;
+    const hn_images *v = hn_image_set_view(s->images.train);
+    const int64_t batch = hn_image_loader_settings(l)->batch;
+    hn_image_batch b;
+    HN_TRY(hn_image_batch_make(l, &b));
+    const hn_status st = hn_image_loader_fill(l, 0, &b);
+    if (st == HN_OK) fprintf(to, "first images: number in the data, mean and deviation, class\n");
+    for (int64_t i = 0; st == HN_OK && i < batch && i < SHOWN_IMAGES; i++) {
+        hn_image_stats t;
+        double mean = 0, sd = 0;
+        hn_image_set_stats(s->images.train, &b.image[i], 1, &t);
+        for (int k = 0; k < v->c; k++) mean += t.mean[k] / v->c, sd += t.sd[k] / v->c;
+        fprintf(to, "%8" PRId32 "  %5.1f %5.1f  %s\n", b.image[i], mean, sd,
+                v->class_name[b.label[i]]);
+    }
+    hn_image_batch_free(&b);
+    return st;
 }
 
 hn_status hn_verb_check(hn_session *s, FILE *to)
 {
-    hn_batch b = {0};
     HN_TRY(hn_run_config_check(s->run));
     HN_TRY(hn_session_machine(s, false));
     HN_TRY(hn_session_model(s, true));
-    HN_TRY(hn_session_tokenizer(s));
     HN_TRY(hn_session_data(s, false));
-    HN_TRY(hn_session_plan(s, true, HN_EXPORT_PROBE_ROWS));
-    HN_TRY(hn_batch_make(s->train_loader, s->max_seqs, &b));
-    const hn_status st = hn_loader_fill(s->train_loader, 0, &b);
-    if (st == HN_OK) print_row(to, s, &b);
-    hn_batch_free(&b);
-    return st;
+    HN_TRY(hn_session_plan(s, true, true));
+    return hn_session_has_images(s) ? show_images(to, s) : show_row(to, s);
 }
 
 hn_status hn_verb_plan(hn_session *s, FILE *to)
@@ -72,17 +98,23 @@ hn_status hn_verb_plan(hn_session *s, FILE *to)
     HN_TRY(hn_run_config_check(c));
     HN_TRY(hn_session_machine(s, true));
     HN_TRY(hn_session_model(s, true));
-    HN_TRY(hn_session_seq_len(s));
+    if (c->classes > 0) HN_TRY(hn_session_classes(s, c->classes));
     HN_TRY(hn_session_engine(s, hn_executor_of(c->executor)));
     char *text = hn_engine_plan_text(s->engine);
     if (text == NULL) return HN_FAIL(HN_ERR_MEMORY, "no memory for the plan's text");
     fputs(text, to);
     hn_free(text);
-    fprintf(to,
-            "to make it smaller: --batch-size below %" PRId64 " with --accumulation, --seq-len "
-            "below %" PRId64 "%s\n",
-            c->batch_size, s->seq_len,
-            hn_engine_recomputed(s->engine) == s->model.decoder.layers ? "" : ", --recompute on");
+    const bool all = hn_engine_recomputed(s->engine) == hn_model_layers(&s->model);
+    char seq_len[64] = "";
+    if (!hn_session_has_images(s))
+        snprintf(seq_len, sizeof seq_len, ", --seq-len below %" PRId64, s->text.seq_len);
+    else
+        fprintf(to,
+                "images that lie on the device as a whole (--resident) take their %" PRId64
+                " bytes each besides\n",
+                s->images.blank.h * s->images.blank.w * s->images.blank.c);
+    fprintf(to, "to make it smaller: --batch-size below %" PRId64 " with --accumulation%s%s\n",
+            c->batch_size, seq_len, all ? "" : ", --recompute on");
     return HN_OK;
 }
 
@@ -93,17 +125,20 @@ hn_status hn_verb_eval(hn_session *s, FILE *to)
     hn_eval_sums sums;
     HN_TRY(hn_session_machine(s, false));
     HN_TRY(hn_session_model(s, false));
-    HN_TRY(hn_session_tokenizer(s));
     HN_TRY(hn_session_data(s, true));
-    HN_TRY(hn_session_plan(s, false, 0));
+    HN_TRY(hn_session_plan(s, false, false));
     HN_TRY(hn_session_load(s));
     HN_TRY(hn_session_evaluate(s, &sums));
-    const double loss = sums.rows > 0 ? sums.loss / (double)sums.rows : NAN;
+    const double n = (double)sums.rows, loss = sums.rows > 0 ? sums.loss / n : NAN;
     if (!isfinite(loss))
-        return HN_FAIL(HN_ERR_NUMERIC, "the held-out loss is %g over %" PRId64 " tokens", loss,
-                       sums.rows);
-    fprintf(to, "loss %.6f  perplexity %.4f  tokens %" PRId64 "  %s\n", loss, exp(loss), sums.rows,
-            hn_dataset_name(s->eval_data));
+        return HN_FAIL(HN_ERR_NUMERIC, "the held-out loss is %g over %" PRId64 " %s", loss,
+                       sums.rows, hn_session_unit(s));
+    if (hn_session_has_images(s))
+        fprintf(to, "loss %.6f  accuracy %.2f %%  images %" PRId64 "  %s\n", loss,
+                100 * (double)sums.hits / n, sums.rows, hn_image_set_name(s->images.eval));
+    else
+        fprintf(to, "loss %.6f  perplexity %.4f  tokens %" PRId64 "  %s\n", loss, exp(loss),
+                sums.rows, hn_dataset_name(s->text.eval_data));
     return HN_OK;
 }
 
@@ -129,7 +164,7 @@ static hn_status write_out(writer *w)
 
 static hn_status emit_token(writer *w, int32_t id)
 {
-    HN_TRY(hn_tokenizer_decode_next(w->s->tokenizer, &w->detok, id, &w->text));
+    HN_TRY(hn_tokenizer_decode_next(w->s->text.tokenizer, &w->detok, id, &w->text));
     return write_out(w);
 }
 
@@ -138,21 +173,21 @@ static bool is_end(const hn_session *s, int32_t id)
     const hn_decoder *c = &s->model.decoder;
     for (int i = 0; i < c->n_eos; i++)
         if (c->eos[i] == id) return true;
-    return c->n_eos == 0 && id == hn_tokenizer_eos(s->tokenizer);
+    return c->n_eos == 0 && id == hn_tokenizer_eos(s->text.tokenizer);
 }
 
 static hn_status encode_prompt(writer *w)
 {
     hn_session *s = w->s;
     const char *prompt = s->run->prompt;
-    HN_TRY(hn_tokenizer_encode(s->tokenizer, prompt, strlen(prompt),
+    HN_TRY(hn_tokenizer_encode(s->text.tokenizer, prompt, strlen(prompt),
                                HN_TOK_ADD_SPECIAL | HN_TOK_PARSE_SPECIAL, &w->prompt));
     if (w->prompt.n > 0) return HN_OK;
-    int32_t start = hn_tokenizer_bos(s->tokenizer); /* an empty prompt begins a document */
-    if (start < 0) start = hn_tokenizer_eos(s->tokenizer);
+    int32_t start = hn_tokenizer_bos(s->text.tokenizer); /* an empty prompt begins a document */
+    if (start < 0) start = hn_tokenizer_eos(s->text.tokenizer);
     if (start < 0)
         return HN_FAIL(HN_ERR_ARG, "--prompt is empty and %s has neither BOS nor EOS to begin with",
-                       hn_tokenizer_source(s->tokenizer));
+                       hn_tokenizer_source(s->text.tokenizer));
     w->prompt.id = hn_malloc(sizeof *w->prompt.id);
     if (w->prompt.id == NULL) return HN_FAIL(HN_ERR_MEMORY, "no memory for the prompt");
     w->prompt.id[0] = start;
@@ -219,11 +254,12 @@ static hn_status write_text(writer *w)
         position = (int32_t)(w->prompt.n + i);
         HN_TRY(hn_sample(&a, w->scratch));
         if (is_end(s, id) && !c->ignore_eos) break;
-        if (id >= hn_tokenizer_vocab_size(s->tokenizer)) continue; /* padding row of the head */
+        if (id >= hn_tokenizer_vocab_size(s->text.tokenizer))
+            continue; /* padding row of the head */
         HN_TRY(emit_token(w, id));
         if (i + 1 < w->max_new_tokens) HN_TRY(hn_generator_next(w->g, id, &logits));
     }
-    HN_TRY(hn_tokenizer_decode_end(s->tokenizer, &w->detok, &w->text));
+    HN_TRY(hn_tokenizer_decode_end(s->text.tokenizer, &w->detok, &w->text));
     HN_TRY(write_out(w));
     if (isatty(fileno(w->to))) fputc('\n', w->to);
     return HN_OK;
@@ -235,6 +271,11 @@ hn_status hn_verb_generate(hn_session *s, FILE *to)
     hn_status st = HN_OK;
     HN_TRY(hn_session_machine(s, false));
     HN_TRY(hn_session_model(s, false));
+    if (hn_session_has_images(s))
+        return HN_FAIL(HN_ERR_ARG,
+                       "model %s is an image classifier: it has no text to write; "
+                       "'predict' names the classes of images",
+                       s->run->model);
     HN_TRY(hn_session_tokenizer(s));
     HN_TRY_GOTO(st, encode_prompt(&w), done);
     settle_length(&w);
@@ -276,7 +317,14 @@ static hn_status open_for_checkpoint(hn_session *s, const char *dir)
 {
     const char *digest;
     HN_TRY(hn_session_model(s, true));
-    HN_TRY(hn_session_plan(s, false, HN_EXPORT_PROBE_ROWS));
+    if (hn_session_has_images(s)) {
+        hn_vision_config v = s->model.vision;
+        HN_TRY(hn_state_classes(dir, &v, &s->images.classes));
+        HN_TRY(hn_session_classes(s, v.classes));
+        memcpy(s->model.vision.mean, v.mean, sizeof v.mean);
+        memcpy(s->model.vision.std, v.std, sizeof v.std);
+    }
+    HN_TRY(hn_session_plan(s, false, true));
     HN_TRY(hn_session_load(s));
     HN_TRY(hn_model_digest(&s->model, (uint64_t)s->run->seed, &digest));
     return hn_state_load_delta(dir, hn_engine_params(s->engine), digest);

@@ -1,0 +1,76 @@
+"""What the PyTorch peers of the step benchmarks share: continuous steps, timed as hone's are."""
+
+import time
+
+import torch
+
+GIB = 2.0**30
+MARKS = 1000  # of a run: an event around each of 100,000 short steps would be part of their time
+
+
+class Clock:
+    """Moments on the device's time line; on the CPU those of the host."""
+
+    def __init__(self, device):
+        self.cuda = device.startswith("cuda")
+        self.marks = []
+
+    def mark(self):
+        if self.cuda:
+            event = torch.cuda.Event(enable_timing=True)
+            event.record()
+            self.marks.append(event)
+        else:
+            self.marks.append(time.perf_counter())
+
+    def intervals_ms(self):
+        pairs = list(zip(self.marks, self.marks[1:]))
+        if self.cuda:
+            torch.cuda.synchronize()
+            return [x.elapsed_time(y) for x, y in pairs]
+        return [(y - x) * 1e3 for x, y in pairs]
+
+
+def wait(device):
+    if device.startswith("cuda"):
+        torch.cuda.synchronize()
+
+
+def step_count(step, device, seconds, least):
+    """How many steps fill the time, from a few of them: later ones are then not waited for."""
+    tried, took = 1, 0.0
+    while took < min(0.2, seconds):
+        tried *= 2
+        start = time.perf_counter()
+        for number in range(tried):
+            step(number)
+        wait(device)
+        took = time.perf_counter() - start
+    return max(least, int(seconds / max(took / tried, 1e-6) * 1.05) + 1)
+
+
+def timed(step, device, seconds, least):
+    """Continuous steps: the keys of the result that come of them, and the last loss. step(number)
+    gives its loss and waits for nothing."""
+    n = step_count(step, device, seconds, least)
+    every = max(1, n // MARKS)
+    n += -n % every
+    clock = Clock(device)
+    window = [time.time()]
+    start = time.perf_counter()
+    clock.mark()
+    for number in range(n):
+        loss = step(number)
+        if (number + 1) % every == 0:
+            clock.mark()
+    wait(device)
+    elapsed = time.perf_counter() - start
+    window.append(time.time())
+    ms = sorted(t / every for t in clock.intervals_ms())
+    return {
+        "steps": n,
+        "seconds": elapsed,
+        "step_ms": [ms[round(q * (len(ms) - 1))] for q in (0.2, 0.5, 0.8)],
+        "window": window,
+        "loss_last": loss.item(),
+    }

@@ -1,0 +1,52 @@
+#include "runtime/train/option_kinds.h"
+
+#include <string.h>
+
+#include "runtime/base/alloc.h"
+
+static const char *const of_decoders[] = {
+    "tokenizer",      "format",          "text-key",  "prompt-key",
+    "completion-key", "train-on-prompt", "cache-dir", "data-threads",
+    "seq-len",        "packing",         NULL};
+static const char *const of_classifiers[] = {
+    "image-size", "channels",        "classes",     "data-kind",  "coarse",   "resident", "augment",
+    "pad",        "label-smoothing", "frozen-norm", "train-head", "new-head", "mean-std", NULL};
+
+static bool is_in(const char *const *list, const char *name)
+{
+    for (; list != NULL && *list != NULL; list++)
+        if (strcmp(*list, name) == 0) return true;
+    return false;
+}
+
+static const char *const *of_the_other_kind(const hn_session *s)
+{
+    return hn_session_has_images(s) ? of_decoders : of_classifiers;
+}
+
+hn_status hn_check_option_kinds(const hn_session *s)
+{
+    for (const char *const *o = of_the_other_kind(s); *o != NULL; o++)
+        if (hn_options_given(s->given, *o))
+            return HN_FAIL(HN_ERR_ARG, "--%s: of %s, but model %s is %s", *o,
+                           hn_session_has_images(s) ? "decoders" : "image classifiers",
+                           s->run->model,
+                           hn_session_has_images(s) ? "an image classifier" : "a decoder");
+    return HN_OK;
+}
+
+hn_status hn_record_options(const hn_session *s, const hn_option_table *table, char **yaml)
+{
+    const char *const *loaded = s->run->adapter[0] ? s->method->adapter_options : NULL;
+    hn_option *row = hn_malloc(table->n * sizeof *row);
+    size_t n = 0;
+    if (row == NULL) return HN_FAIL(HN_ERR_MEMORY, "table of %zu options", table->n);
+    for (size_t i = 0; i < table->n; i++) {
+        const char *name = table->row[i].name;
+        if (name != NULL && (is_in(of_the_other_kind(s), name) || is_in(loaded, name))) continue;
+        row[n++] = table->row[i];
+    }
+    const hn_status st = hn_options_yaml(row, n, s->config, yaml);
+    hn_free(row);
+    return st;
+}

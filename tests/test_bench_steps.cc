@@ -1,0 +1,172 @@
+/* hone-bench-step and hone-bench-vision: what their records hold, on the CPU. */
+#include <jansson.h>
+
+#include <cmath>
+
+#include "cli_test.h"
+
+namespace {
+
+const Words tiny_step = {"hone-bench-step",
+                         "--model",
+                         "bench/shapes/tiny.json",
+                         "--batch",
+                         "1",
+                         "--length",
+                         "8",
+                         "--warmup",
+                         "1",
+                         "--steps",
+                         "3",
+                         "--seconds",
+                         "0",
+                         "--device",
+                         "cpu"};
+
+Words vision(const Words &more)
+{
+    return Words{"hone-bench-vision",
+                 "--model",
+                 "mnist-cnn",
+                 "--batch",
+                 "8",
+                 "--images",
+                 "20",
+                 "--warmup",
+                 "1",
+                 "--steps",
+                 "3",
+                 "--seconds",
+                 "0",
+                 "--device",
+                 "cpu"} +
+           more;
+}
+
+Ran run(const Words &words)
+{
+    const TempDir home;
+    return Program(words, home.str()).wait();
+}
+
+/* The one line that a program prints. */
+class Record {
+    json_t *o_;
+
+  public:
+    explicit Record(const Words &words)
+    {
+        const Ran r = run(words);
+        expect_done(r);
+        EXPECT_EQ(lines_of(r.out).size(), 1u) << r.out;
+        o_ = json_loads(r.out.c_str(), 0, nullptr);
+        EXPECT_NE(o_, nullptr) << r.out;
+    }
+    Record(const Record &) = delete;
+    ~Record() { json_decref(o_); }
+
+    double number(const char *key) const { return value(json_object_get(o_, key), key); }
+    double number(const char *key, size_t i) const
+    {
+        return value(json_array_get(json_object_get(o_, key), i), key);
+    }
+    std::string text(const char *key) const
+    {
+        const char *s = json_string_value(json_object_get(o_, key));
+        return s ? s : "";
+    }
+
+  private:
+    static double value(const json_t *v, const char *key)
+    {
+        EXPECT_TRUE(json_is_number(v)) << key;
+        return json_number_value(v);
+    }
+};
+
+void expect_clock(const Record &r, const char *rate, double rows)
+{
+    const double seconds = r.number("seconds");
+    EXPECT_EQ(r.number("steps"), 3);
+    EXPECT_GT(seconds, 0);
+    EXPECT_NEAR(r.number(rate) * seconds, 3 * rows, 1e-6 * rows);
+    EXPECT_LE(r.number("step_ms", 0), r.number("step_ms", 1));
+    EXPECT_LE(r.number("step_ms", 1), r.number("step_ms", 2));
+    /* The 80th percentile of three is the longest; together they are the whole time. */
+    EXPECT_LE(r.number("step_ms", 2), 1e3 * seconds);
+    EXPECT_GE(3 * r.number("step_ms", 2), 1e3 * seconds * (1 - 1e-6));
+    EXPECT_GE(r.number("window", 1), r.number("window", 0));
+    EXPECT_EQ(r.text("executor"), "cpu");
+}
+
+TEST(BenchVision, RecordHoldsWhatRan)
+{
+    const Record r(vision({}));
+    expect_clock(r, "images_per_s", 8);
+    EXPECT_EQ(r.text("who"), "hone");
+    EXPECT_EQ(r.text("model"), "mnist-cnn");
+    EXPECT_EQ(r.text("dtype"), "bf16");
+    EXPECT_EQ(r.number("batch"), 8);
+    EXPECT_EQ(r.number("images"), 20);
+    /* 32 * 25 + 32, 64 * 800 + 64, 1024 * 1024 + 1024, 10 * 1024 + 10: everything */
+    EXPECT_EQ(r.number("trained"), 832 + 51264 + 1049600 + 10250);
+    EXPECT_NEAR(r.number("loss_first"), std::log(10), 0.1); /* of ten classes, untrained */
+}
+
+TEST(BenchVision, LossFallsBelowThatOfGuessing)
+{
+    const Record r(vision(
+        {"--batch", "10", "--images", "10", "--steps", "30", "--lr", "0.05", "--dtype", "f32"}));
+    EXPECT_LT(r.number("loss_last"), 0.8 * std::log(10));
+}
+
+TEST(BenchVision, SameSeedSameLosses)
+{
+    const Record a(vision({"--augment", "crop-flip"})), b(vision({"--augment", "crop-flip"}));
+    const Record other(vision({"--augment", "crop-flip", "--seed", "1"}));
+    const Record plain(vision({}));
+    EXPECT_EQ(a.number("loss_last"), b.number("loss_last"));
+    EXPECT_NE(a.number("loss_last"), other.number("loss_last"));
+    EXPECT_NE(a.number("loss_first"), plain.number("loss_first")); /* other pixels, same weights */
+}
+
+TEST(BenchVision, VisionTransformersAndAdamW)
+{
+    const Record r(vision({"--model", "vit-tiny-cifar", "--batch", "2", "--optimizer", "adamw",
+                           "--lr", "1e-3", "--weight-decay", "0.05"}));
+    expect_clock(r, "images_per_s", 2);
+    EXPECT_EQ(r.text("optimizer"), "adamw");
+}
+
+TEST(BenchVision, RefusesByName)
+{
+    const struct {
+        Words more, parts;
+        int code;
+    } cases[] = {
+        {{"--model", "resnet-nix"}, {"resnet-nix", "resnet18-cifar"}, 1},
+        {{"--optimizer", "lion"}, {"optimizer", "lion"}, 2},
+        {{"--augment", "mixup"}, {"augment", "mixup"}, 2},
+        {{"--batch", "0"}, {"batch"}, 2},
+        {{"--tune"}, {"--tune", "cpu"}, 1},
+    };
+    for (const auto &c : cases) expect_refused(run(vision(c.more)), c.code, c.parts);
+}
+
+TEST(BenchVision, ProfileNamesTheOperations)
+{
+    const Ran r = run(vision({"--profile"}));
+    expect_done(r);
+    for (const char *op : {"image_prep", "conv2d", "class_ce", "sgd"})
+        EXPECT_TRUE(contains(r.out, op)) << op << "\n" << r.out;
+}
+
+TEST(BenchStep, RecordHoldsWhatRan)
+{
+    const Record r(tiny_step);
+    expect_clock(r, "tokens_per_s", 8);
+    EXPECT_EQ(r.number("rank"), 16);
+    EXPECT_NEAR(r.number("loss_first"), std::log(512), 0.5); /* of 512 tokens, untrained */
+}
+
+} // namespace
