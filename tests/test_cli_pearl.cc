@@ -1,6 +1,7 @@
 /* hone-pearl on a stream of three tasks: what it keeps, forgets, counts and continues. */
 #include "classifier_test.h"
 #include "pearl_test.h"
+#include "runtime/adapt/rank_rule.h"
 #include "runtime/model/model.h"
 
 namespace {
@@ -47,6 +48,33 @@ TEST(CliPearl, ContinuesInsideProbeAndFactorsBitForBit)
         EXPECT_TRUE(contains(then.err, phase)) << then.err;
         EXPECT_TRUE(kept(w, name) == kept(w, whole)) << "stopped after " << steps << " steps";
     }
+}
+
+/* Spectra, distances and ranks of a record belong together. */
+TEST(CliPearl, RanksFollowTheRecordedSpectra)
+{
+    const PearlPlace w;
+    expect_done(w.run(w.resnet() + w.to("run") + Words{"--stop-after", "2", "--energy", "0.8"}));
+    const Json record(w.record("run", 2, "task.json"));
+    const size_t layers = json_array_size(record.at("layers"));
+    EXPECT_EQ(layers, 19u);
+    int64_t pairs = 0;
+    for (size_t i = 0; i < layers; i++) {
+        const std::string at = "layers." + std::to_string(i) + ".";
+        std::vector<double> s;
+        double energy = 0;
+        for (size_t k = 0; k < json_array_size(record.at(at + "spectrum")); k++)
+            s.push_back(record.number(at + "spectrum." + std::to_string(k)));
+        for (const double x : s) energy += x * x;
+        const double moved = record.number(at + "distance") * record.number(at + "reference_norm");
+        EXPECT_NEAR(std::sqrt(energy), moved, 1e-6 * moved) << at;
+        EXPECT_GT(moved, 0) << at;
+        const int64_t k = hn_rank_by_energy(s.data(), (int64_t)s.size(), 0.8);
+        EXPECT_EQ(record.number(at + "rank"), (double)k) << at;
+        EXPECT_FALSE(json_is_true(record.at(at + "dense"))) << at;
+        pairs += k * (int64_t)(record.number(at + "rows") + record.number(at + "cols"));
+    }
+    EXPECT_EQ(record.number("parameters.low_rank"), (double)pairs);
 }
 
 /* Killed at some step, and asked to stop at some other. */

@@ -57,6 +57,23 @@ TEST(CliPearlStrategies, JointLearnsAllTasksAtOnce)
     EXPECT_FALSE(std::filesystem::exists(w / "run/task-001"));
 }
 
+TEST(CliPearlStrategies, LinesForMachinesAreJson)
+{
+    const PearlPlace w;
+    const Ran r = w.run(w.plain("head") + w.to("run") +
+                        Words{"--log-format", "json", "--log-every", "2", "--stop-after", "2"});
+    expect_done(r);
+    int steps = 0;
+    for (const auto &line : lines_of(r.out)) {
+        json_t *o = nullptr;
+        ASSERT_HN_OK(hn_json_parse(line.data(), line.size(), "a line", &o)) << line;
+        steps += json_object_get(o, "loss") != nullptr;
+        json_decref(o);
+    }
+    EXPECT_EQ(steps, 6); /* every second of 6 steps of two tasks */
+    EXPECT_TRUE(contains(last_line(r.out), "\"tasks_done\": 2")) << r.out;
+}
+
 TEST(CliPearlStrategies, ReferencesAndNorms)
 {
     const PearlPlace w;

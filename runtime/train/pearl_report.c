@@ -135,6 +135,37 @@ static json_t *chooser_json(const hn_pearl *r, int k, bool *ok)
     return o;
 }
 
+/* Those of its options that mean something. */
+static void add_strategy(const hn_pearl *r, json_t *o, bool *ok)
+{
+    static const char *const refs[] = {"first", "pretrained", "previous", "nearest"};
+    const hn_pearl_config *c = r->c;
+    const struct {
+        const char *option, *key;
+        json_t *value;
+    } rows[] = {{"ref", "ref", json_string(refs[r->ref])},
+                {"layers", "layers", json_string(c->layers.joined)},
+                {"norm", "norm", json_string(c->norm)},
+                {"rank", "rank", json_integer((json_int_t)c->rank)},
+                {"rank-rule", "rank_rule", json_string(c->rank_rule)},
+                {"energy", "energy", json_real(c->energy)},
+                {"eps", "eps", json_real(c->eps)},
+                {"floor", "floor", json_integer((json_int_t)c->floor)},
+                {"budget", "budget", json_integer((json_int_t)c->budget)},
+                {"allocator", "allocator", json_string(c->allocator)},
+                {"init", "init", json_string(c->init)},
+                {"truncate", "truncate", json_boolean(c->truncate)},
+                {"probe-epochs", "probe_epochs", json_real(hn_pearl_probe_epochs(r))},
+                {"lwf-weight", "lwf_weight", json_real(c->lwf_weight)},
+                {"ewc-weight", "ewc_weight", json_real(c->ewc_weight)}};
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        if (hn_pearl_reason(c, rows[i].option) == NULL)
+            set(o, rows[i].key, rows[i].value, ok);
+        else
+            json_decref(rows[i].value);
+    }
+}
+
 static json_t *about(const hn_pearl *r, bool *ok)
 {
     const hn_pearl_config *c = r->c;
@@ -151,6 +182,7 @@ static json_t *about(const hn_pearl *r, bool *ok)
     set(o, "batch_size", json_integer((json_int_t)c->batch_size), ok);
     set(o, "lr", json_real(c->lr), ok);
     set(o, "optimizer", json_string(c->optimizer), ok);
+    add_strategy(r, o, ok);
     set(o, "settings", json_string(r->settings), ok);
     set(o, "device", json_string(hn_device_text(r->device)), ok);
     set(o, "body_parameters", json_integer((json_int_t)hn_pearl_body_values(r)), ok);
