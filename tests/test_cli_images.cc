@@ -314,6 +314,9 @@ TEST(CliImagesRefuses, DataThatDoNotFit)
     w.set("data/train", 6, 3, 28, 3);
     expect_refused(w.run(w.train("o", 1, "hone-full", "mnist-cnn")), 2, {"3 channel(s)"});
     expect_refused(w.run(w.train("o", 1, "hone-full", "resnet99")), 2, {"resnet99", "resnet20"});
+    write_file(w / "data/classes.txt", "cat\ndog\nh\xffn\n");
+    w.set("data/train", 6);
+    expect_refused(w.run(w.train("o", 1, "hone-full")), 2, {"not UTF-8"});
     w.set("data/train", 24, 4);
     write_file(w / "data/classes.txt", "cat\ndog\nhen\ncow\n");
     expect_refused(w.run(w.train("o", 1, "hone-full", fixture) + Words{"--new-head", "off"}), 2,

@@ -20,7 +20,7 @@ static const hn_option model_rows[] = {
 static const hn_option data_rows[] = {
     HN_OPT_TITLE("Data"),
     {"data",            FIELD(data),            NULL,   0, 0, NULL, "text, jsonl or json files (also .gz), comma separated, or a folder with train.* and valid.*; of classifiers: idx or CIFAR files, or a folder for each class"},
-    {"eval-data",       FIELD(eval_data),       "",     0, 0, NULL, "held-out file; default: valid.* of the folder, or none"},
+    {"eval-data",       FIELD(eval_data),       "",     0, 0, NULL, "held-out file; default: valid.* of the folder, or none; of classifiers, also the word of another part of the folder, test; default: its val*, or test*"},
     {"eval-split",      FIELD(eval_split),      "0",    0, 0.9, NULL, "share at the end of the data that is held out"},
     {"format",          FIELD(format),          "auto", 0, 0, "auto|text|prompt-completion|alpaca|tokens", "what a row holds; auto: decided by the keys of the first 100 rows, and printed"},
     {"text-key",        FIELD(text_key),        "",     0, 0, NULL, "key of the text in rows of format text"},
