@@ -1,5 +1,6 @@
 /* What hone-pearl refuses, each with one clear line, and before it writes anything. */
 #include "pearl_test.h"
+#include "runtime/base/save.h"
 
 namespace {
 
@@ -95,6 +96,27 @@ TEST(CliPearlInput, RefusesRecordsThatWereChanged)
     }
     write_file(w / "run/reference/model.safetensors", "x");
     expect_refused(w.run(run + Words{"--resume", "auto"}), 2, {"reference/model.safetensors"});
+}
+
+/* A network that does not give the logits it was recorded with is a failure, not a number. */
+TEST(CliPearlInput, NamesATaskThatIsForgotten)
+{
+    const PearlPlace w;
+    const Words run = w.vit() + w.to("run");
+    char then[HN_SHA256_HEX], now[HN_SHA256_HEX];
+    const std::string record = w.record("run", 1, "task.json");
+    expect_done(w.run(run + Words{"--stop-after", "1"}));
+    const std::string digest = Json(record).text("logits_sha256.0");
+    ASSERT_HN_OK(hn_sha256_file(record.c_str(), nullptr, then));
+    replace_in_file(record, digest, std::string(64, '0'));
+    ASSERT_HN_OK(hn_sha256_file(record.c_str(), nullptr, now));
+    replace_in_file(w / "run/index.json", then, now);
+    const Ran eval = w.run({"hone-pearl", "eval", "--run", w / "run"});
+    expect_done(eval);
+    EXPECT_TRUE(contains(eval.out, "0 of 1 tasks have the logits")) << eval.out;
+    expect_refused(w.run(run + Words{"--resume", "auto"}), 1,
+                   {"task 1: its logits after task 2", digest});
+    EXPECT_FALSE(std::filesystem::exists(w / "run/task-002"));
 }
 
 /* Killed between a record and the index: the record counts. */

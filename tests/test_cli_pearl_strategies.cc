@@ -57,6 +57,27 @@ TEST(CliPearlStrategies, JointLearnsAllTasksAtOnce)
     EXPECT_FALSE(std::filesystem::exists(w / "run/task-001"));
 }
 
+/* From a folder with weights: they are the reference, and the first task has an update, too. */
+TEST(CliPearlStrategies, GivenWeightsAreTheReference)
+{
+    const PearlPlace w;
+    expect_done(w.run(w.vit() + w.to("before") + Words{"--stop-after", "1"}));
+    expect_done(
+        w.run({"hone-pearl", "export", "--run", w / "before", "--task", "1", "--to", w / "model"}));
+    write_file(w / "model/preprocessor_config.json", "{}");
+    const Words given = PearlPlace::without(w.vit(), "--model") + Words{"--model", w / "model"};
+    expect_done(w.run(given + w.to("run") + Words{"--stop-after", "2"}));
+    const Json result(w / "run/result.json");
+    EXPECT_EQ(result.text("cell.ref"), "pretrained");
+    EXPECT_GT(result.number("cell.per_task.0.parameters.low_rank"), 0);
+    EXPECT_EQ(result.number("metrics.StreamForgetting"), 0);
+    EXPECT_TRUE(read_file(w / "before/reference/model.safetensors") ==
+                read_file(w / "run/reference/model.safetensors"));
+    expect_done(
+        w.run({"hone-pearl", "export", "--run", w / "run", "--task", "2", "--to", w / "second"}));
+    EXPECT_EQ(read_file(w / "second/preprocessor_config.json"), "{}");
+}
+
 TEST(CliPearlStrategies, LinesForMachinesAreJson)
 {
     const PearlPlace w;

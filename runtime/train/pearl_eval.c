@@ -286,15 +286,29 @@ static hn_status run_networks(hn_pearl *r, int task)
     return HN_OK;
 }
 
+/* What the record of a task has for the bits of its logits; NULL: nothing that could be compared,
+ * as on another machine. */
+static const char *recorded_digest(const hn_pearl *r, int task)
+{
+    const json_t *record = r->record[task].json, *list = json_object_get(record, "logits_sha256");
+    const char *machine = json_string_value(json_object_get(record, "device"));
+    if (!is_fixed(r) || r->only_compares || machine == NULL) return NULL;
+    if (strcmp(machine, hn_pearl_machine(r)) != 0) {
+        hn_warn(&r->log, "task %d was learned on another device (%s): its logits are not compared",
+                task + 1, machine);
+        return NULL;
+    }
+    return json_string_value(json_array_get(list, (size_t)task));
+}
+
 /* Forgetting is impossible where nothing is changed: a difference is a mistake of ours. */
 static hn_status check_digests(const hn_pearl *r, int task, json_t *digests)
 {
     char hex[HN_SHA256_HEX];
     for (int t = 0; t <= task; t++) {
         HN_TRY(digest_of(r, t, hex));
-        const json_t *then = json_object_get(r->record[t].json, "logits_sha256");
-        const char *old = then ? json_string_value(json_array_get(then, (size_t)t)) : NULL;
-        if (is_fixed(r) && !r->other_machine && old && strcmp(hex, old) != 0)
+        const char *old = recorded_digest(r, t);
+        if (old != NULL && strcmp(hex, old) != 0)
             return HN_FAIL(HN_ERR_NUMERIC,
                            "task %d: its logits after task %d are not those it had when it was "
                            "learned (SHA-256 %s, then %s)",

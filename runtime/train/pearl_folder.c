@@ -11,8 +11,6 @@
 #include "runtime/file/folder.h"
 #include "runtime/train/pearl_impl.h"
 
-enum { FORMAT = 1 };
-
 static char *path_in(const char *dir, const char *name) { return hn_asprintf("%s/%s", dir, name); }
 
 static hn_status no_memory(const char *dir)
@@ -24,8 +22,8 @@ static hn_status no_memory(const char *dir)
 
 static hn_status index_new(hn_pearl *r)
 {
-    r->index = json_pack("{s:i, s:s, s:{s:s, s:s, s:s}, s:n, s:[]}", "format", FORMAT, "program",
-                         "hone-pearl", "identity", "base_model", r->base_digest, "data",
+    r->index = json_pack("{s:i, s:s, s:{s:s, s:s, s:s}, s:n, s:[]}", "format", HN_PEARL_FORMAT,
+                         "program", "hone-pearl", "identity", "base_model", r->base_digest, "data",
                          r->data_digest, "settings", r->settings, "reference", "records");
     return r->index ? HN_OK : HN_FAIL(HN_ERR_MEMORY, "no memory for the index");
 }
@@ -61,7 +59,7 @@ static hn_status index_check(const hn_pearl *r, const char *where)
                  {"data", r->data_digest, "data or stream of tasks"}};
     const char *settings = NULL;
     int64_t version = 0;
-    HN_TRY(hn_json_get_i64(r->index, "format", where, 1, FORMAT, true, &version));
+    HN_TRY(hn_json_get_i64(r->index, "format", where, 1, HN_PEARL_FORMAT, true, &version));
     for (size_t i = 0; i < sizeof facts / sizeof *facts; i++) {
         const char *value;
         HN_TRY(hn_json_get_text(have, facts[i].key, where, true, &value));

@@ -17,6 +17,8 @@
 extern "C" {
 #endif
 
+enum { HN_PEARL_FORMAT = 1 }; /* of index.json and task.json; readers refuse newer ones */
+
 typedef enum {
     HN_PEARL_PEARL,
     HN_PEARL_LORA,
@@ -121,7 +123,7 @@ typedef struct {
     hn_progress progress;
     int64_t steps_here; /* optimizer steps of this call */
     bool stopped;
-    bool other_machine; /* whose bits may be others: no mistake */
+    bool only_compares; /* eval: logits that differ are told, not an error */
 } hn_pearl;
 
 /* ---- pearl_options.c ---- */
@@ -215,6 +217,8 @@ HN_NODISCARD hn_status hn_pearl_index_add(hn_pearl *r, int task);
 HN_NODISCARD hn_status hn_pearl_record_write(hn_pearl *r, int task, json_t *digests);
 /* sha256: of its task.json */
 HN_NODISCARD hn_status hn_pearl_record_read(hn_pearl *r, int task, const char *sha256);
+/* What decides about bits: the CPU (any number of threads), or which GPU. */
+const char *hn_pearl_machine(const hn_pearl *r);
 /* want: NULL: the index has none. Errors: HN_ERR_FORMAT */
 HN_NODISCARD hn_status hn_pearl_verify(const char *path, const char *want);
 

@@ -6,11 +6,8 @@
 #include <string.h>
 
 #include "runtime/base/alloc.h"
-
 #include "runtime/file/folder.h"
 #include "runtime/train/pearl_impl.h"
-
-enum { FORMAT = 1 };
 
 static const char delta_file[] = "delta.safetensors", prototype_file[] = "prototypes.safetensors",
                   fisher_file[] = "fisher.safetensors";
@@ -25,6 +22,12 @@ static hn_status no_memory(const char *dir)
 static char *record_path(const hn_pearl *r, int task)
 {
     return hn_asprintf("%s/task-%03d", r->out, task + 1);
+}
+
+const char *hn_pearl_machine(const hn_pearl *r)
+{
+    const bool gpu = hn_device_kind_of(r->device) == HN_DEVICE_CUDA;
+    return gpu ? hn_device_text(r->device) : "cpu";
 }
 
 /* ---- JSON: *ok gathers failures, which are those of memory ---- */
@@ -102,7 +105,7 @@ static json_t *record_json(const hn_pearl *r, int task, json_t *files, json_t *d
 {
     const hn_pearl_record *k = &r->record[task];
     json_t *o = json_object(), *chosen = json_object();
-    set(o, "format", json_integer(FORMAT), ok);
+    set(o, "format", json_integer(HN_PEARL_FORMAT), ok);
     set(o, "task", json_integer(task + 1), ok);
     set(o, "strategy", json_string(r->c->strategy), ok);
     set(o, "base", json_integer(k->base), ok);
@@ -115,6 +118,7 @@ static json_t *record_json(const hn_pearl *r, int task, json_t *files, json_t *d
         json_pack("{s:f, s:f, s:f, s:f}", "probe", k->probe_s, "ranks", k->rank_s, "train",
                   k->train_s, "evaluate", k->eval_s),
         ok);
+    set(o, "device", json_string(hn_pearl_machine(r)), ok);
     set(o, "seed", json_integer((json_int_t)r->c->seed), ok);
     set(o, "data_digest", json_string(r->data_digest), ok);
     set(o, "settings", json_string(r->settings), ok);
@@ -178,8 +182,8 @@ static char *manifest_text(const hn_pearl *r, int task)
     const hn_pearl_record *k = &r->record[task];
     json_t *m =
         json_pack("{s:i, s:s, s:[], s:{s:s, s:s}, s:{s:s, s:I}, s:I, s:I, s:o}", "format_version",
-                  FORMAT, "kind", "pearl", "parents", "base", "name", r->c->model, "tree_digest",
-                  r->base_digest, "training", "data_digest", r->data_digest, "steps",
+                  HN_PEARL_FORMAT, "kind", r->c->strategy, "parents", "base", "name", r->c->model,
+                  "tree_digest", r->base_digest, "training", "data_digest", r->data_digest, "steps",
                   (json_int_t)k->steps, "task", (json_int_t)task + 1, "base_task",
                   (json_int_t)k->base, "tensors", manifest_tensors(r, &k->delta));
     char *text = m ? json_dumps(m, JSON_SORT_KEYS | JSON_COMPACT) : NULL;

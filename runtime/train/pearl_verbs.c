@@ -235,7 +235,7 @@ hn_status hn_pearl_eval(const hn_pearl_call *c)
         st = HN_FAIL(HN_ERR_MEMORY, "accuracies of %d tasks", r.done);
     for (int t = 0; st == HN_OK && t < r.done; t++)
         before[t] = hn_cl_accuracy(r.accuracy, r.done, t + 1);
-    r.other_machine = true;
+    r.only_compares = true;
     if (st == HN_OK) st = hn_pearl_evaluate(&r, r.done - 1, &digests);
     if (st == HN_OK) st = compare(&r, digests, before, c->to);
     json_decref(digests);
@@ -274,6 +274,19 @@ static hn_status head_values(const hn_pearl *r, int task, hn_values *out)
     return st;
 }
 
+/* Of a folder that says how images are prepared, the file that says it. */
+static hn_status copy_preprocessor(const hn_pearl *r, const char *dir)
+{
+    static const char file[] = "preprocessor_config.json";
+    if (!r->model.whole || r->c->image_size > 0) return HN_OK;
+    char *from = hn_asprintf("%s/%s", r->c->model, file), *to = hn_asprintf("%s/%s", dir, file);
+    hn_status st = from && to ? HN_OK : HN_FAIL(HN_ERR_MEMORY, "no memory to write %s", dir);
+    if (st == HN_OK && hn_is_file(from)) st = hn_copy_file(from, to);
+    hn_free(from);
+    hn_free(to);
+    return st;
+}
+
 static hn_status export_task(const hn_pearl *r, int task, const char *dir)
 {
     char hex[HN_SHA256_HEX];
@@ -284,6 +297,7 @@ static hn_status export_task(const hn_pearl *r, int task, const char *dir)
     if (st == HN_OK) st = class_names(r, task, &name);
     if (st == HN_OK)
         st = hn_pearl_model_write(r, dir, &body, &head, name, hn_pearl_classes(r, task), hex);
+    if (st == HN_OK) st = copy_preprocessor(r, dir);
     hn_values_free(&body);
     hn_values_free(&head);
     hn_free(name);
