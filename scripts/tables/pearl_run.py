@@ -19,6 +19,7 @@ everywhere. --only takes of all cells those whose name matches. Data are found t
 
 import argparse
 import json
+import math
 import os
 import pathlib
 import re
@@ -183,7 +184,8 @@ class Runner:
         print("$", *words, file=log, flush=True)
         process = subprocess.Popen(words, stdout=log, stderr=log, env=self.env)
         log.close()
-        self.running.append((cell, process, time.monotonic()))
+        now = time.monotonic()
+        self.running.append((cell, process, now, now + a.limit))
 
     def say(self, cell, what):
         left = (time.monotonic() - self.began) / self.done * (self.total - self.done)
@@ -196,7 +198,8 @@ class Runner:
             self.failed.append(cell)
             lines = path_of(self.a, cell, ".log").read_text().strip().splitlines()
             return self.say(cell, f"FAILED ({code}): {lines[-1]}")
-        result = json.loads((run / "result.json").read_text()) if (run / "result.json").exists() else {}
+        kept = run / "result.json"
+        result = json.loads(kept.read_text()) if kept.exists() else {}
         if result.get("after_task", 0) != result.get("tasks", -1):
             self.unfinished.append(cell)
             return self.say(cell, f"stopped after {seconds:.0f} s, goes on in the next call")
@@ -213,21 +216,21 @@ class Runner:
     def look(self):
         """Takes in what has ended; stops what is over the limit."""
         now, still = time.monotonic(), []
-        for cell, process, began in self.running:
+        for cell, process, began, end in self.running:
             if process.poll() is not None:
                 self.finish(cell, process.returncode, now - began)
                 continue
-            if now - began > self.a.limit:
+            if now > end:
                 process.send_signal(signal.SIGINT)  # it saves and ends
-                began = now
-            still.append((cell, process, began))
+                end = math.inf
+            still.append((cell, process, began, end))
         self.running = still
 
     def stop(self):
-        for _, process, _ in self.running:
+        for _, process, *_ in self.running:
             if process.poll() is None:
                 process.send_signal(signal.SIGINT)
-        for _, process, _ in self.running:
+        for _, process, *_ in self.running:
             process.wait()
 
     def all(self):
