@@ -5,10 +5,10 @@
 
 10,000 training and 2,000 held-out images of HONE_DATA (default ../shared/data). Both sides get the
 same options: batches of 128, crops out of 4 pixels around and flips, SGD at 0.1 with Nesterov's
-momentum 0.9, weight decay 5e-4 on filters and matrices, 3 % of the steps warm-up and a cosine behind
-it, label smoothing 0.1. bench/peer_accuracy.py is the other side. --jobs runs at a time (0: all at
-once; one does not fill a GPU). Prints Markdown: the accuracy after the last step (not the best),
-mean and standard deviation over the seeds, and their difference; with --out DIR also
+momentum 0.9, weight decay 5e-4 on filters and matrices, 3 % of the steps warm-up and a cosine
+behind it, label smoothing 0.1. bench/peer_accuracy.py is the other side. --jobs runs at a time (0:
+all at once; one does not fill a GPU). Prints Markdown: the accuracy after the last step (not the
+best), mean and standard deviation over the seeds, and their difference; with --out DIR also
 DIR/accuracy-resnet18.jsonl and .md. Ends with 1 when a run failed, or hone's mean is more than a
 point below.
 
@@ -150,6 +150,10 @@ def spread(values):
     return statistics.stdev(values) if len(values) > 1 else math.nan
 
 
+def number(v, form):
+    return "-" if math.isnan(v) else format(v, form)
+
+
 def difference(results):
     """Points that hone's mean is above PyTorch's, and the standard error of that."""
     hone, peer = (accuracies(results, who) for who in SIDES)
@@ -173,7 +177,7 @@ def table(results):
         each = ", ".join(f"{x:.2f}" for x in v)
         loss, seconds = (statistics.mean(r[k] for r in good) for k in ("eval_loss", "seconds"))
         lines.append(
-            f"| {who} | {each} | {statistics.mean(v):.2f} | {spread(v):.2f} | {loss:.4f}"
+            f"| {who} | {each} | {statistics.mean(v):.2f} | {number(spread(v), ".2f")} | {loss:.4f}"
             f" | {seconds:.0f} |"
         )
     points, error = difference(results)
@@ -181,7 +185,7 @@ def table(results):
     of = ", ".join(sorted({r[k] for r in results for k in ("device", "versions") if k in r}))
     lines += [
         "",
-        f"hone - PyTorch: {points:+.2f} points (standard error {error:.2f}). ResNet-18 on "
+        f"hone - PyTorch: {number(points, '+.2f')} points (standard error {number(error, '.2f')}). ResNet-18 on "
         f"{r['images'][0]:,} images of CIFAR-10, {r['steps']} steps of {r['batch']}, {r['dtype']}; "
         f"the accuracy on {r['images'][1]:,} held-out images after the last step. Times are of runs beside each "
         f"other. {of}; commit {r['commit']}.",

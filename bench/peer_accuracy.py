@@ -2,10 +2,11 @@
 
 Reads the CIFAR binaries itself and prints one JSON line with the accuracy after the last step. What
 is the same as in hone: batches that run on over the ends of epochs; crops out of 4 black pixels
-around the image, flips, CIFAR-10's means and deviations; filters from a normal distribution by their
-fan out (He et al., 2015), the head as nn.Linear makes it; SGD with Nesterov's momentum, weight decay
-on filters and matrices only; a linear warm-up from 0 and a cosine to 0 (runtime/train/schedule.h);
-label smoothing; bf16 over fp32 masters (autocast), or f32. The random numbers are PyTorch's.
+around the image, flips, CIFAR-10's means and deviations; filters from a normal distribution by
+their fan out (He et al., 2015), the head as nn.Linear makes it; SGD with Nesterov's momentum,
+weight decay on filters and matrices only; a linear warm-up from 0 and a cosine to 0
+(runtime/train/schedule.h); label smoothing; bf16 over fp32 masters (autocast), or f32. The random
+numbers are PyTorch's.
 """
 
 import argparse

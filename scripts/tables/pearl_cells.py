@@ -1,4 +1,4 @@
-"""The cells of scripts/tables/pearl.sh: which runs of hone-pearl there are, and what data they read.
+"""The cells of scripts/tables/pearl.sh: which runs of hone-pearl there are, and their data.
 
 A cell is one run: stream/model/kind-s<seed>. Options of a run are a dict, so that a kind can change
 what its model or stream says; None takes an option away. Hyper-parameters are those of the
@@ -78,7 +78,9 @@ FASHION = ("fashion-mnist/t10k-images-idx3-ubyte.gz", "fashion-mnist/t10k-labels
 VIT = "vit-tiny-imagenet/model.f16.safetensors"
 
 STREAMS = {
-    "cifar100-10x10": Stream({"data": "{data}/cifar100", "increment": 10}, CIFAR100, ("0-9", "10-19")),
+    "cifar100-10x10": Stream(
+        {"data": "{data}/cifar100", "increment": 10}, CIFAR100, ("0-9", "10-19")
+    ),
     "cifar100-20x5": Stream({"data": "{data}/cifar100", "increment": 5}, CIFAR100, ("0-4", "5-9")),
     "cifar10-5x2": Stream(
         {
@@ -189,9 +191,7 @@ def smoke(data, out):
         first_images(pathlib.Path(data) / "mnist", to, "t10k", 200)
         (to / "vit.json").write_text(json.dumps(TINY))
     adamw = {"optimizer": "adamw", "lr": 0.01, "batch-size": 16}
-    tiny = Model(
-        {"model": f"{to}/vit.json", **adamw}, {"energy": 0.9}, 3, (), ("attention", "mlp")
-    )
+    tiny = Model({"model": f"{to}/vit.json", **adamw}, {"energy": 0.9}, 3, (), ("attention", "mlp"))
     stream = Stream({"data": str(to), "increment": 2}, MNIST, ("0,1", "2,3"))
     return Suite(
         {"mnist-5x2": stream},

@@ -4,12 +4,12 @@
                             [--out DIR] [--jobs N] [--shard i/n] [--device D] [--dtype T]
 
 A cell is one run of hone-pearl: DIR/<cell>.json is its result.json with what was asked for,
-DIR/<cell>.ranks.csv the ranks of its layers, DIR/<cell>.log what it said. A cell whose JSON is there
-is not run again; one that was run with other options is an error. Its networks (DIR/<cell>/) are
-removed when it is done, but for --keep-runs. A cell that takes longer than --limit seconds is
-stopped with a checkpoint and goes on in the next call; one that fails is named, the others go on and
-the call ends with 1. Tables (Markdown) go to standard output and DIR/pearl.md, pictures to DIR where
-gnuplot is (pearl_table.py; --tables-only makes them of what is there).
+DIR/<cell>.ranks.csv the ranks of its layers, DIR/<cell>.log what it said. A cell whose JSON is
+there is not run again; one that was run with other options is an error. Its networks (DIR/<cell>/)
+are removed when it is done, but for --keep-runs. A cell that takes longer than --limit seconds is
+stopped with a checkpoint and goes on in the next call; one that fails is named, the others go on
+and the call ends with 1. Tables (Markdown) go to standard output and DIR/pearl.md, pictures to DIR
+where gnuplot is (pearl_table.py; --tables-only makes them of what is there).
 
 Without --full: equal parameters and baselines on ten tasks of CIFAR-100 with the three kinds of
 networks, baselines on the other streams. --full adds sweeps, ablations, and equal parameters
@@ -68,7 +68,9 @@ def arguments():
     p.add_argument("--jobs", type=int, default=1, help="cells at a time")
     p.add_argument("--shard", type=shard, default=(1, 1), help="i/n: every n-th cell from the i-th")
     p.add_argument("--seeds", type=whole_numbers, help="default: 0,1,2, with --smoke 0,1")
-    p.add_argument("--epochs", type=float, help="of a task, for all networks; default: each its own")
+    p.add_argument(
+        "--epochs", type=float, help="of a task, for all networks; default: each its own"
+    )
     p.add_argument("--device", help="of hone-pearl; default: auto, with --smoke cpu")
     p.add_argument("--dtype", choices=("f32", "bf16"), help="default: bf16, with --smoke f32")
     p.add_argument("--limit", type=float, default=450, help="seconds of a cell in one call")
@@ -128,7 +130,9 @@ def is_done(a, cell):
     other = [k for k in sorted(kept | now) if kept.get(k) != now.get(k)]
     if other:
         k = other[0]
-        fail(f"{path} was made with {k}={kept.get(k)}, not {now.get(k)}; another --out, or remove it")
+        fail(
+            f"{path} was made with {k}={kept.get(k)}, not {now.get(k)}; another --out, or remove it"
+        )
     return True
 
 
@@ -189,7 +193,9 @@ class Runner:
 
     def say(self, cell, what):
         left = (time.monotonic() - self.began) / self.done * (self.total - self.done)
-        print(f"{self.done}/{self.total}  {cell.name}  {what}  ({left:.0f} s left)", file=sys.stderr)
+        print(
+            f"{self.done}/{self.total}  {cell.name}  {what}  ({left:.0f} s left)", file=sys.stderr
+        )
 
     def finish(self, cell, code, seconds):
         run, path = path_of(self.a, cell, ""), path_of(self.a, cell, ".json")
