@@ -174,18 +174,18 @@ def table(results):
             lines.append(f"| {who} | - | - | - | - | - |")
             continue
         v = accuracies(results, who)
+        sd = number(spread(v), ".2f")
         each = ", ".join(f"{x:.2f}" for x in v)
         loss, seconds = (statistics.mean(r[k] for r in good) for k in ("eval_loss", "seconds"))
         lines.append(
-            f"| {who} | {each} | {statistics.mean(v):.2f} | {number(spread(v), ".2f")} | {loss:.4f}"
-            f" | {seconds:.0f} |"
+            f"| {who} | {each} | {statistics.mean(v):.2f} | {sd} | {loss:.4f}" f" | {seconds:.0f} |"
         )
-    points, error = difference(results)
+    points, error = (number(v, form) for v, form in zip(difference(results), ("+.2f", ".2f")))
     r = results[0]
     of = ", ".join(sorted({r[k] for r in results for k in ("device", "versions") if k in r}))
     lines += [
         "",
-        f"hone - PyTorch: {number(points, '+.2f')} points (standard error {number(error, '.2f')}). ResNet-18 on "
+        f"hone - PyTorch: {points} points (standard error {error}). ResNet-18 on "
         f"{r['images'][0]:,} images of CIFAR-10, {r['steps']} steps of {r['batch']}, {r['dtype']}; "
         f"the accuracy on {r['images'][1]:,} held-out images after the last step. Times are of runs beside each "
         f"other. {of}; commit {r['commit']}.",
