@@ -187,8 +187,8 @@ def table(results):
         "",
         f"hone - PyTorch: {points} points (standard error {error}). ResNet-18 on "
         f"{r['images'][0]:,} images of CIFAR-10, {r['steps']} steps of {r['batch']}, {r['dtype']}; "
-        f"the accuracy on {r['images'][1]:,} held-out images after the last step. Times are of runs beside each "
-        f"other. {of}; commit {r['commit']}.",
+        f"the accuracy on {r['images'][1]:,} held-out images after the last step. Times are of "
+        f"runs beside each other. {of}; commit {r['commit']}.",
     ]
     failed = [f"{r['who']}, seed {r['seed']}: {r['error']}" for r in results if "error" in r]
     return "\n".join(lines + [f"\nFailed: {f}" for f in failed]) + "\n"
