@@ -75,7 +75,7 @@ __global__ void __launch_bounds__(kThreads)
         const int64_t left = c.cols - strip - x; /* columns from this thread's first on */
         float sum[kWidth] = {};
         if (left > 0)
-#pragma unroll 4 /* loads under way */
+#pragma unroll 2 /* loads under way; with 4 it spills registers on capability 8 */
             for (int64_t i = first + lane; i < end; i += kLanes) {
                 float v[kWidth];
                 hn_load_span<kWidth>(dy + (g * c.rows + i) * c.ld + strip + x, left, v);

@@ -71,13 +71,15 @@ static hn_status run_cuda(const hn_node *n, hn_exec *x)
 }
 
 /* Operations of a gradient that leaves most of an H200 idle, and so does dx: 32 images of CIFAR in
- * any layer of a ResNet-18 make 2.4e9, 512 of them fill it. */
+ * any layer of a ResNet-18 make 2.4e9, 512 of them fill it. Through cuDNN only: products of side
+ * nodes have few multiprocessors (HN_SIDE_SMS). */
 enum { FEW_GFLOP = 5 };
 
 static bool beside(const hn_node *n)
 {
     const hn_type *dy = &n->in[DY]->type, *dw = &n->in[DW]->type;
-    return 2.0 * (double)hn_type_rows(dy) * (double)hn_type_elements(dw) < FEW_GFLOP * 1e9;
+    return n->attr.conv.impl == HN_CONV2D_CUDNN &&
+           2.0 * (double)hn_type_rows(dy) * (double)hn_type_elements(dw) < FEW_GFLOP * 1e9;
 }
 
 static const hn_op_sample samples[] = {

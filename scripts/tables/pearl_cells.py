@@ -1,4 +1,4 @@
-"""The cells of scripts/tables/pearl.sh: which runs of hone-pearl there are, and what data they read.
+"""The cells of scripts/tables/pearl.sh: which runs of hone-pearl there are, and their data.
 
 A cell is one run: stream/model/kind-s<seed>. Options of a run are a dict, so that a kind can change
 what its model or stream says; None takes an option away. Hyper-parameters are those of the
@@ -52,7 +52,6 @@ class Suite(NamedTuple):
     streams: dict
     models: dict
     plan: tuple  # of (stream, model, groups)
-    common: dict
     ranks: tuple = RANKS
     energies: tuple = ENERGIES
     epsilons: tuple = EPSILONS
@@ -78,7 +77,9 @@ FASHION = ("fashion-mnist/t10k-images-idx3-ubyte.gz", "fashion-mnist/t10k-labels
 VIT = "vit-tiny-imagenet/model.f16.safetensors"
 
 STREAMS = {
-    "cifar100-10x10": Stream({"data": "{data}/cifar100", "increment": 10}, CIFAR100, ("0-9", "10-19")),
+    "cifar100-10x10": Stream(
+        {"data": "{data}/cifar100", "increment": 10}, CIFAR100, ("0-9", "10-19")
+    ),
     "cifar100-20x5": Stream({"data": "{data}/cifar100", "increment": 5}, CIFAR100, ("0-4", "5-9")),
     "cifar10-5x2": Stream(
         {
@@ -153,7 +154,7 @@ MORE = (
 
 
 def whole(full):
-    return Suite(STREAMS, MODELS, PLAN + MORE if full else PLAN, {})
+    return Suite(STREAMS, MODELS, PLAN + MORE if full else PLAN)
 
 
 # ---- minutes on a CPU ----
@@ -189,18 +190,15 @@ def smoke(data, out):
         first_images(pathlib.Path(data) / "mnist", to, "t10k", 200)
         (to / "vit.json").write_text(json.dumps(TINY))
     adamw = {"optimizer": "adamw", "lr": 0.01, "batch-size": 16}
-    tiny = Model(
-        {"model": f"{to}/vit.json", **adamw}, {"energy": 0.9}, 3, (), ("attention", "mlp")
-    )
+    tiny = Model({"model": f"{to}/vit.json", **adamw}, {"energy": 0.9}, 3, (), ("attention", "mlp"))
     stream = Stream({"data": str(to), "increment": 2}, MNIST, ("0,1", "2,3"))
     return Suite(
         {"mnist-5x2": stream},
         {"tiny-vit": tiny, "mnist-cnn": MODELS["mnist-cnn"]._replace(epochs=2)},
         (
             ("mnist-5x2", "tiny-vit", "equal main twice sweep ablation"),
-            ("mnist-5x2", "mnist-cnn", "pearl"),
+            ("mnist-5x2", "mnist-cnn", "short"),
         ),
-        {"dtype": "f32"},
         ranks=(1, 2),
         energies=(0.7, 0.9),
         epsilons=(0.02, 0.05),
@@ -256,13 +254,13 @@ def ablation_kinds(pearl, model, suite):
     yield "truncate", {**pearl, "truncate": "on"}
 
 
-def pearl_kinds(pearl, model, suite):
+def short_kinds(pearl, model, suite):
     yield "pearl", pearl
     yield "lora-8", {"strategy": "lora", "rank": 8}
 
 
 GROUPS = {
-    "pearl": pearl_kinds,
+    "short": short_kinds,
     "equal": equal_kinds,
     "main": main_kinds,
     "twice": twice_kinds,
@@ -280,11 +278,11 @@ def cells_of(suite, stream_name, model_name, groups, seeds, settings):
     for seed in seeds:
         for kind, options in kinds:
             o = {**model.options, **stream.options, "epochs": model.epochs, "seed": seed}
-            o.update({**suite.common, **settings, **options})
+            o.update({**settings, **options})
             o = {key: v for key, v in o.items() if v is not None}
             if "tasks" in o:
                 o["tasks"] = o["tasks"].format(*stream.two)
-            if float(o.get("probe-epochs", 0)) >= float(o["epochs"]):
+            if kind.startswith("probe-") and o["probe-epochs"] >= o["epochs"]:
                 continue  # nothing would be left for the factors
             budget = int(kind[7:]) if kind.startswith("pearl-b") else 0
             yield Cell(stream_name, model_name, kind, seed, o, budget)

@@ -4,12 +4,12 @@
                             [--out DIR] [--jobs N] [--shard i/n] [--device D] [--dtype T]
 
 A cell is one run of hone-pearl: DIR/<cell>.json is its result.json with what was asked for,
-DIR/<cell>.ranks.csv the ranks of its layers, DIR/<cell>.log what it said. A cell whose JSON is there
-is not run again; one that was run with other options is an error. Its networks (DIR/<cell>/) are
-removed when it is done, but for --keep-runs. A cell that takes longer than --limit seconds is
-stopped with a checkpoint and goes on in the next call; one that fails is named, the others go on and
-the call ends with 1. Tables (Markdown) go to standard output and DIR/pearl.md, pictures to DIR where
-gnuplot is (pearl_table.py; --tables-only makes them of what is there).
+DIR/<cell>.ranks.csv the ranks of its layers, DIR/<cell>.log what it said. A cell whose JSON is
+there is not run again; one that was run with other options is an error. Its networks (DIR/<cell>/)
+are removed when it is done, but for --keep-runs. A cell that takes longer than --limit seconds is
+stopped with a checkpoint and goes on in the next call; one that fails is named, the others go on
+and the call ends with 1. Tables (Markdown) go to standard output and DIR/pearl.md, pictures to DIR
+where gnuplot is (pearl_table.py; --tables-only makes them of what is there).
 
 Without --full: equal parameters and baselines on ten tasks of CIFAR-100 with the three kinds of
 networks, baselines on the other streams. --full adds sweeps, ablations, and equal parameters
@@ -19,6 +19,7 @@ everywhere. --only takes of all cells those whose name matches. Data are found t
 
 import argparse
 import json
+import math
 import os
 import pathlib
 import re
@@ -67,7 +68,9 @@ def arguments():
     p.add_argument("--jobs", type=int, default=1, help="cells at a time")
     p.add_argument("--shard", type=shard, default=(1, 1), help="i/n: every n-th cell from the i-th")
     p.add_argument("--seeds", type=whole_numbers, help="default: 0,1,2, with --smoke 0,1")
-    p.add_argument("--epochs", type=float, help="of a task, for all networks; default: each its own")
+    p.add_argument(
+        "--epochs", type=float, help="of a task, for all networks; default: each its own"
+    )
     p.add_argument("--device", help="of hone-pearl; default: auto, with --smoke cpu")
     p.add_argument("--dtype", choices=("f32", "bf16"), help="default: bf16, with --smoke f32")
     p.add_argument("--limit", type=float, default=450, help="seconds of a cell in one call")
@@ -127,7 +130,9 @@ def is_done(a, cell):
     other = [k for k in sorted(kept | now) if kept.get(k) != now.get(k)]
     if other:
         k = other[0]
-        fail(f"{path} was made with {k}={kept.get(k)}, not {now.get(k)}; another --out, or remove it")
+        fail(
+            f"{path} was made with {k}={kept.get(k)}, not {now.get(k)}; another --out, or remove it"
+        )
     return True
 
 
@@ -183,11 +188,14 @@ class Runner:
         print("$", *words, file=log, flush=True)
         process = subprocess.Popen(words, stdout=log, stderr=log, env=self.env)
         log.close()
-        self.running.append((cell, process, time.monotonic()))
+        now = time.monotonic()
+        self.running.append((cell, process, now, now + a.limit))
 
     def say(self, cell, what):
         left = (time.monotonic() - self.began) / self.done * (self.total - self.done)
-        print(f"{self.done}/{self.total}  {cell.name}  {what}  ({left:.0f} s left)", file=sys.stderr)
+        print(
+            f"{self.done}/{self.total}  {cell.name}  {what}  ({left:.0f} s left)", file=sys.stderr
+        )
 
     def finish(self, cell, code, seconds):
         run, path = path_of(self.a, cell, ""), path_of(self.a, cell, ".json")
@@ -196,7 +204,8 @@ class Runner:
             self.failed.append(cell)
             lines = path_of(self.a, cell, ".log").read_text().strip().splitlines()
             return self.say(cell, f"FAILED ({code}): {lines[-1]}")
-        result = json.loads((run / "result.json").read_text()) if (run / "result.json").exists() else {}
+        kept = run / "result.json"
+        result = json.loads(kept.read_text()) if kept.exists() else {}
         if result.get("after_task", 0) != result.get("tasks", -1):
             self.unfinished.append(cell)
             return self.say(cell, f"stopped after {seconds:.0f} s, goes on in the next call")
@@ -213,21 +222,21 @@ class Runner:
     def look(self):
         """Takes in what has ended; stops what is over the limit."""
         now, still = time.monotonic(), []
-        for cell, process, began in self.running:
+        for cell, process, began, end in self.running:
             if process.poll() is not None:
                 self.finish(cell, process.returncode, now - began)
                 continue
-            if now - began > self.a.limit:
+            if now > end:
                 process.send_signal(signal.SIGINT)  # it saves and ends
-                began = now
-            still.append((cell, process, began))
+                end = math.inf
+            still.append((cell, process, began, end))
         self.running = still
 
     def stop(self):
-        for _, process, _ in self.running:
+        for _, process, *_ in self.running:
             if process.poll() is None:
                 process.send_signal(signal.SIGINT)
-        for _, process, _ in self.running:
+        for _, process, *_ in self.running:
             process.wait()
 
     def all(self):

@@ -61,7 +61,11 @@ class Done:
         self.place, _, rest = name.rpartition("/")
         self.kind, _, seed = rest.rpartition("-s")
         self.name, self.seed, self.ranks = name, int(seed), path.with_suffix(".ranks.csv")
-        self.options, self.cell, self.metrics = kept["asked"]["options"], kept["cell"], kept["metrics"]
+        self.options, self.cell, self.metrics = (
+            kept["asked"]["options"],
+            kept["cell"],
+            kept["metrics"],
+        )
         self.seconds = kept["seconds"]
 
     def task_il(self):
@@ -259,7 +263,11 @@ def twice_table(kinds):
     if "twice-r1" not in kinds and "twice-r2" not in kinds:
         return []
     title = ("rule", "classes of task 2", "mean rank of task 2", "distance", "parameters", "seeds")
-    lines = ["Task 1 fed twice, the reference being what it came to:", "", *head(*title, numbers_from=2)]
+    lines = [
+        "Task 1 fed twice, the reference being what it came to:",
+        "",
+        *head(*title, numbers_from=2),
+    ]
     size = lambda c: c.second("parameters")["low_rank"] + c.second("parameters")["dense"]
     for rule in ("r1", "r2"):
         for kind, classes in ((f"twice-{rule}", "those of task 1"), (f"next-{rule}", "new ones")):
