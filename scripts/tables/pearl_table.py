@@ -24,7 +24,7 @@ ANCHORS = """\
 ## Figures of other methods, under other protocols
 
 Class- and task-incremental accuracies in percent, from the result lists of mammoth
-(github.com/aimagelab/mammoth) as the specification of this project quotes them (as of 2026-11-22; the
+(github.com/aimagelab/mammoth) as the specification of this project quotes them (2026-11-22; the
 README of mammoth at commit 00c97486 has no accuracies, so they were not checked again). They were
 obtained on whole data sets, with buffers or other networks where it says so: marks for orientation,
 not comparisons.
