@@ -23,10 +23,11 @@ ABLATION = r"(probe|init|rule|ref|norm|layers)-|truncate"
 ANCHORS = """\
 ## Figures of other methods, under other protocols
 
-Class- and task-incremental accuracies in percent as reported in the repository of mammoth
-(github.com/aimagelab/mammoth, its README, as read for this project's specification in 2026). They
-were obtained on the whole data sets, with buffers or other networks where it says so: they are
-marks for orientation, not comparisons.
+Class- and task-incremental accuracies in percent, from the result lists of mammoth
+(github.com/aimagelab/mammoth) as the specification of this project quotes them (2026-11-22; the
+README of mammoth at commit 00c97486 has no accuracies, so they were not checked again). They were
+obtained on whole data sets, with buffers or other networks where it says so: marks for orientation,
+not comparisons.
 
 | stream | method | accuracy |
 |---|---|---:|
