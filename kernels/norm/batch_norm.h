@@ -18,16 +18,18 @@
  * frozen: dx = round(rstd * gain * g).
  *
  * Shapes     row-major [rows, cols], rows ld_* elements apart: a row is a pixel, a column a
- * channel, rows = images * height * width. gain, bias, mean, rstd, running values [cols]. Precision
- * x, res, y, dy, dx, dres all f32 or all bf16; gain and bias either; the rest f32. fp32 arithmetic;
- * sums about a value of the column, or double: accurate where the mean is large beside the
- * deviation. mean itself is kept as f32, as PyTorch's is. Limits     every dimension 1 to 2^31 - 1;
- * any width and alignment; eps > 0; momentum 0 to 1. Training wants 2 rows at least, as PyTorch
- * does. No replica axis. Aliasing   forward: y may be x or res. Backward: dx may be dy, x or y;
- * dres may be dy or y, but not where dx is. In place means the same pointer and the same leading
- * dimension. Runs once  a step: running twice (a layer that is computed again for backward) would
- * move the running values twice. Engine: nodes that write persistent tensors are never repeated.
- *            Evaluation is `frozen`.
+ *            channel, rows = images * height * width. gain, bias, mean, rstd, running values
+ *            [cols]. No replica axis.
+ * Precision  x, res, y, dy, dx, dres all f32 or all bf16; gain and bias either; the rest f32.
+ *            fp32 arithmetic; sums about a value of the column, or double: accurate where the
+ *            mean is large beside the deviation. mean itself is kept as f32, as PyTorch's is.
+ * Limits     every dimension 1 to 2^31 - 1; any width and alignment; eps > 0; momentum 0 to 1.
+ *            Training wants 2 rows at least, as PyTorch does.
+ * Aliasing   forward: y may be x or res. Backward: dx may be dy, x or y; dres may be dy or y, but
+ *            not where dx is. In place means the same pointer and the same leading dimension.
+ * Runs once  a step: running twice (a layer that is computed again for backward) would move the
+ *            running values twice. Engine: nodes that write persistent tensors are never
+ *            repeated. Evaluation is `frozen`.
  * Repeats    bit for bit on one machine, fast also for any number of threads: rows fall into runs
  *            by their number alone, whose sums are added in order.
  * CUDA       the runs also depend on whether every operand is aligned for 16-byte accesses.

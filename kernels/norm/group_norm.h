@@ -3,21 +3,21 @@
  *
  *   mean, var  of the pixels and channels of a group, image by image; var is the biased one
  *   rstd       = 1 / sqrt(var + eps)
- *   y[n,p,j]   = round((x[n,p,j] - mean[n,g]) * rstd[n,g] * gain[j] + bias[j])    g = j /
- * (cols/groups)
+ *   y[n,p,j]   = round((x[n,p,j] - mean[n,g]) * rstd[n,g] * gain[j] + bias[j])
+ *                with the group g = j / (cols / groups)
  *
  * Backward, with z = (x - mean) * rstd, h = dy * gain, and means over the image's pixels and
  * channels of the group:
  *   dx[n,p,j] = round(rstd[n,g] * (h[n,p,j] - mean(h) - z[n,p,j] mean(h z)))
  *   dgain[j] += sum_{n,p} dy[n,p,j] * z[n,p,j]        dbias[j] += sum_{n,p} dy[n,p,j]
  *
- * Shapes     row-major [images * pixels, cols], rows ld_* elements apart; mean, rstd
- *            [images * groups]; gain, bias [cols]. groups 1: layer norm over whole images; groups =
- *            cols: instance norm. With `replicas` = G > 1 the images are G equal groups in order,
- *            and gain, bias, dgain, dbias of replica r start *_stride elements after those of r
- * - 1. Precision  x, y, dy, dx all f32 or all bf16; gain and bias either; mean, rstd, dgain, dbias
- * f32; fp32 arithmetic; sums about a value of the group, or double: accurate where the mean is
- *            large beside the deviation.
+ * Shapes     row-major [images * pixels, cols], rows ld_* elements apart; mean, rstd [images *
+ *            groups]; gain, bias [cols]. groups 1: layer norm over whole images; groups = cols:
+ *            instance norm. With `replicas` = G > 1 the images are G equal groups in order, and
+ *            gain, bias, dgain, dbias of replica r start *_stride elements after those of r - 1.
+ * Precision  x, y, dy, dx all f32 or all bf16; gain and bias either; mean, rstd, dgain, dbias
+ *            f32; fp32 arithmetic; sums about a value of the group, or double: accurate where the
+ *            mean is large beside the deviation.
  * Limits     every dimension and images * pixels 1 to 2^31 - 1; groups divides cols; any width and
  *            alignment; eps > 0; two values a group at least, as PyTorch wants.
  * Aliasing   forward: y may be x. Backward: dx may be dy or x. In place means the same pointer and

@@ -7,22 +7,27 @@
  *   y[i,j]   = round((sum[i,j] - mean[i]) * rstd[i] * gain[j] + bias[j])
  *
  * Backward, with z = (sum - mean) * rstd and h[i,j] = dy[i,j] * gain[j]:
- *   dx[i,j]  = round(rstd[i] * (h[i,j] - mean_k(h[i,k]) - z[i,j] mean_k(h[i,k] z[i,k])) +
- * dsum[i,j]) dgain[j] += sum_i dy[i,j] * z[i,j]        dbias[j] += sum_i dy[i,j] dx is the gradient
- * of x and of res alike; dsum is the gradient that reaches sum from elsewhere.
+ *   dx[i,j]  = round(rstd[i] * (h[i,j] - mean_k(h[i,k]) - z[i,j] mean_k(h[i,k] z[i,k]))
+ *                    + dsum[i,j])
+ *   dgain[j] += sum_i dy[i,j] * z[i,j]        dbias[j] += sum_i dy[i,j]
+ * dx is the gradient of x and of res alike; dsum is the gradient that reaches sum from elsewhere.
  *
  * Shapes     row-major [rows, cols], rows ld_* elements apart; gain, bias, dgain, dbias [cols];
- * mean, rstd [rows]. With `replicas` = G > 1 the rows are G equal groups in order, and gain, bias,
- * dgain, dbias of group g start *_stride elements after those of group g - 1. Precision  x, res,
- * sum, y, dy, dsum, dx all f32 or all bf16; gain and bias either; mean, rstd, dgain and dbias f32;
- * fp32 arithmetic and sums. sum is rounded before its mean is taken: backward sees only the rounded
- * sum, so both passes treat the same numbers. Deviations are summed about the mean, with a
- * correction for the mean's own rounding. Limits     every dimension 1 to 2^31 - 1; any width and
- * alignment; eps > 0. Aliasing   forward: sum may be res or x; without res, y may be x. Backward:
- * dx may be dy, dsum or sum. In place means the same pointer and the same leading dimension. No
- * other overlap. Repeats    bit for bit on one machine, fast also for any number of threads: rows
- * are independent, and dgain and dbias add a fixed number of partial sums in order. CUDA       the
- * order of sums depends on shapes, and on whether every operand is aligned for 16-byte accesses.
+ *            mean, rstd [rows]. With `replicas` = G > 1 the rows are G equal groups in order, and
+ *            gain, bias, dgain, dbias of group g start *_stride elements after those of group
+ *            g - 1.
+ * Precision  x, res, sum, y, dy, dsum, dx all f32 or all bf16; gain and bias either; mean, rstd,
+ *            dgain and dbias f32; fp32 arithmetic and sums. sum is rounded before its mean is
+ *            taken: backward sees only the rounded sum, so both passes treat the same numbers.
+ *            Deviations are summed about the mean, with a correction for the mean's own rounding.
+ * Limits     every dimension 1 to 2^31 - 1; any width and alignment; eps > 0.
+ * Aliasing   forward: sum may be res or x; without res, y may be x. Backward: dx may be dy, dsum
+ *            or sum. In place means the same pointer and the same leading dimension. No other
+ *            overlap.
+ * Repeats    bit for bit on one machine, fast also for any number of threads: rows are
+ *            independent, and dgain and dbias add a fixed number of partial sums in order.
+ * CUDA       the order of sums depends on shapes, and on whether every operand is aligned for
+ *            16-byte accesses.
  * Errors     HN_ERR_ARG, HN_ERR_SHAPE, HN_ERR_UNSUPPORTED (dtype), before the first write.
  */
 #ifndef HN_LAYER_NORM_H

@@ -84,7 +84,8 @@ struct Forward {
     Param gain, bias;
     T *sum, *y;
     float *mean, *rstd;
-    int64_t rows, cols, group; /* group: rows of a replica */
+    int64_t rows, cols;
+    hn_divisor group; /* rows of a replica */
     int64_t ld_x, ld_res, ld_sum, ld_y;
     float eps, width; /* width: cols */
     bool has_replicas;
@@ -181,7 +182,7 @@ __global__ void __launch_bounds__(kThreads) fwd_register_kernel(const Forward<T>
             hn_forget_unpacked(sum[c]);
         }
         const Moments m = moments_of(near, team_sum<kTeam>(sums), a.width, a.eps);
-        const int64_t replica = a.has_replicas && whole ? i / a.group : 0;
+        const int64_t replica = a.has_replicas && whole ? hn_divide((uint32_t)i, a.group) : 0;
 #pragma unroll
         for (int c = 0; c < kN; c++) {
             const int64_t col = (c * kTeam + lane) * HN_VEC;
@@ -234,7 +235,7 @@ __global__ void __launch_bounds__(kThreads) fwd_stream_kernel(const Forward<T> a
             sums = add_deviations(sums, s, near, a.cols - col);
         }
         const Moments m = moments_of(near, team_sum<kTeam>(sums), a.width, a.eps);
-        const int64_t replica = a.has_replicas ? i / a.group : 0;
+        const int64_t replica = a.has_replicas ? hn_divide((uint32_t)i, a.group) : 0;
         for (int64_t col = lane * kWidth; col < a.cols; col += kTeam * kWidth) {
             hn_load_span<kWidth>(again + i * ld_again + col, a.cols - col, s);
             scale(a, replica, col, m.mean, m.rstd, s);
@@ -260,7 +261,8 @@ struct Backward {
     const float *mean, *rstd;
     T *dx;
     float *dgain, *dbias;
-    int64_t rows, cols, group;
+    int64_t rows, cols;
+    hn_divisor group;
     int64_t ld_sum, ld_dy, ld_dsum, ld_dx, dgain_stride, dbias_stride;
     float width;
     bool has_replicas, params; /* params: dgain or dbias is wanted */
@@ -378,7 +380,8 @@ __global__ void __launch_bounds__(kThreads, kParams ? resident(sizeof(T), kN) : 
     for (int64_t first = begin; first < end; first += step) {
         const int64_t i = first + threadIdx.x / kTeam; /* past the end: sums with zeros, no more */
         const bool whole = i < end;
-        const int64_t gain_at = a.has_replicas && whole ? i / a.group * a.gain.stride : 0;
+        const int64_t gain_at =
+            a.has_replicas && whole ? hn_divide((uint32_t)i, a.group) * a.gain.stride : 0;
         const float mean = whole ? a.mean[i] : 0.0f, rstd = whole ? a.rstd[i] : 0.0f;
         hn_pack<T> from[kN] = {}, kept[kN] = {}, more[kN] = {}; /* dy, sum, dsum */
         float dy[HN_VEC], z[HN_VEC], g[HN_VEC];
@@ -438,7 +441,8 @@ __global__ void __launch_bounds__(kThreads) dx_stream_kernel(const Backward<T> a
     const int64_t step = (int64_t)gridDim.x * (kThreads / kTeam);
     int64_t i = (int64_t)blockIdx.x * (kThreads / kTeam) + threadIdx.x / kTeam;
     for (; i < a.rows; i += step) {
-        const int64_t gain_at = a.has_replicas ? i / a.group * a.gain.stride : 0;
+        const int64_t gain_at =
+            a.has_replicas ? hn_divide((uint32_t)i, a.group) * a.gain.stride : 0;
         const float mean = a.mean[i], rstd = a.rstd[i];
         float dy[kWidth], z[kWidth], g[kWidth];
         float2 sums = {0.0f, 0.0f};
@@ -656,7 +660,7 @@ Forward<T> forward_of(const hn_layer_norm_args *a)
             a->rstd,
             a->rows,
             a->cols,
-            a->rows / replicas,
+            hn_divisor_of(a->rows / replicas),
             a->ld_x,
             a->ld_res,
             a->ld_sum,
@@ -681,7 +685,7 @@ Backward<T> backward_of(const hn_layer_norm_bwd_args *a)
             a->dbias,
             a->rows,
             a->cols,
-            a->rows / replicas,
+            hn_divisor_of(a->rows / replicas),
             a->ld_sum,
             a->ld_dy,
             a->ld_dsum,

@@ -1,18 +1,23 @@
 /* image_loader.h - batches of image numbers (and, where wanted, pixels) out of an image set.
  *
- * Order     training visits R images an epoch, each epoch in a permutation of its own, a function
- * of (seed, epoch): row_order.h, as rows of tokens. With shuffle off: the order of the data. Epoch
- * end what happens where R is no multiple of all ranks' batches: JOIN  a batch goes on in the next
- * epoch: always full PAD   the last batch of an epoch is filled up with padding DROP  the images
- * that do not fill a batch are left out of this epoch Once      (evaluation) every image once, then
- * padding; the order is that of the data unless shuffle is on. Sharding  step k has the rows k *
- * batch * world ..; rank r takes batch of them from r * batch: batch 8x1 and 1x8 and any number of
- * ranks see the same images in the same order. Resume    the state is the micro-batch's number;
- * nothing is replayed. Row       a row's number since the start of training, first_row + i, keys
- * what is random about it (crops, flips): with JOIN the same however the step is cut into batches
- * and ranks. Padding   number -1, label -100. Pixels    a set of at most resident_bytes is for the
- * device's memory as a whole: batches hold numbers only. A larger one is streamed: a batch holds
- * its own pixels, and hn_image_prefetch fills it ahead.
+ * Order      training visits R images an epoch, each epoch in a permutation of its own, a
+ *            function of (seed, epoch): row_order.h, as rows of tokens. With shuffle off: the
+ *            order of the data.
+ * Epoch end  where R is no multiple of all ranks' batches. JOIN: a batch goes on in the next
+ *            epoch, always full. PAD: the last batch of an epoch is filled up with padding. DROP:
+ *            the images that do not fill a batch are left out of this epoch.
+ * Once       (evaluation) every image once, then padding; the order is that of the data unless
+ *            shuffle is on.
+ * Sharding   step k has the rows k * batch * world ..; rank r takes batch of them from r * batch:
+ *            batch 8x1 and 1x8 and any number of ranks see the same images in the same order.
+ * Resume     the state is the micro-batch's number; nothing is replayed.
+ * Row        a row's number since the start of training, first_row + i, keys what is random about
+ *            it (crops, flips): with JOIN the same however the step is cut into batches and
+ *            ranks.
+ * Padding    number -1, label -100.
+ * Pixels     a set of at most resident_bytes is for the device's memory as a whole: batches hold
+ *            numbers only. A larger one is streamed: a batch holds its own pixels, and
+ *            hn_image_prefetch fills it ahead.
  *
  * A loader does not change: any number of threads may fill batches. Filling allocates nothing.
  */

@@ -1,18 +1,20 @@
 /* safetensors.h - named tensors in one file, read from a mapping and written atomically.
  *
- * Layout     8 bytes header length N (little-endian), N bytes of JSON, then the data. The JSON maps
- *            each name to {"dtype", "shape", "data_offsets": [begin, end]}, offsets counted from
- * the start of the data; "__metadata__" maps strings to strings. Reading    the whole header is
- * checked before anything is returned: every offset, size and count fits the file, the tensors lie
- * end to end without hole or overlap, no name occurs twice. Values are not looked at. The data is
- * mapped, not copied. Writing    tensors ordered widest dtype first (the list below from its end),
- * then by name in byte order; the header is padded with spaces to a multiple of 8. Same content,
- * same bytes, as the Python library. Limits     header 100,000,000 bytes; 8 dimensions; the product
- * of the non-zero dimensions times the element's bits stays below 2^63. Alignment  data of a tensor
- * may lie at any address: read it with memcpy or hn_st_convert. Errors     one line naming the file
- * and the tensor or place: HN_ERR_FORMAT for a damaged file, HN_ERR_UNSUPPORTED for more than 8
- * dimensions, HN_ERR_IO, HN_ERR_MEMORY. Source     specification and Rust core of the safetensors
- * project; conventions.md part 4.
+ * Layout     8 bytes header length N (little-endian), N bytes of JSON, then the data. The JSON
+ *            maps each name to {"dtype", "shape", "data_offsets": [begin, end]}, offsets counted
+ *            from the start of the data; "__metadata__" maps strings to strings.
+ * Reading    the whole header is checked before anything is returned: every offset, size and
+ *            count fits the file, the tensors lie end to end without hole or overlap, no name
+ *            occurs twice. Values are not looked at. The data is mapped, not copied.
+ * Writing    tensors ordered widest dtype first (the list below from its end), then by name in
+ *            byte order; the header is padded with spaces to a multiple of 8. Same content, same
+ *            bytes, as the Python library.
+ * Limits     header 100,000,000 bytes; 8 dimensions; the product of the non-zero dimensions times
+ *            the element's bits stays below 2^63.
+ * Alignment  data of a tensor may lie at any address: read it with memcpy or hn_st_convert.
+ * Errors     one line naming the file and the tensor or place: HN_ERR_FORMAT for a damaged file,
+ *            HN_ERR_UNSUPPORTED for more than 8 dimensions, HN_ERR_IO, HN_ERR_MEMORY.
+ * Source     specification and Rust core of the safetensors project; conventions.md part 4.
  */
 #ifndef HN_SAFETENSORS_H
 #define HN_SAFETENSORS_H
