@@ -236,6 +236,7 @@ __global__ void __launch_bounds__(kThreads) fwd_stream_kernel(const Forward<T> a
         }
         const Moments m = moments_of(near, team_sum<kTeam>(sums), a.width, a.eps);
         const int64_t replica = a.has_replicas ? hn_divide((uint32_t)i, a.group) : 0;
+#pragma unroll(kWidth == 1 ? 1 : 4) /* narrow and unrolled it spills registers */
         for (int64_t col = lane * kWidth; col < a.cols; col += kTeam * kWidth) {
             hn_load_span<kWidth>(again + i * ld_again + col, a.cols - col, s);
             scale(a, replica, col, m.mean, m.rstd, s);
