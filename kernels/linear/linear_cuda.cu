@@ -108,10 +108,9 @@ __global__ void __launch_bounds__(kThreads)
 
 /* ---- dw in pieces ---- */
 
-/* A small dw over many rows is too few tiles for a GPU, and long ones: cuBLASLt then takes 42 us
- * for [192, 192] over 12,608 rows. So pieces of the rows are products of their own, one tile a
- * multiprocessor of an H200, added up in order. Not the narrow ones of adapters, which memory
- * bounds, and not f32. */
+/* A small dw over many rows is too few tiles for a GPU, and long ones: [192, 192] over 12,608 rows
+ * is four. So pieces of the rows are products of their own, one tile a multiprocessor of an H200,
+ * added up in order. Not the narrow ones of adapters, which memory bounds, and not f32. */
 constexpr int64_t kTile = 128, kTiles = 132, kNarrow = 64, kLeastRows = 256;
 
 int64_t dw_pieces(const hn_linear_dw_args *a)

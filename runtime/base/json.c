@@ -2,6 +2,8 @@
 
 #include <inttypes.h>
 #include <math.h>
+#include <stdio.h>
+#include <string.h>
 
 #include "runtime/base/alloc.h"
 #include "runtime/base/mapfile.h"
@@ -109,4 +111,26 @@ hn_status hn_json_get_text(const json_t *object, const char *key, const char *wh
         return HN_FAIL(HN_ERR_FORMAT, "%s: key '%s' is not a string", where, key);
     *out = json_string_value(v);
     return HN_OK;
+}
+
+static bool is_known(const char *key, const char *const *known, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        if (strcmp(key, known[i]) == 0) return true;
+    return false;
+}
+
+void hn_json_warn_unknown(const json_t *object, const char *const *known, size_t n,
+                          const char *where, const hn_log *log)
+{
+    const char *key;
+    json_t *value;
+    char list[512] = "";
+    size_t at = 0;
+    json_object_foreach((json_t *)(size_t)object, key, value)
+    {
+        if (!is_known(key, known, n) && at < sizeof list)
+            at += (size_t)snprintf(list + at, sizeof list - at, "%s%s", at ? ", " : "", key);
+    }
+    if (at > 0) hn_warn(log, "%s: keys that are not used: %s", where, list);
 }

@@ -11,6 +11,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "runtime/base/log.h"
 #include "runtime/base/status.h"
 
 #ifdef __cplusplus
@@ -37,6 +38,9 @@ HN_NODISCARD hn_status hn_json_get_bool(const json_t *object, const char *key, c
 /* *out borrows from the object. */
 HN_NODISCARD hn_status hn_json_get_text(const json_t *object, const char *key, const char *where,
                                         bool required, const char **out);
+/* One warning that lists the keys of an object that are not among the n known ones. */
+void hn_json_warn_unknown(const json_t *object, const char *const *known, size_t n,
+                          const char *where, const hn_log *log);
 
 #ifdef __cplusplus
 }

@@ -56,23 +56,6 @@ static const char *const known_keys[] = {"architectures",
                                          "_attn_implementation",
                                          "_attn_implementation_autoset"};
 
-static void warn_unknown(const json_t *j, const char *where, const hn_log *log)
-{
-    const char *key;
-    json_t *value;
-    char list[512] = "";
-    size_t at = 0;
-    json_object_foreach((json_t *)(size_t)j, key, value)
-    {
-        bool known = false;
-        for (size_t i = 0; !known && i < sizeof known_keys / sizeof *known_keys; i++)
-            known = strcmp(key, known_keys[i]) == 0;
-        if (!known && at < sizeof list)
-            at += (size_t)snprintf(list + at, sizeof list - at, "%s%s", at ? ", " : "", key);
-    }
-    if (at > 0) hn_warn(log, "%s: keys that are not used: %s", where, list);
-}
-
 static void warn_dropout(const json_t *j, const char *where, const hn_log *log)
 {
     static const char *const keys[] = {"resid_pdrop", "embd_pdrop", "attn_pdrop"};
@@ -198,7 +181,7 @@ hn_status hn_gpt2_config_read(const json_t *j, const char *where, const hn_log *
     HN_TRY(read_dtype(j, where, &c));
     HN_TRY(read_tokens(j, where, &c));
     warn_dropout(j, where, log);
-    warn_unknown(j, where, log);
+    hn_json_warn_unknown(j, known_keys, sizeof known_keys / sizeof *known_keys, where, log);
     *out = c;
     return HN_OK;
 }

@@ -118,23 +118,6 @@ static hn_status refuse(const json_t *j, const char *where)
     return HN_OK;
 }
 
-static void warn_unknown(const json_t *j, const char *where, const hn_log *log)
-{
-    const char *key;
-    json_t *value;
-    char list[512] = "";
-    size_t at = 0;
-    json_object_foreach((json_t *)(size_t)j, key, value)
-    {
-        bool known = false;
-        for (size_t i = 0; !known && i < sizeof known_keys / sizeof *known_keys; i++)
-            known = strcmp(key, known_keys[i]) == 0;
-        if (!known && at < sizeof list)
-            at += (size_t)snprintf(list + at, sizeof list - at, "%s%s", at ? ", " : "", key);
-    }
-    if (at > 0) hn_warn(log, "%s: keys that are not used: %s", where, list);
-}
-
 static hn_status read_sizes(const json_t *j, const char *where, hn_llama_config *c)
 {
     const family_defaults *d = &families[c->family];
@@ -304,7 +287,7 @@ hn_status hn_llama_config_read(const json_t *config, const char *where, const hn
         hn_llama_config_free(&c);
         return st;
     }
-    warn_unknown(config, where, log);
+    hn_json_warn_unknown(config, known_keys, sizeof known_keys / sizeof *known_keys, where, log);
     *out = c;
     return HN_OK;
 }

@@ -265,23 +265,6 @@ static const char *const known_keys[] = {"architectures",
                                          "pretrained_cfg",
                                          "model_args"};
 
-static void warn_unknown(const json_t *j, const char *where, const hn_log *log)
-{
-    const char *key;
-    json_t *value;
-    char list[512] = "";
-    size_t at = 0;
-    json_object_foreach((json_t *)(size_t)j, key, value)
-    {
-        bool known = false;
-        for (size_t i = 0; !known && i < sizeof known_keys / sizeof *known_keys; i++)
-            known = strcmp(key, known_keys[i]) == 0;
-        if (!known && at < sizeof list)
-            at += (size_t)snprintf(list + at, sizeof list - at, "%s%s", at ? ", " : "", key);
-    }
-    if (at > 0) hn_warn(log, "%s: keys that are not used: %s", where, list);
-}
-
 /* num_labels, or as many as id2label names, or the class's default, 2. */
 static hn_status read_labels(const json_t *j, const char *where, hn_vision_config *c)
 {
@@ -494,7 +477,7 @@ hn_status hn_vision_config_read(const json_t *config, const char *where, const h
     else
         HN_TRY(read_hugging_face(config, where, &c));
     HN_TRY(finish(&c, where, override));
-    warn_unknown(config, where, log);
+    hn_json_warn_unknown(config, known_keys, sizeof known_keys / sizeof *known_keys, where, log);
     *out = c;
     return HN_OK;
 }
