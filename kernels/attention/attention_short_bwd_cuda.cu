@@ -3,15 +3,13 @@
  * strips of 16 queries (dq), without a word to the others. No atomics, no delta from another
  * kernel, no memory that grows with the square of a length.
  *
- * 197 rows, heads of 64: p and dt are computed once for the keys and once for the queries, 7
- * products of 208 x 208 x 64 or 39 MFLOP a block, on tiles of 16 x 16, which pad 197 rows to 208
- * (those of 64 of wgmma to 256, half as much again). The side that stays is read once and lies in
- * registers: a step of 16 x 16 takes 8 KB (keys) or 6 KB (queries) of the other side from shared
- * memory, 64 and 48 clocks, and 32 and 24 mma, about as long. 4 tiles of 26 KB, lse and delta are
- * 106 KB: with 144 registers for each of 224 threads two blocks share an SM, so that one computes
- * while the other waits for its rows. 7 warps have 26 strips of 197 rows: 4 each, nearly. */
-#include <math.h>
-
+ * 197 rows, heads of 64: p and dt are made once for the keys and once for the queries, 7 products
+ * of 208 x 208 x 64 or 39 MFLOP a block; tiles of 16 x 16 pad 197 rows to 208, those of 64 of wgmma
+ * to 256, half as much work again. A strip's own rows lie in registers, but v's, for which there
+ * are none left: a step of 16 x 16 reads 10 KB of shared memory for keys and 6 KB for queries, 80
+ * and 48 clocks of it, where its 32 and 24 mma take about 64 and 48. That is 22,000 clocks a block.
+ * 4 tiles of 26 KB, lse and delta are 106 KB, 256 threads with 128 registers half of an SM's: two
+ * blocks share it, so that one computes while the other waits for its rows. */
 #include "kernels/attention/cuda_attention_mma.h"
 #include "kernels/attention/cuda_attention_short.h"
 #include "runtime/base/cuda_vec.h"
@@ -139,11 +137,26 @@ __device__ __forceinline__ bool all_see(const Sequence &s, int i0, int j0)
     return sees(s, i0 + kLast, j0) && sees(s, i0, j0 + kLast);
 }
 
+/* p = 0 where query and key do not see each other; rows of p are keys, or queries. */
+template <bool kRowsAreKeys>
+__device__ __forceinline__ void mask(const Sequence &s, float (*p)[4], int i0, int j0)
+{
+#pragma unroll
+    for (int t = 0; t < 2; t++)
+#pragma unroll
+        for (int e = 0; e < 4; e++) {
+            const int row = (int)threadIdx.x % 32 / 4 + e / 2 * 8;
+            const int col = (int)threadIdx.x % 4 * 2 + e % 2 + 8 * t;
+            if (!sees(s, i0 + (kRowsAreKeys ? col : row), j0 + (kRowsAreKeys ? row : col)))
+                p[t][e] = 0.0f;
+        }
+}
+
 /* dk and dv of 16 keys from j0 on: rows of the accumulators are keys, columns queries. */
 template <int kDim>
 __device__ __forceinline__ void strip_of_keys(const hn_attention_args &a, const Sequence &s, int j0)
 {
-    const int lane_row = (int)threadIdx.x % 32 / 4, lane_col = (int)threadIdx.x % 4 * 2;
+    const int lane_col = (int)threadIdx.x % 4 * 2;
     const int begin = max(j0 - s.ahead, 0) / kStrip * kStrip;
     const int end = min(j0 + kStrip - 1 + s.window, s.n);
     const float scale = a.scale * kLog2e;
@@ -158,19 +171,20 @@ __device__ __forceinline__ void strip_of_keys(const hn_attention_args &a, const 
         const uint32_t q = strip_of<kDim>(s.q, i0), g = strip_of<kDim>(s.g, i0);
         multiply<kDim>(p, k, q);
         multiply<kDim>(dt, v, g);
-        const bool masked = !all_see(s, i0, j0);
 #pragma unroll
         for (int t = 0; t < 2; t++) {
-            const int i = i0 + 8 * t + lane_col;
-            const float2 lse = *reinterpret_cast<const float2 *>(s.lse + i);
-            const float2 delta = *reinterpret_cast<const float2 *>(s.delta + i);
+            const float2 lse = *reinterpret_cast<const float2 *>(s.lse + i0 + 8 * t + lane_col);
 #pragma unroll
-            for (int e = 0; e < 4; e++) {
-                const float w = hn_exp2_(fmaf(p[t][e], scale, e % 2 ? -lse.y : -lse.x));
-                const bool seen = !masked || sees(s, i + e % 2, j0 + lane_row + e / 2 * 8);
-                p[t][e] = seen ? w : 0.0f;
-                dt[t][e] = seen ? w * (dt[t][e] - (e % 2 ? delta.y : delta.x)) : 0.0f;
-            }
+            for (int e = 0; e < 4; e++)
+                p[t][e] = hn_exp2_(fmaf(p[t][e], scale, e % 2 ? -lse.y : -lse.x));
+        }
+        if (!all_see(s, i0, j0)) mask<true>(s, p, i0, j0);
+#pragma unroll
+        for (int t = 0; t < 2; t++) {
+            const float2 delta = *reinterpret_cast<const float2 *>(s.delta + i0 + 8 * t + lane_col);
+#pragma unroll
+            for (int e = 0; e < 4; e++)
+                dt[t][e] = p[t][e] * (dt[t][e] - (e % 2 ? delta.y : delta.x));
         }
         add_weighted<kDim>(dv, p, g);
         add_weighted<kDim>(dk, dt, q);
@@ -187,7 +201,7 @@ template <int kDim>
 __device__ __forceinline__ void strip_of_queries(const hn_attention_args &a, const Sequence &s,
                                                  int i0)
 {
-    const int lane_row = (int)threadIdx.x % 32 / 4, lane_col = (int)threadIdx.x % 4 * 2;
+    const int lane_row = (int)threadIdx.x % 32 / 4;
     const int begin = max(i0 + 1 - s.window, 0) / kStrip * kStrip;
     const int end = min(i0 + kStrip + s.ahead, s.n);
     const float scale = a.scale * kLog2e;
@@ -203,15 +217,15 @@ __device__ __forceinline__ void strip_of_queries(const hn_attention_args &a, con
         const uint32_t k = strip_of<kDim>(s.k, j0);
         multiply<kDim>(p, q, k);
         multiply<kDim>(dt, g, strip_of<kDim>(s.v, j0));
-        const bool masked = !all_see(s, i0, j0);
 #pragma unroll
         for (int t = 0; t < 2; t++)
 #pragma unroll
-            for (int e = 0; e < 4; e++) {
-                const int i = i0 + lane_row + e / 2 * 8, j = j0 + 8 * t + lane_col + e % 2;
-                const float w = hn_exp2_(fmaf(p[t][e], scale, -lse[e / 2]));
-                dt[t][e] = !masked || sees(s, i, j) ? w * (dt[t][e] - delta[e / 2]) : 0.0f;
-            }
+            for (int e = 0; e < 4; e++) p[t][e] = hn_exp2_(fmaf(p[t][e], scale, -lse[e / 2]));
+        if (!all_see(s, i0, j0)) mask<false>(s, p, i0, j0);
+#pragma unroll
+        for (int t = 0; t < 2; t++)
+#pragma unroll
+            for (int e = 0; e < 4; e++) dt[t][e] = p[t][e] * (dt[t][e] - delta[e / 2]);
         add_weighted<kDim>(dq, dt, k);
     }
     const int64_t row = s.start + i0, col = (int64_t)s.head * kDim;
@@ -338,15 +352,21 @@ int capacity_of(const hn_attention_args *a)
     return (int)((longest_of(a) + kStrip - 1) / kStrip) * kStrip;
 }
 
+/* Bytes of shared memory that a block may ask for. */
+hn_status most_shared(int *bytes)
+{
+    int device = 0;
+    HN_TRY(HN_CUDA(cudaGetDevice(&device)));
+    return HN_CUDA(cudaDeviceGetAttribute(bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
+}
+
 template <int kDim>
 hn_status fits(const hn_attention_args *a, bool *out)
 {
-    int device = 0, bytes = 0;
+    int bytes = 0;
     *out = false;
     if (longest_of(a) > kMostRows<kDim>) return HN_OK;
-    HN_TRY(HN_CUDA(cudaGetDevice(&device)));
-    HN_TRY(
-        HN_CUDA(cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device)));
+    HN_TRY(most_shared(&bytes));
     *out = capacity_of(a) * kRowBytes<kDim> <= bytes;
     return HN_OK;
 }
@@ -355,12 +375,10 @@ hn_status fits(const hn_attention_args *a, bool *out)
 template <int kDim>
 hn_status launch(const hn_attention_args *a, hn_stream stream)
 {
-    int device = 0, bytes = 0;
+    int bytes = 0;
     unsigned grid = 0;
     HN_TRY(hn_attention_grid_((a->sequences + 2) * a->heads, &grid));
-    HN_TRY(HN_CUDA(cudaGetDevice(&device)));
-    HN_TRY(
-        HN_CUDA(cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device)));
+    HN_TRY(most_shared(&bytes));
     HN_TRY(HN_CUDA(cudaFuncSetAttribute(attention_bwd_short<kDim>,
                                         cudaFuncAttributeMaxDynamicSharedMemorySize,
                                         min(bytes, kMostRows<kDim> * kRowBytes<kDim>))));
