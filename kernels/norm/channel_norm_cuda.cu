@@ -1,7 +1,8 @@
 /* A block has a run of pixels of an image and up to 256 channels: its threads lie side by side over
  * the channels (8 each where all operands are aligned, else one) and below each other over the
  * pixels. Sums of a run go to scratch, and a second pass over the image writes y or dx with what
- * belongs to its channels in registers. In between the runs of a unit are added in order: where
+ * belongs to its channels in registers, from the last pixel of a run to the first: what the first
+ * pass read last is still in L2. In between the runs of a unit are added in order: where
  * they are few, every block of the second pass does that for its own channels (two launches, of
  * which the second also writes statistics and gradients of parameters), else a kernel (three).
  *
@@ -174,7 +175,9 @@ __device__ __forceinline__ void apply_tile(const Apply<T> &a, const Tile &t, con
         factor[k] *= param_at(a.gain, replica, t.col + k);
         bias[k] = param_at(a.bias, replica, t.col + k);
     }
-    for (uint32_t i = t.row; i < t.rows; i += kRows<T> * a.c.row_lanes) {
+    const uint32_t step = kRows<T> * (uint32_t)a.c.row_lanes;
+    for (uint32_t end = steps_of(t, step); end > 0; end -= step) {
+        const uint32_t i = end - step + t.row;
         Raw<T, kWidth> x[kRows<T>] = {}, res[kRows<T>] = {};
 #pragma unroll
         for (int u = 0; u < kRows<T>; u++) {
@@ -279,11 +282,8 @@ __global__ void __launch_bounds__(kThreads, 2) sums_kernel(const Backward<T> a, 
     for (int64_t run = blockIdx.y; run < c.images * c.runs; run += gridDim.y) {
         const Tile t = tile_of<kWidth>(c, run);
         const int64_t units = (int64_t)t.image * c.groups;
-        float mean[kWidth], rstd[kWidth], g[kWidth], v[kWidth], sum[kWidth] = {}, dot[kWidth] = {};
-        if (t.active) {
-            load_units(a.mean + units, 1, 0, c, t.col, mean);
-            load_units(a.rstd + units, 1, 0, c, t.col, rstd);
-        }
+        float mean[kWidth], g[kWidth], v[kWidth], sum[kWidth] = {}, dot[kWidth] = {};
+        if (t.active) load_units(a.mean + units, 1, 0, c, t.col, mean);
         for (uint32_t i = t.row; t.active && i < t.rows; i += kRows<T> * c.row_lanes) {
             Raw<T, kWidth> dy[kRows<T>] = {}, x[kRows<T>] = {}, y[kRows<T>] = {};
 #pragma unroll
@@ -305,7 +305,7 @@ __global__ void __launch_bounds__(kThreads, 2) sums_kernel(const Backward<T> a, 
 #pragma unroll
                 for (int k = 0; k < kWidth; k++) {
                     sum[k] += g[k];
-                    dot[k] += g[k] * ((v[k] - mean[k]) * rstd[k]);
+                    dot[k] += g[k] * (v[k] - mean[k]); /* rstd below, for all rows */
                 }
                 if (a.dres != nullptr) hn_store_whole<kWidth>(a.dres + row * a.ld_dres + t.col, g);
             }
@@ -315,7 +315,7 @@ __global__ void __launch_bounds__(kThreads, 2) sums_kernel(const Backward<T> a, 
         const int64_t col = summed_column(c);
         if (col < 0) continue;
         partial[2 * run * c.cols + col] = s;
-        partial[(2 * run + 1) * c.cols + col] = d;
+        partial[(2 * run + 1) * c.cols + col] = d * a.rstd[units + group_of(c, col)];
     }
 }
 
@@ -424,7 +424,9 @@ __device__ __forceinline__ void dx_tile(const Backward<T> &a, const Tile &t, con
         slope[k] *= -factor[k] * factor[k];
         factor[k] *= param_at(a.gain, replica, t.col + k);
     }
-    for (uint32_t i = t.row; i < t.rows; i += kRows<T> * a.c.row_lanes) {
+    const uint32_t step = kRows<T> * (uint32_t)a.c.row_lanes;
+    for (uint32_t end = steps_of(t, step); end > 0; end -= step) {
+        const uint32_t i = end - step + t.row;
         Raw<T, kWidth> dy[kRows<T>] = {}, x[kRows<T>] = {}, y[kRows<T>] = {};
 #pragma unroll
         for (int u = 0; u < kRows<T>; u++) {
@@ -520,7 +522,7 @@ unsigned units_grid(const Cut &c) { return hn_grid(c.images * c.groups, kUnits, 
 template <class T, int kWidth>
 void launch_fwd(const hn_channel_norm *a, float *partial, cudaStream_t stream)
 {
-    Cut c = cut_of(a->images, a->pixels, a->cols, a->groups, 1, kWidth);
+    Cut c = cut_of(a->images, a->pixels, a->cols, a->groups, 1, kForwardBlocks, kWidth);
     c.share = a->images / hn_replica_count(a->replicas), c.by_share = hn_divisor_of(c.share);
     const Statistics to = {a->mean, a->rstd, a->running_mean, a->running_var, a->eps, a->momentum};
     const Apply<T> f = {(const T *)a->x,
@@ -589,7 +591,7 @@ template <class T, int kWidth>
 void launch_bwd(const hn_channel_norm_bwd *a, float *partial, float *of_unit, cudaStream_t stream)
 {
     const int64_t share = a->images / hn_replica_count(a->replicas);
-    const Cut c = cut_of(a->images, a->pixels, a->cols, a->groups, share, kWidth);
+    const Cut c = cut_of(a->images, a->pixels, a->cols, a->groups, share, kBackwardBlocks, kWidth);
     Backward<T> f = backward_of<T>(a, c);
     const bool sums = hn_channel_norm_has_sums(a), own = sums && c.own && f.dx != nullptr;
     if (sums) {
@@ -614,7 +616,8 @@ void launch_bwd(const hn_channel_norm_bwd *a, float *partial, float *of_unit, cu
 size_t hn_channel_norm_cuda_scratch(const hn_channel_norm *a)
 {
     if (a->frozen) return 0;
-    return (size_t)partial_floats(a->images, a->pixels, a->cols, a->groups, 1, 3) * sizeof(float);
+    return (size_t)partial_floats(a->images, a->pixels, a->cols, a->groups, 1, kForwardBlocks, 3) *
+           sizeof(float);
 }
 
 hn_status hn_channel_norm_cuda(const hn_channel_norm *a, void *scratch, hn_stream stream)
@@ -632,7 +635,7 @@ hn_status hn_channel_norm_cuda(const hn_channel_norm *a, void *scratch, hn_strea
 static int64_t bwd_partial_floats(const hn_channel_norm_bwd *a)
 {
     const int64_t share = a->images / hn_replica_count(a->replicas);
-    return partial_floats(a->images, a->pixels, a->cols, a->groups, share, 2);
+    return partial_floats(a->images, a->pixels, a->cols, a->groups, share, kBackwardBlocks, 2);
 }
 
 size_t hn_channel_norm_bwd_cuda_scratch(const hn_channel_norm_bwd *a)
