@@ -63,6 +63,13 @@ struct Operands {
         a.frozen = s.frozen;
         return a;
     }
+    /* What relu let through, by bias in place of y. */
+    hn_batch_norm_bwd_args back_by_bias()
+    {
+        hn_batch_norm_bwd_args a = back();
+        a.y = nullptr, a.bias = bias.data(), a.bias_dtype = HN_F32;
+        return a;
+    }
     /* What forward and backward have written. */
     std::vector<std::vector<float>> results()
     {
@@ -204,6 +211,35 @@ INSTANTIATE_TEST_SUITE_P(Shapes, BatchNorm,
                                            Shape{HN_BF16, HN_BF16, 70, 33, 3, true, true, false},
                                            Shape{HN_BF16, HN_F32, 300, 600, 0, false, false, false},
                                            Shape{HN_BF16, HN_BF16, 40, 64, 8, true, false, true}),
+                         [](const auto &i) { return name_of(i.param); });
+
+/* With relu, without a residual. */
+class BatchNormRelu : public BatchNorm {};
+
+TEST_P(BatchNormRelu, BiasStandsForY)
+{
+    for (const bool use_fast : {false, true}) {
+        Host by_y(s), by_bias(s), on_x(s);
+        for (Host *o : {&by_y, &by_bias, &on_x}) {
+            const auto a = o->fwd();
+            ASSERT_HN_OK(use_fast ? fwd_fast(a) : hn_batch_norm_fwd_cpu(&a));
+        }
+        const auto y = by_y.back(), bias = by_bias.back_by_bias();
+        auto in_place = on_x.back_by_bias();
+        in_place.dx = on_x.x.data();
+        for (const auto &b : {y, bias, in_place})
+            ASSERT_HN_OK(use_fast ? bwd_fast(b) : hn_batch_norm_bwd_cpu(&b));
+        expect_same(by_bias.results(), by_y.results());
+        EXPECT_TRUE(same_bits(on_x.x.values(), by_y.dx.values()));
+    }
+}
+
+INSTANTIATE_TEST_SUITE_P(Shapes, BatchNormRelu,
+                         ::testing::Values(Shape{HN_F32, HN_F32, 2, 1, 0, true, false, false},
+                                           Shape{HN_F32, HN_BF16, 70, 33, 3, true, false, false},
+                                           Shape{HN_F32, HN_F32, 5000, 12, 0, true, false, false},
+                                           Shape{HN_BF16, HN_BF16, 300, 600, 0, true, false, false},
+                                           Shape{HN_BF16, HN_F32, 40, 64, 8, true, false, true}),
                          [](const auto &i) { return name_of(i.param); });
 
 TEST(BatchNormTwin, MatchesHandComputedColumns)
@@ -391,6 +427,14 @@ TEST(BatchNormCheck, NamesWhatIsWrong)
     EXPECT_HN_FAIL(hn_batch_norm_bwd_check(&b), HN_ERR_ARG, "none of dx");
     b.dgain = f, b.rstd = nullptr;
     EXPECT_HN_FAIL(hn_batch_norm_bwd_check(&b), HN_ERR_ARG, "rstd is NULL");
+    b.rstd = f, b.y = f, b.ld_y = 4, b.bias = f;
+    EXPECT_HN_FAIL(hn_batch_norm_bwd_check(&b), HN_ERR_ARG, "y is there, too");
+    b.y = nullptr, b.dres = f + 32;
+    EXPECT_HN_FAIL(hn_batch_norm_bwd_check(&b), HN_ERR_ARG, "dres is there, too");
+    b.dres = nullptr;
+    EXPECT_HN_OK(hn_batch_norm_bwd_check(&b));
+    b.bias_dtype = HN_U8;
+    EXPECT_HN_FAIL(hn_batch_norm_bwd_check(&b), HN_ERR_UNSUPPORTED, "bias_dtype");
 }
 
 #ifdef HONE_CUDA
@@ -534,6 +578,39 @@ INSTANTIATE_TEST_SUITE_P(
                       Shape{HN_F32, HN_BF16, 36000, 33, 1, true, false, true},
                       Shape{HN_BF16, HN_BF16, 66000, 32, 0, true, true, false}),
     [](const auto &i) { return name_of(i.param); });
+
+/* With relu, without a residual. */
+class BatchNormReluCuda : public BatchNormCuda {};
+
+/* Forward and backward agree on every element near zero: one that fell on the other side would show
+ * far above the bounds of rounding. */
+TEST_P(BatchNormReluCuda, CudaBiasStandsForY)
+{
+    HN_NEED_CUDA();
+    Device by_y(s), by_bias(s), on_x(s);
+    for (Device *o : {&by_y, &by_bias, &on_x}) fwd_cuda(o->fwd());
+    bwd_cuda(by_y.back());
+    bwd_cuda(by_bias.back_by_bias());
+    auto in_place = on_x.back_by_bias();
+    in_place.dx = on_x.x.data();
+    bwd_cuda(in_place);
+    expect_near(s, by_bias.results(), by_y.results());
+    EXPECT_TRUE(same_bits(on_x.x.values(), by_bias.dx.values()));
+    EXPECT_TRUE(same_bits(on_x.dgain.values(), by_bias.dgain.values()));
+}
+
+/* One column a thread and 8, blocks that add the runs themselves and a kernel that does. */
+INSTANTIATE_TEST_SUITE_P(Shapes, BatchNormReluCuda,
+                         ::testing::Values(Shape{HN_F32, HN_F32, 2, 1, 0, true, false, false},
+                                           Shape{HN_F32, HN_F32, 300, 8, 0, true, false, false},
+                                           Shape{HN_F32, HN_BF16, 40000, 33, 1, true, false, false},
+                                           Shape{HN_F32, HN_F32, 66000, 32, 0, true, false, false},
+                                           Shape{HN_BF16, HN_F32, 70, 33, 3, true, false, false},
+                                           Shape{HN_BF16, HN_BF16, 9001, 64, 0, true, false, false},
+                                           Shape{HN_BF16, HN_BF16, 66000, 32, 0, true, false,
+                                                 false},
+                                           Shape{HN_BF16, HN_F32, 1000, 40, 1, true, false, true}),
+                         [](const auto &i) { return name_of(i.param); });
 
 TEST(BatchNormFarCuda, CudaIsAccurateFarFromZero)
 {
