@@ -33,12 +33,19 @@ static hn_status infer(const hn_node *n, hn_type *out)
     return HN_OK;
 }
 
-/* Without relu the gradient of res is dy itself. In training backward reads x twice and needs no y
- * beside it, unless a residual has a part in it; frozen it may read y alone. */
+/* Whether backward can do without y: in training it reads x twice anyway, frozen it may read y
+ * alone. The bias outlives the graph: dx may take over memory that is given in the place of y. */
+static bool goes_by_bias(const hn_node *n)
+{
+    return n->attr.channel_norm.relu && !n->attr.channel_norm.frozen && n->in[RES] == NULL &&
+           n->in[BIAS]->mem != HN_MEM_TRANSIENT;
+}
+
+/* Without relu the gradient of res is dy itself. */
 static hn_status grad(hn_graph *g, const hn_node *n, hn_tensor *const *dout, hn_tensor **din)
 {
     const bool relu = n->attr.channel_norm.relu, wants_res = din[RES] != NULL;
-    const bool by_bias = relu && n->in[RES] == NULL && !n->attr.channel_norm.frozen;
+    const bool by_bias = goes_by_bias(n);
     hn_attr attr = n->attr;
     if (wants_res && !relu) din[RES] = dout[Y];
     attr.channel_norm.want_dres = wants_res && relu;
