@@ -1,9 +1,14 @@
-/* kernels/norm: batch normalisation with residual and relu. */
+/* kernels/norm: batch normalisation with residual and relu, and what the graph asks of it. */
 #include "kernels/norm/batch_norm.h"
 #include "norm_test.h"
+#include "runtime/graph/op_util.h"
 #ifdef HONE_CUDA
 #include "cuda_test.h"
 #endif
+
+extern "C" {
+#include "runtime/graph/graph_impl.h"
+}
 
 namespace {
 
@@ -241,6 +246,51 @@ INSTANTIATE_TEST_SUITE_P(Shapes, BatchNormRelu,
                                            Shape{HN_BF16, HN_BF16, 300, 600, 0, true, false, false},
                                            Shape{HN_BF16, HN_F32, 40, 64, 8, true, false, true}),
                          [](const auto &i) { return name_of(i.param); });
+
+/* The backward node of a batch norm. */
+struct Recorded {
+    hn_program *p = nullptr;
+    hn_tensor *bias = nullptr;
+    const hn_node *back = nullptr;
+
+    Recorded(bool relu, bool res, bool frozen)
+    {
+        const hn_type image = hn_type_image(HN_BF16, 2, 3, 3, 4), param = hn_type_1d(HN_F32, 4);
+        hn_graph *g;
+        hn_tensor *in[6] = {}, *out[5], *dy;
+        EXPECT_HN_OK(hn_program_new(1, &p));
+        EXPECT_HN_OK(hn_graph_new(p, "test", true, &g));
+        for (int k = 0; k < 6; k++) {
+            if (k == 1 && !res) continue;
+            const std::string name = "in" + std::to_string(k);
+            EXPECT_HN_OK(
+                hn_program_tensor(p, HN_MEM_INPUT, name.c_str(), k < 2 ? &image : &param, &in[k]));
+            in[k]->needs_grad = k < 4;
+        }
+        hn_attr attr = {};
+        attr.channel_norm.eps = 1e-5f, attr.channel_norm.momentum = 0.1f;
+        attr.channel_norm.relu = relu, attr.channel_norm.frozen = frozen;
+        EXPECT_HN_OK(hn_emit(g, HN_OP_BATCH_NORM, "bn", in, &attr, out));
+        EXPECT_HN_OK(hn_program_tensor(p, HN_MEM_INPUT, "dy", &image, &dy));
+        EXPECT_HN_OK(hn_graph_backward(g, 1, out, &dy));
+        for (int64_t i = 0; i < g->n_nodes; i++)
+            if (g->node[i]->op == HN_OP_BATCH_NORM_BWD) back = g->node[i];
+        bias = in[3];
+    }
+    ~Recorded() { hn_program_free(p); }
+};
+
+TEST(BatchNormGraph, BackwardGoesByBiasOnlyInTrainingAndWithoutAResidual)
+{
+    for (int k = 0; k < 8; k++) {
+        const bool relu = k & 1, res = k & 2, frozen = k & 4, by_bias = relu && !res && !frozen;
+        const Recorded r(relu, res, frozen);
+        ASSERT_NE(r.back, nullptr) << k;
+        EXPECT_EQ(r.back->attr.channel_norm.by_bias, by_bias) << k;
+        EXPECT_EQ(r.back->in[1] == r.bias, by_bias) << k;
+        EXPECT_EQ(r.back->in[1] == nullptr, !relu) << k;
+    }
+}
 
 TEST(BatchNormTwin, MatchesHandComputedColumns)
 {
