@@ -14,13 +14,18 @@ static double fwd_flops(const int64_t *s)
 
 static double bwd_flops(const int64_t *s) { return 2.5 * fwd_flops(s); }
 
+/* Every token sees every one: images. */
+static double full_fwd_flops(const int64_t *s) { return 2.0 * fwd_flops(s); }
+
+static double full_bwd_flops(const int64_t *s) { return 2.0 * bwd_flops(s); }
+
 typedef struct {
     hn_attention_args a;
     void *scratch;
     hn_attention_cudnn *cudnn; /* of the entries that run on cuDNN */
 } attention_set;
 
-static void common(hn_bench *b, const int64_t *s, attention_set *set)
+static void common(hn_bench *b, const int64_t *s, bool causal, attention_set *set)
 {
     const hn_dtype t = hn_bench_dtype(b);
     const int64_t rows = s[BATCH] * s[LENGTH];
@@ -45,7 +50,7 @@ static void common(hn_bench *b, const int64_t *s, attention_set *set)
         .longest = s[LENGTH],
         .even = s[EVEN] != 0,
         .scale = 1.0f / sqrtf((float)s[HEAD_DIM]),
-        .causal = true,
+        .causal = causal,
         .dtype = t,
     };
 }
@@ -53,7 +58,14 @@ static void common(hn_bench *b, const int64_t *s, attention_set *set)
 static hn_status fwd_setup(hn_bench *b, const int64_t *s, void *args)
 {
     attention_set *set = args;
-    common(b, s, set);
+    common(b, s, true, set);
+    return hn_attention_check(&set->a, false);
+}
+
+static hn_status full_fwd_setup(hn_bench *b, const int64_t *s, void *args)
+{
+    attention_set *set = args;
+    common(b, s, false, set);
     return hn_attention_check(&set->a, false);
 }
 
@@ -77,7 +89,14 @@ static hn_status plan_cudnn(hn_bench *b, attention_set *set, hn_cudnn_pass pass,
 static hn_status fwd_cudnn_setup(hn_bench *b, const int64_t *s, void *args)
 {
     attention_set *set = args;
-    common(b, s, set);
+    common(b, s, true, set);
+    return plan_cudnn(b, set, HN_CUDNN_FWD, &set->scratch);
+}
+
+static hn_status full_fwd_cudnn_setup(hn_bench *b, const int64_t *s, void *args)
+{
+    attention_set *set = args;
+    common(b, s, false, set);
     return plan_cudnn(b, set, HN_CUDNN_FWD, &set->scratch);
 }
 
@@ -88,10 +107,9 @@ static hn_status fwd_cudnn_run(const void *args, hn_stream stream)
 }
 
 /* o and lse are what forward gives for these inputs, so that probabilities are probabilities. */
-static hn_status bwd_setup(hn_bench *b, const int64_t *s, void *args)
+static hn_status set_up_backward(hn_bench *b, const int64_t *s, bool causal, attention_set *set)
 {
-    attention_set *set = args;
-    common(b, s, set);
+    common(b, s, causal, set);
     hn_attention_args *a = &set->a;
     a->dout = hn_bench_array(b, a->q_rows * a->ld_o, a->dtype, HN_FILL_NORMAL);
     a->dq = hn_bench_array(b, a->q_rows * a->ld_q, a->dtype, HN_FILL_NONE);
@@ -106,11 +124,28 @@ static hn_status bwd_setup(hn_bench *b, const int64_t *s, void *args)
     return hn_attention_fwd_cuda(a, hn_bench_stream(b));
 }
 
+static hn_status bwd_setup(hn_bench *b, const int64_t *s, void *args)
+{
+    return set_up_backward(b, s, true, args);
+}
+
+static hn_status full_bwd_setup(hn_bench *b, const int64_t *s, void *args)
+{
+    return set_up_backward(b, s, false, args);
+}
+
 /* Through cuDNN: o and lse are those of our own forward. */
 static hn_status bwd_deterministic_setup(hn_bench *b, const int64_t *s, void *args)
 {
     attention_set *set = args;
     HN_TRY(bwd_setup(b, s, args));
+    return plan_cudnn(b, set, HN_CUDNN_BWD, &set->scratch);
+}
+
+static hn_status full_bwd_deterministic_setup(hn_bench *b, const int64_t *s, void *args)
+{
+    attention_set *set = args;
+    HN_TRY(full_bwd_setup(b, s, args));
     return plan_cudnn(b, set, HN_CUDNN_BWD, &set->scratch);
 }
 
@@ -145,6 +180,8 @@ static const int64_t cudnn_shapes[][HN_BENCH_AXES] = {{8, 2048, 32, 8, 64, 1},
                                                       {8, 2048, 32, 8, 64, 0},
                                                       {4, 2048, 32, 8, 128, 1},
                                                       {4, 2048, 32, 8, 128, 0}};
+/* A layer of ViT-Tiny/16 on images of 224 x 224. */
+static const int64_t full_shapes[][HN_BENCH_AXES] = {{64, 197, 3, 3, 64, 1}};
 static const int64_t f32_shapes[][HN_BENCH_AXES] = {{1, 2048, 32, 8, 64}};
 
 const hn_bench_def hn_bench_attention_fwd = {
@@ -222,4 +259,48 @@ const hn_bench_def hn_bench_attention_bwd_cudnn_fast = {
     .args_size = sizeof(attention_set),
     .setup = bwd_fast_setup,
     .run = bwd_fast_run,
+};
+
+const hn_bench_def hn_bench_attention_fwd_full = {
+    .name = "attention_fwd_full",
+    .dtype = HN_BF16,
+    .axes = {"batch", "length", "heads", "kv_heads", "head_dim", "even"},
+    HN_BENCH_SHAPES(full_shapes),
+    .flops = full_fwd_flops,
+    .args_size = sizeof(attention_set),
+    .setup = full_fwd_setup,
+    .run = fwd_run,
+};
+
+const hn_bench_def hn_bench_attention_fwd_full_cudnn = {
+    .name = "attention_fwd_full_cudnn",
+    .dtype = HN_BF16,
+    .axes = {"batch", "length", "heads", "kv_heads", "head_dim", "even"},
+    HN_BENCH_SHAPES(full_shapes),
+    .flops = full_fwd_flops,
+    .args_size = sizeof(attention_set),
+    .setup = full_fwd_cudnn_setup,
+    .run = fwd_cudnn_run,
+};
+
+const hn_bench_def hn_bench_attention_bwd_full = {
+    .name = "attention_bwd_full",
+    .dtype = HN_BF16,
+    .axes = {"batch", "length", "heads", "kv_heads", "head_dim", "even"},
+    HN_BENCH_SHAPES(full_shapes),
+    .flops = full_bwd_flops,
+    .args_size = sizeof(attention_set),
+    .setup = full_bwd_setup,
+    .run = bwd_run,
+};
+
+const hn_bench_def hn_bench_attention_bwd_full_cudnn = {
+    .name = "attention_bwd_full_cudnn",
+    .dtype = HN_BF16,
+    .axes = {"batch", "length", "heads", "kv_heads", "head_dim", "even"},
+    HN_BENCH_SHAPES(full_shapes),
+    .flops = full_bwd_flops,
+    .args_size = sizeof(attention_set),
+    .setup = full_bwd_deterministic_setup,
+    .run = bwd_deterministic_run,
 };

@@ -71,11 +71,11 @@ const hn_bench_def hn_bench_batch_norm_fwd = {
 
 /* ---- backward ---- */
 
-/* x, y and dy for the sums, then dx from x, y and dy, or from x and the dres that is there. frozen:
- * dx from y and dy. */
+/* relu goes by x and bias, behind a residual by y: x and dy (and y) for the sums, then dx from x
+ * and dy, or from x and the dres that is there. frozen: dx from y and dy. */
 static double bwd_bytes(const int64_t *s, hn_dtype t)
 {
-    return (s[3] ? 3.0 + (double)s[2] : 7.0) * (double)hn_dtype_size(t) * elements(s);
+    return (s[3] ? 3.0 + (double)s[2] : s[2] ? 7.0 : 5.0) * (double)hn_dtype_size(t) * elements(s);
 }
 
 typedef struct {
@@ -87,10 +87,12 @@ static hn_status bwd_setup(hn_bench *b, const int64_t *s, void *args)
 {
     const hn_dtype t = hn_bench_dtype(b);
     const int64_t n = s[0] * s[1];
+    const bool by_bias = !s[2] && !s[3];
     bwd_set *set = args;
     set->a = (hn_batch_norm_bwd_args){
         .x = hn_bench_array(b, n, t, HN_FILL_NORMAL),
-        .y = hn_bench_array(b, n, t, HN_FILL_NORMAL),
+        .y = by_bias ? NULL : hn_bench_array(b, n, t, HN_FILL_NORMAL),
+        .bias = by_bias ? hn_bench_array(b, s[1], HN_F32, HN_FILL_NORMAL) : NULL,
         .gain = hn_bench_array(b, s[1], HN_F32, HN_FILL_POSITIVE),
         .mean = hn_bench_array(b, s[1], HN_F32, HN_FILL_NORMAL),
         .rstd = hn_bench_array(b, s[1], HN_F32, HN_FILL_POSITIVE),

@@ -13,6 +13,7 @@ struct Shape {
     int64_t q_rows, kv_rows, heads, kv_heads, head_dim, value_dim, window;
     float softcap;
     bool causal;
+    int64_t longest = 0;
 };
 
 inline std::ostream &operator<<(std::ostream &o, const Shape &s) { return o << s.name; }
@@ -76,6 +77,7 @@ struct Problem {
                 .head_dim = s.head_dim,
                 .value_dim = s.value_dim,
                 .window = s.window,
+                .longest = s.longest,
                 .scale = 1.0f / std::sqrt((float)s.head_dim),
                 .softcap = s.softcap,
                 .causal = s.causal,

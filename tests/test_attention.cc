@@ -381,6 +381,13 @@ TEST_P(Attention, CudaRepeatsBitForBitAlsoFromACapturedGraph)
 constexpr int64_t kAligned = 8;
 class AttentionTensorCores : public Attention {};
 
+/* Keys with offsets of their own, though the same: not the kernel for short sequences. */
+Shape of_any_length(Shape s)
+{
+    if (s.kv_offsets.empty()) s.kv_offsets = s.q_offsets;
+    return s;
+}
+
 void check_tensor_cores(const Shape &shape)
 {
     DeviceProblem<hn_bf16> p(shape, kAligned);
@@ -398,14 +405,14 @@ void check_tensor_cores(const Shape &shape)
 TEST_P(AttentionTensorCores, CudaMatchesCpu)
 {
     HN_NEED_CUDA();
-    check_tensor_cores(GetParam());
+    check_tensor_cores(of_any_length(GetParam()));
 }
 
 /* A softcap that changes next to nothing leads sm_90 to the kernels of other GPUs. */
 TEST_P(AttentionTensorCores, CudaMatchesCpuWithoutWgmma)
 {
     HN_NEED_CUDA();
-    Shape shape = GetParam();
+    Shape shape = of_any_length(GetParam());
     if (shape.softcap > 0) GTEST_SKIP() << "the same as above";
     shape.softcap = 1e3f;
     check_tensor_cores(shape);
@@ -414,8 +421,8 @@ TEST_P(AttentionTensorCores, CudaMatchesCpuWithoutWgmma)
 TEST_P(AttentionTensorCores, CudaRepeatsBitForBitAlsoFromACapturedGraph)
 {
     HN_NEED_CUDA();
-    DeviceProblem<hn_bf16> one(GetParam(), kAligned), two(GetParam(), kAligned),
-        captured(GetParam(), kAligned);
+    const Shape s = of_any_length(GetParam());
+    DeviceProblem<hn_bf16> one(s, kAligned), two(s, kAligned), captured(s, kAligned);
     const auto want = one.run();
     EXPECT_TRUE(two.run() == want);
     EXPECT_TRUE(captured.run_from_graph() == want);
@@ -457,47 +464,105 @@ const Shape wide_shapes[] = {
 INSTANTIATE_TEST_SUITE_P(Shapes, AttentionTensorCores, ::testing::ValuesIn(wide_shapes),
                          [](const auto &i) { return std::string(i.param.name); });
 
+/* Backward in one kernel, a head of a sequence a block. */
+class AttentionShort : public Attention {};
+
+TEST_P(AttentionShort, CudaMatchesCpu)
+{
+    HN_NEED_CUDA();
+    DeviceProblem<hn_bf16> p(GetParam(), kAligned);
+    const auto a = p.args();
+    bool is_short = false;
+    ASSERT_HN_OK(hn_attention_cuda_short(&a, &is_short));
+    int bytes = 0; /* of shared memory: GPUs with less take other kernels for the longest */
+    ASSERT_EQ(cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, 0),
+              cudaSuccess);
+    EXPECT_TRUE(is_short || bytes < 227 * 1024);
+    check_tensor_cores(GetParam());
+}
+
+TEST_P(AttentionShort, CudaRepeatsBitForBitAlsoFromACapturedGraph)
+{
+    HN_NEED_CUDA();
+    DeviceProblem<hn_bf16> one(GetParam(), kAligned), two(GetParam(), kAligned),
+        captured(GetParam(), kAligned);
+    const auto want = one.run();
+    EXPECT_TRUE(two.run() == want);
+    EXPECT_TRUE(captured.run_from_graph() == want);
+}
+
+/* clang-format off */
+const Shape short_shapes[] = {
+    {"h64_one_token", {0, 1}, {}, 1, 1, 1, 1, 64, 0, 0, 0, true},
+    {"h64_image", {0, 197, 394}, {}, 394, 394, 3, 3, 64, 0, 0, 0, false, 197},
+    {"h64_lengths", {0, 1, 17, 34, 97, 161, 226}, {}, 226, 226, 2, 2, 64, 0, 0, 0, false, 65},
+    {"h64_lengths_causal", {0, 1, 17, 34, 97, 161, 226}, {}, 226, 226, 2, 2, 64, 0, 0, 0, true},
+    {"h64_longest", {0, 127, 255, 384, 639, 895}, {}, 895, 895, 1, 1, 64, 0, 0, 0, false, 256},
+    {"h64_longest_causal", {0, 127, 255, 384, 639, 895}, {}, 895, 895, 1, 1, 64, 0, 0, 0, true,
+     256},
+    {"h64_uncovered_rows", {3, 70, 70, 90}, {}, 160, 160, 2, 2, 64, 0, 0, 0, true},
+    {"h64_mostly_padding", {5, 9, 49}, {}, 400, 400, 2, 2, 64, 0, 0, 0, false, 40},
+    {"h64_nothing_covered", {0, 0}, {}, 5, 5, 2, 2, 64, 0, 0, 0, true},
+    {"h64_window", {0, 150}, {}, 150, 150, 2, 2, 64, 0, 17, 0, true},
+    {"h64_window_of_one", {0, 33}, {}, 33, 33, 1, 1, 64, 0, 1, 0, true},
+    {"h64_window_not_causal", {0, 140, 150}, {}, 150, 150, 1, 1, 64, 0, 5, 0, false},
+    {"h64_window_wider_than_rows", {0, 40}, {}, 40, 40, 1, 1, 64, 0, 70, 0, false},
+    {"h32_image", {0, 197, 394}, {}, 394, 394, 3, 3, 32, 0, 0, 0, false, 197},
+    {"h32_lengths_causal", {2, 3, 19, 36, 99}, {}, 100, 100, 2, 2, 32, 0, 0, 0, true},
+    {"h32_longest", {0, 256}, {}, 256, 256, 1, 1, 32, 0, 0, 0, true},
+    {"h128_lengths", {0, 1, 17, 34, 97, 161, 226}, {}, 226, 226, 2, 2, 128, 0, 0, 0, false, 65},
+    {"h128_image", {0, 197, 394}, {}, 394, 394, 2, 2, 128, 0, 0, 0, false, 197},
+    {"h128_longest_causal", {3, 227, 300}, {}, 310, 310, 1, 1, 128, 0, 0, 0, true, 224},
+};
+/* clang-format on */
+INSTANTIATE_TEST_SUITE_P(Shapes, AttentionShort, ::testing::ValuesIn(short_shapes),
+                         [](const auto &i) { return std::string(i.param.name); });
+
 /* Rows 37 .. 136 of a packed batch, and the same rows as a batch of their own. */
 template <class T>
-void check_alone_and_packed(int64_t d)
+void check_alone_and_packed(int64_t d, int64_t kv_heads)
 {
     const int64_t n = 100, before = 37;
-    DeviceProblem<T> packed({"", {0, 37, 137, 150}, {}, 150, 150, 4, 2, d, 0, 0, 0, true}, 0);
-    DeviceProblem<T> alone({"", {0, 100}, {}, n, n, 4, 2, d, 0, 0, 0, true}, 0);
+    const int64_t kv = kv_heads * d;
+    DeviceProblem<T> packed({"", {0, 37, 137, 150}, {}, 150, 150, 4, kv_heads, d, 0, 0, 0, true},
+                            0);
+    DeviceProblem<T> alone({"", {0, 100}, {}, n, n, 4, kv_heads, d, 0, 0, 0, true}, 0);
     const auto part = [&](const auto &v, int64_t cols) {
         return std::decay_t<decltype(v)>(v.begin() + before * cols,
                                          v.begin() + (before + n) * cols);
     };
     alone.q.assign(part(packed.q.host(), 4 * d));
     alone.dout.assign(part(packed.dout.host(), 4 * d));
-    alone.k.assign(part(packed.k.host(), 2 * d));
-    alone.v.assign(part(packed.v.host(), 2 * d));
+    alone.k.assign(part(packed.k.host(), kv));
+    alone.v.assign(part(packed.v.host(), kv));
     const auto all = packed.run(), one = alone.run();
     EXPECT_TRUE(same_bits(part(all.o, 4 * d), one.o));
     EXPECT_TRUE(same_bits(part(all.lse, 4), one.lse));
     EXPECT_TRUE(same_bits(part(all.dq, 4 * d), one.dq));
-    EXPECT_TRUE(same_bits(part(all.dk, 2 * d), one.dk));
-    EXPECT_TRUE(same_bits(part(all.dv, 2 * d), one.dv));
+    EXPECT_TRUE(same_bits(part(all.dk, kv), one.dk));
+    EXPECT_TRUE(same_bits(part(all.dv, kv), one.dv));
 }
 
 TEST(AttentionCuda, GivesASequenceTheSameBitsAloneAndPacked)
 {
     HN_NEED_CUDA();
-    check_alone_and_packed<float>(8);
-    check_alone_and_packed<hn_bf16>(8);
-    check_alone_and_packed<hn_bf16>(64);
-    check_alone_and_packed<hn_bf16>(128);
+    check_alone_and_packed<float>(8, 2);
+    check_alone_and_packed<hn_bf16>(8, 2);
+    check_alone_and_packed<hn_bf16>(64, 2);
+    check_alone_and_packed<hn_bf16>(64, 4); /* the kernel for short sequences */
+    check_alone_and_packed<hn_bf16>(128, 2);
 }
 
 /* q, k and v, and their gradients, as columns of one buffer. */
 template <class T>
-void check_one_buffer(int64_t d)
+void check_one_buffer(int64_t d, int64_t kv_heads)
 {
-    const Shape s = {"fused", {0, 30, 70}, {}, 70, 70, 4, 2, d, 0, 0, 0, true};
+    const Shape s = {"fused", {0, 30, 70}, {}, 70, 70, 4, kv_heads, d, 0, 0, 0, true};
+    const int64_t k_at = 4 * d, v_at = k_at + kv_heads * d;
     DeviceProblem<T> apart(s, 0), p(s, 0);
     const auto want = apart.run();
     const auto q = p.q.host(), k = p.k.host(), v = p.v.host();
-    const size_t ld = (size_t)(8 * d), width[] = {(size_t)(4 * d), (size_t)(2 * d)};
+    const size_t width[] = {(size_t)(4 * d), (size_t)(kv_heads * d)}, ld = width[0] + 2 * width[1];
     std::vector<T> qkv;
     const auto add = [&](const std::vector<T> &x, size_t i, size_t cols) {
         qkv.insert(qkv.end(), x.begin() + (int64_t)(i * cols),
@@ -506,8 +571,8 @@ void check_one_buffer(int64_t d)
     for (size_t i = 0; i < 70; i++) add(q, i, width[0]), add(k, i, width[1]), add(v, i, width[1]);
     DeviceArray<T> in(qkv), out(70 * ld);
     auto a = p.args();
-    a.q = in.data(), a.k = in.data() + 4 * d, a.v = in.data() + 6 * d;
-    a.dq = out.data(), a.dk = out.data() + 4 * d, a.dv = out.data() + 6 * d;
+    a.q = in.data(), a.k = in.data() + k_at, a.v = in.data() + v_at;
+    a.dq = out.data(), a.dk = out.data() + k_at, a.dv = out.data() + v_at;
     a.ld_q = a.ld_k = a.ld_v = a.ld_dq = a.ld_dk = a.ld_dv = (int64_t)ld;
     DeviceArray<char> scratch(hn_attention_bwd_cuda_scratch(&a));
     ASSERT_HN_OK(hn_attention_fwd_cuda(&a, nullptr));
@@ -517,17 +582,18 @@ void check_one_buffer(int64_t d)
     for (size_t i = 0; i < 70; i++) {
         const T *row = &got[i * ld];
         EXPECT_EQ(std::memcmp(row, &want.dq[i * width[0]], width[0] * sizeof(T)), 0);
-        EXPECT_EQ(std::memcmp(row + 4 * d, &want.dk[i * width[1]], width[1] * sizeof(T)), 0);
-        EXPECT_EQ(std::memcmp(row + 6 * d, &want.dv[i * width[1]], width[1] * sizeof(T)), 0);
+        EXPECT_EQ(std::memcmp(row + k_at, &want.dk[i * width[1]], width[1] * sizeof(T)), 0);
+        EXPECT_EQ(std::memcmp(row + v_at, &want.dv[i * width[1]], width[1] * sizeof(T)), 0);
     }
 }
 
 TEST(AttentionCuda, ReadsAndWritesColumnsOfOneBuffer)
 {
     HN_NEED_CUDA();
-    check_one_buffer<float>(8);
-    check_one_buffer<hn_bf16>(64);
-    check_one_buffer<hn_bf16>(128);
+    check_one_buffer<float>(8, 2);
+    check_one_buffer<hn_bf16>(64, 2);
+    check_one_buffer<hn_bf16>(64, 4); /* the kernel for short sequences */
+    check_one_buffer<hn_bf16>(128, 2);
 }
 
 TEST(AttentionCuda, StaysFiniteForLargeScores)
@@ -569,6 +635,37 @@ TEST(AttentionCuda, ChecksItsArguments)
     a.ld_k = 7;
     EXPECT_HN_FAIL(hn_attention_fwd_cuda(&a, nullptr), HN_ERR_SHAPE, "leading dimension 7 of k");
     EXPECT_HN_FAIL(hn_attention_bwd_cuda(&a, nullptr, nullptr), HN_ERR_SHAPE, "7 of k");
+}
+
+TEST(AttentionCuda, RunsBackwardOfShortSequencesInOneKernelWhereItFits)
+{
+    HN_NEED_CUDA();
+    const auto runs = [](int64_t d, auto change) {
+        DeviceProblem<hn_bf16> p({"", {0, 6}, {}, 6, 6, 2, 2, d, 0, 0, 0, true}, 0);
+        auto a = p.args();
+        bool yes = false, wgmma = false;
+        change(a);
+        EXPECT_HN_OK(hn_attention_cuda_short(&a, &yes));
+        EXPECT_HN_OK(hn_attention_cuda_wgmma(&a, true, &wgmma));
+        EXPECT_FALSE(yes && wgmma);
+        return yes;
+    };
+    using A = hn_attention_args;
+    EXPECT_TRUE(runs(32, [](A &) {}));
+    EXPECT_TRUE(runs(64, [](A &) {}));
+    EXPECT_TRUE(runs(128, [](A &) {}));
+    EXPECT_TRUE(runs(64, [](A &a) { a.longest = 6, a.q_rows = a.kv_rows = 1000; }));
+    EXPECT_FALSE(runs(64, [](A &a) { a.q_rows = a.kv_rows = 257; }));
+    EXPECT_FALSE(runs(64, [](A &a) { a.longest = 257; }));
+    EXPECT_FALSE(runs(128, [](A &a) { a.longest = 225; }));
+    EXPECT_FALSE(runs(64, [](A &a) { a.kv_heads = 1; }));
+    EXPECT_FALSE(runs(64, [](A &a) { a.kv_offsets = a.q_offsets; }));
+    EXPECT_FALSE(runs(64, [](A &a) { a.kv_rows = 7; }));
+    EXPECT_FALSE(runs(64, [](A &a) { a.softcap = 2; }));
+    EXPECT_FALSE(runs(64, [](A &a) { a.value_dim = 32; }));
+    EXPECT_FALSE(runs(64, [](A &a) { a.ld_o += 1; }));
+    EXPECT_FALSE(runs(80, [](A &) {}));
+    EXPECT_FALSE(runs(64, [](A &a) { a.dtype = HN_F32; }));
 }
 
 /* A build that lost its code for sm_90a would pass all other tests, slowly. */

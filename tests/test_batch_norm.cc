@@ -1,9 +1,14 @@
-/* kernels/norm: batch normalisation with residual and relu. */
+/* kernels/norm: batch normalisation with residual and relu, and what the graph asks of it. */
 #include "kernels/norm/batch_norm.h"
 #include "norm_test.h"
+#include "runtime/graph/op_util.h"
 #ifdef HONE_CUDA
 #include "cuda_test.h"
 #endif
+
+extern "C" {
+#include "runtime/graph/graph_impl.h"
+}
 
 namespace {
 
@@ -61,6 +66,13 @@ struct Operands {
         a.rows = s.rows, a.cols = s.cols, a.ld_x = x.ld(), a.ld_y = y.ld(), a.ld_dy = dy.ld();
         a.ld_dx = dx.ld(), a.ld_dres = dres.ld(), a.dtype = s.dtype, a.gain_dtype = s.param;
         a.frozen = s.frozen;
+        return a;
+    }
+    /* What relu let through, by bias in place of y. */
+    hn_batch_norm_bwd_args back_by_bias()
+    {
+        hn_batch_norm_bwd_args a = back();
+        a.y = nullptr, a.bias = bias.data(), a.bias_dtype = HN_F32;
         return a;
     }
     /* What forward and backward have written. */
@@ -205,6 +217,80 @@ INSTANTIATE_TEST_SUITE_P(Shapes, BatchNorm,
                                            Shape{HN_BF16, HN_F32, 300, 600, 0, false, false, false},
                                            Shape{HN_BF16, HN_BF16, 40, 64, 8, true, false, true}),
                          [](const auto &i) { return name_of(i.param); });
+
+/* With relu, without a residual. */
+class BatchNormRelu : public BatchNorm {};
+
+TEST_P(BatchNormRelu, BiasStandsForY)
+{
+    for (const bool use_fast : {false, true}) {
+        Host by_y(s), by_bias(s), on_x(s);
+        for (Host *o : {&by_y, &by_bias, &on_x}) {
+            const auto a = o->fwd();
+            ASSERT_HN_OK(use_fast ? fwd_fast(a) : hn_batch_norm_fwd_cpu(&a));
+        }
+        const auto y = by_y.back(), bias = by_bias.back_by_bias();
+        auto in_place = on_x.back_by_bias();
+        in_place.dx = on_x.x.data();
+        for (const auto &b : {y, bias, in_place})
+            ASSERT_HN_OK(use_fast ? bwd_fast(b) : hn_batch_norm_bwd_cpu(&b));
+        expect_same(by_bias.results(), by_y.results());
+        EXPECT_TRUE(same_bits(on_x.x.values(), by_y.dx.values()));
+    }
+}
+
+INSTANTIATE_TEST_SUITE_P(Shapes, BatchNormRelu,
+                         ::testing::Values(Shape{HN_F32, HN_F32, 2, 1, 0, true, false, false},
+                                           Shape{HN_F32, HN_BF16, 70, 33, 3, true, false, false},
+                                           Shape{HN_F32, HN_F32, 5000, 12, 0, true, false, false},
+                                           Shape{HN_BF16, HN_BF16, 300, 600, 0, true, false, false},
+                                           Shape{HN_BF16, HN_F32, 40, 64, 8, true, false, true}),
+                         [](const auto &i) { return name_of(i.param); });
+
+/* The backward node of a batch norm. */
+struct Recorded {
+    hn_program *p = nullptr;
+    hn_tensor *bias = nullptr;
+    const hn_node *back = nullptr;
+
+    Recorded(bool relu, bool res, bool frozen)
+    {
+        const hn_type image = hn_type_image(HN_BF16, 2, 3, 3, 4), param = hn_type_1d(HN_F32, 4);
+        hn_graph *g;
+        hn_tensor *in[6] = {}, *out[5], *dy;
+        EXPECT_HN_OK(hn_program_new(1, &p));
+        EXPECT_HN_OK(hn_graph_new(p, "test", true, &g));
+        for (int k = 0; k < 6; k++) {
+            if (k == 1 && !res) continue;
+            const std::string name = "in" + std::to_string(k);
+            EXPECT_HN_OK(
+                hn_program_tensor(p, HN_MEM_INPUT, name.c_str(), k < 2 ? &image : &param, &in[k]));
+            in[k]->needs_grad = k < 4;
+        }
+        hn_attr attr = {};
+        attr.channel_norm.eps = 1e-5f, attr.channel_norm.momentum = 0.1f;
+        attr.channel_norm.relu = relu, attr.channel_norm.frozen = frozen;
+        EXPECT_HN_OK(hn_emit(g, HN_OP_BATCH_NORM, "bn", in, &attr, out));
+        EXPECT_HN_OK(hn_program_tensor(p, HN_MEM_INPUT, "dy", &image, &dy));
+        EXPECT_HN_OK(hn_graph_backward(g, 1, out, &dy));
+        for (int64_t i = 0; i < g->n_nodes; i++)
+            if (g->node[i]->op == HN_OP_BATCH_NORM_BWD) back = g->node[i];
+        bias = in[3];
+    }
+    ~Recorded() { hn_program_free(p); }
+};
+
+TEST(BatchNormGraph, BackwardGoesByBiasOnlyInTrainingAndWithoutAResidual)
+{
+    for (int k = 0; k < 8; k++) {
+        const bool relu = k & 1, res = k & 2, frozen = k & 4, by_bias = relu && !res && !frozen;
+        const Recorded r(relu, res, frozen);
+        ASSERT_NE(r.back, nullptr) << k;
+        EXPECT_EQ(r.back->attr.channel_norm.by_bias, by_bias) << k;
+        EXPECT_EQ(r.back->in[1] == r.bias, by_bias) << k;
+        EXPECT_EQ(r.back->in[1] == nullptr, !relu) << k;
+    }
+}
 
 TEST(BatchNormTwin, MatchesHandComputedColumns)
 {
@@ -391,6 +477,14 @@ TEST(BatchNormCheck, NamesWhatIsWrong)
     EXPECT_HN_FAIL(hn_batch_norm_bwd_check(&b), HN_ERR_ARG, "none of dx");
     b.dgain = f, b.rstd = nullptr;
     EXPECT_HN_FAIL(hn_batch_norm_bwd_check(&b), HN_ERR_ARG, "rstd is NULL");
+    b.rstd = f, b.y = f, b.ld_y = 4, b.bias = f;
+    EXPECT_HN_FAIL(hn_batch_norm_bwd_check(&b), HN_ERR_ARG, "y is there, too");
+    b.y = nullptr, b.dres = f + 32;
+    EXPECT_HN_FAIL(hn_batch_norm_bwd_check(&b), HN_ERR_ARG, "dres is there, too");
+    b.dres = nullptr;
+    EXPECT_HN_OK(hn_batch_norm_bwd_check(&b));
+    b.bias_dtype = HN_U8;
+    EXPECT_HN_FAIL(hn_batch_norm_bwd_check(&b), HN_ERR_UNSUPPORTED, "bias_dtype");
 }
 
 #ifdef HONE_CUDA
@@ -534,6 +628,39 @@ INSTANTIATE_TEST_SUITE_P(
                       Shape{HN_F32, HN_BF16, 36000, 33, 1, true, false, true},
                       Shape{HN_BF16, HN_BF16, 66000, 32, 0, true, true, false}),
     [](const auto &i) { return name_of(i.param); });
+
+/* With relu, without a residual. */
+class BatchNormReluCuda : public BatchNormCuda {};
+
+/* Forward and backward agree on every element near zero: one that fell on the other side would show
+ * far above the bounds of rounding. */
+TEST_P(BatchNormReluCuda, CudaBiasStandsForY)
+{
+    HN_NEED_CUDA();
+    Device by_y(s), by_bias(s), on_x(s);
+    for (Device *o : {&by_y, &by_bias, &on_x}) fwd_cuda(o->fwd());
+    bwd_cuda(by_y.back());
+    bwd_cuda(by_bias.back_by_bias());
+    auto in_place = on_x.back_by_bias();
+    in_place.dx = on_x.x.data();
+    bwd_cuda(in_place);
+    expect_near(s, by_bias.results(), by_y.results());
+    EXPECT_TRUE(same_bits(on_x.x.values(), by_bias.dx.values()));
+    EXPECT_TRUE(same_bits(on_x.dgain.values(), by_bias.dgain.values()));
+}
+
+/* One column a thread and 8, blocks that add the runs themselves and a kernel that does. */
+INSTANTIATE_TEST_SUITE_P(Shapes, BatchNormReluCuda,
+                         ::testing::Values(Shape{HN_F32, HN_F32, 2, 1, 0, true, false, false},
+                                           Shape{HN_F32, HN_F32, 300, 8, 0, true, false, false},
+                                           Shape{HN_F32, HN_BF16, 40000, 33, 1, true, false, false},
+                                           Shape{HN_F32, HN_F32, 66000, 32, 0, true, false, false},
+                                           Shape{HN_BF16, HN_F32, 70, 33, 3, true, false, false},
+                                           Shape{HN_BF16, HN_BF16, 9001, 64, 0, true, false, false},
+                                           Shape{HN_BF16, HN_BF16, 66000, 32, 0, true, false,
+                                                 false},
+                                           Shape{HN_BF16, HN_F32, 1000, 40, 1, true, false, true}),
+                         [](const auto &i) { return name_of(i.param); });
 
 TEST(BatchNormFarCuda, CudaIsAccurateFarFromZero)
 {

@@ -35,7 +35,7 @@
  * Repeats    bit for bit, for any number of threads; a sequence gives the same bits alone
  *            and packed with others.
  * Cost       visible pairs * heads * 2 * (head_dim + value_dim) flops forward, 2.5 times that
- *            backward (CUDA: 3.5 times, since two kernels make p and dt); no memory that grows with
+ *            backward (CUDA: 3.5 times, since p and dt are made twice); no memory that grows with
  *            the square of a length.
  * Errors     HN_ERR_ARG, HN_ERR_SHAPE, HN_ERR_UNSUPPORTED, all before the first write. The
  *            check does not read device memory: offsets are checked by the CPU functions, on
@@ -105,12 +105,19 @@ HN_NODISCARD hn_status hn_attention_bwd_fast(const hn_attention_args *a, void *s
  * each further 64 columns of a head compute the scores once more. A masked operand that is NaN or
  * Inf (v; in backward q, k and dout, too) may reach rows that do not see it (0 * NaN), within its
  * sequence. On sm_90, without softcap and with scale > 0, programs with code for sm_90a do the same
- * with wgmma, two to four times as fast. scratch: that many bytes of device memory, 64-byte
- * aligned. */
+ * with wgmma, two to four times as fast. Backward of sequences of at most 256 rows (`longest`; 224
+ * with heads of 128) runs in one kernel, with heads of 32, too, and the same roundings: with as
+ * many kv heads as heads, the same offsets for queries and keys (kv_offsets NULL, as many rows) and
+ * no softcap; the bits of a sequence then depend on which side of that limit `longest` is. scratch:
+ * that many bytes of device memory, 64-byte aligned. */
 HN_CUDA_FUNCTION size_t hn_attention_bwd_cuda_scratch(const hn_attention_args *a);
 /* Whether these shapes run with wgmma on the current GPU. Pointers are not read and may be NULL. */
 HN_NODISCARD HN_CUDA_FUNCTION hn_status hn_attention_cuda_wgmma(const hn_attention_args *a,
                                                                 bool backward, bool *out);
+/* Whether backward of these shapes runs as that of short sequences; the same about pointers, but
+ * for kv_offsets: NULL or not. */
+HN_NODISCARD HN_CUDA_FUNCTION hn_status hn_attention_cuda_short(const hn_attention_args *a,
+                                                                bool *out);
 HN_NODISCARD HN_CUDA_FUNCTION hn_status hn_attention_fwd_cuda(const hn_attention_args *a,
                                                               hn_stream stream);
 HN_NODISCARD HN_CUDA_FUNCTION hn_status hn_attention_bwd_cuda(const hn_attention_args *a,

@@ -1,9 +1,11 @@
 /* The launchers of attention: kernels on the tensor cores where shapes and alignment allow (on
- * sm_90 those for wgmma, unless a softcap or a scale asks for more than they do), plain ones for
- * the rest; and delta[i, h] = sum_c dout[i, c] o[i, c], a warp for each row and head, or with heads
- * of the tensor cores as many lanes as the head has pieces of 16 bytes. */
+ * sm_90 those for wgmma, unless a softcap or a scale asks for more than they do; backward of short
+ * sequences one of its own), plain ones for the rest; and delta[i, h] = sum_c dout[i, c] o[i, c], a
+ * warp for each row and head, or with heads of the tensor cores as many lanes as the head has
+ * pieces of 16 bytes. */
 #include <string.h>
 
+#include "kernels/attention/cuda_attention_short.h"
 #include "kernels/attention/cuda_attention_wgmma.h"
 #include "runtime/base/check.h"
 #include "runtime/base/cuda_vec.h"
@@ -63,16 +65,27 @@ hn_attention_args with_value_dim(const hn_attention_args *a)
 
 bool aligned(const void *p, int64_t ld) { return (uintptr_t)p % 16 == 0 && ld % 8 == 0; }
 
-/* bf16, one head size of those with a tensor core kernel, rows of 16-byte pieces. */
-bool fits_tensor_cores(const hn_attention_args *a, bool backward)
+/* bf16, values as wide as keys, rows of 16-byte pieces. */
+bool in_pieces(const hn_attention_args *a, bool backward)
 {
-    if (a->dtype != HN_BF16 || a->head_dim != a->value_dim ||
-        (a->head_dim != 64 && a->head_dim != 128))
-        return false;
+    if (a->dtype != HN_BF16 || a->head_dim != a->value_dim) return false;
     if (!aligned(a->q, a->ld_q) || !aligned(a->k, a->ld_k) || !aligned(a->v, a->ld_v)) return false;
     if (!backward) return aligned(a->o, a->ld_o);
     return aligned(a->dout, a->ld_dout) && aligned(a->dq, a->ld_dq) && aligned(a->dk, a->ld_dk) &&
            aligned(a->dv, a->ld_dv);
+}
+
+bool fits_tensor_cores(const hn_attention_args *a, bool backward)
+{
+    return (a->head_dim == 64 || a->head_dim == 128) && in_pieces(a, backward);
+}
+
+/* Whether backward runs as that of short sequences. */
+hn_status fits_short(const hn_attention_args *a, bool *fits)
+{
+    *fits = false;
+    return in_pieces(a, true) && aligned(a->o, a->ld_o) ? hn_attention_bwd_fits_short_(a, fits)
+                                                        : HN_OK;
 }
 
 /* Whether the kernels for wgmma, of which only the code for sm_90a has any, do what is asked. */
@@ -92,8 +105,16 @@ hn_status fits_wgmma(const hn_attention_args *a, bool *fits)
 hn_status hn_attention_cuda_wgmma(const hn_attention_args *a, bool backward, bool *out)
 {
     const hn_attention_args b = with_value_dim(a);
+    bool is_short = false;
     *out = false;
-    return fits_tensor_cores(&b, backward) ? fits_wgmma(&b, out) : HN_OK;
+    if (backward) HN_TRY(fits_short(&b, &is_short));
+    return fits_tensor_cores(&b, backward) && !is_short ? fits_wgmma(&b, out) : HN_OK;
+}
+
+hn_status hn_attention_cuda_short(const hn_attention_args *a, bool *out)
+{
+    const hn_attention_args b = with_value_dim(a);
+    return fits_short(&b, out);
 }
 
 namespace {
@@ -150,6 +171,9 @@ hn_status hn_attention_bwd_cuda(const hn_attention_args *a, void *scratch, hn_st
     HN_TRY(hn_attention_check(a, true));
     HN_TRY(hn_check_pointer("attention", "scratch", scratch));
     const hn_attention_args b = with_value_dim(a);
+    bool is_short = false;
+    HN_TRY(fits_short(&b, &is_short));
+    if (is_short) return hn_attention_bwd_short_(&b, stream);
     float *delta = (float *)scratch;
     HN_TRY(launch_delta(&b, delta, stream));
     return fits_tensor_cores(&b, true) ? bwd_tensor_cores(&b, delta, stream)

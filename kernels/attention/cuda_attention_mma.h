@@ -77,20 +77,30 @@ static __device__ __forceinline__ void hn_copy_tile_(__nv_bfloat16 *tile, const 
     }
 }
 
-static __device__ __forceinline__ void hn_ldmatrix_(uint32_t r[4], const __nv_bfloat16 *p)
+static __device__ __forceinline__ void hn_ldmatrix_(uint32_t r[4], uint32_t address)
 {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];\n"
                  : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-                 : "r"(hn_shared_address_(p))
+                 : "r"(address)
+                 : "memory");
+}
+
+static __device__ __forceinline__ void hn_ldmatrix_(uint32_t r[4], const __nv_bfloat16 *p)
+{
+    hn_ldmatrix_(r, hn_shared_address_(p));
+}
+
+static __device__ __forceinline__ void hn_ldmatrix_trans_(uint32_t r[4], uint32_t address)
+{
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];\n"
+                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+                 : "r"(address)
                  : "memory");
 }
 
 static __device__ __forceinline__ void hn_ldmatrix_trans_(uint32_t r[4], const __nv_bfloat16 *p)
 {
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];\n"
-                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-                 : "r"(hn_shared_address_(p))
-                 : "memory");
+    hn_ldmatrix_trans_(r, hn_shared_address_(p));
 }
 
 /* A: rows 0 .. 15, columns 0 .. 15 of the tile at p. */
@@ -170,6 +180,14 @@ static __device__ __forceinline__ void hn_mma_weighted_(float (*c)[4], const flo
             hn_mma_(c[n / 8 + 1], a, b[2], b[3]);
         }
     }
+}
+
+/* 2^x of the special function unit: 2 ulp, and 0 below 2^-126. */
+static __device__ __forceinline__ float hn_exp2_(float x)
+{
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;\n" : "=f"(y) : "f"(x));
+    return y;
 }
 
 template <int kTiles>

@@ -235,13 +235,4 @@ static __device__ __forceinline__ void hn_mask_columns_(float (*c)[4], int j0, c
             if (j < first[e / 2] || j >= last[e / 2]) c[n][e] = value;
         }
 }
-
-/* 2^x of the special function unit: 2 ulp, and 0 below 2^-126. */
-static __device__ __forceinline__ float hn_exp2_(float x)
-{
-    float y;
-    asm("ex2.approx.ftz.f32 %0, %1;\n" : "=f"(y) : "f"(x));
-    return y;
-}
-
 #endif

@@ -16,6 +16,9 @@
  *   dx[i,j]  = round(rstd[j] * gain[j] * (g[i,j] - mean_k(g[k,j]) - z[i,j] mean_k(g[k,j] z[k,j])))
  *   dres     = g
  * frozen: dx = round(rstd * gain * g).
+ * What relu let through, y > 0, is also known from x, gain and bias where forward had no res: y
+ * before it was rounded, (x - mean) * rstd * gain + bias > 0. Backward is given y or bias; bias is
+ * the cheaper one, because x is read anyway.
  *
  * Shapes     row-major [rows, cols], rows ld_* elements apart: a row is a pixel, a column a
  *            channel, rows = images * height * width. gain, bias, mean, rstd, running values
@@ -79,8 +82,9 @@ HN_NODISCARD HN_CUDA_FUNCTION hn_status hn_batch_norm_fwd_cuda(const hn_batch_no
 
 typedef struct {
     const void *x;     /* in  [rows, cols] */
-    const void *y;     /* in  same shape, with relu; NULL: without */
+    const void *y;     /* in  same shape, with relu; NULL: without, or `bias` stands for it */
     const void *gain;  /* in  [cols] */
+    const void *bias;  /* in  [cols], with relu in place of y, where there is no dres; else NULL */
     const float *mean; /* in  [cols] as forward wrote them */
     const float *rstd; /* in  [cols] */
     const void *dy;    /* in  same shape as x */
@@ -91,6 +95,7 @@ typedef struct {
     int64_t rows, cols;
     int64_t ld_x, ld_y, ld_dy, ld_dx, ld_dres;
     hn_dtype dtype, gain_dtype;
+    hn_dtype bias_dtype; /* only read with bias */
     bool frozen;
 } hn_batch_norm_bwd_args;
 

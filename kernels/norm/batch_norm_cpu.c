@@ -57,6 +57,14 @@ hn_status hn_batch_norm_bwd_check(const hn_batch_norm_bwd_args *a)
     HN_TRY(hn_check_pointer(bwd, "rstd", a->rstd));
     if (a->dx == NULL && a->dres == NULL && a->dgain == NULL && a->dbias == NULL)
         return HN_FAIL(HN_ERR_ARG, "%s: none of dx, dres, dgain and dbias is wanted", bwd);
+    if (a->bias != NULL) {
+        HN_TRY(hn_check_float(bwd, "bias_dtype", a->bias_dtype));
+        if (a->y != NULL || a->dres != NULL)
+            return HN_FAIL(HN_ERR_ARG,
+                           "%s: bias says what relu let through without y and without a residual; "
+                           "%s is there, too",
+                           bwd, a->y != NULL ? "y" : "dres");
+    }
     if (a->dres != NULL && (a->dres == a->dx || a->dres == a->x))
         return HN_FAIL(HN_ERR_ARG, "%s: dres may not lie on dx or x", bwd);
     const void *const in[] = {a->dy, a->y, a->x};
@@ -116,6 +124,14 @@ hn_status hn_batch_norm_fwd_cpu(const hn_batch_norm_args *a)
 static double masked(const hn_batch_norm_bwd_args *a, int64_t i, int64_t j)
 {
     if (a->y != NULL && hn_get_f32(a->y, a->dtype, i * a->ld_y + j) <= 0.0f) return 0.0;
+    if (a->bias != NULL) {
+        const double z =
+            ((double)hn_get_f32(a->x, a->dtype, i * a->ld_x + j) - (double)a->mean[j]) *
+            (double)a->rstd[j];
+        const double y = z * (double)hn_get_f32(a->gain, a->gain_dtype, j) +
+                         (double)hn_get_f32(a->bias, a->bias_dtype, j);
+        if (y <= 0.0) return 0.0;
+    }
     return (double)hn_get_f32(a->dy, a->dtype, i * a->ld_dy + j);
 }
 

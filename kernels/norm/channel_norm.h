@@ -43,7 +43,7 @@ typedef struct {
 } hn_channel_norm;
 
 typedef struct {
-    const void *x, *y, *gain; /* y NULL: no relu */
+    const void *x, *y, *gain, *bias; /* y or bias with relu; bias: the same in all images */
     const float *mean, *rstd;
     const void *dy;
     void *dx, *dres;      /* NULL: not wanted */
@@ -51,7 +51,7 @@ typedef struct {
     int64_t images, pixels, cols, groups;
     int64_t ld_x, ld_y, ld_dy, ld_dx, ld_dres;
     int64_t replicas, gain_stride, dgain_stride, dbias_stride;
-    hn_dtype dtype, gain_dtype;
+    hn_dtype dtype, gain_dtype, bias_dtype;
     bool frozen; /* mean and rstd are constants */
 } hn_channel_norm_bwd;
 

@@ -1,7 +1,8 @@
 /* A block has a run of pixels of an image and up to 256 channels: its threads lie side by side over
  * the channels (8 each where all operands are aligned, else one) and below each other over the
  * pixels. Sums of a run go to scratch, and a second pass over the image writes y or dx with what
- * belongs to its channels in registers. In between the runs of a unit are added in order: where
+ * belongs to its channels in registers, from the last pixel of a run to the first: what the first
+ * pass read last is still in L2. In between the runs of a unit are added in order: where
  * they are few, every block of the second pass does that for its own channels (two launches, of
  * which the second also writes statistics and gradients of parameters), else a kernel (three).
  *
@@ -159,6 +160,12 @@ struct Apply {
     Cut c;
 };
 
+/* y, before res and relu; backward asks for the same bits again. factor: rstd * gain */
+__device__ __forceinline__ float normalised(float x, float mean, float factor, float bias)
+{
+    return fmaf(x - mean, factor, bias);
+}
+
 /* Every value is read and then written by one thread: y may lie on x or res. mean, rstd: of groups
  * from `first` on */
 template <class T, int kWidth>
@@ -174,7 +181,9 @@ __device__ __forceinline__ void apply_tile(const Apply<T> &a, const Tile &t, con
         factor[k] *= param_at(a.gain, replica, t.col + k);
         bias[k] = param_at(a.bias, replica, t.col + k);
     }
-    for (uint32_t i = t.row; i < t.rows; i += kRows<T> * a.c.row_lanes) {
+    const uint32_t step = kRows<T> * (uint32_t)a.c.row_lanes;
+    for (uint32_t end = steps_of(t, step); end > 0; end -= step) {
+        const uint32_t i = end - step + t.row;
         Raw<T, kWidth> x[kRows<T>] = {}, res[kRows<T>] = {};
 #pragma unroll
         for (int u = 0; u < kRows<T>; u++) {
@@ -191,7 +200,7 @@ __device__ __forceinline__ void apply_tile(const Apply<T> &a, const Tile &t, con
             unpack_raw(res[u], w);
 #pragma unroll
             for (int k = 0; k < kWidth; k++) {
-                v[k] = (v[k] - mean[k]) * factor[k] + bias[k] + w[k];
+                v[k] = normalised(v[k], mean[k], factor[k], bias[k]) + w[k];
                 if (a.relu) v[k] = v[k] < 0.0f ? 0.0f : v[k]; /* NaN stays NaN */
             }
             hn_store_whole<kWidth>(a.y + row * a.ld_y + t.col, v);
@@ -254,7 +263,7 @@ struct Backward {
     T *dx, *dres;
     const float *mean, *rstd;
     const float *partial, *of_unit; /* of runs: for blocks that add them; of units: for others */
-    Param gain;
+    Param gain, bias;               /* bias: where relu goes by it */
     Targets to;
     int64_t ld_x, ld_y, ld_dy, ld_dx, ld_dres;
     bool frozen;
@@ -269,9 +278,33 @@ __device__ __forceinline__ void mask(float (&g)[kWidth], const float (&y)[kWidth
     for (int k = 0; k < kWidth; k++) g[k] = y[k] <= 0.0f ? 0.0f : g[k];
 }
 
-/* partial[run][2][cols]: sums of g and of g z. On the way g goes to dres, where that is wanted: it
- * may lie on dy or y. */
+/* The same where y is made again from x. */
+template <int kWidth>
+__device__ __forceinline__ void mask(float (&g)[kWidth], const float (&x)[kWidth],
+                                     const float (&mean)[kWidth], const float (&factor)[kWidth],
+                                     const float (&bias)[kWidth])
+{
+#pragma unroll
+    for (int k = 0; k < kWidth; k++)
+        g[k] = normalised(x[k], mean[k], factor[k], bias[k]) <= 0.0f ? 0.0f : g[k];
+}
+
+/* What y is made of, beside x and mean, for the columns of a thread. Of one image: batch norm's. */
 template <class T, int kWidth>
+__device__ __forceinline__ void load_gate(const Backward<T> &a, int64_t units, int64_t col,
+                                          float (&factor)[kWidth], float (&bias)[kWidth])
+{
+    load_units(a.rstd + units, 1, 0, a.c, col, factor);
+#pragma unroll
+    for (int k = 0; k < kWidth; k++) {
+        factor[k] *= param_at(a.gain, 0, col + k);
+        bias[k] = param_at(a.bias, 0, col + k);
+    }
+}
+
+/* partial[run][2][cols]: sums of g and of g z. On the way g goes to dres, where that is wanted: it
+ * may lie on dy or y. kByBias: relu goes by x, gain and bias, not by y; there is no dres then. */
+template <class T, int kWidth, bool kByBias>
 __global__ void __launch_bounds__(kThreads, 2) sums_kernel(const Backward<T> a, float *partial)
 {
     __shared__ alignas(16) float of_thread[2][kThreads * kWidth];
@@ -279,11 +312,10 @@ __global__ void __launch_bounds__(kThreads, 2) sums_kernel(const Backward<T> a, 
     for (int64_t run = blockIdx.y; run < c.images * c.runs; run += gridDim.y) {
         const Tile t = tile_of<kWidth>(c, run);
         const int64_t units = (int64_t)t.image * c.groups;
-        float mean[kWidth], rstd[kWidth], g[kWidth], v[kWidth], sum[kWidth] = {}, dot[kWidth] = {};
-        if (t.active) {
-            load_units(a.mean + units, 1, 0, c, t.col, mean);
-            load_units(a.rstd + units, 1, 0, c, t.col, rstd);
-        }
+        float mean[kWidth], g[kWidth], v[kWidth], sum[kWidth] = {}, dot[kWidth] = {};
+        float factor[kWidth], bias[kWidth]; /* no registers where they are not used */
+        if (t.active) load_units(a.mean + units, 1, 0, c, t.col, mean);
+        if (kByBias && t.active) load_gate(a, units, t.col, factor, bias);
         for (uint32_t i = t.row; t.active && i < t.rows; i += kRows<T> * c.row_lanes) {
             Raw<T, kWidth> dy[kRows<T>] = {}, x[kRows<T>] = {}, y[kRows<T>] = {};
 #pragma unroll
@@ -292,7 +324,7 @@ __global__ void __launch_bounds__(kThreads, 2) sums_kernel(const Backward<T> a, 
                 const int64_t row = t.first + i + u * c.row_lanes;
                 dy[u] = load_raw<kWidth>(a.dy + row * a.ld_dy + t.col);
                 x[u] = load_raw<kWidth>(a.x + row * a.ld_x + t.col);
-                if (a.y != nullptr) y[u] = load_raw<kWidth>(a.y + row * a.ld_y + t.col);
+                if (!kByBias && a.y != nullptr) y[u] = load_raw<kWidth>(a.y + row * a.ld_y + t.col);
             }
 #pragma unroll
             for (int u = 0; u < kRows<T>; u++) {
@@ -300,14 +332,16 @@ __global__ void __launch_bounds__(kThreads, 2) sums_kernel(const Backward<T> a, 
                 const int64_t row = t.first + i + u * c.row_lanes;
                 unpack_raw(dy[u], g);
                 unpack_raw(y[u], v);
-                if (a.y != nullptr) mask(g, v);
+                if (!kByBias && a.y != nullptr) mask(g, v);
                 unpack_raw(x[u], v);
+                if (kByBias) mask(g, v, mean, factor, bias);
 #pragma unroll
                 for (int k = 0; k < kWidth; k++) {
                     sum[k] += g[k];
-                    dot[k] += g[k] * ((v[k] - mean[k]) * rstd[k]);
+                    dot[k] += g[k] * (v[k] - mean[k]); /* rstd below, for all rows */
                 }
-                if (a.dres != nullptr) hn_store_whole<kWidth>(a.dres + row * a.ld_dres + t.col, g);
+                if (!kByBias && a.dres != nullptr)
+                    hn_store_whole<kWidth>(a.dres + row * a.ld_dres + t.col, g);
             }
         }
         float s, d;
@@ -315,7 +349,7 @@ __global__ void __launch_bounds__(kThreads, 2) sums_kernel(const Backward<T> a, 
         const int64_t col = summed_column(c);
         if (col < 0) continue;
         partial[2 * run * c.cols + col] = s;
-        partial[(2 * run + 1) * c.cols + col] = d;
+        partial[(2 * run + 1) * c.cols + col] = d * a.rstd[units + group_of(c, col)];
     }
 }
 
@@ -404,14 +438,14 @@ __global__ void __launch_bounds__(kTotalThreads)
 /* dx = rstd (gain g - sum - z dot) = factor g + slope (x - mean) + base. Every value is read and
  * then written by one thread. averages: pairs of sum and dot, of groups from `first` on; NULL: they
  * are 0, x is not needed. */
-template <class T, int kWidth>
+template <class T, int kWidth, bool kByBias>
 __device__ __forceinline__ void dx_tile(const Backward<T> &a, const Tile &t, const float *averages,
                                         int64_t first)
 {
     const int64_t replica = hn_divide(t.image, a.c.by_share);
     const int64_t units = (int64_t)t.image * a.c.groups;
     float mean[kWidth], factor[kWidth], base[kWidth] = {}, slope[kWidth] = {};
-    float g[kWidth], v[kWidth];
+    float g[kWidth], v[kWidth], bias[kWidth];
     load_units(a.mean + units, 1, 0, a.c, t.col, mean);
     load_units(a.rstd + units, 1, 0, a.c, t.col, factor);
     if (averages != nullptr) {
@@ -423,16 +457,19 @@ __device__ __forceinline__ void dx_tile(const Backward<T> &a, const Tile &t, con
         base[k] *= -factor[k];
         slope[k] *= -factor[k] * factor[k];
         factor[k] *= param_at(a.gain, replica, t.col + k);
+        if (kByBias) bias[k] = param_at(a.bias, 0, t.col + k);
     }
-    for (uint32_t i = t.row; i < t.rows; i += kRows<T> * a.c.row_lanes) {
+    const uint32_t step = kRows<T> * (uint32_t)a.c.row_lanes;
+    for (uint32_t end = steps_of(t, step); end > 0; end -= step) {
+        const uint32_t i = end - step + t.row;
         Raw<T, kWidth> dy[kRows<T>] = {}, x[kRows<T>] = {}, y[kRows<T>] = {};
 #pragma unroll
         for (int u = 0; u < kRows<T>; u++) {
             if (i + u * a.c.row_lanes >= t.rows) continue;
             const int64_t row = t.first + i + u * a.c.row_lanes;
             dy[u] = load_raw<kWidth>(a.dy + row * a.ld_dy + t.col);
-            if (averages != nullptr) x[u] = load_raw<kWidth>(a.x + row * a.ld_x + t.col);
-            if (a.y != nullptr) y[u] = load_raw<kWidth>(a.y + row * a.ld_y + t.col);
+            if (kByBias || averages != nullptr) x[u] = load_raw<kWidth>(a.x + row * a.ld_x + t.col);
+            if (!kByBias && a.y != nullptr) y[u] = load_raw<kWidth>(a.y + row * a.ld_y + t.col);
         }
 #pragma unroll
         for (int u = 0; u < kRows<T>; u++) {
@@ -440,10 +477,12 @@ __device__ __forceinline__ void dx_tile(const Backward<T> &a, const Tile &t, con
             const int64_t row = t.first + i + u * a.c.row_lanes;
             unpack_raw(dy[u], g);
             unpack_raw(y[u], v);
-            if (a.y != nullptr) mask(g, v);
-            if (a.dres != nullptr) hn_store_whole<kWidth>(a.dres + row * a.ld_dres + t.col, g);
+            if (!kByBias && a.y != nullptr) mask(g, v);
+            if (!kByBias && a.dres != nullptr)
+                hn_store_whole<kWidth>(a.dres + row * a.ld_dres + t.col, g);
             if (a.dx == nullptr) continue;
             unpack_raw(x[u], v);
+            if (kByBias) mask(g, v, mean, factor, bias);
 #pragma unroll
             for (int k = 0; k < kWidth; k++)
                 v[k] = factor[k] * g[k] + slope[k] * (v[k] - mean[k]) + base[k];
@@ -486,7 +525,7 @@ __device__ __forceinline__ void own_params(const Backward<T> &a, int64_t replica
     if (active && part == 0) write_params(a.to, replica, col, d);
 }
 
-template <class T, int kWidth, bool kOwn>
+template <class T, int kWidth, bool kByBias, bool kOwn>
 __global__ void __launch_bounds__(kThreads, 2) dx_kernel(const Backward<T> a)
 {
     __shared__ Totals<kThreads> of_thread; /* no memory where it is not used */
@@ -500,11 +539,11 @@ __global__ void __launch_bounds__(kThreads, 2) dx_kernel(const Backward<T> a)
                 own_params(a, replica, of_thread);
             int64_t first = 0;
             if (!a.frozen) first = own_averages(a, t, of_thread, averages);
-            if (t.active) dx_tile<T, kWidth>(a, t, a.frozen ? nullptr : averages, first);
+            if (t.active) dx_tile<T, kWidth, kByBias>(a, t, a.frozen ? nullptr : averages, first);
         } else {
             const float *averages_of = a.of_unit;
             if (averages_of != nullptr) averages_of += 2 * (int64_t)t.image * a.c.groups;
-            if (t.active) dx_tile<T, kWidth>(a, t, averages_of, 0);
+            if (t.active) dx_tile<T, kWidth, kByBias>(a, t, averages_of, 0);
         }
     }
 }
@@ -520,7 +559,7 @@ unsigned units_grid(const Cut &c) { return hn_grid(c.images * c.groups, kUnits, 
 template <class T, int kWidth>
 void launch_fwd(const hn_channel_norm *a, float *partial, cudaStream_t stream)
 {
-    Cut c = cut_of(a->images, a->pixels, a->cols, a->groups, 1, kWidth);
+    Cut c = cut_of(a->images, a->pixels, a->cols, a->groups, 1, kForwardBlocks, kWidth);
     c.share = a->images / hn_replica_count(a->replicas), c.by_share = hn_divisor_of(c.share);
     const Statistics to = {a->mean, a->rstd, a->running_mean, a->running_var, a->eps, a->momentum};
     const Apply<T> f = {(const T *)a->x,
@@ -561,6 +600,7 @@ Backward<T> backward_of(const hn_channel_norm_bwd *a, const Cut &c)
             nullptr,
             nullptr,
             {a->gain, a->gain_stride, a->gain_dtype == HN_BF16},
+            {a->bias, 0, a->bias_dtype == HN_BF16},
             {a->dgain, a->dbias, a->dgain_stride, a->dbias_stride},
             a->ld_x,
             a->ld_y,
@@ -585,15 +625,16 @@ void launch_totals(Backward<T> *f, float *of_unit, cudaStream_t stream)
     f->of_unit = averages ? of_unit : nullptr;
 }
 
-template <class T, int kWidth>
-void launch_bwd(const hn_channel_norm_bwd *a, float *partial, float *of_unit, cudaStream_t stream)
+template <class T, int kWidth, bool kByBias>
+void launch_bwd_by(const hn_channel_norm_bwd *a, float *partial, float *of_unit,
+                   cudaStream_t stream)
 {
     const int64_t share = a->images / hn_replica_count(a->replicas);
-    const Cut c = cut_of(a->images, a->pixels, a->cols, a->groups, share, kWidth);
+    const Cut c = cut_of(a->images, a->pixels, a->cols, a->groups, share, kBackwardBlocks, kWidth);
     Backward<T> f = backward_of<T>(a, c);
     const bool sums = hn_channel_norm_has_sums(a), own = sums && c.own && f.dx != nullptr;
     if (sums) {
-        sums_kernel<T, kWidth><<<grid_of(c), kThreads, 0, stream>>>(f, partial);
+        sums_kernel<T, kWidth, kByBias><<<grid_of(c), kThreads, 0, stream>>>(f, partial);
         if (f.dres != nullptr) { /* g is there now */
             f.dy = f.dres;
             f.ld_dy = f.ld_dres;
@@ -604,9 +645,18 @@ void launch_bwd(const hn_channel_norm_bwd *a, float *partial, float *of_unit, cu
         if (!own) launch_totals(&f, of_unit, stream);
     }
     if (own)
-        dx_kernel<T, kWidth, true><<<grid_of(c), kThreads, 0, stream>>>(f);
+        dx_kernel<T, kWidth, kByBias, true><<<grid_of(c), kThreads, 0, stream>>>(f);
     else if (f.dx != nullptr || f.dres != nullptr)
-        dx_kernel<T, kWidth, false><<<grid_of(c), kThreads, 0, stream>>>(f);
+        dx_kernel<T, kWidth, kByBias, false><<<grid_of(c), kThreads, 0, stream>>>(f);
+}
+
+template <class T, int kWidth>
+void launch_bwd(const hn_channel_norm_bwd *a, float *partial, float *of_unit, cudaStream_t stream)
+{
+    if (a->bias != nullptr)
+        launch_bwd_by<T, kWidth, true>(a, partial, of_unit, stream);
+    else
+        launch_bwd_by<T, kWidth, false>(a, partial, of_unit, stream);
 }
 
 } // namespace
@@ -614,7 +664,8 @@ void launch_bwd(const hn_channel_norm_bwd *a, float *partial, float *of_unit, cu
 size_t hn_channel_norm_cuda_scratch(const hn_channel_norm *a)
 {
     if (a->frozen) return 0;
-    return (size_t)partial_floats(a->images, a->pixels, a->cols, a->groups, 1, 3) * sizeof(float);
+    return (size_t)partial_floats(a->images, a->pixels, a->cols, a->groups, 1, kForwardBlocks, 3) *
+           sizeof(float);
 }
 
 hn_status hn_channel_norm_cuda(const hn_channel_norm *a, void *scratch, hn_stream stream)
@@ -632,7 +683,7 @@ hn_status hn_channel_norm_cuda(const hn_channel_norm *a, void *scratch, hn_strea
 static int64_t bwd_partial_floats(const hn_channel_norm_bwd *a)
 {
     const int64_t share = a->images / hn_replica_count(a->replicas);
-    return partial_floats(a->images, a->pixels, a->cols, a->groups, share, 2);
+    return partial_floats(a->images, a->pixels, a->cols, a->groups, share, kBackwardBlocks, 2);
 }
 
 size_t hn_channel_norm_bwd_cuda_scratch(const hn_channel_norm_bwd *a)

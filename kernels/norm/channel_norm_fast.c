@@ -44,6 +44,7 @@ hn_channel_norm_bwd hn_channel_norm_bwd_of_batch(const hn_batch_norm_bwd_args *a
         .x = a->x,
         .y = a->y,
         .gain = a->gain,
+        .bias = a->bias,
         .mean = a->mean,
         .rstd = a->rstd,
         .dy = a->dy,
@@ -62,6 +63,7 @@ hn_channel_norm_bwd hn_channel_norm_bwd_of_batch(const hn_batch_norm_bwd_args *a
         .ld_dres = a->ld_dres,
         .dtype = a->dtype,
         .gain_dtype = a->gain_dtype,
+        .bias_dtype = a->bias_dtype,
         .frozen = a->frozen,
     };
 }
@@ -287,11 +289,41 @@ HN_MULTIVERSION static void mask_span(const float *dy, const float *y, float *g,
     for (int64_t j = 0; j < n; j++) g[j] = y[j] <= 0.0f ? 0.0f : dy[j];
 }
 
+/* The same where y is known from x: what forward computes of it in apply_span. */
+typedef struct {
+    const float *mean, *bias; /* of a block of columns */
+    float factor[HN_BLOCK], buffer[HN_BLOCK];
+} gate;
+
+/* n columns from j on. Nothing without a->bias. */
+static void open_gate(gate *g, const hn_channel_norm_bwd *a, int64_t j, int64_t n,
+                      const float *mean, const float *rstd)
+{
+    if (a->bias == NULL) return;
+    const float *const gain = hn_load_f32(a->gain, a->gain_dtype, j, n, g->buffer);
+    for (int64_t k = 0; k < n; k++) g->factor[k] = rstd[k] * gain[k];
+    g->mean = mean;
+    g->bias = hn_load_f32(a->bias, a->bias_dtype, j, n, g->buffer);
+}
+
+HN_MULTIVERSION static void gate_span(const float *dy, const float *x, const float *mean,
+                                      const float *factor, const float *bias, float *g, int64_t n)
+{
+#pragma omp simd
+    for (int64_t j = 0; j < n; j++)
+        g[j] = (x[j] - mean[j]) * factor[j] + bias[j] <= 0.0f ? 0.0f : dy[j];
+}
+
 /* What relu let through of dy, n columns from j on of row i; b: two buffers. */
-static const float *masked(const hn_channel_norm_bwd *a, int64_t i, int64_t j, int64_t n,
-                           float (*b)[HN_BLOCK])
+static const float *masked(const hn_channel_norm_bwd *a, const gate *by, int64_t i, int64_t j,
+                           int64_t n, float (*b)[HN_BLOCK])
 {
     const float *const dy = hn_load_f32(a->dy, a->dtype, i * a->ld_dy + j, n, b[0]);
+    if (a->bias != NULL) {
+        gate_span(dy, hn_load_f32(a->x, a->dtype, i * a->ld_x + j, n, b[1]), by->mean, by->factor,
+                  by->bias, b[0], n);
+        return b[0];
+    }
     if (a->y == NULL) return dy;
     mask_span(dy, hn_load_f32(a->y, a->dtype, i * a->ld_y + j, n, b[1]), b[0], n);
     return b[0];
@@ -311,6 +343,7 @@ HN_MULTIVERSION static void sums_span(const float *g, const float *x, const floa
 static void sums(const hn_channel_norm_bwd *a, cut c, int64_t run, double *partial)
 {
     float b[5][HN_BLOCK];
+    gate by;
     const int64_t image = run / c.count, last = end_row(c, a->pixels, run);
     double *const sum = partial + 2 * run * a->cols, *const dot = sum + a->cols;
     memset(sum, 0, 2 * (size_t)a->cols * sizeof *sum);
@@ -318,9 +351,11 @@ static void sums(const hn_channel_norm_bwd *a, cut c, int64_t run, double *parti
         const int64_t n = hn_block_len(j, a->cols);
         spread(a->mean, image, a->groups, a->cols, j, n, b[2]);
         spread(a->rstd, image, a->groups, a->cols, j, n, b[3]);
+        open_gate(&by, a, j, n, b[2], b[3]);
         for (int64_t i = first_row(c, a->pixels, run); i < last; i++)
-            sums_span(masked(a, i, j, n, b), hn_load_f32(a->x, a->dtype, i * a->ld_x + j, n, b[4]),
-                      b[2], b[3], sum + j, dot + j, n);
+            sums_span(masked(a, &by, i, j, n, b),
+                      hn_load_f32(a->x, a->dtype, i * a->ld_x + j, n, b[4]), b[2], b[3], sum + j,
+                      dot + j, n);
     }
 }
 
@@ -372,6 +407,7 @@ HN_MULTIVERSION static void dx_span(const float *g, const float *x, const float 
 static void differentiate(const hn_channel_norm_bwd *a, cut c, int64_t run, const float *of_unit)
 {
     float b[9][HN_BLOCK], out[HN_BLOCK];
+    gate by;
     float *const mean = b[3], *const rstd = b[4], *const sum = b[5], *const dot = b[6];
     const int64_t image = run / c.count, last = end_row(c, a->pixels, run);
     const int64_t replica = image / (a->images / hn_replica_count(a->replicas));
@@ -382,13 +418,14 @@ static void differentiate(const hn_channel_norm_bwd *a, cut c, int64_t run, cons
             hn_load_f32(a->gain, a->gain_dtype, replica * a->gain_stride + j, n, b[7]);
         spread(a->mean, image, a->groups, a->cols, j, n, mean);
         spread(a->rstd, image, a->groups, a->cols, j, n, rstd);
+        open_gate(&by, a, j, n, mean, rstd);
         for (int64_t k = 0; k < n; k++) {
             const int64_t unit = image * a->groups + (j + k) / width;
             sum[k] = of_unit ? of_unit[2 * unit] : 0.0f;
             dot[k] = of_unit ? of_unit[2 * unit + 1] : 0.0f;
         }
         for (int64_t i = first_row(c, a->pixels, run); i < last; i++) {
-            const float *g = masked(a, i, j, n, b);
+            const float *g = masked(a, &by, i, j, n, b);
             if (a->dres != NULL && a->dx != NULL && g != b[0]) { /* dres may lie on dy */
                 memcpy(b[8], g, (size_t)n * sizeof *g);
                 g = b[8];

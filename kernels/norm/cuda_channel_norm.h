@@ -10,11 +10,15 @@
 namespace hn_channel {
 
 constexpr int kThreads = 256;
-constexpr int64_t kMaxLanes = 32;     /* threads side by side: 256 channels of 8 a thread */
-constexpr int64_t kMaxGridY = 65535;  /* then a block takes several runs */
-constexpr int64_t kSms = 132;         /* of an H200 */
-constexpr int64_t kWanted = 3 * kSms; /* blocks: what it holds at a time */
-constexpr int64_t kLeastRows = 4;     /* pixels of a thread, at least, where there are as many */
+constexpr int64_t kMaxLanes = 32;    /* threads side by side: 256 channels of 8 a thread */
+constexpr int64_t kMaxGridY = 65535; /* then a block takes several runs */
+constexpr int64_t kSms = 132;        /* of an H200 */
+constexpr int64_t kLeastRows = 4;    /* pixels of a thread, at least, where there are as many */
+
+/* Blocks of large images: what an H200 holds at a time. Forward's kernels take up to 80 registers a
+ * thread (three blocks on an SM), backward's, with three operands under way, up to 128 (two): a
+ * third block an SM would run behind the others, half of the SM idle. */
+constexpr int64_t kForwardBlocks = 3 * kSms, kBackwardBlocks = 2 * kSms;
 
 /* Blocks that add runs themselves: up to 2048 pairs of a run and a channel, 8 a thread, which are
  * loads of 24 KiB from L2, all under way together; narrow blocks (64 channels are a line of 128
@@ -83,9 +87,10 @@ inline bool cut_own(Cut *c, int64_t columns, int width)
     return most > 0 && c->length <= kOwnRows * c->row_lanes;
 }
 
-/* share: images whose sums one block adds: those of a replica in backward, in forward 1 */
+/* share: images whose sums one block adds: those of a replica in backward, in forward 1
+ * blocks: kForwardBlocks or kBackwardBlocks */
 inline Cut cut_of(int64_t images, int64_t pixels, int64_t cols, int64_t groups, int64_t share,
-                  int width)
+                  int64_t blocks, int width)
 {
     Cut c = {};
     c.images = images, c.pixels = pixels, c.cols = cols, c.groups = groups;
@@ -94,7 +99,7 @@ inline Cut cut_of(int64_t images, int64_t pixels, int64_t cols, int64_t groups, 
         if (!c.own || images * c.runs * c.col_blocks < kSms) c.own = cut_own(&c, columns, width);
     if (!c.own) {
         cut_across(&c, kMaxLanes, width);
-        cut_along(&c, divide_up(kWanted, images * c.col_blocks));
+        cut_along(&c, divide_up(blocks, images * c.col_blocks));
     }
     c.by_lanes = hn_divisor_of(c.lanes), c.by_columns = hn_divisor_of(c.columns);
     c.by_runs = hn_divisor_of(c.runs), c.by_width = hn_divisor_of(c.width);
@@ -104,10 +109,10 @@ inline Cut cut_of(int64_t images, int64_t pixels, int64_t cols, int64_t groups, 
 
 /* Sums of runs, in floats: the larger of both cuts, because pointers are not known yet. */
 inline int64_t partial_floats(int64_t images, int64_t pixels, int64_t cols, int64_t groups,
-                              int64_t share, int sums)
+                              int64_t share, int64_t blocks, int sums)
 {
-    const int64_t one = cut_of(images, pixels, cols, groups, share, 1).runs;
-    const int64_t vec = cut_of(images, pixels, cols, groups, share, HN_VEC).runs;
+    const int64_t one = cut_of(images, pixels, cols, groups, share, blocks, 1).runs;
+    const int64_t vec = cut_of(images, pixels, cols, groups, share, blocks, HN_VEC).runs;
     const int64_t n = images * (one > vec ? one : vec) * sums * cols;
     return divide_up(n, 16) * 16;
 }
@@ -135,6 +140,12 @@ __device__ __forceinline__ Tile tile_of(const Cut &c, int64_t run)
     t.image = image;
     t.active = below < (uint32_t)c.row_lanes && col < c.cols;
     return t;
+}
+
+/* The rows of a tile in whole steps, for a loop from the last step to the first. */
+__device__ __forceinline__ uint32_t steps_of(const Tile &t, uint32_t step)
+{
+    return (t.rows + step - 1) / step * step;
 }
 
 __device__ __forceinline__ int64_t group_of(const Cut &c, int64_t col)

@@ -181,6 +181,7 @@ typedef union {
         int64_t groups;      /* of group_norm */
         bool frozen, relu;   /* of batch_norm */
         bool want_dres;      /* of batch_norm_bwd */
+        bool by_bias;        /* of batch_norm_bwd: bias in place of y */
     } channel_norm;          /* batch_norm, group_norm and their backward */
     struct {
         float smoothing;

@@ -33,18 +33,27 @@ static hn_status infer(const hn_node *n, hn_type *out)
     return HN_OK;
 }
 
+/* Whether backward can do without y: in training it reads x twice anyway, frozen it may read y
+ * alone. The bias outlives the graph: dx may take over memory that is given in the place of y. */
+static bool goes_by_bias(const hn_node *n)
+{
+    return n->attr.channel_norm.relu && !n->attr.channel_norm.frozen && n->in[RES] == NULL &&
+           n->in[BIAS]->mem != HN_MEM_TRANSIENT;
+}
+
 /* Without relu the gradient of res is dy itself. */
 static hn_status grad(hn_graph *g, const hn_node *n, hn_tensor *const *dout, hn_tensor **din)
 {
     const bool relu = n->attr.channel_norm.relu, wants_res = din[RES] != NULL;
+    const bool by_bias = goes_by_bias(n);
     hn_attr attr = n->attr;
     if (wants_res && !relu) din[RES] = dout[Y];
     attr.channel_norm.want_dres = wants_res && relu;
+    attr.channel_norm.by_bias = by_bias;
     if (!attr.channel_norm.want_dres && !din[X] && !din[GAIN] && !din[BIAS]) return HN_OK;
-    hn_tensor *const in[] = {n->in[X],     relu ? n->out[Y] : NULL,
-                             n->in[GAIN],  n->out[MEAN],
-                             n->out[RSTD], dout[Y],
-                             din[GAIN],    din[BIAS]};
+    hn_tensor *const mask = by_bias ? n->in[BIAS] : relu ? n->out[Y] : NULL;
+    hn_tensor *const in[] = {n->in[X],     mask,    n->in[GAIN], n->out[MEAN],
+                             n->out[RSTD], dout[Y], din[GAIN],   din[BIAS]};
     hn_tensor *out[4];
     HN_TRY(hn_emit(g, HN_OP_BATCH_NORM_BWD, n->name, in, &attr, out));
     if (din[X]) din[X] = out[DX];
@@ -99,7 +108,7 @@ static hn_status run_cuda(const hn_node *n, hn_exec *x)
     return hn_batch_norm_fwd_cuda(&a, x->scratch, x->stream);
 }
 
-/* Training, frozen, with residual and relu, without running values, images of 4 axes. */
+/* Training, frozen, with residual and relu, with relu, without running values, images of 4 axes. */
 static const hn_op_sample samples[] = {
     {.in = {{HN_F32, 2, {9, 5}, 7},
             {.ndim = 0},
@@ -115,6 +124,13 @@ static const hn_op_sample samples[] = {
             {HN_F32, 1, {4}},
             {HN_F32, 1, {4}}},
      .attr = {.channel_norm = {.eps = 1e-5f, .momentum = 0.25f, .relu = true}}},
+    {.in = {{HN_F32, 4, {2, 3, 2, 4}, 5},
+            {.ndim = 0},
+            {HN_F32, 1, {4}},
+            {HN_F32, 1, {4}},
+            {HN_F32, 1, {4}},
+            {HN_F32, 1, {4}}},
+     .attr = {.channel_norm = {.eps = 1e-5f, .momentum = 0.1f, .relu = true}}},
     {.in = {{HN_F32, 2, {9, 4}},
             {HN_F32, 2, {9, 4}},
             {HN_F32, 1, {4}},
