@@ -108,36 +108,35 @@ __global__ void __launch_bounds__(kThreads, 3)
     constexpr int kCols = kBeside * kWidth, kKept = kWidth * kBeside / 32;
     __shared__ float of_warp[kWarps][kCols];
     const int x = (int)threadIdx.x % kBeside * kWidth, below = (int)threadIdx.x / kBeside;
-    const int64_t strips = (c.cols + kCols - 1) / kCols, n = strips * c.runs * c.replicas;
-    for (int64_t b = blockIdx.x; b < n; b += gridDim.x) {
-        const int64_t at = b / strips, strip = (b - at * strips) * kCols; /* at: replica, run */
-        const int64_t g = at / c.runs, first = (at - g * c.runs) * c.length;
-        const int64_t rows = c.rows - first < c.length ? c.rows - first : c.length;
-        const int64_t left = c.cols - strip - x; /* columns from this thread's first on */
-        float sum[kWidth] = {};
-        if (left > 0)
-            add_rows<kWidth, kBelow>(dy + (g * c.rows + first + below) * c.ld + strip + x, c.ld,
-                                     rows - below, left, sum);
-        hn_fold<kBeside, kWidth>(sum);
+    const int64_t strips = (c.cols + kCols - 1) / kCols;
+    const int64_t at = blockIdx.x / (uint32_t)strips; /* replica, run */
+    const int64_t strip = (blockIdx.x - at * strips) * kCols;
+    const int64_t g = (uint32_t)at / (uint32_t)c.runs, first = (at - g * c.runs) * c.length;
+    const int64_t rows = c.rows - first < c.length ? c.rows - first : c.length;
+    const int64_t left = c.cols - strip - x; /* columns from this thread's first on */
+    float sum[kWidth] = {};
+    if (left > 0)
+        add_rows<kWidth, kBelow>(dy + (g * c.rows + first + below) * c.ld + strip + x, c.ld,
+                                 rows - below, left, sum);
+    hn_fold<kBeside, kWidth>(sum);
 #pragma unroll
-        for (int k = 0; k < kKept; k++)
-            of_warp[threadIdx.x / 32][x + hn_folded<kBeside, kWidth>() + k] = sum[k];
-        __syncthreads();
-        const int col = (int)threadIdx.x;
-        if (col < kCols && strip + col < c.cols) {
-            float all = 0.0f;
-            for (int w = 0; w < kWarps; w++) all += of_warp[w][col];
-            part[at * c.cols + strip + col] = all;
-        }
-        __syncthreads(); /* before the next strip overwrites of_warp */
-    }
+    for (int k = 0; k < kKept; k++)
+        of_warp[threadIdx.x / 32][x + hn_folded<kBeside, kWidth>() + k] = sum[k];
+    __syncthreads();
+    const int col = (int)threadIdx.x;
+    if (col >= kCols || strip + col >= c.cols) return;
+    float all = 0.0f;
+#pragma unroll
+    for (int w = 0; w < kWarps; w++) all += of_warp[w][col];
+    part[at * c.cols + strip + col] = all;
 }
 
 /* db[replica][col] += alpha * sum of the runs, in order. */
 __global__ void __launch_bounds__(HN_RUN_THREADS)
     add_runs_kernel(const float *part, const Columns c, float alpha, float *db, int64_t db_stride)
 {
-    const int64_t strips = (c.cols + HN_RUN_COLS - 1) / HN_RUN_COLS, g = blockIdx.x / strips;
+    const int64_t strips = (c.cols + HN_RUN_COLS - 1) / HN_RUN_COLS,
+                  g = blockIdx.x / (uint32_t)strips;
     const int64_t col = (blockIdx.x - g * strips) * HN_RUN_COLS + threadIdx.x % HN_RUN_COLS;
     const bool writes = threadIdx.x < HN_RUN_COLS && col < c.cols;
     float *const to = db + g * db_stride + col;
@@ -199,8 +198,8 @@ void sum_runs(const hn_linear_db_args *a, const Columns &c, float *part, cudaStr
 {
     constexpr int64_t kCols = kAcross<kWidth> * kWidth;
     const int64_t blocks = (c.cols + kCols - 1) / kCols * c.runs * c.replicas;
-    sum_runs_kernel<T, kWidth><<<hn_grid(blocks, 1, kMaxBlocks), kThreads, 0, stream>>>(
-        static_cast<const T *>(a->dy), c, part);
+    sum_runs_kernel<T, kWidth>
+        <<<(unsigned)blocks, kThreads, 0, stream>>>(static_cast<const T *>(a->dy), c, part);
 }
 
 template <class T>
@@ -330,7 +329,7 @@ hn_status hn_linear_db_cuda(const hn_linear_db_args *a, void *scratch, hn_stream
     float *const part = static_cast<float *>(scratch);
     HN_CUDA_REAL(a->dtype, T, sum_runs<T>(a, c, part, stream));
     const int64_t blocks = c.replicas * ((c.cols + HN_RUN_COLS - 1) / HN_RUN_COLS);
-    add_runs_kernel<<<hn_grid(blocks, 1, INT32_MAX), HN_RUN_THREADS, 0, stream>>>(
-        part, c, alpha_of(a->alpha), a->db, a->db_stride);
+    add_runs_kernel<<<(unsigned)blocks, HN_RUN_THREADS, 0, stream>>>(part, c, alpha_of(a->alpha),
+                                                                     a->db, a->db_stride);
     return HN_CUDA_LAUNCHED("linear_db");
 }
