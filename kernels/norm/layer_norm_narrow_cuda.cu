@@ -19,11 +19,23 @@ __device__ __forceinline__ uint32_t team(void)
     return threadIdx.x / kTeam;
 }
 
-/* The first column of the thread's piece c. */
+/* The first column of the thread's piece c, and how far it lies behind that of piece 0. */
 template <int kTeam>
-__device__ __forceinline__ int64_t column(int c)
+__device__ __forceinline__ int column(int c)
 {
     return (c * kTeam + (int)threadIdx.x % kTeam) * HN_VEC;
+}
+template <int kTeam>
+__device__ __forceinline__ constexpr int behind(int c)
+{
+    return c * kTeam * HN_VEC;
+}
+
+/* Where piece 0 lies in row i. */
+template <int kTeam, class T>
+__device__ __forceinline__ T *place(T *p, int64_t i, int64_t ld)
+{
+    return p + i * ld + column<kTeam>(0);
 }
 
 template <int kTeam>
@@ -95,12 +107,12 @@ template <int kTeam, int kN, class T>
 __device__ __forceinline__ Input<T, kN> load_input(const Forward<T> &a, int64_t i, bool there)
 {
     Input<T, kN> in = {};
+    const T *const x = place<kTeam>(a.x, i, a.ld_x), *const res = place<kTeam>(a.res, i, a.ld_res);
 #pragma unroll
     for (int c = 0; c < kN; c++) {
-        const int64_t col = column<kTeam>(c);
-        if (!there || col >= a.cols) continue;
-        in.x[c] = hn_load_pack(a.x + i * a.ld_x + col);
-        if (a.res != nullptr) in.res[c] = hn_load_pack(a.res + i * a.ld_res + col);
+        if (!there || column<kTeam>(c) >= (int)a.cols) continue;
+        in.x[c] = hn_load_pack(x + behind<kTeam>(c));
+        if (a.res != nullptr) in.res[c] = hn_load_pack(res + behind<kTeam>(c));
     }
     return in;
 }
@@ -125,10 +137,10 @@ __global__ void __launch_bounds__(fwd_blocks(sizeof(T), kN).threads,
     /* teams without a row in the last step: sums with zeros, no more */
     for (; i - team<kTeam>() < end; i += kTeams) {
         const bool there = i < end;
+        T *const sum = place<kTeam>(a.sum, i, a.ld_sum), *const y = place<kTeam>(a.y, i, a.ld_y);
         float s[kN][HN_VEC], total = 0.0f;
 #pragma unroll
         for (int c = 0; c < kN; c++) {
-            const int64_t col = column<kTeam>(c);
             hn_unpack(in.x[c], s[c]);
             if (a.res != nullptr) {
                 float r[HN_VEC];
@@ -136,7 +148,8 @@ __global__ void __launch_bounds__(fwd_blocks(sizeof(T), kN).threads,
                 add(s[c], r);
                 const hn_pack<T> rounded = hn_pack_of<T>(s[c]);
                 hn_unpack(rounded, s[c]);
-                if (there && col < a.cols) hn_store_pack(a.sum + i * a.ld_sum + col, rounded);
+                if (there && column<kTeam>(c) < (int)a.cols)
+                    hn_store_pack(sum + behind<kTeam>(c), rounded);
             }
             total += add_up(s[c]);
         }
@@ -144,7 +157,7 @@ __global__ void __launch_bounds__(fwd_blocks(sizeof(T), kN).threads,
         float2 sums = {0.0f, 0.0f};
 #pragma unroll
         for (int c = 0; c < kN; c++) {
-            if (column<kTeam>(c) >= a.cols) continue;
+            if (column<kTeam>(c) >= (int)a.cols) continue;
 #pragma unroll
             for (int k = 0; k < HN_VEC; k++) {
                 const float d = s[c][k] - near;
@@ -155,12 +168,11 @@ __global__ void __launch_bounds__(fwd_blocks(sizeof(T), kN).threads,
         const Moments m = moments_of(near, team_sum<kTeam>(sums), a.width, a.eps);
 #pragma unroll
         for (int c = 0; c < kN; c++) {
-            const int64_t col = column<kTeam>(c);
-            if (!there || col >= a.cols) continue;
+            if (!there || column<kTeam>(c) >= (int)a.cols) continue;
 #pragma unroll
             for (int k = 0; k < HN_VEC; k++)
                 s[c][k] = (s[c][k] - m.mean) * m.rstd * gain[c][k] + bias[c][k];
-            hn_store_pack(a.y + i * a.ld_y + col, hn_pack_of<T>(s[c]));
+            hn_store_pack(y + behind<kTeam>(c), hn_pack_of<T>(s[c]));
         }
         if (threadIdx.x % kTeam == 0 && a.mean != nullptr && there) {
             a.mean[i] = m.mean;
@@ -184,13 +196,15 @@ __device__ __forceinline__ Row<T, kN> load_row(const Backward<T> &a, int64_t i, 
 {
     Row<T, kN> r = {};
     if (there) r.mean = a.mean[i], r.rstd = a.rstd[i];
+    const T *const dy = place<kTeam>(a.dy, i, a.ld_dy), *const sum =
+                                                            place<kTeam>(a.sum, i, a.ld_sum);
+    const T *const dsum = place<kTeam>(a.dsum, i, a.ld_dsum);
 #pragma unroll
     for (int c = 0; c < kN; c++) {
-        const int64_t col = column<kTeam>(c);
-        if (!there || col >= a.cols) continue;
-        r.dy[c] = hn_load_pack(a.dy + i * a.ld_dy + col);
-        r.sum[c] = hn_load_pack(a.sum + i * a.ld_sum + col);
-        if (a.dsum != nullptr) r.dsum[c] = hn_load_pack(a.dsum + i * a.ld_dsum + col);
+        if (!there || column<kTeam>(c) >= (int)a.cols) continue;
+        r.dy[c] = hn_load_pack(dy + behind<kTeam>(c));
+        r.sum[c] = hn_load_pack(sum + behind<kTeam>(c));
+        if (a.dsum != nullptr) r.dsum[c] = hn_load_pack(dsum + behind<kTeam>(c));
     }
     return r;
 }
@@ -265,10 +279,10 @@ __global__ void __launch_bounds__(bwd_blocks(sizeof(T), kN, kParams).threads,
             float2 means = team_sum<kTeam>(sums);
             means.x /= a.width;
             means.y /= a.width;
+            T *const dx = place<kTeam>(a.dx, i, a.ld_dx);
 #pragma unroll
             for (int c = 0; c < kN; c++) {
-                const int64_t col = column<kTeam>(c);
-                if (!there || col >= a.cols) continue;
+                if (!there || column<kTeam>(c) >= (int)a.cols) continue;
                 float dy[HN_VEC], z[HN_VEC], more[HN_VEC];
                 hn_unpack(row.dy[c], dy);
                 hn_unpack(row.sum[c], z);
@@ -276,7 +290,7 @@ __global__ void __launch_bounds__(bwd_blocks(sizeof(T), kN, kParams).threads,
                 differentiate(dy, z, row.rstd, means, gain[c]);
                 hn_unpack(row.dsum[c], more);
                 if (a.dsum != nullptr) add(dy, more);
-                hn_store_pack(a.dx + i * a.ld_dx + col, hn_pack_of<T>(dy));
+                hn_store_pack(dx + behind<kTeam>(c), hn_pack_of<T>(dy));
             }
         }
         const uint32_t then = i + (kAhead ? 2 : 1) * kTeams;
