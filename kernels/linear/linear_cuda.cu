@@ -68,8 +68,8 @@ Columns columns_of(const hn_linear_db_args *a)
     return {rows, a->out, a->ld_dy, length, (rows + length - 1) / length, replicas};
 }
 
-/* The thread's rows of a run, from + k ld for k below n, each kStep-th of them. `left` columns are
- * there from the thread's first on. */
+/* Adds every kStep-th of n rows, which lie ld apart from `from` on; `left` columns are there from
+ * the thread's first on. */
 template <int kWidth, int kStep, class T>
 __device__ __forceinline__ void add_rows(const T *from, int64_t ld, int64_t n, int64_t left,
                                          float (&sum)[kWidth])
@@ -135,8 +135,8 @@ __global__ void __launch_bounds__(kThreads, 3)
 __global__ void __launch_bounds__(HN_RUN_THREADS)
     add_runs_kernel(const float *part, const Columns c, float alpha, float *db, int64_t db_stride)
 {
-    const int64_t strips = (c.cols + HN_RUN_COLS - 1) / HN_RUN_COLS,
-                  g = blockIdx.x / (uint32_t)strips;
+    const int64_t strips = (c.cols + HN_RUN_COLS - 1) / HN_RUN_COLS;
+    const int64_t g = blockIdx.x / (uint32_t)strips;
     const int64_t col = (blockIdx.x - g * strips) * HN_RUN_COLS + threadIdx.x % HN_RUN_COLS;
     const bool writes = threadIdx.x < HN_RUN_COLS && col < c.cols;
     float *const to = db + g * db_stride + col;

@@ -47,8 +47,8 @@ struct Run {
 
 __device__ __forceinline__ Run run_of(const Runs &runs, uint32_t block)
 {
-    const int64_t replica = block / (uint32_t)runs.count,
-                  skip = (block - replica * runs.count) * runs.length;
+    const int64_t replica = block / (uint32_t)runs.count;
+    const int64_t skip = (block - replica * runs.count) * runs.length;
     const int64_t begin = replica * runs.rows + skip, left = runs.rows - skip;
     return {begin, begin + (left < runs.length ? left : runs.length), replica};
 }
@@ -180,9 +180,10 @@ inline Runs narrow_runs(int64_t rows, int64_t replicas, int64_t cols, Blocks b)
 {
     return runs_of(rows, replicas, b.resident * kProcessors, b.threads / lanes_of(cols));
 }
-/* partial[replica][run][2][col]: dgain, then dbias, where they are wanted. */
+
 template <class T>
 void narrow_fwd(const Forward<T> &f, cudaStream_t s);
+/* partial[replica][run][2][col]: dgain, then dbias, of narrow_runs, where they are wanted. */
 template <class T>
 void narrow_bwd(const Backward<T> &f, float *partial, cudaStream_t s);
 
