@@ -1,9 +1,11 @@
 #include "bench/bench.h"
 #include "kernels/norm/layer_norm.h"
 
-/* ViT-Tiny and ViT-Base on 224 pixels, batch 64; GPT-2 medium and a wide model, 16 Ki tokens. */
-static const int64_t shapes[][HN_BENCH_AXES] = {
-    {12608, 192}, {12608, 768}, {16384, 1024}, {16384, 2048}, {16384, 8192}};
+/* ViT-Tiny and ViT-Base on 224 pixels, batch 64; GPT-2 medium and a wide model, 16 Ki tokens; few
+ * long rows. */
+static const int64_t shapes[][HN_BENCH_AXES] = {{12608, 192},  {12608, 768},  {16384, 1024},
+                                                {16384, 2048}, {16384, 8192}, {2048, 4096}};
+static const int64_t f32_shapes[][HN_BENCH_AXES] = {{12608, 192}, {8192, 768}, {2048, 4096}};
 
 static double elements(const int64_t *s) { return (double)s[0] * (double)s[1]; }
 
@@ -52,6 +54,17 @@ const hn_bench_def hn_bench_layer_norm_fwd = {
     .dtype = HN_BF16,
     .axes = {"rows", "cols"},
     HN_BENCH_SHAPES(shapes),
+    .bytes = fwd_bytes,
+    .args_size = sizeof(hn_layer_norm_args),
+    .setup = fwd_setup,
+    .run = fwd_run,
+};
+
+const hn_bench_def hn_bench_layer_norm_fwd_f32 = {
+    .name = "layer_norm_fwd",
+    .dtype = HN_F32,
+    .axes = {"rows", "cols"},
+    HN_BENCH_SHAPES(f32_shapes),
     .bytes = fwd_bytes,
     .args_size = sizeof(hn_layer_norm_args),
     .setup = fwd_setup,
@@ -107,14 +120,27 @@ static hn_status bwd_run(const void *args, hn_stream stream)
 }
 
 static const int64_t bwd_shapes[][HN_BENCH_AXES] = {
-    {12608, 192, 0},  {12608, 192, 1},  {12608, 768, 0},  {12608, 768, 1},
-    {16384, 1024, 1}, {16384, 2048, 0}, {16384, 2048, 1}, {16384, 8192, 1}};
+    {12608, 192, 0},  {12608, 192, 1},  {12608, 768, 0},  {12608, 768, 1}, {16384, 1024, 1},
+    {16384, 2048, 0}, {16384, 2048, 1}, {16384, 8192, 1}, {2048, 4096, 1}};
+static const int64_t bwd_f32_shapes[][HN_BENCH_AXES] = {
+    {12608, 192, 0}, {12608, 192, 1}, {8192, 768, 0}, {8192, 768, 1}, {2048, 4096, 1}};
 
 const hn_bench_def hn_bench_layer_norm_bwd = {
     .name = "layer_norm_bwd",
     .dtype = HN_BF16,
     .axes = {"rows", "cols", "params_trained"},
     HN_BENCH_SHAPES(bwd_shapes),
+    .bytes = bwd_bytes,
+    .args_size = sizeof(bwd_set),
+    .setup = bwd_setup,
+    .run = bwd_run,
+};
+
+const hn_bench_def hn_bench_layer_norm_bwd_f32 = {
+    .name = "layer_norm_bwd",
+    .dtype = HN_F32,
+    .axes = {"rows", "cols", "params_trained"},
+    HN_BENCH_SHAPES(bwd_f32_shapes),
     .bytes = bwd_bytes,
     .args_size = sizeof(bwd_set),
     .setup = bwd_setup,

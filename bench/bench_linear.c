@@ -158,10 +158,12 @@ static hn_status dw_run(const void *args, hn_stream stream)
     return hn_linear_dw_cuda(&set->a, set->gemm, set->scratch, stream);
 }
 
-/* Full matrices as above, and the low-rank factors (in or out 16) of LoRA. */
+/* Full matrices as above, the low-rank factors (in or out 16) of LoRA, and ViT-Tiny on 224 pixels,
+ * batch 64: o, qkv and both of the MLP. */
 static const int64_t dw_shapes[][HN_BENCH_AXES] = {
     {16384, 2048, 2048}, {16384, 2048, 8192}, {16384, 2048, 16}, {16384, 16, 8192},
     {8192, 4096, 4096},  {8192, 4096, 14336}, {8192, 4096, 16},  {8192, 16, 14336},
+    {12608, 192, 192},   {12608, 192, 576},   {12608, 192, 768}, {12608, 768, 192},
 };
 
 const hn_bench_def hn_bench_linear_dw = {
@@ -184,4 +186,53 @@ const hn_bench_def hn_bench_linear_dw_f32 = {
     .args_size = sizeof(dw_set),
     .setup = dw_setup,
     .run = dw_run,
+};
+
+/* ---- bias gradient ---- */
+
+typedef struct {
+    hn_linear_db_args a;
+    void *scratch;
+} db_set;
+
+static double db_bytes(const int64_t *s, hn_dtype t)
+{
+    return (double)hn_dtype_size(t) * (double)s[0] * (double)s[1];
+}
+
+static hn_status db_setup(hn_bench *b, const int64_t *s, void *args)
+{
+    const hn_dtype t = hn_bench_dtype(b);
+    db_set *set = args;
+    set->a = (hn_linear_db_args){
+        .dy = hn_bench_array(b, s[0] * s[1], t, HN_FILL_NORMAL),
+        .db = hn_bench_array(b, s[1], HN_F32, HN_FILL_NORMAL),
+        .rows = s[0],
+        .out = s[1],
+        .ld_dy = s[1],
+        .dtype = t,
+    };
+    set->scratch = hn_bench_scratch(b, hn_linear_db_cuda_scratch(&set->a));
+    return hn_linear_db_check(&set->a);
+}
+
+static hn_status db_run(const void *args, hn_stream stream)
+{
+    const db_set *set = args;
+    return hn_linear_db_cuda(&set->a, set->scratch, stream);
+}
+
+/* ViT-Tiny on 224 pixels, batch 64; a layer of 1B. */
+static const int64_t db_shapes[][HN_BENCH_AXES] = {
+    {12608, 192}, {12608, 576}, {12608, 768}, {16384, 2048}};
+
+const hn_bench_def hn_bench_linear_db = {
+    .name = "linear_db",
+    .dtype = HN_BF16,
+    .axes = {"rows", "out"},
+    HN_BENCH_SHAPES(db_shapes),
+    .bytes = db_bytes,
+    .args_size = sizeof(db_set),
+    .setup = db_setup,
+    .run = db_run,
 };

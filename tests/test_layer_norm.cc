@@ -397,9 +397,10 @@ TEST_P(LayerNormCuda, CudaRepeatsBitForBitAlsoFromACapturedGraph)
     expect_same(a.results(), d.results());
 }
 
-/* A warp a row with 1 and 4 chunks (aligned, part-filled, unaligned), a block a row with 1 and 4,
- * wider, unaligned and wide, several runs of rows (of more than a step of their block, the last one
- * shorter), replicas, without bias and residual. */
+/* Narrow rows: teams of 8, 16 and 32 lanes with 3 pieces a lane, and with 4, each at its widest,
+ * one piece wider, with one step, a part of it and one row past it, and with several steps a run.
+ * Then a block a row with 1 and 4 pieces, wider, unaligned and wide, several runs of rows (the last
+ * one shorter), replicas (also more of them than runs), without bias and residual. */
 INSTANTIATE_TEST_SUITE_P(Shapes, LayerNormCuda,
                          ::testing::Values(Shape{HN_F32, HN_F32, 1, 1, 0, 0, true, true},
                                            Shape{HN_F32, HN_F32, 9, 33, 2, 0, true, true},
@@ -416,6 +417,23 @@ INSTANTIATE_TEST_SUITE_P(Shapes, LayerNormCuda,
                                            Shape{HN_BF16, HN_F32, 70, 24, 0, 2, false, true},
                                            Shape{HN_BF16, HN_BF16, 5000, 192, 0, 0, true, true},
                                            Shape{HN_BF16, HN_F32, 2600, 200, 8, 2, true, true},
+                                           Shape{HN_BF16, HN_BF16, 31, 8, 0, 0, true, true},
+                                           Shape{HN_BF16, HN_F32, 32, 184, 0, 0, true, true},
+                                           Shape{HN_BF16, HN_BF16, 33, 192, 0, 0, true, true},
+                                           Shape{HN_BF16, HN_BF16, 33, 192, 3, 0, true, true},
+                                           Shape{HN_BF16, HN_F32, 13000, 64, 0, 0, true, true},
+                                           Shape{HN_F32, HN_F32, 4300, 40, 0, 0, true, true},
+                                           Shape{HN_F32, HN_BF16, 400, 8, 0, 200, false, true},
+                                           Shape{HN_BF16, HN_F32, 17, 200, 8, 0, true, true},
+                                           Shape{HN_F32, HN_F32, 2200, 200, 0, 0, true, false},
+                                           Shape{HN_BF16, HN_BF16, 5000, 384, 0, 2, true, true},
+                                           Shape{HN_F32, HN_F32, 9, 392, 0, 0, true, true},
+                                           Shape{HN_F32, HN_F32, 1100, 768, 0, 0, false, true},
+                                           Shape{HN_BF16, HN_BF16, 7, 768, 0, 0, true, true},
+                                           Shape{HN_BF16, HN_F32, 2300, 776, 0, 0, true, true},
+                                           Shape{HN_BF16, HN_BF16, 9, 1024, 8, 3, true, true},
+                                           Shape{HN_BF16, HN_BF16, 9, 1032, 0, 0, true, true},
+                                           Shape{HN_F32, HN_BF16, 9, 1032, 0, 0, true, true},
                                            Shape{HN_BF16, HN_BF16, 1100, 768, 0, 0, true, true},
                                            Shape{HN_BF16, HN_BF16, 50, 1280, 0, 0, false, true},
                                            Shape{HN_BF16, HN_F32, 4, 2056, 0, 0, true, true},

@@ -558,8 +558,37 @@ TEST_P(LinearCuda, CudaReplicasMayShareParameters)
     }
 }
 
+/* Column sums: fewer rows than a block has below each other, as many and one more; runs of several
+ * steps, rows and all; columns of a block and one past them, a last piece that is not whole; more
+ * replicas than there are blocks. */
+TEST(LinearDbCuda, CudaMatchesCpuAtEveryEdge)
+{
+    HN_NEED_CUDA();
+    const struct {
+        int64_t rows, out, replicas;
+    } all[] = {{1, 1, 0},      {7, 8, 0},     {8, 32, 0},      {9, 33, 0},    {31, 63, 0},
+               {32, 64, 0},    {33, 65, 0},   {129, 72, 0},    {501, 100, 3}, {4097, 192, 0},
+               {900, 12, 450}, {13001, 6, 0}, {63756, 8, 396}, {3, 26000, 0}};
+    for (const auto &s : all)
+        for (const hn_dtype t : {HN_F32, HN_BF16})
+            for (const int64_t gap : {aligned_gap(s.out), aligned_gap(s.out) + 8, (int64_t)3}) {
+                const int64_t g = s.replicas ? s.replicas : 1;
+                Matrix dy(t, s.rows, s.out, gap), want(HN_F32, g, s.out);
+                DeviceMatrix on(t, s.rows, s.out, gap), got(HN_F32, g, s.out);
+                dy.normal(1), on.normal(1), want.normal(2), got.normal(2);
+                hn_linear_db_args a = {dy.data(),  want.f32(), s.rows, s.out, dy.ld(),
+                                       s.replicas, want.ld(),  t,      0.5f};
+                ASSERT_HN_OK(hn_linear_db_cpu(&a));
+                a.dy = on.data(), a.db = got.f32(), a.ld_dy = on.ld(), a.db_stride = got.ld();
+                DeviceScratch scratch(hn_linear_db_cuda_scratch(&a));
+                ASSERT_HN_OK(hn_linear_db_cuda(&a, scratch.data(), nullptr));
+                EXPECT_LT(rel_l2(got.values(), want.values()), tolerance(HN_F32))
+                    << s.rows << " " << s.out << " " << s.replicas << " " << gap;
+            }
+}
+
 /* As above; columns of a block, runs of rows and one past both for db; bias of the other dtype with
- * replicas; sizes of a small model; dw in pieces of the rows, ten and two. */
+ * replicas; sizes of a small model; dw in pieces of the rows, ten, two and twenty. */
 INSTANTIATE_TEST_SUITE_P(
     Shapes, LinearCuda,
     ::testing::Values(Shape{HN_F32, HN_F32, 1, 1, 1, 0}, Shape{HN_F32, HN_BF16, 3, 5, 7, 0},
@@ -571,7 +600,8 @@ INSTANTIATE_TEST_SUITE_P(
                       Shape{HN_BF16, HN_BF16, 1, 600, 40, 0},
                       Shape{HN_BF16, HN_BF16, 257, 64, 96, 0},
                       Shape{HN_BF16, HN_BF16, 2560, 70, 130, 0},
-                      Shape{HN_BF16, HN_F32, 1030, 192, 72, 0}),
+                      Shape{HN_BF16, HN_F32, 1030, 192, 72, 0},
+                      Shape{HN_BF16, HN_BF16, 5120, 72, 72, 0}),
     [](const auto &i) {
         const Shape &s = i.param;
         return case_name("r", s.rows, "_i", s.in, "_o", s.out, "_g", s.replicas, s.dtype,

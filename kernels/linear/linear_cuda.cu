@@ -3,7 +3,7 @@
 #include "kernels/linear/linear.h"
 #include "kernels/linear/linear_dw.h"
 #include "runtime/base/check.h"
-#include "runtime/base/cuda_math.h"
+#include "runtime/base/cuda_runs.h"
 #include "runtime/base/cuda_vec.h"
 
 namespace {
@@ -46,64 +46,103 @@ void add_bias(const hn_linear_args *a, const float *product, cudaStream_t stream
 
 /* ---- column sums ---- */
 
-constexpr int kAcross = 8, kLanes = kThreads / kAcross; /* a block: 8 threads across, 32 rows */
-constexpr int64_t kRun = 256;                           /* rows summed by one block: 8 a thread */
+/* A block has 64 columns (32 where they are taken one by one) of a run of rows. There are about
+ * three blocks a multiprocessor of an H200, all at work at a time. */
+template <int kWidth>
+constexpr int kAcross = kWidth == 1 ? 32 : 8; /* threads side by side */
+constexpr int64_t kSumBlocks = 3 * 132;
+constexpr int64_t kLeastRun = kThreads / 8; /* rows: one a thread */
+constexpr int kDeep = 4;                    /* rows that a thread has under way */
 
 struct Columns {
-    int64_t rows, cols, ld, runs, replicas; /* rows and runs of one replica */
+    int64_t rows, cols, ld, length, runs, replicas; /* rows and runs of one replica */
 };
 
 Columns columns_of(const hn_linear_db_args *a)
 {
     const int64_t replicas = hn_replica_count(a->replicas), rows = a->rows / replicas;
-    return {rows, a->out, a->ld_dy, (rows + kRun - 1) / kRun, replicas};
+    const int64_t strips = replicas * ((a->out + 63) / 64);
+    const int64_t wanted = strips < kSumBlocks ? kSumBlocks / strips : 1;
+    const int64_t shared = (rows + wanted - 1) / wanted;
+    const int64_t length = shared > kLeastRun ? shared : kLeastRun;
+    return {rows, a->out, a->ld_dy, length, (rows + length - 1) / length, replicas};
+}
+
+/* Adds every kStep-th of n rows, which lie ld apart from `from` on; `left` columns are there from
+ * the thread's first on. */
+template <int kWidth, int kStep, class T>
+__device__ __forceinline__ void add_rows(const T *from, int64_t ld, int64_t n, int64_t left,
+                                         float (&sum)[kWidth])
+{
+    float v[kWidth];
+    if constexpr (kWidth == HN_VEC) {
+        int64_t i = 0;
+        for (; left >= kWidth && i < n; i += kDeep * kStep) {
+            hn_pack<T> raw[kDeep] = {}; /* rows past the end add zeros */
+#pragma unroll
+            for (int u = 0; u < kDeep; u++)
+                if (i + u * kStep < n) raw[u] = hn_load_pack(from + (i + u * kStep) * ld);
+#pragma unroll
+            for (int u = 0; u < kDeep; u++) {
+                hn_unpack(raw[u], v);
+#pragma unroll
+                for (int k = 0; k < kWidth; k++) sum[k] += v[k];
+            }
+        }
+        if (left >= kWidth) return;
+    }
+#pragma unroll(kWidth == 1 ? kDeep : 1)
+    for (int64_t i = 0; i < n; i += kStep) {
+        hn_load_span<kWidth>(from + i * ld, left, v);
+#pragma unroll
+        for (int k = 0; k < kWidth; k++) sum[k] += v[k];
+    }
 }
 
 /* part[replica][run][col] = sum of dy over the run's rows; a thread has kWidth columns. */
 template <class T, int kWidth>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 3)
     sum_runs_kernel(const T *dy, const Columns c, float *part)
 {
-    constexpr int kCols = kAcross * kWidth;
-    __shared__ float lane_sum[kLanes][kCols];
-    const int x = (int)threadIdx.x % kAcross * kWidth, lane = (int)threadIdx.x / kAcross;
-    const int64_t strips = (c.cols + kCols - 1) / kCols, n = strips * c.runs * c.replicas;
-    for (int64_t b = blockIdx.x; b < n; b += gridDim.x) {
-        const int64_t strip = b % strips * kCols, g = b / strips / c.runs;
-        const int64_t run = b / strips % c.runs, first = run * kRun;
-        const int64_t end = first + kRun < c.rows ? first + kRun : c.rows;
-        const int64_t left = c.cols - strip - x; /* columns from this thread's first on */
-        float sum[kWidth] = {};
-        if (left > 0)
-#pragma unroll 2 /* loads under way; with 4 it spills registers on capability 8 */
-            for (int64_t i = first + lane; i < end; i += kLanes) {
-                float v[kWidth];
-                hn_load_span<kWidth>(dy + (g * c.rows + i) * c.ld + strip + x, left, v);
-                for (int k = 0; k < kWidth; k++) sum[k] += v[k];
-            }
-        for (int k = 0; k < kWidth; k++) lane_sum[lane][x + k] = sum[k];
-        __syncthreads();
-        for (int col = (int)threadIdx.x; col < kCols && strip + col < c.cols; col += kThreads) {
-            float all = 0.0f;
-            for (int l = 0; l < kLanes; l++) all += lane_sum[l][col];
-            part[(g * c.runs + run) * c.cols + strip + col] = all;
-        }
-        __syncthreads(); /* before the next strip overwrites lane_sum */
-    }
+    constexpr int kBeside = kAcross<kWidth>, kBelow = kThreads / kBeside, kWarps = kThreads / 32;
+    constexpr int kCols = kBeside * kWidth, kKept = kWidth * kBeside / 32;
+    __shared__ float of_warp[kWarps][kCols];
+    const int x = (int)threadIdx.x % kBeside * kWidth, below = (int)threadIdx.x / kBeside;
+    const int64_t strips = (c.cols + kCols - 1) / kCols;
+    const int64_t at = blockIdx.x / (uint32_t)strips; /* replica, run */
+    const int64_t strip = (blockIdx.x - at * strips) * kCols;
+    const int64_t g = (uint32_t)at / (uint32_t)c.runs, first = (at - g * c.runs) * c.length;
+    const int64_t rows = c.rows - first < c.length ? c.rows - first : c.length;
+    const int64_t left = c.cols - strip - x; /* columns from this thread's first on */
+    float sum[kWidth] = {};
+    if (left > 0)
+        add_rows<kWidth, kBelow>(dy + (g * c.rows + first + below) * c.ld + strip + x, c.ld,
+                                 rows - below, left, sum);
+    hn_fold<kBeside, kWidth>(sum);
+#pragma unroll
+    for (int k = 0; k < kKept; k++)
+        of_warp[threadIdx.x / 32][x + hn_folded<kBeside, kWidth>() + k] = sum[k];
+    __syncthreads();
+    const int col = (int)threadIdx.x;
+    if (col >= kCols || strip + col >= c.cols) return;
+    float all = 0.0f;
+#pragma unroll
+    for (int w = 0; w < kWarps; w++) all += of_warp[w][col];
+    part[at * c.cols + strip + col] = all;
 }
 
 /* db[replica][col] += alpha * sum of the runs, in order. */
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(HN_RUN_THREADS)
     add_runs_kernel(const float *part, const Columns c, float alpha, float *db, int64_t db_stride)
 {
-    const int64_t n = c.cols * c.replicas;
-    for (int64_t at = (int64_t)blockIdx.x * kThreads + threadIdx.x; at < n;
-         at += (int64_t)gridDim.x * kThreads) {
-        const int64_t g = at / c.cols, col = at % c.cols;
-        float sum = 0.0f;
-        for (int64_t run = 0; run < c.runs; run++) sum += part[(g * c.runs + run) * c.cols + col];
-        db[g * db_stride + col] += alpha * sum;
-    }
+    const int64_t strips = (c.cols + HN_RUN_COLS - 1) / HN_RUN_COLS;
+    const int64_t g = blockIdx.x / (uint32_t)strips;
+    const int64_t col = (blockIdx.x - g * strips) * HN_RUN_COLS + threadIdx.x % HN_RUN_COLS;
+    const bool writes = threadIdx.x < HN_RUN_COLS && col < c.cols;
+    float *const to = db + g * db_stride + col;
+    const float before = writes ? *to : 0.0f; /* on its way with the runs */
+    const float sum = hn_add_runs(part + g * c.runs * c.cols + col, c.cols, c.runs, col < c.cols);
+    if (writes) *to = before + alpha * sum;
 }
 
 /* ---- dw in pieces ---- */
@@ -122,20 +161,29 @@ int64_t dw_pieces(const hn_linear_dw_args *a)
     return n > 1 ? n : 1;
 }
 
-/* dw += the pieces, in order. */
+/* dw += the pieces, in order; the loads of a batch go out together. There are fewer values than
+ * 2^31 (kTiles tiles). */
 __global__ void __launch_bounds__(kThreads)
-    add_pieces_kernel(const float *piece, int64_t pieces, int64_t ld, float *dw, int64_t rows,
-                      int64_t cols, int64_t ld_dw)
+    add_pieces_kernel(const float *piece, int pieces, int64_t ld, float *dw, int64_t rows,
+                      hn_divisor by_cols, int64_t cols, int64_t ld_dw)
 {
-    const int64_t n = rows * cols, stride = rows * ld;
-    for (int64_t at = (int64_t)blockIdx.x * kThreads + threadIdx.x; at < n;
-         at += (int64_t)gridDim.x * kThreads) {
-        const int64_t i = at / cols, j = at - i * cols;
-        float sum = 0.0f;
-#pragma unroll 8 /* loads under way */
-        for (int64_t p = 0; p < pieces; p++) sum += piece[p * stride + i * ld + j];
-        dw[i * ld_dw + j] += sum;
+    constexpr int kBatch = 16;
+    const int64_t at = (int64_t)blockIdx.x * kThreads + threadIdx.x;
+    if (at >= rows * cols) return;
+    const int64_t i = hn_divide((uint32_t)at, by_cols), j = at - i * cols;
+    const float *const from = piece + i * ld + j;
+    float *const to = dw + i * ld_dw + j;
+    const float before = *to;
+    float sum = 0.0f;
+    for (int p = 0; p < pieces; p += kBatch) {
+        float v[kBatch];
+#pragma unroll
+        for (int b = 0; b < kBatch; b++) v[b] = p + b < pieces ? from[(p + b) * rows * ld] : 0.0f;
+#pragma unroll
+        for (int b = 0; b < kBatch; b++)
+            if (p + b < pieces) sum += v[b];
     }
+    *to = before + sum;
 }
 
 size_t dropped_bytes(const hn_linear_dw_args *a)
@@ -148,10 +196,10 @@ size_t dropped_bytes(const hn_linear_dw_args *a)
 template <class T, int kWidth>
 void sum_runs(const hn_linear_db_args *a, const Columns &c, float *part, cudaStream_t stream)
 {
-    constexpr int64_t kCols = kAcross * kWidth;
+    constexpr int64_t kCols = kAcross<kWidth> * kWidth;
     const int64_t blocks = (c.cols + kCols - 1) / kCols * c.runs * c.replicas;
-    sum_runs_kernel<T, kWidth><<<hn_grid(blocks, 1, kMaxBlocks), kThreads, 0, stream>>>(
-        static_cast<const T *>(a->dy), c, part);
+    sum_runs_kernel<T, kWidth>
+        <<<(unsigned)blocks, kThreads, 0, stream>>>(static_cast<const T *>(a->dy), c, part);
 }
 
 template <class T>
@@ -232,8 +280,8 @@ static hn_status dw_in_pieces(const hn_linear_dw_args *a, hn_gemm_cuda_args g, i
     g.c = scratch, g.ld_c = hn_gemm_cuda_padded(a->in, HN_F32), g.c_stride = a->out * g.ld_c;
     g.beta = 0.0f;
     HN_TRY(hn_gemm_cuda_run(gemm, &g, stream));
-    add_pieces_kernel<<<hn_grid(a->out * a->in, kThreads, kMaxBlocks), kThreads, 0, stream>>>(
-        scratch, pieces, g.ld_c, a->dw, a->out, a->in, a->ld_dw);
+    add_pieces_kernel<<<hn_grid(a->out * a->in, kThreads, INT32_MAX), kThreads, 0, stream>>>(
+        scratch, (int)pieces, g.ld_c, a->dw, a->out, hn_divisor_of(a->in), a->in, a->ld_dw);
     return HN_CUDA_LAUNCHED("linear_dw: add_pieces");
 }
 
@@ -280,7 +328,8 @@ hn_status hn_linear_db_cuda(const hn_linear_db_args *a, void *scratch, hn_stream
     const Columns c = columns_of(a);
     float *const part = static_cast<float *>(scratch);
     HN_CUDA_REAL(a->dtype, T, sum_runs<T>(a, c, part, stream));
-    add_runs_kernel<<<hn_grid(c.cols * c.replicas, kThreads, kMaxBlocks), kThreads, 0, stream>>>(
-        part, c, alpha_of(a->alpha), a->db, a->db_stride);
+    const int64_t blocks = c.replicas * ((c.cols + HN_RUN_COLS - 1) / HN_RUN_COLS);
+    add_runs_kernel<<<(unsigned)blocks, HN_RUN_THREADS, 0, stream>>>(part, c, alpha_of(a->alpha),
+                                                                     a->db, a->db_stride);
     return HN_CUDA_LAUNCHED("linear_db");
 }

@@ -1,38 +1,30 @@
-/* A team has a row: a warp up to 1024 columns, else a block. Up to 8192 columns are read once and
- * stay in registers, in both passes; all loads of a thread go out before the first sum over the
- * team. A longer row, or one that is not made of 16-byte pieces, is read again. dgain and dbias:
+/* Rows of up to 1024 columns in whole 16-byte pieces are layer_norm_narrow_cuda.cu's. Up to 8192
+ * columns a block has a row, which is read once and stays in registers, in both passes; all loads
+ * of a thread go out before the first sum over the block. A longer row, or one that is not made of
+ * 16-byte pieces, is read again, by a warp up to 256 columns, else by a block. dgain and dbias:
  * blocks gather partial sums over runs of rows, on the way to dx where rows stay in registers, else
  * in a kernel of its own; then another kernel adds them in order. */
 #include "kernels/norm/layer_norm.h"
 
+#include "kernels/norm/cuda_layer_norm.h"
 #include "runtime/base/check.h"
-#include "runtime/base/cuda_vec.h"
+#include "runtime/base/cuda_runs.h"
 
 namespace {
 
-constexpr int kThreads = 256;
+using namespace hn_layer_norm;
+
 constexpr int kWarp = 32;
 constexpr int64_t kMaxBlocks = 1 << 20;       /* then a team takes several rows */
-constexpr int64_t kWarpChunk = kWarp * 8;     /* columns that a warp takes in one access: 256 */
+constexpr int64_t kWarpColumns = 256;         /* of a row that a warp streams, at most */
 constexpr int64_t kBlockChunk = kThreads * 8; /* columns that a block takes in one access: 2048 */
-constexpr int kChunks = 4;                    /* accesses of a thread in the wider variants */
-
-/* dgain and dbias: rows are cut into about as many runs as an H200 has blocks at a time. */
-constexpr int64_t kProcessors = 132;
-constexpr int kRunThreads = 64; /* small blocks: the runs are few */
-constexpr int kSumCols = 32;    /* columns of a block that adds the runs: 128 bytes */
-constexpr int kSumSlices = kThreads / kSumCols;
-constexpr int kBatch = 16; /* partial sums a thread has under way */
+constexpr int kChunks = 4;                    /* accesses of a thread in the wider variant */
+constexpr int kRunThreads = 64;               /* small blocks: the runs are few */
 
 /* Blocks that gather sums, on a multiprocessor at a time, by the registers of a thread. */
 constexpr int resident(size_t element, int chunks) { return chunks > 1 ? 1 : element == 2 ? 3 : 2; }
 
-/* Threads of the team that has a row in registers, and its accesses. */
-constexpr int team_of(int64_t cols) { return cols <= kChunks * kWarpChunk ? kWarp : kThreads; }
-constexpr int chunks_of(int64_t cols)
-{
-    return cols <= kWarpChunk || (cols > kChunks * kWarpChunk && cols <= kBlockChunk) ? 1 : kChunks;
-}
+constexpr int chunks_of(int64_t cols) { return cols <= kBlockChunk ? 1 : kChunks; }
 
 /* Sums over a team of two values; may be called repeatedly. */
 template <int kTeam>
@@ -61,35 +53,11 @@ __device__ __forceinline__ float team_sum(float v)
         return hn_warp_sum(v);
 }
 
-/* A gain or bias of either dtype; NULL: zeros. */
-struct Param {
-    const void *data;
-    int64_t stride; /* from one replica to the next */
-    bool is_bf16;
-};
-
-template <int kWidth>
-__device__ __forceinline__ void load_param(const Param &p, int64_t at, int64_t n,
-                                           float (&v)[kWidth])
+/* The first column of the thread's piece c, where a block has a row. */
+__device__ __forceinline__ int64_t column(int c)
 {
-    if (p.is_bf16)
-        hn_load_span<kWidth>((const __nv_bfloat16 *)p.data + at, n, v);
-    else
-        hn_load_span<kWidth>((const float *)p.data + at, n, v);
+    return (c * kThreads + (int)threadIdx.x) * HN_VEC;
 }
-
-template <class T>
-struct Forward {
-    const T *x, *res;
-    Param gain, bias;
-    T *sum, *y;
-    float *mean, *rstd;
-    int64_t rows, cols;
-    hn_divisor group; /* rows of a replica */
-    int64_t ld_x, ld_res, ld_sum, ld_y;
-    float eps, width; /* width: cols */
-    bool has_replicas;
-};
 
 /* s = (s - mean) rstd g + b: y */
 template <int kWidth, class T>
@@ -102,26 +70,6 @@ __device__ __forceinline__ void scale(const Forward<T> &a, int64_t replica, int6
     if (a.bias.data != nullptr) load_param(a.bias, replica * a.bias.stride + col, n, b);
 #pragma unroll
     for (int k = 0; k < kWidth; k++) s[k] = (s[k] - mean) * rstd * g[k] + b[k];
-}
-
-/* What a row's deviations say: near is its mean but for the rounding of a large sum. */
-struct Moments {
-    float mean, rstd;
-};
-
-__device__ __forceinline__ Moments moments_of(float near, float2 sums, float width, float eps)
-{
-    const float off = sums.x / width, var = sums.y / width - off * off;
-    return {near + off, 1.0f / sqrtf((var < 0.0f ? 0.0f : var) + eps)};
-}
-
-template <int kWidth>
-__device__ __forceinline__ float add_up(const float (&s)[kWidth])
-{
-    float sum = 0.0f; /* values past the row are zeros and add nothing */
-#pragma unroll
-    for (int k = 0; k < kWidth; k++) sum += s[k];
-    return sum;
 }
 
 /* The first n of s; those behind are past the row. */
@@ -140,27 +88,22 @@ __device__ __forceinline__ float2 add_deviations(float2 sums, const float (&s)[k
 
 /* Rows of whole 16-byte pieces: read once. Each value is read and then written by one thread: sum
  * may lie on x or res, y on x. */
-template <class T, int kTeam, int kN>
+template <class T, int kN>
 __global__ void __launch_bounds__(kThreads) fwd_register_kernel(const Forward<T> a)
 {
-    constexpr int kTeams = kThreads / kTeam;
-    const int lane = (int)threadIdx.x % kTeam;
-    const int64_t step = (int64_t)gridDim.x * kTeams;
-    for (int64_t first = (int64_t)blockIdx.x * kTeams; first < a.rows; first += step) {
-        const int64_t i = first + threadIdx.x / kTeam; /* past the end: sums with zeros, no more */
-        const bool whole = i < a.rows;
+    for (int64_t i = blockIdx.x; i < a.rows; i += gridDim.x) {
         hn_pack<T> sum[kN] = {}, other[kN] = {};
         float s[HN_VEC], r[HN_VEC], total = 0.0f;
 #pragma unroll
         for (int c = 0; c < kN; c++) {
-            const int64_t col = (c * kTeam + lane) * HN_VEC;
-            if (!whole || col >= a.cols) continue;
+            const int64_t col = column(c);
+            if (col >= a.cols) continue;
             sum[c] = hn_load_pack(a.x + i * a.ld_x + col);
             if (a.res != nullptr) other[c] = hn_load_pack(a.res + i * a.ld_res + col);
         }
 #pragma unroll
         for (int c = 0; c < kN; c++) {
-            const int64_t col = (c * kTeam + lane) * HN_VEC;
+            const int64_t col = column(c);
             hn_unpack(sum[c], s);
             if (a.res != nullptr) {
                 hn_unpack(other[c], r);
@@ -168,30 +111,30 @@ __global__ void __launch_bounds__(kThreads) fwd_register_kernel(const Forward<T>
                 for (int k = 0; k < HN_VEC; k++) s[k] += r[k];
                 sum[c] = hn_pack_of<T>(s);
                 hn_unpack(sum[c], s); /* rounded */
-                if (whole && col < a.cols) hn_store_pack(a.sum + i * a.ld_sum + col, sum[c]);
+                if (col < a.cols) hn_store_pack(a.sum + i * a.ld_sum + col, sum[c]);
             }
             total += add_up(s);
             hn_forget_unpacked(sum[c]);
         }
-        const float near = team_sum<kTeam>(total) / a.width;
+        const float near = team_sum<kThreads>(total) / a.width;
         float2 sums = {0.0f, 0.0f};
 #pragma unroll
         for (int c = 0; c < kN; c++) {
             hn_unpack(sum[c], s);
-            sums = add_deviations(sums, s, near, a.cols - (c * kTeam + lane) * HN_VEC);
+            sums = add_deviations(sums, s, near, a.cols - column(c));
             hn_forget_unpacked(sum[c]);
         }
-        const Moments m = moments_of(near, team_sum<kTeam>(sums), a.width, a.eps);
-        const int64_t replica = a.has_replicas && whole ? hn_divide((uint32_t)i, a.group) : 0;
+        const Moments m = moments_of(near, team_sum<kThreads>(sums), a.width, a.eps);
+        const int64_t replica = a.has_replicas ? hn_divide((uint32_t)i, a.group) : 0;
 #pragma unroll
         for (int c = 0; c < kN; c++) {
-            const int64_t col = (c * kTeam + lane) * HN_VEC;
-            if (!whole || col >= a.cols) continue;
+            const int64_t col = column(c);
+            if (col >= a.cols) continue;
             hn_unpack(sum[c], s);
             scale(a, replica, col, m.mean, m.rstd, s);
             hn_store_pack(a.y + i * a.ld_y + col, hn_pack_of<T>(s));
         }
-        if (lane != 0 || a.mean == nullptr || !whole) continue;
+        if (threadIdx.x > 0 || a.mean == nullptr) continue;
         a.mean[i] = m.mean;
         a.rstd[i] = m.rstd;
     }
@@ -250,155 +193,50 @@ __global__ void __launch_bounds__(kThreads) fwd_stream_kernel(const Forward<T> a
 
 /* ---- backward ---- */
 
-/* Cut of the rows of one replica: depends on shapes alone. */
-struct Runs {
-    int64_t rows, length, count; /* of a replica; of a run; of runs in a replica */
-};
-
-template <class T>
-struct Backward {
-    const T *sum, *dy, *dsum;
-    Param gain;
-    const float *mean, *rstd;
-    T *dx;
-    float *dgain, *dbias;
-    int64_t rows, cols;
-    hn_divisor group;
-    int64_t ld_sum, ld_dy, ld_dsum, ld_dx, dgain_stride, dbias_stride;
-    float width;
-    bool has_replicas, params; /* params: dgain or dbias is wanted */
-};
-
-Runs runs_of(const hn_layer_norm_bwd_args *a)
-{
-    const int64_t replicas = hn_replica_count(a->replicas), rows = a->rows / replicas;
-    const int64_t most = kProcessors * resident(hn_dtype_size(a->dtype), chunks_of(a->cols));
-    const int64_t shared = (a->rows + most - 1) / most;
-    const int64_t teams = kThreads / team_of(a->cols), least = teams > 1 ? teams : 2;
-    const int64_t length = shared > least ? shared : least;
-    return {rows, length, (rows + length - 1) / length};
-}
-
-/* to[col] of the block's run: the teams' sums, in order. */
-template <int kTeam, int kN>
+/* to[col] of the block's run. */
+template <int kN>
 __device__ __forceinline__ void store_partial(const float (&sum)[kN][HN_VEC], int64_t cols,
                                               float *to)
 {
-    const int lane = (int)threadIdx.x % kTeam;
-    if constexpr (kTeam == kThreads) {
 #pragma unroll
-        for (int c = 0; c < kN; c++)
+    for (int c = 0; c < kN; c++)
 #pragma unroll
-            for (int k = 0; k < HN_VEC; k++) {
-                const int64_t col = (c * kTeam + lane) * HN_VEC + k;
-                if (col < cols) to[col] = sum[c][k];
-            }
-    } else {
-        __shared__ float of_team[kThreads / kTeam][kN * kTeam * HN_VEC]; /* at most 32 KiB */
-        __syncthreads(); /* the last sums have been read */
-#pragma unroll
-        for (int c = 0; c < kN; c++)
-#pragma unroll
-            for (int k = 0; k < HN_VEC; k++)
-                of_team[threadIdx.x / kTeam][(c * kTeam + lane) * HN_VEC + k] = sum[c][k];
-        __syncthreads();
-        for (int64_t col = threadIdx.x; col < cols; col += kThreads) {
-            float v = 0.0f;
-            for (int t = 0; t < kThreads / kTeam; t++) v += of_team[t][col];
-            to[col] = v;
+        for (int k = 0; k < HN_VEC; k++) {
+            const int64_t col = column(c) + k;
+            if (col < cols) to[col] = sum[c][k];
         }
-    }
-}
-
-/* z = (s - mean) rstd */
-template <int kWidth>
-__device__ __forceinline__ void standardise(float (&s)[kWidth], float mean, float rstd)
-{
-#pragma unroll
-    for (int k = 0; k < kWidth; k++) s[k] = (s[k] - mean) * rstd;
-}
-
-/* The thread's part of the sums of h = dy gain and of h z. */
-template <int kWidth>
-__device__ __forceinline__ float2 add_dots(float2 sums, const float (&dy)[kWidth],
-                                           const float (&z)[kWidth], const float (&g)[kWidth])
-{
-#pragma unroll
-    for (int k = 0; k < kWidth; k++) {
-        const float h = dy[k] * g[k];
-        sums.x += h;
-        sums.y += h * z[k];
-    }
-    return sums;
-}
-
-/* gain += dy z, bias += dy */
-template <int kWidth>
-__device__ __forceinline__ void add_params(float (&gain)[kWidth], float (&bias)[kWidth],
-                                           const float (&dy)[kWidth], const float (&z)[kWidth])
-{
-#pragma unroll
-    for (int k = 0; k < kWidth; k++) {
-        gain[k] += dy[k] * z[k];
-        bias[k] += dy[k];
-    }
-}
-
-/* dy becomes dx = rstd (h - sum - z dot) without dsum; means: of h and of h z. */
-template <int kWidth>
-__device__ __forceinline__ void differentiate(float (&dy)[kWidth], const float (&z)[kWidth],
-                                              float rstd, float2 means, const float (&g)[kWidth])
-{
-#pragma unroll
-    for (int k = 0; k < kWidth; k++) dy[k] = rstd * (dy[k] * g[k] - means.x - z[k] * means.y);
-}
-
-template <int kWidth>
-__device__ __forceinline__ void add(float (&a)[kWidth], const float (&b)[kWidth])
-{
-#pragma unroll
-    for (int k = 0; k < kWidth; k++) a[k] += b[k];
 }
 
 /* Rows of whole 16-byte pieces: read once. Each value is read and then written by one thread: dx
  * may lie on dy, dsum or sum. With kParams a block has a run of rows, and dx may not be wanted;
  * without it the compiler chooses the blocks of a multiprocessor (0). */
-template <class T, int kTeam, int kN, bool kParams>
+template <class T, int kN, bool kParams>
 __global__ void __launch_bounds__(kThreads, kParams ? resident(sizeof(T), kN) : 0)
     dx_register_kernel(const Backward<T> a, const Runs runs, float *partial)
 {
-    constexpr int kTeams = kThreads / kTeam;
-    const int lane = (int)threadIdx.x % kTeam;
-    int64_t begin = (int64_t)blockIdx.x * kTeams, end = a.rows;
-    int64_t step = (int64_t)gridDim.x * kTeams;
-    if constexpr (kParams) {
-        const int64_t replica = blockIdx.x / runs.count;
-        const int64_t skip = (blockIdx.x - replica * runs.count) * runs.length;
-        begin = replica * runs.rows + skip, step = kTeams;
-        end = begin + (runs.rows - skip < runs.length ? runs.rows - skip : runs.length);
-    }
+    Run run = {blockIdx.x, a.rows, 0};
+    if constexpr (kParams) run = run_of(runs, blockIdx.x);
+    const int64_t step = kParams ? 1 : gridDim.x;
     float gained[kN][HN_VEC] = {}, biased[kN][HN_VEC] = {};
-    for (int64_t first = begin; first < end; first += step) {
-        const int64_t i = first + threadIdx.x / kTeam; /* past the end: sums with zeros, no more */
-        const bool whole = i < end;
+    for (int64_t i = run.begin; i < run.end; i += step) {
         const int64_t gain_at =
-            a.has_replicas && whole ? hn_divide((uint32_t)i, a.group) * a.gain.stride : 0;
-        const float mean = whole ? a.mean[i] : 0.0f, rstd = whole ? a.rstd[i] : 0.0f;
+            a.has_replicas ? hn_divide((uint32_t)i, a.group) * a.gain.stride : 0;
+        const float mean = a.mean[i], rstd = a.rstd[i];
         hn_pack<T> from[kN] = {}, kept[kN] = {}, more[kN] = {}; /* dy, sum, dsum */
         float dy[HN_VEC], z[HN_VEC], g[HN_VEC];
         float2 sums = {0.0f, 0.0f};
 #pragma unroll
         for (int c = 0; c < kN; c++) {
-            const int64_t col = (c * kTeam + lane) * HN_VEC;
-            if (!whole || col >= a.cols) continue;
+            const int64_t col = column(c);
+            if (col >= a.cols) continue;
             from[c] = hn_load_pack(a.dy + i * a.ld_dy + col);
             kept[c] = hn_load_pack(a.sum + i * a.ld_sum + col);
             if (a.dsum != nullptr) more[c] = hn_load_pack(a.dsum + i * a.ld_dsum + col);
         }
 #pragma unroll
         for (int c = 0; c < kN; c++) {
-            const int64_t col = (c * kTeam + lane) * HN_VEC;
-            if (!whole || col >= a.cols) continue;
+            const int64_t col = column(c);
+            if (col >= a.cols) continue;
             hn_unpack(from[c], dy);
             hn_unpack(kept[c], z);
             standardise(z, mean, rstd);
@@ -409,13 +247,13 @@ __global__ void __launch_bounds__(kThreads, kParams ? resident(sizeof(T), kN) : 
             hn_forget_unpacked(kept[c]);
         }
         if (kParams && a.dx == nullptr) continue; /* the same for all threads */
-        float2 means = team_sum<kTeam>(sums);
+        float2 means = team_sum<kThreads>(sums);
         means.x /= a.width;
         means.y /= a.width;
 #pragma unroll
         for (int c = 0; c < kN; c++) {
-            const int64_t col = (c * kTeam + lane) * HN_VEC;
-            if (!whole || col >= a.cols) continue;
+            const int64_t col = column(c);
+            if (col >= a.cols) continue;
             hn_unpack(from[c], dy);
             hn_unpack(kept[c], z);
             standardise(z, mean, rstd);
@@ -428,8 +266,8 @@ __global__ void __launch_bounds__(kThreads, kParams ? resident(sizeof(T), kN) : 
     }
     if constexpr (kParams) {
         float *const to = partial + 2 * (int64_t)blockIdx.x * a.cols;
-        store_partial<kTeam>(gained, a.cols, to);
-        store_partial<kTeam>(biased, a.cols, to + a.cols);
+        store_partial(gained, a.cols, to);
+        store_partial(biased, a.cols, to + a.cols);
     }
 }
 
@@ -510,36 +348,21 @@ struct Targets {
     int64_t stride[2];
 };
 
-/* A block has 32 columns of dgain or dbias of a replica; its 8 slices have consecutive runs. The
- * additions have an order; the loads of a batch go out together. */
-__global__ void __launch_bounds__(kThreads)
+/* A block has 32 columns of dgain or dbias of a replica. */
+__global__ void __launch_bounds__(HN_RUN_THREADS)
     sum_kernel(const float *partial, const Targets t, int64_t cols, int64_t runs)
 {
-    __shared__ float of_slice[kSumSlices][kSumCols];
-    const int slice = (int)threadIdx.x / kSumCols, lane = (int)threadIdx.x % kSumCols;
-    const int64_t col_blocks = (cols + kSumCols - 1) / kSumCols;
-    const int64_t which = blockIdx.x / col_blocks, replica = which / 2, k = which % 2;
-    const int64_t col = (blockIdx.x - which * col_blocks) * kSumCols + lane;
-    const int64_t share = (runs + kSumSlices - 1) / kSumSlices;
-    const int64_t last = (slice + 1) * share < runs ? (slice + 1) * share : runs;
-    const float *const from = partial + (2 * replica * runs + k) * cols + col;
+    const int64_t strips = (cols + HN_RUN_COLS - 1) / HN_RUN_COLS;
+    const int64_t which = blockIdx.x / (uint32_t)strips, replica = which / 2, k = which % 2;
+    const int64_t col = (blockIdx.x - which * strips) * HN_RUN_COLS + threadIdx.x % HN_RUN_COLS;
     float *const to = k ? t.to[1] : t.to[0];
-    const int64_t stride = k ? t.stride[1] : t.stride[0];
     if (to == nullptr) return; /* the same for all threads */
-    float sum = 0.0f;
-    for (int64_t r = slice * share; r < last && col < cols; r += kBatch) {
-        float v[kBatch];
-#pragma unroll
-        for (int b = 0; b < kBatch; b++) v[b] = r + b < last ? from[2 * (r + b) * cols] : 0.0f;
-#pragma unroll
-        for (int b = 0; b < kBatch; b++)
-            if (r + b < last) sum += v[b];
-    }
-    of_slice[slice][lane] = sum;
-    __syncthreads();
-    if (slice > 0 || col >= cols) return;
-    for (int s = 1; s < kSumSlices; s++) sum += of_slice[s][lane];
-    to[replica * stride + col] += sum;
+    float *const at = to + replica * (k ? t.stride[1] : t.stride[0]) + col;
+    const bool writes = threadIdx.x < HN_RUN_COLS && col < cols;
+    const float before = writes ? *at : 0.0f; /* on its way with the runs */
+    const float *const from = partial + (2 * replica * runs + k) * cols + col;
+    const float sum = hn_add_runs(from, 2 * cols, runs, col < cols);
+    if (writes) *at = before + sum;
 }
 
 /* ---- launchers ---- */
@@ -550,67 +373,64 @@ unsigned blocks(int64_t rows)
     return hn_grid(rows, kThreads / kTeam, kMaxBlocks);
 }
 
+/* Whether rows stay in registers, and whether they are layer_norm_narrow_cuda.cu's. */
 bool in_registers(int64_t cols, bool wide)
 {
     return wide && cols % HN_VEC == 0 && cols <= kChunks * kBlockChunk;
 }
+bool is_narrow(int64_t cols, bool wide) { return in_registers(cols, wide) && cols <= kNarrow; }
 
 template <class T>
 void launch_fwd(const Forward<T> &f, bool wide, cudaStream_t s)
 {
     const unsigned by_warp = blocks<kWarp>(f.rows), by_block = blocks<kThreads>(f.rows);
-    if (in_registers(f.cols, wide)) {
-        const bool one = chunks_of(f.cols) == 1;
-        if (team_of(f.cols) == kWarp && one)
-            fwd_register_kernel<T, kWarp, 1><<<by_warp, kThreads, 0, s>>>(f);
-        else if (team_of(f.cols) == kWarp)
-            fwd_register_kernel<T, kWarp, kChunks><<<by_warp, kThreads, 0, s>>>(f);
-        else if (one)
-            fwd_register_kernel<T, kThreads, 1><<<by_block, kThreads, 0, s>>>(f);
-        else
-            fwd_register_kernel<T, kThreads, kChunks><<<by_block, kThreads, 0, s>>>(f);
-    } else if (f.cols <= kWarpChunk) {
+    if (is_narrow(f.cols, wide))
+        narrow_fwd(f, s);
+    else if (in_registers(f.cols, wide) && chunks_of(f.cols) == 1)
+        fwd_register_kernel<T, 1><<<by_block, kThreads, 0, s>>>(f);
+    else if (in_registers(f.cols, wide))
+        fwd_register_kernel<T, kChunks><<<by_block, kThreads, 0, s>>>(f);
+    else if (f.cols <= kWarpColumns)
         fwd_stream_kernel<T, kWarp, 1><<<by_warp, kThreads, 0, s>>>(f);
-    } else if (wide) {
+    else if (wide)
         fwd_stream_kernel<T, kThreads, HN_VEC><<<by_block, kThreads, 0, s>>>(f);
-    } else {
+    else
         fwd_stream_kernel<T, kThreads, 1><<<by_block, kThreads, 0, s>>>(f);
-    }
+}
+
+/* The cut of the rows where dgain or dbias is wanted. */
+Runs params_runs(const hn_layer_norm_bwd_args *a, bool wide)
+{
+    const int64_t replicas = hn_replica_count(a->replicas);
+    const size_t element = hn_dtype_size(a->dtype);
+    if (is_narrow(a->cols, wide))
+        return narrow_runs(a->rows, replicas, a->cols,
+                           bwd_blocks(element, pieces_of(a->cols), true));
+    const int64_t most = kProcessors * resident(element, chunks_of(a->cols));
+    return runs_of(a->rows, replicas, most, a->cols <= kNarrow ? kThreads / kWarp : 2);
 }
 
 /* Where dgain and dbias go before the runs are added. */
 struct Gather {
     Runs runs;
-    int64_t replicas;
     float *partial;
 };
 
-template <class T, int kTeam, int kN>
+template <class T, int kN>
 void dx_registers(const Backward<T> &f, const Gather &to, cudaStream_t s)
 {
     if (f.params)
-        dx_register_kernel<T, kTeam, kN, true>
-            <<<(unsigned)(to.replicas * to.runs.count), kThreads, 0, s>>>(f, to.runs, to.partial);
+        dx_register_kernel<T, kN, true>
+            <<<(unsigned)(f.replicas * to.runs.count), kThreads, 0, s>>>(f, to.runs, to.partial);
     else
-        dx_register_kernel<T, kTeam, kN, false>
-            <<<blocks<kTeam>(f.rows), kThreads, 0, s>>>(f, to.runs, nullptr);
-}
-
-template <class T>
-void launch_registers(const Backward<T> &f, const Gather &to, cudaStream_t s)
-{
-    const bool one = chunks_of(f.cols) == 1;
-    if (team_of(f.cols) == kWarp)
-        return one ? dx_registers<T, kWarp, 1>(f, to, s)
-                   : dx_registers<T, kWarp, kChunks>(f, to, s);
-    return one ? dx_registers<T, kThreads, 1>(f, to, s)
-               : dx_registers<T, kThreads, kChunks>(f, to, s);
+        dx_register_kernel<T, kN, false>
+            <<<blocks<kThreads>(f.rows), kThreads, 0, s>>>(f, to.runs, nullptr);
 }
 
 template <class T>
 void launch_stream(const Backward<T> &f, bool wide, cudaStream_t s)
 {
-    if (f.cols <= kWarpChunk)
+    if (f.cols <= kWarpColumns)
         dx_stream_kernel<T, kWarp, 1><<<blocks<kWarp>(f.rows), kThreads, 0, s>>>(f);
     else if (wide)
         dx_stream_kernel<T, kThreads, HN_VEC><<<blocks<kThreads>(f.rows), kThreads, 0, s>>>(f);
@@ -621,30 +441,35 @@ void launch_stream(const Backward<T> &f, bool wide, cudaStream_t s)
 template <class T>
 void launch_partial(const Backward<T> &f, const Gather &to, bool wide, cudaStream_t s)
 {
-    const int64_t n = to.replicas * to.runs.count;
+    const int64_t n = f.replicas * to.runs.count;
     if (wide)
         partial_kernel<T, HN_VEC>
             <<<hn_grid(n * ((f.cols + HN_VEC - 1) / HN_VEC), kRunThreads, kMaxBlocks), kRunThreads,
-               0, s>>>(f, to.runs, to.replicas, to.partial);
+               0, s>>>(f, to.runs, f.replicas, to.partial);
     else
         partial_kernel<T, 1><<<hn_grid(n * f.cols, kRunThreads, kMaxBlocks), kRunThreads, 0, s>>>(
-            f, to.runs, to.replicas, to.partial);
+            f, to.runs, f.replicas, to.partial);
 }
 
 /* Where nothing stays in registers, dgain and dbias come before dx, which may lie on dy. */
 template <class T>
 void launch_bwd(const Backward<T> &f, const Gather &to, bool wide, cudaStream_t s)
 {
-    if (in_registers(f.cols, wide)) {
-        launch_registers(f, to, s);
+    if (is_narrow(f.cols, wide)) {
+        narrow_bwd(f, to.partial, s);
+    } else if (in_registers(f.cols, wide)) {
+        if (chunks_of(f.cols) == 1)
+            dx_registers<T, 1>(f, to, s);
+        else
+            dx_registers<T, kChunks>(f, to, s);
     } else {
         if (f.params) launch_partial(f, to, wide, s);
         if (f.dx != nullptr) launch_stream(f, wide, s);
     }
-    if (f.params)
-        sum_kernel<<<(unsigned)(to.replicas * 2 * ((f.cols + kSumCols - 1) / kSumCols)), kThreads,
-                     0, s>>>(to.partial, {{f.dgain, f.dbias}, {f.dgain_stride, f.dbias_stride}},
-                             f.cols, to.runs.count);
+    if (!f.params) return;
+    const int64_t n = f.replicas * 2 * ((f.cols + HN_RUN_COLS - 1) / HN_RUN_COLS);
+    sum_kernel<<<(unsigned)n, HN_RUN_THREADS, 0, s>>>(
+        to.partial, {{f.dgain, f.dbias}, {f.dgain_stride, f.dbias_stride}}, f.cols, to.runs.count);
 }
 
 template <class T>
@@ -661,6 +486,7 @@ Forward<T> forward_of(const hn_layer_norm_args *a)
             a->rstd,
             a->rows,
             a->cols,
+            replicas,
             hn_divisor_of(a->rows / replicas),
             a->ld_x,
             a->ld_res,
@@ -686,6 +512,7 @@ Backward<T> backward_of(const hn_layer_norm_bwd_args *a)
             a->dbias,
             a->rows,
             a->cols,
+            replicas,
             hn_divisor_of(a->rows / replicas),
             a->ld_sum,
             a->ld_dy,
@@ -715,7 +542,9 @@ hn_status hn_layer_norm_fwd_cuda(const hn_layer_norm_args *a, hn_stream stream)
 size_t hn_layer_norm_bwd_cuda_scratch(const hn_layer_norm_bwd_args *a)
 {
     if (a->dgain == NULL && a->dbias == NULL) return 0;
-    return (size_t)(hn_replica_count(a->replicas) * runs_of(a).count * 2 * a->cols) * sizeof(float);
+    const int64_t one = params_runs(a, false).count, vec = params_runs(a, true).count;
+    const int64_t runs = hn_replica_count(a->replicas) * (one > vec ? one : vec);
+    return (size_t)(runs * 2 * a->cols) * sizeof(float);
 }
 
 hn_status hn_layer_norm_bwd_cuda(const hn_layer_norm_bwd_args *a, void *scratch, hn_stream stream)
@@ -728,7 +557,7 @@ hn_status hn_layer_norm_bwd_cuda(const hn_layer_norm_bwd_args *a, void *scratch,
                       hn_vectors_fit(a->dsum, a->ld_dsum, t) &&
                       hn_vectors_fit(a->dx, a->ld_dx, t) &&
                       hn_vectors_fit(a->gain, a->gain_stride, a->gain_dtype);
-    const Gather to = {runs_of(a), hn_replica_count(a->replicas), (float *)scratch};
+    const Gather to = {params_runs(a, wide), (float *)scratch};
     HN_CUDA_REAL(t, T, launch_bwd<T>(backward_of<T>(a), to, wide, stream));
     return HN_CUDA_LAUNCHED("layer_norm_bwd");
 }
