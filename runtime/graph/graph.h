@@ -238,6 +238,12 @@ typedef union {
     struct {
         int64_t stride, offset; /* y[i] = x[i * stride + offset] */
     } rows;
+    struct {
+        int64_t index;    /* of the matrix's span */
+        int64_t br, bc;   /* rows and columns of a block */
+        int64_t capacity; /* blocks that the span may have */
+        float alpha;      /* factor of the gradient; 0: 1 */
+    } sparse;             /* block_dw, block_gather (kernels/sparse/sparse_pool.h) */
 } hn_attr;
 
 struct hn_node {
