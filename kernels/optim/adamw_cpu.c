@@ -1,5 +1,6 @@
 #include "kernels/optim/adamw.h"
 
+#include "kernels/optim/adamw_values.h"
 #include "kernels/optim/optim_range.h"
 #include "runtime/base/convert.h"
 #include "runtime/base/multiversion.h"
@@ -15,11 +16,7 @@ hn_status hn_adamw_check(const hn_adamw_args *a)
     HN_TRY(hn_check_pointer(op, "step", a->step));
     HN_TRY(hn_optim_check_range_(op, a->n, a->n_zero, a->replicas, a->stride, a->grad_stride,
                                  a->step_stride));
-    if (!(a->beta1 >= 0.0f && a->beta1 < 1.0f) || !(a->beta2 >= 0.0f && a->beta2 < 1.0f))
-        return HN_FAIL(HN_ERR_ARG, "%s: betas %g and %g must be in [0, 1)", op, (double)a->beta1,
-                       (double)a->beta2);
-    if (!(a->eps > 0.0f) || !isfinite(a->eps))
-        return HN_FAIL(HN_ERR_ARG, "%s: eps %g must be positive", op, (double)a->eps);
+    HN_TRY(hn_optim_check_adam_(op, a->beta1, a->beta2, a->eps));
     return hn_optim_check_rates_(op, a->weight_decay, a->lr_scale);
 }
 
@@ -53,13 +50,22 @@ hn_status hn_adamw_cpu(const hn_adamw_args *a)
     return HN_OK;
 }
 
-/* Numbers of one replica, ready to multiply with. */
-typedef struct {
-    float scale, keep, beta1, beta2, step, denominator, eps;
-} factors;
+hn_adamw_factors_ hn_adamw_factors_of_(const hn_adamw_args *a, const hn_step_block *s,
+                                       float correction1, float correction2)
+{
+    const double lr = (double)s->lr * (a->lr_scale != 0.0f ? (double)a->lr_scale : 1.0);
+    return (hn_adamw_factors_){.scale = s->grad_scale,
+                               .keep = (float)(1.0 - lr * (double)a->weight_decay),
+                               .beta1 = a->beta1,
+                               .beta2 = a->beta2,
+                               .step = (float)(lr / (double)correction1),
+                               .denominator = (float)(1.0 / sqrt((double)correction2)),
+                               .eps = a->eps};
+}
 
-HN_MULTIVERSION static void update_block(float *restrict p, const float *restrict grad,
-                                         float *restrict m, float *restrict v, int64_t n, factors f)
+HN_MULTIVERSION void hn_adamw_values_(float *restrict p, const float *restrict grad,
+                                      float *restrict m, float *restrict v, int64_t n,
+                                      hn_adamw_factors_ f)
 {
     for (int64_t i = 0; i < n; i++) {
         const float g = grad[i] * f.scale;
@@ -74,20 +80,14 @@ HN_MULTIVERSION static void update_block(float *restrict p, const float *restric
 static void update_fast(const hn_adamw_args *a, int64_t r)
 {
     const hn_step_block *s = a->step + r * a->step_stride;
-    const double lr = (double)s->lr * (a->lr_scale != 0.0f ? (double)a->lr_scale : 1.0);
-    const factors f = {.scale = s->grad_scale,
-                       .keep = (float)(1.0 - lr * (double)a->weight_decay),
-                       .beta1 = a->beta1,
-                       .beta2 = a->beta2,
-                       .step = (float)(lr / (double)s->bias_correction1),
-                       .denominator = (float)(1.0 / sqrt((double)s->bias_correction2)),
-                       .eps = a->eps};
+    const hn_adamw_factors_ f =
+        hn_adamw_factors_of_(a, s, s->bias_correction1, s->bias_correction2);
     float *const grad = a->grad + r * a->grad_stride;
 #pragma omp parallel for schedule(static) if (a->n > HN_OMP_MIN)
     for (int64_t b = 0; b < a->n; b += HN_OPTIM_BLOCK_) {
         const int64_t n = a->n - b < HN_OPTIM_BLOCK_ ? a->n - b : HN_OPTIM_BLOCK_;
         const int64_t i = r * a->stride + b;
-        update_block(a->p + i, grad + b, a->m + i, a->v + i, n, f);
+        hn_adamw_values_(a->p + i, grad + b, a->m + i, a->v + i, n, f);
         if (a->work) hn_from_f32(a->p + i, n, a->work, HN_BF16, i);
     }
 }

@@ -1,4 +1,5 @@
-/* optim_range.h - what the optimizers of this folder share. For the sources of this folder only. */
+/* optim_range.h - what the optimizers of this folder share. For the sources of this folder and
+ * of kernels/sparse only. */
 #ifndef HN_OPTIM_RANGE_H
 #define HN_OPTIM_RANGE_H
 #include <inttypes.h>
@@ -31,6 +32,16 @@ static inline hn_status hn_optim_check_range_(const char *op, int64_t n, int64_t
         return HN_FAIL(HN_ERR_ARG, "%s: step_stride %" PRId64 " must be 0 or 1", op, step_stride);
     HN_TRY(hn_check_stride(op, "the trained values", replicas, stride, n));
     return hn_check_stride(op, "grad", replicas, grad_stride, n_zero > n ? n_zero : n);
+}
+
+static inline hn_status hn_optim_check_adam_(const char *op, float beta1, float beta2, float eps)
+{
+    if (!(beta1 >= 0.0f && beta1 < 1.0f) || !(beta2 >= 0.0f && beta2 < 1.0f))
+        return HN_FAIL(HN_ERR_ARG, "%s: betas %g and %g must be in [0, 1)", op, (double)beta1,
+                       (double)beta2);
+    if (!(eps > 0.0f) || !isfinite(eps))
+        return HN_FAIL(HN_ERR_ARG, "%s: eps %g must be positive", op, (double)eps);
+    return HN_OK;
 }
 
 static inline hn_status hn_optim_check_rates_(const char *op, float weight_decay, float lr_scale)

@@ -238,6 +238,24 @@ typedef union {
     struct {
         int64_t stride, offset; /* y[i] = x[i * stride + offset] */
     } rows;
+    struct {
+        int64_t index;    /* of the matrix's span */
+        int64_t br, bc;   /* rows and columns of a block */
+        int64_t capacity; /* blocks that the span may have */
+        float alpha;      /* factor of the gradient; 0: 1 */
+    } sparse;             /* block_dw, block_gather, block_store (kernels/sparse/sparse_pool.h) */
+    struct {
+        float beta1, beta2, eps, weight_decay, lr_scale;
+        int64_t block_values; /* of every block; 0: by the input `sizes` */
+    } sparse_adamw;
+    struct {
+        int64_t br, bc;  /* rows and columns of a block */
+        int kind;        /* hn_score_kind of kernels/sparse/block_score.h */
+        bool accumulate; /* add to what f holds */
+    } block_score;
+    struct {
+        bool zero; /* g = 0 afterwards */
+    } window_add;
 } hn_attr;
 
 struct hn_node {
