@@ -1,25 +1,20 @@
 /* One pass over the range (cuda_range.h), in the fp32 formulas of the fast CPU function. */
 #include "kernels/optim/adamw.h"
 
+#include "kernels/optim/cuda_adamw.h"
 #include "kernels/optim/cuda_range.h"
 
 namespace {
 
 struct AdamW {
     float *m, *v;
-    float beta1, beta2, eps, weight_decay, lr_scale;
+    hn_optim::AdamWRates rates;
 
-    /* Numbers of one replica, ready to multiply with. */
-    struct Factors {
-        float scale, keep, step, denominator;
-    };
+    using Factors = hn_optim::AdamWFactors; /* of one replica */
 
     __device__ Factors factors_of(const hn_step_block *s) const
     {
-        const double lr = (double)s->lr * (lr_scale != 0.0f ? (double)lr_scale : 1.0);
-        return {s->grad_scale, (float)(1.0 - lr * (double)weight_decay),
-                (float)(lr / (double)s->bias_correction1),
-                (float)(1.0 / sqrt((double)s->bias_correction2))};
+        return hn_optim::adamw_factors(rates, s, s->bias_correction1, s->bias_correction2);
     }
 
     template <int kWidth>
@@ -30,12 +25,8 @@ struct AdamW {
         hn_load_span<kWidth>(m + at, n, m1);
         hn_load_span<kWidth>(v + at, n, v1);
 #pragma unroll
-        for (int k = 0; k < kWidth; k++) {
-            const float g = grad[k] * f.scale;
-            m1[k] = m1[k] + (1.0f - beta1) * (g - m1[k]);
-            v1[k] = beta2 * v1[k] + (1.0f - beta2) * g * g;
-            p[k] = p[k] * f.keep - f.step * m1[k] / (sqrtf(v1[k]) * f.denominator + eps);
-        }
+        for (int k = 0; k < kWidth; k++)
+            hn_optim::adamw_value(rates, f, grad[k], p[k], m1[k], v1[k]);
         hn_store_span<kWidth>(m + at, n, m1);
         hn_store_span<kWidth>(v + at, n, v1);
     }
@@ -47,7 +38,7 @@ hn_status hn_adamw_cuda(const hn_adamw_args *a, hn_stream stream)
 {
     HN_TRY(hn_adamw_check(a));
     const hn_optim::Range r = hn_optim::range_of(a);
-    const AdamW update = {a->m, a->v, a->beta1, a->beta2, a->eps, a->weight_decay, a->lr_scale};
+    const AdamW update = {a->m, a->v, {a->beta1, a->beta2, a->eps, a->weight_decay, a->lr_scale}};
     hn_optim::launch_range(r, update, hn_optim::range_is_wide(r, a->m, a->v), stream);
     return HN_CUDA_LAUNCHED("adamw");
 }

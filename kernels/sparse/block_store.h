@@ -55,7 +55,7 @@ HN_NODISCARD hn_status hn_block_keep_cpu(const hn_block_store_args *a);
 HN_NODISCARD hn_status hn_block_restore_cpu(const hn_block_store_args *a);
 
 /* n matrices, each with its own args; those of one pool and dtype share launches. */
-enum { HN_BLOCK_STORE_MANY = 60 };
+enum { HN_BLOCK_STORE_MANY = 72 };
 HN_NODISCARD HN_CUDA_FUNCTION hn_status hn_block_store_cuda(const hn_block_store_args *a, int64_t n,
                                                             hn_stream stream);
 HN_NODISCARD HN_CUDA_FUNCTION hn_status hn_block_keep_cuda(const hn_block_store_args *a, int64_t n,
