@@ -6,6 +6,7 @@
 #include <stdbool.h>
 #include <string.h>
 
+#include "kernels/optim/optim_many.h"
 #include "runtime/base/check.h"
 #include "runtime/base/step_block.h"
 
@@ -31,6 +32,12 @@ static inline hn_status hn_optim_check_range_(const char *op, int64_t n, int64_t
         return HN_FAIL(HN_ERR_ARG, "%s: step_stride %" PRId64 " must be 0 or 1", op, step_stride);
     HN_TRY(hn_check_stride(op, "the trained values", replicas, stride, n));
     return hn_check_stride(op, "grad", replicas, grad_stride, n_zero > n ? n_zero : n);
+}
+
+static inline hn_status hn_optim_check_many_(const char *op, int64_t n)
+{
+    if (n >= 1 && n <= HN_OPTIM_MANY) return HN_OK;
+    return HN_FAIL(HN_ERR_SHAPE, "%s: %" PRId64 " ranges, 1 to %d", op, n, HN_OPTIM_MANY);
 }
 
 static inline hn_status hn_optim_check_rates_(const char *op, float weight_decay, float lr_scale)

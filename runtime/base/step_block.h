@@ -36,7 +36,7 @@ typedef struct __attribute__((aligned(16))) {
     float grad_scale;        /* clip factor / trained tokens; 0: the update is left out */
     float grad_norm;         /* ||gradient|| / trained tokens, before clipping */
     int32_t skipped;         /* HN_STEP_...: why grad_scale is 0 */
-    int32_t reserved;        /* 0 */
+    uint32_t arrived;        /* 0, but while grad_norm runs: its blocks that are done */
 } hn_step_block;
 
 #ifdef __cplusplus
