@@ -79,6 +79,7 @@ __device__ __forceinline__ double sum_partial(const double *partial, int64_t blo
 __device__ void set_scale(hn_step_block *step, double sum_squares, double count)
 {
     const double norm = sqrt(sum_squares) / count;
+    step->count = (float)count;
     step->grad_scale = 0.0f;
     if (count == 0.0) {
         step->grad_norm = 0.0f;
