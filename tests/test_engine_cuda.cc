@@ -219,6 +219,23 @@ TEST_P(EngineOnCuda, AStepOfOneMicroBatchMayGoAsOne)
         }
 }
 
+/* What a micro-batch without an update has counted is not this step's. */
+TEST_P(EngineOnCuda, AStepBeginsItsSumsAnew)
+{
+    for (const hn_executor x : {HN_EXECUTOR_NODES, HN_EXECUTOR_GRAPH}) {
+        Job clean(MODEL, {.executor = x, .dtype = GetParam()});
+        Job spoilt(MODEL, {.executor = x, .dtype = GetParam()});
+        hn_step_report want = {}, got = {};
+        clean.one_batch_step(0, false, &want);
+        spoilt.fill(7);
+        ASSERT_HN_OK(hn_engine_begin(spoilt.e, 0));
+        ASSERT_HN_OK(hn_engine_micro(spoilt.e, 0));
+        spoilt.one_batch_step(0, true, &got);
+        EXPECT_EQ(got.tokens, want.tokens);
+        EXPECT_EQ(got.loss_sum, want.loss_sum);
+    }
+}
+
 TEST_P(EngineOnCuda, TheSideStreamChangesNoBit)
 {
     for (const double dropout : {0.0, 0.1}) {

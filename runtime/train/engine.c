@@ -11,8 +11,9 @@
 enum { STAGES = 2 };
 
 /* The host's side of a micro-batch. On the CPU there is one, and block and batch are the tensors'
- * own memory. Else the batch lies behind the block as it does on the device. */
+ * own memory. Else a loss of 0, block and batch lie as they do on the device. */
 typedef struct {
+    char *memory; /* where they begin */
     hn_step_block *step;
     hn_engine_input batch;
     hn_device_fence *sent; /* behind the copies to the device */
@@ -37,13 +38,14 @@ struct hn_engine {
     hn_program *program;
     hn_params *params;
     /* One behind the other in memory: a copy takes step block and fields of a micro-batch there,
-     * another loss and step block back. */
+     * and with the loss a step's; another takes loss and step block back. */
     hn_tensor *loss, *step, *field[HN_JOB_FIELDS];
     hn_job_sums eval_sums;
     hn_tensor *values;       /* the flat trained range; NULL without an anchor */
     hn_tensor *ref, *fisher; /* of the anchor, laid out as that; NULL: it has none */
     hn_graph *begin, *micro, *update, *square, *eval_begin, *eval, *probe;
-    hn_device_graph *whole; /* begin, micro and update; NULL: not captured */
+    hn_device_graph *whole; /* micro and update; NULL: not captured */
+    bool counted;           /* rows have been counted since begin and update */
     int64_t recomputed;     /* layers */
     int64_t step_number;    /* of the running optimizer step, from 0 */
     hn_profile *profile;    /* NULL: not wanted */
@@ -121,7 +123,8 @@ static hn_status record_micro(hn_engine *e)
     return hn_graph_backward(e->micro, 0, NULL, NULL);
 }
 
-/* The update of elements first .. first+n-1 of the flat trained range. */
+/* The update of elements first .. first+n-1 of the flat trained range. The last one clears the
+ * count, which lies behind the gradients, with them. */
 static hn_status record_range(hn_engine *e, const char *name, int64_t first, int64_t n,
                               double decay)
 {
@@ -130,9 +133,11 @@ static hn_status record_range(hn_engine *e, const char *name, int64_t first, int
     const bool adamw = o->kind == HN_OPTIMIZER_ADAMW;
     hn_tensor *in[5] = {NULL};
     const int n_moments = adamw ? 2 : o->momentum > 0;
+    const bool last = first + n == hn_params_flat(e->params)->n;
     if (n == 0) return HN_OK;
     for (int k = 0; k < 2 + n_moments; k++)
-        HN_TRY(hn_program_range(e->program, mems[k], name, HN_F32, first, n, &in[k]));
+        HN_TRY(hn_program_range(e->program, mems[k], name, HN_F32, first,
+                                n + (last && mems[k] == HN_MEM_GRAD), &in[k]));
     hn_tensor *work = NULL;
     if (hn_params_flat(e->params)->work)
         HN_TRY(hn_program_range(e->program, HN_MEM_WORK, name, e->o.dtype, first, n, &work));
@@ -366,11 +371,11 @@ static size_t span(const hn_tensor *from, const hn_tensor *to)
     return (size_t)((const char *)to->data - (const char *)from->data) + hn_type_bytes(&to->type);
 }
 
-/* Step block and batch. */
-static size_t stage_bytes(const hn_engine *e)
+/* From `first` to the end of the batch. */
+static size_t stage_bytes(const hn_engine *e, const hn_tensor *first)
 {
     const int n = has_batch(e) ? e->o.job->n_fields : 0;
-    return span(e->step, n > 0 ? e->field[n - 1] : e->step);
+    return span(first, n > 0 ? e->field[n - 1] : e->step);
 }
 
 /* Loss and step block. */
@@ -396,7 +401,7 @@ static hn_status take_host_memory(hn_engine *e)
 {
     const bool gpu = e->o.executor != HN_EXECUTOR_CPU;
     const size_t head = round_up(sizeof *e->pinned), back = round_up(back_bytes(e));
-    const size_t staged = gpu ? round_up(stage_bytes(e)) : 0;
+    const size_t staged = gpu ? round_up(stage_bytes(e, e->loss)) : 0;
     void *memory = NULL;
     HN_TRY(hn_device_alloc_host(hn_program_device(e->program),
                                 head + STAGES * staged + HN_ENGINE_AHEAD * back, &memory));
@@ -404,9 +409,10 @@ static hn_status take_host_memory(hn_engine *e)
     char *at = (char *)memory + head;
     for (int i = 0; i < STAGES; i++, at += staged) {
         stage *s = &e->stage[i];
-        s->step = gpu ? (void *)at : e->step->data;
+        s->memory = gpu ? at : e->loss->data;
+        s->step = place_at(s->memory, e->loss, e->step);
         for (int k = 0; has_batch(e) && k < e->o.job->n_fields; k++)
-            s->batch.field[k] = place_at(s->step, e->step, e->field[k]);
+            s->batch.field[k] = place_at(s->memory, e->loss, e->field[k]);
     }
     for (int i = 0; i < HN_ENGINE_AHEAD; i++, at += back) {
         e->outcome[i].step = gpu ? &e->pinned->update[i] : e->step->data;
@@ -428,13 +434,13 @@ static hn_status fetch(const hn_engine *e, const hn_tensor *t, void *to)
 
 static hn_status wait(const hn_engine *e) { return hn_device_wait(hn_program_device(e->program)); }
 
-/* Block and batch of the stage in use. */
-static hn_status send_stage(hn_engine *e)
+/* The stage in use from `first` on: the loss or the block. */
+static hn_status send_stage(hn_engine *e, const hn_tensor *first)
 {
     stage *s = &e->stage[e->now];
-    hn_device *d = hn_program_device(e->program);
-    if (s->step != e->step->data) /* CPU: it is there already */
-        HN_TRY(hn_device_send(d, e->step->data, s->step, stage_bytes(e)));
+    if (s->memory != e->loss->data) /* CPU: it is there already */
+        HN_TRY(hn_device_send(hn_program_device(e->program), first->data,
+                              place_at(s->memory, e->loss, first), stage_bytes(e, first)));
     s->used = true;
     return hn_device_fence_here(s->sent);
 }
@@ -470,7 +476,7 @@ hn_status hn_engine_run_empty(hn_engine *e)
         HN_TRY(hn_engine_batch(e, &in));
         e->o.job->empty(e->o.job, in.field);
     }
-    HN_TRY(send_stage(e));
+    HN_TRY(send_stage(e, e->step));
     HN_TRY(hn_params_get_buffers(e->params, &buffers));
     hn_status st = HN_OK;
     for (int i = 0; i < N_VARIANTS && st == HN_OK; i++)
@@ -489,8 +495,8 @@ static hn_status warm_up(hn_engine *e)
     variants(e, variant);
     for (int i = 0; i < N_VARIANTS; i++)
         if (variant[i]) HN_TRY(hn_graph_capture(variant[i], e->step->data));
-    hn_graph *const step[] = {e->begin, e->micro, e->update};
-    if (e->micro) HN_TRY(hn_graphs_capture(step, 3, e->step->data, &e->whole));
+    hn_graph *const step[] = {e->micro, e->update};
+    if (e->micro) HN_TRY(hn_graphs_capture(step, 2, e->step->data, &e->whole));
     return wait(e);
 }
 
@@ -560,6 +566,7 @@ hn_status hn_engine_batch(hn_engine *e, hn_engine_input *out)
 hn_status hn_engine_begin(hn_engine *e, int64_t step)
 {
     e->step_number = step;
+    e->counted = false;
     return run(e, e->begin, false);
 }
 
@@ -576,7 +583,8 @@ static hn_status set_micro(hn_engine *e, int64_t index)
 static hn_status micro(hn_engine *e, int64_t index, bool check)
 {
     HN_TRY(set_micro(e, index));
-    HN_TRY(send_stage(e));
+    HN_TRY(send_stage(e, e->step));
+    e->counted = true;
     return run(e, e->micro, check);
 }
 
@@ -624,9 +632,12 @@ hn_status hn_engine_update(hn_engine *e, double lr, hn_step_report *report)
     set_update(e, step, lr);
     HN_TRY(send(e, e->step, step));
     HN_TRY(run(e, e->update, false));
+    e->counted = false;
     return fetch_report(e, report);
 }
 
+/* Captured, the step has no begin: a loss of 0 comes with the batch, and updates clear the count.
+ */
 hn_status hn_engine_step(hn_engine *e, int64_t step, double lr, hn_step_report *report)
 {
     if (e->whole == NULL || e->profile != NULL) {
@@ -635,10 +646,11 @@ hn_status hn_engine_step(hn_engine *e, int64_t step, double lr, hn_step_report *
         return hn_engine_update(e, lr, report);
     }
     HN_TRY(check_ahead(e));
+    if (e->counted) HN_TRY(hn_engine_begin(e, step));
     e->step_number = step;
     HN_TRY(set_micro(e, 0));
     set_update(e, e->stage[e->now].step, lr);
-    HN_TRY(send_stage(e));
+    HN_TRY(send_stage(e, e->loss));
     HN_TRY(hn_device_launch(hn_program_device(e->program), e->whole));
     return fetch_report(e, report);
 }
@@ -668,7 +680,7 @@ hn_status hn_engine_eval_batch(hn_engine *e)
 {
     stage *s = &e->stage[e->now];
     if (s->used) HN_TRY(hn_device_fence_wait(s->sent)); /* the same batch again */
-    HN_TRY(send_stage(e));
+    HN_TRY(send_stage(e, e->step));
     return run(e, e->eval, false);
 }
 
@@ -695,6 +707,7 @@ hn_status hn_engine_square(hn_engine *e)
     if (e->square == NULL)
         return HN_FAIL(HN_ERR_ARG, "squares of gradients, but the engine has no anchor with a "
                                    "Fisher, or does not train");
+    e->counted = false; /* it clears the count */
     return run(e, e->square, false);
 }
 
