@@ -1,4 +1,5 @@
-/* Depthwise convolutions have kernels of their own, and so has forward of a few taps. The others
+/* Depthwise convolutions have kernels of their own, and so have forward and
+ * the gradient of w of a few taps. The others
  * are matrix products: of x itself where the kernel is 1 x 1, else of its patches, which are laid
  * out in the scratch a piece at a time. (cuDNN, which lays out nothing, is in conv2d_cudnn.h.) */
 #include "kernels/conv/conv2d.h"
@@ -317,6 +318,7 @@ hn_status hn_conv2d_dx_cuda(const hn_conv2d_dx_args *a, hn_gemm_cuda *gemm, void
 size_t hn_conv2d_dw_cuda_scratch(const hn_conv2d_dw_args *a)
 {
     if (hn_conv2d_depthwise_fits(&a->shape, a->replicas)) return hn_conv2d_depthwise_dw_scratch(a);
+    if (hn_conv2d_direct_fits(&a->shape, a->replicas)) return hn_conv2d_direct_dw_scratch(a);
     return patch_bytes(pieces_of(&a->shape, a->replicas, a->dtype, false), &a->shape, a->dtype);
 }
 
@@ -344,6 +346,8 @@ hn_status hn_conv2d_dw_cuda(const hn_conv2d_dw_args *a, hn_gemm_cuda *gemm, void
     HN_TRY(check_extent("conv2d_dw", &a->shape));
     if (hn_conv2d_depthwise_fits(&a->shape, a->replicas))
         return hn_conv2d_depthwise_dw(a, scratch, stream);
+    if (hn_conv2d_direct_fits(&a->shape, a->replicas))
+        return hn_conv2d_direct_dw(a, scratch, stream);
     const Pieces p = pieces_of(&a->shape, a->replicas, a->dtype, false);
     if (p.ld != 0) HN_TRY(hn_check_pointer("conv2d_dw", "scratch", scratch));
     for (int64_t at = 0; at < p.replicas; at++)
