@@ -153,10 +153,8 @@ static hn_status fill_batch(bench *b, int64_t step)
 static hn_status enqueue_step(void *context, int64_t step)
 {
     bench *b = context;
-    HN_TRY(hn_engine_begin(b->engine, step));
     HN_TRY(fill_batch(b, step));
-    HN_TRY(hn_engine_micro(b->engine, 0));
-    return hn_engine_update(b->engine, b->c->lr, NULL);
+    return hn_engine_step(b->engine, step, b->c->lr, NULL);
 }
 
 /* ---- set-up ---- */

@@ -148,11 +148,9 @@ static hn_status enqueue_step(void *context, int64_t step)
 {
     const bench *b = context;
     hn_engine_input in;
-    HN_TRY(hn_engine_begin(b->engine, step));
     HN_TRY(hn_engine_batch(b->engine, &in));
     HN_TRY(b->feed->next(b->feed, &in));
-    HN_TRY(hn_engine_micro(b->engine, 0));
-    return hn_engine_update(b->engine, b->c->lr, NULL);
+    return hn_engine_step(b->engine, step, b->c->lr, NULL);
 }
 
 /* ---- set-up ---- */

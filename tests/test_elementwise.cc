@@ -334,6 +334,31 @@ TEST(ElementwiseCudaCastMany, NamesWhatIsWrong)
     EXPECT_HN_FAIL(hn_cast_many_cuda(&a, 1, nullptr), HN_ERR_ARG, "NULL");
 }
 
+/* Words, many blocks of them, and bytes that are no words. */
+TEST(ElementwiseCudaZeroMany, ZeroesEachPieceAndNothingElse)
+{
+    HN_NEED_CUDA();
+    for (const size_t odd : {(size_t)0, (size_t)3}) {
+        DeviceArray<unsigned char> one(4), many((size_t)3 << 20), some(40 + odd);
+        const hn_zero_piece a[] = {{one.data(), one.bytes()},
+                                   {many.data(), many.bytes() - 8},
+                                   {some.data(), some.bytes()}};
+        run_captured([&](hn_stream s) { ASSERT_HN_OK(hn_zero_many_cuda(a, 3, s)); }, 2);
+        const auto v = many.host(); /* host() looks at the guard bands */
+        EXPECT_EQ(one.host(), std::vector<unsigned char>(one.bytes()));
+        EXPECT_EQ(some.host(), std::vector<unsigned char>(some.bytes()));
+        EXPECT_EQ(std::count(v.begin(), v.end() - 8, 0), (ptrdiff_t)v.size() - 8);
+        EXPECT_EQ(std::count(v.end() - 8, v.end(), 0xff), 8);
+    }
+}
+
+TEST(ElementwiseCudaZeroMany, NamesWhatIsWrong)
+{
+    const hn_zero_piece a = {nullptr, 4};
+    EXPECT_HN_FAIL(hn_zero_many_cuda(&a, 0, nullptr), HN_ERR_SHAPE, "0 pieces, 1 to 16");
+    EXPECT_HN_FAIL(hn_zero_many_cuda(&a, HN_ZERO_MANY + 1, nullptr), HN_ERR_SHAPE, "17 pieces");
+}
+
 TEST(ElementwiseCudaCast, NaNAndInfinitySurvive)
 {
     HN_NEED_CUDA();

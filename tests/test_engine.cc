@@ -391,18 +391,27 @@ TEST_P(GoldenRun, LossesAgree)
 #else
     const int64_t steps = (int64_t)loss.size();
 #endif
+    const auto fill = [&](int64_t number) {
+        std::vector<int64_t> start;
+        for (int64_t b = 0; b < m.d.batch_rows; b++)
+            start.push_back((number * m.d.batch_rows + b) * m.d.seq_len * 7 %
+                            (n - m.d.seq_len - 1));
+        m.fill(ids, start);
+    };
     for (int64_t t = 0; t < steps; t++) {
-        ASSERT_HN_OK(hn_engine_begin(m.e, t));
-        for (int64_t a = 0; a < accumulation; a++) {
-            std::vector<int64_t> start;
-            for (int64_t b = 0; b < m.d.batch_rows; b++)
-                start.push_back(((t * accumulation + a) * m.d.batch_rows + b) * m.d.seq_len * 7 %
-                                (n - m.d.seq_len - 1));
-            m.fill(ids, start);
-            ASSERT_HN_OK(hn_engine_micro(m.e, a));
-        }
         hn_step_report r;
-        ASSERT_HN_OK(hn_engine_update(m.e, lr[(size_t)t], &r));
+        if (accumulation == 1) {
+            fill(t);
+            ASSERT_HN_OK(hn_engine_step(m.e, t, lr[(size_t)t], &r));
+        } else {
+            ASSERT_HN_OK(hn_engine_begin(m.e, t));
+            for (int64_t a = 0; a < accumulation; a++) {
+                fill(t * accumulation + a);
+                ASSERT_HN_OK(hn_engine_micro(m.e, a));
+            }
+            ASSERT_HN_OK(hn_engine_update(m.e, lr[(size_t)t], &r));
+        }
+        EXPECT_EQ(*(const float *)hn_params_flat(m.params())->count->data, 0); /* the update's */
         EXPECT_NEAR(r.loss, loss[(size_t)t], 1e-3) << "step " << t;
         EXPECT_NEAR(r.grad_norm, norm[(size_t)t], 2e-2 * norm[(size_t)t]) << "step " << t;
     }

@@ -136,6 +136,17 @@ class Job {
         }
         EXPECT_HN_OK(hn_engine_update(e, 1e-2, report));
     }
+    void one_batch_step(int64_t t, bool whole, hn_step_report *report)
+    {
+        fill(t);
+        if (whole) {
+            EXPECT_HN_OK(hn_engine_step(e, t, 1e-2, report));
+            return;
+        }
+        EXPECT_HN_OK(hn_engine_begin(e, t));
+        EXPECT_HN_OK(hn_engine_micro(e, 0));
+        EXPECT_HN_OK(hn_engine_update(e, 1e-2, report));
+    }
     hn_step_report step(int64_t t)
     {
         hn_step_report r = {};
@@ -179,6 +190,49 @@ TEST_P(EngineOnCuda, BothExecutorsAndTwoRunsGiveTheSameBits)
             if (first.empty()) first = r.trained();
             EXPECT_TRUE(same_bits(first, r.trained()));
         }
+    }
+}
+
+/* Of every executor; behind each such step come an evaluation and a step of two micro-batches. */
+TEST_P(EngineOnCuda, AStepOfOneMicroBatchMayGoAsOne)
+{
+    std::vector<float> first;
+    std::vector<double> losses;
+    for (const bool whole : {false, true})
+        for (const hn_executor x : {HN_EXECUTOR_NODES, HN_EXECUTOR_GRAPH}) {
+            Job r(MODEL, {.executor = x, .dtype = GetParam(), .full = true});
+            std::vector<double> got;
+            for (int64_t t = 0; t < 6; t += 2) {
+                hn_step_report s = {};
+                hn_eval_sums e = {};
+                r.one_batch_step(t, whole, &s);
+                got.insert(got.end(), {s.loss, s.loss_sum, (double)s.tokens, s.grad_norm});
+                ASSERT_HN_OK(hn_engine_eval_begin(r.e));
+                r.fill(9);
+                ASSERT_HN_OK(hn_engine_eval_batch(r.e));
+                ASSERT_HN_OK(hn_engine_eval_sums(r.e, &e));
+                got.insert(got.end(), {e.loss, r.step(t + 1).loss});
+            }
+            if (first.empty()) first = r.trained(), losses = got;
+            EXPECT_TRUE(same_bits(first, r.trained()));
+            EXPECT_EQ(got, losses);
+        }
+}
+
+/* What a micro-batch without an update has counted is not this step's. */
+TEST_P(EngineOnCuda, AStepBeginsItsSumsAnew)
+{
+    for (const hn_executor x : {HN_EXECUTOR_NODES, HN_EXECUTOR_GRAPH}) {
+        Job clean(MODEL, {.executor = x, .dtype = GetParam()});
+        Job spoilt(MODEL, {.executor = x, .dtype = GetParam()});
+        hn_step_report want = {}, got = {};
+        clean.one_batch_step(0, false, &want);
+        spoilt.fill(7);
+        ASSERT_HN_OK(hn_engine_begin(spoilt.e, 0));
+        ASSERT_HN_OK(hn_engine_micro(spoilt.e, 0));
+        spoilt.one_batch_step(0, true, &got);
+        EXPECT_EQ(got.tokens, want.tokens);
+        EXPECT_EQ(got.loss_sum, want.loss_sum);
     }
 }
 
@@ -317,6 +371,27 @@ TEST(EngineOnCudaWaits, TheHostRunsAhead)
     }
 }
 
+TEST(EngineOnCudaWaits, TheHostRunsAheadOfWholeSteps)
+{
+    HN_NEED_CUDA();
+    enum { STEPS = 40 };
+    Job apart(MODEL, {}), ahead(MODEL, {});
+    const int64_t waits_before = waits, events_before = waits_for_events;
+    for (int64_t t = 0; t < STEPS; t++) {
+        bool there = true;
+        hn_step_report r;
+        ahead.one_batch_step(t, true, nullptr);
+        while (there) ASSERT_HN_OK(hn_engine_report(ahead.e, false, &there, &r));
+    }
+    EXPECT_EQ(waits, waits_before);
+    EXPECT_LE(waits_for_events - events_before, STEPS); /* one a batch at most */
+    for (int64_t t = 0; t < STEPS; t++) {
+        hn_step_report r;
+        apart.one_batch_step(t, false, &r);
+    }
+    EXPECT_TRUE(same_bits(ahead.trained(), apart.trained()));
+}
+
 TEST(EngineOnCudaWaits, ReportsThatNobodyTakesEndTheRun)
 {
     HN_NEED_CUDA();
@@ -324,6 +399,7 @@ TEST(EngineOnCudaWaits, ReportsThatNobodyTakesEndTheRun)
     for (int64_t t = 0; t < HN_ENGINE_AHEAD; t++) r.step(t, nullptr);
     EXPECT_HN_FAIL(hn_engine_update(r.e, 1e-2, nullptr), HN_ERR_ARG,
                    "the reports of 8 steps have not been taken");
+    EXPECT_HN_FAIL(hn_engine_step(r.e, 8, 1e-2, nullptr), HN_ERR_ARG, "reports of 8 steps");
 }
 
 /* The memory that goes is what the plan says, to 2 % or 64 MiB. */

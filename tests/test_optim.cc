@@ -639,6 +639,43 @@ TEST(OptimCudaSkip, SkippedAndFrozenReplicasKeepTheirValuesButLoseTheGradient)
     }
 }
 
+/* Ranges of several lengths, alignments and replicas in one launch, each with its own decay. */
+TEST(OptimCudaMany, EqualsUpdatesOneByOne)
+{
+    HN_NEED_CUDA();
+    Range start[] = {Range(5000), Range(13), Range(37, 3, true), Range(1)};
+    static_assert(std::size(start) == HN_OPTIM_MANY);
+    for (const bool adamw : {false, true})
+        for (int64_t n = 1; n <= HN_OPTIM_MANY; n++) {
+            std::vector<std::unique_ptr<DeviceRange>> one, many;
+            std::vector<hn_adamw_args> a;
+            std::vector<hn_sgd_args> s;
+            for (int64_t i = 0; i < n; i++) {
+                one.push_back(std::make_unique<DeviceRange>(start[i]));
+                many.push_back(std::make_unique<DeviceRange>(start[i]));
+                auto x = one[(size_t)i]->adamw();
+                auto y = one[(size_t)i]->sgd(0.9f, true);
+                x.weight_decay = y.weight_decay = 0.1f * (float)i;
+                ASSERT_HN_OK(adamw ? hn_adamw_cuda(&x, nullptr) : hn_sgd_cuda(&y, nullptr));
+                a.push_back(many[(size_t)i]->adamw());
+                s.push_back(many[(size_t)i]->sgd(0.9f, true));
+                a.back().weight_decay = s.back().weight_decay = 0.1f * (float)i;
+            }
+            run_captured([&](hn_stream stream) {
+                ASSERT_HN_OK(adamw ? hn_adamw_many_cuda(a.data(), n, stream)
+                                   : hn_sgd_many_cuda(s.data(), n, stream));
+            });
+            for (size_t i = 0; i < (size_t)n; i++) EXPECT_TRUE(*one[i] == *many[i]) << i;
+        }
+}
+
+TEST(OptimCudaMany, NamesWhatIsWrong)
+{
+    EXPECT_HN_FAIL(hn_sgd_many_cuda(nullptr, 0, nullptr), HN_ERR_SHAPE, "sgd: 0 ranges, 1 to 4");
+    EXPECT_HN_FAIL(hn_adamw_many_cuda(nullptr, HN_OPTIM_MANY + 1, nullptr), HN_ERR_SHAPE,
+                   "adamw: 5 ranges");
+}
+
 /* The graph itself puts the step block in place that its update must read. */
 TEST(OptimCudaReplay, ReadsTheStepBlockWhenItRuns)
 {
@@ -703,6 +740,7 @@ TEST(GradNormCuda, CudaMatchesCpuAndRepeatsBitForBit)
                     EXPECT_FLOAT_EQ(got[r].grad_scale, want[r].grad_scale);
                     EXPECT_EQ(got[r].skipped, HN_STEP_DONE);
                     EXPECT_EQ(got[r].seed, 77u);
+                    EXPECT_EQ(got[r].arrived, 0u); /* ready for the next step */
                 }
                 EXPECT_TRUE(same_bits(norms_of(grad, replicas, max_norm, true, true), got));
             }

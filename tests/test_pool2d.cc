@@ -98,6 +98,12 @@ std::vector<Case> cases()
         add(HN_POOL_MAX, {2, 9, 8, 13}, 3, 2, 1, false, 3);
         add(HN_POOL_MAX, {1, 20, 17, 8}, 16, 3, 8, false, 8);
         add(HN_POOL_MAX, {1, 5, 5, 600}, 3, 1, 1, false, 1);
+        for (const Case &c : {Case{shape_of(HN_POOL_MAX, {2, 6, 4, 24}, 2, 2, 0, false, t), 0},
+                              Case{shape_of(HN_POOL_MAX, {2, 9, 8, 13}, 3, 2, 1, false, t), 3},
+                              Case{shape_of(HN_POOL_MAX, {1, 20, 17, 8}, 15, 3, 7, false, t), 8}}) {
+            all.push_back(c);
+            all.back().s.relu = true;
+        }
         add(HN_POOL_AVG, {2, 7, 5, 16}, 2, 2, 0, false, 0);
         add(HN_POOL_AVG, {2, 7, 5, 5}, 3, 2, 1, false, 2);
         add(HN_POOL_AVG, {2, 7, 6, 12}, 3, 2, 1, true, 4);
@@ -112,8 +118,8 @@ std::string name_of(const Case &c)
 {
     const hn_pool2d_shape &s = c.s;
     return case_name(s.kind == HN_POOL_MAX ? "max" : "avg", s.size, "_s", s.stride, "_p", s.pad,
-                     s.count_include_pad ? "_include" : "", "_h", s.h, "_w", s.w, "_c", s.c, "_gap",
-                     c.gap, s.dtype);
+                     s.count_include_pad ? "_include" : "", s.relu ? "_relu" : "", "_h", s.h, "_w",
+                     s.w, "_c", s.c, "_gap", c.gap, s.dtype);
 }
 
 class Pool2d : public ::testing::TestWithParam<Case> {};
@@ -146,6 +152,29 @@ TEST_P(Pool2d, IndicesNeedNotBeWritten)
         a.index = nullptr;
         ASSERT_HN_OK(fast ? hn_pool2d_fwd_fast(&a) : hn_pool2d_fwd_cpu(&a));
         EXPECT_TRUE(same_bits(with.y.values(), without.y.values()));
+    }
+}
+
+/* The bits of a relu behind the pool, and of its gradient: none where the maximum is not positive.
+ */
+TEST_P(Pool2d, ReluInsideIsReluBehind)
+{
+    Case plain = GetParam();
+    if (!plain.s.relu) return;
+    plain.s.relu = false;
+    for (const bool fast : {false, true}) {
+        Host fused(GetParam()), apart(plain);
+        run(fused, fast);
+        run(apart, fast);
+        auto y = apart.y.values(), dy = apart.dy.values();
+        for (size_t i = 0; i < y.size(); i++)
+            if (y[i] <= 0) y[i] = dy[i] = 0;
+        EXPECT_TRUE(same_bits(fused.y.values(), y));
+        apart.dy.assign(dy);
+        run(apart, fast);
+        EXPECT_TRUE(same_bits(fused.dx.values(), apart.dx.values()));
+        const auto cut = std::count(y.begin(), y.end(), 0.0f);
+        EXPECT_TRUE(plain.s.size > 2 || (cut > 0 && cut < (ptrdiff_t)y.size())); /* both kinds */
     }
 }
 
@@ -208,6 +237,15 @@ TEST(Pool2dEnds, NanAndInfinity)
         EXPECT_EQ(y[1], -inf);
         EXPECT_EQ(index[1], 0);
     }
+    auto relu = a;
+    relu.s.relu = true;
+    for (const bool fast : {false, true}) {
+        ASSERT_HN_OK(fast ? hn_pool2d_fwd_fast(&relu) : hn_pool2d_fwd_cpu(&relu));
+        EXPECT_TRUE(std::isnan(y[0]));
+        EXPECT_EQ(index[0], 1);
+        EXPECT_EQ(y[1], 0);
+        EXPECT_EQ(index[1], HN_POOL2D_NONE);
+    }
 }
 
 TEST(Pool2dCheck, NamesWhatIsWrong)
@@ -229,6 +267,13 @@ TEST(Pool2dCheck, NamesWhatIsWrong)
     EXPECT_HN_FAIL(with([](auto &b) { b.s.pad = 2; }), HN_ERR_SHAPE, "pad 2");
     EXPECT_HN_FAIL(with([](auto &b) { b.s.stride = 0; }), HN_ERR_SHAPE, "stride 0");
     EXPECT_HN_FAIL(with([](auto &b) { b.s.size = 17; }), HN_ERR_UNSUPPORTED, "at most 16");
+    EXPECT_HN_FAIL(with([](auto &b) {
+                       b.s = shape_of(HN_POOL_MAX, {1, 16, 16, 2}, 16, 16, 0, false, HN_F32);
+                       b.s.relu = true;
+                   }),
+                   HN_ERR_UNSUPPORTED, "with relu over windows of 16, at most 15");
+    EXPECT_HN_FAIL(with([](auto &b) { b.s.kind = HN_POOL_AVG, b.s.relu = true; }),
+                   HN_ERR_UNSUPPORTED, "relu belongs to maxima");
     EXPECT_HN_FAIL(with([](auto &b) { b.s.size = 0; }), HN_ERR_UNSUPPORTED, "means only");
     EXPECT_HN_FAIL(with([](auto &b) { b.s.n = 0; }), HN_ERR_SHAPE, "[0, 4, 4, 2]");
     EXPECT_HN_FAIL(with([](auto &b) { b.s.h = b.s.w = 1 << 20; }), HN_ERR_SHAPE, "2^31 - 1");

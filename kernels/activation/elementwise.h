@@ -83,6 +83,16 @@ HN_NODISCARD HN_CUDA_FUNCTION hn_status hn_cast_many_cuda(const hn_cast_args *a,
 HN_NODISCARD HN_CUDA_FUNCTION hn_status hn_zero_cuda(void *p, int64_t rows, size_t row_bytes,
                                                      size_t pitch_bytes, hn_stream stream);
 
+/* p[0 .. bytes) of each of n pieces, at most HN_ZERO_MANY, becomes zero: by one launch where all
+ * are made of 4-byte words, else one by one. bytes > 0. */
+enum { HN_ZERO_MANY = 16 };
+typedef struct {
+    void *p;
+    size_t bytes;
+} hn_zero_piece;
+HN_NODISCARD HN_CUDA_FUNCTION hn_status hn_zero_many_cuda(const hn_zero_piece *a, int64_t n,
+                                                          hn_stream stream);
+
 #ifdef __cplusplus
 }
 #endif

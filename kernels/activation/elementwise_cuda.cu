@@ -171,6 +171,23 @@ bool add_cast(const hn_cast_args *a, Casts *to)
     return true;
 }
 
+/* ---- many pieces become zero in one launch ---- */
+
+constexpr int64_t kZeroBlocks = 2048; /* of a piece: then a thread takes several words */
+
+struct Pieces {
+    hn_zero_piece piece[HN_ZERO_MANY];
+};
+
+/* A piece a row of the grid. */
+__global__ void __launch_bounds__(kThreads) zero_many_kernel(const __grid_constant__ Pieces pieces)
+{
+    uint32_t *const p = static_cast<uint32_t *>(pieces.piece[blockIdx.y].p);
+    const int64_t words = (int64_t)(pieces.piece[blockIdx.y].bytes / 4);
+    const int64_t step = (int64_t)gridDim.x * kThreads;
+    for (int64_t i = (int64_t)blockIdx.x * kThreads + threadIdx.x; i < words; i += step) p[i] = 0;
+}
+
 } // namespace
 
 hn_status hn_add_cuda(const hn_binary_args *a, hn_stream stream)
@@ -227,4 +244,24 @@ hn_status hn_zero_cuda(void *p, int64_t rows, size_t row_bytes, size_t pitch_byt
     if (rows == 1 || row_bytes == pitch_bytes)
         return HN_CUDA(cudaMemsetAsync(p, 0, (size_t)rows * row_bytes, stream));
     return HN_CUDA(cudaMemset2DAsync(p, pitch_bytes, 0, row_bytes, (size_t)rows, stream));
+}
+
+hn_status hn_zero_many_cuda(const hn_zero_piece *a, int64_t n, hn_stream stream)
+{
+    Pieces pieces = {};
+    bool words = true;
+    size_t most = 0;
+    if (n < 1 || n > HN_ZERO_MANY)
+        return HN_FAIL(HN_ERR_SHAPE, "%lld pieces, 1 to %d", (long long)n, HN_ZERO_MANY);
+    for (int64_t i = 0; i < n; i++) {
+        pieces.piece[i] = a[i];
+        words = words && a[i].bytes % 4 == 0 && (uintptr_t)a[i].p % 4 == 0;
+        if (a[i].bytes > most) most = a[i].bytes;
+    }
+    for (int64_t i = 0; i < n && !words; i++)
+        HN_TRY(hn_zero_cuda(a[i].p, 1, a[i].bytes, 0, stream));
+    if (!words) return HN_OK;
+    const dim3 grid(hn_grid((int64_t)(most / 4), kThreads, kZeroBlocks), (unsigned)n);
+    zero_many_kernel<<<grid, kThreads, 0, stream>>>(pieces);
+    return HN_CUDA_LAUNCHED("zero_many");
 }

@@ -1,6 +1,7 @@
-/* Depthwise convolutions have kernels of their own. The others are matrix products: of x itself
- * where the kernel is 1 x 1, else of its patches, which are laid out in the scratch a piece at a
- * time. (cuDNN, which lays out nothing, is in conv2d_cudnn.h.) */
+/* Depthwise convolutions have kernels of their own, and so have forward and
+ * the gradient of w of a few taps. The others
+ * are matrix products: of x itself where the kernel is 1 x 1, else of its patches, which are laid
+ * out in the scratch a piece at a time. (cuDNN, which lays out nothing, is in conv2d_cudnn.h.) */
 #include "kernels/conv/conv2d.h"
 
 #include <inttypes.h>
@@ -184,7 +185,7 @@ hn_status hn_conv2d_finish_y_cuda(const hn_conv2d_args *a, hn_stream stream)
  * dtype than y */
 static bool is_apart(const hn_conv2d_args *a) { return a->bias_dtype != a->dtype; }
 
-/* Sums over 27 or 25 taps keep cuBLASLt from its fast bf16 kernels, which want 16 bytes: patches
+/* Sums over 27 or 147 taps keep cuBLASLt from its fast bf16 kernels, which want 16 bytes: patches
  * and w get zeros behind their rows, which they are then multiplied with. */
 static Pieces fwd_pieces_of(const hn_conv2d_args *a)
 {
@@ -202,7 +203,9 @@ static size_t padded_w_bytes(const hn_conv2d_args *a, const Pieces &p)
 
 size_t hn_conv2d_fwd_cuda_scratch(const hn_conv2d_args *a)
 {
-    if (hn_conv2d_depthwise_fits(&a->shape, a->replicas)) return 0;
+    if (hn_conv2d_depthwise_fits(&a->shape, a->replicas) ||
+        hn_conv2d_direct_fits(&a->shape, a->replicas))
+        return 0;
     const Pieces p = fwd_pieces_of(a);
     const int64_t product = is_apart(a) ? p.piece * hn_gemm_cuda_padded(a->shape.out, HN_F32) : 0;
     return patch_bytes(p, &a->shape, a->dtype) + padded_w_bytes(a, p) +
@@ -249,6 +252,7 @@ hn_status hn_conv2d_fwd_cuda(const hn_conv2d_args *a, hn_gemm_cuda *gemm, void *
     HN_TRY(hn_conv2d_check(a));
     HN_TRY(check_extent("conv2d", &a->shape));
     if (hn_conv2d_depthwise_fits(&a->shape, a->replicas)) return hn_conv2d_depthwise_fwd(a, stream);
+    if (hn_conv2d_direct_fits(&a->shape, a->replicas)) return hn_conv2d_direct_fwd(a, stream);
     if (hn_conv2d_fwd_cuda_scratch(a) > 0) HN_TRY(hn_check_pointer("conv2d", "scratch", scratch));
     const Pieces p = fwd_pieces_of(a);
     for (int64_t at = 0; at < p.replicas; at++)
@@ -314,6 +318,7 @@ hn_status hn_conv2d_dx_cuda(const hn_conv2d_dx_args *a, hn_gemm_cuda *gemm, void
 size_t hn_conv2d_dw_cuda_scratch(const hn_conv2d_dw_args *a)
 {
     if (hn_conv2d_depthwise_fits(&a->shape, a->replicas)) return hn_conv2d_depthwise_dw_scratch(a);
+    if (hn_conv2d_direct_fits(&a->shape, a->replicas)) return hn_conv2d_direct_dw_scratch(a);
     return patch_bytes(pieces_of(&a->shape, a->replicas, a->dtype, false), &a->shape, a->dtype);
 }
 
@@ -341,6 +346,8 @@ hn_status hn_conv2d_dw_cuda(const hn_conv2d_dw_args *a, hn_gemm_cuda *gemm, void
     HN_TRY(check_extent("conv2d_dw", &a->shape));
     if (hn_conv2d_depthwise_fits(&a->shape, a->replicas))
         return hn_conv2d_depthwise_dw(a, scratch, stream);
+    if (hn_conv2d_direct_fits(&a->shape, a->replicas))
+        return hn_conv2d_direct_dw(a, scratch, stream);
     const Pieces p = pieces_of(&a->shape, a->replicas, a->dtype, false);
     if (p.ld != 0) HN_TRY(hn_check_pointer("conv2d_dw", "scratch", scratch));
     for (int64_t at = 0; at < p.replicas; at++)

@@ -50,6 +50,14 @@ hn_status hn_conv2d_patches_of(const hn_conv2d_patches *p, const void *x, int64_
 hn_status hn_conv2d_patches_sum(const hn_conv2d_patches *p, const float *patches, const void *add,
                                 int64_t ld_add, void *dx, int64_t ld_dx, hn_stream stream);
 
+/* ---- conv2d_direct_cuda.cu ---- */
+
+/* Few taps and few filters of one group */
+bool hn_conv2d_direct_fits(const hn_conv2d_shape *s, int64_t replicas);
+hn_status hn_conv2d_direct_fwd(const hn_conv2d_args *a, hn_stream stream);
+size_t hn_conv2d_direct_dw_scratch(const hn_conv2d_dw_args *a);
+hn_status hn_conv2d_direct_dw(const hn_conv2d_dw_args *a, void *scratch, hn_stream stream);
+
 /* ---- conv2d_depthwise_cuda.cu ---- */
 
 /* groups = in = out, and a kernel of a size that the functions below can do */

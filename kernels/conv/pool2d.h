@@ -8,6 +8,8 @@
  *   AVG   y[p,q,c] = round(sum of x[i,j,c] / count)
  *         dx[i,j,c] = round(sum of dy[p,q,c] / count over the windows that hold (i, j))
  *         count = size^2 with count_include_pad, else the pixels that are not left out
+ * With relu, MAX only: y[p,q,c] = max(0, max x[i,j,c]), and where that maximum is not positive the
+ * index is HN_POOL2D_NONE, which is no pixel's: as relu behind the pool, forward and backward.
  * With size 0 the window is the whole image: y[c] = mean of x, AVG only.
  * PyTorch: max_pool2d and avg_pool2d (whose default is count_include_pad) without ceil_mode and
  * dilation; adaptive_avg_pool2d to 1 x 1.
@@ -19,12 +21,11 @@
  *            rounding. MAX copies bits; a NaN in the window is its maximum, the last one if there
  *            are several, as in PyTorch.
  * Limits     pixels and c 1 to 2^31 - 1, h and w to 2^30; 1 <= stride, 0 <= pad <= size / 2, size
- * <= 2^15; MAX: size
- *            <= 16, so that an index is one byte. Any width and alignment.
+ *            <= 2^15; MAX: size <= 16, so that an index is one byte, with relu <= 15. Any width and
+ *            alignment.
  * Aliasing   none.
  * Repeats    bit for bit; fast: also for any number of threads. Each dx gathers what belongs to it.
- * CUDA       dx of AVG sums dy times 1 / count, itself rounded. An index beyond the window's pixels
- *            matches nothing.
+ * CUDA       dx of AVG sums dy times 1 / count, itself rounded.
  * Errors     HN_ERR_ARG, HN_ERR_SHAPE, HN_ERR_UNSUPPORTED (dtype; MAX with size 0 or above 16),
  *            before the first write.
  */
@@ -43,12 +44,15 @@ extern "C" {
 
 typedef enum { HN_POOL_MAX, HN_POOL_AVG } hn_pool_kind;
 
+enum { HN_POOL2D_NONE = 255 };
+
 typedef struct {
     int64_t n, h, w, c;   /* of x */
     int64_t out_h, out_w; /* of y */
     int64_t size, stride, pad;
     int kind; /* hn_pool_kind */
     bool count_include_pad;
+    bool relu; /* of maxima; backward reads it in the index */
     hn_dtype dtype;
 } hn_pool2d_shape;
 

@@ -24,6 +24,9 @@ static hn_status check_window(const char *op, const hn_pool2d_shape *s)
     if (s->kind == HN_POOL_MAX && s->size > MAX_INDEXED)
         return HN_FAIL(HN_ERR_UNSUPPORTED, "%s: maxima over windows of %" PRId64 ", at most %d", op,
                        s->size, MAX_INDEXED);
+    if (s->relu && s->size == MAX_INDEXED)
+        return HN_FAIL(HN_ERR_UNSUPPORTED, "%s: with relu over windows of %d, at most %d", op,
+                       MAX_INDEXED, MAX_INDEXED - 1);
     if (s->out_h != hn_pool2d_out(s->h, s->size, s->stride, s->pad) ||
         s->out_w != hn_pool2d_out(s->w, s->size, s->stride, s->pad) || s->out_h < 1 || s->out_w < 1)
         return HN_FAIL(HN_ERR_SHAPE,
@@ -45,6 +48,8 @@ static hn_status check_shape(const char *op, const hn_pool2d_shape *s)
                        "%s: x is [%" PRId64 ", %" PRId64 ", %" PRId64 ", %" PRId64
                        "], pixels and channels must be 1 to 2^31 - 1, sides 1 to 2^30",
                        op, s->n, s->h, s->w, s->c);
+    if (s->relu && s->kind != HN_POOL_MAX)
+        return HN_FAIL(HN_ERR_UNSUPPORTED, "%s: relu belongs to maxima", op);
     if (s->size != 0) return check_window(op, s);
     if (s->kind == HN_POOL_MAX)
         return HN_FAIL(HN_ERR_UNSUPPORTED, "%s: over whole images there are means only", op);
@@ -118,6 +123,10 @@ static void fwd_value(const hn_pool2d_args *a, int64_t image, int64_t p, int64_t
             best = x;
             at = (int)(u * s.size + v);
         }
+    if (s.relu && best <= 0.0f) {
+        best = 0.0f;
+        at = HN_POOL2D_NONE;
+    }
     const float y = s.kind == HN_POOL_MAX ? best : (float)(sum / w.count);
     hn_set_f32(a->y, s.dtype, row * a->ld_y + c, y);
     if (a->index) a->index[row * a->ld_index + c] = (uint8_t)at;

@@ -13,7 +13,7 @@ enum Mode { kMax, kAvg, kImage };
 
 struct Shape {
     int h, w, out_h, out_w, size, stride, pad;
-    bool include_pad;
+    bool include_pad, relu;
 };
 
 /* Row, a number below 2^31, as a place in an image of `high` by `wide` pixels. */
@@ -120,6 +120,12 @@ __device__ __forceinline__ void max_span(const Forward<T> &a, uint32_t row, int6
                 }
         }
     }
+#pragma unroll
+    for (int k = 0; k < kWidth; k++)
+        if (a.s.relu && best[k] <= 0.0f) {
+            best[k] = 0.0f;
+            where[k] = HN_POOL2D_NONE;
+        }
     hn_store_span<kWidth>(a.y + row * a.ld_y + col, n, best);
     if (a.index != nullptr) store_index<kWidth>(a.index + row * a.ld_index + col, n, where);
 }
@@ -254,8 +260,8 @@ __global__ void __launch_bounds__(kThreads) pool2d_bwd_kernel(const Backward<T> 
 
 Shape shape_of(const hn_pool2d_shape &s)
 {
-    return {(int)s.h,    (int)s.w,      (int)s.out_h, (int)s.out_w,
-            (int)s.size, (int)s.stride, (int)s.pad,   s.count_include_pad};
+    return {(int)s.h,      (int)s.w,   (int)s.out_h,        (int)s.out_w, (int)s.size,
+            (int)s.stride, (int)s.pad, s.count_include_pad, s.relu};
 }
 
 Grid grid_of(int64_t high, int64_t wide)

@@ -41,6 +41,17 @@ HN_MULTIVERSION static void keep_best(const float *restrict x, int32_t here, int
     }
 }
 
+/* What is not positive becomes zero, and nobody's. */
+HN_MULTIVERSION static void cut(int64_t n, float *restrict best, int32_t *restrict at)
+{
+#pragma omp simd
+    for (int64_t j = 0; j < n; j++) {
+        const int off = best[j] <= 0.0f;
+        best[j] = off ? 0.0f : best[j];
+        at[j] = off ? HN_POOL2D_NONE : at[j];
+    }
+}
+
 /* Adds where the index names this pixel. */
 HN_MULTIVERSION static void add_where(const float *restrict x, const uint8_t *restrict index,
                                       int32_t here, int64_t n, float *restrict sum)
@@ -81,6 +92,7 @@ static void max_block(const hn_pool2d_args *a, int64_t image, int p, int q, int6
             keep_best(hn_load_f32(a->x, s->dtype, pixel * a->ld_x + c, n, b->buffer), i * size + j,
                       n, b->value, b->at);
         }
+    if (s->relu) cut(n, b->value, b->at);
 }
 
 static void avg_block(const hn_pool2d_args *a, int64_t image, int p, int q, int64_t c, int64_t n,

@@ -25,6 +25,7 @@
 #define HN_ADAMW_H
 #include <stdint.h>
 
+#include "kernels/optim/optim_many.h"
 #include "runtime/base/bf16.h"
 #include "runtime/base/step_block.h"
 #include "runtime/base/stream.h"
@@ -53,6 +54,9 @@ HN_NODISCARD hn_status hn_adamw_check(const hn_adamw_args *a);
 HN_NODISCARD hn_status hn_adamw_cpu(const hn_adamw_args *a);
 HN_NODISCARD hn_status hn_adamw_fast(const hn_adamw_args *a); /* no scratch */
 HN_NODISCARD HN_CUDA_FUNCTION hn_status hn_adamw_cuda(const hn_adamw_args *a, hn_stream stream);
+/* n updates, 1 to HN_OPTIM_MANY, of ranges that do not overlap, in one launch: the same bits. */
+HN_NODISCARD HN_CUDA_FUNCTION hn_status hn_adamw_many_cuda(const hn_adamw_args *a, int64_t n,
+                                                           hn_stream stream);
 
 #ifdef __cplusplus
 }

@@ -1,8 +1,9 @@
-/* One pass over the range (cuda_range.h), in the fp32 formulas of the fast CPU function. */
+/* One pass over the ranges (cuda_range.h), in the fp32 formulas of the fast CPU function. */
 #include "kernels/optim/adamw.h"
 
 #include "kernels/optim/cuda_adamw.h"
 #include "kernels/optim/cuda_range.h"
+#include "kernels/optim/optim_range.h"
 
 namespace {
 
@@ -34,11 +35,22 @@ struct AdamW {
 
 } // namespace
 
+hn_status hn_adamw_many_cuda(const hn_adamw_args *a, int64_t n, hn_stream stream)
+{
+    hn_optim::Parts<AdamW> parts = {};
+    HN_TRY(hn_optim_check_many_("adamw", n));
+    for (int64_t i = 0; i < n; i++) {
+        HN_TRY(hn_adamw_check(&a[i]));
+        const hn_optim::Range r = hn_optim::range_of(&a[i]);
+        const AdamW update = {
+            a[i].m, a[i].v, {a[i].beta1, a[i].beta2, a[i].eps, a[i].weight_decay, a[i].lr_scale}};
+        hn_optim::add_part(&parts, r, update, hn_optim::range_is_wide(r, a[i].m, a[i].v));
+    }
+    hn_optim::launch_parts(parts, stream);
+    return HN_CUDA_LAUNCHED("adamw");
+}
+
 hn_status hn_adamw_cuda(const hn_adamw_args *a, hn_stream stream)
 {
-    HN_TRY(hn_adamw_check(a));
-    const hn_optim::Range r = hn_optim::range_of(a);
-    const AdamW update = {a->m, a->v, {a->beta1, a->beta2, a->eps, a->weight_decay, a->lr_scale}};
-    hn_optim::launch_range(r, update, hn_optim::range_is_wide(r, a->m, a->v), stream);
-    return HN_CUDA_LAUNCHED("adamw");
+    return hn_adamw_many_cuda(a, 1, stream);
 }

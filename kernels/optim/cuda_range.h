@@ -1,7 +1,8 @@
 /* cuda_range.h - what the optimizers' kernels share (for .cu files of this folder only).
  *
- * An update walks a range [replicas][n], 8 elements a thread where alignment allows, and zeroes the
- * gradient up to n_zero. Everything that changes from step to step is read on the device.
+ * An update walks ranges [replicas][n], 8 elements a thread where alignment allows, and zeroes the
+ * gradient up to n_zero. A few ranges share a launch. Everything that changes from step to step is
+ * read on the device.
  */
 #ifndef HN_CUDA_RANGE_H
 #define HN_CUDA_RANGE_H
@@ -45,36 +46,50 @@ inline bool range_is_wide(const Range &r, const float *state1, const float *stat
            hn_vectors_fit(r.grad, r.replicas > 1 ? r.grad_stride : 0, HN_F32);
 }
 
-inline dim3 range_grid(const Range &r, int64_t width)
+inline unsigned range_blocks(const Range &r, int64_t width)
 {
     const int64_t n = r.n > r.n_zero ? r.n : r.n_zero;
-    return dim3(hn_grid((n + width - 1) / width, kRangeThreads, kRangeBlocks),
-                hn_grid(r.replicas, 1, 65535));
+    return hn_grid((n + width - 1) / width, kRangeThreads, kRangeBlocks);
 }
+
+/* Ranges of one launch, each with an update of its own. */
+template <class Update>
+struct Part {
+    Range range;
+    Update update;
+    bool wide;
+    unsigned end; /* blocks of this one and those before it */
+};
+
+template <class Update>
+struct Parts {
+    int n;
+    Part<Update> part[HN_OPTIM_MANY];
+};
 
 /* update.factors_of(step block) makes the numbers of a replica, once a block;
  * update.span(factors, at, n, p, grad) changes the values p of elements at .. at + n and its own
  * state there. */
 template <int kWidth, class Update>
-__global__ void __launch_bounds__(kRangeThreads) range_kernel(const Range r, const Update update)
+__device__ __forceinline__ void update_part(const Range &r, const Update &update, unsigned block,
+                                            unsigned blocks, typename Update::Factors *factors)
 {
-    __shared__ typename Update::Factors factors;
     const int64_t n = r.n > r.n_zero ? r.n : r.n_zero;
-    const int64_t step = (int64_t)gridDim.x * kRangeThreads * kWidth;
+    const int64_t step = (int64_t)blocks * kRangeThreads * kWidth;
     for (int64_t replica = blockIdx.y; replica < r.replicas; replica += gridDim.y) {
         const hn_step_block *const s = r.step + replica * r.step_stride;
         const bool moves = s->grad_scale != 0.0f && s->frozen == 0;
-        if (threadIdx.x == 0) factors = update.factors_of(s);
+        if (threadIdx.x == 0) *factors = update.factors_of(s);
         __syncthreads();
         float *const grad = r.grad + replica * r.grad_stride;
-        int64_t i = ((int64_t)blockIdx.x * kRangeThreads + threadIdx.x) * kWidth;
+        int64_t i = ((int64_t)block * kRangeThreads + threadIdx.x) * kWidth;
         for (; i < n; i += step) {
             if (moves && i < r.n) {
                 const int64_t at = replica * r.stride + i, left = r.n - i;
                 float p[kWidth], g[kWidth];
                 hn_load_span<kWidth>(r.p + at, left, p);
                 hn_load_span<kWidth>(grad + i, left, g);
-                update.template span<kWidth>(factors, at, left, p, g);
+                update.template span<kWidth>(*factors, at, left, p, g);
                 hn_store_span<kWidth>(r.p + at, left, p);
                 if (r.work != nullptr) hn_store_span<kWidth>(r.work + at, left, p);
             }
@@ -86,12 +101,36 @@ __global__ void __launch_bounds__(kRangeThreads) range_kernel(const Range r, con
 }
 
 template <class Update>
-void launch_range(const Range &r, const Update &update, bool wide, cudaStream_t stream)
+__global__ void __launch_bounds__(kRangeThreads)
+    update_kernel(const __grid_constant__ Parts<Update> parts)
 {
-    if (wide)
-        range_kernel<HN_VEC><<<range_grid(r, HN_VEC), kRangeThreads, 0, stream>>>(r, update);
+    __shared__ typename Update::Factors factors;
+    int k = 0;
+    while (parts.part[k].end <= blockIdx.x) k++;
+    const Part<Update> &part = parts.part[k];
+    const unsigned first = k > 0 ? parts.part[k - 1].end : 0;
+    if (part.wide)
+        update_part<HN_VEC>(part.range, part.update, blockIdx.x - first, part.end - first,
+                            &factors);
     else
-        range_kernel<1><<<range_grid(r, 1), kRangeThreads, 0, stream>>>(r, update);
+        update_part<1>(part.range, part.update, blockIdx.x - first, part.end - first, &factors);
+}
+
+template <class Update>
+void add_part(Parts<Update> *to, const Range &r, const Update &update, bool wide)
+{
+    const unsigned before = to->n > 0 ? to->part[to->n - 1].end : 0;
+    to->part[to->n++] = {r, update, wide, before + range_blocks(r, wide ? HN_VEC : 1)};
+}
+
+template <class Update>
+void launch_parts(const Parts<Update> &parts, cudaStream_t stream)
+{
+    int64_t replicas = 1;
+    for (int k = 0; k < parts.n; k++)
+        if (parts.part[k].range.replicas > replicas) replicas = parts.part[k].range.replicas;
+    const dim3 grid(parts.part[parts.n - 1].end, hn_grid(replicas, 1, 65535));
+    update_kernel<Update><<<grid, kRangeThreads, 0, stream>>>(parts);
 }
 
 } // namespace hn_optim

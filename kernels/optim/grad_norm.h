@@ -4,6 +4,7 @@
  *   clip = max_norm > 0 ? min(1, max_norm / (norm + 1e-6)) : 1
  *
  *   step->grad_norm = norm     step->grad_scale = clip / count     step->skipped = HN_STEP_DONE
+ *   step->count = count, which an update clears with the gradient
  *
  * grad holds sums over tokens: dividing by count makes it the gradient of the mean loss, and
  * clip is that of torch.nn.utils.clip_grad_norm_ applied to it. When norm or count is not finite,

@@ -23,6 +23,7 @@ hn_status hn_grad_norm_check(const hn_grad_norm_args *a)
 static void set_scale(hn_step_block *step, double sum_squares, double count)
 {
     const double norm = sqrt(sum_squares) / count;
+    step->count = (float)count;
     step->grad_scale = 0.0f;
     if (count == 0.0) {
         step->grad_norm = 0.0f;

@@ -7,6 +7,7 @@
 #include <stdbool.h>
 #include <string.h>
 
+#include "kernels/optim/optim_many.h"
 #include "runtime/base/check.h"
 #include "runtime/base/step_block.h"
 
@@ -42,6 +43,12 @@ static inline hn_status hn_optim_check_adam_(const char *op, float beta1, float 
     if (!(eps > 0.0f) || !isfinite(eps))
         return HN_FAIL(HN_ERR_ARG, "%s: eps %g must be positive", op, (double)eps);
     return HN_OK;
+}
+
+static inline hn_status hn_optim_check_many_(const char *op, int64_t n)
+{
+    if (n >= 1 && n <= HN_OPTIM_MANY) return HN_OK;
+    return HN_FAIL(HN_ERR_SHAPE, "%s: %" PRId64 " ranges, 1 to %d", op, n, HN_OPTIM_MANY);
 }
 
 static inline hn_status hn_optim_check_rates_(const char *op, float weight_decay, float lr_scale)

@@ -23,6 +23,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "kernels/optim/optim_many.h"
 #include "runtime/base/bf16.h"
 #include "runtime/base/step_block.h"
 #include "runtime/base/stream.h"
@@ -51,6 +52,9 @@ HN_NODISCARD hn_status hn_sgd_check(const hn_sgd_args *a);
 HN_NODISCARD hn_status hn_sgd_cpu(const hn_sgd_args *a);
 HN_NODISCARD hn_status hn_sgd_fast(const hn_sgd_args *a); /* no scratch */
 HN_NODISCARD HN_CUDA_FUNCTION hn_status hn_sgd_cuda(const hn_sgd_args *a, hn_stream stream);
+/* n updates, 1 to HN_OPTIM_MANY, of ranges that do not overlap, in one launch: the same bits. */
+HN_NODISCARD HN_CUDA_FUNCTION hn_status hn_sgd_many_cuda(const hn_sgd_args *a, int64_t n,
+                                                         hn_stream stream);
 
 #ifdef __cplusplus
 }

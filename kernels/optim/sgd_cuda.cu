@@ -1,7 +1,8 @@
-/* One pass over the range (cuda_range.h), in the fp32 formulas of the fast CPU function. */
+/* One pass over the ranges (cuda_range.h), in the fp32 formulas of the fast CPU function. */
 #include "kernels/optim/sgd.h"
 
 #include "kernels/optim/cuda_range.h"
+#include "kernels/optim/optim_range.h"
 
 namespace {
 
@@ -44,17 +45,27 @@ struct Sgd {
 
 } // namespace
 
+hn_status hn_sgd_many_cuda(const hn_sgd_args *a, int64_t n, hn_stream stream)
+{
+    hn_optim::Parts<Sgd> parts = {};
+    HN_TRY(hn_optim_check_many_("sgd", n));
+    for (int64_t i = 0; i < n; i++) {
+        HN_TRY(hn_sgd_check(&a[i]));
+        const hn_optim::Range r = hn_optim::range_of(&a[i]);
+        float *const buf = a[i].momentum > 0.0f ? a[i].buf : nullptr;
+        const Sgd update = {buf,
+                            a[i].momentum,
+                            a[i].weight_decay,
+                            a[i].lr_scale,
+                            a[i].nesterov ? 1.0f : 0.0f,
+                            a[i].nesterov ? a[i].momentum : 1.0f};
+        hn_optim::add_part(&parts, r, update, hn_optim::range_is_wide(r, buf, nullptr));
+    }
+    hn_optim::launch_parts(parts, stream);
+    return HN_CUDA_LAUNCHED("sgd");
+}
+
 hn_status hn_sgd_cuda(const hn_sgd_args *a, hn_stream stream)
 {
-    HN_TRY(hn_sgd_check(a));
-    const hn_optim::Range r = hn_optim::range_of(a);
-    float *const buf = a->momentum > 0.0f ? a->buf : nullptr;
-    const Sgd update = {buf,
-                        a->momentum,
-                        a->weight_decay,
-                        a->lr_scale,
-                        a->nesterov ? 1.0f : 0.0f,
-                        a->nesterov ? a->momentum : 1.0f};
-    hn_optim::launch_range(r, update, hn_optim::range_is_wide(r, buf, nullptr), stream);
-    return HN_CUDA_LAUNCHED("sgd");
+    return hn_sgd_many_cuda(a, 1, stream);
 }

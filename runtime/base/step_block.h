@@ -6,7 +6,7 @@
  * replica. The first three fields are laid out like hn_rng_state (rng.h).
  *
  * Written by the host before a step: everything down to `frozen`. Written by the
- * device within the step: grad_scale, grad_norm, skipped (kernels/optim/grad_norm.h).
+ * device within the step: grad_scale, grad_norm, skipped, count (kernels/optim/grad_norm.h).
  */
 #ifndef HN_STEP_BLOCK_H
 #define HN_STEP_BLOCK_H
@@ -36,7 +36,8 @@ typedef struct __attribute__((aligned(16))) {
     float grad_scale;        /* clip factor / trained tokens; 0: the update is left out */
     float grad_norm;         /* ||gradient|| / trained tokens, before clipping */
     int32_t skipped;         /* HN_STEP_...: why grad_scale is 0 */
-    int32_t reserved;        /* 0 */
+    float count;             /* trained tokens of the whole step */
+    uint32_t arrived;        /* 0, but while grad_norm runs: its blocks that are done */
 } hn_step_block;
 
 #ifdef __cplusplus

@@ -24,7 +24,7 @@ enum { FEW_CHANNELS = 8 };
 static const char *own_is_better(const hn_conv2d_shape *s)
 {
     if (s->groups == s->in && s->out == s->in && s->in > 1) return "depthwise";
-    if (s->in < FEW_CHANNELS) return "few channels: patches and a product";
+    if (s->in < FEW_CHANNELS) return "few channels";
     if (s->kh == 1 && s->kw == 1 && s->stride == 1 && s->pad == 0) return "a product as it lies";
     return NULL;
 }

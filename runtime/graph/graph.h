@@ -225,6 +225,7 @@ typedef union {
         int kind;                  /* hn_pool_kind of kernels/conv/pool2d.h */
         int64_t size, stride, pad; /* size 0: the whole image; stride 0: size */
         bool count_include_pad;
+        bool relu;    /* behind maxima */
         int64_t h, w; /* of the input; of pool2d_bwd, set by the gradient rule */
     } pool;
     struct {

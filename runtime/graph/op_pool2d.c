@@ -1,4 +1,5 @@
-/* y, ~index = pool2d(x), attr.pool; index, of maxima, is there in training graphs. Means over the
+/* y, ~index = pool2d(x), attr.pool, where relu may follow maxima; index, of these, is there in
+ * training graphs. Means over the
  * whole image (size 0) give y [n, c]. The mathematics is in kernels/conv/pool2d.h */
 #include "kernels/conv/pool2d.h"
 #include "runtime/graph/op_util.h"
@@ -60,6 +61,7 @@ static hn_pool2d_args args_of(const hn_node *n)
               .pad = n->attr.pool.pad,
               .kind = n->attr.pool.kind,
               .count_include_pad = n->attr.pool.count_include_pad,
+              .relu = n->attr.pool.relu,
               .dtype = x->type.dtype},
         .x = x->data,
         .y = y->data,
@@ -99,6 +101,8 @@ static const hn_op_sample samples[] = {
     {.in = {{HN_F32, 4, {2, 4, 4, 3}}}, .attr = {.pool = {.kind = HN_POOL_MAX, .size = 2}}},
     {.in = {{HN_F32, 4, {1, 5, 7, 3}, 5}},
      .attr = {.pool = {.kind = HN_POOL_MAX, .size = 3, .stride = 2, .pad = 1}}},
+    {.in = {{HN_F32, 4, {1, 5, 5, 3}, 4}},
+     .attr = {.pool = {.kind = HN_POOL_MAX, .size = 2, .relu = true}}},
     {.in = {{HN_F32, 4, {2, 5, 4, 3}, 4}},
      .attr = {.pool = {.kind = HN_POOL_AVG, .size = 3, .stride = 1, .pad = 1}}},
     {.in = {{HN_F32, 4, {2, 5, 4, 3}, 4}},
@@ -110,6 +114,8 @@ static const hn_op_sample samples[] = {
     {.in = {{HN_F32, 4, {2, 3, 5, 7}}}, .attr = {.pool = {.kind = HN_POOL_AVG}}},
     {.in = {{HN_BF16, 4, {2, 7, 6, 24}}},
      .attr = {.pool = {.kind = HN_POOL_MAX, .size = 3, .stride = 2, .pad = 1}}},
+    {.in = {{HN_BF16, 4, {2, 6, 6, 24}}},
+     .attr = {.pool = {.kind = HN_POOL_MAX, .size = 2, .relu = true}}},
     {.in = {{HN_BF16, 4, {2, 7, 6, 19}, 24}}, .attr = {.pool = {.kind = HN_POOL_AVG, .size = 2}}},
     {.in = {{HN_BF16, 4, {2, 7, 7, 600}}}, .attr = {.pool = {.kind = HN_POOL_AVG}}},
     {.in = {{0}}},

@@ -47,6 +47,7 @@ static hn_pool2d_bwd_args args_of(const hn_node *n)
               .pad = n->attr.pool.pad,
               .kind = n->attr.pool.kind,
               .count_include_pad = n->attr.pool.count_include_pad,
+              .relu = n->attr.pool.relu,
               .dtype = dx->type.dtype},
         .dy = dy->data,
         .index = index ? index->data : NULL,

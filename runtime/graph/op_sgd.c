@@ -56,6 +56,18 @@ static hn_status run_cuda(const hn_node *n, hn_exec *x)
     return hn_sgd_cuda(&a, x->stream);
 }
 
+/* The decayed range and the rest. */
+static hn_status run_many_cuda(hn_node *const *n, int64_t count, hn_exec *x)
+{
+    hn_sgd_args a[HN_OPTIM_MANY];
+    for (int64_t done = 0, now; done < count; done += now) {
+        now = count - done < HN_OPTIM_MANY ? count - done : HN_OPTIM_MANY;
+        for (int64_t i = 0; i < now; i++) a[i] = args_of(n[done + i], x);
+        HN_TRY(hn_sgd_many_cuda(a, now, x->stream));
+    }
+    return HN_OK;
+}
+
 /* clang-format off */
 static const hn_op_sample samples[] = {
     {.in = {{HN_F32, 1, {37}}, {HN_F32, 1, {38}}},
@@ -75,5 +87,6 @@ const hn_op_def hn_op_sgd = {
     .infer = infer,
     .run_cpu = run_cpu,
     .run_cuda = run_cuda,
+    .run_many_cuda = run_many_cuda,
     .samples = samples,
 };

@@ -278,17 +278,22 @@ hn_status hn_graph_run(const hn_graph *g, const hn_run_options *o)
     return HN_OK;
 }
 
-hn_status hn_graph_capture(hn_graph *g, hn_step_block *step)
+hn_status hn_graphs_capture(hn_graph *const *g, int n, hn_step_block *step, hn_device_graph **out)
 {
-    const hn_program *p = g->program;
+    const hn_program *p = g[0]->program;
     hn_exec x = exec_of(p, step);
     hn_status st = HN_OK;
-    if (g->captured != NULL || g->n_nodes == 0) return HN_OK;
     HN_TRY(hn_device_capture_begin(p->device));
-    st = run_all(g, &x);
-    if (st == HN_OK) return hn_device_capture_end(p->device, &g->captured);
+    for (int i = 0; i < n && st == HN_OK; i++) st = run_all(g[i], &x);
+    if (st == HN_OK) return hn_device_capture_end(p->device, out);
     (void)!hn_device_capture_end(p->device, NULL);
     return st;
+}
+
+hn_status hn_graph_capture(hn_graph *g, hn_step_block *step)
+{
+    if (g->captured != NULL || g->n_nodes == 0) return HN_OK;
+    return hn_graphs_capture(&g, 1, step, &g->captured);
 }
 
 void hn_graph_release(hn_graph *g)

@@ -51,6 +51,10 @@ HN_NODISCARD hn_status hn_graph_run(const hn_graph *g, const hn_run_options *o);
 /* GPU: captures what hn_graph_run would enqueue; from then on runs without check and compare launch
  * that, with this step block. The graph must have run once before (kernels are loaded then). */
 HN_NODISCARD hn_status hn_graph_capture(hn_graph *g, hn_step_block *step);
+/* GPU: the runs of n graphs, one behind the other, as one; *out is the caller's to launch and to
+ * free, and stays as it is when a graph is released. Each must have run once before. */
+HN_NODISCARD hn_status hn_graphs_capture(hn_graph *const *g, int n, hn_step_block *step,
+                                         hn_device_graph **out);
 /* Forgets the capture: node by node again. */
 void hn_graph_release(hn_graph *g);
 

@@ -44,15 +44,14 @@ hn_status hn_cnn_declare(const hn_vision_config *c, hn_params *p)
     return hn_params_file_flattened(p, FC1, pixels);
 }
 
-/* relu behind the pool gives the same values and gradients, of a quarter as many pixels. */
+/* relu behind the pool gives the same values and gradients as before it. */
 static hn_status record_step(const hn_vision_pass *v, int64_t i, hn_tensor **x)
 {
     const hn_vision_conv step = step_of(v->c, i);
     char name[HN_MODULE_NAME];
     conv_name(i, name, sizeof name);
     HN_TRY(hn_vision_conv_fwd(v, name, &step, *x, x));
-    HN_TRY(hn_vision_max_fwd(v, name, 2, 2, 0, *x, x));
-    return hn_vision_act_fwd(v, name, HN_ACT_RELU, *x, x);
+    return hn_vision_max_fwd(v, name, 2, 2, 0, true, *x, x);
 }
 
 hn_status hn_cnn_features(hn_vision_pass *v, hn_tensor *x, hn_tensor **features)

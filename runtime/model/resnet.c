@@ -163,7 +163,7 @@ hn_status hn_resnet_features(hn_vision_pass *v, hn_tensor *x, hn_tensor **featur
     const hn_vision_conv stem = stem_of(v->c);
     int64_t in = r->stem;
     HN_TRY(pair(v, &n, &stem, x, NULL, true, &x));
-    if (r->imagenet_stem) HN_TRY(hn_vision_max_fwd(v, "maxpool", 3, 2, 1, x, &x));
+    if (r->imagenet_stem) HN_TRY(hn_vision_max_fwd(v, "maxpool", 3, 2, 1, false, x, &x));
     hn_vision_block_made(v, x);
     for (int64_t s = 0; s < r->stages; s++)
         for (int64_t i = 0; i < r->depth[s]; i++) {

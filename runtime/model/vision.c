@@ -239,11 +239,11 @@ hn_status hn_vision_act_fwd(const hn_vision_pass *v, const char *name, int kind,
 }
 
 hn_status hn_vision_max_fwd(const hn_vision_pass *v, const char *name, int64_t size, int64_t stride,
-                            int64_t pad, hn_tensor *x, hn_tensor **y)
+                            int64_t pad, bool relu, hn_tensor *x, hn_tensor **y)
 {
     hn_tensor *out[HN_MAX_OUT];
     const hn_attr attr = {
-        .pool = {.kind = HN_POOL_MAX, .size = size, .stride = stride, .pad = pad}};
+        .pool = {.kind = HN_POOL_MAX, .size = size, .stride = stride, .pad = pad, .relu = relu}};
     HN_TRY(hn_emit(v->g, HN_OP_POOL2D, name, &x, &attr, out));
     *y = out[0];
     return HN_OK;

@@ -46,9 +46,10 @@ HN_NODISCARD hn_status hn_vision_ln_fwd(const hn_vision_pass *v, const char *mod
                                         hn_tensor **y);
 HN_NODISCARD hn_status hn_vision_act_fwd(const hn_vision_pass *v, const char *name, int kind,
                                          hn_tensor *x, hn_tensor **y);
-/* Maxima over size x size pixels. */
+/* Maxima over size x size pixels; then relu, if it is wanted. */
 HN_NODISCARD hn_status hn_vision_max_fwd(const hn_vision_pass *v, const char *name, int64_t size,
-                                         int64_t stride, int64_t pad, hn_tensor *x, hn_tensor **y);
+                                         int64_t stride, int64_t pad, bool relu, hn_tensor *x,
+                                         hn_tensor **y);
 /* The mean over each image, [n, channels]. */
 HN_NODISCARD hn_status hn_vision_mean_fwd(const hn_vision_pass *v, hn_tensor *x, hn_tensor **y);
 

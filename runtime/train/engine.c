@@ -11,31 +11,25 @@
 enum { STAGES = 2 };
 
 /* The host's side of a micro-batch. On the CPU there is one, and block and batch are the tensors'
- * own memory. */
+ * own memory. Else a loss of 0, block and batch lie as they do on the device. */
 typedef struct {
+    char *memory; /* where they begin */
     hn_step_block *step;
     hn_engine_input batch;
     hn_device_fence *sent; /* behind the copies to the device */
     bool used;             /* has been sent since it was given out */
 } stage;
 
-/* What comes back from a step. */
-typedef struct {
-    hn_step_block step;
-    float loss, count;
-} results;
-
 /* The host's side of an update. */
 typedef struct {
-    hn_step_block *step; /* on the CPU the tensor's own */
-    results *back;
-    hn_device_fence *done; /* behind the copies to the host */
+    hn_step_block *step;   /* on the CPU the tensor's own */
+    char *back;            /* what comes back: loss and step block as they lie on the device */
+    hn_device_fence *done; /* behind the copy to the host */
 } outcome;
 
 /* Host memory that a GPU copies to and from. */
 typedef struct {
-    hn_step_block micro[STAGES], update[HN_ENGINE_AHEAD];
-    results back[HN_ENGINE_AHEAD];
+    hn_step_block update[HN_ENGINE_AHEAD];
     float eval_loss, eval_count, eval_hits;
 } pinned_part;
 
@@ -43,21 +37,23 @@ struct hn_engine {
     hn_engine_options o;
     hn_program *program;
     hn_params *params;
-    hn_tensor *step;
-    hn_tensor *field[HN_JOB_FIELDS]; /* of a micro-batch */
-    hn_tensor *loss;
+    /* One behind the other in memory: a copy takes step block and fields of a micro-batch there,
+     * and with the loss a step's; another takes loss and step block back. */
+    hn_tensor *loss, *step, *field[HN_JOB_FIELDS];
     hn_job_sums eval_sums;
     hn_tensor *values;       /* the flat trained range; NULL without an anchor */
     hn_tensor *ref, *fisher; /* of the anchor, laid out as that; NULL: it has none */
     hn_graph *begin, *micro, *update, *square, *eval_begin, *eval, *probe;
-    int64_t recomputed;  /* layers */
-    int64_t step_number; /* of the running optimizer step, from 0 */
-    hn_profile *profile; /* NULL: not wanted */
+    hn_device_graph *whole; /* micro and update; NULL: not captured */
+    bool counted;           /* rows have been counted since begin and update */
+    int64_t recomputed;     /* layers */
+    int64_t step_number;    /* of the running optimizer step, from 0 */
+    hn_profile *profile;    /* NULL: not wanted */
     stage stage[STAGES];
     int now; /* the stage in use */
     outcome outcome[HN_ENGINE_AHEAD];
     int64_t first, n_outcomes; /* those whose report nobody has taken: a ring */
-    pinned_part *pinned;       /* and behind it the batches */
+    pinned_part *pinned;       /* and behind it what stages and outcomes hold */
 };
 
 hn_recompute hn_recompute_of(const char *name)
@@ -83,6 +79,7 @@ void hn_engine_free(hn_engine *e)
         (void)!hn_device_wait(hn_program_device(e->program));
         hn_device_release_host(hn_program_device(e->program), e->pinned);
     }
+    hn_device_graph_free(e->whole);
     for (int i = 0; i < STAGES; i++) hn_device_fence_free(e->stage[i].sent);
     for (int i = 0; i < HN_ENGINE_AHEAD; i++) hn_device_fence_free(e->outcome[i].done);
     drop_record(e);
@@ -126,7 +123,8 @@ static hn_status record_micro(hn_engine *e)
     return hn_graph_backward(e->micro, 0, NULL, NULL);
 }
 
-/* The update of elements first .. first+n-1 of the flat trained range. */
+/* The update of elements first .. first+n-1 of the flat trained range. The last one clears the
+ * count, which lies behind the gradients, with them. */
 static hn_status record_range(hn_engine *e, const char *name, int64_t first, int64_t n,
                               double decay)
 {
@@ -135,9 +133,11 @@ static hn_status record_range(hn_engine *e, const char *name, int64_t first, int
     const bool adamw = o->kind == HN_OPTIMIZER_ADAMW;
     hn_tensor *in[5] = {NULL};
     const int n_moments = adamw ? 2 : o->momentum > 0;
+    const bool last = first + n == hn_params_flat(e->params)->n;
     if (n == 0) return HN_OK;
     for (int k = 0; k < 2 + n_moments; k++)
-        HN_TRY(hn_program_range(e->program, mems[k], name, HN_F32, first, n, &in[k]));
+        HN_TRY(hn_program_range(e->program, mems[k], name, HN_F32, first,
+                                n + (last && mems[k] == HN_MEM_GRAD), &in[k]));
     hn_tensor *work = NULL;
     if (hn_params_flat(e->params)->work)
         HN_TRY(hn_program_range(e->program, HN_MEM_WORK, name, e->o.dtype, first, n, &work));
@@ -225,7 +225,6 @@ static hn_status record_probe(hn_engine *e)
 static hn_status record_batch(hn_engine *e)
 {
     const hn_job *j = e->o.job;
-    HN_TRY(vector(e, HN_MEM_STATE, "loss", HN_F32, 1, &e->loss));
     for (int k = 0; k < j->n_fields; k++) {
         const hn_field *f = &j->field[k];
         HN_TRY(hn_program_tensor(e->program, HN_MEM_INPUT, f->name, &f->type, &e->field[k]));
@@ -252,7 +251,8 @@ static hn_status record(hn_engine *e)
                                   .border = gpu && o->dtype == HN_BF16};
     HN_TRY(hn_params_create(e->params, e->program, &po));
     if (o->job->tables) HN_TRY(o->job->tables(o->job, e->program));
-    HN_TRY(vector(e, HN_MEM_STATE, "step block", HN_U8, sizeof(hn_step_block), &e->step));
+    HN_TRY(vector(e, HN_MEM_INPUT, "loss", HN_F32, 1, &e->loss));
+    HN_TRY(vector(e, HN_MEM_INPUT, "step block", HN_U8, sizeof(hn_step_block), &e->step));
     if (has_batch(e)) HN_TRY(record_batch(e));
     if (o->job->probe) HN_TRY(record_probe(e));
     const hn_plan_options plan = {
@@ -365,26 +365,28 @@ hn_status hn_engine_new(const hn_engine_options *o, hn_engine **out)
 
 /* ---- memory, and the first run of every variant ---- */
 
-/* Of a field in staging memory. */
-static size_t field_bytes(const hn_field *f) { return (hn_type_bytes(&f->type) + 63) / 64 * 64; }
-
-static size_t batch_bytes(const hn_job *j)
+/* From the begin of `from` to the end of `to`, which lies behind it. */
+static size_t span(const hn_tensor *from, const hn_tensor *to)
 {
-    size_t bytes = 0;
-    for (int k = 0; k < j->n_fields; k++) bytes += field_bytes(&j->field[k]);
-    return bytes;
+    return (size_t)((const char *)to->data - (const char *)from->data) + hn_type_bytes(&to->type);
 }
 
-/* The batch at *at, which moves behind it. */
-static hn_engine_input batch_at(const hn_engine *e, char **at)
+/* From `first` to the end of the batch. */
+static size_t stage_bytes(const hn_engine *e, const hn_tensor *first)
 {
-    const hn_job *j = e->o.job;
-    hn_engine_input in = {{NULL}};
-    for (int k = 0; k < j->n_fields; k++) {
-        in.field[k] = *at;
-        *at += field_bytes(&j->field[k]);
-    }
-    return in;
+    const int n = has_batch(e) ? e->o.job->n_fields : 0;
+    return span(first, n > 0 ? e->field[n - 1] : e->step);
+}
+
+/* Loss and step block. */
+static size_t back_bytes(const hn_engine *e) { return span(e->loss, e->step); }
+
+static size_t round_up(size_t bytes) { return (bytes + 63) / 64 * 64; }
+
+/* The place of t in memory at `base` that lies as the device's does from `first` on. */
+static void *place_at(void *base, const hn_tensor *first, const hn_tensor *t)
+{
+    return (char *)base + ((const char *)t->data - (const char *)first->data);
 }
 
 static hn_status make_fences(hn_engine *e)
@@ -398,21 +400,23 @@ static hn_status make_fences(hn_engine *e)
 static hn_status take_host_memory(hn_engine *e)
 {
     const bool gpu = e->o.executor != HN_EXECUTOR_CPU;
-    const size_t head = (sizeof *e->pinned + 63) / 64 * 64;
-    const size_t bytes = gpu && has_batch(e) ? STAGES * batch_bytes(e->o.job) : 0;
+    const size_t head = round_up(sizeof *e->pinned), back = round_up(back_bytes(e));
+    const size_t staged = gpu ? round_up(stage_bytes(e, e->loss)) : 0;
     void *memory = NULL;
-    HN_TRY(hn_device_alloc_host(hn_program_device(e->program), head + bytes, &memory));
+    HN_TRY(hn_device_alloc_host(hn_program_device(e->program),
+                                head + STAGES * staged + HN_ENGINE_AHEAD * back, &memory));
     e->pinned = memory;
     char *at = (char *)memory + head;
-    for (int i = 0; i < STAGES; i++) {
-        e->stage[i].step = gpu ? &e->pinned->micro[i] : e->step->data;
-        if (gpu && has_batch(e)) e->stage[i].batch = batch_at(e, &at);
+    for (int i = 0; i < STAGES; i++, at += staged) {
+        stage *s = &e->stage[i];
+        s->memory = gpu ? at : e->loss->data;
+        s->step = place_at(s->memory, e->loss, e->step);
+        for (int k = 0; has_batch(e) && k < e->o.job->n_fields; k++)
+            s->batch.field[k] = place_at(s->memory, e->loss, e->field[k]);
     }
-    for (int k = 0; !gpu && has_batch(e) && k < e->o.job->n_fields; k++)
-        e->stage[0].batch.field[k] = e->field[k]->data;
-    for (int i = 0; i < HN_ENGINE_AHEAD; i++) {
+    for (int i = 0; i < HN_ENGINE_AHEAD; i++, at += back) {
         e->outcome[i].step = gpu ? &e->pinned->update[i] : e->step->data;
-        e->outcome[i].back = &e->pinned->back[i];
+        e->outcome[i].back = at;
     }
     return make_fences(e);
 }
@@ -430,13 +434,13 @@ static hn_status fetch(const hn_engine *e, const hn_tensor *t, void *to)
 
 static hn_status wait(const hn_engine *e) { return hn_device_wait(hn_program_device(e->program)); }
 
-/* Block and batch of the stage in use. */
-static hn_status send_stage(hn_engine *e)
+/* The stage in use from `first` on: the loss or the block. */
+static hn_status send_stage(hn_engine *e, const hn_tensor *first)
 {
     stage *s = &e->stage[e->now];
-    HN_TRY(send(e, e->step, s->step));
-    for (int k = 0; has_batch(e) && k < e->o.job->n_fields; k++)
-        HN_TRY(send(e, e->field[k], s->batch.field[k]));
+    if (s->memory != e->loss->data) /* CPU: it is there already */
+        HN_TRY(hn_device_send(hn_program_device(e->program), first->data,
+                              place_at(s->memory, e->loss, first), stage_bytes(e, first)));
     s->used = true;
     return hn_device_fence_here(s->sent);
 }
@@ -472,7 +476,7 @@ hn_status hn_engine_run_empty(hn_engine *e)
         HN_TRY(hn_engine_batch(e, &in));
         e->o.job->empty(e->o.job, in.field);
     }
-    HN_TRY(send_stage(e));
+    HN_TRY(send_stage(e, e->step));
     HN_TRY(hn_params_get_buffers(e->params, &buffers));
     hn_status st = HN_OK;
     for (int i = 0; i < N_VARIANTS && st == HN_OK; i++)
@@ -491,6 +495,8 @@ static hn_status warm_up(hn_engine *e)
     variants(e, variant);
     for (int i = 0; i < N_VARIANTS; i++)
         if (variant[i]) HN_TRY(hn_graph_capture(variant[i], e->step->data));
+    hn_graph *const step[] = {e->micro, e->update};
+    if (e->micro) HN_TRY(hn_graphs_capture(step, 2, e->step->data, &e->whole));
     return wait(e);
 }
 
@@ -525,6 +531,8 @@ hn_status hn_engine_capture_anew(hn_engine *e)
     variants(e, variant);
     for (int i = 0; i < N_VARIANTS; i++)
         if (variant[i]) hn_graph_release(variant[i]);
+    hn_device_graph_free(e->whole);
+    e->whole = NULL;
     return warm_up(e);
 }
 
@@ -558,49 +566,93 @@ hn_status hn_engine_batch(hn_engine *e, hn_engine_input *out)
 hn_status hn_engine_begin(hn_engine *e, int64_t step)
 {
     e->step_number = step;
+    e->counted = false;
     return run(e, e->begin, false);
+}
+
+/* What micro-batch `index` needs to know, into the stage in use, which is free then. */
+static hn_status set_micro(hn_engine *e, int64_t index)
+{
+    const stage *s = &e->stage[e->now];
+    if (s->used) HN_TRY(hn_device_fence_wait(s->sent)); /* the same batch again */
+    s->step->step = (uint64_t)e->step_number + 1;
+    s->step->row_offset = index * e->o.job->rows;
+    return HN_OK;
 }
 
 static hn_status micro(hn_engine *e, int64_t index, bool check)
 {
-    stage *s = &e->stage[e->now];
-    if (s->used) HN_TRY(hn_device_fence_wait(s->sent)); /* the same batch again */
-    s->step->step = (uint64_t)e->step_number + 1;
-    s->step->row_offset = index * e->o.job->rows;
-    HN_TRY(send_stage(e));
+    HN_TRY(set_micro(e, index));
+    HN_TRY(send_stage(e, e->step));
+    e->counted = true;
     return run(e, e->micro, check);
 }
 
 hn_status hn_engine_micro(hn_engine *e, int64_t index) { return micro(e, index, false); }
 hn_status hn_engine_find_nonfinite(hn_engine *e, int64_t index) { return micro(e, index, true); }
 
-static hn_status enqueue_update(hn_engine *e, double lr)
+/* What the update needs to know. */
+static void set_update(const hn_engine *e, hn_step_block *s, double lr)
 {
-    const outcome *u = &e->outcome[(e->first + e->n_outcomes) % HN_ENGINE_AHEAD];
     const hn_optimizer *o = &e->o.optimizer;
     const double t = (double)(e->step_number + 1);
-    u->step->step = (uint64_t)e->step_number + 1;
-    u->step->lr = (float)lr;
-    u->step->bias_correction1 = (float)(1.0 - pow(o->beta1, t));
-    u->step->bias_correction2 = (float)(1.0 - pow(o->beta2, t));
-    HN_TRY(fetch(e, e->loss, &u->back->loss)); /* the update clears the count */
-    HN_TRY(fetch(e, hn_params_flat(e->params)->count, &u->back->count));
-    HN_TRY(send(e, e->step, u->step));
-    HN_TRY(run(e, e->update, false));
-    HN_TRY(fetch(e, e->step, &u->back->step));
+    s->step = (uint64_t)e->step_number + 1;
+    s->lr = (float)lr;
+    s->bias_correction1 = (float)(1.0 - pow(o->beta1, t));
+    s->bias_correction2 = (float)(1.0 - pow(o->beta2, t));
+}
+
+static outcome *next_outcome(hn_engine *e)
+{
+    return &e->outcome[(e->first + e->n_outcomes) % HN_ENGINE_AHEAD];
+}
+
+/* Behind an update. */
+static hn_status fetch_report(hn_engine *e, hn_step_report *report)
+{
+    const outcome *u = next_outcome(e);
+    bool there = true;
+    HN_TRY(hn_device_fetch(hn_program_device(e->program), u->back, e->loss->data, back_bytes(e)));
     HN_TRY(hn_device_fence_here(u->done));
     e->n_outcomes++;
+    while (report != NULL && there) HN_TRY(hn_engine_report(e, true, &there, report));
     return HN_OK;
+}
+
+static hn_status check_ahead(const hn_engine *e)
+{
+    if (e->n_outcomes < HN_ENGINE_AHEAD) return HN_OK;
+    return HN_FAIL(HN_ERR_ARG, "the reports of %d steps have not been taken", HN_ENGINE_AHEAD);
 }
 
 hn_status hn_engine_update(hn_engine *e, double lr, hn_step_report *report)
 {
-    bool there = true;
-    if (e->n_outcomes == HN_ENGINE_AHEAD)
-        return HN_FAIL(HN_ERR_ARG, "the reports of %d steps have not been taken", HN_ENGINE_AHEAD);
-    HN_TRY(enqueue_update(e, lr));
-    while (report != NULL && there) HN_TRY(hn_engine_report(e, true, &there, report));
-    return HN_OK;
+    hn_step_block *step = next_outcome(e)->step;
+    HN_TRY(check_ahead(e));
+    set_update(e, step, lr);
+    HN_TRY(send(e, e->step, step));
+    HN_TRY(run(e, e->update, false));
+    e->counted = false;
+    return fetch_report(e, report);
+}
+
+/* Captured, the step has no begin: a loss of 0 comes with the batch, and updates clear the count.
+ */
+hn_status hn_engine_step(hn_engine *e, int64_t step, double lr, hn_step_report *report)
+{
+    if (e->whole == NULL || e->profile != NULL) {
+        HN_TRY(hn_engine_begin(e, step));
+        HN_TRY(hn_engine_micro(e, 0));
+        return hn_engine_update(e, lr, report);
+    }
+    HN_TRY(check_ahead(e));
+    if (e->counted) HN_TRY(hn_engine_begin(e, step));
+    e->step_number = step;
+    HN_TRY(set_micro(e, 0));
+    set_update(e, e->stage[e->now].step, lr);
+    HN_TRY(send_stage(e, e->loss));
+    HN_TRY(hn_device_launch(hn_program_device(e->program), e->whole));
+    return fetch_report(e, report);
 }
 
 hn_status hn_engine_report(hn_engine *e, bool wait, bool *there, hn_step_report *out)
@@ -610,12 +662,13 @@ hn_status hn_engine_report(hn_engine *e, bool wait, bool *there, hn_step_report 
     if (*there && wait) HN_TRY(hn_device_fence_wait(u->done));
     if (*there && !wait) HN_TRY(hn_device_fence_passed(u->done, there));
     if (!*there) return HN_OK;
-    const double sum = (double)u->back->loss, count = (double)u->back->count;
+    const hn_step_block *step = place_at(u->back, e->loss, e->step);
+    const double sum = (double)*(const float *)u->back, count = (double)step->count;
     *out = (hn_step_report){.loss = count > 0 ? sum / count : NAN,
                             .loss_sum = sum,
                             .tokens = (int64_t)count,
-                            .grad_norm = (double)u->back->step.grad_norm,
-                            .skipped = u->back->step.skipped};
+                            .grad_norm = (double)step->grad_norm,
+                            .skipped = step->skipped};
     e->first = (e->first + 1) % HN_ENGINE_AHEAD;
     e->n_outcomes--;
     return HN_OK;
@@ -627,7 +680,7 @@ hn_status hn_engine_eval_batch(hn_engine *e)
 {
     stage *s = &e->stage[e->now];
     if (s->used) HN_TRY(hn_device_fence_wait(s->sent)); /* the same batch again */
-    HN_TRY(send_stage(e));
+    HN_TRY(send_stage(e, e->step));
     return run(e, e->eval, false);
 }
 
@@ -654,6 +707,7 @@ hn_status hn_engine_square(hn_engine *e)
     if (e->square == NULL)
         return HN_FAIL(HN_ERR_ARG, "squares of gradients, but the engine has no anchor with a "
                                    "Fisher, or does not train");
+    e->counted = false; /* it clears the count */
     return run(e, e->square, false);
 }
 

@@ -12,6 +12,7 @@
  * One optimizer step:
  *   hn_engine_begin; for each micro-batch: hn_engine_batch, fill it, hn_engine_micro;
  *   hn_engine_update
+ * or, of one micro-batch: hn_engine_batch, fill it, hn_engine_step
  * On a GPU the host may run ahead: it waits in hn_engine_batch until the micro-batch before the
  * last has been copied (there is staging memory for two), and for a step's report where it asks to.
  *
@@ -142,6 +143,10 @@ HN_NODISCARD hn_status hn_engine_micro(hn_engine *e, int64_t index);
  *         hn_engine_report
  * Errors  HN_ERR_ARG: HN_ENGINE_AHEAD reports are outstanding already */
 HN_NODISCARD hn_status hn_engine_update(hn_engine *e, double lr, hn_step_report *report);
+/* hn_engine_begin, hn_engine_micro of index 0 and hn_engine_update, with the same results;
+ * captured, they are one launch. */
+HN_NODISCARD hn_status hn_engine_step(hn_engine *e, int64_t step, double lr,
+                                      hn_step_report *report);
 /* The oldest report that nobody has taken. wait false: only when its step is done already.
  * *there: whether there was one. */
 HN_NODISCARD hn_status hn_engine_report(hn_engine *e, bool wait, bool *there, hn_step_report *out);

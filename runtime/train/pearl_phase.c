@@ -194,11 +194,9 @@ static hn_status enqueue_step(hn_phase_state *f)
 {
     const int64_t step = f->state.step + f->ahead;
     hn_engine_input in;
-    HN_TRY(hn_engine_begin(f->engine, step));
     HN_TRY(hn_engine_batch(f->engine, &in));
     HN_TRY(f->feed->next(f->feed, &in));
-    HN_TRY(hn_engine_micro(f->engine, 0));
-    HN_TRY(hn_engine_update(f->engine, hn_schedule_lr(&f->schedule, step), NULL));
+    HN_TRY(hn_engine_step(f->engine, step, hn_schedule_lr(&f->schedule, step), NULL));
     f->ahead++;
     return HN_OK;
 }

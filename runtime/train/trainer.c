@@ -530,14 +530,18 @@ static hn_status record_step(trainer *t, const hn_step_report *r, double lr)
 static hn_status enqueue_step(trainer *t)
 {
     const int64_t step = t->state.step + t->ahead;
+    const double lr = hn_schedule_lr(&t->schedule, step);
+    t->ahead++;
+    if (t->c->accumulation == 1) {
+        HN_TRY(load_micro_batch(t));
+        return hn_engine_step(t->s->engine, step, lr, NULL);
+    }
     HN_TRY(hn_engine_begin(t->s->engine, step));
     for (int64_t a = 0; a < t->c->accumulation; a++) {
         HN_TRY(load_micro_batch(t));
         HN_TRY(hn_engine_micro(t->s->engine, a));
     }
-    HN_TRY(hn_engine_update(t->s->engine, hn_schedule_lr(&t->schedule, step), NULL));
-    t->ahead++;
-    return HN_OK;
+    return hn_engine_update(t->s->engine, lr, NULL);
 }
 
 static hn_status end_step(trainer *t, const hn_step_report *r)
