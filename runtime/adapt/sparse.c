@@ -9,7 +9,7 @@
 #include "runtime/adapt/sparse_impl.h"
 #include "runtime/base/alloc.h"
 
-enum { SHARES = 4 }; /* the most that a matrix may have of its share */
+enum { CEILING = 4 }; /* shares that a matrix may have, where nothing else is said */
 
 /* ---- how large everything may get ---- */
 
@@ -66,14 +66,15 @@ static int64_t at_most(double blocks, int64_t limit)
 static void size_matrices(hn_sparse *s)
 {
     const double all = total_values(s), pool = (double)s->pool[HN_BLOCKS_TRAINED].values;
+    const double ceiling = s->o.ceiling > 0 ? s->o.ceiling : CEILING;
     for (int64_t i = 0; i < s->n; i++) {
         hn_sparse_matrix *m = &s->entry[i].m;
         m->share = pool * ((double)m->blocks / all);
         const int64_t room = s->pool[HN_BLOCKS_TRAINED].values / m->values;
-        m->capacity = at_most(SHARES * m->share, m->blocks);
+        m->capacity = at_most(ceiling * m->share, m->blocks);
         if (m->capacity > room) m->capacity = room > 0 ? room : 1;
         if (s->o.candidates > 0)
-            m->kept = at_most(SHARES * m->share * s->o.candidates / 2, m->blocks);
+            m->kept = at_most(ceiling * m->share * s->o.candidates / 2, m->blocks);
     }
 }
 

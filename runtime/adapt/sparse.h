@@ -21,9 +21,9 @@
  *   ... steps with HN_GATHER_WINDOW: sums and sums of squares of whole-batch gradients ...
  *   hn_sparse_get           HN_SPARSE_SUM, ...; then hn_sparse_select
  *
- * Shares. A matrix of a part p of all values has p of the pool as its share; it may have at most
- * four times that, and then fewer blocks than it is made of: `capacity`, which sizes grids. Scores
- * are kept of `kept` blocks: as many as capacity times half of hn_sparse_options.candidates.
+ * Shares. A matrix with a part p of all values has p of the pool as its share. It may have at most
+ * `ceiling` times that: `capacity`, which sizes grids. Scores are kept of `kept` blocks: of
+ * `candidates` / 2 times as many.
  *
  * Lists. Everywhere here the blocks of a matrix stand by ascending id, and values block by block,
  * row-major inside; the order on the device is nobody's business.
@@ -48,6 +48,7 @@ typedef struct {
      * into this part of the values of all matrices. */
     int64_t values;
     double density;
+    double ceiling;    /* the most that a matrix may have, in shares; 0: 4 */
     double candidates; /* of a selection, in pools: 2; 0: supports come from outside only */
     hn_score_kind score;
     /* Bytes of dense fp32 gradients for steps that gather scores over several micro-batches: groups
