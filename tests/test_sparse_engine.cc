@@ -571,6 +571,24 @@ TEST(SparseSelection, OfConvolutionsGathersTheSame)
     }
 }
 
+/* What the MLP reads is made again in backward, also where dense gradients are scored: a selection
+ * costs no activations (graph/remake.c). */
+TEST(SparseSelection, TakesNoMoreActivations)
+{
+    const auto transient = [](double candidates, size_t memory) {
+        SmallDecoder m;
+        m.d.batch_rows = 32, m.d.seq_len = 64, m.d.max_seqs = 32;
+        m.o.sparse = {.density = 0.1, .candidates = candidates, .select_memory = memory};
+        EXPECT_HN_OK(m.make(squares(4)));
+        hn_plan_sizes sizes;
+        hn_plan_sizes_of(hn_engine_program(m.e), &sizes);
+        return (double)sizes.class_bytes[HN_MEM_TRANSIENT];
+    };
+    const double without = transient(0, 0);
+    EXPECT_LT(transient(2, 0), 1.02 * without);
+    EXPECT_LT(transient(2, 1 << 20), 1.02 * without);
+}
+
 /* ---- checkpoints ---- */
 
 hn_run_identity identity()
@@ -687,7 +705,8 @@ TEST(SparseCheckpoint, AContinuedRunIsTheUninterruptedOne)
         for (int64_t s = 0; s < kSteps; s++) {
             whole.run(s);
             state.step = s + 1;
-            ASSERT_HN_OK(hn_state_save(dir.str().c_str(), hn_engine_params(whole.m.e), &id, &state));
+            ASSERT_HN_OK(
+                hn_state_save(dir.str().c_str(), hn_engine_params(whole.m.e), &id, &state));
         }
         const auto want = whole.all();
         for (int64_t at = 1; at < kSteps; at++) {

@@ -172,7 +172,8 @@ hn_sparse_progress *hn_sparse_progress_of(hn_sparse *s); /* the engine counts */
 /* Steps so far in which matrix i was scored: sums of scores are over these. */
 int64_t hn_sparse_scored(const hn_sparse *s, int64_t i);
 
-/* Clears scores and sums; nothing is watched. Errors: HN_ERR_ARG without candidates */
+/* Clears scores and sums; nothing is watched: in front of a selection, and behind it, so that
+ * checkpoints need not hold what it has gathered. Errors: HN_ERR_ARG without candidates */
 HN_NODISCARD hn_status hn_sparse_begin(hn_sparse *s);
 /* The candidates of matrix i so far, ids ascending, and the sums of their scores.
  * ids, sum  [kept]; *n of them are filled */
