@@ -1,0 +1,332 @@
+/* Single values and squares of 4 without tensor cores. A group of neighbours in the span touches
+ * nearly all columns of x but few rows of tiles; so a thread block takes a run of tokens, a few at
+ * a time, of all columns that its group needs, lays them out column by column in shared memory, and
+ * every thread adds up the products of its own values in registers. What is read is read once a
+ * group, whole, which for scattered values is the least that memory allows: a column by itself
+ * would cost a sector of 32 bytes for each of its 2-byte values. */
+#include "kernels/sparse/cuda_block_dw.h"
+
+namespace {
+
+/* Blocks of a thread, thread blocks and shared memory a multiprocessor: two side by side, so that
+ * one reads while the other computes; a square of 4 has 16 sums and gets them all. */
+template <int kSide_, int kT_>
+struct Slab {
+    static constexpr int kSide = kSide_, kT = kT_; /* of a block; tokens at a time */
+    static constexpr int kThreads = kSide == 1 ? 384 : 512;
+    static constexpr int kEach = kSide == 1 ? 16 : 4;
+    static constexpr int kPerSm = kSide == 1 ? 2 : 1;
+    static constexpr int kSharedBytes = 220 * 1024 / kPerSm;
+    static constexpr int kBlocks = kEach * kThreads; /* of a group */
+};
+
+struct Job {
+    const __nv_bfloat16 *dy, *x;
+    int64_t ld_dy, ld_x, out, in, capacity;
+    const hn_sparse_span *span;
+    const int32_t *block;
+    float *part;
+    HnRuns_ runs;
+};
+
+/* The columns that a group needs. */
+struct Window {
+    int row, rows, col, cols; /* of dy and of x; multiples of 4 */
+    int quads;                /* fours of columns of both, dy's first */
+};
+
+/* kT tokens of a column. */
+template <int kT>
+struct __align__(2 * kT) Tokens
+{
+    uint32_t pair[kT / 2];
+};
+
+__device__ __forceinline__ float low(uint32_t pair) { return __uint_as_float(pair << 16); }
+__device__ __forceinline__ float high(uint32_t pair) { return __uint_as_float(pair & 0xffff0000u); }
+
+/* Four columns of each of kT tokens, from rows to columns. Column 4 q + k of the window lies at
+ * k * quads + q, so that neighbouring threads write neighbouring places, and read mixed ones. */
+template <class S, int kT>
+__device__ __forceinline__ void fill(const Job &job, const Window &win, int64_t token, int64_t end,
+                                     Tokens<kT> *shared)
+{
+    const int left = end - token < kT ? (int)(end - token) : kT;
+    constexpr int kQuads = 8 / kT; /* of a thread at once: 8 loads of 8 bytes under way */
+#pragma unroll 1
+    for (int q0 = (int)threadIdx.x; q0 < win.quads; q0 += S::kThreads * kQuads) {
+        uint2 raw[kQuads][kT];
+#pragma unroll
+        for (int i = 0; i < kQuads; i++) {
+            const int q = q0 + i * S::kThreads;
+            const bool of_dy = 4 * q < win.rows;
+            const __nv_bfloat16 *from =
+                of_dy ? job.dy + win.row + 4 * q : job.x + win.col + 4 * q - win.rows;
+            const int64_t ld = of_dy ? job.ld_dy : job.ld_x;
+            const int there = q < win.quads ? left : 0;
+            from += token * ld;
+#pragma unroll
+            for (int t = 0; t < kT; t++) {
+                raw[i][t] = make_uint2(0u, 0u);
+                if (t < there) raw[i][t] = *reinterpret_cast<const uint2 *>(from);
+                from += ld;
+            }
+        }
+#pragma unroll
+        for (int i = 0; i < kQuads; i++) {
+            const int q = q0 + i * S::kThreads;
+            if (q >= win.quads) break;
+            Tokens<kT> column[4];
+#pragma unroll
+            for (int t = 0; t < kT; t += 2) {
+                column[0].pair[t / 2] = __byte_perm(raw[i][t].x, raw[i][t + 1].x, 0x5410);
+                column[1].pair[t / 2] = __byte_perm(raw[i][t].x, raw[i][t + 1].x, 0x7632);
+                column[2].pair[t / 2] = __byte_perm(raw[i][t].y, raw[i][t + 1].y, 0x5410);
+                column[3].pair[t / 2] = __byte_perm(raw[i][t].y, raw[i][t + 1].y, 0x7632);
+            }
+#pragma unroll
+            for (int k = 0; k < 4; k++) shared[k * win.quads + q] = column[k];
+        }
+    }
+}
+
+/* Where the operands of a block lie: dy's place in the upper half, x's in the lower. */
+template <int kSide>
+__device__ __forceinline__ uint32_t places(const Window &win, int row, int col)
+{
+    const int r = row - win.row, c = col - win.col, first = win.rows / 4;
+    if (kSide == 4) return (uint32_t)(r / 4) << 16 | (uint32_t)(first + c / 4);
+    return (uint32_t)(r % 4 * win.quads + r / 4) << 16 |
+           (uint32_t)(c % 4 * win.quads + first + c / 4);
+}
+
+template <int kT>
+__device__ __forceinline__ void add_products(float *sum, const Tokens<kT> *shared, uint32_t place)
+{
+    const Tokens<kT> p = shared[place >> 16], q = shared[place & 0xffffu];
+#pragma unroll
+    for (int t = 0; t < kT / 2; t++) {
+        *sum += low(p.pair[t]) * low(q.pair[t]);
+        *sum += high(p.pair[t]) * high(q.pair[t]);
+    }
+}
+
+template <int kT>
+__device__ __forceinline__ void add_square(float *sum, const Tokens<kT> *shared, int quads,
+                                           uint32_t place)
+{
+    Tokens<kT> p[4], q[4];
+#pragma unroll
+    for (int k = 0; k < 4; k++) {
+        p[k] = shared[k * quads + (place >> 16)];
+        q[k] = shared[k * quads + (place & 0xffffu)];
+    }
+#pragma unroll
+    for (int t = 0; t < kT / 2; t++)
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+#pragma unroll
+            for (int k = 0; k < 4; k++) {
+                sum[4 * i + k] += low(p[i].pair[t]) * low(q[k].pair[t]);
+                sum[4 * i + k] += high(p[i].pair[t]) * high(q[k].pair[t]);
+            }
+}
+
+/* Adds up tokens begin .. end for the first `used` blocks of every thread. */
+template <class S>
+__device__ __forceinline__ void add_tokens(const Job &job, const Window &win, int64_t begin,
+                                           int64_t end, int used, const uint32_t *place,
+                                           float (*sum)[S::kSide * S::kSide], char *memory)
+{
+    constexpr int kT = S::kT;
+    Tokens<kT> *const shared = reinterpret_cast<Tokens<kT> *>(memory);
+    constexpr int kAtOnce = S::kSide == 1 ? 16 / kT : 1; /* loads under way */
+#pragma unroll 1
+    for (int64_t token = begin; token < end; token += kT) {
+        __syncthreads(); /* nobody reads the tokens before */
+        fill<S, kT>(job, win, token, end, shared);
+        __syncthreads();
+#pragma unroll
+        for (int k = 0; k < S::kEach; k += kAtOnce) {
+            if (k >= used) break;
+#pragma unroll
+            for (int i = k; i < k + kAtOnce; i++) {
+                uint32_t at = place[i];
+                asm volatile("" : "+r"(at)); /* both addresses ahead would be twice the registers */
+                if constexpr (S::kSide == 1)
+                    add_products<kT>(sum[i], shared, at);
+                else
+                    add_square<kT>(sum[i], shared, win.quads, at);
+            }
+        }
+    }
+}
+
+/* Groups whose window does not fit into shared memory (blocks few and far between) read device
+ * memory value by value. */
+template <class S>
+__device__ __forceinline__ void add_apart(const Job &job, int64_t begin, int64_t end,
+                                          const int32_t *id, int n, hn_divisor by_across,
+                                          int across, float *to)
+{
+    constexpr int kValues = S::kSide * S::kSide;
+    for (int v = (int)threadIdx.x; v < n * kValues; v += S::kThreads) {
+        const int i = id[v / kValues], down = (int)hn_divide((uint32_t)i, by_across);
+        const int row = down * S::kSide + v % kValues / S::kSide;
+        const int col = (i - down * across) * S::kSide + v % S::kSide;
+        float sum = 0.0f;
+#pragma unroll 2
+        for (int64_t t = begin; t < end; t++)
+            sum += hn_f32(job.dy[t * job.ld_dy + row]) * hn_f32(job.x[t * job.ld_x + col]);
+        to[v] = sum;
+    }
+}
+
+template <class S>
+__device__ __forceinline__ Window window_of(const Job &job, const int32_t *id, int64_t blocks,
+                                            hn_divisor by_across, int across)
+{
+    const uint32_t first = (uint32_t)id[0], last = (uint32_t)id[blocks - 1];
+    const int r0 = (int)hn_divide(first, by_across), r1 = (int)hn_divide(last, by_across);
+    const int top = r0 * S::kSide / HN_SPARSE_TILE, bottom = r1 * S::kSide / HN_SPARSE_TILE;
+    Window w = {top * HN_SPARSE_TILE, 0, 0, (int)job.in, 0};
+    w.rows = min((bottom + 1) * HN_SPARSE_TILE, (int)job.out) - w.row;
+    if (top == bottom) { /* blocks come by tiles, from left to right */
+        const int left = ((int)first - r0 * across) * S::kSide / HN_SPARSE_TILE;
+        const int right = ((int)last - r1 * across) * S::kSide / HN_SPARSE_TILE;
+        w.col = left * HN_SPARSE_TILE;
+        w.cols = min((right + 1) * HN_SPARSE_TILE, (int)job.in) - w.col;
+    }
+    w.quads = w.rows / 4 + w.cols / 4;
+    return w;
+}
+
+template <class S>
+__global__ void __launch_bounds__(S::kThreads, S::kPerSm)
+    block_dw_slab_kernel(const Job job, const hn_divisor by_across)
+{
+    extern __shared__ __align__(16) char shared[];
+    constexpr int kValues = S::kSide * S::kSide;
+    const int64_t blocks = hn_span_blocks_(job.span, job.capacity);
+    const int64_t groups = hn_items_(job.runs, blocks), runs = hn_runs_(job.runs, groups);
+    const int across = (int)(job.in / S::kSide);
+    const int64_t steps = hn_ceil_div_(job.runs.tokens, job.runs.step);
+
+#pragma unroll 1
+    for (int64_t w = blockIdx.x; w < groups * runs; w += gridDim.x) {
+        const int64_t run = w / groups, first = w % groups * S::kBlocks;
+        const int32_t *const id = job.block + job.span->first_block + first;
+        const int n = (int)(blocks - first < S::kBlocks ? blocks - first : S::kBlocks);
+        const int used = (n + S::kThreads - 1) / S::kThreads;
+        const int64_t begin = run * steps / runs * job.runs.step;
+        const int64_t behind = (run + 1) * steps / runs * job.runs.step;
+        const int64_t end = behind < job.runs.tokens ? behind : job.runs.tokens;
+        const Window win = window_of<S>(job, id, n, by_across, across);
+        float *const to = job.part + (run * blocks + first) * kValues;
+        if (win.quads * 4 * (int)sizeof(Tokens<S::kT>) > S::kSharedBytes) {
+            add_apart<S>(job, begin, end, id, n, by_across, across, to);
+            continue;
+        }
+
+        float sum[S::kEach][kValues];
+        uint32_t place[S::kEach];
+#pragma unroll
+        for (int k = 0; k < S::kEach; k++) {
+            const int b = k * S::kThreads + (int)threadIdx.x;
+            const int i = id[b < n ? b : 0], down = (int)hn_divide((uint32_t)i, by_across);
+            place[k] = places<S::kSide>(win, down * S::kSide, (i - down * across) * S::kSide);
+#pragma unroll
+            for (int v = 0; v < kValues; v++) sum[k][v] = 0.0f;
+        }
+        add_tokens<S>(job, win, begin, end, used, place, sum, shared);
+#pragma unroll
+        for (int k = 0; k < S::kEach; k++) {
+            const int b = k * S::kThreads + (int)threadIdx.x;
+            if (b < n)
+#pragma unroll
+                for (int v = 0; v < kValues; v++) to[b * kValues + v] = sum[k][v];
+        }
+    }
+}
+
+template <class S>
+HnRuns_ runs_of(const hn_block_dw_args *a)
+{
+    return {a->rows, 8, 64, kHnSms_ * S::kPerSm, 1, S::kBlocks};
+}
+
+template <class S>
+hn_status launch(const hn_block_dw_args *a, float *part, hn_stream stream)
+{
+    const HnRuns_ runs = runs_of<S>(a);
+    const Job job = {static_cast<const __nv_bfloat16 *>(a->dy),
+                     static_cast<const __nv_bfloat16 *>(a->x),
+                     a->ld_dy,
+                     a->ld_x,
+                     a->out,
+                     a->in,
+                     a->capacity,
+                     a->span,
+                     a->block,
+                     part,
+                     runs};
+    const int64_t most = hn_items_(runs, a->capacity) * hn_runs_(runs, 1);
+    HN_TRY(HN_CUDA(cudaFuncSetAttribute(
+        block_dw_slab_kernel<S>, cudaFuncAttributeMaxDynamicSharedMemorySize, S::kSharedBytes)));
+    block_dw_slab_kernel<S>
+        <<<hn_grid(most, 1, kHnSms_ * S::kPerSm), S::kThreads, S::kSharedBytes, stream>>>(
+            job, hn_divisor_of(a->in / S::kSide));
+    HN_TRY(HN_CUDA_LAUNCHED("block_dw_slab"));
+    return hn_block_dw_add_(a, runs, part, stream);
+}
+
+} // namespace
+
+bool hn_block_dw_slab_takes_(const hn_block_dw_args *a)
+{
+    return a->dtype == HN_BF16 && a->shape.br == a->shape.bc &&
+           (a->shape.br == 1 || a->shape.br == 4) && a->out % 4 == 0 && a->in % 4 == 0 &&
+           a->ld_dy % 4 == 0 && a->ld_x % 4 == 0;
+}
+
+bool hn_block_dw_slab_fits_(void)
+{
+    int device = 0, most = 0;
+    return cudaGetDevice(&device) == cudaSuccess &&
+           cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device) ==
+               cudaSuccess &&
+           most >= Slab<4, 4>::kSharedBytes;
+}
+
+/* The most tokens at a time for which all columns fit, else two: then groups far down a matrix with
+ * very many rows may still fit. */
+#define HN_FOR_SLAB(a, S, ...)                               \
+    do {                                                     \
+        const int64_t bytes = ((a)->out + (a)->in) * 2;      \
+        if ((a)->shape.br == 4 && 4 * bytes <= 220 * 1024) { \
+            using S = Slab<4, 4>;                            \
+            __VA_ARGS__;                                     \
+        } else if ((a)->shape.br == 4) {                     \
+            using S = Slab<4, 2>;                            \
+            __VA_ARGS__;                                     \
+        } else if (8 * bytes <= 110 * 1024) {                \
+            using S = Slab<1, 8>;                            \
+            __VA_ARGS__;                                     \
+        } else if (4 * bytes <= 110 * 1024) {                \
+            using S = Slab<1, 4>;                            \
+            __VA_ARGS__;                                     \
+        } else {                                             \
+            using S = Slab<1, 2>;                            \
+            __VA_ARGS__;                                     \
+        }                                                    \
+    } while (0)
+
+size_t hn_block_dw_slab_scratch_(const hn_block_dw_args *a)
+{
+    HN_FOR_SLAB(a, S, return hn_runs_bytes_(runs_of<S>(a), a));
+}
+
+hn_status hn_block_dw_slab_(const hn_block_dw_args *a, void *scratch, hn_stream stream)
+{
+    HN_FOR_SLAB(a, S, return launch<S>(a, static_cast<float *>(scratch), stream));
+}
