@@ -67,6 +67,19 @@ inline SparseChoice squares(int64_t side)
     }};
 }
 
+/* Rows, columns and squares, by the layer of a decoder. */
+inline SparseChoice mixed()
+{
+    return {.shape = [](const std::string &name, int64_t in, int64_t out) -> hn_block_shape {
+        if (name.find("q_proj") != std::string::npos) return {1, in};
+        if (name.find("o_proj") != std::string::npos) return {out, 1};
+        if (name.find("v_proj") != std::string::npos) return {16, 16};
+        if (name.find("down_proj") != std::string::npos) return {4, 4};
+        if (name.find("up_proj") != std::string::npos) return {1, 1};
+        return {0, 0};
+    }};
+}
+
 /* The blocks of an engine's parameters. */
 class Blocks {
   public:

@@ -47,6 +47,8 @@ static hn_status size_pool(hn_sparse *s)
                        ") or a density (%g), one of them above 0",
                        o->values, o->density);
     if (o->density > 0) values = floor(o->density * all / (double)least) * (double)least;
+    if (values > INT32_MAX)
+        return HN_FAIL(HN_ERR_ARG, "a budget of %.0f values, at most 2^31 - 1", values);
     if (values > all || values < (double)least)
         return HN_FAIL(HN_ERR_ARG,
                        "a budget of %.0f values: blocks have %" PRId64
