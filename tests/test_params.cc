@@ -58,6 +58,11 @@ class Model {
                 *choice = {s.parts[k].rank, s.parts[k].scale, s.dropout};
         return HN_OK;
     }
+    static hn_status rows(const void *, const char *, int64_t in, int64_t, hn_block_shape *choice)
+    {
+        *choice = {1, in};
+        return HN_OK;
+    }
 
   public:
     hn_program *p = nullptr;
@@ -66,9 +71,13 @@ class Model {
     hn_tensor *x = nullptr, *y[4] = {}, *dy[4] = {};
     hn_step_block step = {};
 
-    Model(const Group &s, Storage storage, bool recompute = false) : s_(s)
+    /* blocks: every other row of the weights is trained */
+    Model(const Group &s, Storage storage, bool recompute = false, bool blocks = false) : s_(s)
     {
-        const hn_adapt adapt = {.parameter = parameter, .linear = linear, .context = this};
+        const hn_adapt adapt = {.parameter = parameter,
+                                .linear = linear,
+                                .sparse = blocks ? rows : nullptr,
+                                .context = this};
         const int n = (int)s.parts.size();
         step.seed = 3;
         EXPECT_HN_OK(hn_program_new(1, &p));
@@ -83,13 +92,15 @@ class Model {
                                      .moments = 2,
                                      .gradients = true,
                                      .fuse = storage == UNFORCED ? HN_FUSE_WIDE : HN_FUSE_ALWAYS,
-                                     .border = storage == BORDERED};
+                                     .border = storage == BORDERED,
+                                     .sparse = {.density = 0.75}};
         EXPECT_HN_OK(hn_params_create(params, p, &o));
         record(n, storage, recompute);
         const hn_plan_options plan = {.device = nullptr, .guard_bytes = 64};
         EXPECT_HN_OK(hn_plan_build(p, &plan));
         EXPECT_HN_OK(hn_plan_allocate(p));
         fill();
+        if (blocks) choose_rows();
     }
     ~Model()
     {
@@ -130,6 +141,18 @@ class Model {
         EXPECT_HN_OK(hn_graph_new(p, "update", false, &update));
         EXPECT_HN_OK(hn_params_refresh(params, update));
     }
+    void choose_rows()
+    {
+        hn_sparse *b = hn_params_sparse(params);
+        std::vector<int64_t> first = {0};
+        std::vector<int32_t> id;
+        for (int64_t i = 0; i < hn_sparse_matrices(b); i++) {
+            for (int32_t k = 1; k < hn_sparse_at(b, i)->blocks; k += 2) id.push_back(k);
+            first.push_back((int64_t)id.size());
+        }
+        const hn_block_lists lists = {first.data(), id.data()};
+        EXPECT_HN_OK(hn_sparse_select(b, &lists, nullptr, false));
+    }
     static void normal(const hn_tensor *t, unsigned seed)
     {
         const auto v = normal_f32((size_t)hn_type_elements(&t->type), seed);
@@ -166,6 +189,12 @@ class Model {
         all.push_back(get(hn_graph_grad(g, x)));
         for (int64_t i = 0; i < hn_params_count(params); i++)
             if (hn_params_at(params, i)->trained) all.push_back(get(hn_params_at(params, i)->grad));
+        const hn_sparse *b = hn_params_sparse(params);
+        for (int64_t i = 0; b != nullptr && i < hn_sparse_matrices(b); i++) {
+            const int64_t n = hn_sparse_count(b, HN_BLOCKS_TRAINED, i);
+            all.emplace_back((size_t)(n * hn_sparse_at(b, i)->values));
+            EXPECT_HN_OK(hn_sparse_get(b, HN_SPARSE_GRAD, i, all.back().data()));
+        }
         return all;
     }
     int64_t count(hn_op_id op) const
@@ -194,6 +223,21 @@ TEST_P(Params, StorageDoesNotChangeResults)
             ASSERT_EQ(got.size(), want.size());
             for (size_t k = 0; k < got.size(); k++) EXPECT_LT(rel_l2(got[k], want[k]), close) << k;
         }
+}
+
+/* Gradients of rows of the weights, besides those of low-rank pairs. */
+TEST_P(Params, StorageDoesNotChangeGradientsOfBlocks)
+{
+    if (s.train_weights) return; /* refused: tests/test_sparse_engine.cc */
+    Model plain(s, PLAIN, false, true);
+    const auto want = plain.results();
+    for (const Storage storage : {FUSED, BORDERED}) {
+        Model m(s, storage, false, true);
+        const auto got = m.results();
+        ASSERT_EQ(got.size(), want.size());
+        for (size_t k = 0; k < got.size(); k++) EXPECT_LT(rel_l2(got[k], want[k]), close) << k;
+        EXPECT_EQ(m.count(HN_OP_BLOCK_DW), (int64_t)s.parts.size());
+    }
 }
 
 TEST_P(Params, ValuesAreTheirOwnUnderEveryStorage)

@@ -9,11 +9,12 @@
  * Limits     1 <= n < 2^31, 0 <= k <= n; any alignment.
  * Aliasing   none.
  * Repeats    the result is unique: the same for any number of threads, on CPU and GPU.
- * Cost       CPU, fast: four reads of x. CUDA: radix selection by 14, 14 and 4 bits. Two reads of x
+ * Cost       CPU, fast: five reads of x. CUDA: radix selection by 14, 14 and 4 bits. Two reads of x
  *            and a little: the first counts by the upper 14 bits of order-preserving keys, the
  *            second sets aside, in order, what lies in the bin of the k-th or above; the rest works
- *            on that. Where more than n / 16 of x share the bin of the k-th (ties above all), on x:
- *            five reads. Grids depend on n alone, nothing waits for the host.
+ *            on that. Where the list has no room (more than n / 16 of x share the bin of the k-th,
+ *            or k is above 7/16 of n): four reads. Scratch: 28 MB, half of x's bytes, 8 k bytes.
+ *            Grids depend on n alone, nothing waits for the host.
  * Errors     HN_ERR_ARG, HN_ERR_SHAPE before the first write.
  */
 #ifndef HN_TOPK_H

@@ -59,7 +59,7 @@ typedef struct {
 } hn_sparse_adamw_args;
 
 /* The table of the bias corrections: made in double, rounded once, as the step block's are. */
-void hn_sparse_corrections(float beta1, float beta2, float *corrections);
+void hn_sparse_corrections(double beta1, double beta2, float *corrections);
 
 HN_NODISCARD hn_status hn_sparse_adamw_check(const hn_sparse_adamw_args *a);
 HN_NODISCARD hn_status hn_sparse_adamw_cpu(const hn_sparse_adamw_args *a);

@@ -6,11 +6,11 @@
 
 static const char op[] = "sparse_adamw";
 
-void hn_sparse_corrections(float beta1, float beta2, float *corrections)
+void hn_sparse_corrections(double beta1, double beta2, float *corrections)
 {
     for (int t = 0; t < HN_SPARSE_AGES; t++) {
-        corrections[2 * t] = (float)(1.0 - pow((double)beta1, (double)t));
-        corrections[2 * t + 1] = (float)(1.0 - pow((double)beta2, (double)t));
+        corrections[2 * t] = (float)(1.0 - pow(beta1, (double)t));
+        corrections[2 * t + 1] = (float)(1.0 - pow(beta2, (double)t));
     }
 }
 

@@ -3,5 +3,6 @@
 #define HN_FACE_ADAPT_H
 #include "runtime/adapt/params.h"
 #include "runtime/adapt/rank_rule.h"
+#include "runtime/adapt/sparse.h"
 #include "runtime/adapt/spectrum.h"
 #endif

@@ -25,6 +25,7 @@ void hn_params_free(hn_params *p)
     hn_free(p->param);
     hn_free(p->linear);
     hn_free(p->group);
+    hn_sparse_free(p->sparse);
     hn_arena_free(&p->arena);
     hn_free(p);
 }
@@ -149,6 +150,18 @@ static hn_status settle_lowrank(hn_linear_layer *l)
                    l->groups > 1 ? " (a convolution in groups)" : "");
 }
 
+/* What the hook wants of the weight besides. */
+static hn_status settle_sparse(hn_params *p, hn_linear_layer *l)
+{
+    if (p->adapt.sparse == NULL) return HN_OK;
+    HN_TRY(p->adapt.sparse(p->adapt.context, l->module, l->in, l->out, &l->sparse));
+    if (l->sparse.br == 0 && l->sparse.bc == 0) return HN_OK;
+    HN_TRY(hn_block_shape_check(l->module, l->sparse, l->out, l->in));
+    if (l->lowrank.rank == 0 || !l->lowrank.materialise) return HN_OK;
+    return HN_FAIL(HN_ERR_UNSUPPORTED, "%s: blocks of a weight to which a low-rank update is added",
+                   l->module);
+}
+
 static hn_status declare_layer(hn_params *p, const char *module, const hn_linear_layer *what,
                                bool bias, double init_scale)
 {
@@ -162,8 +175,12 @@ static hn_status declare_layer(hn_params *p, const char *module, const hn_linear
     if (p->adapt.linear)
         HN_TRY(p->adapt.linear(p->adapt.context, module, l->in, l->out, &l->lowrank));
     HN_TRY(settle_lowrank(l));
+    HN_TRY(settle_sparse(p, l));
     snprintf(name, sizeof name, "%s.weight", module);
     HN_TRY(declare_base(p, name, l->out, l->in, HN_INIT_NORMAL, init_scale, &l->weight));
+    if (l->weight->trained && l->sparse.br > 0)
+        return HN_FAIL(HN_ERR_UNSUPPORTED, "%s: blocks of a weight that is trained as a whole",
+                       name);
     set_taps(l, l->weight);
     snprintf(name, sizeof name, "%s.bias", module);
     if (bias) HN_TRY(declare_base(p, name, 0, l->out, HN_INIT_ZERO, 0, &l->bias));
@@ -329,6 +346,25 @@ static hn_status create_param(hn_program *program, hn_param *q, const hn_params_
     return create(program, HN_MEM_WEIGHT, prefix, q, o->dtype, &q->value);
 }
 
+/* The blocks of all layers of which the hook wants some. */
+static hn_status create_sparse(hn_params *p, hn_program *program, const hn_params_options *o)
+{
+    int64_t n = 0;
+    hn_sparse_weight *weight = hn_calloc((size_t)p->n_linear, sizeof *weight);
+    if (weight == NULL)
+        return HN_FAIL(HN_ERR_MEMORY, "no memory for %" PRId64 " layers", p->n_linear);
+    for (int64_t i = 0; i < p->n_linear; i++) {
+        const hn_linear_layer *l = p->linear[i];
+        if (l->sparse.br > 0)
+            weight[n++] = (hn_sparse_weight){l->weight->name, l->weight->value, l->sparse};
+    }
+    const hn_status st = o->moments == 2
+                             ? hn_sparse_new(program, weight, n, &o->sparse, &p->sparse)
+                             : HN_FAIL(HN_ERR_UNSUPPORTED, "blocks are trained by AdamW alone");
+    hn_free(weight);
+    return st;
+}
+
 hn_status hn_params_create(hn_params *p, hn_program *program, const hn_params_options *o)
 {
     if (o->dtype != HN_F32 && o->dtype != HN_BF16)
@@ -349,8 +385,12 @@ hn_status hn_params_create(hn_params *p, hn_program *program, const hn_params_op
         }
         if (decayed) p->flat.n_decay = hn_program_class_elements(program, HN_MEM_TRAINED, HN_F32);
     }
-    p->flat.n = hn_program_class_elements(program, HN_MEM_TRAINED, HN_F32);
+    p->flat.n = p->flat.n_dense = hn_program_class_elements(program, HN_MEM_TRAINED, HN_F32);
     if (!o->gradients) return HN_OK;
+    if (hn_params_in_blocks(p)) {
+        HN_TRY(create_sparse(p, program, o));
+        p->flat.n = hn_program_class_elements(program, HN_MEM_TRAINED, HN_F32);
+    }
     const hn_type one = hn_type_1d(HN_F32, 1);
     return hn_program_tensor(program, HN_MEM_GRAD, "trained_tokens", &one, &p->flat.count);
 }
@@ -396,8 +436,17 @@ int64_t hn_params_trained(const hn_params *p)
     int64_t n = 0;
     for (int64_t i = 0; i < p->n; i++)
         if (p->param[i]->trained) n += hn_param_values(p->param[i]);
-    return n;
+    return n + (p->sparse ? hn_sparse_pool_values(p->sparse) : 0);
 }
+
+bool hn_params_in_blocks(const hn_params *p)
+{
+    for (int64_t i = 0; i < p->n_linear; i++)
+        if (p->linear[i]->sparse.br > 0) return true;
+    return false;
+}
+
+hn_sparse *hn_params_sparse(const hn_params *p) { return p->sparse; }
 
 int64_t hn_params_total(const hn_params *p)
 {

@@ -19,6 +19,8 @@
  */
 #ifndef HN_PARAMS_H
 #define HN_PARAMS_H
+#include "kernels/sparse/sparse_pool.h"
+#include "runtime/adapt/sparse.h"
 #include "runtime/graph/graph.h"
 
 #ifdef __cplusplus
@@ -45,6 +47,12 @@ typedef struct {
      * HN_ERR_UNSUPPORTED where dropout meets `materialise`. */
     hn_status (*linear)(const void *context, const char *module, int64_t in, int64_t out,
                         hn_lowrank *choice);
+    /* Of which shape blocks of the layer's weight are trained (sparse.h): sets *choice, {0, 0} on
+     * entry, or leaves it: none. With a low-rank update besides, both are. Declaring a layer fails
+     * with HN_ERR_SHAPE where the shape does not divide [out, in], with HN_ERR_UNSUPPORTED where
+     * the whole weight is trained or the low-rank update is materialised. */
+    hn_status (*sparse)(const void *context, const char *module, int64_t in, int64_t out,
+                        hn_block_shape *choice);
     const void *context;
 } hn_adapt;
 
@@ -90,6 +98,7 @@ typedef struct {
     const char *module;
     int64_t in, out;
     hn_lowrank lowrank;
+    hn_block_shape sparse;           /* {0, 0}: no blocks of the weight are trained */
     hn_param *weight, *bias, *a, *b; /* bias, a, b: NULL when absent */
     uint64_t key;                    /* random stream of the dropout */
     int64_t kh, kw, groups;          /* of a convolution: in = kh kw channels / groups; else 0 */
@@ -154,6 +163,7 @@ typedef struct {
     bool gradients; /* false: nothing is trained in this program (evaluation, generation) */
     hn_fuse_rule fuse;
     bool border; /* store low-rank pairs around their weights where shapes allow (storage.c) */
+    hn_sparse_options sparse; /* read where the hook wants blocks and `gradients` is set */
     const char *prefix; /* in front of tensors' names, where a program holds parameters already:
                          * only where nothing is trained, fused or bordered. NULL: none */
 } hn_params_options;
@@ -166,12 +176,16 @@ hn_param *hn_params_at(const hn_params *p, int64_t i);
 hn_param *hn_params_find(const hn_params *p, const char *name); /* NULL when absent */
 int64_t hn_params_linears(const hn_params *p);
 const hn_linear_layer *hn_params_linear_at(const hn_params *p, int64_t i);
-int64_t hn_params_trained(const hn_params *p); /* trained values, without padding */
-int64_t hn_params_total(const hn_params *p);   /* values of the base model */
+/* Trained values, without padding: of parameters, and of all blocks once they are created. */
+int64_t hn_params_trained(const hn_params *p);
+bool hn_params_in_blocks(const hn_params *p);    /* whether the hook wants blocks of any layer */
+hn_sparse *hn_params_sparse(const hn_params *p); /* NULL: nothing is trained in blocks here */
+int64_t hn_params_total(const hn_params *p);     /* values of the base model */
 
 /* Flat views for clipping and the update: g[n] and behind it the trained-token count. */
 typedef struct {
     int64_t n, n_decay; /* elements; the first n_decay take weight decay */
+    int64_t n_dense;    /* those behind are the pool of blocks */
     hn_tensor *count;   /* [1], behind the gradients */
     bool work;          /* there is a flat range of working copies, which the update writes */
 } hn_flat;

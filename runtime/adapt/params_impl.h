@@ -30,6 +30,7 @@ struct hn_params {
     hn_group **group; /* declared ones */
     int64_t n_group, cap_group;
     hn_flat flat;
+    hn_sparse *sparse; /* NULL: none */
 };
 
 /* Whether the layer's update is added to its weight, which hn_layer_weight makes then. */

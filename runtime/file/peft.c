@@ -13,11 +13,11 @@
 #include "runtime/base/json.h"
 #include "runtime/base/mapfile.h"
 #include "runtime/file/folder.h"
+#include "runtime/file/peft_impl.h"
 #include "runtime/file/safetensors.h"
 
-static const char PREFIX[] = "base_model.model.", END_A[] = ".lora_A.weight",
-                  END_B[] = ".lora_B.weight";
-static const char CONFIG[] = "adapter_config.json", TENSORS[] = "adapter_model.safetensors";
+static const char PREFIX[] = HN_PEFT_PREFIX, END_A[] = ".lora_A.weight", END_B[] = ".lora_B.weight";
+static const char CONFIG[] = HN_PEFT_CONFIG, TENSORS[] = HN_PEFT_TENSORS;
 
 void hn_peft_clear(hn_peft_adapter *a)
 {
@@ -267,7 +267,7 @@ static json_t *number(double v)
     return v == floor(v) && fabs(v) < 1e15 ? json_integer((json_int_t)v) : json_real(v);
 }
 
-static json_t *text_or_null(const char *s) { return s ? json_string(s) : json_null(); }
+json_t *hn_peft_text_json(const char *s) { return s ? json_string(s) : json_null(); }
 
 static json_t *list_of(const hn_names *names)
 {
@@ -280,7 +280,7 @@ static json_t *list_of(const hn_names *names)
     return list;
 }
 
-static json_t *selector(const hn_peft_selector *s)
+json_t *hn_peft_selector_json(const hn_peft_selector *s)
 {
     return s->regex ? json_string(s->regex) : list_of(&s->list);
 }
@@ -314,10 +314,10 @@ static json_t *config_json(const hn_peft_config *c)
     json_t *o = json_object();
     int bad = 0;
     if (c->alphas.n > 0) bad |= json_object_set_new(o, "alpha_pattern", pattern(&c->alphas));
-    bad |= json_object_set_new(o, "base_model_name_or_path", text_or_null(c->base_model));
+    bad |= json_object_set_new(o, "base_model_name_or_path", hn_peft_text_json(c->base_model));
     bad |= json_object_set_new(o, "bias", json_string("none"));
     if (c->exclude.regex != NULL || c->exclude.list.n > 0)
-        bad |= json_object_set_new(o, "exclude_modules", selector(&c->exclude));
+        bad |= json_object_set_new(o, "exclude_modules", hn_peft_selector_json(&c->exclude));
     bad |= json_object_set_new(o, "fan_in_fan_out", json_boolean(c->fan_in_fan_out));
     bad |= json_object_set_new(o, "inference_mode", json_true());
     bad |= json_object_set_new(o, "init_lora_weights", json_true());
@@ -331,9 +331,9 @@ static json_t *config_json(const hn_peft_config *c)
     bad |= json_object_set_new(o, "peft_type", json_string("LORA"));
     bad |= json_object_set_new(o, "r", json_integer(c->r));
     if (c->ranks.n > 0) bad |= json_object_set_new(o, "rank_pattern", pattern(&c->ranks));
-    bad |= json_object_set_new(o, "revision", text_or_null(c->revision));
-    bad |= json_object_set_new(o, "target_modules", selector(&c->targets));
-    bad |= json_object_set_new(o, "task_type", text_or_null(c->task_type));
+    bad |= json_object_set_new(o, "revision", hn_peft_text_json(c->revision));
+    bad |= json_object_set_new(o, "target_modules", hn_peft_selector_json(&c->targets));
+    bad |= json_object_set_new(o, "task_type", hn_peft_text_json(c->task_type));
     if (c->rslora) bad |= json_object_set_new(o, "use_rslora", json_true());
     if (bad == 0) return o;
     json_decref(o);
@@ -483,9 +483,8 @@ done:
     return st;
 }
 
-/* An older adapter may be replaced; its README.md moves along (as a second link, so that a kill
- * loses nothing). */
-static hn_status adopt_old(const char *old, const char *new)
+/* README.md as a second link, so that a kill loses nothing. */
+hn_status hn_peft_adopt_old(const char *old, const char *new)
 {
     char **names = NULL;
     int64_t n = 0;
@@ -522,7 +521,7 @@ hn_status hn_peft_save(const char *dir, const hn_peft_adapter *a, hn_dtype dtype
     hn_folder *folder = NULL;
     HN_TRY(hn_folder_begin(dir, &folder));
     hn_status st;
-    HN_TRY_GOTO(st, adopt_old(hn_folder_path(folder), hn_folder_temporary(folder)), done);
+    HN_TRY_GOTO(st, hn_peft_adopt_old(hn_folder_path(folder), hn_folder_temporary(folder)), done);
     HN_TRY_GOTO(st, write_folder(hn_folder_temporary(folder), a, dtype), done);
     st = hn_folder_commit(folder, true);
     folder = NULL;

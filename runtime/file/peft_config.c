@@ -6,6 +6,7 @@
 #include "runtime/base/alloc.h"
 #include "runtime/base/json.h"
 #include "runtime/file/peft.h"
+#include "runtime/file/peft_impl.h"
 #include "runtime/file/regex.h"
 
 enum { MAX_RANK = 65536, MAX_LAYER = 1000000, MAX_ALPHA = 1000000000 };
@@ -83,7 +84,7 @@ static const struct { const char *key; key_rule rule; } known_keys[] = {
 };
 /* clang-format on */
 
-static bool is_off(const json_t *v)
+bool hn_peft_is_off(const json_t *v)
 {
     return json_is_null(v) || json_is_false(v) ||
            (json_is_string(v) && json_string_length(v) == 0) ||
@@ -102,7 +103,7 @@ static hn_status check_keys(json_t *o, const char *where)
             rule = known_keys[i].rule;
             known = true;
         }
-        if (rule != REFUSED || is_off(json_object_iter_value(at))) continue;
+        if (rule != REFUSED || hn_peft_is_off(json_object_iter_value(at))) continue;
         return HN_FAIL(HN_ERR_UNSUPPORTED, "%s: key '%.200s' is set, and that %s", where, key,
                        known ? "is not supported" : "key is not known");
     }
@@ -158,8 +159,8 @@ static hn_status check_regex(const char *before, const char *expression, const c
     return st;
 }
 
-static hn_status read_selector(const json_t *o, const char *key, const char *where,
-                               hn_peft_selector *out)
+hn_status hn_peft_read_selector(const json_t *o, const char *key, const char *where,
+                                hn_peft_selector *out)
 {
     const json_t *v = json_object_get(o, key);
     if (v == NULL || json_is_null(v)) return HN_OK;
@@ -175,8 +176,8 @@ static hn_status read_selector(const json_t *o, const char *key, const char *whe
 
 static hn_status read_targets(const json_t *o, const char *where, hn_peft_config *c)
 {
-    HN_TRY(read_selector(o, "target_modules", where, &c->targets));
-    HN_TRY(read_selector(o, "exclude_modules", where, &c->exclude));
+    HN_TRY(hn_peft_read_selector(o, "target_modules", where, &c->targets));
+    HN_TRY(hn_peft_read_selector(o, "exclude_modules", where, &c->exclude));
     if (c->targets.regex == NULL && c->targets.list.n == 0)
         return HN_FAIL(HN_ERR_FORMAT, "%s: key 'target_modules' is missing or empty", where);
     if (c->targets.regex != NULL && strcmp(c->targets.regex, "all-linear") == 0)
@@ -188,7 +189,7 @@ static hn_status read_targets(const json_t *o, const char *where, hn_peft_config
 static hn_status read_saved(const json_t *o, const char *where, hn_peft_config *c)
 {
     const json_t *v = json_object_get(o, "modules_to_save");
-    if (v == NULL || json_is_array(v) || is_off(v))
+    if (v == NULL || json_is_array(v) || hn_peft_is_off(v))
         return read_names(o, "modules_to_save", where, &c->saved);
     return HN_FAIL(HN_ERR_FORMAT, "%s: key 'modules_to_save' is not a list of names", where);
 }
@@ -220,7 +221,7 @@ static hn_status read_layers(const json_t *o, const char *where, hn_peft_config 
         HN_TRY(hn_names_add(&c->layers_pattern, json_string_value(pattern)));
     else if (json_is_array(pattern))
         HN_TRY(read_names(o, "layers_pattern", where, &c->layers_pattern));
-    else if (pattern != NULL && !is_off(pattern))
+    else if (pattern != NULL && !hn_peft_is_off(pattern))
         return HN_FAIL(HN_ERR_FORMAT, "%s: key 'layers_pattern' is not a name", where);
     if (c->layers_pattern.n > 0 && n == 0)
         return HN_FAIL(HN_ERR_FORMAT, "%s: key 'layers_pattern' needs 'layers_to_transform'",
@@ -257,7 +258,7 @@ static hn_status read_pattern(const json_t *o, const char *key, const char *wher
     return HN_OK;
 }
 
-static hn_status copy_text(const json_t *o, const char *key, const char *where, char **out)
+hn_status hn_peft_copy_text(const json_t *o, const char *key, const char *where, char **out)
 {
     const char *text = NULL;
     HN_TRY(hn_json_get_text(o, key, where, false, &text));
@@ -283,9 +284,9 @@ static hn_status read_config(json_t *o, const char *where, hn_peft_config *c)
                        c->dropout);
     HN_TRY(hn_json_get_bool(o, "use_rslora", where, false, &c->rslora));
     HN_TRY(hn_json_get_bool(o, "fan_in_fan_out", where, false, &c->fan_in_fan_out));
-    HN_TRY(copy_text(o, "base_model_name_or_path", where, &c->base_model));
-    HN_TRY(copy_text(o, "revision", where, &c->revision));
-    HN_TRY(copy_text(o, "task_type", where, &c->task_type));
+    HN_TRY(hn_peft_copy_text(o, "base_model_name_or_path", where, &c->base_model));
+    HN_TRY(hn_peft_copy_text(o, "revision", where, &c->revision));
+    HN_TRY(hn_peft_copy_text(o, "task_type", where, &c->task_type));
     HN_TRY(read_targets(o, where, c));
     HN_TRY(read_saved(o, where, c));
     HN_TRY(read_layers(o, where, c));

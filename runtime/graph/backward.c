@@ -234,6 +234,49 @@ static hn_status weight_buffer(hn_graph *g, hn_tensor *t, hn_tensor **out)
     return HN_OK;
 }
 
+/* ---- matrices that are trained in blocks ---- */
+
+static bool in_blocks(const hn_tensor *t)
+{
+    if (t->blocks != NULL) return true;
+    for (const hn_tensor *v = t->views; v != NULL; v = v->next)
+        if (v->blocks != NULL) return true;
+    return false;
+}
+
+hn_status hn_grad_blocks(hn_graph *g, const char *name, const hn_tensor *w, hn_op_id op,
+                         const hn_attr *attr, hn_tensor *dy, hn_tensor *x)
+{
+    if (w->blocks != NULL) return w->blocks->grad(w->blocks, g, name, op, attr, dy, x);
+    const int64_t ld = hn_type_ld(&w->type);
+    for (const hn_tensor *v = w->views; v != NULL; v = v->next) {
+        const int64_t at = (int64_t)(v->offset / hn_dtype_size(v->type.dtype));
+        hn_tensor *part;
+        if (v->blocks == NULL) continue;
+        HN_TRY(hn_view_columns(g, dy, at / ld, v->type.dim[0], &part));
+        HN_TRY(v->blocks->grad(v->blocks, g, v->name, op, attr, part, x));
+    }
+    return HN_OK;
+}
+
+/* Where the gradient of input k, which the operation accumulates, goes. */
+static hn_status leaf_grad(hn_graph *g, const hn_node *n, int k, hn_tensor **out)
+{
+    const hn_op_def *def = hn_op(n->op);
+    hn_tensor *t = n->in[k];
+    if (in_blocks(t)) {
+        *out = HN_GRAD_OF_BLOCKS;
+        if (def->by_blocks & HN_BIT(k)) return HN_OK;
+        return HN_FAIL(HN_ERR_UNSUPPORTED, "%s (%s): %s is trained in blocks", n->name, def->name,
+                       t->name);
+    }
+    if (t->grad != NULL || t->views == NULL) return weight_buffer(g, t, out);
+    *out = HN_GRAD_OF_VIEWS;
+    if (def->by_views & HN_BIT(k)) return HN_OK;
+    return HN_FAIL(HN_ERR_UNSUPPORTED, "%s (%s): %s is trained view by view", n->name, def->name,
+                   t->name);
+}
+
 static hn_status node_backward(hn_graph *g, const hn_node *n)
 {
     const hn_op_def *def = hn_op(n->op);
@@ -253,11 +296,7 @@ static hn_status node_backward(hn_graph *g, const hn_node *n)
         hn_tensor *t = n->in[k];
         if (t == NULL || !t->needs_grad) continue;
         if (def->accumulates & HN_BIT(k)) {
-            din[k] = HN_GRAD_OF_VIEWS;
-            if (t->grad != NULL || t->views == NULL) HN_TRY(weight_buffer(g, t, &din[k]));
-            if (din[k] == HN_GRAD_OF_VIEWS && !(def->by_views & HN_BIT(k)))
-                return HN_FAIL(HN_ERR_UNSUPPORTED, "%s (%s): %s is trained view by view", n->name,
-                               def->name, t->name);
+            HN_TRY(leaf_grad(g, n, k, &din[k]));
             continue;
         }
         din[k] = HN_NO_GRAD_YET;

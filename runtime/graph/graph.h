@@ -92,23 +92,26 @@ typedef struct hn_node hn_node;
 typedef struct hn_graph hn_graph;
 typedef struct hn_program hn_program;
 
+typedef struct hn_block_rule hn_block_rule;
+
 struct hn_tensor {
     const char *name; /* stable: keys random numbers, checkpoints and error texts */
     hn_program *program;
     hn_type type;
     hn_mem mem;
-    hn_tensor *base;  /* this is a view of base; NULL: it owns its memory */
-    size_t offset;    /* bytes behind the start of base, or of the memory class */
-    hn_tensor *views; /* hn_program_view's views of this one, ... */
-    hn_tensor *next;  /* ... and the next of the same base */
-    hn_tensor *grad;  /* trained parameter: its fp32 gradient buffer; else NULL */
-    bool needs_grad;  /* a gradient must reach this tensor */
-    bool has_columns; /* hn_view_columns or hn_view_shape has made views of it */
-    bool flat;        /* a view whose last axis is not a part of that of base, ... */
-    bool fixed_pitch; /* ... and that base: its rows must stay without gaps */
-    bool keep;        /* hn_graph_keep: stays untouched to the end of its graph */
-    int64_t index;    /* number in its graph (transient) or program */
-    void *data;       /* first element (of replica 0), NULL before hn_plan_allocate */
+    hn_tensor *base;             /* this is a view of base; NULL: it owns its memory */
+    size_t offset;               /* bytes behind the start of base, or of the memory class */
+    hn_tensor *views;            /* hn_program_view's views of this one, ... */
+    hn_tensor *next;             /* ... and the next of the same base */
+    hn_tensor *grad;             /* trained parameter: its fp32 gradient buffer; else NULL */
+    const hn_block_rule *blocks; /* of a matrix that is trained in blocks; else NULL */
+    bool needs_grad;             /* a gradient must reach this tensor */
+    bool has_columns;            /* hn_view_columns or hn_view_shape has made views of it */
+    bool flat;                   /* a view whose last axis is not a part of that of base, ... */
+    bool fixed_pitch;            /* ... and that base: its rows must stay without gaps */
+    bool keep;                   /* hn_graph_keep: stays untouched to the end of its graph */
+    int64_t index;               /* number in its graph (transient) or program */
+    void *data;                  /* first element (of replica 0), NULL before hn_plan_allocate */
 };
 
 /* Whose kernels attention runs on. */
@@ -278,6 +281,17 @@ struct hn_node {
     bool leaves_room;     /* main stream: its products leave multiprocessors to side nodes */
     const hn_node *after; /* main stream: the side node that has to be done first; NULL: none new */
     int64_t at_once;      /* so many nodes from here on may run as one; 0: it belongs to others */
+};
+
+/* A matrix of which blocks are trained (runtime/adapt/sparse.h) has no gradient buffer. Whoever
+ * chose the blocks records what is wanted of its gradient dw, where a gradient rule would have
+ * added dw into the buffer: it emits what reads dy and x. */
+struct hn_block_rule {
+    /* op, attr  the operation that makes dw, HN_OP_LINEAR_DW or HN_OP_CONV2D_DW, of dy, x and a
+     *           buffer, and its attributes
+     * name      of the layer */
+    hn_status (*grad)(const hn_block_rule *r, hn_graph *g, const char *name, hn_op_id op,
+                      const hn_attr *attr, hn_tensor *dy, hn_tensor *x);
 };
 
 HN_NODISCARD hn_status hn_program_new(int64_t replicas, hn_program **out);

@@ -62,12 +62,14 @@ typedef struct {
      *            k in `by_views`, too: it may be HN_GRAD_OF_VIEWS. The rule then adds into the
      *            buffers of those views (hn_tensor.views) of in[k] that have one; the rest of
      *            in[k] is constant.
+     *            k in `by_blocks`, too: it may be HN_GRAD_OF_BLOCKS. The rule then calls
+     *            hn_grad_blocks in place of the operation that adds.
      *          k in `adds`: HN_NO_GRAD_YET or the gradient gathered so far; the rule sets din[k] to
      *            the new total (it may write in place of the old one).
      *          else: HN_NO_GRAD_YET; the rule sets din[k] to its contribution, or NULL for zero.
      * A NULL function marks an operation that cannot be differentiated. */
     hn_status (*grad)(hn_graph *g, const hn_node *n, hn_tensor *const *dout, hn_tensor **din);
-    uint32_t accumulates, adds, by_views;
+    uint32_t accumulates, adds, by_views, by_blocks;
 
     /* Of an operation that gradient rules emit: output k, absent unless `ask_again` has set the
      * attributes for it, is output again[k] - 1 of the node whose gradient this is, once more with
@@ -102,8 +104,14 @@ typedef struct {
     uint32_t kinks;
 } hn_op_def;
 
-#define HN_NO_GRAD_YET   ((hn_tensor *)-1)
-#define HN_GRAD_OF_VIEWS ((hn_tensor *)-2)
+#define HN_NO_GRAD_YET    ((hn_tensor *)-1)
+#define HN_GRAD_OF_VIEWS  ((hn_tensor *)-2)
+#define HN_GRAD_OF_BLOCKS ((hn_tensor *)-3)
+/* For a gradient rule whose matrix w, or views of it that are rows of w, are trained in blocks:
+ * records what hn_tensor.blocks wants of dw = op(dy, x). */
+HN_NODISCARD hn_status hn_grad_blocks(hn_graph *g, const char *name, const hn_tensor *w,
+                                      hn_op_id op, const hn_attr *attr, hn_tensor *dy,
+                                      hn_tensor *x);
 /* din[k] of an `adds` input as an optional operand: NULL when there is none yet. */
 static inline hn_tensor *hn_gathered(hn_tensor *din) { return din == HN_NO_GRAD_YET ? NULL : din; }
 

@@ -57,7 +57,9 @@ static hn_status grad(hn_graph *g, const hn_node *n, hn_tensor *const *dout, hn_
         attr.conv.w = n->in[X]->type.dim[2];
         HN_TRY(hn_emit(g, HN_OP_CONV2D_DX, n->name, in, &attr, &din[X]));
     }
-    if (din[W]) {
+    if (din[W] == HN_GRAD_OF_BLOCKS) {
+        HN_TRY(hn_grad_blocks(g, n->name, n->in[W], HN_OP_CONV2D_DW, &n->attr, dout[Y], n->in[X]));
+    } else if (din[W]) {
         hn_tensor *const in[] = {dout[Y], n->in[X], din[W]};
         HN_TRY(hn_emit(g, HN_OP_CONV2D_DW, n->name, in, &n->attr, NULL));
     }
@@ -142,6 +144,7 @@ const hn_op_def hn_op_conv2d = {
     .grad = grad,
     .accumulates = HN_BIT(W) | HN_BIT(BIAS),
     .adds = HN_BIT(X),
+    .by_blocks = HN_BIT(W),
     .prepare = prepare,
     .scratch = scratch,
     .run_cpu = run_cpu,

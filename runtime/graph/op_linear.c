@@ -52,7 +52,9 @@ static hn_status grad(hn_graph *g, const hn_node *n, hn_tensor *const *dout, hn_
         hn_tensor *const in[] = {dout[Y], n->in[W], hn_gathered(din[X])};
         HN_TRY(hn_emit(g, HN_OP_LINEAR_DX, n->name, in, &n->attr, &din[X]));
     }
-    if (din[W]) {
+    if (din[W] == HN_GRAD_OF_BLOCKS) {
+        HN_TRY(hn_grad_blocks(g, n->name, n->in[W], HN_OP_LINEAR_DW, &n->attr, dout[Y], n->in[X]));
+    } else if (din[W]) {
         hn_tensor *const in[] = {dout[Y], n->in[X], din[W]};
         HN_TRY(hn_emit(g, HN_OP_LINEAR_DW, n->name, in, &n->attr, NULL));
     }
@@ -104,6 +106,7 @@ const hn_op_def hn_op_linear = {
     .grad = grad,
     .accumulates = HN_BIT(W) | HN_BIT(BIAS),
     .adds = HN_BIT(X),
+    .by_blocks = HN_BIT(W),
     .scratch = scratch,
     .run_cpu = run_cpu,
     .run_cuda = run_cuda,

@@ -102,6 +102,7 @@ static hn_status emit_db(hn_graph *g, const hn_node *n, hn_tensor *dy, hn_tensor
 static hn_status grad(hn_graph *g, const hn_node *n, hn_tensor *const *dout, hn_tensor **din)
 {
     hn_tensor *ds = NULL;
+    const hn_attr plain = {.linear = {.alpha = 1.0f}};
     const hn_attr dropped = {
         .linear = {.dropout = n->attr.linear.dropout, .key = n->attr.linear.key}};
     if (din[X] || din[A]) HN_TRY(emit_dx(g, n, dout[Y], &ds, &din[X]));
@@ -110,7 +111,9 @@ static hn_status grad(hn_graph *g, const hn_node *n, hn_tensor *const *dout, hn_
         HN_TRY(hn_emit(g, HN_OP_LINEAR_DW, n->name, in, &dropped, NULL));
     }
     if (din[B]) HN_TRY(emit_db(g, n, dout[Y], din[B]));
-    if (din[W]) {
+    if (din[W] == HN_GRAD_OF_BLOCKS) {
+        HN_TRY(hn_grad_blocks(g, n->name, n->in[W], HN_OP_LINEAR_DW, &plain, dout[Y], n->in[X]));
+    } else if (din[W]) {
         hn_tensor *const in[] = {dout[Y], n->in[X], din[W]};
         HN_TRY(hn_emit(g, HN_OP_LINEAR_DW, n->name, in, NULL, NULL));
     }
@@ -198,6 +201,7 @@ const hn_op_def hn_op_lowrank_linear = {
     .grad = grad,
     .accumulates = HN_BIT(W) | HN_BIT(BIAS) | HN_BIT(A) | HN_BIT(B),
     .adds = HN_BIT(X),
+    .by_blocks = HN_BIT(W),
     .by_views = HN_BIT(B),
     .tail = tail,
     .scratch = scratch,

@@ -6,8 +6,8 @@
  *   backward  ds, dh = ...  [dA += ds' h]  dg, du = f'(g, u, dh)
  *             ds, dh = ...                 dg, du, h' = f'(g, u, dh)  [dA += ds' h']
  *
- * The readers wait until h' is there. They may where nobody in between touches what they write or
- * writes what they read; else h is kept. Layers that are computed again anyway stay as they are. */
+ * The readers wait until h' is there, and with them what needs what they write; where the node that
+ * makes h' is among that, h is kept. Layers that are computed again anyway stay as they are. */
 #include <string.h>
 
 #include "runtime/base/alloc.h"
@@ -58,66 +58,78 @@ static bool may_swap(const hn_node *a, const hn_node *b)
     return true;
 }
 
-/* Whether node i may wait until node `maker` has run. Other readers of t wait, too, and stay in
- * their order. */
-static bool may_wait(const hn_graph *g, int64_t i, int64_t maker, hn_tensor *t)
+/* What waits until node `maker` has run: readers of t in backward before it, and all that has to
+ * stay behind one of these. false: the maker would be among them. */
+static bool find_waiting(const hn_graph *g, int64_t maker, hn_tensor *t, bool *waits)
 {
-    for (int64_t j = i + 1; j <= maker; j++)
-        if (!reads(g->node[j], t) && !may_swap(g->node[i], g->node[j])) return false;
-    return true;
+    int64_t first = maker;
+    for (int64_t i = 0; i <= maker; i++) {
+        const hn_node *n = g->node[i];
+        waits[i] = n->backward && reads(n, t);
+        for (int64_t j = first; j < i && !waits[i]; j++)
+            waits[i] = waits[j] && !may_swap(g->node[j], n);
+        if (waits[i] && i < first) first = i;
+    }
+    return !waits[maker];
 }
 
 /* Whether backward reads t, and everything that does can take t again from node `maker`. */
-static bool can_take(const hn_graph *g, int64_t maker, hn_tensor *t)
+static bool can_take(const hn_graph *g, int64_t maker, hn_tensor *t, bool *waits)
 {
     bool wanted = false;
     if (t->base != NULL || t->has_columns || t->keep || reads(g->node[maker], t)) return false;
     for (int64_t i = 0; i < g->n_nodes; i++) {
         const hn_node *n = g->node[i];
         if (n->backward && writes(n, t)) return false;
-        if (!n->backward || !reads(n, t)) continue;
-        if (i < maker && !may_wait(g, i, maker, t)) return false;
-        wanted = true;
+        wanted |= n->backward && reads(n, t);
     }
-    return wanted;
+    return wanted && find_waiting(g, maker, t, waits);
 }
 
-/* Readers of t read `again`, and those before node `maker` go behind it, in their order. */
-static void redirect(hn_graph *g, int64_t maker, hn_tensor *t, hn_tensor *again)
+/* Readers of t read `again`; what waits goes behind node `maker`, in its order. */
+static void redirect(hn_graph *g, int64_t maker, hn_tensor *t, hn_tensor *again, const bool *waits)
 {
-    for (int64_t i = g->n_nodes - 1; i >= 0; i--) {
+    for (int64_t i = 0; i < g->n_nodes; i++) {
         hn_node *n = g->node[i];
-        if (!n->backward || !reads(n, t)) continue;
-        for (int k = 0; k < hn_op(n->op)->n_in; k++)
+        for (int k = 0; n->backward && k < hn_op(n->op)->n_in; k++)
             if (n->in[k] == t) n->in[k] = again;
-        if (i > maker) continue;
-        memmove(&g->node[i], &g->node[i + 1], (size_t)(maker - i) * sizeof *g->node);
-        g->node[maker--] = n;
+    }
+    for (int64_t i = maker - 1, end = maker; i >= 0; i--) {
+        hn_node *n = g->node[i];
+        if (!waits[i]) continue;
+        memmove(&g->node[i], &g->node[i + 1], (size_t)(end - i) * sizeof *g->node);
+        g->node[end--] = n;
     }
 }
 
-static hn_status remake(hn_graph *g, int64_t i, int k)
+/* waits: room for a flag a node */
+static hn_status remake(hn_graph *g, int64_t i, int k, bool *waits)
 {
     hn_node *n = g->node[i];
     const hn_op_def *def = hn_op(n->op);
     hn_tensor *t = n->of->out[def->again[k] - 1];
     hn_type type[HN_MAX_OUT] = {0};
-    if (n->of->segment != 0 || t == NULL || n->out[k] != NULL || !can_take(g, i, t)) return HN_OK;
+    if (n->of->segment != 0 || t == NULL || n->out[k] != NULL || !can_take(g, i, t, waits))
+        return HN_OK;
     def->ask_again(&n->attr);
     HN_TRY(def->infer(n, type));
     HN_TRY(hn_graph_tensor(g, t->name, &type[k], &n->out[k]));
-    redirect(g, i, t, n->out[k]);
+    redirect(g, i, t, n->out[k], waits);
     return HN_OK;
 }
 
 hn_status hn_pass_remake(hn_graph *g)
 {
+    hn_status st = HN_OK;
+    bool *waits = hn_calloc((size_t)g->n_nodes + 1, sizeof *waits);
+    if (waits == NULL) return HN_FAIL(HN_ERR_MEMORY, "tables of graph %s", g->name);
     for (int64_t i = g->n_nodes - 1; i >= 0; i--) {
         const hn_node *n = g->node[i];
         const hn_op_def *def = hn_op(n->op);
         if (n->of == NULL || def->ask_again == NULL) continue;
-        for (int k = 0; k < def->n_out; k++)
-            if (def->again[k] != 0) HN_TRY(remake(g, i, k));
+        for (int k = 0; k < def->n_out && st == HN_OK; k++)
+            if (def->again[k] != 0) st = remake(g, i, k, waits);
     }
-    return HN_OK;
+    hn_free(waits);
+    return st;
 }

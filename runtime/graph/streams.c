@@ -30,17 +30,25 @@ static bool is_side(const hn_node *n)
 
 /* ---- who may change places ---- */
 
-/* Whether two tensors share bytes; of one root they are taken to. */
+/* The bytes from the first element of t to behind its last row, in its memory class. */
+static void bytes_between(const hn_tensor *t, size_t *first, size_t *end)
+{
+    *first = t->offset;
+    *end = hn_type_bytes(&t->type);
+    for (; t->base != NULL; t = t->base) *first += t->base->offset;
+    *end += *first;
+}
+
+/* Whether two tensors share bytes; transient ones of one root are taken to. Views of rows of one
+ * persistent tensor share none, ranges of a class those of its tensors. */
 static bool same_memory(hn_tensor *a, hn_tensor *b)
 {
-    if (a == NULL || b == NULL) return false;
-    a = hn_root(a);
-    b = hn_root(b);
-    if (a == b) return true;
-    if (a->mem != b->mem || a->mem == HN_MEM_TRANSIENT) return false;
-    /* ranges of a class overlap its tensors */
-    return a->offset < b->offset + hn_type_bytes(&b->type) &&
-           b->offset < a->offset + hn_type_bytes(&a->type);
+    size_t first_a, end_a, first_b, end_b;
+    if (a == NULL || b == NULL || hn_root(a)->mem != hn_root(b)->mem) return false;
+    if (hn_root(a)->mem == HN_MEM_TRANSIENT) return hn_root(a) == hn_root(b);
+    bytes_between(a, &first_a, &end_a);
+    bytes_between(b, &first_b, &end_b);
+    return first_a < end_b && first_b < end_a;
 }
 
 static bool touches(const hn_node *n, hn_tensor *t)

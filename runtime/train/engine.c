@@ -1,60 +1,10 @@
-#include "runtime/train/engine.h"
-
 #include <inttypes.h>
 #include <jansson.h>
 #include <math.h>
 #include <string.h>
 
 #include "runtime/base/alloc.h"
-
-/* Micro-batches on their way to a GPU: one is filled while the other is copied or waits for it. */
-enum { STAGES = 2 };
-
-/* The host's side of a micro-batch. On the CPU there is one, and block and batch are the tensors'
- * own memory. Else a loss of 0, block and batch lie as they do on the device. */
-typedef struct {
-    char *memory; /* where they begin */
-    hn_step_block *step;
-    hn_engine_input batch;
-    hn_device_fence *sent; /* behind the copies to the device */
-    bool used;             /* has been sent since it was given out */
-} stage;
-
-/* The host's side of an update. */
-typedef struct {
-    hn_step_block *step;   /* on the CPU the tensor's own */
-    char *back;            /* what comes back: loss and step block as they lie on the device */
-    hn_device_fence *done; /* behind the copy to the host */
-} outcome;
-
-/* Host memory that a GPU copies to and from. */
-typedef struct {
-    hn_step_block update[HN_ENGINE_AHEAD];
-    float eval_loss, eval_count, eval_hits;
-} pinned_part;
-
-struct hn_engine {
-    hn_engine_options o;
-    hn_program *program;
-    hn_params *params;
-    /* One behind the other in memory: a copy takes step block and fields of a micro-batch there,
-     * and with the loss a step's; another takes loss and step block back. */
-    hn_tensor *loss, *step, *field[HN_JOB_FIELDS];
-    hn_job_sums eval_sums;
-    hn_tensor *values;       /* the flat trained range; NULL without an anchor */
-    hn_tensor *ref, *fisher; /* of the anchor, laid out as that; NULL: it has none */
-    hn_graph *begin, *micro, *update, *square, *eval_begin, *eval, *probe;
-    hn_device_graph *whole; /* micro and update; NULL: not captured */
-    bool counted;           /* rows have been counted since begin and update */
-    int64_t recomputed;     /* layers */
-    int64_t step_number;    /* of the running optimizer step, from 0 */
-    hn_profile *profile;    /* NULL: not wanted */
-    stage stage[STAGES];
-    int now; /* the stage in use */
-    outcome outcome[HN_ENGINE_AHEAD];
-    int64_t first, n_outcomes; /* those whose report nobody has taken: a ring */
-    pinned_part *pinned;       /* and behind it what stages and outcomes hold */
-};
+#include "runtime/train/engine_impl.h"
 
 hn_recompute hn_recompute_of(const char *name)
 {
@@ -80,7 +30,7 @@ void hn_engine_free(hn_engine *e)
         hn_device_release_host(hn_program_device(e->program), e->pinned);
     }
     hn_device_graph_free(e->whole);
-    for (int i = 0; i < STAGES; i++) hn_device_fence_free(e->stage[i].sent);
+    for (int i = 0; i < HN_ENGINE_STAGES; i++) hn_device_fence_free(e->stage[i].sent);
     for (int i = 0; i < HN_ENGINE_AHEAD; i++) hn_device_fence_free(e->outcome[i].done);
     drop_record(e);
     hn_free(e);
@@ -98,7 +48,7 @@ static hn_status vector(hn_engine *e, hn_mem mem, const char *name, hn_dtype dty
 
 static bool has_batch(const hn_engine *e) { return e->o.job->rows > 0; }
 
-static hn_job_pass pass_of(const hn_engine *e)
+hn_job_pass hn_engine_pass(const hn_engine *e)
 {
     return (hn_job_pass){.params = e->params,
                          .in = e->field,
@@ -106,21 +56,26 @@ static hn_job_pass pass_of(const hn_engine *e)
                          .recompute = e->recomputed};
 }
 
-static hn_status record_zero(hn_graph *g, hn_tensor *t)
-{
-    return hn_emit(g, HN_OP_ZERO, t->name, &t, NULL, NULL);
-}
-
 static hn_status record_micro(hn_engine *e)
 {
     const hn_job_sums sums = {e->loss, hn_params_flat(e->params)->count, NULL};
-    const hn_job_pass pass = pass_of(e);
+    const hn_job_pass pass = hn_engine_pass(e);
     HN_TRY(hn_graph_new(e->program, "begin", false, &e->begin));
-    HN_TRY(record_zero(e->begin, sums.loss));
-    HN_TRY(record_zero(e->begin, sums.count));
+    HN_TRY(hn_engine_record_zero(e->begin, sums.loss));
+    HN_TRY(hn_engine_record_zero(e->begin, sums.count));
     HN_TRY(hn_graph_new(e->program, "micro", true, &e->micro));
     HN_TRY(e->o.job->loss(e->o.job, &pass, e->micro, &sums));
-    return hn_graph_backward(e->micro, 0, NULL, NULL);
+    HN_TRY(hn_graph_backward(e->micro, 0, NULL, NULL));
+    return hn_engine_record_gathering(e, &sums);
+}
+
+static hn_attr adamw_of(const hn_optimizer *o, double decay)
+{
+    return (hn_attr){.adamw = {.beta1 = (float)o->beta1,
+                               .beta2 = (float)o->beta2,
+                               .eps = (float)o->eps,
+                               .weight_decay = (float)decay,
+                               .lr_scale = 1.0f}};
 }
 
 /* The update of elements first .. first+n-1 of the flat trained range. The last one clears the
@@ -142,11 +97,7 @@ static hn_status record_range(hn_engine *e, const char *name, int64_t first, int
     if (hn_params_flat(e->params)->work)
         HN_TRY(hn_program_range(e->program, HN_MEM_WORK, name, e->o.dtype, first, n, &work));
     in[adamw ? 4 : 3] = work;
-    const hn_attr adamw_attr = {.adamw = {.beta1 = (float)o->beta1,
-                                          .beta2 = (float)o->beta2,
-                                          .eps = (float)o->eps,
-                                          .weight_decay = (float)decay,
-                                          .lr_scale = 1.0f}};
+    const hn_attr adamw_attr = adamw_of(o, decay);
     const hn_attr sgd_attr = {.sgd = {.momentum = (float)o->momentum,
                                       .weight_decay = (float)decay,
                                       .lr_scale = 1.0f,
@@ -172,8 +123,8 @@ static hn_status record_anchor(hn_engine *e, hn_tensor *grad)
     const hn_attr attr = {.square_accumulate = {.keep = 1, .scale = 1}};
     HN_TRY(hn_graph_new(e->program, "square", false, &e->square));
     HN_TRY(hn_emit(e->square, HN_OP_SQUARE_ACCUMULATE, "square", in, &attr, NULL));
-    HN_TRY(record_zero(e->square, grad));
-    return record_zero(e->square, flat->count);
+    HN_TRY(hn_engine_record_zero(e->square, grad));
+    return hn_engine_record_zero(e->square, flat->count);
 }
 
 static hn_status record_penalty(hn_engine *e, hn_tensor *grad)
@@ -196,28 +147,34 @@ static hn_status record_update(hn_engine *e)
     hn_tensor *in[] = {grad, flat->count, e->step};
     HN_TRY(hn_emit(e->update, HN_OP_GRAD_NORM, "grad_norm", in, NULL, NULL));
     HN_TRY(record_range(e, "decayed", 0, flat->n_decay, e->o.optimizer.weight_decay));
-    HN_TRY(record_range(e, "not decayed", flat->n_decay, flat->n - flat->n_decay, 0));
+    HN_TRY(record_range(e, "not decayed", flat->n_decay, flat->n_dense - flat->n_decay, 0));
+    if (hn_params_sparse(e->params) != NULL) {
+        const hn_attr blocks = adamw_of(&e->o.optimizer, e->o.optimizer.weight_decay);
+        HN_TRY(hn_sparse_record_update(hn_params_sparse(e->params), e->update, &blocks));
+        HN_TRY(hn_engine_record_zero(e->update, flat->count));
+        HN_TRY(hn_engine_record_discard(e, grad));
+    }
     return hn_params_refresh(e->params, e->update);
 }
 
 static hn_status record_eval(hn_engine *e)
 {
-    const hn_job_pass pass = pass_of(e);
+    const hn_job_pass pass = hn_engine_pass(e);
     hn_job_sums *s = &e->eval_sums;
     HN_TRY(vector(e, HN_MEM_STATE, "eval_loss", HN_F32, 1, &s->loss));
     HN_TRY(vector(e, HN_MEM_STATE, "eval_count", HN_F32, 1, &s->count));
     if (e->o.job->hits) HN_TRY(vector(e, HN_MEM_STATE, "eval_hits", HN_F32, 1, &s->hits));
     HN_TRY(hn_graph_new(e->program, "eval_begin", false, &e->eval_begin));
-    HN_TRY(record_zero(e->eval_begin, s->loss));
-    HN_TRY(record_zero(e->eval_begin, s->count));
-    if (s->hits) HN_TRY(record_zero(e->eval_begin, s->hits));
+    HN_TRY(hn_engine_record_zero(e->eval_begin, s->loss));
+    HN_TRY(hn_engine_record_zero(e->eval_begin, s->count));
+    if (s->hits) HN_TRY(hn_engine_record_zero(e->eval_begin, s->hits));
     HN_TRY(hn_graph_new(e->program, "eval", false, &e->eval));
     return e->o.job->loss(e->o.job, &pass, e->eval, s);
 }
 
 static hn_status record_probe(hn_engine *e)
 {
-    const hn_job_pass pass = pass_of(e);
+    const hn_job_pass pass = hn_engine_pass(e);
     HN_TRY(hn_graph_new(e->program, "logits", false, &e->probe));
     return e->o.job->probe(e->o.job, &pass, e->probe);
 }
@@ -242,13 +199,14 @@ static hn_status record(hn_engine *e)
     HN_TRY(hn_program_new(1, &e->program));
     HN_TRY(hn_params_new(o->adapt, &e->params));
     HN_TRY(o->job->declare(o->job, e->params));
-    if (o->train && hn_params_trained(e->params) == 0)
+    if (o->train && hn_params_trained(e->params) == 0 && !hn_params_in_blocks(e->params))
         return HN_FAIL(HN_ERR_ARG, "nothing to train: no parameter of the model was chosen");
     const hn_params_options po = {.dtype = o->dtype,
                                   .moments = adamw ? 2 : o->optimizer.momentum > 0,
                                   .gradients = o->train,
                                   .fuse = hn_fuse_rule_of(o->dtype, gpu),
-                                  .border = gpu && o->dtype == HN_BF16};
+                                  .border = gpu && o->dtype == HN_BF16,
+                                  .sparse = o->sparse};
     HN_TRY(hn_params_create(e->params, e->program, &po));
     if (o->job->tables) HN_TRY(o->job->tables(o->job, e->program));
     HN_TRY(vector(e, HN_MEM_INPUT, "loss", HN_F32, 1, &e->loss));
@@ -392,7 +350,7 @@ static void *place_at(void *base, const hn_tensor *first, const hn_tensor *t)
 static hn_status make_fences(hn_engine *e)
 {
     hn_device *d = hn_program_device(e->program);
-    for (int i = 0; i < STAGES; i++) HN_TRY(hn_device_fence_new(d, &e->stage[i].sent));
+    for (int i = 0; i < HN_ENGINE_STAGES; i++) HN_TRY(hn_device_fence_new(d, &e->stage[i].sent));
     for (int i = 0; i < HN_ENGINE_AHEAD; i++) HN_TRY(hn_device_fence_new(d, &e->outcome[i].done));
     return HN_OK;
 }
@@ -404,11 +362,12 @@ static hn_status take_host_memory(hn_engine *e)
     const size_t staged = gpu ? round_up(stage_bytes(e, e->loss)) : 0;
     void *memory = NULL;
     HN_TRY(hn_device_alloc_host(hn_program_device(e->program),
-                                head + STAGES * staged + HN_ENGINE_AHEAD * back, &memory));
+                                head + HN_ENGINE_STAGES * staged + HN_ENGINE_AHEAD * back,
+                                &memory));
     e->pinned = memory;
     char *at = (char *)memory + head;
-    for (int i = 0; i < STAGES; i++, at += staged) {
-        stage *s = &e->stage[i];
+    for (int i = 0; i < HN_ENGINE_STAGES; i++, at += staged) {
+        hn_engine_stage *s = &e->stage[i];
         s->memory = gpu ? at : e->loss->data;
         s->step = place_at(s->memory, e->loss, e->step);
         for (int k = 0; has_batch(e) && k < e->o.job->n_fields; k++)
@@ -437,7 +396,7 @@ static hn_status wait(const hn_engine *e) { return hn_device_wait(hn_program_dev
 /* The stage in use from `first` on: the loss or the block. */
 static hn_status send_stage(hn_engine *e, const hn_tensor *first)
 {
-    stage *s = &e->stage[e->now];
+    hn_engine_stage *s = &e->stage[e->now];
     if (s->memory != e->loss->data) /* CPU: it is there already */
         HN_TRY(hn_device_send(hn_program_device(e->program), first->data,
                               place_at(s->memory, e->loss, first), stage_bytes(e, first)));
@@ -455,14 +414,19 @@ static hn_status run(hn_engine *e, const hn_graph *g, bool check)
     return hn_graph_run(g, &o);
 }
 
-enum { N_VARIANTS = 7 };
+enum { N_VARIANTS = 10 + 2 * HN_SPARSE_GROUPS };
 
 /* The graphs of a step; NULL where the engine has none. */
 static void variants(const hn_engine *e, hn_graph *out[N_VARIANTS])
 {
-    hn_graph *const all[N_VARIANTS] = {e->begin,      e->micro, e->square, e->update,
-                                       e->eval_begin, e->eval,  e->probe};
+    hn_graph *const all[] = {e->begin,  e->micro,      e->window.micro, e->window.end, e->square,
+                             e->update, e->eval_begin, e->eval,         e->probe,      e->discard};
+    const size_t n = sizeof all / sizeof *all;
     memcpy(out, all, sizeof all);
+    for (size_t k = 0; k < HN_SPARSE_GROUPS; k++) {
+        out[n + 2 * k] = e->scores[k].micro;
+        out[n + 2 * k + 1] = e->scores[k].end;
+    }
 }
 
 hn_status hn_engine_run_empty(hn_engine *e)
@@ -511,9 +475,12 @@ hn_status hn_engine_allocate(hn_engine *e)
 {
     HN_TRY(hn_plan_allocate(e->program));
     HN_TRY(take_host_memory(e));
-    for (int i = 0; i < STAGES; i++) set_constants(e, e->stage[i].step);
+    for (int i = 0; i < HN_ENGINE_STAGES; i++) set_constants(e, e->stage[i].step);
     for (int i = 0; i < HN_ENGINE_AHEAD; i++) set_constants(e, e->outcome[i].step);
     if (e->o.job->fill) HN_TRY(e->o.job->fill(e->o.job));
+    if (hn_params_sparse(e->params))
+        HN_TRY(hn_sparse_fill(hn_params_sparse(e->params), e->o.optimizer.beta1,
+                              e->o.optimizer.beta2));
     return e->o.executor == HN_EXECUTOR_CPU ? HN_OK : warm_up(e);
 }
 
@@ -555,8 +522,9 @@ hn_status hn_engine_use_gemm_plans(hn_engine *e, const struct json_t *plans, con
 
 hn_status hn_engine_batch(hn_engine *e, hn_engine_input *out)
 {
-    if (e->stage[e->now].used && e->o.executor != HN_EXECUTOR_CPU) e->now = (e->now + 1) % STAGES;
-    stage *s = &e->stage[e->now];
+    if (e->stage[e->now].used && e->o.executor != HN_EXECUTOR_CPU)
+        e->now = (e->now + 1) % HN_ENGINE_STAGES;
+    hn_engine_stage *s = &e->stage[e->now];
     if (s->used) HN_TRY(hn_device_fence_wait(s->sent));
     s->used = false;
     *out = s->batch;
@@ -567,29 +535,39 @@ hn_status hn_engine_begin(hn_engine *e, int64_t step)
 {
     e->step_number = step;
     e->counted = false;
+    e->gather = e->wanted;
     return run(e, e->begin, false);
 }
 
 /* What micro-batch `index` needs to know, into the stage in use, which is free then. */
 static hn_status set_micro(hn_engine *e, int64_t index)
 {
-    const stage *s = &e->stage[e->now];
+    const hn_engine_stage *s = &e->stage[e->now];
     if (s->used) HN_TRY(hn_device_fence_wait(s->sent)); /* the same batch again */
     s->step->step = (uint64_t)e->step_number + 1;
     s->step->row_offset = index * e->o.job->rows;
     return HN_OK;
 }
 
-static hn_status micro(hn_engine *e, int64_t index, bool check)
+static hn_status micro(hn_engine *e, const hn_graph *g, int64_t index, bool check)
 {
     HN_TRY(set_micro(e, index));
     HN_TRY(send_stage(e, e->step));
     e->counted = true;
-    return run(e, e->micro, check);
+    return run(e, g, check);
 }
 
-hn_status hn_engine_micro(hn_engine *e, int64_t index) { return micro(e, index, false); }
-hn_status hn_engine_find_nonfinite(hn_engine *e, int64_t index) { return micro(e, index, true); }
+hn_status hn_engine_micro(hn_engine *e, int64_t index)
+{
+    const hn_graph *g = e->micro;
+    if (e->gather != HN_GATHER_NOTHING) HN_TRY(hn_engine_gathering_micro(e, index, &g));
+    return micro(e, g, index, false);
+}
+
+hn_status hn_engine_find_nonfinite(hn_engine *e, int64_t index)
+{
+    return micro(e, e->micro, index, true);
+}
 
 /* What the update needs to know. */
 static void set_update(const hn_engine *e, hn_step_block *s, double lr)
@@ -602,7 +580,7 @@ static void set_update(const hn_engine *e, hn_step_block *s, double lr)
     s->bias_correction2 = (float)(1.0 - pow(o->beta2, t));
 }
 
-static outcome *next_outcome(hn_engine *e)
+static hn_engine_outcome *next_outcome(hn_engine *e)
 {
     return &e->outcome[(e->first + e->n_outcomes) % HN_ENGINE_AHEAD];
 }
@@ -610,7 +588,7 @@ static outcome *next_outcome(hn_engine *e)
 /* Behind an update. */
 static hn_status fetch_report(hn_engine *e, hn_step_report *report)
 {
-    const outcome *u = next_outcome(e);
+    const hn_engine_outcome *u = next_outcome(e);
     bool there = true;
     HN_TRY(hn_device_fetch(hn_program_device(e->program), u->back, e->loss->data, back_bytes(e)));
     HN_TRY(hn_device_fence_here(u->done));
@@ -625,22 +603,37 @@ static hn_status check_ahead(const hn_engine *e)
     return HN_FAIL(HN_ERR_ARG, "the reports of %d steps have not been taken", HN_ENGINE_AHEAD);
 }
 
-hn_status hn_engine_update(hn_engine *e, double lr, hn_step_report *report)
+/* g: what ends the step, the update or discard. */
+static hn_status end_step(hn_engine *e, const hn_graph *g, double lr, hn_step_report *report)
 {
     hn_step_block *step = next_outcome(e)->step;
     HN_TRY(check_ahead(e));
     set_update(e, step, lr);
     HN_TRY(send(e, e->step, step));
-    HN_TRY(run(e, e->update, false));
+    if (hn_engine_gathering_end(e) != NULL) HN_TRY(run(e, hn_engine_gathering_end(e), false));
+    hn_engine_count_gathered(e);
+    HN_TRY(run(e, g, false));
     e->counted = false;
     return fetch_report(e, report);
+}
+
+hn_status hn_engine_update(hn_engine *e, double lr, hn_step_report *report)
+{
+    return end_step(e, e->update, lr, report);
+}
+
+hn_status hn_engine_discard(hn_engine *e, hn_step_report *report)
+{
+    if (e->discard == NULL)
+        return HN_FAIL(HN_ERR_ARG, "a step without an update, but nothing is trained in blocks");
+    return end_step(e, e->discard, 0, report);
 }
 
 /* Captured, the step has no begin: a loss of 0 comes with the batch, and updates clear the count.
  */
 hn_status hn_engine_step(hn_engine *e, int64_t step, double lr, hn_step_report *report)
 {
-    if (e->whole == NULL || e->profile != NULL) {
+    if (e->whole == NULL || e->profile != NULL || e->wanted != HN_GATHER_NOTHING) {
         HN_TRY(hn_engine_begin(e, step));
         HN_TRY(hn_engine_micro(e, 0));
         return hn_engine_update(e, lr, report);
@@ -657,7 +650,7 @@ hn_status hn_engine_step(hn_engine *e, int64_t step, double lr, hn_step_report *
 
 hn_status hn_engine_report(hn_engine *e, bool wait, bool *there, hn_step_report *out)
 {
-    const outcome *u = &e->outcome[e->first];
+    const hn_engine_outcome *u = &e->outcome[e->first];
     *there = e->n_outcomes > 0;
     if (*there && wait) HN_TRY(hn_device_fence_wait(u->done));
     if (*there && !wait) HN_TRY(hn_device_fence_passed(u->done, there));
@@ -678,7 +671,7 @@ hn_status hn_engine_eval_begin(hn_engine *e) { return run(e, e->eval_begin, fals
 
 hn_status hn_engine_eval_batch(hn_engine *e)
 {
-    stage *s = &e->stage[e->now];
+    hn_engine_stage *s = &e->stage[e->now];
     if (s->used) HN_TRY(hn_device_fence_wait(s->sent)); /* the same batch again */
     HN_TRY(send_stage(e, e->step));
     return run(e, e->eval, false);
@@ -687,7 +680,7 @@ hn_status hn_engine_eval_batch(hn_engine *e)
 hn_status hn_engine_eval_sums(hn_engine *e, hn_eval_sums *out)
 {
     const hn_job_sums *s = &e->eval_sums;
-    pinned_part *p = e->pinned;
+    hn_engine_pinned *p = e->pinned;
     HN_TRY(fetch(e, s->loss, &p->eval_loss));
     HN_TRY(fetch(e, s->count, &p->eval_count));
     if (s->hits) HN_TRY(fetch(e, s->hits, &p->eval_hits));

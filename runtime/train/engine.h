@@ -5,6 +5,8 @@
  *   begin    clears the sums of an optimizer step
  *   micro    forward and backward of one micro-batch; gradients and loss are added up
  *   update   gradient norm, clipping, optimizer; clears the gradients
+ *   score    micro, and the scores of blocks; window: and the gradients of watched blocks
+ *   discard  gradient norm; clears the gradients: a step without an update
  *   square   squares of the gradients into the anchor's Fisher; clears the gradients
  *   eval     forward only; loss and count of held-out batches are added up
  *   logits   the job's probe: forward only (verification)
@@ -66,7 +68,8 @@ typedef struct {
     hn_recompute recompute;
     size_t memory; /* bytes that may be taken on the device; 0: what is free there */
     hn_optimizer optimizer;
-    hn_anchor anchor; /* zeros: none */
+    hn_anchor anchor;         /* zeros: none */
+    hn_sparse_options sparse; /* of a hook that wants blocks trained (runtime/adapt/sparse.h) */
     uint64_t seed;
     hn_side side; /* the next two: as in hn_plan_options */
     int side_sms;
@@ -150,6 +153,13 @@ HN_NODISCARD hn_status hn_engine_step(hn_engine *e, int64_t step, double lr,
 /* The oldest report that nobody has taken. wait false: only when its step is done already.
  * *there: whether there was one. */
 HN_NODISCARD hn_status hn_engine_report(hn_engine *e, bool wait, bool *there, hn_step_report *out);
+/* What optimizer steps gather besides from the next hn_engine_begin on, for a selection of blocks
+ * (runtime/adapt/sparse.h): steps with their update, or without one by hn_engine_discard.
+ * Errors  HN_ERR_ARG: hn_sparse_options.candidates is 0, or nothing is trained in blocks */
+HN_NODISCARD hn_status hn_engine_gather(hn_engine *e, hn_gather what);
+/* In place of an update, where blocks are trained: parameters and moments stay as they are (running
+ * values of batch norms have moved). The report is that of a step. */
+HN_NODISCARD hn_status hn_engine_discard(hn_engine *e, hn_step_report *report);
 /* Instead of an update: adds count times the square of the mean gradient over the micro-batches
  * since the last one (count images or tokens of them) to the Fisher, and clears gradients and
  * count. With batches of one image, over a data set, that is the diagonal of its empirical Fisher

@@ -14,6 +14,7 @@
 #include "runtime/file/model_dir.h"
 #include "runtime/file/safetensors.h"
 #include "runtime/graph/tensor.h"
+#include "runtime/train/sparse_state.h"
 
 hn_status hn_run_state_init(hn_run_state *s, int64_t room)
 {
@@ -99,8 +100,10 @@ static hn_status save_moments(const char *path, const hn_params *p)
 {
     const int64_t n_params = hn_params_count(p);
     hn_arena names = {0};
-    entries e;
-    hn_status st = entries_new(2 * n_params, &e);
+    hn_sparse_entries blocks = {0};
+    entries e = {0};
+    hn_status st = hn_sparse_save_moments(hn_params_sparse(p), &blocks);
+    if (st == HN_OK) st = entries_new(2 * n_params + blocks.n, &e);
     for (int64_t i = 0; st == HN_OK && i < n_params; i++) {
         const hn_param *q = hn_params_at(p, i);
         const hn_tensor *moment[] = {q->moment1, q->moment2};
@@ -113,7 +116,9 @@ static hn_status save_moments(const char *path, const hn_params *p)
                 entries_add(&e, name, q, moment[k]);
         }
     }
+    for (int64_t i = 0; st == HN_OK && i < blocks.n; i++) e.entry[e.n++] = blocks.entry[i];
     if (st == HN_OK) st = hn_st_save(path, e.entry, e.n, NULL, 0, NULL, NULL);
+    hn_sparse_entries_free(&blocks);
     hn_arena_free(&names);
     entries_free(&e);
     return st;
@@ -144,14 +149,17 @@ static json_t *manifest_tensors(const hn_params *p)
 
 /* The manifest of a delta pack (spec/delta.md part 4): integers, or strings for real numbers, and
  * no times, so that two runs of one seed write the same bytes. */
-static char *manifest_text(const hn_params *p, const hn_run_identity *id, const hn_run_state *s)
+static char *manifest_text(const hn_params *p, const hn_pack_writer *blocks,
+                           const hn_run_identity *id, const hn_run_state *s)
 {
+    json_t *tensors = manifest_tensors(p);
+    if (blocks->tensors) json_array_extend(tensors, blocks->tensors);
     json_t *m =
         json_pack("{s:i, s:s, s:[], s:{s:s, s:s}, s:{s:s, s:s, s:I, s:I}, s:o}", "format_version",
                   HN_STATE_VERSION, "kind", id->method, "parents", "base", "name", id->base_path,
                   "tree_digest", id->base_digest, "training", "data_digest", id->data_digest,
                   "tokenizer_digest", id->tokenizer_digest, "steps", (json_int_t)s->step, "tokens",
-                  (json_int_t)s->tokens, "tensors", manifest_tensors(p));
+                  (json_int_t)s->tokens, "tensors", tensors);
     char *text = m ? json_dumps(m, JSON_SORT_KEYS | JSON_COMPACT) : NULL;
     json_decref(m);
     return text;
@@ -160,17 +168,23 @@ static char *manifest_text(const hn_params *p, const hn_run_identity *id, const 
 static hn_status save_delta(const char *path, const hn_params *p, const hn_run_identity *id,
                             const hn_run_state *s)
 {
-    entries e;
-    hn_status st = entries_new(hn_params_count(p), &e);
-    char *manifest = st == HN_OK ? manifest_text(p, id, s) : NULL;
+    entries e = {0};
+    hn_pack_writer blocks = {0};
+    float *values = NULL;
+    hn_status st = hn_sparse_save_delta(hn_params_sparse(p), &blocks, &values);
+    if (st == HN_OK) st = entries_new(hn_params_count(p) + blocks.n, &e);
+    char *manifest = st == HN_OK ? manifest_text(p, &blocks, id, s) : NULL;
     if (st == HN_OK && manifest == NULL) st = HN_FAIL(HN_ERR_MEMORY, "no memory to write %s", path);
     for (int64_t i = 0; st == HN_OK && i < hn_params_count(p); i++) {
         const hn_param *q = hn_params_at(p, i);
         if (q->trained || q->buffer) entries_add(&e, q->name, q, q->buffer ? q->value : q->master);
     }
+    for (int64_t i = 0; st == HN_OK && i < blocks.n; i++) e.entry[e.n++] = blocks.entry[i];
     const char *const metadata[][2] = {{"format", "pt"}, {"delta.manifest", manifest}};
     if (st == HN_OK) st = hn_st_save(path, e.entry, e.n, metadata, 2, NULL, NULL);
     free(manifest);
+    hn_free(values);
+    hn_pack_writer_free(&blocks);
     entries_free(&e);
     return st;
 }
@@ -363,9 +377,11 @@ static hn_status read_manifest(const hn_st_file *f, json_t **out)
     return hn_json_parse(text, strlen(text), hn_st_where(f), out);
 }
 
-static hn_status load_values(const hn_st_file *f, const hn_params *p, float *dense)
+/* in_blocks: tensors of the file that are not parameters' values */
+static hn_status load_values(const hn_st_file *f, const hn_params *p, int64_t in_blocks,
+                             float *dense)
 {
-    int64_t n = 0;
+    int64_t n = in_blocks;
     for (int64_t i = 0; i < hn_params_count(p); i++) {
         const hn_param *q = hn_params_at(p, i);
         if (!q->trained && !q->buffer) continue;
@@ -382,7 +398,8 @@ static hn_status load_values(const hn_st_file *f, const hn_params *p, float *den
 hn_status hn_state_load_delta(const char *dir, const hn_params *p, const char *base_digest)
 {
     hn_st_file *f = NULL;
-    json_t *manifest = NULL, *tensors = NULL;
+    json_t *manifest = NULL, *tensors = NULL, *have;
+    int64_t n_blocks = 0;
     hn_status st = HN_OK;
     float *dense = dense_buffer(p);
     char *path = hn_asprintf("%s/delta.safetensors", dir);
@@ -393,9 +410,11 @@ hn_status hn_state_load_delta(const char *dir, const hn_params *p, const char *b
     HN_TRY_GOTO(st, hn_st_open(path, &f), done);
     HN_TRY_GOTO(st, read_manifest(f, &manifest), done);
     HN_TRY_GOTO(st, check_manifest(manifest, path, base_digest), done);
-    HN_TRY_GOTO(st, load_values(f, p, dense), done);
+    have = json_object_get(manifest, "tensors");
+    HN_TRY_GOTO(st, hn_sparse_load_delta(f, have, p, &n_blocks), done);
+    HN_TRY_GOTO(st, load_values(f, p, 2 * n_blocks, dense), done);
     tensors = manifest_tensors(p);
-    if (!json_equal(tensors, json_object_get(manifest, "tensors")))
+    if (!json_equal(tensors, have))
         st = HN_FAIL(HN_ERR_FORMAT, "%s: its manifest has other ranks or scales than this run",
                      path);
 
@@ -430,6 +449,7 @@ static hn_status load_moments(const char *dir, const hn_params *p)
             HN_TRY_GOTO(st, hn_param_write(q, moment[k], dense), done);
         }
     }
+    st = hn_sparse_load_moments(f, hn_params_sparse(p));
 
 done:
     hn_st_close(f);

@@ -1,7 +1,8 @@
 /* state.h - what a checkpoint of a run holds (design.md section 7).
  *
  *   delta.safetensors         trained values in fp32 by parameter name; metadata delta.manifest:
- *                             format version, base digest, encodings dense and lowrank
+ *                             format version, base digest, encodings dense, lowrank, and those of
+ *                             blocks (sparse_state.h)
  *   optimizer-0.safetensors   moments, "<parameter>.m" and "<parameter>.v"
  *   state.json                format version, step, counters, identities, log, plans of the matrix
  *                             products on a GPU

@@ -1,0 +1,84 @@
+/* engine_impl.h - the insides of hn_engine; for engine.c and engine_sparse.c only. */
+#ifndef HN_ENGINE_IMPL_H
+#define HN_ENGINE_IMPL_H
+#include "runtime/train/engine.h"
+
+/* Micro-batches on their way to a GPU: one is filled while the other is copied or waits for it. */
+enum { HN_ENGINE_STAGES = 2 };
+
+/* The host's side of a micro-batch. On the CPU there is one, and block and batch are the tensors'
+ * own memory. Else a loss of 0, block and batch lie as they do on the device. */
+typedef struct {
+    char *memory; /* where they begin */
+    hn_step_block *step;
+    hn_engine_input batch;
+    hn_device_fence *sent; /* behind the copies to the device */
+    bool used;             /* has been sent since it was given out */
+} hn_engine_stage;
+
+/* The host's side of an update. */
+typedef struct {
+    hn_step_block *step;   /* on the CPU the tensor's own */
+    char *back;            /* what comes back: loss and step block as they lie on the device */
+    hn_device_fence *done; /* behind the copy to the host */
+} hn_engine_outcome;
+
+/* Host memory that a GPU copies to and from. */
+typedef struct {
+    hn_step_block update[HN_ENGINE_AHEAD];
+    float eval_loss, eval_count, eval_hits;
+} hn_engine_pinned;
+
+/* What takes the place of `micro` in a step that gathers for a selection, and what follows the last
+ * micro-batch. */
+typedef struct {
+    hn_graph *micro, *end;
+} hn_engine_gathering;
+
+struct hn_engine {
+    hn_engine_options o;
+    hn_program *program;
+    hn_params *params;
+    /* One behind the other in memory: a copy takes step block and fields of a micro-batch there,
+     * and with the loss a step's; another takes loss and step block back. */
+    hn_tensor *loss, *step, *field[HN_JOB_FIELDS];
+    hn_job_sums eval_sums;
+    hn_tensor *values;       /* the flat trained range; NULL without an anchor */
+    hn_tensor *ref, *fisher; /* of the anchor, laid out as that; NULL: it has none */
+    hn_graph *begin, *micro, *update, *square, *eval_begin, *eval, *probe;
+    /* Of blocks (engine_sparse.c); NULL without. */
+    hn_graph *discard;
+    hn_engine_gathering scores[HN_SPARSE_GROUPS], window;
+    hn_gather wanted, gather; /* of the next and of the running optimizer step */
+    hn_device_graph *whole;   /* micro and update; NULL: not captured */
+    bool counted;             /* rows have been counted since begin and update */
+    int64_t recomputed;       /* layers */
+    int64_t step_number;      /* of the running optimizer step, from 0 */
+    hn_profile *profile;      /* NULL: not wanted */
+    hn_engine_stage stage[HN_ENGINE_STAGES];
+    int now; /* the stage in use */
+    hn_engine_outcome outcome[HN_ENGINE_AHEAD];
+    int64_t first, n_outcomes; /* those whose report nobody has taken: a ring */
+    hn_engine_pinned *pinned;  /* and behind it what stages and outcomes hold */
+};
+
+static inline hn_status hn_engine_record_zero(hn_graph *g, hn_tensor *t)
+{
+    return hn_emit(g, HN_OP_ZERO, t->name, &t, NULL, NULL);
+}
+hn_job_pass hn_engine_pass(const hn_engine *e);
+
+/* engine_sparse.c */
+
+/* Graphs of steps that gather for a selection, where the method selects while it trains. */
+HN_NODISCARD hn_status hn_engine_record_gathering(hn_engine *e, const hn_job_sums *sums);
+/* grad: all gradients. */
+HN_NODISCARD hn_status hn_engine_record_discard(hn_engine *e, hn_tensor *grad);
+/* What a micro-batch of the running step, which gathers, is to run.
+ * Errors: HN_ERR_ARG for one too many */
+HN_NODISCARD hn_status hn_engine_gathering_micro(const hn_engine *e, int64_t index,
+                                                 const hn_graph **out);
+/* What its last micro-batch is to be followed by; NULL: nothing. */
+const hn_graph *hn_engine_gathering_end(const hn_engine *e);
+void hn_engine_count_gathered(hn_engine *e); /* that step is done */
+#endif
