@@ -1,6 +1,7 @@
 /* hone-bench-step: continuous LoRA steps of a decoder with random weights, for bench/step.py.
  *
- * All seven linears get an adapter; tokens and labels are random and every label counts. Warm-up
+ * All seven linears get an adapter, or with --block random blocks of their weights are trained
+ * (step_blocks.h); tokens and labels are random and every label counts. Warm-up
  * steps come first, then the time of every step is taken until --seconds are over. Prints one JSON
  * object: tokens/s over the whole of that time, step times (20th, 50th, 80th percentile), memory,
  * first and last loss, and the time of day when it began and ended, for a log of clocks beside it.
@@ -10,6 +11,7 @@
 #include <string.h>
 
 #include "bench/step_bench.h"
+#include "bench/step_blocks.h"
 #include "runtime/adapt/hn_adapt.h"
 #include "runtime/base/alloc.h"
 #include "runtime/base/rng.h"
@@ -21,8 +23,9 @@
 
 typedef struct {
     const char *model, *dtype, *device, *executor, *attention, *recompute, *plans;
-    int64_t batch, length, rank, warmup, steps, seed, side_sms;
-    double seconds, lr;
+    const char *gather;
+    int64_t batch, length, rank, warmup, steps, seed, side_sms, block;
+    double seconds, lr, density;
     bool profile, tune;
 } config;
 
@@ -35,6 +38,9 @@ static const hn_option options[] = {
     {"batch",     FIELD(batch),     "8",    1, 4096, NULL, "sequences in a step"},
     {"length",    FIELD(length),    "2048", 1, 1048576, NULL, "tokens of a sequence"},
     {"rank",      FIELD(rank),      "16",   1, 65536, NULL, "of the adapters"},
+    {"block",     FIELD(block),     "0",    0, 256, NULL, "train blocks of so many rows and columns instead of adapters; 1: single values"},
+    {"density",   FIELD(density),   "0",    0, 1, NULL, "with --block: part of the weights; 0: as many values as the adapters would have"},
+    {"gather",    FIELD(gather),    "nothing", 0, 0, "nothing|scores|window", "with --block: what every step gathers besides, for a selection"},
     {"warmup",    FIELD(warmup),    "5",    1, 1000, NULL, "steps before the clock starts"},
     {"seconds",   FIELD(seconds),   "8",    0, 3600, NULL, "the clock runs at least so long"},
     {"steps",     FIELD(steps),     "3",    1, 100000, NULL, "and at least so many steps"},
@@ -62,6 +68,7 @@ typedef struct {
     hn_device *device;
     hn_model model;
     hn_peft_config lora; /* all of it constant: nothing to clear */
+    hn_step_blocks blocks;
     hn_adapt adapt;
     hn_decoder_job job;
     hn_engine *engine;
@@ -159,6 +166,12 @@ static hn_status enqueue_step(void *context, int64_t step)
 
 /* ---- set-up ---- */
 
+static hn_gather gather_of(const config *c)
+{
+    if (strcmp(c->gather, "scores") == 0) return HN_GATHER_SCORES;
+    return strcmp(c->gather, "window") == 0 ? HN_GATHER_WINDOW : HN_GATHER_NOTHING;
+}
+
 static hn_status set_up(bench *b)
 {
     static char *const linears[] = {"q_proj",    "k_proj",  "v_proj",   "o_proj",
@@ -169,7 +182,10 @@ static hn_status set_up(bench *b)
         .alpha = 2.0 * (double)c->rank,
         .targets = {.list = {.items = (char **)(size_t)linears, .n = 7}},
     };
-    b->adapt = hn_lora_hook(&b->lora);
+    b->blocks = (hn_step_blocks){&b->lora, {c->block, c->block}};
+    b->adapt = c->block > 0 ? hn_step_blocks_hook(&b->blocks) : hn_lora_hook(&b->lora);
+    if (c->block == 0 && (c->density > 0 || gather_of(c) != HN_GATHER_NOTHING))
+        return HN_FAIL(HN_ERR_ARG, "--density and --gather go with --block");
     HN_TRY(hn_device_open(c->device, &b->device));
     const hn_log log = hn_step_bench_log("hone-bench-step");
     if (!c->tune) HN_TRY(hn_tune_use(b->device, c->plans, &log));
@@ -183,6 +199,10 @@ static hn_status set_up(bench *b)
         .even_rows = true,
     };
     hn_decoder_job_init(&b->job, &decoder);
+    hn_sparse_options sparse = {.density = c->density,
+                                .candidates = gather_of(c) == HN_GATHER_NOTHING ? 0 : 2};
+    if (c->block > 0 && !(c->density > 0))
+        HN_TRY(hn_step_blocks_as_pairs(&b->blocks, &b->job.job, c->rank, &sparse.values));
     const hn_engine_options o = {
         .device = b->device,
         .executor = hn_executor_of(c->executor),
@@ -196,6 +216,7 @@ static hn_status set_up(bench *b)
                       .beta2 = 0.999,
                       .eps = 1e-8,
                       .max_grad_norm = 1.0},
+        .sparse = sparse,
         .seed = (uint64_t)c->seed,
         .side = c->side_sms == -2   ? HN_SIDE_AUTO
                 : c->side_sms == -1 ? HN_SIDE_OFF
@@ -217,6 +238,9 @@ static hn_status set_up(bench *b)
     else
         hn_tune_tell(b->device, &log);
     HN_TRY(random_weights(b));
+    hn_sparse *blocks = hn_params_sparse(hn_engine_params(b->engine));
+    if (blocks != NULL) HN_TRY(hn_step_blocks_choose(blocks, (uint64_t)c->seed));
+    if (blocks != NULL) HN_TRY(hn_engine_gather(b->engine, gather_of(c)));
     return random_tokens(b);
 }
 
@@ -225,10 +249,11 @@ static hn_status set_up(bench *b)
 static hn_status print_result(bench *b)
 {
     const config *c = b->c;
-    json_t *own =
-        json_pack("{s:s, s:s, s:s, s:I, s:I, s:I, s:I}", "who", "hone", "model", c->model, "dtype",
-                  c->dtype, "batch", (json_int_t)c->batch, "length", (json_int_t)c->length, "rank",
-                  (json_int_t)c->rank, "side_sms", (json_int_t)c->side_sms);
+    json_t *own = json_pack(
+        "{s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:s}", "who", "hone", "model", c->model,
+        "dtype", c->dtype, "batch", (json_int_t)c->batch, "length", (json_int_t)c->length, "rank",
+        (json_int_t)c->rank, "side_sms", (json_int_t)c->side_sms, "block", (json_int_t)c->block,
+        "trained", (json_int_t)hn_params_trained(hn_engine_params(b->engine)), "gather", c->gather);
     return hn_step_bench_print(&b->steps, own, "tokens", c->tune);
 }
 
@@ -255,7 +280,7 @@ int main(int argc, char **argv)
 {
     static const hn_step_program program = {
         .name = "hone-bench-step",
-        .summary = "LoRA steps of a decoder with random weights",
+        .summary = "LoRA or sparse steps of a decoder with random weights",
         .options = options,
         .n_options = N_OPTIONS,
         .measure = measure,
