@@ -61,7 +61,7 @@ hn_status hn_sgd_many_cuda(const hn_sgd_args *a, int64_t n, hn_stream stream)
                             a[i].nesterov ? a[i].momentum : 1.0f};
         hn_optim::add_part(&parts, r, update, hn_optim::range_is_wide(r, buf, nullptr));
     }
-    hn_optim::launch_parts(parts, stream);
+    hn_optim::launch_parts(&parts, stream);
     return HN_CUDA_LAUNCHED("sgd");
 }
 
