@@ -411,6 +411,40 @@ TEST(Conv2dCuda, OwnKernelsRefuseWhatTheyCannotCount)
     EXPECT_HN_FAIL(own(a, &v, nullptr), HN_ERR_UNSUPPORTED, "larger than 2^31");
 }
 
+/* ---- few taps ---- */
+
+/* Only the kernels of few taps, on few values: what a sanitizer goes through in a moment. */
+TEST(Conv2dFewTaps, CudaMatchesCpu)
+{
+    HN_NEED_CUDA();
+    for (const hn_dtype t : {HN_F32, HN_BF16})
+        for (const bool aligned : {false, true}) {
+            const Case c = {{"", {2, 9, 8, 3, 20, 3, 3, 1, 1, 1, 1}, 0}, OWN, t, t, aligned};
+            Problem<Matrix> host(c);
+            Problem<DeviceMatrix> gpu(c);
+            ASSERT_EQ(own_scratch(host.fwd(true)), 0u) << "by patches";
+            ASSERT_HN_OK(cpu(host.fwd(true)));
+            ASSERT_HN_OK(cpu(host.weight()));
+            run(OWN, gpu.fwd(true));
+            run(OWN, gpu.weight());
+            EXPECT_LT(rel_l2(gpu.y.values(), host.y.values()), close(t));
+            EXPECT_LT(rel_l2(gpu.dw.values(), host.dw.values()), close(HN_F32));
+        }
+}
+
+/* Forward needs no scratch for 32 images of CIFAR and for 128; patches for more. */
+TEST(Conv2dFewTaps, OnlyForFewPixels)
+{
+    hn_conv2d_args a = {};
+    a.shape = {32, 32, 32, 3, 64, 3, 3, 1, 1, 1, 1};
+    a.ld_x = 8, a.ld_w = 32, a.ld_y = 64, a.dtype = a.bias_dtype = HN_BF16;
+    EXPECT_EQ(own_scratch(a), 0u);
+    a.shape.n = 128;
+    EXPECT_EQ(own_scratch(a), 0u);
+    a.shape.n = 129;
+    EXPECT_GT(own_scratch(a), 0u);
+}
+
 /* ---- the choice that a plan makes ---- */
 
 /* One convolution over images of 8 x 8, planned and run on the device; the text of the plan. */

@@ -1,7 +1,7 @@
-/* Few taps and few filters: stems, of 3 x 3 pixels of 3 channels or 5 x 5 of one. A thread keeps
- * what a pixel of y sees of x in registers and multiplies it by kFilters filters at a time, which
- * lie in shared memory as fp32: one launch, no patches. The gradient of w: blocks sum over rows of
- * their own, a second kernel adds these sums in order. */
+/* Few taps, few filters, few pixels: stems, of 3 x 3 pixels of 3 channels or 5 x 5 of one. A thread
+ * keeps what a pixel of y sees of x in registers and multiplies it by kFilters filters at a time,
+ * which lie in shared memory as fp32: one launch, no patches. The gradient of w: blocks sum over
+ * rows of their own, a second kernel adds these sums in order. */
 #include "kernels/conv/cuda_conv2d.h"
 #include "runtime/base/check.h"
 #include "runtime/base/cuda_vec.h"
@@ -12,6 +12,7 @@ constexpr int kThreads = 128; /* few, so that 32 small images still reach all mu
 constexpr int kTaps = 28;     /* 3 x 3 x 3 and 5 x 5, rounded up to 4 */
 constexpr int kMostOut = 64;  /* beyond that tensor cores make up for the patches */
 constexpr int kFilters = 16;  /* sums of a thread; two stores of 16 bytes in bf16 */
+constexpr int64_t kMostRows = 1 << 17; /* of y; of more, patches and a product take less time */
 static_assert(kMostOut % kFilters == 0 && kFilters % HN_VEC == 0, "whole groups, whole stores");
 
 /* x, and what pixels of y see of it. */
@@ -305,7 +306,7 @@ void launch_dw(const hn_conv2d_dw_args *a, float *partial, cudaStream_t stream)
 bool hn_conv2d_direct_fits(const hn_conv2d_shape *s, int64_t replicas)
 {
     return s->groups == 1 && replicas <= 1 && s->out <= kMostOut && hn_conv2d_taps(s) <= kTaps &&
-           !hn_conv2d_is_product(s);
+           s->n * hn_conv2d_out_h(s) * hn_conv2d_out_w(s) <= kMostRows && !hn_conv2d_is_product(s);
 }
 
 hn_status hn_conv2d_direct_fwd(const hn_conv2d_args *a, hn_stream stream)

@@ -46,7 +46,7 @@ hn_status hn_adamw_many_cuda(const hn_adamw_args *a, int64_t n, hn_stream stream
             a[i].m, a[i].v, {a[i].beta1, a[i].beta2, a[i].eps, a[i].weight_decay, a[i].lr_scale}};
         hn_optim::add_part(&parts, r, update, hn_optim::range_is_wide(r, a[i].m, a[i].v));
     }
-    hn_optim::launch_parts(parts, stream);
+    hn_optim::launch_parts(&parts, stream);
     return HN_CUDA_LAUNCHED("adamw");
 }
 

@@ -3,6 +3,10 @@
 #define HN_ADAMW_VALUES_H
 #include "kernels/optim/adamw.h"
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 /* Numbers of one update, ready to multiply with. */
 typedef struct {
     float scale, keep, beta1, beta2, step, denominator, eps;
@@ -12,7 +16,11 @@ typedef struct {
 hn_adamw_factors_ hn_adamw_factors_of_(const hn_adamw_args *a, const hn_step_block *s,
                                        float correction1, float correction2);
 
-void hn_adamw_values_(float *restrict p, const float *restrict grad, float *restrict m,
-                      float *restrict v, int64_t n, hn_adamw_factors_ f);
+/* p, grad, m and v do not overlap. */
+void hn_adamw_values_(float *p, const float *grad, float *m, float *v, int64_t n,
+                      hn_adamw_factors_ f);
 
+#ifdef __cplusplus
+}
+#endif
 #endif

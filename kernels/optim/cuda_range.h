@@ -57,13 +57,13 @@ template <class Update>
 struct Part {
     Range range;
     Update update;
-    bool wide;
     unsigned end; /* blocks of this one and those before it */
 };
 
 template <class Update>
 struct Parts {
     int n;
+    bool narrow; /* one value a thread: a range is not aligned */
     Part<Update> part[HN_OPTIM_MANY];
 };
 
@@ -100,37 +100,47 @@ __device__ __forceinline__ void update_part(const Range &r, const Update &update
     }
 }
 
-template <class Update>
+/* The part is copied: the compiler splits 16-byte stores between which it reads arguments again. */
+template <int kWidth, class Update>
 __global__ void __launch_bounds__(kRangeThreads)
     update_kernel(const __grid_constant__ Parts<Update> parts)
 {
     __shared__ typename Update::Factors factors;
     int k = 0;
     while (parts.part[k].end <= blockIdx.x) k++;
-    const Part<Update> &part = parts.part[k];
+    const Part<Update> part = parts.part[k];
     const unsigned first = k > 0 ? parts.part[k - 1].end : 0;
-    if (part.wide)
-        update_part<HN_VEC>(part.range, part.update, blockIdx.x - first, part.end - first,
-                            &factors);
-    else
-        update_part<1>(part.range, part.update, blockIdx.x - first, part.end - first, &factors);
+    update_part<kWidth>(part.range, part.update, blockIdx.x - first, part.end - first, &factors);
 }
 
 template <class Update>
 void add_part(Parts<Update> *to, const Range &r, const Update &update, bool wide)
 {
-    const unsigned before = to->n > 0 ? to->part[to->n - 1].end : 0;
-    to->part[to->n++] = {r, update, wide, before + range_blocks(r, wide ? HN_VEC : 1)};
+    to->narrow = to->narrow || !wide;
+    to->part[to->n++] = {r, update, 0};
+}
+
+template <int kWidth, class Update>
+void launch_parts_of(Parts<Update> *parts, cudaStream_t stream)
+{
+    int64_t replicas = 1;
+    unsigned blocks = 0;
+    for (int k = 0; k < parts->n; k++) {
+        const Range &r = parts->part[k].range;
+        if (r.replicas > replicas) replicas = r.replicas;
+        parts->part[k].end = blocks += range_blocks(r, kWidth);
+    }
+    const dim3 grid(blocks, hn_grid(replicas, 1, 65535));
+    update_kernel<kWidth, Update><<<grid, kRangeThreads, 0, stream>>>(*parts);
 }
 
 template <class Update>
-void launch_parts(const Parts<Update> &parts, cudaStream_t stream)
+void launch_parts(Parts<Update> *parts, cudaStream_t stream)
 {
-    int64_t replicas = 1;
-    for (int k = 0; k < parts.n; k++)
-        if (parts.part[k].range.replicas > replicas) replicas = parts.part[k].range.replicas;
-    const dim3 grid(parts.part[parts.n - 1].end, hn_grid(replicas, 1, 65535));
-    update_kernel<Update><<<grid, kRangeThreads, 0, stream>>>(parts);
+    if (parts->narrow)
+        launch_parts_of<1>(parts, stream);
+    else
+        launch_parts_of<HN_VEC>(parts, stream);
 }
 
 } // namespace hn_optim

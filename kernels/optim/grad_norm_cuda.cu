@@ -55,22 +55,32 @@ __device__ __forceinline__ bool is_last(hn_step_block *step, int64_t blocks)
 }
 
 /* The sum of partial[0 .. blocks), in thread 0: kLanes sums, each over every kLanes-th one, added
- * by warps. */
+ * by warps. A thread makes kLanes / kThreads of them at a time, so that its loads overlap. */
 __device__ __forceinline__ double sum_partial(const double *partial, int64_t blocks)
 {
+    constexpr int kEach = kLanes / kThreads;
     __shared__ double warp_sum[kLanes / 32];
-    double total = 0.0;
+    double sum[kEach] = {}, total = 0.0;
+#pragma unroll 2
+    for (int64_t b = threadIdx.x; b < blocks; b += kLanes) {
+        double v[kEach];
 #pragma unroll
-    for (int first = 0; first < kLanes; first += kThreads) {
-        double sum = 0.0;
-        for (int64_t b = first + (int)threadIdx.x; b < blocks; b += kLanes)
-            sum += __ldcg(partial + b);
-        sum = hn_warp_sum(sum);
-        if (threadIdx.x % 32 == 0) warp_sum[(first + (int)threadIdx.x) / 32] = sum;
+        for (int k = 0; k < kEach; k++)
+            v[k] = b + k * kThreads < blocks ? __ldcg(partial + b + k * kThreads) : 0.0;
+#pragma unroll
+        for (int k = 0; k < kEach; k++) sum[k] += v[k];
+    }
+#pragma unroll
+    for (int k = 0; k < kEach; k++) {
+        sum[k] = hn_warp_sum(sum[k]);
+        if (threadIdx.x % 32 == 0) warp_sum[(k * kThreads + (int)threadIdx.x) / 32] = sum[k];
     }
     __syncthreads();
-    for (int w = 0; w < kLanes / 32 && threadIdx.x == 0; w++)
-        total = w == 0 ? warp_sum[0] : total + warp_sum[w];
+    if (threadIdx.x == 0) {
+        total = warp_sum[0];
+#pragma unroll
+        for (int w = 1; w < kLanes / 32; w++) total += warp_sum[w];
+    }
     __syncthreads(); /* before the next call */
     return total;
 }

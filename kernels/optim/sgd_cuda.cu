@@ -1,4 +1,5 @@
-/* One pass over the ranges (cuda_range.h), in the fp32 formulas of the fast CPU function. */
+/* One pass over the ranges (cuda_range.h), in the fp32 formulas of the fast CPU function. Every
+ * rounding is written out: the same bits for any width of a thread. */
 #include "kernels/optim/sgd.h"
 
 #include "kernels/optim/cuda_range.h"
@@ -27,19 +28,20 @@ struct Sgd {
     {
         float u[kWidth];
 #pragma unroll
-        for (int k = 0; k < kWidth; k++) u[k] = grad[k] * f.scale + weight_decay * p[k];
+        for (int k = 0; k < kWidth; k++)
+            u[k] = __fmaf_rn(grad[k], f.scale, __fmul_rn(weight_decay, p[k]));
         if (momentum > 0.0f) {
             float b[kWidth];
             hn_load_span<kWidth>(buf + at, n, b);
 #pragma unroll
             for (int k = 0; k < kWidth; k++) {
-                b[k] = momentum * b[k] + u[k];
-                u[k] = direct * u[k] + carried * b[k];
+                b[k] = __fmaf_rn(momentum, b[k], u[k]);
+                u[k] = __fmaf_rn(direct, u[k], __fmul_rn(carried, b[k]));
             }
             hn_store_span<kWidth>(buf + at, n, b);
         }
 #pragma unroll
-        for (int k = 0; k < kWidth; k++) p[k] -= f.lr * u[k];
+        for (int k = 0; k < kWidth; k++) p[k] = __fmaf_rn(-f.lr, u[k], p[k]);
     }
 };
 
@@ -61,7 +63,7 @@ hn_status hn_sgd_many_cuda(const hn_sgd_args *a, int64_t n, hn_stream stream)
                             a[i].nesterov ? a[i].momentum : 1.0f};
         hn_optim::add_part(&parts, r, update, hn_optim::range_is_wide(r, buf, nullptr));
     }
-    hn_optim::launch_parts(parts, stream);
+    hn_optim::launch_parts(&parts, stream);
     return HN_CUDA_LAUNCHED("sgd");
 }
 

@@ -445,12 +445,14 @@ hn_status hn_engine_run_empty(hn_engine *e)
     hn_status st = HN_OK;
     for (int i = 0; i < N_VARIANTS && st == HN_OK; i++)
         if (variant[i]) st = hn_graph_run(variant[i], &o);
+    if (st == HN_OK && e->whole) st = hn_device_launch(hn_program_device(e->program), e->whole);
     if (st == HN_OK) st = wait(e);
     if (st == HN_OK && buffers) st = hn_params_put_buffers(e->params, buffers);
     hn_free(buffers);
     return st;
 }
 
+/* Captured graphs run once, too: a first launch may take memory. */
 static hn_status warm_up(hn_engine *e)
 {
     hn_graph *variant[N_VARIANTS];
@@ -461,7 +463,7 @@ static hn_status warm_up(hn_engine *e)
         if (variant[i]) HN_TRY(hn_graph_capture(variant[i], e->step->data));
     hn_graph *const step[] = {e->micro, e->update};
     if (e->micro) HN_TRY(hn_graphs_capture(step, 2, e->step->data, &e->whole));
-    return wait(e);
+    return hn_engine_run_empty(e);
 }
 
 /* What no step changes. */

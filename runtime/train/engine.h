@@ -116,7 +116,8 @@ hn_executor hn_engine_executor(const hn_engine *e);
 void hn_engine_profile(hn_engine *e, hn_profile *p);
 
 /* Takes the memory and fills the tables; parameters are zero until they are loaded. On a GPU
- * hn_engine_run_empty follows, so that all kernels are loaded, and every graph is captured. */
+ * hn_engine_run_empty follows, so that all kernels are loaded, then every graph is captured and the
+ * captures run so. */
 HN_NODISCARD hn_status hn_engine_allocate(hn_engine *e);
 /* Runs every graph once on an empty batch, in which nothing counts: parameters and moments stay as
  * they are and gradients zero through all of them, the update included; buffers, which a batch norm
