@@ -18,12 +18,27 @@ struct AdamWFactors {
     float scale, keep, step, denominator;
 };
 
+/* 1 / x and 1 / sqrt(x) of a positive fp32 number, right to the last bits of a double: sparse_adamw
+ * needs them for every other age, and division and root in double take five times as long. Of a
+ * first guess r with error e the series 1 + e + e^2 and 1 + e/2 + 3/8 e^2 correct all but e^3. */
+__device__ __forceinline__ double reciprocal(float x)
+{
+    const double r = __frcp_rn(x), e = fma(-(double)x, r, 1.0);
+    return fma(r, fma(e, e, e), r);
+}
+
+__device__ __forceinline__ double reciprocal_root(float x)
+{
+    const double r = __frsqrt_rn(x), e = fma(-__dmul_rn(x, r), r, 1.0);
+    return fma(r, __dmul_rn(e, fma(0.375, e, 0.5)), r);
+}
+
 __device__ __forceinline__ AdamWFactors adamw_factors(const AdamWRates &a, const hn_step_block *s,
                                                       float correction1, float correction2)
 {
     const double lr = (double)s->lr * (a.lr_scale != 0.0f ? (double)a.lr_scale : 1.0);
     return {s->grad_scale, (float)fma(-lr, (double)a.weight_decay, 1.0),
-            (float)(lr / (double)correction1), (float)(1.0 / sqrt((double)correction2))};
+            (float)__dmul_rn(lr, reciprocal(correction1)), (float)reciprocal_root(correction2)};
 }
 
 __device__ __forceinline__ void adamw_value(const AdamWRates &a, const AdamWFactors &f, float grad,
