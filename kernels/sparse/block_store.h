@@ -10,6 +10,7 @@
  * Shapes     w [out, in], rows ld_w elements apart; span, block, delta and frozen as sparse_pool.h
  *            says.
  * Precision  w and frozen of one dtype, f32 or bf16; the sum in fp32, one rounding at the store.
+ *            Which NaN a sum with a NaN gives differs between CPU and CUDA; keep and restore copy.
  * Limits     out, in 1 to 2^31 - 1; a block of at most 2^30 values; any alignment; no replicas.
  * Aliasing   none.
  * Repeats    bit for bit; no sums.
@@ -54,8 +55,9 @@ HN_NODISCARD hn_status hn_block_store_fast(const hn_block_store_args *a);
 HN_NODISCARD hn_status hn_block_keep_cpu(const hn_block_store_args *a);
 HN_NODISCARD hn_status hn_block_restore_cpu(const hn_block_store_args *a);
 
-/* n matrices, each with its own args; those of one pool and dtype share launches. */
-enum { HN_BLOCK_STORE_MANY = 72 };
+/* n matrices, each with its own args; those of one pool and dtype whose spans follow each other
+ * share launches. */
+enum { HN_BLOCK_STORE_MANY = 256 };
 HN_NODISCARD HN_CUDA_FUNCTION hn_status hn_block_store_cuda(const hn_block_store_args *a, int64_t n,
                                                             hn_stream stream);
 HN_NODISCARD HN_CUDA_FUNCTION hn_status hn_block_keep_cuda(const hn_block_store_args *a, int64_t n,

@@ -1,15 +1,17 @@
-/* One pass over the used part of the pool, 8 values a thread where alignment allows, in the
+/* One pass over the used part of the pool, 4 values a thread where alignment allows, in the
  * arithmetic of adamw's kernel. A thread makes the factors of an age once for all its values that
  * follow each other with this age. Blocks of one value grow older in the same pass, larger ones,
  * whose values several threads update, in a second one over the blocks. */
 #include "kernels/optim/cuda_adamw.h"
 #include "kernels/sparse/sparse_adamw.h"
 #include "runtime/base/check.h"
-#include "runtime/base/cuda_vec.h"
+#include "runtime/base/cuda_math.h"
 
 namespace {
 
 constexpr int kThreads = 256;
+constexpr int kVec = 4;              /* with 8, registers for half as many threads */
+constexpr int kPerSm = 4;            /* blocks on a multiprocessor */
 constexpr int64_t kMaxBlocks = 4096; /* then a thread takes several spans */
 
 struct Pool {
@@ -19,6 +21,7 @@ struct Pool {
     const int32_t *sizes; /* nullptr: block_values for all */
     const float2 *corrections;
     const hn_step_block *step;
+    int64_t values; /* that may be read; the used ones come first */
     int32_t matrices, block_values;
     hn_divisor by; /* block_values */
     hn_optim::AdamWRates rates;
@@ -71,64 +74,77 @@ __device__ __forceinline__ Block block_at(const Pool &a, int64_t value)
     return {(int64_t)s.first_block + b, s.first_value + (int64_t)(b + 1) * size};
 }
 
-/* Ages of values at .. at + n before the update; blocks of one value move on to the next. */
-template <int kWidth, bool kSingle>
+/* v = p[0 .. n) with n at most kWidth, zeros behind, in one access where n is kVec; p[0 .. n) = v.
+ */
+template <class Word, int kWidth, class T>
+__device__ __forceinline__ void load(const T *p, int64_t n, T (&v)[kWidth])
+{
+    if constexpr (kWidth == kVec) {
+        if (n >= kVec) {
+            const Word word = *reinterpret_cast<const Word *>(p);
+            memcpy(v, &word, sizeof v);
+            return;
+        }
+    }
+#pragma unroll
+    for (int k = 0; k < kWidth; k++) v[k] = k < n ? p[k] : T();
+}
+
+template <class Word, int kWidth, class T>
+__device__ __forceinline__ void store(T *p, int64_t n, const T (&v)[kWidth])
+{
+    if constexpr (kWidth == kVec) {
+        if (n >= kVec) {
+            Word word;
+            memcpy(&word, v, sizeof v);
+            *reinterpret_cast<Word *>(p) = word;
+            return;
+        }
+    }
+#pragma unroll
+    for (int k = 0; k < kWidth; k++)
+        if (k < n) p[k] = v[k];
+}
+
+/* Ages of the n values at .. at + n, of blocks of several values. */
+template <int kWidth>
 __device__ __forceinline__ void ages_of(const Pool &a, int64_t at, int64_t n,
                                         uint16_t (&age)[kWidth])
 {
-    if constexpr (kSingle) {
-        uint16_t next[kWidth];
-        if constexpr (kWidth == HN_VEC) {
-            if (n >= HN_VEC) {
-                uint4 word = *reinterpret_cast<const uint4 *>(a.age + at);
-                memcpy(age, &word, sizeof word);
+    Block b = {0, at};
+    uint16_t own = 0;
 #pragma unroll
-                for (int k = 0; k < kWidth; k++) next[k] = next_age(age[k]);
-                memcpy(&word, next, sizeof word);
-                *reinterpret_cast<uint4 *>(a.age + at) = word;
-                return;
-            }
+    for (int k = 0; k < kWidth; k++) {
+        if (k < n && at + k >= b.end) {
+            b = block_at(a, at + k);
+            own = a.age[b.number];
         }
-#pragma unroll
-        for (int k = 0; k < kWidth; k++) {
-            if (k >= n) break;
-            age[k] = a.age[at + k];
-            a.age[at + k] = next_age(age[k]);
-        }
-    } else {
-        Block b = {0, at};
-        uint16_t own = 0;
-#pragma unroll
-        for (int k = 0; k < kWidth; k++) {
-            if (k >= n) break;
-            if (at + k >= b.end) {
-                b = block_at(a, at + k);
-                own = a.age[b.number];
-            }
-            age[k] = own;
-        }
+        age[k] = own;
     }
 }
 
 template <int kWidth, bool kSingle>
-__global__ void __launch_bounds__(kThreads) sparse_adamw_kernel(const Pool a)
+__global__ void __launch_bounds__(kThreads, kPerSm) sparse_adamw_kernel(const Pool a)
 {
     const int64_t used = used_values(a);
     const bool moves = a.step->grad_scale != 0.0f && a.step->frozen == 0;
     const float zero[kWidth] = {};
     hn_optim::AdamWFactors f = {};
     int known = -1; /* the age that f is for */
-    for (int64_t i = ((int64_t)blockIdx.x * kThreads + threadIdx.x) * kWidth; i < used;
+    for (int64_t i = ((int64_t)blockIdx.x * kThreads + threadIdx.x) * kWidth; i < a.values;
          i += (int64_t)gridDim.x * kThreads * kWidth) {
-        const int64_t n = used - i;
+        /* Before anything is known of the spans: the loads need not wait for it. */
+        const int64_t room = a.values - i, n = used - i;
+        float delta[kWidth], grad[kWidth], m[kWidth], v[kWidth];
+        uint16_t age[kWidth];
+        if (kSingle) load<uint2>(a.age + i, room, age);
+        load<float4>(a.delta + i, room, delta);
+        load<float4>(a.grad + i, room, grad);
+        load<float4>(a.m + i, room, m);
+        load<float4>(a.v + i, room, v);
+        if (n <= 0) break;
         if (moves) {
-            float delta[kWidth], grad[kWidth], m[kWidth], v[kWidth];
-            uint16_t age[kWidth] = {};
-            hn_load_span<kWidth>(a.delta + i, n, delta);
-            hn_load_span<kWidth>(a.grad + i, n, grad);
-            hn_load_span<kWidth>(a.m + i, n, m);
-            hn_load_span<kWidth>(a.v + i, n, v);
-            ages_of<kWidth, kSingle>(a, i, n, age);
+            if (!kSingle) ages_of(a, i, n, age);
 #pragma unroll
             for (int k = 0; k < kWidth; k++) {
                 if (age[k] != known && k < n) {
@@ -138,11 +154,14 @@ __global__ void __launch_bounds__(kThreads) sparse_adamw_kernel(const Pool a)
                 }
                 hn_optim::adamw_value(a.rates, f, grad[k], delta[k], m[k], v[k]);
             }
-            hn_store_span<kWidth>(a.delta + i, n, delta);
-            hn_store_span<kWidth>(a.m + i, n, m);
-            hn_store_span<kWidth>(a.v + i, n, v);
+            store<float4>(a.delta + i, n, delta);
+            store<float4>(a.m + i, n, m);
+            store<float4>(a.v + i, n, v);
+#pragma unroll
+            for (int k = 0; k < kWidth; k++) age[k] = next_age(age[k]);
+            if (kSingle) store<uint2>(a.age + i, n, age);
         }
-        hn_store_span<kWidth>(a.grad + i, n, zero);
+        store<float4>(a.grad + i, n, zero);
     }
 }
 
@@ -154,6 +173,8 @@ __global__ void __launch_bounds__(kThreads) grow_older_kernel(const Pool a)
          b += (int64_t)gridDim.x * kThreads)
         a.age[b] = next_age(a.age[b]);
 }
+
+bool fits(const void *p, uintptr_t word) { return (uintptr_t)p % word == 0; }
 
 template <int kWidth>
 void launch(const Pool &a, const hn_sparse_adamw_args *args, cudaStream_t stream)
@@ -172,6 +193,8 @@ void launch(const Pool &a, const hn_sparse_adamw_args *args, cudaStream_t stream
 hn_status hn_sparse_adamw_cuda(const hn_sparse_adamw_args *a, hn_stream stream)
 {
     HN_TRY(hn_sparse_adamw_check(a));
+    const bool single = a->block_values == 1; /* then a value has an age */
+    const int64_t values = single && a->blocks < a->values ? a->blocks : a->values;
     const Pool pool = {a->delta,
                        a->grad,
                        a->m,
@@ -181,14 +204,14 @@ hn_status hn_sparse_adamw_cuda(const hn_sparse_adamw_args *a, hn_stream stream)
                        a->sizes,
                        reinterpret_cast<const float2 *>(a->corrections),
                        a->step,
+                       values,
                        (int32_t)a->matrices,
                        (int32_t)a->block_values,
                        hn_divisor_of(a->block_values > 0 ? a->block_values : 1),
                        {a->beta1, a->beta2, a->eps, a->weight_decay, a->lr_scale}};
-    if (hn_vectors_fit(a->delta, 0, HN_F32) && hn_vectors_fit(a->grad, 0, HN_F32) &&
-        hn_vectors_fit(a->m, 0, HN_F32) && hn_vectors_fit(a->v, 0, HN_F32) &&
-        hn_vectors_fit(a->age, 0, HN_BF16))
-        launch<HN_VEC>(pool, a, stream);
+    if (fits(a->delta, 16) && fits(a->grad, 16) && fits(a->m, 16) && fits(a->v, 16) &&
+        fits(a->age, 8))
+        launch<kVec>(pool, a, stream);
     else
         launch<1>(pool, a, stream);
     return HN_CUDA_LAUNCHED("sparse_adamw");
