@@ -19,7 +19,7 @@ struct Config {
 std::vector<hn_option> table()
 {
     int64_t n = 0;
-    const hn_option *rows = hn_sparse_options(&n);
+    const hn_option *rows = hn_sparse_rows(&n);
     std::vector<hn_option> t(rows, rows + n);
     for (auto &row : t) row.offset += offsetof(Config, sparse);
     t.push_back({"preset", HN_OPT_TEXT, offsetof(Config, preset), "absd", 0, 0, nullptr, "set"});
@@ -87,7 +87,7 @@ TEST(SparsePresets, TheDefaultIsStaticSelectionByGradients)
     Parsed p({});
     ASSERT_HN_OK(p.st);
     const hn_sparse_rules r = p.rules();
-    EXPECT_EQ(r.score, HN_SCORE_GRADIENT);
+    EXPECT_EQ(r.score, HN_BY_GRADIENT);
     EXPECT_TRUE(r.schedule.fixed);
     EXPECT_EQ(r.schedule.first, 32);
     EXPECT_EQ(r.schedule.window, 8);
@@ -105,7 +105,7 @@ TEST(SparsePresets, TheDefaultIsStaticSelectionByGradients)
 TEST(SparsePresets, MeanWhatTheirSourcesSay)
 {
     hn_sparse_rules r = Parsed({"--preset=sift"}).rules();
-    EXPECT_EQ(r.score, HN_SCORE_ABS);
+    EXPECT_EQ(r.score, HN_BY_ABS);
     EXPECT_EQ(r.schedule.first, 1);
     EXPECT_EQ(r.schedule.score_share, 1);
     EXPECT_TRUE(r.budget.each);
@@ -117,8 +117,8 @@ TEST(SparsePresets, MeanWhatTheirSourcesSay)
     EXPECT_EQ(r.budget.floor, 0);
 
     r = Parsed({"--preset=spiel-ag"}).rules(1000);
-    EXPECT_EQ(r.first, HN_SCORE_RANDOM);
-    EXPECT_EQ(r.score, HN_SCORE_GRADIENT);
+    EXPECT_EQ(r.first, HN_BY_RANDOM);
+    EXPECT_EQ(r.score, HN_BY_GRADIENT);
     EXPECT_EQ(r.schedule.first, 0);
     EXPECT_EQ(hn_select_at(&r.schedule, 0).phase, HN_SELECT_SCORE);
     EXPECT_EQ(hn_select_at(&r.schedule, 1).phase, HN_SELECT_WINDOW);
@@ -144,9 +144,9 @@ TEST(SparsePresets, MeanWhatTheirSourcesSay)
     const Parsed rosa({"--preset=rosa"});
     EXPECT_EQ(rosa.c.sparse.lora_rank, 16);
     EXPECT_EQ(rosa.c.sparse.lora_steps, 64);
-    EXPECT_EQ(rosa.rules().score, HN_SCORE_FISHER);
+    EXPECT_EQ(rosa.rules().score, HN_BY_FISHER);
     EXPECT_EQ(Parsed({"--preset=shira"}).rules().budget.share, HN_SHARE_LORA);
-    EXPECT_EQ(Parsed({"--preset=s2ft"}).rules().score, HN_SCORE_COUPLED);
+    EXPECT_EQ(Parsed({"--preset=s2ft"}).rules().score, HN_BY_COUPLED);
     EXPECT_EQ(Parsed({"--preset=diablo"}).rules().budget.budget.amount, 1.0 / 64);
 }
 
@@ -165,7 +165,7 @@ TEST(SparsePresets, GiveWayToWhatTheUserHasGiven)
     EXPECT_NE(std::strstr(hn_last_error(), "absd|absd-dynamic|sift|fish|spiel-ag|smt|shira|lift"),
               nullptr);
     int64_t n = 0;
-    const hn_option *rows = hn_sparse_options(&n);
+    const hn_option *rows = hn_sparse_rows(&n);
     hn_sparse_knobs k = {};
     EXPECT_HN_FAIL(hn_sparse_preset_apply("smt", rows, (size_t)n, nullptr, &k), HN_ERR_ARG,
                    "--preset smt sets --beta2");

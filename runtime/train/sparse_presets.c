@@ -8,7 +8,7 @@
 
 static const hn_option rows[] = {HN_SPARSE_ROWS(KNOB)};
 
-const hn_option *hn_sparse_options(int64_t *n)
+const hn_option *hn_sparse_rows(int64_t *n)
 {
     *n = (int64_t)(sizeof rows / sizeof *rows);
     return rows;
@@ -153,17 +153,17 @@ static int index_of(const char *const *names, int n, const char *name)
     return i;
 }
 
-static hn_score_kind score_of(const char *name)
+static hn_score_rule score_of(const char *name)
 {
     static const char *const names[] = {"gradient",  "fisher", "abs",      "snip",   "random",
                                         "magnitude", "lift",   "diagonal", "coupled"};
-    return (hn_score_kind)index_of(names, 9, name);
+    return (hn_score_rule)index_of(names, 9, name);
 }
 
-static double score_share(const hn_sparse_knobs *k, hn_score_kind score)
+static double score_share(const hn_sparse_knobs *k, hn_score_rule score)
 {
-    if (score == HN_SCORE_FISHER || score == HN_SCORE_ABS) return 1; /* no sums of gradients */
-    if (score == HN_SCORE_SNIP || k->candidates == 0) return 0;      /* sums of all */
+    if (score == HN_BY_FISHER || score == HN_BY_ABS) return 1; /* no sums of gradients */
+    if (score == HN_BY_SNIP || k->candidates == 0) return 0;   /* sums of all */
     return k->score_share;
 }
 
@@ -188,15 +188,15 @@ static hn_select_schedule schedule_of(const hn_sparse_knobs *k, int64_t steps, i
 static hn_status check_knobs(const hn_sparse_knobs *k, const hn_sparse_rules *r)
 {
     const bool constant =
-        r->score >= HN_SCORE_RANDOM && r->score != HN_SCORE_LIFT && r->score != HN_SCORE_MAGNITUDE;
+        r->score >= HN_BY_RANDOM && r->score != HN_BY_LIFT && r->score != HN_BY_MAGNITUDE;
     if (!k->fixed && constant)
         return HN_FAIL(HN_ERR_ARG, "--score %s never changes: reselections need --static on",
                        k->score);
     if (k->fixed && strcmp(k->on_drop, "keep") == 0)
         return HN_FAIL(HN_ERR_ARG, "--on-drop keep: with --static on no block goes");
-    if ((strcmp(k->block, "coupled") == 0) != (r->score == HN_SCORE_COUPLED))
+    if ((strcmp(k->block, "coupled") == 0) != (r->score == HN_BY_COUPLED))
         return HN_FAIL(HN_ERR_ARG, "--block coupled and --score coupled go together");
-    if (r->score == HN_SCORE_COUPLED && strcmp(k->scope, "matrix") != 0)
+    if (r->score == HN_BY_COUPLED && strcmp(k->scope, "matrix") != 0)
         return HN_FAIL(HN_ERR_ARG, "--block coupled: needs --scope matrix");
     if (k->lora_steps > 0 && k->lora_rank == 0)
         return HN_FAIL(HN_ERR_ARG, "--lora-steps: needs --lora-rank");
@@ -209,7 +209,7 @@ hn_status hn_sparse_rules_of(const hn_sparse_knobs *k, int64_t steps, int64_t sa
     hn_sparse_rules r = {.score = score_of(k->score), .lift_rank = k->lift_rank};
     const bool each = strcmp(k->scope, "matrix") == 0, all = strcmp(k->scope, "global") == 0;
     if (samples < 1) return HN_FAIL(HN_ERR_ARG, "a batch of %" PRId64 " samples", samples);
-    r.first = strcmp(k->start, "random") == 0 ? HN_SCORE_RANDOM : r.score;
+    r.first = strcmp(k->start, "random") == 0 ? HN_BY_RANDOM : r.score;
     r.refill = !hn_score_has_gradient(r.score);
     HN_TRY(check_knobs(k, &r));
     HN_TRY(hn_budget_parse(k->budget, &r.budget.budget));
@@ -217,7 +217,7 @@ hn_status hn_sparse_rules_of(const hn_sparse_knobs *k, int64_t steps, int64_t sa
     r.budget.each = each;
     r.budget.floor = all ? 0 : k->share_floor;
     r.budget.ceiling = all ? 0 : k->share_ceiling;
-    if (r.score == HN_SCORE_LIFT || k->lift_gamma > 0) {
+    if (r.score == HN_BY_LIFT || k->lift_gamma > 0) {
         if (r.lift_rank == 0 && r.budget.budget.kind == HN_BUDGET_LORA)
             r.lift_rank = (int64_t)r.budget.budget.amount;
         if (r.lift_rank == 0)

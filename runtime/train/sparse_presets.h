@@ -72,7 +72,7 @@ typedef struct {
 /* clang-format on */
 
 /* The rows alone, of an hn_sparse_knobs. */
-const hn_option *hn_sparse_options(int64_t *n);
+const hn_option *hn_sparse_rows(int64_t *n);
 
 typedef struct {
     const char *option; /* a row above, or an option of every run: lr, beta2 */
@@ -100,22 +100,22 @@ HN_NODISCARD hn_status hn_sparse_preset_apply(const char *name, const hn_option 
                                               const hn_options_store *given, void *config);
 
 typedef enum {
-    HN_SCORE_GRADIENT,
-    HN_SCORE_FISHER,
-    HN_SCORE_ABS,
-    HN_SCORE_SNIP,
-    HN_SCORE_RANDOM,
-    HN_SCORE_MAGNITUDE,
-    HN_SCORE_LIFT,
-    HN_SCORE_DIAGONAL,
-    HN_SCORE_COUPLED
-} hn_score_kind;
+    HN_BY_GRADIENT,
+    HN_BY_FISHER,
+    HN_BY_ABS,
+    HN_BY_SNIP,
+    HN_BY_RANDOM,
+    HN_BY_MAGNITUDE,
+    HN_BY_LIFT,
+    HN_BY_DIAGONAL,
+    HN_BY_COUPLED
+} hn_score_rule;
 
 /* Needs gradients, from a step's backward. */
-static inline bool hn_score_has_gradient(hn_score_kind k) { return k <= HN_SCORE_SNIP; }
+static inline bool hn_score_has_gradient(hn_score_rule k) { return k <= HN_BY_SNIP; }
 
 typedef struct {
-    hn_score_kind score, first; /* first: of selection 0 */
+    hn_score_rule score, first; /* first: of selection 0 */
     hn_budget_rule budget;
     hn_select_schedule schedule;
     hn_change_rule change; /* rate comes from hn_select_at */
