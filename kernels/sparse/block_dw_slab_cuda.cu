@@ -10,19 +10,20 @@ namespace {
 
 /* Blocks of a thread, thread blocks and shared memory a multiprocessor: two side by side, so that
  * one reads while the other computes; a square of 4 has 16 sums and gets them all. */
-template <int kSide_, int kT_>
+template <int kSide_>
 struct Slab {
-    static constexpr int kSide = kSide_, kT = kT_; /* of a block; tokens at a time */
+    static constexpr int kSide = kSide_; /* of a block */
     static constexpr int kThreads = kSide == 1 ? 384 : 512;
     static constexpr int kEach = kSide == 1 ? 16 : 4;
     static constexpr int kPerSm = kSide == 1 ? 2 : 1;
     static constexpr int kSharedBytes = 220 * 1024 / kPerSm;
-    static constexpr int kBlocks = kEach * kThreads; /* of a group */
+    static constexpr int kBlocks = kEach * kThreads;       /* of a group */
+    static constexpr int kMostTokens = kSide == 1 ? 8 : 4; /* at a time */
 };
 
 struct Job {
     const __nv_bfloat16 *dy, *x;
-    int64_t ld_dy, ld_x, out, in, capacity;
+    int64_t ld_dy, ld_x, out, in;
     const hn_sparse_span *span;
     const int32_t *block;
     float *part;
@@ -132,13 +133,12 @@ __device__ __forceinline__ void add_square(float *sum, const Tokens<kT> *shared,
             }
 }
 
-/* Adds up tokens begin .. end for the first `used` blocks of every thread. */
-template <class S>
+/* Adds up tokens begin .. end, kT at a time, for the first `used` blocks of every thread. */
+template <class S, int kT>
 __device__ __forceinline__ void add_tokens(const Job &job, const Window &win, int64_t begin,
                                            int64_t end, int used, const uint32_t *place,
                                            float (*sum)[S::kSide * S::kSide], char *memory)
 {
-    constexpr int kT = S::kT;
     Tokens<kT> *const shared = reinterpret_cast<Tokens<kT> *>(memory);
     constexpr int kAtOnce = S::kSide == 1 ? 16 / kT : 1; /* loads under way */
 #pragma unroll 1
@@ -160,6 +160,13 @@ __device__ __forceinline__ void add_tokens(const Job &job, const Window &win, in
             }
         }
     }
+}
+
+/* Whether kT tokens of the window fit into shared memory. */
+template <class S, int kT>
+__device__ __forceinline__ bool fits(const Window &win)
+{
+    return kT <= S::kMostTokens && win.quads * 4 * (int)sizeof(Tokens<kT>) <= S::kSharedBytes;
 }
 
 /* Groups whose window does not fit into shared memory (blocks few and far between) read device
@@ -207,7 +214,7 @@ __global__ void __launch_bounds__(S::kThreads, S::kPerSm)
 {
     extern __shared__ __align__(16) char shared[];
     constexpr int kValues = S::kSide * S::kSide;
-    const int64_t blocks = hn_span_blocks_(job.span, job.capacity);
+    const int64_t blocks = hn_path_blocks_(job.span, job.runs);
     const int64_t groups = hn_items_(job.runs, blocks), runs = hn_runs_(job.runs, groups);
     const int across = (int)(job.in / S::kSide);
     const int64_t steps = hn_ceil_div_(job.runs.tokens, job.runs.step);
@@ -223,7 +230,7 @@ __global__ void __launch_bounds__(S::kThreads, S::kPerSm)
         const int64_t end = behind < job.runs.tokens ? behind : job.runs.tokens;
         const Window win = window_of<S>(job, id, n, by_across, across);
         float *const to = job.part + (run * blocks + first) * kValues;
-        if (win.quads * 4 * (int)sizeof(Tokens<S::kT>) > S::kSharedBytes) {
+        if (!fits<S, 2>(win)) {
             add_apart<S>(job, begin, end, id, n, by_across, across, to);
             continue;
         }
@@ -238,7 +245,13 @@ __global__ void __launch_bounds__(S::kThreads, S::kPerSm)
 #pragma unroll
             for (int v = 0; v < kValues; v++) sum[k][v] = 0.0f;
         }
-        add_tokens<S>(job, win, begin, end, used, place, sum, shared);
+        /* The more tokens of a column at once, the fewer reads of shared memory collide. */
+        if (S::kMostTokens == 8 && fits<S, S::kMostTokens>(win))
+            add_tokens<S, S::kMostTokens>(job, win, begin, end, used, place, sum, shared);
+        else if (fits<S, 4>(win))
+            add_tokens<S, 4>(job, win, begin, end, used, place, sum, shared);
+        else
+            add_tokens<S, 2>(job, win, begin, end, used, place, sum, shared);
 #pragma unroll
         for (int k = 0; k < S::kEach; k++) {
             const int b = k * S::kThreads + (int)threadIdx.x;
@@ -250,31 +263,30 @@ __global__ void __launch_bounds__(S::kThreads, S::kPerSm)
 }
 
 template <class S>
-HnRuns_ runs_of(const hn_block_dw_args *a)
+HnRuns_ runs_of(const hn_block_dw_args *a, int64_t most)
 {
-    return {a->rows, 8, 64, kHnSms_ * S::kPerSm, 1, S::kBlocks};
+    return {a->rows, a->capacity, most, 8, 64, kHnSms_ * S::kPerSm, 1, S::kBlocks};
 }
 
 template <class S>
-hn_status launch(const hn_block_dw_args *a, float *part, hn_stream stream)
+hn_status launch(const hn_block_dw_args *a, int64_t most, float *part, hn_stream stream)
 {
-    const HnRuns_ runs = runs_of<S>(a);
+    const HnRuns_ runs = runs_of<S>(a, most);
     const Job job = {static_cast<const __nv_bfloat16 *>(a->dy),
                      static_cast<const __nv_bfloat16 *>(a->x),
                      a->ld_dy,
                      a->ld_x,
                      a->out,
                      a->in,
-                     a->capacity,
                      a->span,
                      a->block,
                      part,
                      runs};
-    const int64_t most = hn_items_(runs, a->capacity) * hn_runs_(runs, 1);
+    const int64_t works = hn_items_(runs, most) * hn_runs_(runs, 1);
     HN_TRY(HN_CUDA(cudaFuncSetAttribute(
         block_dw_slab_kernel<S>, cudaFuncAttributeMaxDynamicSharedMemorySize, S::kSharedBytes)));
     block_dw_slab_kernel<S>
-        <<<hn_grid(most, 1, kHnSms_ * S::kPerSm), S::kThreads, S::kSharedBytes, stream>>>(
+        <<<hn_grid(works, 1, kHnSms_ * S::kPerSm), S::kThreads, S::kSharedBytes, stream>>>(
             job, hn_divisor_of(a->in / S::kSide));
     HN_TRY(HN_CUDA_LAUNCHED("block_dw_slab"));
     return hn_block_dw_add_(a, runs, part, stream);
@@ -289,44 +301,21 @@ bool hn_block_dw_slab_takes_(const hn_block_dw_args *a)
            a->ld_dy % 4 == 0 && a->ld_x % 4 == 0;
 }
 
-bool hn_block_dw_slab_fits_(void)
+size_t hn_block_dw_slab_scratch_(const hn_block_dw_args *a, int64_t most)
 {
-    int device = 0, most = 0;
-    return cudaGetDevice(&device) == cudaSuccess &&
-           cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device) ==
-               cudaSuccess &&
-           most >= Slab<4, 4>::kSharedBytes;
+    return hn_runs_bytes_(a->shape.br == 1 ? runs_of<Slab<1>>(a, most) : runs_of<Slab<4>>(a, most),
+                          a);
 }
 
-/* The most tokens at a time for which all columns fit, else two: then groups far down a matrix with
- * very many rows may still fit. */
-#define HN_FOR_SLAB(a, S, ...)                               \
-    do {                                                     \
-        const int64_t bytes = ((a)->out + (a)->in) * 2;      \
-        if ((a)->shape.br == 4 && 4 * bytes <= 220 * 1024) { \
-            using S = Slab<4, 4>;                            \
-            __VA_ARGS__;                                     \
-        } else if ((a)->shape.br == 4) {                     \
-            using S = Slab<4, 2>;                            \
-            __VA_ARGS__;                                     \
-        } else if (8 * bytes <= 110 * 1024) {                \
-            using S = Slab<1, 8>;                            \
-            __VA_ARGS__;                                     \
-        } else if (4 * bytes <= 110 * 1024) {                \
-            using S = Slab<1, 4>;                            \
-            __VA_ARGS__;                                     \
-        } else {                                             \
-            using S = Slab<1, 2>;                            \
-            __VA_ARGS__;                                     \
-        }                                                    \
-    } while (0)
-
-size_t hn_block_dw_slab_scratch_(const hn_block_dw_args *a)
+int hn_block_dw_slab_shared_(const hn_block_dw_args *a)
 {
-    HN_FOR_SLAB(a, S, return hn_runs_bytes_(runs_of<S>(a), a));
+    return a->shape.br == 1 ? Slab<1>::kSharedBytes : Slab<4>::kSharedBytes;
 }
 
-hn_status hn_block_dw_slab_(const hn_block_dw_args *a, void *scratch, hn_stream stream)
+hn_status hn_block_dw_slab_(const hn_block_dw_args *a, int64_t most, void *scratch,
+                            hn_stream stream)
 {
-    HN_FOR_SLAB(a, S, return launch<S>(a, static_cast<float *>(scratch), stream));
+    float *const part = static_cast<float *>(scratch);
+    return a->shape.br == 1 ? launch<Slab<1>>(a, most, part, stream)
+                            : launch<Slab<4>>(a, most, part, stream);
 }
