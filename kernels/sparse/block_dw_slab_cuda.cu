@@ -1,25 +1,24 @@
 /* Single values and squares of 4 without tensor cores. A group of neighbours in the span touches
  * nearly all columns of x but few rows of tiles; so a thread block takes a run of tokens, a few at
  * a time, of all columns that its group needs, lays them out column by column in shared memory, and
- * every thread adds up the products of its own values in registers. What is read is read once a
- * group, whole, which for scattered values is the least that memory allows: a column by itself
- * would cost a sector of 32 bytes for each of its 2-byte values. */
+ * every thread adds up the products of its own values in registers, while the next tokens come.
+ * What is read is read once a group, whole, which for scattered values is the least that memory
+ * allows: a column by itself would cost a sector of 32 bytes for each of its 2-byte values. */
 #include "kernels/sparse/cuda_block_dw.h"
+#include "runtime/base/cuda_mma.h"
 
 namespace {
 
-/* Blocks of a thread, thread blocks and shared memory a multiprocessor: two side by side, so that
- * one reads while the other computes; a square of 4 has 16 sums and gets them all. */
+/* Blocks of a thread; a thread block has a multiprocessor to itself. */
 template <int kSide_>
 struct Slab {
     static constexpr int kSide = kSide_; /* of a block */
-    static constexpr int kThreads = kSide == 1 ? 384 : 512;
+    static constexpr int kThreads = kSide == 1 ? 640 : 512;
     static constexpr int kEach = kSide == 1 ? 16 : 4;
-    static constexpr int kPerSm = kSide == 1 ? 2 : 1;
-    static constexpr int kSharedBytes = 220 * 1024 / kPerSm;
     static constexpr int kBlocks = kEach * kThreads;       /* of a group */
     static constexpr int kMostTokens = kSide == 1 ? 8 : 4; /* at a time */
 };
+constexpr int kSharedBytes = 220 * 1024; /* tokens as they come, and as columns */
 
 struct Job {
     const __nv_bfloat16 *dy, *x;
@@ -46,49 +45,56 @@ struct __align__(2 * kT) Tokens
 __device__ __forceinline__ float low(uint32_t pair) { return __uint_as_float(pair << 16); }
 __device__ __forceinline__ float high(uint32_t pair) { return __uint_as_float(pair & 0xffff0000u); }
 
-/* Four columns of each of kT tokens, from rows to columns. Column 4 q + k of the window lies at
- * k * quads + q, so that neighbouring threads write neighbouring places, and read mixed ones. */
-template <class S, int kT>
-__device__ __forceinline__ void fill(const Job &job, const Window &win, int64_t token, int64_t end,
-                                     Tokens<kT> *shared)
+/* Starts copying 8 bytes to shared memory, zeros unless `there` (then nothing is read). */
+__device__ __forceinline__ void copy8(uint2 *to, const __nv_bfloat16 *from, bool there)
 {
-    const int left = end - token < kT ? (int)(end - token) : kT;
-    constexpr int kQuads = 8 / kT; /* of a thread at once: 8 loads of 8 bytes under way */
-#pragma unroll 1
-    for (int q0 = (int)threadIdx.x; q0 < win.quads; q0 += S::kThreads * kQuads) {
-        uint2 raw[kQuads][kT];
+    const int bytes = there ? 8 : 0;
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 8, %2;\n" ::"r"(hn_shared_address_(to)),
+                 "l"(from), "r"(bytes)
+                 : "memory");
+}
+
+/* Starts copying four columns q of kT tokens; token t of them to raw[t * quads + q]. */
+template <int kT>
+__device__ __forceinline__ void copy_quad(const Job &job, const Window &win, int q, int64_t token,
+                                          int64_t end, uint2 *raw)
+{
+    const bool of_dy = 4 * q < win.rows;
+    const int64_t ld = of_dy ? job.ld_dy : job.ld_x;
+    const __nv_bfloat16 *from =
+        (of_dy ? job.dy + win.row + 4 * q : job.x + win.col + 4 * q - win.rows) + token * ld;
 #pragma unroll
-        for (int i = 0; i < kQuads; i++) {
-            const int q = q0 + i * S::kThreads;
-            const bool of_dy = 4 * q < win.rows;
-            const __nv_bfloat16 *from =
-                of_dy ? job.dy + win.row + 4 * q : job.x + win.col + 4 * q - win.rows;
-            const int64_t ld = of_dy ? job.ld_dy : job.ld_x;
-            const int there = q < win.quads ? left : 0;
-            from += token * ld;
-#pragma unroll
-            for (int t = 0; t < kT; t++) {
-                raw[i][t] = make_uint2(0u, 0u);
-                if (t < there) raw[i][t] = *reinterpret_cast<const uint2 *>(from);
-                from += ld;
-            }
-        }
-#pragma unroll
-        for (int i = 0; i < kQuads; i++) {
-            const int q = q0 + i * S::kThreads;
-            if (q >= win.quads) break;
-            Tokens<kT> column[4];
-#pragma unroll
-            for (int t = 0; t < kT; t += 2) {
-                column[0].pair[t / 2] = __byte_perm(raw[i][t].x, raw[i][t + 1].x, 0x5410);
-                column[1].pair[t / 2] = __byte_perm(raw[i][t].x, raw[i][t + 1].x, 0x7632);
-                column[2].pair[t / 2] = __byte_perm(raw[i][t].y, raw[i][t + 1].y, 0x5410);
-                column[3].pair[t / 2] = __byte_perm(raw[i][t].y, raw[i][t + 1].y, 0x7632);
-            }
-#pragma unroll
-            for (int k = 0; k < 4; k++) shared[k * win.quads + q] = column[k];
-        }
+    for (int t = 0; t < kT; t++) {
+        copy8(raw + t * win.quads + q, from, token + t < end);
+        from += ld;
     }
+}
+
+/* From rows to columns. Column 4 q + k of the window lies at k * quads + q, so that neighbouring
+ * threads write neighbouring places, and read mixed ones. A thread turns what it has copied itself,
+ * and starts copying the next tokens in its place. */
+template <class S, int kT>
+__device__ __forceinline__ void turn(const Job &job, const Window &win, int64_t next, int64_t end,
+                                     uint2 *raw, Tokens<kT> *shared)
+{
+#pragma unroll 1
+    for (int q = (int)threadIdx.x; q < win.quads; q += S::kThreads) {
+        uint2 row[kT];
+#pragma unroll
+        for (int t = 0; t < kT; t++) row[t] = raw[t * win.quads + q];
+        Tokens<kT> column[4];
+#pragma unroll
+        for (int t = 0; t < kT; t += 2) {
+            column[0].pair[t / 2] = __byte_perm(row[t].x, row[t + 1].x, 0x5410);
+            column[1].pair[t / 2] = __byte_perm(row[t].x, row[t + 1].x, 0x7632);
+            column[2].pair[t / 2] = __byte_perm(row[t].y, row[t + 1].y, 0x5410);
+            column[3].pair[t / 2] = __byte_perm(row[t].y, row[t + 1].y, 0x7632);
+        }
+#pragma unroll
+        for (int k = 0; k < 4; k++) shared[k * win.quads + q] = column[k];
+        if (next < end) copy_quad<kT>(job, win, q, next, end, raw);
+    }
+    hn_copy_commit_();
 }
 
 /* Where the operands of a block lie: dy's place in the upper half, x's in the lower. */
@@ -139,12 +145,19 @@ __device__ __forceinline__ void add_tokens(const Job &job, const Window &win, in
                                            int64_t end, int used, const uint32_t *place,
                                            float (*sum)[S::kSide * S::kSide], char *memory)
 {
-    Tokens<kT> *const shared = reinterpret_cast<Tokens<kT> *>(memory);
+    uint2 *const raw = reinterpret_cast<uint2 *>(memory); /* [kT][quads] */
+    Tokens<kT> *const shared = reinterpret_cast<Tokens<kT> *>(raw + kT * win.quads);
     constexpr int kAtOnce = S::kSide == 1 ? 16 / kT : 1; /* loads under way */
+    __syncthreads(); /* nobody reads the group before, which may have been of another size */
+#pragma unroll 1
+    for (int q = (int)threadIdx.x; q < win.quads; q += S::kThreads)
+        copy_quad<kT>(job, win, q, begin, end, raw);
+    hn_copy_commit_();
 #pragma unroll 1
     for (int64_t token = begin; token < end; token += kT) {
-        __syncthreads(); /* nobody reads the tokens before */
-        fill<S, kT>(job, win, token, end, shared);
+        hn_copy_wait_<0>(); /* for what this thread turns */
+        __syncthreads();    /* nobody reads the tokens before */
+        turn<S, kT>(job, win, token + kT, end, raw, shared);
         __syncthreads();
 #pragma unroll
         for (int k = 0; k < S::kEach; k += kAtOnce) {
@@ -162,11 +175,11 @@ __device__ __forceinline__ void add_tokens(const Job &job, const Window &win, in
     }
 }
 
-/* Whether kT tokens of the window fit into shared memory. */
+/* Whether kT tokens of the window fit into shared memory, twice. */
 template <class S, int kT>
 __device__ __forceinline__ bool fits(const Window &win)
 {
-    return kT <= S::kMostTokens && win.quads * 4 * (int)sizeof(Tokens<kT>) <= S::kSharedBytes;
+    return kT <= S::kMostTokens && 2 * win.quads * 4 * (int)sizeof(Tokens<kT>) <= kSharedBytes;
 }
 
 /* Groups whose window does not fit into shared memory (blocks few and far between) read device
@@ -209,7 +222,7 @@ __device__ __forceinline__ Window window_of(const Job &job, const int32_t *id, i
 }
 
 template <class S>
-__global__ void __launch_bounds__(S::kThreads, S::kPerSm)
+__global__ void __launch_bounds__(S::kThreads, 1)
     block_dw_slab_kernel(const Job job, const hn_divisor by_across)
 {
     extern __shared__ __align__(16) char shared[];
@@ -221,9 +234,9 @@ __global__ void __launch_bounds__(S::kThreads, S::kPerSm)
 
 #pragma unroll 1
     for (int64_t w = blockIdx.x; w < groups * runs; w += gridDim.x) {
-        const int64_t run = w / groups, first = w % groups * S::kBlocks;
+        const int64_t run = w / groups, group = w % groups, first = group * blocks / groups;
         const int32_t *const id = job.block + job.span->first_block + first;
-        const int n = (int)(blocks - first < S::kBlocks ? blocks - first : S::kBlocks);
+        const int n = (int)((group + 1) * blocks / groups - first);
         const int used = (n + S::kThreads - 1) / S::kThreads;
         const int64_t begin = run * steps / runs * job.runs.step;
         const int64_t behind = (run + 1) * steps / runs * job.runs.step;
@@ -265,7 +278,7 @@ __global__ void __launch_bounds__(S::kThreads, S::kPerSm)
 template <class S>
 HnRuns_ runs_of(const hn_block_dw_args *a, int64_t most)
 {
-    return {a->rows, a->capacity, most, 8, 64, kHnSms_ * S::kPerSm, 1, S::kBlocks};
+    return {a->rows, a->capacity, most, 8, 64, kHnSms_, 1, S::kBlocks};
 }
 
 template <class S>
@@ -284,21 +297,23 @@ hn_status launch(const hn_block_dw_args *a, int64_t most, float *part, hn_stream
                      runs};
     const int64_t works = hn_items_(runs, most) * hn_runs_(runs, 1);
     HN_TRY(HN_CUDA(cudaFuncSetAttribute(
-        block_dw_slab_kernel<S>, cudaFuncAttributeMaxDynamicSharedMemorySize, S::kSharedBytes)));
-    block_dw_slab_kernel<S>
-        <<<hn_grid(works, 1, kHnSms_ * S::kPerSm), S::kThreads, S::kSharedBytes, stream>>>(
-            job, hn_divisor_of(a->in / S::kSide));
+        block_dw_slab_kernel<S>, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes)));
+    block_dw_slab_kernel<S><<<hn_grid(works, 1, kHnSms_), S::kThreads, kSharedBytes, stream>>>(
+        job, hn_divisor_of(a->in / S::kSide));
     HN_TRY(HN_CUDA_LAUNCHED("block_dw_slab"));
     return hn_block_dw_add_(a, runs, part, stream);
 }
 
 } // namespace
 
+/* x is this wide at most: two tokens of all columns and one tile of dy fit, twice. */
+constexpr int64_t kWidest = kSharedBytes / (2 * 2 * (int)sizeof(__nv_bfloat16)) - HN_SPARSE_TILE;
+
 bool hn_block_dw_slab_takes_(const hn_block_dw_args *a)
 {
     return a->dtype == HN_BF16 && a->shape.br == a->shape.bc &&
            (a->shape.br == 1 || a->shape.br == 4) && a->out % 4 == 0 && a->in % 4 == 0 &&
-           a->ld_dy % 4 == 0 && a->ld_x % 4 == 0;
+           a->ld_dy % 4 == 0 && a->ld_x % 4 == 0 && a->in <= kWidest;
 }
 
 size_t hn_block_dw_slab_scratch_(const hn_block_dw_args *a, int64_t most)
@@ -309,7 +324,8 @@ size_t hn_block_dw_slab_scratch_(const hn_block_dw_args *a, int64_t most)
 
 int hn_block_dw_slab_shared_(const hn_block_dw_args *a)
 {
-    return a->shape.br == 1 ? Slab<1>::kSharedBytes : Slab<4>::kSharedBytes;
+    (void)a;
+    return kSharedBytes;
 }
 
 hn_status hn_block_dw_slab_(const hn_block_dw_args *a, int64_t most, void *scratch,
