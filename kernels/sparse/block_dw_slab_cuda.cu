@@ -13,8 +13,8 @@ namespace {
 template <int kSide_>
 struct Slab {
     static constexpr int kSide = kSide_; /* of a block */
-    static constexpr int kThreads = kSide == 1 ? 640 : 512;
-    static constexpr int kEach = kSide == 1 ? 16 : 4;
+    static constexpr int kThreads = 512;
+    static constexpr int kEach = kSide == 1 ? 20 : 4;
     static constexpr int kBlocks = kEach * kThreads;       /* of a group */
     static constexpr int kMostTokens = kSide == 1 ? 8 : 4; /* at a time */
 };
@@ -139,7 +139,7 @@ __device__ __forceinline__ void add_square(float *sum, const Tokens<kT> *shared,
             }
 }
 
-/* Adds up tokens begin .. end, kT at a time, for the first `used` blocks of every thread. */
+/* Adds up tokens begin .. end, kT at a time, for the first `used` blocks of a warp's threads. */
 template <class S, int kT>
 __device__ __forceinline__ void add_tokens(const Job &job, const Window &win, int64_t begin,
                                            int64_t end, int used, const uint32_t *place,
@@ -147,7 +147,8 @@ __device__ __forceinline__ void add_tokens(const Job &job, const Window &win, in
 {
     uint2 *const raw = reinterpret_cast<uint2 *>(memory); /* [kT][quads] */
     Tokens<kT> *const shared = reinterpret_cast<Tokens<kT> *>(raw + kT * win.quads);
-    constexpr int kAtOnce = S::kSide == 1 ? 16 / kT : 1; /* loads under way */
+    constexpr int kAtOnce = S::kSide == 4 ? 1 : kT == 8 ? 2 : 4; /* loads under way */
+    static_assert(S::kEach % kAtOnce == 0, "no block behind the last");
     __syncthreads(); /* nobody reads the group before, which may have been of another size */
 #pragma unroll 1
     for (int q = (int)threadIdx.x; q < win.quads; q += S::kThreads)
@@ -221,6 +222,59 @@ __device__ __forceinline__ Window window_of(const Job &job, const int32_t *id, i
     return w;
 }
 
+/* Which thread has which single value. Eight lanes at a time read 16 bytes each of shared memory,
+ * in one go if all from different banks: so lane l gets, as far as there are any, values whose x
+ * lies in banks 4 (l % 8) and up. What is added up, and in which order, does not depend on it. */
+struct Order {
+    static constexpr int kLanes = 8;
+    int taken[kLanes], rest; /* values of each kind so far; of kinds with too many */
+    uint16_t value[Slab<1>::kBlocks], more[Slab<1>::kBlocks];
+};
+
+__device__ __forceinline__ void find_order(const Window &win, const int32_t *id, int n,
+                                           hn_divisor by_across, int across, Order *o)
+{
+    constexpr int kLanes = Order::kLanes, kThreads = Slab<1>::kThreads;
+    const int t = (int)threadIdx.x, lane = t % 32;
+    __syncthreads(); /* nobody reads the tokens of the group before */
+    if (t < kLanes) o->taken[t] = 0;
+    if (t == 0) o->rest = 0;
+    __syncthreads();
+#pragma unroll 1
+    for (int first = t - lane; first < n; first += kThreads) {
+        int kind = kLanes; /* none */
+        if (first + lane < n) {
+            const int i = id[first + lane], row = (int)hn_divide((uint32_t)i, by_across);
+            kind = (int)places<1>(win, row, i - row * across) % kLanes;
+        }
+        int before = 0, count = 0; /* of this lane's kind; of kind number lane */
+#pragma unroll
+        for (int k = 0; k < kLanes; k++) {
+            const uint32_t same = __ballot_sync(0xffffffffu, kind == k);
+            if (kind == k) before = __popc(same & ((1u << lane) - 1));
+            if (lane == k) count = __popc(same);
+        }
+        const int from = lane < kLanes ? atomicAdd(&o->taken[lane], count) : 0;
+        before += __shfl_sync(0xffffffffu, from, kind % kLanes);
+        const int at = before * kLanes + kind;
+        if (kind == kLanes) continue;
+        if (at < n)
+            o->value[at] = (uint16_t)(first + lane);
+        else
+            o->more[atomicAdd(&o->rest, 1)] = (uint16_t)(first + lane);
+    }
+    __syncthreads();
+    for (int m = t; m < o->rest; m += kThreads) { /* into the places that are left */
+        int left = m;
+        for (int k = 0; k < kLanes; k++) {
+            const int room = max((n - k + kLanes - 1) / kLanes - o->taken[k], 0);
+            if (left >= 0 && left < room) o->value[(o->taken[k] + left) * kLanes + k] = o->more[m];
+            left -= room;
+        }
+    }
+    __syncthreads();
+}
+
 template <class S>
 __global__ void __launch_bounds__(S::kThreads, 1)
     block_dw_slab_kernel(const Job job, const hn_divisor by_across)
@@ -237,7 +291,8 @@ __global__ void __launch_bounds__(S::kThreads, 1)
         const int64_t run = w / groups, group = w % groups, first = group * blocks / groups;
         const int32_t *const id = job.block + job.span->first_block + first;
         const int n = (int)((group + 1) * blocks / groups - first);
-        const int used = (n + S::kThreads - 1) / S::kThreads;
+        const int others = n - (int)threadIdx.x / 32 * 32; /* blocks from this warp's first on */
+        const int used = others > 0 ? (others + S::kThreads - 1) / S::kThreads : 0;
         const int64_t begin = run * steps / runs * job.runs.step;
         const int64_t behind = (run + 1) * steps / runs * job.runs.step;
         const int64_t end = behind < job.runs.tokens ? behind : job.runs.tokens;
@@ -248,13 +303,18 @@ __global__ void __launch_bounds__(S::kThreads, 1)
             continue;
         }
 
+        const bool ordered = S::kSide == 1 && fits<S, 8>(win);
+        Order *const order = reinterpret_cast<Order *>(shared);
+        if (ordered) find_order(win, id, n, by_across, across, order);
         float sum[S::kEach][kValues];
         uint32_t place[S::kEach];
 #pragma unroll
         for (int k = 0; k < S::kEach; k++) {
-            const int b = k * S::kThreads + (int)threadIdx.x;
-            const int i = id[b < n ? b : 0], down = (int)hn_divide((uint32_t)i, by_across);
+            const int at = k * S::kThreads + (int)threadIdx.x;
+            const int b = at >= n ? 0 : ordered ? order->value[at] : at;
+            const int i = id[b], down = (int)hn_divide((uint32_t)i, by_across);
             place[k] = places<S::kSide>(win, down * S::kSide, (i - down * across) * S::kSide);
+            if (ordered && at < n) to[at] = __int_as_float(b); /* kept there for this thread */
 #pragma unroll
             for (int v = 0; v < kValues; v++) sum[k][v] = 0.0f;
         }
@@ -265,13 +325,18 @@ __global__ void __launch_bounds__(S::kThreads, 1)
             add_tokens<S, 4>(job, win, begin, end, used, place, sum, shared);
         else
             add_tokens<S, 2>(job, win, begin, end, used, place, sum, shared);
+        int b[S::kEach];
 #pragma unroll
         for (int k = 0; k < S::kEach; k++) {
-            const int b = k * S::kThreads + (int)threadIdx.x;
-            if (b < n)
-#pragma unroll
-                for (int v = 0; v < kValues; v++) to[b * kValues + v] = sum[k][v];
+            const int at = k * S::kThreads + (int)threadIdx.x;
+            b[k] = ordered && at < n ? __float_as_int(to[at]) : at;
         }
+        if (ordered) __syncthreads(); /* all have read theirs */
+#pragma unroll
+        for (int k = 0; k < S::kEach; k++)
+            if (k * S::kThreads + (int)threadIdx.x < n)
+#pragma unroll
+                for (int v = 0; v < kValues; v++) to[b[k] * kValues + v] = sum[k][v];
     }
 }
 
