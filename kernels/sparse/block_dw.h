@@ -15,7 +15,11 @@
  *            chosen: a tile with many blocks is one product.
  * CUDA       span, block and tile_first are read when the kernels run and are not checked: ids of
  *            the matrix in the order of the span are a promise. A span of more than `capacity`
- *            blocks counts as one of `capacity`.
+ *            blocks counts as one of `capacity`. The way is chosen by the capacity, where it must
+ *            be by the count: a matrix whose capacity is few blocks has kernels for few blocks
+ *            alone; one where even a quarter of the capacity is many, the whole gradient alone.
+ *            Between, both are enqueued: in a captured graph the count chooses when it runs;
+ *            outside of one the whole gradient is computed too, and not used if the blocks are few.
  * Errors     HN_ERR_ARG (CPU: also a span or an id out of range), HN_ERR_SHAPE,
  *            HN_ERR_UNSUPPORTED (dtype), before the first write.
  */

@@ -1,13 +1,18 @@
-/* Which way: by capacity, as the number of blocks is not known when the launch is made.
+/* Which way: by the number of blocks, of which only the capacity is known when the launch is made.
  *
  *   rows, columns   the chosen columns of dy (or x) side by side, one product by cuBLASLt
- *   squares of 16 to 256, bf16    block_dw_mma_cuda.cu
+ *   squares of 64 to 256, bf16    block_dw_mma_cuda.cu
+ *   squares of 16 and 32, bf16    block_dw_group_cuda.cu
  *   squares of 1 and 4, bf16      block_dw_slab_cuda.cu
- *   else, and where so much may be chosen that it would take longer than the whole gradient: the
+ *   else, and where so much is chosen that these would take longer than the whole gradient: the
  *   whole gradient by cuBLASLt, strip by strip, of which the chosen values are gathered
- */
+ *
+ * A matrix may use its whole capacity or, as most do, a quarter of it. Where this makes the
+ * difference both ways are enqueued: kernels of the first leave long lists alone, and the second is
+ * a branch of the graph that short lists skip. */
 #include "kernels/sparse/cuda_block_dw.h"
 #include "runtime/base/check.h"
+#include "runtime/base/cuda_branch.h"
 
 namespace {
 
@@ -21,50 +26,113 @@ bool is_aligned(const hn_block_dw_args *a)
     return (uintptr_t)a->dy % 16 == 0 && (uintptr_t)a->x % 16 == 0;
 }
 
-enum class Path { kLines, kSquares, kSlab, kDense };
-
-/* The share of a matrix above which the whole gradient is faster: the reading of operands a block
- * (16, 32: half and a quarter of the L2's rate), the rate of mma (64 and more), the reads of shared
- * memory (1, 4). */
+/* The share of a matrix above which the whole gradient is faster, as measured with 8192 and 16384
+ * tokens: the reading of operands a block (16, 32), the rate of mma (64 and more), the reads of
+ * shared memory (1, 4). */
 double most_of(int64_t side)
 {
     switch (side) {
-    case 1: return 0.005;
-    case 4: return 0.015;
+    case 1: return 0.0035;
+    case 4: return 0.0125;
     case 16: return 0.06;
     case 32: return 0.12;
-    case 64: return 0.25;
-    default: return 0.45;
+    case 64: return 0.18;
+    default: return 0.22;
     }
 }
 
-bool is_line(const hn_block_dw_args *a) { return a->shape.br == 1 || a->shape.bc == 1; }
+/* The capacity of a matrix over the share that it is expected to use (runtime/adapt). Where even
+ * this share is too long, the whole gradient alone. */
+constexpr int64_t kCapacityOfShare = 4;
 
-Path path_of(const hn_block_dw_args *a)
+/* A way of its own for blocks of one shape. */
+struct Path {
+    size_t (*scratch)(const hn_block_dw_args *a, int64_t most);
+    int (*shared)(const hn_block_dw_args *a);
+    hn_status (*run)(const hn_block_dw_args *a, int64_t most, void *scratch, hn_stream stream);
+};
+
+const Path kSquares = {hn_block_dw_mma_scratch_, hn_block_dw_mma_shared_, hn_block_dw_mma_};
+const Path kGroups = {hn_block_dw_group_scratch_, hn_block_dw_group_shared_, hn_block_dw_group_};
+const Path kSlabs = {hn_block_dw_slab_scratch_, hn_block_dw_slab_shared_, hn_block_dw_slab_};
+
+bool is_line(const hn_block_dw_args *a)
 {
-    const int64_t values = hn_block_values(a->shape);
-    const double share = (double)(a->capacity * values) / ((double)a->out * (double)a->in);
-    if (is_line(a) && values > 1) return share <= 0.6 ? Path::kLines : Path::kDense;
-    if (share > most_of(a->shape.br)) return Path::kDense;
-    if (hn_block_dw_mma_takes_(a)) return Path::kSquares;
-    return hn_block_dw_slab_takes_(a) ? Path::kSlab : Path::kDense;
+    return hn_block_values(a->shape) > 1 && (a->shape.br == 1 || a->shape.bc == 1);
+}
+
+/* Rows and columns: whether one product of them is faster. */
+bool is_short(const hn_block_dw_args *a)
+{
+    return (double)a->capacity <= 0.6 * (double)hn_block_total(a->shape, a->out, a->in);
+}
+
+const Path *path_of(const hn_block_dw_args *a)
+{
+    if (hn_block_dw_mma_takes_(a)) return &kSquares;
+    if (hn_block_dw_group_takes_(a)) return &kGroups;
+    return hn_block_dw_slab_takes_(a) ? &kSlabs : nullptr;
+}
+
+/* Blocks that the path of the shape takes at most; 0: the whole gradient alone. */
+int64_t most_blocks(const hn_block_dw_args *a)
+{
+    const double total = (double)hn_block_total(a->shape, a->out, a->in);
+    const int64_t most = (int64_t)(most_of(a->shape.br) * total);
+    if (path_of(a) == nullptr || a->capacity > kCapacityOfShare * most) return 0;
+    return most < a->capacity ? most : a->capacity;
+}
+
+/* Into the shared memory of the current device. */
+bool fits(int bytes)
+{
+    int device = 0, most = 0;
+    return cudaGetDevice(&device) == cudaSuccess &&
+           cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device) ==
+               cudaSuccess &&
+           most >= bytes;
 }
 
 /* ---- sums of the runs ---- */
 
+constexpr int kBatch = 8;    /* loads of a thread under way */
+constexpr int kDeepest = 32; /* threads that share the runs of a value */
+
+/* Many runs are shared out among threads, so that no thread waits for memory more than once or
+ * twice; their sums are added in order. */
 __global__ void __launch_bounds__(kThreads)
-    add_runs_kernel(const float *__restrict__ part, const HnRuns_ runs, int64_t values,
-                    int64_t capacity, float alpha, const hn_sparse_span *span, float *grad)
+    add_runs_kernel(const float *__restrict__ part, const HnRuns_ runs, int64_t values, float alpha,
+                    const hn_sparse_span *span, float *grad)
 {
-    const int64_t blocks = hn_span_blocks_(span, capacity), n = blocks * values;
-    const int64_t count = hn_runs_(runs, hn_items_(runs, blocks));
+    __shared__ float sums[kThreads];
+    const int64_t blocks = hn_path_blocks_(span, runs), n = blocks * values;
+    const int count = hn_runs_(runs, hn_items_(runs, blocks));
+    int deep = 1;
+    while (deep < kDeepest && deep * kBatch < count) deep *= 2;
+    const int wide = kThreads / deep, col = (int)threadIdx.x % wide, d = (int)threadIdx.x / wide;
+    const int begin = d * count / deep, end = (d + 1) * count / deep;
     float *const to = grad + span->first_value;
-    for (int64_t v = (int64_t)blockIdx.x * kThreads + threadIdx.x; v < n;
-         v += (int64_t)gridDim.x * kThreads) {
+    for (int64_t v0 = (int64_t)blockIdx.x * wide; v0 < n; v0 += (int64_t)gridDim.x * wide) {
+        const int64_t v = v0 + col;
+        const bool writes = d == 0 && v < n;
+        const float before = writes ? to[v] : 0.0f;
         float sum = 0.0f;
-#pragma unroll 16 /* loads under way */
-        for (int64_t r = 0; r < count; r++) sum += part[r * n + v];
-        to[v] += alpha * sum;
+        for (int r = begin; r < end; r += kBatch) {
+            float p[kBatch];
+#pragma unroll
+            for (int i = 0; i < kBatch; i++)
+                p[i] = r + i < end && v < n ? part[(r + i) * n + v] : 0.0f;
+#pragma unroll
+            for (int i = 0; i < kBatch; i++) sum += p[i];
+        }
+        if (deep > 1) { /* the same for all threads */
+            sums[threadIdx.x] = sum;
+            __syncthreads();
+            if (d == 0)
+                for (int i = 1; i < deep; i++) sum += sums[i * wide + col];
+            __syncthreads();
+        }
+        if (writes) to[v] = before + alpha * sum;
     }
 }
 
@@ -145,7 +213,7 @@ hn_status run_lines(const hn_block_dw_args *a, hn_gemm_cuda *gemm, void *scratch
     return HN_CUDA_LAUNCHED("block_dw: add_lines");
 }
 
-/* ---- the whole gradient ---- */
+/* ---- the whole gradient, of spans of more than `above` blocks ---- */
 
 size_t row_bytes(const hn_block_dw_args *a)
 {
@@ -162,7 +230,7 @@ int64_t strip_rows(const hn_block_dw_args *a, size_t bytes)
 }
 
 hn_status run_dense(const hn_block_dw_args *a, hn_gemm_cuda *gemm, float *strip, int64_t rows,
-                    hn_stream stream)
+                    int64_t above, hn_stream stream)
 {
     hn_block_gather_args gather = {};
     gather.dw = strip, gather.span = a->span, gather.block = a->block, gather.grad = a->grad;
@@ -178,7 +246,7 @@ hn_status run_dense(const hn_block_dw_args *a, hn_gemm_cuda *gemm, float *strip,
         g.c = strip, g.ld_c = gather.ld_dw;
         g.dtype = a->dtype, g.c_dtype = HN_F32, g.alpha = 1.0f;
         HN_TRY(hn_gemm_cuda_run(gemm, &g, stream));
-        HN_TRY(hn_block_gather_rows_(&gather, row, g.m, stream));
+        HN_TRY(hn_block_gather_rows_(&gather, row, g.m, above, stream));
     }
     return HN_OK;
 }
@@ -189,8 +257,9 @@ hn_status hn_block_dw_add_(const hn_block_dw_args *a, const HnRuns_ &runs, const
                            hn_stream stream)
 {
     const int64_t values = hn_block_values(a->shape);
-    add_runs_kernel<<<hn_grid(a->capacity * values, kThreads, kMaxGrid), kThreads, 0, stream>>>(
-        part, runs, values, a->capacity, hn_alpha_(a->alpha), a->span, a->grad);
+    const int64_t blocks = runs.capacity < runs.most ? runs.capacity : runs.most;
+    add_runs_kernel<<<hn_grid(blocks * values, kThreads / kDeepest, kMaxGrid / 2), kThreads, 0,
+                      stream>>>(part, runs, values, hn_alpha_(a->alpha), a->span, a->grad);
     return HN_CUDA_LAUNCHED("block_dw: add_runs");
 }
 
@@ -198,13 +267,11 @@ hn_status hn_block_dw_add_(const hn_block_dw_args *a, const HnRuns_ &runs, const
  * strip by strip then; the scratch has room for the rows of one tile at least. */
 size_t hn_block_dw_cuda_scratch(const hn_block_dw_args *a)
 {
-    const Path path = path_of(a);
-    if (path == Path::kLines) return lines_of(a).bytes;
-    if (path == Path::kDense) return (size_t)strip_rows(a, kStripBytes) * row_bytes(a);
-    const size_t least = (size_t)strip_rows(a, 0) * row_bytes(a);
-    const size_t sums =
-        path == Path::kSquares ? hn_block_dw_mma_scratch_(a) : hn_block_dw_slab_scratch_(a);
-    return sums > least ? sums : least;
+    if (is_line(a) && is_short(a)) return lines_of(a).bytes;
+    const int64_t most = is_line(a) ? 0 : most_blocks(a);
+    const size_t strip = (size_t)strip_rows(a, most < a->capacity ? kStripBytes : 0) * row_bytes(a);
+    const size_t sums = most > 0 ? path_of(a)->scratch(a, most) : 0;
+    return sums > strip ? sums : strip;
 }
 
 hn_status hn_block_dw_cuda(const hn_block_dw_args *a, hn_gemm_cuda *gemm, void *scratch,
@@ -212,12 +279,15 @@ hn_status hn_block_dw_cuda(const hn_block_dw_args *a, hn_gemm_cuda *gemm, void *
 {
     HN_TRY(hn_block_dw_check(a));
     HN_TRY(hn_check_pointer("block_dw", "scratch", scratch));
-    const Path path = path_of(a);
-    if (path == Path::kLines) return run_lines(a, gemm, scratch, stream);
-    const bool fits = path != Path::kSlab || hn_block_dw_slab_fits_();
-    if (path == Path::kDense || !fits || !is_aligned(a))
-        return run_dense(a, gemm, static_cast<float *>(scratch),
-                         strip_rows(a, hn_block_dw_cuda_scratch(a)), stream);
-    if (path == Path::kSquares) return hn_block_dw_mma_(a, scratch, stream);
-    return hn_block_dw_slab_(a, scratch, stream);
+    if (is_line(a) && is_short(a)) return run_lines(a, gemm, scratch, stream);
+    const int64_t most = is_line(a) ? 0 : most_blocks(a);
+    float *const strip = static_cast<float *>(scratch);
+    const int64_t rows = strip_rows(a, hn_block_dw_cuda_scratch(a));
+    if (most == 0 || !is_aligned(a) || !fits(path_of(a)->shared(a)))
+        return run_dense(a, gemm, strip, rows, 0, stream);
+    HN_TRY(path_of(a)->run(a, most, scratch, stream));
+    if (most == a->capacity) return HN_OK;
+    hn_cuda_branch branch; /* in the same scratch: it comes behind */
+    HN_TRY(hn_cuda_branch_begin(&branch, &a->span->count, (int32_t)most, stream));
+    return hn_cuda_branch_end(&branch, run_dense(a, gemm, strip, rows, most, branch.body));
 }

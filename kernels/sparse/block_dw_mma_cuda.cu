@@ -1,4 +1,4 @@
-/* Squares of 16 to 128 (256: four of 128) on the tensor cores: a thread block multiplies the
+/* Squares of 64 and 128 (256: four of 128) on the tensor cores: a thread block multiplies the
  * columns of dy and x that one block of the matrix needs over one run of tokens. Both operands lie
  * token by token, so that their tiles go to shared memory as they are and ldmatrix transposes
  * them; copies run several steps ahead, as memory bounds nearly all of it. */
@@ -7,24 +7,23 @@
 
 namespace {
 
-/* Blocks of kSide: warps down and across its rows and columns; of small ones, warps that share out
- * the tokens of a step instead (kDeep). 128: 96 KB of shared memory, 2 thread blocks a
- * multiprocessor; 64: 64 KB, 3; 32 and 16: 32 KB, 5 and 6. */
+/* Blocks of kSide: warps down and across its rows and columns, and kDeep such teams that share out
+ * the tokens of a step. 128: 192 KB of shared memory, 160 KB of them under way, and 16 warps that
+ * hide each other's reads; 64: 64 KB, 3 thread blocks a multiprocessor. */
 template <int kSide_>
 struct Tile {
     static constexpr int kSide = kSide_;
-    static constexpr int kDeep = kSide <= 32 ? 4 : 1;
-    static constexpr int kDown = kSide <= 32 ? 1 : 2, kAcross = kSide <= 32 ? 1 : kSide / 32;
-    static constexpr int kThreads = 32 * kDeep * kDown * kAcross;
-    static constexpr int kM = kSide / kDown, kN = kSide / kAcross;             /* of a warp */
-    static constexpr int kTokens = kSide == 128 ? 32 : kSide == 16 ? 128 : 64; /* of a step */
-    static constexpr int kStages = kSide == 128 ? 6 : 4;
-    static constexpr int kPerSm = kSide == 128 ? 2 : kSide == 64 ? 3 : kSide == 32 ? 5 : 6;
+    static constexpr int kDown = 2, kAcross = kSide / 32, kDeep = kSide == 128 ? 2 : 1;
+    static constexpr int kTeam = kDown * kAcross, kThreads = 32 * kDeep * kTeam;
+    static constexpr int kM = kSide / kDown, kN = kSide / kAcross; /* of a warp */
+    static constexpr int kSums = kM / 16 * (kN / 8);               /* of a warp: of 16 x 8 each */
+    static constexpr int kTokens = 64, kStages = kSide == 128 ? 6 : 4; /* tokens of a step */
+    static constexpr int kPerSm = kSide == 128 ? 1 : 3;
     static constexpr int kRowBytes = kSide * (int)sizeof(__nv_bfloat16);
     static constexpr int kOperandBytes = kTokens * kRowBytes, kStageBytes = 2 * kOperandBytes;
     static constexpr int kSharedBytes = kStages * kStageBytes;
     static_assert(kDeep * kSide * kSide * (int)sizeof(float) <= kSharedBytes || kDeep == 1,
-                  "the sums of all warps fit into what held the tiles");
+                  "the sums of all teams fit into what held the tiles");
 };
 
 /* Where piece c (16 bytes) of row r lies: 8 neighbouring rows of a piece are in different banks. */
@@ -104,43 +103,50 @@ __device__ __forceinline__ void multiply(float (*c)[T::kN / 8][4], uint32_t stag
     }
 }
 
-/* to = the sums of a block; rows of `to` lie ld values apart. */
-template <class T>
-__device__ __forceinline__ void store(const float (*c)[T::kN / 8][4], int m, int n, float *to,
-                                      int ld)
+/* Sum i, j of a warp's, to rows that lie ld values apart. */
+__device__ __forceinline__ void store(const float4 &c, int i, int j, float *to, int ld)
 {
-    const int row = m + (int)threadIdx.x % 32 / 4, col = n + (int)threadIdx.x % 4 * 2;
-#pragma unroll
-    for (int i = 0; i < T::kM / 16; i++)
-#pragma unroll
-        for (int e = 0; e < 2; e++) {
-            float2 *const p = reinterpret_cast<float2 *>(to + (row + 16 * i + 8 * e) * ld + col);
-#pragma unroll
-            for (int j = 0; j < T::kN / 8; j++)
-                p[4 * j] = make_float2(c[i][j][2 * e], c[i][j][2 * e + 1]);
-        }
+    const int row = 16 * i + (int)threadIdx.x % 32 / 4, col = 8 * j + (int)threadIdx.x % 4 * 2;
+    *reinterpret_cast<float2 *>(to + row * ld + col) = make_float2(c.x, c.y);
+    *reinterpret_cast<float2 *>(to + (row + 8) * ld + col) = make_float2(c.z, c.w);
 }
 
-/* The warps' sums over their tokens, added up in the order of the warps. */
+/* The warp's part of a block. Teams put theirs side by side, in the order of registers, and share
+ * out the sums of both. */
 template <class T>
-__device__ __forceinline__ void store_deep(const float (*c)[T::kN / 8][4], float *shared, int deep,
-                                           float *to)
+__device__ __forceinline__ void store_all(const float (*c)[T::kN / 8][4], float4 *shared, int deep,
+                                          int in_team, float *to, int ld)
 {
-    constexpr int kValues = T::kSide * T::kSide;
-    store<T>(c, 0, 0, shared + deep * kValues, T::kSide);
-    __syncthreads();
-    for (int v = (int)threadIdx.x; v < kValues; v += T::kThreads) {
-        float sum = shared[v];
+    constexpr int kJ = T::kN / 8, kLanes = 32 * T::kSums, kAll = kLanes * T::kTeam;
+    float4 *const mine = shared + in_team * kLanes + (int)threadIdx.x % 32;
 #pragma unroll
-        for (int d = 1; d < T::kDeep; d++) sum += shared[d * kValues + v];
-        to[v] = sum;
+    for (int n = 0; n < T::kSums; n++) {
+        const float *const v = c[n / kJ][n % kJ];
+        const float4 sum = make_float4(v[0], v[1], v[2], v[3]);
+        if (T::kDeep > 1)
+            mine[deep * kAll + n * 32] = sum;
+        else
+            store(sum, n / kJ, n % kJ, to, ld);
     }
+    if (T::kDeep == 1) return;
+    __syncthreads();
+#pragma unroll 4
+    for (int n = deep; n < T::kSums; n += T::kDeep) {
+        float4 sum = mine[n * 32];
+#pragma unroll
+        for (int d = 1; d < T::kDeep; d++) {
+            const float4 v = mine[d * kAll + n * 32];
+            sum.x += v.x, sum.y += v.y, sum.z += v.z, sum.w += v.w;
+        }
+        store(sum, n / kJ, n % kJ, to, ld);
+    }
+    __syncthreads(); /* the next block's tiles come here */
 }
 
 /* What the kernel needs to know of the operation. */
 struct Job {
     const __nv_bfloat16 *dy, *x;
-    int64_t ld_dy, ld_x, in, capacity;
+    int64_t ld_dy, ld_x, in;
     int side, quarters; /* of the shape; 4 of a block of 256, or 1 */
     const hn_sparse_span *span;
     const int32_t *block;
@@ -152,12 +158,11 @@ template <class T>
 __global__ void __launch_bounds__(T::kThreads, T::kPerSm) block_dw_mma_kernel(const Job job)
 {
     extern __shared__ __align__(128) char shared[];
-    const int warp = (int)threadIdx.x / 32, deep = T::kDeep > 1 ? warp : 0;
-    const int m = T::kDeep > 1 ? 0 : warp / T::kAcross * T::kM;
-    const int n = T::kDeep > 1 ? 0 : warp % T::kAcross * T::kN;
+    const int deep = (int)threadIdx.x / 32 / T::kTeam, in_team = (int)threadIdx.x / 32 % T::kTeam;
+    const int m = in_team / T::kAcross * T::kM, n = in_team % T::kAcross * T::kN;
     const uint32_t stages = hn_shared_address_(shared);
     const int64_t values = (int64_t)job.side * job.side;
-    const int64_t blocks = hn_span_blocks_(job.span, job.capacity), items = blocks * job.quarters;
+    const int64_t blocks = hn_path_blocks_(job.span, job.runs), items = blocks * job.quarters;
     const int64_t runs = hn_runs_(job.runs, items);
     const int64_t steps = hn_ceil_div_(job.runs.tokens, T::kTokens), across = job.in / job.side;
 
@@ -196,53 +201,42 @@ __global__ void __launch_bounds__(T::kThreads, T::kPerSm) block_dw_mma_kernel(co
             multiply<T>(c, stages + (uint32_t)stage * T::kStageBytes, m, n, deep);
             stage = stage + 1 < T::kStages ? stage + 1 : 0;
         }
-        float *const to = job.part + (run * blocks + b) * values + down * job.side + right;
+        float *const to =
+            job.part + (run * blocks + b) * values + (int64_t)(down + m) * job.side + right + n;
         __syncthreads(); /* all products are done: shared memory is free */
-        if constexpr (T::kDeep > 1) {
-            store_deep<T>(c, reinterpret_cast<float *>(shared), deep, to);
-            __syncthreads();
-        } else {
-            store<T>(c, m, n, to, job.side);
-        }
+        store_all<T>(c, reinterpret_cast<float4 *>(shared), deep, in_team, to, job.side);
     }
 }
 
 int side_of(const hn_block_dw_args *a) { return a->shape.br == 256 ? 128 : (int)a->shape.br; }
 
 template <class T>
-HnRuns_ runs_of(const hn_block_dw_args *a)
+HnRuns_ runs_of(const hn_block_dw_args *a, int64_t most)
 {
-    /* One thread block of 128 a multiprocessor keeps enough copies under way, and halves the sums
-     * that runs leave. */
-    return {a->rows,
-            T::kTokens,
-            4 * T::kTokens,
-            kHnSms_ * (T::kSide == 128 ? 1 : T::kPerSm),
-            a->shape.br == 256 ? 4 : 1,
-            1};
+    const int64_t items = a->shape.br == 256 ? 4 : 1; /* of a block */
+    return {a->rows, a->capacity, most, T::kTokens, 256, kHnSms_ * T::kPerSm, items, 1};
 }
 
 template <class T>
-hn_status launch(const hn_block_dw_args *a, float *part, hn_stream stream)
+hn_status launch(const hn_block_dw_args *a, int64_t most, float *part, hn_stream stream)
 {
-    const HnRuns_ runs = runs_of<T>(a);
+    const HnRuns_ runs = runs_of<T>(a, most);
     const Job job = {static_cast<const __nv_bfloat16 *>(a->dy),
                      static_cast<const __nv_bfloat16 *>(a->x),
                      a->ld_dy,
                      a->ld_x,
                      a->in,
-                     a->capacity,
                      (int)a->shape.br,
                      (int)runs.items_a_block,
                      a->span,
                      a->block,
                      part,
                      runs};
-    const int64_t most = a->capacity * runs.items_a_block * hn_runs_(runs, 1);
+    const int64_t works = most * runs.items_a_block * hn_runs_(runs, 1);
     HN_TRY(HN_CUDA(cudaFuncSetAttribute(
         block_dw_mma_kernel<T>, cudaFuncAttributeMaxDynamicSharedMemorySize, T::kSharedBytes)));
     block_dw_mma_kernel<T>
-        <<<hn_grid(most, 1, kHnSms_ * T::kPerSm), T::kThreads, T::kSharedBytes, stream>>>(job);
+        <<<hn_grid(works, 1, kHnSms_ * T::kPerSm), T::kThreads, T::kSharedBytes, stream>>>(job);
     HN_TRY(HN_CUDA_LAUNCHED("block_dw_mma"));
     return hn_block_dw_add_(a, runs, part, stream);
 }
@@ -252,36 +246,24 @@ hn_status launch(const hn_block_dw_args *a, float *part, hn_stream stream)
 bool hn_block_dw_mma_takes_(const hn_block_dw_args *a)
 {
     const int64_t pieces = 16 / (int64_t)sizeof(__nv_bfloat16);
-    return a->dtype == HN_BF16 && a->shape.br == a->shape.bc && a->shape.br >= 16 &&
+    return a->dtype == HN_BF16 && a->shape.br == a->shape.bc && a->shape.br >= 64 &&
            a->ld_dy % pieces == 0 && a->ld_x % pieces == 0;
 }
 
-#define HN_FOR_SIDE(a, T, ...) \
-    switch (side_of(a)) {      \
-    case 16: {                 \
-        using T = Tile<16>;    \
-        __VA_ARGS__;           \
-    }                          \
-    case 32: {                 \
-        using T = Tile<32>;    \
-        __VA_ARGS__;           \
-    }                          \
-    case 64: {                 \
-        using T = Tile<64>;    \
-        __VA_ARGS__;           \
-    }                          \
-    default: {                 \
-        using T = Tile<128>;   \
-        __VA_ARGS__;           \
-    }                          \
-    }
-
-size_t hn_block_dw_mma_scratch_(const hn_block_dw_args *a)
+size_t hn_block_dw_mma_scratch_(const hn_block_dw_args *a, int64_t most)
 {
-    HN_FOR_SIDE(a, T, return hn_runs_bytes_(runs_of<T>(a), a));
+    return hn_runs_bytes_(
+        side_of(a) == 64 ? runs_of<Tile<64>>(a, most) : runs_of<Tile<128>>(a, most), a);
 }
 
-hn_status hn_block_dw_mma_(const hn_block_dw_args *a, void *scratch, hn_stream stream)
+int hn_block_dw_mma_shared_(const hn_block_dw_args *a)
 {
-    HN_FOR_SIDE(a, T, return launch<T>(a, static_cast<float *>(scratch), stream));
+    return side_of(a) == 64 ? Tile<64>::kSharedBytes : Tile<128>::kSharedBytes;
+}
+
+hn_status hn_block_dw_mma_(const hn_block_dw_args *a, int64_t most, void *scratch, hn_stream stream)
+{
+    float *const part = static_cast<float *>(scratch);
+    return side_of(a) == 64 ? launch<Tile<64>>(a, most, part, stream)
+                            : launch<Tile<128>>(a, most, part, stream);
 }

@@ -1,28 +1,28 @@
 /* Single values and squares of 4 without tensor cores. A group of neighbours in the span touches
  * nearly all columns of x but few rows of tiles; so a thread block takes a run of tokens, a few at
  * a time, of all columns that its group needs, lays them out column by column in shared memory, and
- * every thread adds up the products of its own values in registers. What is read is read once a
- * group, whole, which for scattered values is the least that memory allows: a column by itself
- * would cost a sector of 32 bytes for each of its 2-byte values. */
+ * every thread adds up the products of its own values in registers, while the next tokens come.
+ * What is read is read once a group, whole, which for scattered values is the least that memory
+ * allows: a column by itself would cost a sector of 32 bytes for each of its 2-byte values. */
 #include "kernels/sparse/cuda_block_dw.h"
+#include "runtime/base/cuda_mma.h"
 
 namespace {
 
-/* Blocks of a thread, thread blocks and shared memory a multiprocessor: two side by side, so that
- * one reads while the other computes; a square of 4 has 16 sums and gets them all. */
-template <int kSide_, int kT_>
+/* Blocks of a thread; a thread block has a multiprocessor to itself. */
+template <int kSide_>
 struct Slab {
-    static constexpr int kSide = kSide_, kT = kT_; /* of a block; tokens at a time */
-    static constexpr int kThreads = kSide == 1 ? 384 : 512;
-    static constexpr int kEach = kSide == 1 ? 16 : 4;
-    static constexpr int kPerSm = kSide == 1 ? 2 : 1;
-    static constexpr int kSharedBytes = 220 * 1024 / kPerSm;
-    static constexpr int kBlocks = kEach * kThreads; /* of a group */
+    static constexpr int kSide = kSide_; /* of a block */
+    static constexpr int kThreads = 512;
+    static constexpr int kEach = kSide == 1 ? 20 : 4;
+    static constexpr int kBlocks = kEach * kThreads;       /* of a group */
+    static constexpr int kMostTokens = kSide == 1 ? 8 : 4; /* at a time */
 };
+constexpr int kSharedBytes = 220 * 1024; /* tokens as they come, and as columns */
 
 struct Job {
     const __nv_bfloat16 *dy, *x;
-    int64_t ld_dy, ld_x, out, in, capacity;
+    int64_t ld_dy, ld_x, out, in;
     const hn_sparse_span *span;
     const int32_t *block;
     float *part;
@@ -45,49 +45,56 @@ struct __align__(2 * kT) Tokens
 __device__ __forceinline__ float low(uint32_t pair) { return __uint_as_float(pair << 16); }
 __device__ __forceinline__ float high(uint32_t pair) { return __uint_as_float(pair & 0xffff0000u); }
 
-/* Four columns of each of kT tokens, from rows to columns. Column 4 q + k of the window lies at
- * k * quads + q, so that neighbouring threads write neighbouring places, and read mixed ones. */
-template <class S, int kT>
-__device__ __forceinline__ void fill(const Job &job, const Window &win, int64_t token, int64_t end,
-                                     Tokens<kT> *shared)
+/* Starts copying 8 bytes to shared memory, zeros unless `there` (then nothing is read). */
+__device__ __forceinline__ void copy8(uint2 *to, const __nv_bfloat16 *from, bool there)
 {
-    const int left = end - token < kT ? (int)(end - token) : kT;
-    constexpr int kQuads = 8 / kT; /* of a thread at once: 8 loads of 8 bytes under way */
-#pragma unroll 1
-    for (int q0 = (int)threadIdx.x; q0 < win.quads; q0 += S::kThreads * kQuads) {
-        uint2 raw[kQuads][kT];
+    const int bytes = there ? 8 : 0;
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 8, %2;\n" ::"r"(hn_shared_address_(to)),
+                 "l"(from), "r"(bytes)
+                 : "memory");
+}
+
+/* Starts copying four columns q of kT tokens; token t of them to raw[t * quads + q]. */
+template <int kT>
+__device__ __forceinline__ void copy_quad(const Job &job, const Window &win, int q, int64_t token,
+                                          int64_t end, uint2 *raw)
+{
+    const bool of_dy = 4 * q < win.rows;
+    const int64_t ld = of_dy ? job.ld_dy : job.ld_x;
+    const __nv_bfloat16 *from =
+        (of_dy ? job.dy + win.row + 4 * q : job.x + win.col + 4 * q - win.rows) + token * ld;
 #pragma unroll
-        for (int i = 0; i < kQuads; i++) {
-            const int q = q0 + i * S::kThreads;
-            const bool of_dy = 4 * q < win.rows;
-            const __nv_bfloat16 *from =
-                of_dy ? job.dy + win.row + 4 * q : job.x + win.col + 4 * q - win.rows;
-            const int64_t ld = of_dy ? job.ld_dy : job.ld_x;
-            const int there = q < win.quads ? left : 0;
-            from += token * ld;
-#pragma unroll
-            for (int t = 0; t < kT; t++) {
-                raw[i][t] = make_uint2(0u, 0u);
-                if (t < there) raw[i][t] = *reinterpret_cast<const uint2 *>(from);
-                from += ld;
-            }
-        }
-#pragma unroll
-        for (int i = 0; i < kQuads; i++) {
-            const int q = q0 + i * S::kThreads;
-            if (q >= win.quads) break;
-            Tokens<kT> column[4];
-#pragma unroll
-            for (int t = 0; t < kT; t += 2) {
-                column[0].pair[t / 2] = __byte_perm(raw[i][t].x, raw[i][t + 1].x, 0x5410);
-                column[1].pair[t / 2] = __byte_perm(raw[i][t].x, raw[i][t + 1].x, 0x7632);
-                column[2].pair[t / 2] = __byte_perm(raw[i][t].y, raw[i][t + 1].y, 0x5410);
-                column[3].pair[t / 2] = __byte_perm(raw[i][t].y, raw[i][t + 1].y, 0x7632);
-            }
-#pragma unroll
-            for (int k = 0; k < 4; k++) shared[k * win.quads + q] = column[k];
-        }
+    for (int t = 0; t < kT; t++) {
+        copy8(raw + t * win.quads + q, from, token + t < end);
+        from += ld;
     }
+}
+
+/* From rows to columns. Column 4 q + k of the window lies at k * quads + q, so that neighbouring
+ * threads write neighbouring places, and read mixed ones. A thread turns what it has copied itself,
+ * and starts copying the next tokens in its place. */
+template <class S, int kT>
+__device__ __forceinline__ void turn(const Job &job, const Window &win, int64_t next, int64_t end,
+                                     uint2 *raw, Tokens<kT> *shared)
+{
+#pragma unroll 1
+    for (int q = (int)threadIdx.x; q < win.quads; q += S::kThreads) {
+        uint2 row[kT];
+#pragma unroll
+        for (int t = 0; t < kT; t++) row[t] = raw[t * win.quads + q];
+        Tokens<kT> column[4];
+#pragma unroll
+        for (int t = 0; t < kT; t += 2) {
+            column[0].pair[t / 2] = __byte_perm(row[t].x, row[t + 1].x, 0x5410);
+            column[1].pair[t / 2] = __byte_perm(row[t].x, row[t + 1].x, 0x7632);
+            column[2].pair[t / 2] = __byte_perm(row[t].y, row[t + 1].y, 0x5410);
+            column[3].pair[t / 2] = __byte_perm(row[t].y, row[t + 1].y, 0x7632);
+        }
+#pragma unroll
+        for (int k = 0; k < 4; k++) shared[k * win.quads + q] = column[k];
+        if (next < end) copy_quad<kT>(job, win, q, next, end, raw);
+    }
+    hn_copy_commit_();
 }
 
 /* Where the operands of a block lie: dy's place in the upper half, x's in the lower. */
@@ -132,19 +139,26 @@ __device__ __forceinline__ void add_square(float *sum, const Tokens<kT> *shared,
             }
 }
 
-/* Adds up tokens begin .. end for the first `used` blocks of every thread. */
-template <class S>
+/* Adds up tokens begin .. end, kT at a time, for the first `used` blocks of a warp's threads. */
+template <class S, int kT>
 __device__ __forceinline__ void add_tokens(const Job &job, const Window &win, int64_t begin,
                                            int64_t end, int used, const uint32_t *place,
                                            float (*sum)[S::kSide * S::kSide], char *memory)
 {
-    constexpr int kT = S::kT;
-    Tokens<kT> *const shared = reinterpret_cast<Tokens<kT> *>(memory);
-    constexpr int kAtOnce = S::kSide == 1 ? 16 / kT : 1; /* loads under way */
+    uint2 *const raw = reinterpret_cast<uint2 *>(memory); /* [kT][quads] */
+    Tokens<kT> *const shared = reinterpret_cast<Tokens<kT> *>(raw + kT * win.quads);
+    constexpr int kAtOnce = S::kSide == 4 ? 1 : kT == 8 ? 2 : 4; /* loads under way */
+    static_assert(S::kEach % kAtOnce == 0, "no block behind the last");
+    __syncthreads(); /* nobody reads the group before, which may have been of another size */
+#pragma unroll 1
+    for (int q = (int)threadIdx.x; q < win.quads; q += S::kThreads)
+        copy_quad<kT>(job, win, q, begin, end, raw);
+    hn_copy_commit_();
 #pragma unroll 1
     for (int64_t token = begin; token < end; token += kT) {
-        __syncthreads(); /* nobody reads the tokens before */
-        fill<S, kT>(job, win, token, end, shared);
+        hn_copy_wait_<0>(); /* for what this thread turns */
+        __syncthreads();    /* nobody reads the tokens before */
+        turn<S, kT>(job, win, token + kT, end, raw, shared);
         __syncthreads();
 #pragma unroll
         for (int k = 0; k < S::kEach; k += kAtOnce) {
@@ -160,6 +174,13 @@ __device__ __forceinline__ void add_tokens(const Job &job, const Window &win, in
             }
         }
     }
+}
+
+/* Whether kT tokens of the window fit into shared memory, twice. */
+template <class S, int kT>
+__device__ __forceinline__ bool fits(const Window &win)
+{
+    return kT <= S::kMostTokens && 2 * win.quads * 4 * (int)sizeof(Tokens<kT>) <= kSharedBytes;
 }
 
 /* Groups whose window does not fit into shared memory (blocks few and far between) read device
@@ -201,132 +222,181 @@ __device__ __forceinline__ Window window_of(const Job &job, const int32_t *id, i
     return w;
 }
 
+/* Which thread has which single value. Eight lanes at a time read 16 bytes each of shared memory,
+ * in one go if all from different banks: so lane l gets, as far as there are any, values whose x
+ * lies in banks 4 (l % 8) and up. What is added up, and in which order, does not depend on it. */
+struct Order {
+    static constexpr int kLanes = 8;
+    int taken[kLanes], rest; /* values of each kind so far; of kinds with too many */
+    uint16_t value[Slab<1>::kBlocks], more[Slab<1>::kBlocks];
+};
+
+__device__ __forceinline__ void find_order(const Window &win, const int32_t *id, int n,
+                                           hn_divisor by_across, int across, Order *o)
+{
+    constexpr int kLanes = Order::kLanes, kThreads = Slab<1>::kThreads;
+    const int t = (int)threadIdx.x, lane = t % 32;
+    __syncthreads(); /* nobody reads the tokens of the group before */
+    if (t < kLanes) o->taken[t] = 0;
+    if (t == 0) o->rest = 0;
+    __syncthreads();
+#pragma unroll 1
+    for (int first = t - lane; first < n; first += kThreads) {
+        int kind = kLanes; /* none */
+        if (first + lane < n) {
+            const int i = id[first + lane], row = (int)hn_divide((uint32_t)i, by_across);
+            kind = (int)places<1>(win, row, i - row * across) % kLanes;
+        }
+        int before = 0, count = 0; /* of this lane's kind; of kind number lane */
+#pragma unroll
+        for (int k = 0; k < kLanes; k++) {
+            const uint32_t same = __ballot_sync(0xffffffffu, kind == k);
+            if (kind == k) before = __popc(same & ((1u << lane) - 1));
+            if (lane == k) count = __popc(same);
+        }
+        const int from = lane < kLanes ? atomicAdd(&o->taken[lane], count) : 0;
+        before += __shfl_sync(0xffffffffu, from, kind % kLanes);
+        const int at = before * kLanes + kind;
+        if (kind == kLanes) continue;
+        if (at < n)
+            o->value[at] = (uint16_t)(first + lane);
+        else
+            o->more[atomicAdd(&o->rest, 1)] = (uint16_t)(first + lane);
+    }
+    __syncthreads();
+    for (int m = t; m < o->rest; m += kThreads) { /* into the places that are left */
+        int left = m;
+        for (int k = 0; k < kLanes; k++) {
+            const int room = max((n - k + kLanes - 1) / kLanes - o->taken[k], 0);
+            if (left >= 0 && left < room) o->value[(o->taken[k] + left) * kLanes + k] = o->more[m];
+            left -= room;
+        }
+    }
+    __syncthreads();
+}
+
 template <class S>
-__global__ void __launch_bounds__(S::kThreads, S::kPerSm)
+__global__ void __launch_bounds__(S::kThreads, 1)
     block_dw_slab_kernel(const Job job, const hn_divisor by_across)
 {
     extern __shared__ __align__(16) char shared[];
     constexpr int kValues = S::kSide * S::kSide;
-    const int64_t blocks = hn_span_blocks_(job.span, job.capacity);
+    const int64_t blocks = hn_path_blocks_(job.span, job.runs);
     const int64_t groups = hn_items_(job.runs, blocks), runs = hn_runs_(job.runs, groups);
     const int across = (int)(job.in / S::kSide);
     const int64_t steps = hn_ceil_div_(job.runs.tokens, job.runs.step);
 
 #pragma unroll 1
     for (int64_t w = blockIdx.x; w < groups * runs; w += gridDim.x) {
-        const int64_t run = w / groups, first = w % groups * S::kBlocks;
+        const int64_t run = w / groups, group = w % groups, first = group * blocks / groups;
         const int32_t *const id = job.block + job.span->first_block + first;
-        const int n = (int)(blocks - first < S::kBlocks ? blocks - first : S::kBlocks);
-        const int used = (n + S::kThreads - 1) / S::kThreads;
+        const int n = (int)((group + 1) * blocks / groups - first);
+        const int others = n - (int)threadIdx.x / 32 * 32; /* blocks from this warp's first on */
+        const int used = others > 0 ? (others + S::kThreads - 1) / S::kThreads : 0;
         const int64_t begin = run * steps / runs * job.runs.step;
         const int64_t behind = (run + 1) * steps / runs * job.runs.step;
         const int64_t end = behind < job.runs.tokens ? behind : job.runs.tokens;
         const Window win = window_of<S>(job, id, n, by_across, across);
         float *const to = job.part + (run * blocks + first) * kValues;
-        if (win.quads * 4 * (int)sizeof(Tokens<S::kT>) > S::kSharedBytes) {
+        if (!fits<S, 2>(win)) {
             add_apart<S>(job, begin, end, id, n, by_across, across, to);
             continue;
         }
 
+        const bool ordered = S::kSide == 1 && fits<S, 8>(win);
+        Order *const order = reinterpret_cast<Order *>(shared);
+        if (ordered) find_order(win, id, n, by_across, across, order);
         float sum[S::kEach][kValues];
         uint32_t place[S::kEach];
 #pragma unroll
         for (int k = 0; k < S::kEach; k++) {
-            const int b = k * S::kThreads + (int)threadIdx.x;
-            const int i = id[b < n ? b : 0], down = (int)hn_divide((uint32_t)i, by_across);
+            const int at = k * S::kThreads + (int)threadIdx.x;
+            const int b = at >= n ? 0 : ordered ? order->value[at] : at;
+            const int i = id[b], down = (int)hn_divide((uint32_t)i, by_across);
             place[k] = places<S::kSide>(win, down * S::kSide, (i - down * across) * S::kSide);
+            if (ordered && at < n) to[at] = __int_as_float(b); /* kept there for this thread */
 #pragma unroll
             for (int v = 0; v < kValues; v++) sum[k][v] = 0.0f;
         }
-        add_tokens<S>(job, win, begin, end, used, place, sum, shared);
+        /* The more tokens of a column at once, the fewer reads of shared memory collide. */
+        if (S::kMostTokens == 8 && fits<S, S::kMostTokens>(win))
+            add_tokens<S, S::kMostTokens>(job, win, begin, end, used, place, sum, shared);
+        else if (fits<S, 4>(win))
+            add_tokens<S, 4>(job, win, begin, end, used, place, sum, shared);
+        else
+            add_tokens<S, 2>(job, win, begin, end, used, place, sum, shared);
+        int b[S::kEach];
 #pragma unroll
         for (int k = 0; k < S::kEach; k++) {
-            const int b = k * S::kThreads + (int)threadIdx.x;
-            if (b < n)
-#pragma unroll
-                for (int v = 0; v < kValues; v++) to[b * kValues + v] = sum[k][v];
+            const int at = k * S::kThreads + (int)threadIdx.x;
+            b[k] = ordered && at < n ? __float_as_int(to[at]) : at;
         }
+        if (ordered) __syncthreads(); /* all have read theirs */
+#pragma unroll
+        for (int k = 0; k < S::kEach; k++)
+            if (k * S::kThreads + (int)threadIdx.x < n)
+#pragma unroll
+                for (int v = 0; v < kValues; v++) to[b[k] * kValues + v] = sum[k][v];
     }
 }
 
 template <class S>
-HnRuns_ runs_of(const hn_block_dw_args *a)
+HnRuns_ runs_of(const hn_block_dw_args *a, int64_t most)
 {
-    return {a->rows, 8, 64, kHnSms_ * S::kPerSm, 1, S::kBlocks};
+    return {a->rows, a->capacity, most, 8, 64, kHnSms_, 1, S::kBlocks};
 }
 
 template <class S>
-hn_status launch(const hn_block_dw_args *a, float *part, hn_stream stream)
+hn_status launch(const hn_block_dw_args *a, int64_t most, float *part, hn_stream stream)
 {
-    const HnRuns_ runs = runs_of<S>(a);
+    const HnRuns_ runs = runs_of<S>(a, most);
     const Job job = {static_cast<const __nv_bfloat16 *>(a->dy),
                      static_cast<const __nv_bfloat16 *>(a->x),
                      a->ld_dy,
                      a->ld_x,
                      a->out,
                      a->in,
-                     a->capacity,
                      a->span,
                      a->block,
                      part,
                      runs};
-    const int64_t most = hn_items_(runs, a->capacity) * hn_runs_(runs, 1);
+    const int64_t works = hn_items_(runs, most) * hn_runs_(runs, 1);
     HN_TRY(HN_CUDA(cudaFuncSetAttribute(
-        block_dw_slab_kernel<S>, cudaFuncAttributeMaxDynamicSharedMemorySize, S::kSharedBytes)));
-    block_dw_slab_kernel<S>
-        <<<hn_grid(most, 1, kHnSms_ * S::kPerSm), S::kThreads, S::kSharedBytes, stream>>>(
-            job, hn_divisor_of(a->in / S::kSide));
+        block_dw_slab_kernel<S>, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes)));
+    block_dw_slab_kernel<S><<<hn_grid(works, 1, kHnSms_), S::kThreads, kSharedBytes, stream>>>(
+        job, hn_divisor_of(a->in / S::kSide));
     HN_TRY(HN_CUDA_LAUNCHED("block_dw_slab"));
     return hn_block_dw_add_(a, runs, part, stream);
 }
 
 } // namespace
 
+/* x is this wide at most: two tokens of all columns and one tile of dy fit, twice. */
+constexpr int64_t kWidest = kSharedBytes / (2 * 2 * (int)sizeof(__nv_bfloat16)) - HN_SPARSE_TILE;
+
 bool hn_block_dw_slab_takes_(const hn_block_dw_args *a)
 {
     return a->dtype == HN_BF16 && a->shape.br == a->shape.bc &&
            (a->shape.br == 1 || a->shape.br == 4) && a->out % 4 == 0 && a->in % 4 == 0 &&
-           a->ld_dy % 4 == 0 && a->ld_x % 4 == 0;
+           a->ld_dy % 4 == 0 && a->ld_x % 4 == 0 && a->in <= kWidest;
 }
 
-bool hn_block_dw_slab_fits_(void)
+size_t hn_block_dw_slab_scratch_(const hn_block_dw_args *a, int64_t most)
 {
-    int device = 0, most = 0;
-    return cudaGetDevice(&device) == cudaSuccess &&
-           cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device) ==
-               cudaSuccess &&
-           most >= Slab<4, 4>::kSharedBytes;
+    return hn_runs_bytes_(a->shape.br == 1 ? runs_of<Slab<1>>(a, most) : runs_of<Slab<4>>(a, most),
+                          a);
 }
 
-/* The most tokens at a time for which all columns fit, else two: then groups far down a matrix with
- * very many rows may still fit. */
-#define HN_FOR_SLAB(a, S, ...)                               \
-    do {                                                     \
-        const int64_t bytes = ((a)->out + (a)->in) * 2;      \
-        if ((a)->shape.br == 4 && 4 * bytes <= 220 * 1024) { \
-            using S = Slab<4, 4>;                            \
-            __VA_ARGS__;                                     \
-        } else if ((a)->shape.br == 4) {                     \
-            using S = Slab<4, 2>;                            \
-            __VA_ARGS__;                                     \
-        } else if (8 * bytes <= 110 * 1024) {                \
-            using S = Slab<1, 8>;                            \
-            __VA_ARGS__;                                     \
-        } else if (4 * bytes <= 110 * 1024) {                \
-            using S = Slab<1, 4>;                            \
-            __VA_ARGS__;                                     \
-        } else {                                             \
-            using S = Slab<1, 2>;                            \
-            __VA_ARGS__;                                     \
-        }                                                    \
-    } while (0)
-
-size_t hn_block_dw_slab_scratch_(const hn_block_dw_args *a)
+int hn_block_dw_slab_shared_(const hn_block_dw_args *a)
 {
-    HN_FOR_SLAB(a, S, return hn_runs_bytes_(runs_of<S>(a), a));
+    (void)a;
+    return kSharedBytes;
 }
 
-hn_status hn_block_dw_slab_(const hn_block_dw_args *a, void *scratch, hn_stream stream)
+hn_status hn_block_dw_slab_(const hn_block_dw_args *a, int64_t most, void *scratch,
+                            hn_stream stream)
 {
-    HN_FOR_SLAB(a, S, return launch<S>(a, static_cast<float *>(scratch), stream));
+    float *const part = static_cast<float *>(scratch);
+    return a->shape.br == 1 ? launch<Slab<1>>(a, most, part, stream)
+                            : launch<Slab<4>>(a, most, part, stream);
 }

@@ -13,10 +13,10 @@
 
 constexpr int kHnSms_ = 132; /* of an H200; elsewhere loops take the rest, and bits stay */
 
-/* A launch of a kernel: places for its items at one time, tokens of one step, and what a run of
- * tokens should have at least to be worth its sums. */
+/* A launch of a kernel: places for its items at one time, and what a run of tokens should have at
+ * least: about as many as take as long as its sums. */
 struct HnRuns_ {
-    int64_t tokens;                        /* rows */
+    int64_t tokens, capacity, most;        /* rows; the span's; spans of more are another path's */
     int step, least, slots;                /* tokens; tokens; CTAs that run at a time */
     int64_t items_a_block, blocks_an_item; /* one of them 1 */
 };
@@ -33,53 +33,78 @@ static __device__ __forceinline__ int hn_span_blocks_(const hn_sparse_span *span
     return n < 0 ? 0 : n < capacity ? n : (int)capacity;
 }
 
+/* The same, or none when there are more than this path takes. */
+static __device__ __forceinline__ int hn_path_blocks_(const hn_sparse_span *span, const HnRuns_ &r)
+{
+    const int n = hn_span_blocks_(span, r.capacity);
+    return n > r.most ? 0 : n;
+}
+
 static __host__ __device__ __forceinline__ int64_t hn_items_(const HnRuns_ &r, int64_t blocks)
 {
     return r.items_a_block > 1 ? blocks * r.items_a_block : hn_ceil_div_(blocks, r.blocks_an_item);
 }
 
-/* Runs of tokens for n items: as many as places are, and never more than twice, which bounds the
- * sums; of few choices the one with the fullest last round. */
-static __host__ __device__ __forceinline__ int64_t hn_runs_(const HnRuns_ &r, int64_t items)
+enum { kHnRounds_ = 4 }; /* that are tried, from the fewest on */
+
+/* Runs of tokens for n items. Few items: as many as there are places. Else the most runs that fit
+ * into a number of rounds of all places, for that number of rounds that takes the least time. */
+static __host__ __device__ __forceinline__ int hn_runs_(const HnRuns_ &r, int64_t n)
 {
-    const int64_t longest = r.tokens / r.least > 1 ? r.tokens / r.least : 1;
-    if (items < 1 || items > r.slots) return 1;
+    const int tokens = (int)r.tokens, items = (int)n;
+    const int longest = tokens / r.least > 1 ? tokens / r.least : 1;
+    if (n < 1 || n > 1 << 20) return 1;
     if (items <= r.slots / 8) return r.slots / items < longest ? r.slots / items : longest;
-    int64_t best = 1, best_rounds = 1;
-    for (int64_t s = 2; s <= 2 * r.slots / items && s <= longest; s++) {
-        const int64_t rounds = hn_ceil_div_(s * items, r.slots);
-        if (rounds * best < best_rounds * s) best = s, best_rounds = rounds;
+    const int fewest = (items + r.slots - 1) / r.slots;
+    int best = 1;
+    int64_t best_time = INT64_MAX;
+    for (int k = 0; k < kHnRounds_; k++) {
+        const int fit = (fewest + k) * r.slots / items, s = fit < longest ? fit : longest;
+        const int64_t time = (int64_t)(fewest + k) * (tokens / s + r.least);
+        if (time < best_time) best = s, best_time = time;
     }
     return best;
 }
 
-/* Bytes of the sums, for whatever count up to the capacity. */
+/* Bytes of the sums, for whatever count up to the least of capacity and most: runs times items are
+ * at most the items and kHnRounds_ rounds more. */
 static inline size_t hn_runs_bytes_(const HnRuns_ &r, const hn_block_dw_args *a)
 {
-    const int64_t values = hn_block_values(a->shape), all = a->capacity * values;
-    const int64_t item = values * r.blocks_an_item / r.items_a_block, few = 2 * r.slots * item;
-    const int64_t most = few < hn_runs_(r, 1) * all ? few : hn_runs_(r, 1) * all;
-    return (size_t)(most > all ? most : all) * sizeof(float); /* one run of all, or more of few */
+    const int64_t values = hn_block_values(a->shape);
+    const int64_t all = (r.capacity < r.most ? r.capacity : r.most) * values;
+    const int64_t item = values * r.blocks_an_item / r.items_a_block;
+    const int64_t few = all + kHnRounds_ * r.slots * item, runs = hn_runs_(r, 1) * all;
+    return (size_t)(few < runs ? few : runs) * sizeof(float);
 }
 
-/* The paths; scratch in bytes, launchers for arguments that the path takes. */
-bool hn_block_dw_mma_takes_(const hn_block_dw_args *a);
-size_t hn_block_dw_mma_scratch_(const hn_block_dw_args *a);
-hn_status hn_block_dw_mma_(const hn_block_dw_args *a, void *scratch, hn_stream stream);
+/* The paths: which arguments they take, scratch and shared memory in bytes, and launchers. A span
+ * of more than `most` blocks is left alone. */
+bool hn_block_dw_mma_takes_(const hn_block_dw_args *a); /* squares of 64, 128 and 256 */
+size_t hn_block_dw_mma_scratch_(const hn_block_dw_args *a, int64_t most);
+int hn_block_dw_mma_shared_(const hn_block_dw_args *a);
+hn_status hn_block_dw_mma_(const hn_block_dw_args *a, int64_t most, void *scratch,
+                           hn_stream stream);
 
-bool hn_block_dw_slab_takes_(const hn_block_dw_args *a);
-bool hn_block_dw_slab_fits_(void); /* into the shared memory of the current device */
-size_t hn_block_dw_slab_scratch_(const hn_block_dw_args *a);
-hn_status hn_block_dw_slab_(const hn_block_dw_args *a, void *scratch, hn_stream stream);
+bool hn_block_dw_group_takes_(const hn_block_dw_args *a); /* of 16 and 32 */
+size_t hn_block_dw_group_scratch_(const hn_block_dw_args *a, int64_t most);
+int hn_block_dw_group_shared_(const hn_block_dw_args *a);
+hn_status hn_block_dw_group_(const hn_block_dw_args *a, int64_t most, void *scratch,
+                             hn_stream stream);
+
+bool hn_block_dw_slab_takes_(const hn_block_dw_args *a); /* of 1 and 4 */
+size_t hn_block_dw_slab_scratch_(const hn_block_dw_args *a, int64_t most);
+int hn_block_dw_slab_shared_(const hn_block_dw_args *a);
+hn_status hn_block_dw_slab_(const hn_block_dw_args *a, int64_t most, void *scratch,
+                            hn_stream stream);
 
 /* grad += alpha * the sums of the runs, in order. */
 hn_status hn_block_dw_add_(const hn_block_dw_args *a, const HnRuns_ &runs, const float *part,
                            hn_stream stream);
 
 /* grad += alpha * dw of those values of the span that lie in rows row .. row + rows - 1; dw: these
- * rows. */
+ * rows. A span of at most `above` blocks is left alone. */
 hn_status hn_block_gather_rows_(const hn_block_gather_args *a, int64_t row, int64_t rows,
-                                hn_stream stream);
+                                int64_t above, hn_stream stream);
 
 static inline float hn_alpha_(float alpha) { return alpha == 0.0f ? 1.0f : alpha; }
 
