@@ -8,10 +8,10 @@
  *   add_ranges    histogram of all
  *   choose_first  bin of the k-th score; what each range has in this bin or above
  *   set_aside     those scores, in order, and their positions                          reads x
- *   count_second  of those in the bin: by the next 14 bits                             reads the
- * list add_ranges count_third   28 bits are known; counts what is above them, and by the last 4
- * reads the list take          the k-th key is known: copies what is above it, and the first equal
- * reads the list
+ *   count_second  of those in the bin: by the next 14 bits                        reads the list
+ *   add_ranges
+ *   count_third   28 bits are known: counts what is above, and by the last 4      reads the list
+ *   take          copies what is above the k-th key, and the first equal ones     reads the list
  *
  * Where the list would not fit (many scores share the bin), x itself stands for it. */
 #include "kernels/reduce/topk.h"
@@ -24,9 +24,9 @@ namespace {
 constexpr int kThreads = 512;
 constexpr int kPerSm = 3; /* blocks on a multiprocessor */
 constexpr int kWarps = kThreads / 32;
-constexpr int64_t kRanges = 132 * kPerSm;          /* multiprocessors of an H200 */
-constexpr int64_t kLeastRange = 4 * 16 * kThreads; /* with fewer scores there are fewer ranges */
-constexpr int kBits = 14, kBins = 1 << kBits;      /* 64 KiB of counts */
+constexpr int64_t kRanges = 132 * kPerSm;         /* multiprocessors of an H200 */
+constexpr int64_t kLeastRange = 2 * 8 * kThreads; /* with fewer scores there are fewer ranges */
+constexpr int kBits = 14, kBins = 1 << kBits;     /* 64 KiB of counts */
 constexpr int kFirstShift = 32 - kBits, kSecondShift = kFirstShift - kBits;
 constexpr int kLastBins = 1 << kSecondShift;
 constexpr int kOwnBins = kBins / kThreads;
@@ -233,16 +233,21 @@ __global__ void __launch_bounds__(kThreads) choose_first_kernel(const Scratch s,
         s.state[0] = {c.bin << kFirstShift, k - c.above, listed <= s.capacity ? listed : 0};
 }
 
+constexpr uint32_t kFewStaged = kThreads / 2, kMostStaged = 8 * kThreads;
+
 /* Copies, in order, the scores of a block's range of the list whose key is above `least`, or is
  * `least` and among the first `ties` such ones (kTies; else all such ones); `to`: where the first
  * one goes. kGroups fours a thread. A thread's scores are bits of masks; their counts by group, and
- * of equal ones behind those, travel as fields of 16 bits in one word. */
+ * of equal ones behind those, travel as fields of 16 bits in one word. Where a tile gives many,
+ * they come together in shared memory first: neighbouring threads then write neighbours. */
 template <int kGroups, bool kTies>
 __device__ __forceinline__ void copy_range(const List &list, Range r, uint32_t least, uint32_t ties,
                                            uint32_t to, int32_t *index, float *value)
 {
     static_assert(kGroups * (kTies ? 2 : 1) <= 4 && 4 * kThreads < 1 << 16, "fields of a word");
     __shared__ uint64_t part[2][kWarps];
+    __shared__ int32_t staged_index[kMostStaged];
+    __shared__ float staged_value[kMostStaged];
     constexpr uint32_t kTile = 4 * kGroups * kThreads;
     int turn = 0;
     for (uint32_t tile = r.begin; tile < r.end; tile += kTile, turn ^= 1) {
@@ -269,9 +274,17 @@ __device__ __forceinline__ void copy_range(const List &list, Range r, uint32_t l
             if (kTies) count |= (uint64_t)__popc(equal >> (4 * g) & 15) << (16 * (kGroups + g));
         }
         const uint64_t before = block_scan(count, part[turn], &all);
+        uint32_t taken = 0, tied = 0, given = 0; /* of the tile */
 #pragma unroll
         for (int g = 0; g < kGroups; g++) {
-            uint32_t at = to + (uint32_t)(before >> (16 * g) & 0xffff), left = 0;
+            taken += (uint32_t)(all >> (16 * g) & 0xffff);
+            if (kTies) tied += (uint32_t)(all >> (16 * (kGroups + g)) & 0xffff);
+        }
+        taken += tied < ties ? tied : ties;
+        const bool staged = taken > kFewStaged && taken <= kMostStaged;
+#pragma unroll
+        for (int g = 0; g < kGroups; g++) {
+            uint32_t at = given + (uint32_t)(before >> (16 * g) & 0xffff), left = 0;
             if (kTies) { /* ties that are left for this thread */
                 const uint32_t ahead = before >> (16 * (kGroups + g)) & 0xffff;
                 at += ahead < ties ? ahead : ties;
@@ -286,21 +299,35 @@ __device__ __forceinline__ void copy_range(const List &list, Range r, uint32_t l
                 }
                 if (!takes) continue;
                 const uint32_t i = place<kGroups>(tile, g) + e % 4;
-                index[at] = kTies && list.index != nullptr ? list.index[i] : (int32_t)i;
-                if (!kTies || value != nullptr) value[at] = v[e];
+                const int32_t from = kTies && list.index != nullptr ? list.index[i] : (int32_t)i;
+                if (staged) {
+                    staged_index[at] = from;
+                    staged_value[at] = v[e];
+                } else {
+                    index[to + at] = from;
+                    if (!kTies || value != nullptr) value[to + at] = v[e];
+                }
                 at++;
             }
-            to += (uint32_t)(all >> (16 * g) & 0xffff);
+            given += (uint32_t)(all >> (16 * g) & 0xffff);
             if (kTies) {
-                const uint32_t tied = all >> (16 * (kGroups + g)) & 0xffff;
-                to += tied < ties ? tied : ties;
-                ties -= tied < ties ? tied : ties;
+                const uint32_t equals = all >> (16 * (kGroups + g)) & 0xffff;
+                given += equals < ties ? equals : ties;
+                ties -= equals < ties ? equals : ties;
             }
         }
+        if (staged) {
+            __syncthreads(); /* the barrier of the next sums stands before the next writes */
+            for (uint32_t i = threadIdx.x; i < taken; i += kThreads) {
+                index[to + i] = staged_index[i];
+                if (!kTies || value != nullptr) value[to + i] = staged_value[i];
+            }
+        }
+        to += taken;
     }
 }
 
-constexpr int kListGroups = 4, kTakeGroups = 2;
+constexpr int kListGroups = 3, kTakeGroups = 2;
 
 __global__ void __launch_bounds__(kThreads, kPerSm) set_aside_kernel(const List x, const Scratch s)
 {
