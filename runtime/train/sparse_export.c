@@ -14,12 +14,6 @@
 
 /* ---- packs ---- */
 
-static bool is_of_blocks(const json_t *row)
-{
-    const char *encoding = json_string_value(json_object_get(row, "encoding"));
-    return encoding && (strcmp(encoding, "block") == 0 || strcmp(encoding, "sparse-add") == 0);
-}
-
 static hn_status read_rows(const hn_st_file *f, const json_t *rows, hn_pack *out)
 {
     const size_t n = json_array_size(rows);
@@ -27,7 +21,7 @@ static hn_status read_rows(const hn_st_file *f, const json_t *rows, hn_pack *out
     if (out->matrix == NULL) return HN_FAIL(HN_ERR_MEMORY, "table of %zu matrices", n);
     for (size_t k = 0; k < n; k++) {
         const json_t *row = json_array_get(rows, k);
-        if (!is_of_blocks(row)) continue;
+        if (!hn_pack_is_row(row)) continue;
         HN_TRY(hn_pack_read(f, row, &out->matrix[out->n]));
         out->n++;
     }
@@ -125,6 +119,11 @@ static hn_status add_module(const hn_params *p, const hn_pack_matrix *m, hn_shir
 {
     const hn_linear_layer *l = layer_of(p, m->name);
     if (l == NULL) return HN_FAIL(HN_ERR_FORMAT, "%s: the model has no such layer", m->name);
+    if (m->set)
+        return HN_FAIL(HN_ERR_UNSUPPORTED,
+                       "--kind shira: %s has blocks that kept their change (--on-drop keep), which "
+                       "are no sums; use --kind pack or merged",
+                       l->module);
     if (l->kh > 0 || l->weight->order != HN_ORDER_SAME)
         return HN_FAIL(HN_ERR_UNSUPPORTED,
                        "--kind shira: %s is %s; PEFT's SHiRA knows linear layers [out, in] alone; "
