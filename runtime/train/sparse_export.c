@@ -101,16 +101,17 @@ static const hn_linear_layer *layer_of(const hn_params *p, const char *weight)
     return NULL;
 }
 
-/* What PEFT's SHiRA has no place for. */
-static hn_status check_params(const hn_params *p)
+/* What PEFT's SHiRA has no place for: low-rank pairs, a head. */
+static hn_status check_rows(const json_t *rows)
 {
-    for (int64_t i = 0; i < hn_params_count(p); i++) {
-        const hn_param *q = hn_params_at(p, i);
-        if (q->adapter || q->trained)
+    for (size_t i = 0; i < json_array_size(rows); i++) {
+        const json_t *row = json_array_get(rows, i);
+        const char *name = json_string_value(json_object_get(row, "base_name"));
+        if (!hn_pack_is_row(row))
             return HN_FAIL(HN_ERR_UNSUPPORTED,
-                           "--kind shira: %s is trained, too, which PEFT's SHiRA cannot hold; use "
-                           "--kind merged",
-                           q->name);
+                           "--kind shira: %s is trained in another way, too, which PEFT's SHiRA "
+                           "cannot hold; use --kind merged",
+                           name ? name : "a parameter");
     }
     return HN_OK;
 }
@@ -179,8 +180,10 @@ hn_status hn_export_shira(hn_session *s, const char *checkpoint, const char *dir
     hn_pack pack = {0};
     float *before = NULL;
     int64_t n;
-    HN_TRY(check_params(p));
-    hn_status st = hn_sparse_read_pack(checkpoint, &pack, NULL);
+    json_t *manifest = NULL;
+    hn_status st = hn_sparse_read_pack(checkpoint, &pack, &manifest);
+    if (st == HN_OK) st = check_rows(json_object_get(manifest, "tensors"));
+    json_decref(manifest);
     for (int64_t i = 0; st == HN_OK && i < pack.n; i++) st = add_module(p, &pack.matrix[i], &a);
     if (st == HN_OK) {
         a.config.base_model = hn_strdup(s->run->model);
