@@ -503,7 +503,7 @@ TEST(SelectChange, ProtectsTheYoungAndLeavesBothAlone)
     const hn_change_rule rule = {0.4, false, 0, 100}; /* one of three; block 0 is too young */
     Support s;
     ASSERT_HN_OK(hn_select_change(t.m, 3, old, cand, &rule, &s));
-    EXPECT_EQ(s.protected_, 1);
+    EXPECT_EQ(s.young, 1);
     EXPECT_EQ(s.ids(0), (Ids{0, 2})); /* candidates 1 and 2 are active */
     EXPECT_EQ(s.ids(1), (Ids{4}));
 }

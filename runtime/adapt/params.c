@@ -512,9 +512,9 @@ hn_status hn_param_init(const hn_param *p, uint64_t seed)
 
 /* ---- the order of files ---- */
 
-/* Where value i of storage lies in a file. */
-static int64_t place_in_file(const hn_param *p, int64_t i)
+int64_t hn_param_place(const hn_param *p, int64_t i)
 {
+    if (p->order == HN_ORDER_SAME) return i;
     const int64_t row = i / p->dim[1], col = i % p->dim[1];
     if (p->order == HN_ORDER_TRANSPOSED) return col * p->dim[0] + row;
     const int64_t channels = p->dim[1] / p->taps;
@@ -533,7 +533,7 @@ static hn_status to_storage(const hn_param *p, const float **dense, float **own)
     *own = NULL;
     if (p->order == HN_ORDER_SAME) return HN_OK;
     HN_TRY(reordered(p, own));
-    for (int64_t i = 0; i < hn_param_values(p); i++) (*own)[i] = (*dense)[place_in_file(p, i)];
+    for (int64_t i = 0; i < hn_param_values(p); i++) (*own)[i] = (*dense)[hn_param_place(p, i)];
     *dense = *own;
     return HN_OK;
 }
@@ -563,7 +563,7 @@ hn_status hn_param_read(const hn_param *p, const hn_tensor *t, float *dense)
     HN_TRY(reordered(p, &own));
     const hn_status st = hn_tensor_get(t, own);
     for (int64_t i = 0; st == HN_OK && i < hn_param_values(p); i++)
-        dense[place_in_file(p, i)] = own[i];
+        dense[hn_param_place(p, i)] = own[i];
     hn_free(own);
     return st;
 }

@@ -196,7 +196,8 @@ HN_NODISCARD hn_status hn_params_refresh(const hn_params *p, hn_graph *g);
 
 /* Fills one parameter from its initialiser; the same values on every machine. */
 HN_NODISCARD hn_status hn_param_init(const hn_param *p, uint64_t seed);
-int64_t hn_param_values(const hn_param *p); /* how many */
+int64_t hn_param_values(const hn_param *p);           /* how many */
+int64_t hn_param_place(const hn_param *p, int64_t i); /* in a file, of value i of storage */
 /* Copies dense fp32 values in the order of files in (master and working copy when trained) or out
  * of a parameter (master when trained, else value).
  * Errors: those of runtime/graph/tensor.h, HN_ERR_MEMORY. */

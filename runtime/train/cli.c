@@ -136,6 +136,8 @@ static hn_status run_verb(const hn_method *m, const verb *v, int argc, char *con
         hn_options_help(table.row, table.n, stdout);
         goto done;
     }
+    if (m->hooks && m->hooks->settle)
+        HN_TRY_GOTO(st, m->hooks->settle(config, table.row, table.n, store), done);
     session = (hn_session){
         .method = m, .config = config, .run = config, .given = store, .log = {.line = print_log}};
     st = v->run ? v->run(&session, stdout) : hn_train(&session, &table, stdout);

@@ -10,9 +10,9 @@
 #include "runtime/file/folder.h"
 #include "runtime/train/companions.h"
 #include "runtime/train/lora_hook.h"
+#include "runtime/train/sparse_export.h"
 
-/* Relative distance of the logits now from those before. */
-static hn_status compare(hn_session *s, const float *before, const char *dir, double limit)
+hn_status hn_export_compare(hn_session *s, const float *before, const char *dir, double limit)
 {
     float *after = NULL;
     int64_t n = 0;
@@ -47,8 +47,9 @@ static hn_status clear_adapter(const hn_params *p, bool saved)
     return st;
 }
 
-hn_status hn_export_peft(hn_session *s, const char *dir)
+static hn_status write_peft(hn_session *s, const char *checkpoint, const char *dir)
 {
+    (void)checkpoint; /* the engine has it */
     const hn_params *p = hn_engine_params(s->engine);
     hn_peft_adapter written = {0}, back = {0};
     float *before = NULL;
@@ -68,7 +69,7 @@ hn_status hn_export_peft(hn_session *s, const char *dir)
             goto done;
         }
     HN_TRY_GOTO(st, hn_lora_set(p, &back, dir), done);
-    st = compare(s, before, dir, 0);
+    st = hn_export_compare(s, before, dir, 0);
 
 done:
     hn_lora_release(&written);
@@ -145,12 +146,34 @@ static hn_status round_to(const hn_param *q, const float *dense, hn_dtype dtype,
     return HN_OK;
 }
 
+static const hn_pack_matrix *find_blocks(const hn_pack *p, const char *name)
+{
+    for (int64_t i = 0; i < p->n; i++)
+        if (strcmp(p->matrix[i].name, name) == 0) return &p->matrix[i];
+    return NULL;
+}
+
+/* dense, as the file has it, with the change of some blocks. */
+static void add_blocks(const hn_param *q, const hn_pack_matrix *m, float *dense)
+{
+    const hn_block_shape shape = {m->br, m->bc};
+    const int64_t size = m->br * m->bc;
+    for (int64_t b = 0; b < m->n; b++) {
+        const int64_t row = hn_block_row(shape, m->in, m->id[b]);
+        const int64_t col = hn_block_col(shape, m->in, m->id[b]);
+        for (int64_t k = 0; k < size; k++)
+            dense[hn_param_place(q, (row + k / m->bc) * m->in + col + k % m->bc)] +=
+                m->delta[b * size + k];
+    }
+}
+
 /* One changed or fresh parameter as a file entry. */
-static hn_status add_weight(hn_session *s, weights *w, const hn_param *q,
+static hn_status add_weight(hn_session *s, const hn_pack *blocks, weights *w, const hn_param *q,
                             const hn_st_tensor *source)
 {
+    const hn_pack_matrix *changed = find_blocks(blocks, q->name);
     const hn_linear_layer *l = layer_of(hn_engine_params(s->engine), q);
-    const bool merged = l != NULL && l->a != NULL;
+    const bool paired = l != NULL && l->a != NULL, merged = paired || changed != NULL;
     const int64_t n = hn_param_values(q);
     hn_dtype dtype = s->model.decoder.says_dtype ? s->model.decoder.file_dtype : HN_F32;
     hn_st_entry *e = &w->entry[w->n];
@@ -174,7 +197,8 @@ static hn_status add_weight(hn_session *s, weights *w, const hn_param *q,
         st = hn_st_convert(source, HN_F32, dense); /* the file's values, not the rounded ones */
     else
         st = hn_param_get(q, dense);
-    if (st == HN_OK && merged) st = add_lowrank(l, dense);
+    if (st == HN_OK && changed != NULL && source != NULL) add_blocks(q, changed, dense);
+    if (st == HN_OK && paired) st = add_lowrank(l, dense);
     if (st == HN_OK) st = round_to(q, dense, dtype, &w->own[w->n]);
     hn_free(dense);
     HN_TRY(st);
@@ -183,7 +207,7 @@ static hn_status add_weight(hn_session *s, weights *w, const hn_param *q,
     return HN_OK;
 }
 
-static hn_status collect(hn_session *s, weights *w)
+static hn_status collect(hn_session *s, const hn_pack *blocks, weights *w)
 {
     const hn_params *p = hn_engine_params(s->engine);
     const size_t n = (size_t)hn_params_count(p);
@@ -194,7 +218,7 @@ static hn_status collect(hn_session *s, weights *w)
     for (int64_t i = 0; i < hn_params_count(p); i++) {
         const hn_param *q = hn_params_at(p, i);
         const hn_st_tensor *t = s->model.dir ? hn_model_dir_find(s->model.dir, q->name) : NULL;
-        if (!q->adapter) HN_TRY(add_weight(s, w, q, t));
+        if (!q->adapter) HN_TRY(add_weight(s, blocks, w, q, t));
     }
     return HN_OK;
 }
@@ -309,14 +333,16 @@ static hn_status read_back(hn_session *s, const char *dir)
     return st;
 }
 
-hn_status hn_export_merged(hn_session *s, const char *dir)
+static hn_status write_merged(hn_session *s, const char *checkpoint, const char *dir)
 {
     weights w = {0};
+    hn_pack blocks = {0};
     settings c = {0};
     float *before = NULL;
     int64_t n_before;
     hn_status st = HN_OK;
-    HN_TRY_GOTO(st, collect(s, &w), done);
+    if (s->method->pack) HN_TRY_GOTO(st, hn_sparse_read_pack(checkpoint, &blocks, NULL), done);
+    HN_TRY_GOTO(st, collect(s, &blocks, &w), done);
     HN_TRY_GOTO(st, hn_session_probe(s, &before, &n_before), done);
     HN_TRY_GOTO(st, make_settings(s, &c), done);
     st = s->model.whole ? hn_model_dir_save_as(s->model.dir, dir, c.config, c.preprocessor, w.entry,
@@ -326,11 +352,38 @@ hn_status hn_export_merged(hn_session *s, const char *dir)
     HN_TRY_GOTO(st, read_back(s, dir), done);
     bool half = s->model.dtype != HN_F32;
     for (int64_t i = 0; i < w.n; i++) half |= w.entry[i].dtype != HN_ST_F32;
-    st = compare(s, before, dir, half ? 3e-2 : 1e-4);
+    st = hn_export_compare(s, before, dir, half ? 3e-2 : 1e-4);
 
 done:
     weights_free(&w);
+    hn_pack_free(&blocks);
     settings_free(&c);
     hn_free(before);
     return st;
+}
+
+/* ---- kinds ---- */
+
+hn_status hn_export_find(const hn_method *m, const char *kind, const hn_export_kind **out)
+{
+    static const hn_export_kind kinds[] = {
+        {"peft", "PEFT adapter", "adapter", false, write_peft},
+        {"merged", "Hugging Face model", "model", true, write_merged},
+        {"pack", "delta pack", "delta", true, hn_export_pack},
+        {"shira", "PEFT SHiRA adapter", "shira", true, hn_export_shira},
+    };
+    const char *own = m->pack ? "pack" : m->adapter ? "peft" : "merged";
+    if (strcmp(kind, "auto") == 0) kind = own;
+    for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
+        const bool shira = m->pack && strcmp(kind, "shira") == 0;
+        if (strcmp(kinds[i].kind, kind) != 0) continue;
+        if (strcmp(kind, own) != 0 && strcmp(kind, "merged") != 0 && !shira) break;
+        *out = &kinds[i];
+        return HN_OK;
+    }
+    return HN_FAIL(HN_ERR_ARG, "--kind %s: %s trains no such adapter; use --kind %s%s", kind,
+                   m->program, m->adapter ? own : "merged",
+                   m->pack      ? ", shira or merged"
+                   : m->adapter ? " or merged"
+                                : "");
 }

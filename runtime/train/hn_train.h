@@ -15,6 +15,9 @@
 #include "runtime/train/run_options.h"
 #include "runtime/train/schedule.h"
 #include "runtime/train/session.h"
+#include "runtime/train/sparse_presets.h"
+#include "runtime/train/sparse_score.h"
+#include "runtime/train/sparse_select.h"
 #include "runtime/train/state.h"
 #include "runtime/train/trainer.h"
 #endif

@@ -121,7 +121,7 @@ static const hn_option export_rows[] = {
     HN_OPT_TITLE("Export"),
     {"checkpoint", FIELD(checkpoint), NULL,   0, 0, NULL, "checkpoint folder, or a run's folder: its newest complete one"},
     {"to",         FIELD(to),         NULL,   0, 0, NULL, "folder to write; must not exist"},
-    {"kind",       FIELD(kind),       "auto", 0, 0, "auto|peft|merged", "peft: adapter for PEFT; merged: a whole Hugging Face model; auto: peft for lora, merged for full"},
+    {"kind",       FIELD(kind),       "auto", 0, 0, "auto|peft|merged|pack|shira", "peft: adapter for PEFT; merged: a whole Hugging Face model; pack: ids and changes of blocks; shira: the same as PEFT's SHiRA; auto: peft for lora, pack for sparse, merged for full"},
 };
 static const hn_option info_rows[] = {
     {"path", FIELD(path), NULL, 0, 0, NULL, "folder or file to look at: model, adapter, checkpoint, safetensors"},

@@ -15,8 +15,16 @@
 
 bool hn_session_has_images(const hn_session *s) { return s->model.kind == HN_MODEL_CLASSIFIER; }
 
+static const hn_method_hooks no_hooks = {NULL};
+
+static const hn_method_hooks *hooks_of(const hn_session *s)
+{
+    return s->method && s->method->hooks ? s->method->hooks : &no_hooks;
+}
+
 void hn_session_close(hn_session *s)
 {
+    if (s->extra != NULL) hooks_of(s)->close(s);
     hn_engine_free(s->engine);
     hn_feed_free(s->train);
     hn_feed_free(s->eval);
@@ -95,7 +103,12 @@ static hn_status open_adapter(hn_session *s, bool training)
         return HN_FAIL(HN_ERR_UNSUPPORTED,
                        "--adapter %s: %s trains the model itself; merge the adapter into it first",
                        dir, s->method->program);
-    bool checkpoint = false, adapter = false, result = false;
+    bool checkpoint = false, adapter = false, result = false, taken = false;
+    for (const char *const *o = s->method->adapter_options; training && *o != NULL; o++)
+        if (hn_options_given(s->given, *o))
+            return HN_FAIL(HN_ERR_ARG, "--%s: decided by the adapter that --adapter loads", *o);
+    if (hooks_of(s)->adapter != NULL) HN_TRY(hooks_of(s)->adapter(s, training, &taken));
+    if (taken) return HN_OK;
     HN_TRY(holds_file(dir, "COMPLETE", &checkpoint));
     HN_TRY(holds_file(dir, "adapter_config.json", &adapter));
     HN_TRY(holds_file(dir, "adapter/adapter_config.json", &result));
@@ -108,9 +121,6 @@ static hn_status open_adapter(hn_session *s, bool training)
     if (!adapter)
         return HN_FAIL(HN_ERR_IO, "--adapter %s: no adapter_config.json there%s", dir,
                        result ? "; it is a run's folder, its result is in adapter/" : "");
-    for (const char *const *o = s->method->adapter_options; training && *o != NULL; o++)
-        if (hn_options_given(s->given, *o))
-            return HN_FAIL(HN_ERR_ARG, "--%s: decided by the adapter that --adapter loads", *o);
     HN_TRY(hn_peft_load(dir, &s->adapter));
     s->peft = &s->adapter.config;
     return HN_OK;
@@ -208,6 +218,7 @@ hn_status hn_session_model(hn_session *s, bool training)
         s->adapt = hn_lora_hook(s->peft);
     else if (training)
         s->adapt = (hn_adapt){.parameter = train_all};
+    if (hooks_of(s)->open != NULL) HN_TRY(hooks_of(s)->open(s, training));
     tell_model(s);
     return HN_OK;
 }
@@ -305,7 +316,8 @@ static hn_engine_options engine_options(const hn_session *s, bool train)
 hn_status hn_session_plan(hn_session *s, bool train, bool probe)
 {
     HN_TRY(make_job(s, probe, false));
-    const hn_engine_options o = engine_options(s, train);
+    hn_engine_options o = engine_options(s, train);
+    if (train && hooks_of(s)->plan != NULL) HN_TRY(hooks_of(s)->plan(s, &o));
     HN_TRY(hn_engine_new(&o, &s->engine));
     const hn_params *p = hn_engine_params(s->engine);
     HN_TRY(hn_model_check(&s->model, p, &s->log));
@@ -325,6 +337,7 @@ hn_status hn_session_engine(hn_session *s, hn_executor executor)
     HN_TRY(make_job(s, true, true));
     hn_engine_options o = engine_options(s, true);
     o.executor = executor;
+    if (hooks_of(s)->plan != NULL) HN_TRY(hooks_of(s)->plan(s, &o));
     return hn_engine_new(&o, &s->engine);
 }
 
@@ -340,7 +353,23 @@ hn_status hn_session_load(hn_session *s)
     HN_TRY(st);
     hn_tune_tell(s->device, &s->log);
     HN_TRY(hn_model_load(&s->model, p, (uint64_t)s->run->seed));
-    return s->adapter.n > 0 ? hn_lora_set(p, &s->adapter, s->run->adapter) : HN_OK;
+    return hn_session_adapt(s, p);
+}
+
+hn_status hn_session_adapt(hn_session *s, const hn_params *p)
+{
+    if (s->adapter.n > 0) HN_TRY(hn_lora_set(p, &s->adapter, s->run->adapter));
+    return hooks_of(s)->load ? hooks_of(s)->load(s, p) : HN_OK;
+}
+
+hn_status hn_session_steps(const hn_session *s, int64_t *out)
+{
+    const hn_run_config *c = s->run;
+    const double batch = (double)(c->batch_size * c->accumulation);
+    *out = c->steps;
+    if (c->steps > 0 || s->train == NULL) return HN_OK;
+    *out = (int64_t)ceil((double)s->train->rows * c->epochs / batch);
+    return *out >= 1 ? HN_OK : HN_FAIL(HN_ERR_ARG, "--epochs %g gives no step", c->epochs);
 }
 
 hn_status hn_session_evaluate(hn_session *s, hn_eval_sums *out)

@@ -38,7 +38,7 @@ typedef struct {
     hn_classifier_job job;
 } hn_image_session;
 
-typedef struct {
+struct hn_session {
     const hn_method *method;
     const void *config;
     const hn_run_config *run; /* the same, as the shared part */
@@ -56,7 +56,8 @@ typedef struct {
     hn_job *job;
     hn_engine *engine;
     hn_progress progress; /* of reading data and of evaluation */
-} hn_session;
+    void *extra;          /* the method's hooks */
+};
 
 /* Opens model and adapter, and refuses options of the other kind of model. training: without
  * --adapter a fresh one is chosen by the method. */
@@ -75,12 +76,20 @@ HN_NODISCARD hn_status hn_session_plan(hn_session *s, bool train, bool probe);
 HN_NODISCARD hn_status hn_session_engine(hn_session *s, hn_executor executor);
 /* Takes the memory and loads weights and adapter. */
 HN_NODISCARD hn_status hn_session_load(hn_session *s);
+/* The values of the adapter, into parameters that hold the model's weights. */
+HN_NODISCARD hn_status hn_session_adapt(hn_session *s, const hn_params *p);
+/* Optimizer steps of the run; 0: by --epochs, and the data are not there. Errors: HN_ERR_ARG */
+HN_NODISCARD hn_status hn_session_steps(const hn_session *s, int64_t *out);
 /* Sums over the held-out data. */
 HN_NODISCARD hn_status hn_session_evaluate(hn_session *s, hn_eval_sums *out);
 /* Logits of made-up inputs, always the same ones: *out, *n values in fp32, is the caller's to
  * hn_free. */
 HN_NODISCARD hn_status hn_session_probe(hn_session *s, float **out, int64_t *n);
 void hn_session_close(hn_session *s);
+
+/* Lines of progress for work that is not training; `step` names what is counted. */
+void hn_session_progress(hn_session *s, const char *step, const char *unit, int64_t total);
+void hn_session_show(hn_session *s, int64_t done, int64_t units);
 
 /* What is counted, "tokens" or "images"; whose data and tokenizer a run has. */
 const char *hn_session_unit(const hn_session *s);

@@ -22,12 +22,6 @@ HN_NODISCARD hn_status hn_images_job(hn_session *s, bool probe, bool dry);
 HN_NODISCARD hn_status hn_images_probe(hn_session *s, float **out, int64_t *n);
 void hn_images_close(hn_image_session *t);
 
-/* ---- session.c ---- */
-
-/* Lines of progress for work that is not training; `step` names what is counted. */
-void hn_session_progress(hn_session *s, const char *step, const char *unit, int64_t total);
-void hn_session_show(hn_session *s, int64_t done, int64_t units);
-
 static inline const char *hn_text_or_null(const char *text) { return text && text[0] ? text : 0; }
 
 #ifdef __cplusplus

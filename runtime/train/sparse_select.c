@@ -418,7 +418,7 @@ static hn_status add_leavers(const change *c, const hn_active_list *active, int6
     for (int64_t l = first; l < first + n_matrices; l++)
         for (int64_t i = 0; i < c->old[l].n; i++) {
             if (is_protected(c->rule, &active[l], c->old[l].place[i])) {
-                s->protected_++;
+                s->young++;
                 continue;
             }
             keep[n] = c->old[l].score[i];

@@ -161,7 +161,7 @@ typedef struct {
     int64_t n, blocks;     /* matrices; blocks of all */
     int64_t replaced;      /* hn_select_change: blocks that others have replaced */
     int64_t held;          /* that were to go, but no candidate beat them */
-    int64_t protected_;    /* too young */
+    int64_t young;         /* too young */
 } hn_support;
 
 void hn_support_free(hn_support *s); /* accepts an empty one */

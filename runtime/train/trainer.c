@@ -27,6 +27,7 @@
 typedef struct {
     hn_session *s;
     const hn_run_config *c;
+    const hn_method_hooks *hooks;
     FILE *to;
     char *out, *yaml, *settings;
     hn_outdir *lock;
@@ -87,10 +88,7 @@ static hn_status make_settings(trainer *t)
 static hn_status plan_steps(trainer *t)
 {
     const hn_run_config *c = t->c;
-    const double rows = (double)t->s->train->rows * c->epochs;
-    t->total = c->steps;
-    if (t->total == 0) t->total = (int64_t)ceil(rows / (double)(c->batch_size * c->accumulation));
-    if (t->total < 1) return HN_FAIL(HN_ERR_ARG, "--epochs %g gives no step", c->epochs);
+    HN_TRY(hn_session_steps(t->s, &t->total));
     t->last = c->stop_after > 0 && c->stop_after < t->total ? c->stop_after : t->total;
     t->schedule = (hn_schedule){
         .lr = c->lr, .min_lr = c->min_lr, .warmup = c->warmup_steps, .steps = t->total};
@@ -530,6 +528,7 @@ static hn_status record_step(trainer *t, const hn_step_report *r, double lr)
 static hn_status enqueue_step(trainer *t)
 {
     const int64_t step = t->state.step + t->ahead;
+    if (t->hooks->before != NULL) HN_TRY(t->hooks->before(t->s, step));
     HN_TRY(hn_engine_begin(t->s->engine, step));
     for (int64_t a = 0; a < t->c->accumulation; a++) {
         HN_TRY(load_micro_batch(t));
@@ -582,7 +581,7 @@ static bool divides(int64_t every, int64_t step) { return every > 0 && step % ev
 static bool is_stop(const trainer *t, int64_t step)
 {
     return step == t->last || divides(t->c->log_every, step) || divides(t->c->eval_every, step) ||
-           divides(t->c->save_every, step);
+           divides(t->c->save_every, step) || (t->hooks->looks && t->hooks->looks(t->s, step));
 }
 
 static void show_line(void *context, hn_log_level level, const char *text)
@@ -593,6 +592,15 @@ static void show_line(void *context, hn_log_level level, const char *text)
     hn_progress_say(&t->progress, line);
 }
 
+/* Of the method, with lines of progress of its own. */
+static hn_status begin(trainer *t)
+{
+    hn_progress_pause(&t->progress);
+    const hn_status st = t->hooks->begin(t->s, &t->schedule, t->state.step);
+    hn_progress_resume(&t->progress);
+    return st;
+}
+
 static hn_status loop(trainer *t)
 {
     hn_progress_config config = hn_progress_detect(stderr);
@@ -601,12 +609,15 @@ static hn_status loop(trainer *t)
     if (t->json) config.to = NULL;
     hn_progress_start(&t->progress, &config, t->state.step, t->total);
     t->quiet = (hn_log){.line = show_line, .context = t};
+    if (t->hooks->begin != NULL) HN_TRY(begin(t));
     if (t->state.step == 0) HN_TRY(evaluate(t));
     while (t->state.step < t->last && !t->stop_early && !hn_signals_caught()) {
         HN_TRY(enqueue_step(t));
         const int64_t at = t->state.step + t->ahead;
         HN_TRY(take_reports(t, is_stop(t, at) || t->ahead == HN_ENGINE_AHEAD));
         if (!is_stop(t, at)) continue;
+        if (t->hooks->looks && t->hooks->looks(t->s, at))
+            HN_TRY(t->hooks->behind(t->s, at, &t->quiet));
         if (divides(t->c->eval_every, at) || at == t->total) HN_TRY(evaluate(t));
         if (divides(t->c->save_every, at)) HN_TRY(save(t));
     }
@@ -617,6 +628,13 @@ static hn_status loop(trainer *t)
 }
 
 /* ---- the end ---- */
+
+/* The step whose checkpoint is the result: of a run that was best untrained, the last one. */
+static int64_t result_step(const trainer *t)
+{
+    const int64_t best = t->state.best_step;
+    return strcmp(t->c->result, "best") == 0 && best > 0 ? best : t->state.step;
+}
 
 static hn_status take_best(trainer *t)
 {
@@ -664,7 +682,7 @@ static char *base_options(const trainer *t, const char *model)
 }
 
 /* The last three lines: where it is, how to try it, how to export it. */
-static hn_status say_result(const trainer *t, const char *result)
+static hn_status say_result(const trainer *t, const hn_export_kind *kind, const char *result)
 {
     const hn_session *s = t->s;
     const char *program = s->method->program;
@@ -680,8 +698,7 @@ static hn_status say_result(const trainer *t, const char *result)
         return HN_FAIL(HN_ERR_MEMORY, "no memory for the last lines");
     }
     const bool adapter = s->method->adapter;
-    fprintf(t->to, "result:  %s (%s), checkpoints in %s\n", result,
-            adapter ? "PEFT adapter" : "Hugging Face model", t->out);
+    fprintf(t->to, "result:  %s (%s), checkpoints in %s\n", result, kind->what, t->out);
     fprintf(t->to, "try:     %s %s --model %s%s%s %s\n", program, what, adapter ? base : own,
             adapter ? " --adapter " : "", adapter ? result : "", input);
     fprintf(t->to, "export:  %s export --model %s --checkpoint %s%s --to DIR\n", program, base,
@@ -712,19 +729,27 @@ static hn_status finish(trainer *t)
     hn_session *s = t->s;
     if (t->state.step < t->total && !t->stop_early) return say_stopped(t);
     HN_TRY(take_best(t));
-    char *result = hn_asprintf("%s/%s", t->out, s->method->adapter ? "adapter" : "model");
-    if (result == NULL) return HN_FAIL(HN_ERR_MEMORY, "no memory for the result's path");
-    hn_status st = s->method->adapter ? HN_OK : hn_remove_tree(result);
-    if (st == HN_OK)
-        st = s->method->adapter ? hn_export_peft(s, result) : hn_export_merged(s, result);
-    if (st == HN_OK) st = say_result(t, result);
+    const hn_export_kind *kind;
+    HN_TRY(hn_export_find(s->method, "auto", &kind));
+    char *result = hn_asprintf("%s/%s", t->out, kind->folder);
+    char *checkpoint = checkpoint_path(t, result_step(t));
+    hn_status st = HN_OK;
+    if (result == NULL || checkpoint == NULL)
+        st = HN_FAIL(HN_ERR_MEMORY, "no memory for the result's path");
+    if (st == HN_OK && kind->replaces) st = hn_remove_tree(result);
+    if (st == HN_OK) st = kind->write(s, checkpoint, result);
+    if (st == HN_OK && t->hooks->end != NULL) st = t->hooks->end(s, t->out);
+    if (st == HN_OK) st = say_result(t, kind, result);
+    hn_free(checkpoint);
     hn_free(result);
     return st;
 }
 
 hn_status hn_train(hn_session *s, const hn_option_table *table, FILE *to)
 {
-    trainer t = {.s = s, .c = s->run, .to = to, .saved_step = -1};
+    static const hn_method_hooks none = {NULL};
+    const hn_method_hooks *hooks = s->method->hooks ? s->method->hooks : &none;
+    trainer t = {.s = s, .c = s->run, .hooks = hooks, .to = to, .saved_step = -1};
     t.json = strcmp(s->run->log_format, "json") == 0;
     hn_status st = set_up(&t, table);
     if (st == HN_OK) {

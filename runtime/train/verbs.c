@@ -225,8 +225,7 @@ static hn_status make_generator(writer *w)
     HN_TRY(hn_model_check(&s->model, p, &s->log));
     HN_TRY(hn_generator_allocate(w->g));
     HN_TRY(hn_model_load(&s->model, p, (uint64_t)c->seed));
-    if (s->adapter.n > 0) HN_TRY(hn_lora_set(p, &s->adapter, c->adapter));
-    return HN_OK;
+    return hn_session_adapt(s, p);
 }
 
 static hn_status write_text(writer *w)
@@ -332,22 +331,17 @@ static hn_status open_for_checkpoint(hn_session *s, const char *dir)
 
 hn_status hn_verb_export(hn_session *s, FILE *to)
 {
-    const char *kind = s->run->kind, *dir = s->run->to;
-    const bool peft =
-        strcmp(kind, "peft") == 0 || (strcmp(kind, "auto") == 0 && s->method->adapter);
+    const char *dir = s->run->to;
+    const hn_export_kind *kind;
     char *checkpoint = NULL;
-    if (peft && !s->method->adapter)
-        return HN_FAIL(HN_ERR_ARG, "--kind peft: %s trains no adapter; use --kind merged",
-                       s->method->program);
+    HN_TRY(hn_export_find(s->method, s->run->kind, &kind));
     if (hn_is_folder(dir) || hn_is_file(dir))
         return HN_FAIL(HN_ERR_IO, "--to %s exists already", dir);
     HN_TRY(find_checkpoint(s, &checkpoint));
     hn_status st = hn_session_machine(s, false);
     if (st == HN_OK) st = open_for_checkpoint(s, checkpoint);
-    if (st == HN_OK) st = peft ? hn_export_peft(s, dir) : hn_export_merged(s, dir);
-    if (st == HN_OK)
-        fprintf(to, "%s: %s of %s\n", dir, peft ? "PEFT adapter" : "Hugging Face model",
-                checkpoint);
+    if (st == HN_OK) st = kind->write(s, checkpoint, dir);
+    if (st == HN_OK) fprintf(to, "%s: %s of %s\n", dir, kind->what, checkpoint);
     hn_free(checkpoint);
     return st;
 }
