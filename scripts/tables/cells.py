@@ -49,8 +49,8 @@ class Work:
         well and is still the next one was stopped."""
         raise NotImplementedError
 
-    def result(self, a, cell, run):
-        """What the JSON keeps of a cell that is done."""
+    def result(self, a, cell, run, seconds):
+        """What the JSON keeps of a cell that is done. seconds: of its commands in this call."""
         raise NotImplementedError
 
     def summary(self, result):
@@ -176,6 +176,7 @@ class Running:
         self.began = time.monotonic()
         self.end, self.stopped = self.began + runner.a.limit, False
         self.process = self.command = None
+        self.seconds, self.since = {}, self.began
         self.run.parent.mkdir(parents=True, exist_ok=True)
 
     def start(self, command):
@@ -190,7 +191,7 @@ class Running:
             )
             if part:
                 to.close()
-        self.command = command
+        self.command, self.since = command, time.monotonic()
 
     def interrupt(self):
         if self.process.poll() is None and not self.stopped:
@@ -206,6 +207,7 @@ class Running:
                 return "stopped"
             if code != 0:
                 return "failed"
+            self.seconds[last.what] = time.monotonic() - self.since
             if last.to:
                 pathlib.Path(f"{last.to}.part").replace(last.to)
         command = work.next(a, self.cell, self.run)
@@ -235,7 +237,7 @@ class Runner:
 
     def keep(self, r, seconds):
         cell, path = r.cell, path_of(self.a, r.cell, ".json")
-        result = self.work.result(self.a, cell, r.run)
+        result = self.work.result(self.a, cell, r.run, r.seconds)
         part = path_of(self.a, cell, ".json.part")
         part.write_text(json.dumps({"asked": asked_of(cell), "seconds": seconds, **result}) + "\n")
         part.replace(path)
@@ -304,8 +306,9 @@ def missing_files(work, a, cells):
     return sorted(name for name in names if not (pathlib.Path(a.data) / name).exists())
 
 
-def execute(work, a, cells, programs):
-    """Runs what is not there yet; whether all of it is there then, but for what cannot be here."""
+def execute(work, a, cells, programs, prepare=None):
+    """Runs what is not there yet; whether all of it is there then, but for what cannot be here.
+    prepare: is called with the cells that will run."""
     todo = [cell for cell in cells if not is_done(work, a, cell)]
     print(f"{len(cells)} cells, {len(cells) - len(todo)} done before", file=sys.stderr)
     reasons = {cell.name: work.why_not(a, cell) for cell in todo}
@@ -325,6 +328,8 @@ def execute(work, a, cells, programs):
             work.script,
             f"{a.data} has no {absent[0]} ({len(absent)} files are missing); set HONE_DATA",
         )
+    if prepare:
+        prepare(todo)
     runner = Runner(work, a, todo)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:

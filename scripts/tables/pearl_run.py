@@ -95,7 +95,7 @@ class PearlWork(cells.Work):
             shutil.rmtree(run, ignore_errors=True)
         return cells.Command("train", [a.program, "train", *cells.words_of(options, a.data)])
 
-    def result(self, a, cell, run):
+    def result(self, a, cell, run, seconds):
         if (run / "ranks.csv").exists():
             shutil.copy(run / "ranks.csv", cells.path_of(a, cell, ".ranks.csv"))
         return json.loads((run / "result.json").read_text())

@@ -1,0 +1,2 @@
+def tables(out,suite,wanted): return ""
+def pictures(out): pass
