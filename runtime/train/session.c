@@ -343,6 +343,12 @@ hn_status hn_session_engine(hn_session *s, hn_executor executor)
 
 hn_status hn_session_load(hn_session *s)
 {
+    HN_TRY(hn_session_load_base(s));
+    return hn_session_adapt(s, hn_engine_params(s->engine));
+}
+
+hn_status hn_session_load_base(hn_session *s)
+{
     const hn_params *p = hn_engine_params(s->engine);
     const hn_status st = hn_engine_allocate(s->engine);
     const bool all = hn_engine_recomputed(s->engine) == hn_model_layers(&s->model);
@@ -352,8 +358,7 @@ hn_status hn_session_load(hn_session *s)
                        all ? "" : ", or --recompute on,");
     HN_TRY(st);
     hn_tune_tell(s->device, &s->log);
-    HN_TRY(hn_model_load(&s->model, p, (uint64_t)s->run->seed));
-    return hn_session_adapt(s, p);
+    return hn_model_load(&s->model, p, (uint64_t)s->run->seed);
 }
 
 hn_status hn_session_adapt(hn_session *s, const hn_params *p)

@@ -76,6 +76,7 @@ HN_NODISCARD hn_status hn_session_plan(hn_session *s, bool train, bool probe);
 HN_NODISCARD hn_status hn_session_engine(hn_session *s, hn_executor executor);
 /* Takes the memory and loads weights and adapter. */
 HN_NODISCARD hn_status hn_session_load(hn_session *s);
+HN_NODISCARD hn_status hn_session_load_base(hn_session *s); /* the weights alone */
 /* The values of the adapter, into parameters that hold the model's weights. */
 HN_NODISCARD hn_status hn_session_adapt(hn_session *s, const hn_params *p);
 /* Optimizer steps of the run; 0: by --epochs, and the data are not there. Errors: HN_ERR_ARG */

@@ -486,6 +486,16 @@ static hn_status check_turns(const hn_sparse_run *r)
     return HN_OK;
 }
 
+static hn_status select_mask(const hn_sparse_run *r)
+{
+    hn_support p = {0};
+    hn_status st = hn_sparse_mask_support(r, &p);
+    if (st == HN_OK) st = install(r, &p, false, false);
+    if (st == HN_OK) tell_first(r, &p, "mask");
+    hn_support_free(&p);
+    return st;
+}
+
 static hn_status select_first(hn_sparse_run *r)
 {
     const hn_score_rule rule = r->rules.first;
@@ -494,6 +504,7 @@ static hn_status select_first(hn_sparse_run *r)
     hn_support p = {0};
     bool whole = true;
     char by[64];
+    if (r->pack.n > 0) return select_mask(r);
     if (gathers) HN_TRY(gather_first(r, &whole));
     if (!whole) return HN_OK; /* the run ends before its first step */
     snprintf(by, sizeof by, "%s", rule == HN_BY_RANDOM ? "chance" : r->c->knobs.score);
@@ -588,8 +599,9 @@ hn_status hn_sparse_loop_begin(hn_session *s, const hn_schedule *schedule, int64
 {
     hn_sparse_run *r = s->extra;
     HN_TRY(check_turns(r));
-    if (step > 0) return HN_OK;
-    return r->c->knobs.lora_steps > 0 ? select_behind_pairs(r, schedule) : select_first(r);
+    if (step > 0 || r->loaded) return HN_OK; /* the blocks are there */
+    return r->c->knobs.lora_steps > 0 && r->pack.n == 0 ? select_behind_pairs(r, schedule)
+                                                        : select_first(r);
 }
 
 hn_status hn_sparse_loop_before(hn_session *s, int64_t step)

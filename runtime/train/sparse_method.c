@@ -12,9 +12,8 @@
 #include "runtime/train/sparse_run.h"
 
 const char *const hn_sparse_adapter_options[] = {
-    "block",      "budget",     "share",      "scope",     "share-floor", "share-ceiling",
-    "targets",    "exclude",    "score",      "lift-rank", "start",       "lora-rank",
-    "lora-alpha", "lora-steps", "train-head", "new-head",  "mask",        NULL};
+    "block",      "budget",     "share",      "targets",  "exclude", "lora-rank",
+    "lora-alpha", "lora-steps", "train-head", "new-head", "mask",    NULL};
 
 static hn_status settle(void *config, const hn_option *row, size_t n, const hn_options_store *given)
 {
@@ -67,8 +66,16 @@ static hn_status linear(const void *context, const char *module, int64_t in, int
                         hn_lowrank *choice)
 {
     const hn_sparse_run *r = context;
-    return r->c->knobs.lora_rank > 0 ? r->lora.linear(r->lora.context, module, in, out, choice)
-                                     : HN_OK;
+    return r->rank > 0 ? r->lora.linear(r->lora.context, module, in, out, choice) : HN_OK;
+}
+
+/* Blocks as a loaded pack has them. */
+static hn_block_shape packed_shape(const hn_sparse_run *r, const char *module)
+{
+    char weight[512];
+    snprintf(weight, sizeof weight, "%s.weight", module);
+    const hn_pack_matrix *m = hn_sparse_run_packed(r, weight);
+    return m ? (hn_block_shape){m->br, m->bc} : (hn_block_shape){0, 0};
 }
 
 static hn_status sparse(const void *context, const char *module, int64_t in, int64_t out,
@@ -77,6 +84,10 @@ static hn_status sparse(const void *context, const char *module, int64_t in, int
     const hn_sparse_run *r = context;
     hn_status st;
     if (!is_target(r, module, &st)) return st;
+    if (r->loaded) {
+        *choice = packed_shape(r, module);
+        return HN_OK;
+    }
     return hn_sparse_block_of(r->block, r->parameters, module, out, in, hn_coupled_columns(module),
                               choice);
 }
@@ -122,14 +133,26 @@ static hn_status settle_block(hn_sparse_run *r)
     return st;
 }
 
-static hn_status open_run(hn_session *s, bool training)
+hn_status hn_sparse_run_new(hn_session *s, hn_sparse_run **out)
 {
-    if (!training) return HN_OK;
     hn_sparse_run *r = hn_calloc(1, sizeof *r);
     if (r == NULL) return HN_FAIL(HN_ERR_MEMORY, "no memory for a run");
-    s->extra = r;
-    *r = (hn_sparse_run){.s = s, .c = s->config, .lora = s->adapt, .training = true};
-    HN_TRY(settle_block(r));
+    *r = (hn_sparse_run){.s = s, .c = s->config};
+    s->extra = *out = r;
+    return HN_OK;
+}
+
+static hn_status open_run(hn_session *s, bool training)
+{
+    hn_sparse_run *r = s->extra;
+    if (s->peft == NULL) return HN_OK; /* the model alone */
+    if (r == NULL) HN_TRY(hn_sparse_run_new(s, &r));
+    r->lora = s->adapt;
+    if (training && !r->loaded) {
+        r->rank = r->c->knobs.lora_rank;
+        HN_TRY(settle_block(r));
+        if (r->c->mask[0] != '\0') HN_TRY(hn_sparse_open_mask(r));
+    }
     s->adapt = (hn_adapt){.parameter = parameter, .linear = linear, .sparse = sparse, .context = r};
     return HN_OK;
 }
@@ -139,6 +162,7 @@ static void close_run(hn_session *s)
     hn_sparse_run *r = s->extra;
     hn_params_free(r->declared);
     hn_free(r->matrix);
+    hn_pack_free(&r->pack);
     hn_free(r);
 }
 
@@ -217,7 +241,7 @@ static void size_pool(const hn_sparse_run *r, hn_sparse_options *o)
 static bool selects_by_gradient(const hn_sparse_run *r)
 {
     const hn_select_schedule *t = &r->rules.schedule;
-    const bool first = t->first > 0 && r->c->mask[0] == '\0';
+    const bool first = t->first > 0 && r->pack.n == 0;
     return first || (!t->fixed && t->window > 0);
 }
 
@@ -233,7 +257,11 @@ static hn_status plan_run(hn_session *s, hn_engine_options *o)
     HN_TRY(hn_session_steps(s, &steps));
     HN_TRY(hn_sparse_rules_of(&r->c->knobs, steps ? steps : SOME_STEPS,
                               r->c->run.batch_size * r->c->run.accumulation, &r->rules));
-    HN_TRY(hn_select_budget(r->matrix, r->n, &r->rules.budget, &r->k));
+    if (r->loaded)
+        HN_TRY(hn_sparse_pack_budget(r));
+    else
+        HN_TRY(hn_select_budget(r->matrix, r->n, &r->rules.budget, &r->k));
+    if (!r->loaded && r->pack.n > 0) HN_TRY(hn_sparse_check_mask(r));
     size_pool(r, &o->sparse);
     if (!selects_by_gradient(r)) {
         o->sparse.candidates = 0;
@@ -249,8 +277,10 @@ hn_sparse *hn_sparse_run_blocks(const hn_sparse_run *r)
 }
 
 const hn_method_hooks hn_sparse_hooks = {.settle = settle,
+                                         .adapter = hn_sparse_open_adapter,
                                          .open = open_run,
                                          .plan = plan_run,
+                                         .load = hn_sparse_load_adapter,
                                          .begin = hn_sparse_loop_begin,
                                          .before = hn_sparse_loop_before,
                                          .looks = hn_sparse_loop_looks,

@@ -1,5 +1,5 @@
 /* sparse_run.h - what hone-sparse keeps in a session: shared by sparse_method.c, sparse_loop.c,
- * sparse_weigh.c, sparse_gathered.c and sparse_pack_io.c. */
+ * sparse_weigh.c, sparse_gathered.c and sparse_adapter.c. */
 #ifndef HN_SPARSE_RUN_H
 #define HN_SPARSE_RUN_H
 #include "runtime/file/sparse_pack.h"
@@ -17,13 +17,17 @@ typedef struct {
     hn_adapt lora;      /* the low-rank pairs and the head */
     char block[16];     /* --block, auto settled */
     int64_t parameters; /* of the model */
-    bool training;
     hn_sparse_rules rules;
     hn_params *declared;      /* whose names `matrix` borrows */
     hn_select_matrix *matrix; /* [n], in the order of hn_sparse_at */
     int64_t n, k;             /* matrices; blocks to choose */
+    hn_pack pack;             /* of --adapter or --mask */
+    bool loaded;              /* --adapter */
+    int64_t rank;             /* of the low-rank pairs */
 } hn_sparse_run;
 
+/* s->extra, where there is none yet. */
+HN_NODISCARD hn_status hn_sparse_run_new(hn_session *s, hn_sparse_run **out);
 /* Of an engine that trains. */
 hn_sparse *hn_sparse_run_blocks(const hn_sparse_run *r);
 
@@ -54,10 +58,19 @@ HN_NODISCARD hn_status hn_gathered_scores(const hn_sparse_run *r, hn_scores *out
 /* Of watched blocks, or of trained ones: by the sums of their gradients. */
 HN_NODISCARD hn_status hn_gathered_sums(const hn_sparse_run *r, hn_block_set set, hn_scores *out);
 
-/* sparse_pack_io.c */
+/* sparse_adapter.c: packs that are read. */
 
-/* The blocks of another run's pack as the first support. */
-HN_NODISCARD hn_status hn_sparse_take_mask(hn_sparse_run *r, const char *path);
+/* hn_method_hooks.adapter and .load */
+HN_NODISCARD hn_status hn_sparse_open_adapter(hn_session *s, bool training, bool *taken);
+HN_NODISCARD hn_status hn_sparse_load_adapter(hn_session *s, const hn_params *p);
+/* What the pack has of a weight; NULL: nothing. */
+const hn_pack_matrix *hn_sparse_run_packed(const hn_sparse_run *r, const char *weight);
+/* Shares of a run that goes on with a pack: as many blocks as it has. */
+HN_NODISCARD hn_status hn_sparse_pack_budget(hn_sparse_run *r);
+/* --mask: reads it; whether it fits the matrices, which make room for it; as a support. */
+HN_NODISCARD hn_status hn_sparse_open_mask(hn_sparse_run *r);
+HN_NODISCARD hn_status hn_sparse_check_mask(hn_sparse_run *r);
+HN_NODISCARD hn_status hn_sparse_mask_support(const hn_sparse_run *r, hn_support *out);
 
 #ifdef __cplusplus
 }

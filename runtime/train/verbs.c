@@ -324,7 +324,7 @@ static hn_status open_for_checkpoint(hn_session *s, const char *dir)
         memcpy(s->model.vision.std, v.std, sizeof v.std);
     }
     HN_TRY(hn_session_plan(s, false, true));
-    HN_TRY(hn_session_load(s));
+    HN_TRY(hn_session_load_base(s)); /* the checkpoint has all that is trained */
     HN_TRY(hn_model_digest(&s->model, (uint64_t)s->run->seed, &digest));
     return hn_state_load_delta(dir, hn_engine_params(s->engine), digest);
 }
