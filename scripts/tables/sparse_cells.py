@@ -58,7 +58,8 @@ class Cell(NamedTuple):
 
 class Suite(NamedTuple):
     plan: tuple  # of (target, model, groups)
-    shapes: tuple  # of T4 and T10, names of files in bench/shapes
+    shapes: tuple  # of T4, names of files in bench/shapes
+    step_shapes: tuple  # of T10
     steps: int  # of a run
     train: dict  # options of all runs
     held_out: int  # bytes of each of the two held-out parts
@@ -115,6 +116,7 @@ def whole(full):
     return Suite(
         plan=PLAN + MORE if full else PLAN,
         shapes=("llama-3.2-1b", "llama-3.1-8b"),
+        step_shapes=("llama-3.2-1b", "llama-3.1-8b"),
         steps=400,
         train={"batch-size": 8, "seq-len": 256},
         held_out=1 << 16,
@@ -130,7 +132,8 @@ def smoke():
             ("shakespeare", "stories260k", "main budgets grid scores blocks reselect"),
             ("gsm8k", "babyllama", "short"),
         ),
-        shapes=("tiny",),
+        shapes=("llama-3.2-1b",),
+        step_shapes=("tiny",),
         steps=20,
         train={"batch-size": 4, "seq-len": 64},
         held_out=1 << 12,
@@ -319,7 +322,7 @@ def memory_cells(suite):
             for recompute in ("off", "on"):
                 # more than any GPU has, so that a plan is made of what would not fit, too
                 o = {"verb": "plan", **options, **suite.memory, "recompute": recompute}
-                o.update(memory=4096)
+                o.update(memory=4096, dtype="bf16")
                 yield Cell("memory", shape, f"{kind}-recompute-{recompute}", 0, o, ())
 
 
@@ -330,7 +333,7 @@ def step_cells(suite):
     kinds["block-1-0.1%"] = {"block": 1, "density": 0.001}
     for gather in ("scores", "window"):
         kinds[f"block-32-{gather}"] = {"block": 32, "gather": gather}
-    for shape, batch in zip(suite.shapes, suite.step_batch):
+    for shape, batch in zip(suite.step_shapes, suite.step_batch):
         for kind, options in kinds.items():
             block = options.get("block", 1)
             if shape == "tiny" and block > 32:  # its matrices are 32 to 128

@@ -97,7 +97,8 @@ class SparseWork(cells.Work):
         base = f"{a.data}/{MODELS[cell.model].folder}"
         texts, own = a.out / "data" / cell.target, a.out / "data" / cell.model
         result = run / RESULT[cell.options["program"]]
-        if cell.verb == "train" and not result.exists():
+        said = run / "said"  # a run that was stopped says so, too, but leaves no result
+        if cell.verb == "train" and not (said.exists() and result.exists()):
             resume = {"resume": "auto"} if list(run.glob("checkpoint-*/COMPLETE")) else {}
             if not resume:
                 shutil.rmtree(run, ignore_errors=True)
@@ -105,7 +106,7 @@ class SparseWork(cells.Work):
             more = {"out": run, "keep": 1, "result": "last", "log_every": 1000000, **resume}
             cache = {"cache_dir": a.out / "data" / "tokens"}
             words = self.words(a, cell, "train", model=base, **files, **cache, **more)
-            return cells.Command("resume" if resume else "train", words)
+            return cells.Command("resume" if resume else "train", words, said)
         for part, path in (("test", texts / "test.txt"), ("source", own / "source.jsonl")):
             if not (run / part).exists():
                 words = self.eval_words(a, cell, base, result, path)
@@ -125,11 +126,13 @@ class SparseWork(cells.Work):
     # ---- what its JSON keeps ----
 
     def result(self, a, cell, run, seconds):
-        if cell.verb == "plan":
-            return {"plan": plan_of((run / "out").read_text()), "device": a.device}
         if cell.verb == "profile":
             return {"operations": operations_of((run / "out").read_text())}
         log = cells.path_of(a, cell, ".log").read_text()
+        log += "".join(f.read_text() for f in (run / "said", run / "out") if f.exists())
+        if cell.verb == "plan":
+            device = re.findall(r"^device: (.*)", log, re.MULTILINE)[-1]
+            return {"plan": plan_of((run / "out").read_text()), "device": device}
         found = {part: loss_of(run / part) for part in ("test", "source")}
         found["device"] = re.findall(r"^device: (.*)", log, re.MULTILINE)[-1]
         if cell.verb == "eval":
@@ -215,7 +218,7 @@ def main():
         names = {c.options["program"] for c in chosen} - {"bench-step"}
         programs = [str(a.programs / f"hone-{name}") for name in sorted(names | {"full"})]
         good = cells.execute(work, a, chosen, programs, lambda todo: prepare(a, suite, todo))
-    text = sparse_table.tables(a.out, suite, [cell.name for cell in chosen])
+    text = sparse_table.tables(a.out, [cell.name for cell in chosen])
     print(text)
     if a.out.is_dir():
         (a.out / "sparse.md").write_text(text)
