@@ -199,7 +199,7 @@ class Running:
         self.stopped = True
 
     def go_on(self):
-        """Starts what is next. What became of the cell: "running", "done", "failed" or "stopped"."""
+        """Starts what is next. Returns "running", "done", "failed" or "stopped"."""
         a, work, last = self.runner.a, self.runner.work, self.command
         if last:
             code = self.process.returncode

@@ -121,7 +121,11 @@ def whole(full):
         train={"batch-size": 8, "seq-len": 256},
         held_out=1 << 16,
         stories=128,
-        rates={"full": (3e-4, 1e-3, 3e-3), "lora": (1e-3, 3e-3, 1e-2), "sparse": (1e-3, 3e-3, 1e-2)},
+        rates={
+            "full": (3e-4, 1e-3, 3e-3),
+            "lora": (1e-3, 3e-3, 1e-2),
+            "sparse": (1e-3, 3e-3, 1e-2),
+        },
     )
 
 
@@ -177,7 +181,8 @@ class Place(NamedTuple):
         """Of ABSD: `parts` reselections in the whole run's length, windows within the intervals."""
         every = max(2, self.suite.steps // parts)
         window = max(2, min(8, every // 2))
-        return {"preset": "absd-dynamic", "select_every": every, "select_window": window, **options}
+        every_window = {"select_every": every, "select_window": window}
+        return {"preset": "absd-dynamic", **every_window, **options}
 
     def methods(self, rank):
         """Kinds of T1 that have a budget. Literature's counts of steps are of runs that are ten
@@ -275,6 +280,8 @@ def reselect_kinds(p):
     for replace in (0.1, 0.5):
         yield f"replace-{replace}", dynamic(10, replace=replace)
     yield "keep", dynamic(10, on_drop="keep")
+    yield "dynamic-unseeded", dynamic(10, seed_moments="off")
+    yield "static-unseeded", p.sparse(rank, block=block, seed_moments="off")
 
 
 GROUPS = {
@@ -367,7 +374,7 @@ def questions(path):
 
 
 def parts_of(target, data, n):
-    """train, valid, test: the held-out ones have n bytes each, of texts that training never sees."""
+    """train, valid, test: the two held-out ones have n bytes each."""
     texts = [questions(data / f) if "jsonl" in f else read_text(data / f) for f in TARGETS[target]]
     train, held = texts if len(texts) == 2 else (texts[0][: -3 * n], texts[0][-3 * n :])
     cut = lambda at: held.find("\n", at) + 1  # at the end of a line

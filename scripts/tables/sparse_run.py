@@ -22,6 +22,7 @@ Data are found through HONE_DATA (default ../shared/data).
 import argparse
 import csv
 import glob
+import json
 import os
 import pathlib
 import re
@@ -42,7 +43,9 @@ def arguments(work):
     )
     cells.add_arguments(p, "sparse", [0, 1, 2, 3, 4], [0, 1])
     p.add_argument("--dtype", choices=("f32", "bf16"), default="f32", help="of models and targets")
-    p.add_argument("--programs", default=str(cells.ROOT / "build"), help="folder of hone's programs")
+    p.add_argument(
+        "--programs", default=str(cells.ROOT / "build"), help="folder of hone's programs"
+    )
     a = p.parse_args()
     cells.settle(work, a)
     a.programs = pathlib.Path(a.programs)
@@ -140,6 +143,7 @@ class SparseWork(cells.Work):
         result = run / RESULT[cell.options["program"]]
         found.update(losses_of(run / "metrics.csv"))
         found["trained"] = int(re.findall(r"^trained: (\d+) values", log, re.MULTILINE)[-1])
+        found["plan_gib"] = float(re.findall(r"^  total +([\d.]+) GiB", log, re.MULTILINE)[-1])
         found["file_bytes"] = sum(f.stat().st_size for f in result.glob("*.safetensors"))
         found["train_s"] = seconds.get("train")  # None: in more than one call
         found["selections"] = selections_of(log)
@@ -195,10 +199,15 @@ def operations_of(text):
 def prepare(a, suite, chosen):
     """The texts, before the first cell that reads them."""
     read = [c for c in chosen if c.target in TARGETS]
+    settings = {"held_out": suite.held_out, "stories": suite.stories}
+    kept = a.out / "data" / "settings.json"
+    if kept.exists() and json.loads(kept.read_text()) != settings:
+        cells.fail("sparse.sh", f"{kept.parent} has texts of other sizes; another --out")
     if any(not (a.out / "data" / c.target / "test.txt").exists() for c in read) or any(
         not (a.out / "data" / c.model / "source.jsonl").exists() for c in read
     ):
         try:
+            sparse_cells.write(kept, json.dumps(settings) + "\n")
             sparse_cells.prepare(suite, read, a.data, a.out, str(a.programs / "hone-full"))
         except (OSError, RuntimeError) as error:
             cells.fail("sparse.sh", error)

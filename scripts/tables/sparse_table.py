@@ -129,6 +129,16 @@ class Place:
         found = (re.fullmatch(rf"(?:{names})-b(\d+)", kind) for kind in self.kinds)
         return sorted({int(m[1]) for m in found if m})
 
+    def compared(self):
+        """Budgets of T1: those of all methods, or where there are but a few, of these."""
+        return self.ranks("s2ft") or self.ranks("absd")
+
+    def methods(self):
+        """(kind, title) of T1's methods, DoRA among them, which is not built."""
+        whole = bool(self.ranks("s2ft"))
+        known = lambda kind: kind == "dora" or whole or self.ranks(kind)
+        return [(kind, title) for kind, title in METHODS if known(kind)]
+
     def seeds(self, kind):
         return str(len(self.best(kind))) if kind in self.kinds else "-"
 
@@ -171,24 +181,21 @@ def count(place, kind, get):
 
 
 def equal_table(p):
-    ranks = [r for r in p.ranks(*(k for k, _ in METHODS)) if p.ranks("s2ft") == [] or f"s2ft-b{r}" in p.kinds]
-    if not ranks or "full" not in p.kinds:
+    if "full" not in p.kinds or not p.compared():
         return []
     lines = head(
         *("budget", "method", "trained values", "learning rate", "test loss"),
-        *("less than LoRA's if below 0", "source loss rises by", "seeds"),
+        *("minus that of LoRA", "source loss rises by", "seeds"),
         numbers_from=2,
     )
     base = p.base()
     if base:
-        lines.append(row("", "before", "0", "", f"{base.test:.4f}", "", "", "1"))
+        lines.append(row("", "before", "0", "", f"{base.test:.4f}", "", "", ""))
     for rank, kind, title in [("", "full", "full fine-tuning")] + [
-        (f"b{r}", f"{k}-b{r}", title) for r in ranks for k, title in METHODS
+        (f"b{r}", f"{k}-b{r}", title) for r in p.compared() for k, title in p.methods()
     ]:
         if kind.startswith("dora"):
             lines.append(row(rank, title, "not built", "", "", "", "", ""))
-            continue
-        if kind not in p.kinds and not p.ranks("s2ft"):
             continue
         lora = f"lora-{rank}"
         lines.append(
@@ -223,10 +230,9 @@ def grid_table(p):
     ranks = p.ranks("one")
     if not ranks:
         return []
-    steps = {c.options["steps"] for kind in ("one", "many") for c in p.best(f"{kind}-b{ranks[0]}").values()}
-    longer = {c.options["steps"] for c in p.best(f"one-b{ranks[0]}-long").values()}
-    name = lambda found, other: f"{'/'.join(sorted(found))} steps" if found else other
-    lines = head("budget", "method", name(steps, "short"), name(longer, "longer"), numbers_from=2)
+    lines = head(
+        "budget", "method", *(steps_of(p, ranks, w) for w in ("", "-long")), numbers_from=2
+    )
     for rank in ranks:
         for kind, title in GRID:
             losses = (p.loss(f"{kind}-b{rank}{words}") for words in ("", "-long"))
@@ -234,27 +240,34 @@ def grid_table(p):
     return lines
 
 
+def steps_of(p, ranks, words):
+    kinds = (f"{kind}-b{rank}{words}" for rank in ranks for kind, _ in GRID)
+    found = {c.options["steps"] for kind in kinds for c in p.best(kind).values()}
+    return f"{'/'.join(sorted(found))} steps" if found else "longer"
+
+
 def bench_table(p):
-    ranks = [r for r in p.ranks("lora") if f"s2ft-b{r}" in p.kinds]
-    if not ranks:
+    ranks = p.compared()
+    if "full" not in p.kinds or not ranks:
         return []
     lines = head(
         *("method", "trained values", "test loss", "source loss rises by"),
-        *("peak GiB", "train s", "file MiB"),
+        *("memory plan, GiB", "train s", "file MiB"),
     )
     of = lambda get, form: lambda kind: p.of(kind, get, form)
     columns = (
         lambda kind: count(p, kind, lambda c: c.trained),
         p.loss,
         p.rise,
-        of(lambda c: c.peak_gib, "{:.3f}"),
+        of(lambda c: c.plan_gib, "{:.4f}"),
         of(lambda c: c.train_s, "{:.1f}"),
         of(lambda c: c.file_bytes / 2**20, "{:.3f}"),
     )
     titles = [("full", "full fine-tuning")]
-    titles += [(f"{k}-b{ranks[-1]}", f"{title}, b{ranks[-1]}") for k, title in METHODS]
+    titles += [(f"{k}-b{ranks[-1]}", f"{title}, b{ranks[-1]}") for k, title in p.methods()]
     for kind, title in titles:
-        words = ["not built"] + [""] * 5 if kind.startswith("dora") else [get(kind) for get in columns]
+        dora = kind.startswith("dora")
+        words = ["not built"] + [""] * 5 if dora else [get(kind) for get in columns]
         lines.append(row(title, *words))
     return lines
 
@@ -263,7 +276,8 @@ def score_table(p):
     shares = sorted({float(m[1]) for k in p.kinds if (m := re.fullmatch(r"score-\w+-d(.*)", k))})
     if not shares:
         return []
-    lines = head("score, static, 1x1, each matrix its share", *(f"{s:g} % of the weights" for s in shares))
+    titles = (f"{s:g} % of the weights" for s in shares)
+    lines = head("score; static, 1x1, each matrix its share", *titles)
     for score in SCORES:
         name = "gradient (ABSD)" if score == "gradient" else score
         lines.append(row(name, *(p.loss(f"score-{score}-d{s:g}") for s in shares)))
@@ -285,28 +299,44 @@ def block_table(p):
     return lines
 
 
+RESELECTION = ("static-unseeded", "every", "replace", "keep", "dynamic-unseeded")
+
+
 def reselect_table(p):
-    found = [k for k in p.kinds if re.match(r"every-|replace-|keep$", k)]
+    part = lambda k: next((i for i, name in enumerate(RESELECTION) if k.startswith(name)), None)
+    found = [k for k in p.kinds if part(k) is not None]
     if not found:
         return []
-    static = next((f"absd-b{r}" for r in p.ranks("absd") if same_budget(p, f"absd-b{r}", found[0])), "")
-    order = sorted(found, key=lambda k: (not k.startswith("every"), k == "keep", -number(k)))
+    static = [f"absd-b{r}" for r in p.ranks("absd") if same_budget(p, f"absd-b{r}", found[0])]
+    order = sorted(found, key=lambda k: (part(k), -number(k)))
     lines = head(
-        *("reselection", "steps between", "replaced at first, at most", "a dropped block"),
-        *("replaced each time, %", "test loss", "less than static if below 0", "seeds"),
+        *(
+            "",
+            "steps between",
+            "replaced at first, at most",
+            "a dropped block",
+            "moments of new blocks",
+        ),
+        *("replaced each time, %", "test loss", "minus that of static", "seeds"),
     )
-    for kind in [static, *order] if static else order:
-        c = next(iter(p.best(kind).values()))
-        o = c.options
+    for kind in static + order:
+        o = next(iter(p.best(kind).values())).options
+        seeds = "0" if o.get("seed-moments") == "off" else "by the window"
+        knobs = [
+            o.get("select-every", ""),
+            o.get("replace", "0.2"),
+            o.get("on-drop", "revert"),
+            seeds,
+        ]
+        if "select-every" not in o:
+            knobs = ["", "", "", seeds]
         lines.append(
             row(
-                "static" if kind == static else f"T/{number(kind):g}" if "every" in kind else "T/10",
-                "" if kind == static else o["select-every"],
-                "" if kind == static else o.get("replace", "0.2"),
-                "" if kind == static else o.get("on-drop", "revert"),
-                "" if kind == static else p.of(kind, Done.replaced, "{:.1f}"),
+                "dynamic" if "select-every" in o else "static",
+                *knobs,
+                p.of(kind, Done.replaced, "{:.1f}") if "select-every" in o else "",
                 p.loss(kind),
-                "" if kind == static else p.difference(kind, static),
+                p.difference(kind, static[0]) if static and kind not in static else "",
                 p.seeds(kind),
             )
         )
@@ -326,8 +356,8 @@ def same_budget(p, a, b):
 def forgetting_table(p):
     base = p.base()
     kinds = [("full", "full fine-tuning")]
-    kinds += [(f"{k}-b{r}", f"{t}, b{r}") for r in p.ranks("lora") for k, t in METHODS]
-    kinds = [(k, t) for k, t in kinds if k in p.kinds]
+    kinds += [(f"{k}-b{r}", f"{t}, b{r}") for r in p.compared() for k, t in p.methods()]
+    kinds = [(k, t) for k, t in kinds if not k.startswith("dora")]
     if base is None or len(kinds) < 2:
         return []
     lines = head("method", "test loss", "source loss", "source loss rises by", "seeds")
@@ -350,7 +380,8 @@ def memory_table(p):
     lines = head("method", "recompute", *(name for name, _ in MEMORY), "total, GiB", numbers_from=2)
     names = {"full": "full fine-tuning", "lora-r16": "LoRA, rank 16"}
     known = {key for _, keys in MEMORY for key in keys} | {"total"}
-    for kind in sorted(p.kinds, key=lambda k: (not k.startswith("full"), not k.startswith("lora"), share_of(k))):
+    order = lambda k: (not k.startswith("full"), not k.startswith("lora"), share_of(k))
+    for kind in sorted(p.kinds, key=order):
         plan = next(iter(p.best(kind).values())).plan
         method, _, recompute = kind.rpartition("-recompute-")
         title = names.get(method, f"ABSD, 32x32, {method[7:]} %")
@@ -375,13 +406,16 @@ STEP = (
     ("loss, both ways", r"linear_ce"),
     ("forward", r"\w+"),
 )
-STEP_ORDER = ("forward", "loss, both ways", "dX", "dW", "rest of backward", "optimiser", "selection")
+STEP_ORDER = (
+    *("forward", "loss, both ways", "dX", "dW", "rest of backward", "optimiser", "selection"),
+)
 
 
 def step_table(p):
     lines = head("trained", *STEP_ORDER, "sum, ms a step")
-    lines.append(row("full fine-tuning", *["not built into hone-bench-step"] + [""] * len(STEP_ORDER)))
-    order = lambda k: (k != "lora-r16", number(k.split("-0.1%")[0].split("-sc")[0].split("-wi")[0]), k)
+    full = ["not built into hone-bench-step"] + [""] * len(STEP_ORDER)
+    lines.append(row("full fine-tuning", *full))
+    order = lambda k: (k != "lora-r16", int((re.findall(r"block-(\d+)", k) or [0])[0]), k)
     for kind in sorted(p.kinds, key=order):
         times = dict.fromkeys(STEP_ORDER, 0.0)
         for name, _, _, ms in next(iter(p.best(kind).values())).operations:
@@ -444,10 +478,15 @@ def section(name, places):
     return lines
 
 
+def names_of(places):
+    kinds = (kind for p in places.values() for kind in p.kinds.values())
+    return {c.name for kind in kinds for seeds in kind.values() for c in seeds.values()}
+
+
 def tables(out, wanted):
     """Markdown; `wanted` are the names of the cells that were asked for."""
     places = read(out)
-    there = {c.name for p in places.values() for k in p.kinds.values() for s in k.values() for c in s.values()}
+    there = names_of(places)
     lines = ["# Sparse fine-tuning: hone-sparse", "", *__doc__.split("\n\n", 1)[1].splitlines(), ""]
     for name, title in TITLES.items():
         lines += [f"## {name}: {title}", ""]
