@@ -269,7 +269,8 @@ TEST(SparsePack, RefusesHostileManifests)
     EXPECT_HN_FAIL(with("block", ints(32, 32)), HN_ERR_FORMAT, "'count' is 3");
     EXPECT_HN_FAIL(with("block", json_integer(16)), HN_ERR_FORMAT, "pair of integers");
     EXPECT_HN_FAIL(with("encoding", json_string("sparse-add")), HN_ERR_FORMAT, "sparse-add");
-    EXPECT_HN_FAIL(with("encoding", json_string("sparse-set")), HN_ERR_FORMAT, "sparse-set");
+    EXPECT_HN_FAIL(with("encoding", json_string("dense")), HN_ERR_FORMAT, "'dense'");
+    EXPECT_HN_FAIL(with("encoding", json_string("sparse-set")), HN_ERR_FORMAT, "'.kept_ids'");
     EXPECT_HN_FAIL(with("count", json_integer(2)), HN_ERR_FORMAT, "[2, 256]");
     EXPECT_HN_FAIL(with("count", json_integer(9)), HN_ERR_FORMAT, "'count' is 9");
     EXPECT_HN_FAIL(with("count", json_integer(-1)), HN_ERR_FORMAT, "'count'");

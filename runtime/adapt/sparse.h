@@ -126,11 +126,22 @@ typedef struct {
 } hn_block_start;
 
 /* A new support. Blocks that stay keep delta, moments and age; W is restored where blocks go, or
- * with `keep_dropped` stays as it is there (their delta is to be read before).
+ * with `keep_dropped` stays as it is there, and the block becomes one of those that are kept.
  * start   NULL: new blocks begin at zero */
 HN_NODISCARD hn_status hn_sparse_select(hn_sparse *s, const hn_block_lists *l,
                                         const hn_block_start *start, bool keep_dropped);
 HN_NODISCARD hn_status hn_sparse_revert(hn_sparse *s);
+
+/* Blocks that went and kept their change (sparse_kept.c), of matrix i; they may have come back.
+ * What W had there at first is kept aside, for hn_sparse_revert. */
+int64_t hn_sparse_kept_count(const hn_sparse *s, int64_t i);
+const int32_t *hn_sparse_kept_ids(const hn_sparse *s, int64_t i); /* ascending */
+/* [count][block values]: W there, without the change of blocks that are trained now. */
+HN_NODISCARD hn_status hn_sparse_kept_values(const hn_sparse *s, int64_t i, float *out);
+/* Of a state that is loaded: behind hn_sparse_revert, in front of the support. W gets the values.
+ * Errors  HN_ERR_ARG also: there are kept or trained blocks */
+HN_NODISCARD hn_status hn_sparse_set_kept(hn_sparse *s, int64_t i, const int32_t *id, int64_t n,
+                                          const float *value);
 
 /* The support, and the watched blocks. */
 typedef enum { HN_BLOCKS_TRAINED, HN_BLOCKS_WATCHED, HN_BLOCKS_COUNT } hn_block_set;

@@ -22,8 +22,13 @@ typedef struct {
     hn_sparse *sparse;
     hn_sparse_matrix m;
     int64_t index, group;
-    hn_tensor *ids, *acc;     /* scores: i32 and f32 [kept]; NULL: no candidates */
-    hn_tensor *dense;         /* f32 [out in], of its group's buffer; NULL: no buffers */
+    hn_tensor *ids, *acc; /* scores: i32 and f32 [kept]; NULL: no candidates */
+    hn_tensor *dense;     /* f32 [out in], of its group's buffer; NULL: no buffers */
+    struct {
+        int32_t *id;
+        float *base; /* what W had there at first */
+        int64_t n;
+    } kept;
     const hn_graph *recorded; /* the graph in which a gradient was recorded last */
 } hn_sparse_entry;
 
@@ -42,4 +47,16 @@ struct hn_sparse {
     hn_tensor *count;
     hn_sparse_progress progress;
 };
+
+/* sparse_lists.c: HN_ERR_ARG unless ids ascend below the matrix's blocks, at most `most`. */
+HN_NODISCARD hn_status hn_sparse_check_list(const hn_sparse_matrix *m, const int32_t *id, int64_t n,
+                                            int64_t most);
+
+/* sparse_kept.c */
+
+/* Adds those of n blocks that are not kept yet, with `base` [n][block values], what W has there
+ * without their change; ids ascend. */
+HN_NODISCARD hn_status hn_sparse_keep(hn_sparse *s, int64_t i, const int32_t *id, int64_t n,
+                                      const float *base);
+HN_NODISCARD hn_status hn_sparse_forget_kept(hn_sparse *s); /* W there is what it was at first */
 #endif

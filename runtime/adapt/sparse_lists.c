@@ -48,7 +48,8 @@ static hn_status needs_candidates(const hn_sparse *s)
 
 /* ---- lists ---- */
 
-static hn_status check_list(const hn_sparse_matrix *m, const int32_t *id, int64_t n, int64_t most)
+hn_status hn_sparse_check_list(const hn_sparse_matrix *m, const int32_t *id, int64_t n,
+                               int64_t most)
 {
     if (n < 0 || n > most)
         return HN_FAIL(HN_ERR_ARG, "%s: %" PRId64 " blocks chosen, at most %" PRId64, m->name, n,
@@ -69,8 +70,8 @@ static hn_status check_lists(const hn_sparse *s, hn_block_set pool, const hn_blo
     for (int64_t i = 0; i < s->n; i++) {
         const hn_sparse_matrix *m = &s->entry[i].m;
         const int64_t n = l->first[i + 1] - l->first[i];
-        HN_TRY(check_list(m, n > 0 ? l->id + l->first[i] : NULL, n,
-                          pool == HN_BLOCKS_TRAINED ? m->capacity : m->kept));
+        HN_TRY(hn_sparse_check_list(m, n > 0 ? l->id + l->first[i] : NULL, n,
+                                    pool == HN_BLOCKS_TRAINED ? m->capacity : m->kept));
         blocks += n;
         values += n * m->values;
     }
@@ -320,6 +321,32 @@ static hn_status clear_gathered(hn_sparse *s)
     return fill_bytes(s, trained->part[HN_SPARSE_SUM], 0);
 }
 
+/* Blocks of matrix i that are not in the new list l keep their change: hn_sparse_keep. */
+static hn_status keep_matrix(hn_sparse *s, const moving *m, int64_t i, const hn_block_lists *l)
+{
+    const hn_sparse_span *old = &m->span[i];
+    const int64_t values = s->entry[i].m.values;
+    const hn_dtype dtype = s->pool[HN_BLOCKS_TRAINED].part[HN_SPARSE_FROZEN]->type.dtype;
+    const int32_t *before = m->id + old->first_block, *place = m->place + old->first_block;
+    int64_t n = 0, k = l->first[i];
+    int32_t *id = hn_malloc((size_t)old->count * sizeof *id + 1);
+    float *base = hn_malloc((size_t)(old->count * values) * sizeof *base + 1);
+    hn_status st = id && base ? HN_OK
+                              : HN_FAIL(HN_ERR_MEMORY, "%" PRId64 " values of blocks that go",
+                                        old->count * values);
+    for (int32_t b = 0; st == HN_OK && b < old->count; b++) {
+        while (k < l->first[i + 1] && l->id[k] < before[b]) k++;
+        if (k < l->first[i + 1] && l->id[k] == before[b]) continue;
+        hn_to_f32(m->old.frozen, dtype, old->first_value + place[b] * values, values,
+                  base + n * values);
+        id[n++] = before[b];
+    }
+    if (st == HN_OK) st = hn_sparse_keep(s, i, id, n, base);
+    hn_free(id);
+    hn_free(base);
+    return st;
+}
+
 /* Where W was not restored, blocks that stay keep what W had at first. */
 static hn_status frozen_of_new(const hn_sparse *s, moving *m)
 {
@@ -337,6 +364,8 @@ hn_status hn_sparse_select(hn_sparse *s, const hn_block_lists *l, const hn_block
     if (st != HN_OK) goto done;
     HN_TRY_GOTO(st, remember(s, &m), done);
     if (!keep_dropped) HN_TRY_GOTO(st, copy_blocks(s, RESTORE), done);
+    for (int64_t i = 0; keep_dropped && i < s->n; i++)
+        HN_TRY_GOTO(st, keep_matrix(s, &m, i, l), done);
     HN_TRY_GOTO(st, install(s, &s->pool[HN_BLOCKS_TRAINED], l, m.ids), done);
     HN_TRY_GOTO(st, copy_blocks(s, KEEP), done);
     HN_TRY_GOTO(st, frozen_of_new(s, &m), done);
@@ -366,7 +395,7 @@ hn_status hn_sparse_revert(hn_sparse *s)
     HN_TRY(no_blocks(s, &first, &none));
     const hn_status st = hn_sparse_select(s, &none, NULL, false);
     hn_free(first);
-    return st;
+    return st == HN_OK ? hn_sparse_forget_kept(s) : st;
 }
 
 /* ---- values ---- */
@@ -545,7 +574,7 @@ hn_status hn_sparse_set_scores(hn_sparse *s, int64_t i, const int32_t *ids, cons
 {
     const hn_sparse_entry *e = &s->entry[i];
     HN_TRY(needs_candidates(s));
-    HN_TRY(check_list(&e->m, ids, n, e->m.kept));
+    HN_TRY(hn_sparse_check_list(&e->m, ids, n, e->m.kept));
     HN_TRY(fill_bytes(s, e->ids, 0xff));
     HN_TRY(fill_bytes(s, e->acc, 0));
     if (n == 0) return HN_OK;

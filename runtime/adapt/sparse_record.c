@@ -284,6 +284,10 @@ void hn_sparse_free(hn_sparse *s)
         hn_free(s->pool[k].id);
         hn_free(s->pool[k].order);
     }
+    for (int64_t i = 0; s->entry && i < s->n; i++) {
+        hn_free(s->entry[i].kept.id);
+        hn_free(s->entry[i].kept.base);
+    }
     hn_free(s->entry);
     hn_free(s);
 }

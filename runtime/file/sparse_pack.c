@@ -11,7 +11,12 @@
 
 enum { FORMAT = 1 };
 
-static const char end_ids[] = ".sparse_ids", end_delta[] = ".sparse_delta";
+/* Ends of names, by `set`. */
+static const char *const end_ids[] = {".sparse_ids", ".kept_ids"};
+static const char *const end_delta[] = {".sparse_delta", ".kept_values"};
+static const char *const encodings[][2] = {{"block", "block-set"}, {"sparse-add", "sparse-set"}};
+
+static const char *encoding_of(bool one, bool set) { return encodings[one][set]; }
 
 /* Blocks and values a block; false where the shape makes no sense. */
 static bool block_counts(const hn_pack_matrix *m, int64_t *blocks, int64_t *size)
@@ -96,13 +101,13 @@ hn_status hn_pack_add(hn_pack_writer *w, const hn_pack_matrix *m, hn_dtype dtype
                        ", %" PRId64 "]",
                        m->name, m->n, m->br, m->bc, m->out, m->in);
     const int k = hn_gap_k(m->n, blocks);
-    const char *ids = hn_arena_text(&w->names, "%s%s", m->name, end_ids);
-    const char *delta = hn_arena_text(&w->names, "%s%s", m->name, end_delta);
+    const char *ids = hn_arena_text(&w->names, "%s%s", m->name, end_ids[m->set]);
+    const char *delta = hn_arena_text(&w->names, "%s%s", m->name, end_delta[m->set]);
     if (ids == NULL || delta == NULL) return HN_FAIL(HN_ERR_MEMORY, "no memory for %s", m->name);
     if (w->tensors == NULL) w->tensors = json_array();
     json_t *row =
         json_pack("{s:s, s:s, s:[s, s], s:[I, I], s:[I, I], s:I, s:i}", "base_name", m->name,
-                  "encoding", size == 1 ? "sparse-add" : "block", "parts", ids, delta, "shape",
+                  "encoding", encoding_of(size == 1, m->set), "parts", ids, delta, "shape",
                   (json_int_t)m->out, (json_int_t)m->in, "block", (json_int_t)m->br,
                   (json_int_t)m->bc, "count", (json_int_t)m->n, "gap_k", k);
     if (json_array_append_new(w->tensors, row) != 0)
@@ -186,7 +191,7 @@ static hn_status read_sizes(const json_t *row, const hn_st_tensor *ids, const hn
         return HN_FAIL(HN_ERR_FORMAT,
                        "%s: blocks of %" PRId64 " x %" PRId64 " in [%" PRId64 ", %" PRId64 "]",
                        where, m->br, m->bc, m->out, m->in);
-    if (strcmp(encoding, size == 1 ? "sparse-add" : "block") != 0)
+    if (strcmp(encoding, encoding_of(size == 1, m->set)) != 0)
         return HN_FAIL(HN_ERR_FORMAT, "%s: encoding '%.40s' of blocks of %" PRId64 " x %" PRId64,
                        where, encoding, m->br, m->bc);
     HN_TRY(hn_json_get_i64(row, "count", where, 0, blocks, true, &m->n));
@@ -210,14 +215,33 @@ static hn_status check_finite(const hn_pack_matrix *m, const char *where)
     return HN_OK;
 }
 
+static const char *encoding_in(const json_t *row)
+{
+    const char *text = json_string_value(json_object_get(row, "encoding"));
+    return text ? text : "";
+}
+
+static bool is_set(const json_t *row)
+{
+    return strcmp(encoding_in(row), encodings[0][1]) == 0 ||
+           strcmp(encoding_in(row), encodings[1][1]) == 0;
+}
+
+bool hn_pack_is_row(const json_t *row)
+{
+    return is_set(row) || strcmp(encoding_in(row), encodings[0][0]) == 0 ||
+           strcmp(encoding_in(row), encodings[1][0]) == 0;
+}
+
 /* m owns what is allocated even after an error. */
 static hn_status read_matrix(const hn_st_file *f, const json_t *row, const char *name,
                              const char *where, hn_pack_matrix *m)
 {
     const hn_st_tensor *ids, *delta;
     int64_t k = 0;
-    HN_TRY(find_part(f, row, where, 0, end_ids, &ids));
-    HN_TRY(find_part(f, row, where, 1, end_delta, &delta));
+    m->set = is_set(row);
+    HN_TRY(find_part(f, row, where, 0, end_ids[m->set], &ids));
+    HN_TRY(find_part(f, row, where, 1, end_delta[m->set], &delta));
     HN_TRY(read_sizes(row, ids, delta, where, m));
     HN_TRY(hn_json_get_i64(row, "gap_k", where, 0, HN_GAP_MAX_K, true, &k));
     m->name = hn_strdup(name);
@@ -249,20 +273,23 @@ hn_status hn_pack_read(const hn_st_file *f, const json_t *row, hn_pack_matrix *o
 
 static int by_name(const void *a, const void *b)
 {
-    return strcmp(*(const char *const *)a, *(const char *const *)b);
+    const hn_pack_matrix *x = *(const hn_pack_matrix *const *)a;
+    const hn_pack_matrix *y = *(const hn_pack_matrix *const *)b;
+    const int order = strcmp(x->name, y->name);
+    return order ? order : (int)x->set - (int)y->set;
 }
 
 static hn_status check_names(const hn_pack *p, const char *path)
 {
     hn_status st = HN_OK;
-    const char **name = hn_calloc((size_t)p->n, sizeof *name);
-    if (name == NULL) return HN_FAIL(HN_ERR_MEMORY, "no memory to read %s", path);
-    for (int64_t i = 0; i < p->n; i++) name[i] = p->matrix[i].name;
-    qsort(name, (size_t)p->n, sizeof *name, by_name);
+    const hn_pack_matrix **m = hn_calloc((size_t)p->n, sizeof *m);
+    if (m == NULL) return HN_FAIL(HN_ERR_MEMORY, "no memory to read %s", path);
+    for (int64_t i = 0; i < p->n; i++) m[i] = &p->matrix[i];
+    qsort(m, (size_t)p->n, sizeof *m, by_name);
     for (int64_t i = 1; i < p->n && st == HN_OK; i++)
-        if (strcmp(name[i - 1], name[i]) == 0)
-            st = HN_FAIL(HN_ERR_FORMAT, "%s: two changes of '%.200s'", path, name[i]);
-    hn_free(name);
+        if (by_name(&m[i - 1], &m[i]) == 0)
+            st = HN_FAIL(HN_ERR_FORMAT, "%s: two changes of '%.200s'", path, m[i]->name);
+    hn_free(m);
     return st;
 }
 
@@ -319,6 +346,7 @@ void hn_pack_apply(const hn_pack_matrix *m, float *w)
     for (int64_t i = 0; i < m->n; i++) {
         float *block = w + m->id[i] / across * m->br * m->in + m->id[i] % across * m->bc;
         for (int64_t r = 0; r < m->br; r++)
-            for (int64_t c = 0; c < m->bc; c++) block[r * m->in + c] += *delta++;
+            for (int64_t c = 0; c < m->bc; c++, delta++)
+                block[r * m->in + c] = m->set ? *delta : block[r * m->in + c] + *delta;
     }
 }

@@ -10,6 +10,13 @@
  *   {"base_name": <name>, "encoding": "sparse-add" (1x1) or "block", "parts": [ids, delta],
  *    "shape": [out, in], "block": [br, bc], "count": n, "gap_k": k}
  *
+ * A matrix may have a second row for blocks that are given by their values (no change to be added;
+ * spec/delta.md: sparse-set), which counts first:
+ *
+ *   <name>.kept_ids        as above
+ *   <name>.kept_values     F32 or BF16 [count, br bc]: what W has there before any change is added
+ *   "encoding": "sparse-set" (1x1) or "block-set"
+ *
  * A block id is R (in / bc) + C. Any br and bc that divide out and in are read and written.
  *
  * Writing   hn_pack_writer w = {0};
@@ -26,6 +33,7 @@
 #ifndef HN_SPARSE_PACK_H
 #define HN_SPARSE_PACK_H
 #include <jansson.h>
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "runtime/base/arena.h"
@@ -43,6 +51,7 @@ typedef struct {
     int64_t n;    /* blocks */
     int32_t *id;  /* [n] ascending, each once */
     float *delta; /* [n, br bc] */
+    bool set;     /* delta is W itself there, not a change */
 } hn_pack_matrix;
 
 /* Zero before the first use. */
@@ -73,14 +82,16 @@ typedef struct {
 void hn_pack_matrix_free(hn_pack_matrix *m); /* one that was read; leaves it zeroed */
 void hn_pack_free(hn_pack *p);               /* accepts an empty one */
 
-/* One row of `tensors` with the encoding sparse-add or block. *out changes only on success. */
+/* Whether a row of `tensors` has one of these encodings. */
+bool hn_pack_is_row(const json_t *row);
+/* One such row. *out changes only on success. */
 HN_NODISCARD hn_status hn_pack_read(const hn_st_file *f, const json_t *row, hn_pack_matrix *out);
 
-/* A file of these alone: every row has one of the two encodings, no name occurs twice, and every
- * tensor belongs to a row. manifest: NULL, or out: json_decref it. */
+/* A file of these alone: every row has one of these encodings, no name occurs twice in one way, and
+ * every tensor belongs to a row. manifest: NULL, or out: json_decref it. */
 HN_NODISCARD hn_status hn_pack_load(const char *path, hn_pack *out, json_t **manifest);
 
-/* w [out, in] row-major += the change: fp32, one addition a value. */
+/* w [out, in] row-major += the change: fp32, one addition a value; `set`: w = the values. */
 void hn_pack_apply(const hn_pack_matrix *m, float *w);
 
 #ifdef __cplusplus

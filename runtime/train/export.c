@@ -146,24 +146,34 @@ static hn_status round_to(const hn_param *q, const float *dense, hn_dtype dtype,
     return HN_OK;
 }
 
-static const hn_pack_matrix *find_blocks(const hn_pack *p, const char *name)
+static bool has_blocks(const hn_pack *p, const char *name)
 {
     for (int64_t i = 0; i < p->n; i++)
-        if (strcmp(p->matrix[i].name, name) == 0) return &p->matrix[i];
-    return NULL;
+        if (strcmp(p->matrix[i].name, name) == 0) return true;
+    return false;
 }
 
-/* dense, as the file has it, with the change of some blocks. */
-static void add_blocks(const hn_param *q, const hn_pack_matrix *m, float *dense)
+/* dense, as the file has it, with the values or the change of some blocks. */
+static void add_matrix(const hn_param *q, const hn_pack_matrix *m, float *dense)
 {
     const hn_block_shape shape = {m->br, m->bc};
     const int64_t size = m->br * m->bc;
     for (int64_t b = 0; b < m->n; b++) {
         const int64_t row = hn_block_row(shape, m->in, m->id[b]);
         const int64_t col = hn_block_col(shape, m->in, m->id[b]);
-        for (int64_t k = 0; k < size; k++)
-            dense[hn_param_place(q, (row + k / m->bc) * m->in + col + k % m->bc)] +=
-                m->delta[b * size + k];
+        for (int64_t k = 0; k < size; k++) {
+            float *to = dense + hn_param_place(q, (row + k / m->bc) * m->in + col + k % m->bc);
+            *to = m->delta[b * size + k] + (m->set ? 0 : *to);
+        }
+    }
+}
+
+/* Values come first: changes are added to them. */
+static void add_blocks(const hn_param *q, const hn_pack *p, float *dense)
+{
+    for (int64_t k = 0; k < 2 * p->n; k++) {
+        const hn_pack_matrix *m = &p->matrix[k % p->n];
+        if (m->set == (k < p->n) && strcmp(m->name, q->name) == 0) add_matrix(q, m, dense);
     }
 }
 
@@ -171,9 +181,9 @@ static void add_blocks(const hn_param *q, const hn_pack_matrix *m, float *dense)
 static hn_status add_weight(hn_session *s, const hn_pack *blocks, weights *w, const hn_param *q,
                             const hn_st_tensor *source)
 {
-    const hn_pack_matrix *changed = find_blocks(blocks, q->name);
+    const bool changed = has_blocks(blocks, q->name);
     const hn_linear_layer *l = layer_of(hn_engine_params(s->engine), q);
-    const bool paired = l != NULL && l->a != NULL, merged = paired || changed != NULL;
+    const bool paired = l != NULL && l->a != NULL, merged = paired || changed;
     const int64_t n = hn_param_values(q);
     hn_dtype dtype = s->model.decoder.says_dtype ? s->model.decoder.file_dtype : HN_F32;
     hn_st_entry *e = &w->entry[w->n];
@@ -197,7 +207,7 @@ static hn_status add_weight(hn_session *s, const hn_pack *blocks, weights *w, co
         st = hn_st_convert(source, HN_F32, dense); /* the file's values, not the rounded ones */
     else
         st = hn_param_get(q, dense);
-    if (st == HN_OK && changed != NULL && source != NULL) add_blocks(q, changed, dense);
+    if (st == HN_OK && changed && source != NULL) add_blocks(q, blocks, dense);
     if (st == HN_OK && paired) st = add_lowrank(l, dense);
     if (st == HN_OK) st = round_to(q, dense, dtype, &w->own[w->n]);
     hn_free(dense);

@@ -8,6 +8,7 @@
 #include "runtime/file/folder.h"
 #include "runtime/file/model_dir.h"
 #include "runtime/file/peft.h"
+#include "runtime/train/sparse_export.h"
 #include "runtime/train/verbs.h"
 
 static bool holds(const char *dir, const char *name)
@@ -122,10 +123,67 @@ static hn_status info_run(hn_session *s, const char *dir, FILE *to)
     return st;
 }
 
+/* Rows of a delta pack that are no blocks. */
+static void print_others(FILE *to, const json_t *rows)
+{
+    for (size_t i = 0; i < json_array_size(rows); i++) {
+        const json_t *row = json_array_get(rows, i);
+        const char *name = json_string_value(json_object_get(row, "base_name"));
+        const json_t *rank = json_object_get(row, "rank");
+        if (hn_pack_is_row(row) || name == NULL) continue;
+        if (rank != NULL)
+            fprintf(to, "  %-48s low-rank pair, rank %lld\n", name,
+                    (long long)json_integer_value(rank));
+        else
+            fprintf(to, "  %-48s whole\n", name);
+    }
+}
+
+static void print_matrix(FILE *to, const hn_pack_matrix *m)
+{
+    const int64_t all = (m->out / m->br) * (m->in / m->bc);
+    fprintf(to,
+            "  %-48s [%" PRId64 ", %" PRId64 "], %" PRId64 " of %" PRId64 " blocks of %" PRId64
+            " x %" PRId64 " (%.3g %%)%s\n",
+            m->name, m->out, m->in, m->n, all, m->br, m->bc, 100 * (double)m->n / (double)all,
+            m->set ? ", kept from earlier supports" : "");
+}
+
+static hn_status info_pack(const char *path, FILE *to)
+{
+    hn_pack p = {0};
+    json_t *manifest = NULL;
+    int64_t blocks = 0, values = 0;
+    HN_TRY(hn_sparse_read_pack(path, &p, &manifest));
+    for (int64_t i = 0; i < p.n; i++) {
+        blocks += p.matrix[i].n;
+        values += p.matrix[i].n * p.matrix[i].br * p.matrix[i].bc;
+    }
+    const json_t *base = json_object_get(manifest, "base");
+    const json_t *training = json_object_get(manifest, "training");
+    const char *name = json_string_value(json_object_get(base, "name"));
+    const char *kind = json_string_value(json_object_get(manifest, "kind"));
+    fprintf(to,
+            "%s: delta pack (%s) of step %lld, base %s, %" PRId64 " blocks with %" PRId64
+            " values\n",
+            path, kind ? kind : "kind not named",
+            (long long)json_integer_value(json_object_get(training, "steps")),
+            name ? name : "not named", blocks, values);
+    for (int64_t i = 0; i < p.n; i++) print_matrix(to, &p.matrix[i]);
+    print_others(to, json_object_get(manifest, "tensors"));
+    json_decref(manifest);
+    hn_pack_free(&p);
+    return HN_OK;
+}
+
 static hn_status info_safetensors(const char *path, FILE *to)
 {
     hn_st_file *f = NULL;
     HN_TRY(hn_st_open(path, &f));
+    if (hn_st_metadata(f, "delta.manifest") != NULL) {
+        hn_st_close(f);
+        return info_pack(path, to);
+    }
     fprintf(to, "%s: safetensors, %" PRId64 " tensors\n", path, hn_st_count(f));
     for (int64_t i = 0; i < hn_st_count(f); i++) print_tensor(to, hn_st_at(f, i));
     hn_st_close(f);
@@ -136,6 +194,7 @@ hn_status hn_verb_info(hn_session *s, FILE *to)
 {
     const char *path = s->run->path;
     if (holds(path, "COMPLETE")) return info_checkpoint(path, to);
+    if (holds(path, "delta.safetensors")) return info_pack(path, to);
     if (holds(path, "adapter_config.json")) return info_adapter(path, to);
     if (holds(path, "run.yaml")) return info_run(s, path, to);
     if (hn_is_folder(path)) return info_model(s, path, to);

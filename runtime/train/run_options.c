@@ -124,7 +124,7 @@ static const hn_option export_rows[] = {
     {"kind",       FIELD(kind),       "auto", 0, 0, "auto|peft|merged|pack|shira", "peft: adapter for PEFT; merged: a whole Hugging Face model; pack: ids and changes of blocks; shira: the same as PEFT's SHiRA; auto: peft for lora, pack for sparse, merged for full"},
 };
 static const hn_option info_rows[] = {
-    {"path", FIELD(path), NULL, 0, 0, NULL, "folder or file to look at: model, adapter, checkpoint, safetensors"},
+    {"path", FIELD(path), NULL, 0, 0, NULL, "folder or file to look at: model, adapter, delta pack, checkpoint, safetensors"},
 };
 /* clang-format on */
 

@@ -13,7 +13,8 @@
 const hn_pack_matrix *hn_sparse_run_packed(const hn_sparse_run *r, const char *weight)
 {
     for (int64_t i = 0; i < r->pack.n; i++)
-        if (strcmp(r->pack.matrix[i].name, weight) == 0) return &r->pack.matrix[i];
+        if (!r->pack.matrix[i].set && strcmp(r->pack.matrix[i].name, weight) == 0)
+            return &r->pack.matrix[i];
     return NULL;
 }
 
@@ -75,7 +76,7 @@ static hn_status read_config(hn_session *s, const json_t *manifest, const hn_st_
         }
         if (strcmp(encoding, "lowrank") == 0)
             HN_TRY(read_pair(row, hn_st_where(f), c));
-        else
+        else if (strcmp(encoding, "block") == 0 || strcmp(encoding, "sparse-add") == 0)
             HN_TRY(add_module(&c->targets.list, base));
     }
     return HN_OK;
@@ -142,7 +143,8 @@ hn_status hn_sparse_open_mask(hn_sparse_run *r)
 hn_status hn_sparse_check_mask(hn_sparse_run *r)
 {
     const char *path = r->c->mask;
-    int64_t blocks = 0;
+    int64_t blocks = 0, masked = 0;
+    for (int64_t i = 0; i < r->pack.n; i++) masked += !r->pack.matrix[i].set;
     for (int64_t i = 0; i < r->n; i++) {
         hn_select_matrix *m = &r->matrix[i];
         const hn_pack_matrix *p = hn_sparse_run_packed(r, m->name);
@@ -160,9 +162,9 @@ hn_status hn_sparse_check_mask(hn_sparse_run *r)
         if (p->n < m->least) m->least = p->n;
         blocks += p->n;
     }
-    if (r->pack.n > r->n)
+    if (masked > r->n)
         return HN_FAIL(HN_ERR_ARG, "--mask %s: has %" PRId64 " matrices, --targets names %" PRId64,
-                       path, r->pack.n, r->n);
+                       path, masked, r->n);
     if (blocks > r->k)
         return HN_FAIL(HN_ERR_ARG,
                        "--mask %s: has %" PRId64 " blocks, --budget %s allows %" PRId64

@@ -14,12 +14,6 @@
 
 /* ---- packs ---- */
 
-static bool is_of_blocks(const json_t *row)
-{
-    const char *encoding = json_string_value(json_object_get(row, "encoding"));
-    return encoding && (strcmp(encoding, "block") == 0 || strcmp(encoding, "sparse-add") == 0);
-}
-
 static hn_status read_rows(const hn_st_file *f, const json_t *rows, hn_pack *out)
 {
     const size_t n = json_array_size(rows);
@@ -27,7 +21,7 @@ static hn_status read_rows(const hn_st_file *f, const json_t *rows, hn_pack *out
     if (out->matrix == NULL) return HN_FAIL(HN_ERR_MEMORY, "table of %zu matrices", n);
     for (size_t k = 0; k < n; k++) {
         const json_t *row = json_array_get(rows, k);
-        if (!is_of_blocks(row)) continue;
+        if (!hn_pack_is_row(row)) continue;
         HN_TRY(hn_pack_read(f, row, &out->matrix[out->n]));
         out->n++;
     }
@@ -107,16 +101,17 @@ static const hn_linear_layer *layer_of(const hn_params *p, const char *weight)
     return NULL;
 }
 
-/* What PEFT's SHiRA has no place for. */
-static hn_status check_params(const hn_params *p)
+/* What PEFT's SHiRA has no place for: low-rank pairs, a head. */
+static hn_status check_rows(const json_t *rows)
 {
-    for (int64_t i = 0; i < hn_params_count(p); i++) {
-        const hn_param *q = hn_params_at(p, i);
-        if (q->adapter || q->trained)
+    for (size_t i = 0; i < json_array_size(rows); i++) {
+        const json_t *row = json_array_get(rows, i);
+        const char *name = json_string_value(json_object_get(row, "base_name"));
+        if (!hn_pack_is_row(row))
             return HN_FAIL(HN_ERR_UNSUPPORTED,
-                           "--kind shira: %s is trained, too, which PEFT's SHiRA cannot hold; use "
-                           "--kind merged",
-                           q->name);
+                           "--kind shira: %s is trained in another way, too, which PEFT's SHiRA "
+                           "cannot hold; use --kind merged",
+                           name ? name : "a parameter");
     }
     return HN_OK;
 }
@@ -125,6 +120,11 @@ static hn_status add_module(const hn_params *p, const hn_pack_matrix *m, hn_shir
 {
     const hn_linear_layer *l = layer_of(p, m->name);
     if (l == NULL) return HN_FAIL(HN_ERR_FORMAT, "%s: the model has no such layer", m->name);
+    if (m->set)
+        return HN_FAIL(HN_ERR_UNSUPPORTED,
+                       "--kind shira: %s has blocks that kept their change (--on-drop keep), which "
+                       "are no sums; use --kind pack or merged",
+                       l->module);
     if (l->kh > 0 || l->weight->order != HN_ORDER_SAME)
         return HN_FAIL(HN_ERR_UNSUPPORTED,
                        "--kind shira: %s is %s; PEFT's SHiRA knows linear layers [out, in] alone; "
@@ -180,8 +180,10 @@ hn_status hn_export_shira(hn_session *s, const char *checkpoint, const char *dir
     hn_pack pack = {0};
     float *before = NULL;
     int64_t n;
-    HN_TRY(check_params(p));
-    hn_status st = hn_sparse_read_pack(checkpoint, &pack, NULL);
+    json_t *manifest = NULL;
+    hn_status st = hn_sparse_read_pack(checkpoint, &pack, &manifest);
+    if (st == HN_OK) st = check_rows(json_object_get(manifest, "tensors"));
+    json_decref(manifest);
     for (int64_t i = 0; st == HN_OK && i < pack.n; i++) st = add_module(p, &pack.matrix[i], &a);
     if (st == HN_OK) {
         a.config.base_model = hn_strdup(s->run->model);

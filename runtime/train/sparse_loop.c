@@ -9,6 +9,7 @@
 #include "runtime/base/alloc.h"
 #include "runtime/graph/tensor.h"
 #include "runtime/train/signals.h"
+#include "runtime/train/sparse_map.h"
 #include "runtime/train/sparse_run.h"
 
 /* ---- what a step gathers ---- */
@@ -594,6 +595,15 @@ static hn_status select_behind_pairs(hn_sparse_run *r, const hn_schedule *schedu
 }
 
 /* ---- hooks ---- */
+
+hn_status hn_sparse_loop_end(hn_session *s, const char *out)
+{
+    bool drawn = false;
+    HN_TRY(hn_sparse_map(hn_sparse_run_blocks(s->extra), out, &drawn));
+    hn_info(&s->log, "where the blocks are: %s/support.csv%s%s%s", out, drawn ? ", " : "",
+            drawn ? out : "", drawn ? "/support.png" : "");
+    return HN_OK;
+}
 
 hn_status hn_sparse_loop_begin(hn_session *s, const hn_schedule *schedule, int64_t step)
 {

@@ -5,6 +5,7 @@
  *   before   says what the step gathers, and clears or chooses candidates where a phase begins
  *   looks    a reselection follows these steps
  *   behind   makes it: new blocks, their moments, one line of the log
+ *   end      where the blocks of the result are (sparse_map.h)
  */
 #ifndef HN_SPARSE_LOOP_H
 #define HN_SPARSE_LOOP_H
@@ -14,5 +15,6 @@ HN_NODISCARD hn_status hn_sparse_loop_begin(hn_session *s, const hn_schedule *sc
                                             int64_t step);
 HN_NODISCARD hn_status hn_sparse_loop_before(hn_session *s, int64_t step);
 bool hn_sparse_loop_looks(const hn_session *s, int64_t step);
+HN_NODISCARD hn_status hn_sparse_loop_end(hn_session *s, const char *out);
 HN_NODISCARD hn_status hn_sparse_loop_behind(hn_session *s, int64_t step, const hn_log *log);
 #endif

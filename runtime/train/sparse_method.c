@@ -285,4 +285,5 @@ const hn_method_hooks hn_sparse_hooks = {.settle = settle,
                                          .before = hn_sparse_loop_before,
                                          .looks = hn_sparse_loop_looks,
                                          .behind = hn_sparse_loop_behind,
+                                         .end = hn_sparse_loop_end,
                                          .close = close_run};

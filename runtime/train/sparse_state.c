@@ -9,31 +9,47 @@
 
 /* ---- ids and changes ---- */
 
+/* One row: blocks that are trained with their change, or those that are kept with W there.
+ * at  room for the values */
+static hn_status save_matrix(const hn_sparse *s, int64_t i, bool kept, hn_pack_writer *w, float *at,
+                             int64_t *n)
+{
+    const hn_sparse_matrix *m = hn_sparse_at(s, i);
+    const int64_t count =
+        kept ? hn_sparse_kept_count(s, i) : hn_sparse_count(s, HN_BLOCKS_TRAINED, i);
+    const int32_t *id = kept ? hn_sparse_kept_ids(s, i) : hn_sparse_ids(s, HN_BLOCKS_TRAINED, i);
+    const hn_pack_matrix pack = {
+        .name = (char *)(size_t)m->name,
+        .out = m->out,
+        .in = m->in,
+        .br = m->shape.br,
+        .bc = m->shape.bc,
+        .n = count,
+        .id = (int32_t *)(size_t)id,
+        .delta = at,
+        .set = kept,
+    };
+    *n = count * m->values;
+    if (kept && count == 0) return HN_OK;
+    HN_TRY(kept ? hn_sparse_kept_values(s, i, at) : hn_sparse_get(s, HN_SPARSE_DELTA, i, at));
+    return hn_pack_add(w, &pack, kept ? m->w->type.dtype : HN_F32);
+}
+
+/* Rows of kept blocks come first: changes are added to them. */
 hn_status hn_sparse_save_delta(const hn_sparse *s, hn_pack_writer *w, float **values)
 {
-    float *all = NULL;
     *values = NULL;
     if (s == NULL) return HN_OK;
-    all = hn_malloc((size_t)hn_sparse_pool_values(s) * sizeof *all);
-    if (all == NULL)
-        return HN_FAIL(HN_ERR_MEMORY, "%" PRId64 " values of blocks", hn_sparse_pool_values(s));
+    const int64_t matrices = hn_sparse_matrices(s);
+    int64_t room = hn_sparse_pool_values(s), n;
+    for (int64_t i = 0; i < matrices; i++)
+        room += hn_sparse_kept_count(s, i) * hn_sparse_at(s, i)->values;
+    float *all = hn_malloc((size_t)room * sizeof *all), *at = all;
+    if (all == NULL) return HN_FAIL(HN_ERR_MEMORY, "%" PRId64 " values of blocks", room);
     hn_status st = HN_OK;
-    float *at = all;
-    for (int64_t i = 0; st == HN_OK && i < hn_sparse_matrices(s); i++) {
-        const hn_sparse_matrix *m = hn_sparse_at(s, i);
-        const hn_pack_matrix pack = {
-            .name = (char *)(size_t)m->name,
-            .out = m->out,
-            .in = m->in,
-            .br = m->shape.br,
-            .bc = m->shape.bc,
-            .n = hn_sparse_count(s, HN_BLOCKS_TRAINED, i),
-            .id = (int32_t *)(size_t)hn_sparse_ids(s, HN_BLOCKS_TRAINED, i),
-            .delta = at,
-        };
-        st = hn_sparse_get(s, HN_SPARSE_DELTA, i, at);
-        if (st == HN_OK) st = hn_pack_add(w, &pack, HN_F32);
-        at += pack.n * m->values;
+    for (int64_t k = 0; st == HN_OK && k < 2 * matrices; k++) {
+        st = save_matrix(s, k % matrices, k < matrices, w, at, &n);
+        at += n;
     }
     if (st != HN_OK)
         hn_free(all);
@@ -46,8 +62,8 @@ hn_status hn_sparse_save_delta(const hn_sparse *s, hn_pack_writer *w, float **va
 typedef struct {
     const hn_st_file *file;
     const hn_params *params;
-    hn_pack_matrix *matrix; /* [matrices of the pool] by their number there */
-    bool *there;
+    hn_pack_matrix *matrix, *kept; /* [matrices of the pool] by their number there */
+    bool *there;                   /* of matrix */
 } reading;
 
 /* Where nothing is trained: W with its change. */
@@ -83,7 +99,8 @@ static hn_status take_row(reading *r, const json_t *row)
     }
     const int64_t i = hn_sparse_find(s, m.name);
     const hn_sparse_matrix *to = i < 0 ? NULL : hn_sparse_at(s, i);
-    if (to == NULL || to->out != m.out || to->in != m.in || r->there[i])
+    const bool twice = to && (m.set ? r->kept[i].name != NULL : r->there[i]);
+    if (to == NULL || to->out != m.out || to->in != m.in || twice)
         st = HN_FAIL(HN_ERR_FORMAT,
                      "%s: blocks of %s [%" PRId64 ", %" PRId64 "], of which this run trains none",
                      where, m.name, m.out, m.in);
@@ -96,8 +113,8 @@ static hn_status take_row(reading *r, const json_t *row)
         hn_pack_matrix_free(&m);
         return st;
     }
-    r->matrix[i] = m;
-    r->there[i] = true;
+    *(m.set ? &r->kept[i] : &r->matrix[i]) = m;
+    r->there[i] |= !m.set;
     return HN_OK;
 }
 
@@ -126,6 +143,10 @@ static hn_status set_support(const reading *r, hn_sparse *s)
     }
     const hn_block_lists lists = {first, id};
     HN_TRY_GOTO(st, hn_sparse_revert(s), done); /* nothing of an earlier support stays */
+    for (int64_t i = 0; i < n; i++)
+        if (r->kept[i].n > 0)
+            HN_TRY_GOTO(st, hn_sparse_set_kept(s, i, r->kept[i].id, r->kept[i].n, r->kept[i].delta),
+                        done);
     HN_TRY_GOTO(st, hn_sparse_select(s, &lists, NULL, false), done);
     for (int64_t i = 0; i < n; i++)
         HN_TRY_GOTO(st, hn_sparse_set(s, HN_SPARSE_DELTA, i, r->matrix[i].delta), done);
@@ -137,12 +158,6 @@ done:
     return st;
 }
 
-static bool is_of_blocks(const json_t *row)
-{
-    const char *encoding = json_string_value(json_object_get(row, "encoding"));
-    return encoding && (strcmp(encoding, "block") == 0 || strcmp(encoding, "sparse-add") == 0);
-}
-
 hn_status hn_sparse_load_delta(const hn_st_file *f, json_t *rows, const hn_params *p, int64_t *n)
 {
     hn_sparse *s = hn_params_sparse(p);
@@ -152,13 +167,14 @@ hn_status hn_sparse_load_delta(const hn_st_file *f, json_t *rows, const hn_param
     *n = 0;
     r.matrix = hn_calloc((size_t)matrices + 1, sizeof *r.matrix);
     r.there = hn_calloc((size_t)matrices + 1, sizeof *r.there);
-    if (r.matrix == NULL || r.there == NULL) {
+    r.kept = hn_calloc((size_t)matrices + 1, sizeof *r.kept);
+    if (r.matrix == NULL || r.kept == NULL || r.there == NULL) {
         st = HN_FAIL(HN_ERR_MEMORY, "no memory for %" PRId64 " matrices", matrices);
         goto done;
     }
     for (size_t k = 0; k < json_array_size(rows);) {
         const json_t *row = json_array_get(rows, k);
-        if (!is_of_blocks(row)) {
+        if (!hn_pack_is_row(row)) {
             k++;
             continue;
         }
@@ -170,6 +186,8 @@ hn_status hn_sparse_load_delta(const hn_st_file *f, json_t *rows, const hn_param
 
 done:
     for (int64_t i = 0; r.matrix && i < matrices; i++) hn_pack_matrix_free(&r.matrix[i]);
+    for (int64_t i = 0; r.kept && i < matrices; i++) hn_pack_matrix_free(&r.kept[i]);
+    hn_free(r.kept);
     hn_free(r.matrix);
     hn_free(r.there);
     return st;

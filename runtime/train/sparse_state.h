@@ -1,6 +1,7 @@
 /* sparse_state.h - what a checkpoint holds of matrices that are trained in blocks (state.h).
  *
- *   delta.safetensors        ids and changes of all blocks, as sparse_pack.h says
+ *   delta.safetensors        ids and changes of all blocks, as sparse_pack.h says, in front of
+ *                            them W at the blocks that are kept
  *   optimizer-0.safetensors  <weight>.sparse_m, .sparse_v    f32 [blocks, values of a block]
  *                            <weight>.sparse_age             i32 [blocks]
  *   inside a selection       sparse.progress                 i64 [2]: hn_sparse_progress
