@@ -384,13 +384,14 @@ TEST(CliSparseRefuses, WhatMakesNoSense)
         {{"--targets", "nobody"}, {"--targets", "nobody"}},
         {{"--lora-steps", "4"}, {"--lora-steps", "--lora-rank"}},
         {{"--on-drop", "keep"}, {"--on-drop keep"}},
+        {{"--static=off", "--score=fisher", "--drop=sensitivity"}, {"--drop sensitivity"}},
         {{"--block", "row", "--budget", "25%"}, {"values", "share"}},
         {{"--budget", "25%", "--accumulation", "2", "--select-memory", "0"}, {"--select-memory 0"}},
         {{"--budget", "25%", "--mask", w / "text.txt"}, {"text.txt"}},
         {{"--budget", "25%", "--mask", w / "nowhere"}, {"nowhere"}},
     };
     for (const auto &[given, parts] : cases) {
-        SCOPED_TRACE(given[0] + " " + given[1]);
+        SCOPED_TRACE(given[0] + " " + given.back());
         expect_refused(with(given), 2, parts);
         EXPECT_FALSE(std::filesystem::exists(w / "o")) << given[0];
     }

@@ -281,6 +281,51 @@ TEST(SparseSupport, RevertGivesWBackBitForBit)
     }
 }
 
+/* Blocks that went and kept their change are in W, know what they were, and go with a revert. */
+TEST(SparseSupport, RevertTakesWhatWasKeptAlongToo)
+{
+    for (const char *dtype : {"f32", "bf16"}) {
+        SmallDecoder m(dtype), other(dtype);
+        m.o.sparse = other.o.sparse = {.density = 0.25};
+        m.open(mixed());
+        other.open(mixed());
+        const Blocks b = m.blocks(), c = other.blocks();
+        const auto before = b.weights();
+        for (unsigned round = 0; round < 3; round++) { /* some come back */
+            b.select(b.share(10 * (round % 2), 1, 0.6), true);
+            for (int64_t s = 0; s < 2; s++) m.step(2 * (int64_t)round + s);
+        }
+        const auto moved = b.weights();
+        int64_t kept = 0;
+        for (int64_t i = 0; i < b.n(); i++) { /* the same state elsewhere */
+            const int64_t n = hn_sparse_kept_count(b.s, i);
+            std::vector<float> w((size_t)(n * b.at(i).values));
+            ASSERT_HN_OK(hn_sparse_kept_values(b.s, i, w.data()));
+            ASSERT_HN_OK(hn_sparse_set_kept(c.s, i, hn_sparse_kept_ids(b.s, i), n, w.data()));
+            kept += n;
+        }
+        EXPECT_GT(kept, 0);
+        Lists now;
+        for (int64_t i = 0; i < b.n(); i++) now.add(b.ids(i));
+        c.select(now);
+        for (int64_t i = 0; i < b.n(); i++) {
+            const auto delta = b.get(HN_SPARSE_DELTA, i);
+            ASSERT_HN_OK(hn_sparse_set(c.s, HN_SPARSE_DELTA, i, delta.data()));
+        }
+        ASSERT_HN_OK(hn_sparse_store(c.s));
+        EXPECT_EQ(c.weights(), moved) << dtype;
+        for (const Blocks &x : {b, c}) {
+            ASSERT_HN_OK(hn_sparse_revert(x.s));
+            EXPECT_EQ(x.weights(), before) << dtype;
+            for (int64_t i = 0; i < x.n(); i++) EXPECT_EQ(hn_sparse_kept_count(x.s, i), 0);
+        }
+        const int32_t id = 0;
+        std::vector<float> w((size_t)b.at(0).values);
+        b.select(b.share(1));
+        EXPECT_HN_FAIL(hn_sparse_set_kept(b.s, 0, &id, 1, w.data()), HN_ERR_ARG, "kept");
+    }
+}
+
 struct State {
     float delta, m, v;
     uint16_t age;

@@ -200,6 +200,36 @@ TEST(SparsePack, AppliesBlocksWhereTheyBelong)
                                      107, 108, 109, 100, 100, 100, 110, 111, 112, 100, 100, 100}));
 }
 
+/* A matrix may have a row of values and one of changes, and no third. */
+TEST(SparsePack, ValuesStandInPlaceOfWhatWasThere)
+{
+    TempDir dir;
+    Matrix kept("w", 4, 6, 2, 3, {0, 1}, 3), one("v", 4, 6, 1, 1, {2, 23}, 4),
+        change("w", 4, 6, 2, 3, {1, 2}, 5);
+    kept.m.set = one.m.set = true;
+    save(dir / "p", {&kept, &one, &change}, HN_F32);
+    Pack p;
+    json_t *manifest = nullptr;
+    ASSERT_HN_OK(hn_pack_load((dir / "p").c_str(), &p, &manifest));
+    ASSERT_EQ(p.n, 3);
+    const Matrix *const want[] = {&kept, &one, &change};
+    const char *const encoding[] = {"block-set", "sparse-set", "block"};
+    std::vector<float> w(24, 100.0f);
+    for (int i = 0; i < 3; i++) {
+        expect_same(p.matrix[i], *want[i], false);
+        EXPECT_EQ(p.matrix[i].set, i < 2);
+        const json_t *row = json_array_get(json_object_get(manifest, "tensors"), (size_t)i);
+        EXPECT_STREQ(json_string_value(json_object_get(row, "encoding")), encoding[i]);
+        EXPECT_TRUE(hn_pack_is_row(row));
+        if (i != 1) hn_pack_apply(&p.matrix[i], w.data());
+    }
+    json_decref(manifest);
+    EXPECT_EQ(w[0], kept.delta[0]);
+    EXPECT_EQ(w[3], kept.delta[6] + change.delta[0]);
+    EXPECT_EQ(w[12], 100.0f + change.delta[6]);
+    EXPECT_EQ(w[23], 100.0f);
+}
+
 /* spec/delta.md 4: SHiRA's 9,175,040 values of a 3B model take 105.0 MiB there, about 42 MiB here
  * and 25 MiB in bf16: the same density and 1/64 of the size. */
 TEST(SparsePack, TakesWhatTheSpecificationExpects)

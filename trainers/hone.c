@@ -12,6 +12,7 @@
 static const char *const methods[][2] = {
     {"lora", "low-rank adapters"},
     {"full", "every weight"},
+    {"sparse", "chosen blocks of the weights"},
     {"pearl", "continual learning, task by task"},
 };
 enum { N_METHODS = sizeof methods / sizeof *methods };

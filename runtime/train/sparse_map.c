@@ -121,24 +121,29 @@ static hn_status write_script(const hn_sparse *s, const cell *c, int64_t rows, i
     char *text;
     size_t size;
     const int64_t n = hn_sparse_matrices(s);
+    double most = 0;
     HN_TRY(open_stream(&f, &text, &size));
     fprintf(f, "$density << EOD\n");
     for (int64_t i = 0; i < n; i++)
-        fprintf(f, "%" PRId64 " %" PRId64 " %.4g\n", c[i].column, c[i].row, percent(s, i));
+        if (percent(s, i) > most) most = percent(s, i);
+    for (int64_t i = 0; i < n; i++) /* light figures on dark cells */
+        fprintf(f, "%" PRId64 " %" PRId64 " %.4g %d\n", c[i].column, c[i].row, percent(s, i),
+                percent(s, i) > 0.55 * most ? 0xffffff : 0x222222);
     fprintf(f, "EOD\nset terminal pngcairo size %d,%d font 'sans,11' background rgb 'white'\n",
             (int)(260 + 62 * columns), (int)(220 + 24 * rows));
     fprintf(f, "set output '%s/support.png'\n", out);
-    fprintf(f, "set title 'trained part of each matrix, %%'\nset ylabel 'layer'\n"
-               "set border 3 lc rgb '#555555'\nset tics nomirror scale 0\nunset key\n"
-               "set palette defined (0 '#f7fbff', 0.25 '#c6dbef', 0.5 '#6baed6', 0.75 '#2171b5', "
-               "1 '#08306b')\nset cbrange [0:*]\nset style fill solid 1 border lc rgb 'white'\n");
+    fprintf(f,
+            "set title 'trained part of each matrix, %%'\nset ylabel 'layer'\n"
+            "set lmargin 18\nset border 3 lc rgb '#555555'\nset tics nomirror scale 0\nunset key\n"
+            "set palette defined (0 '#f7fbff', 0.25 '#c6dbef', 0.5 '#6baed6', 0.75 '#2171b5', "
+            "1 '#08306b')\nset cbrange [0:*]\nset style fill solid 1 border lc rgb 'white'\n");
     write_tics(f, "x", c, n, false);
     write_tics(f, "y", c, n, true);
     fprintf(f, "set xrange [-0.5:%g]\nset yrange [%g:-0.5]\n", (double)columns - 0.5,
             (double)rows - 0.5);
     fprintf(f, "plot $density using 1:2:($1-0.5):($1+0.5):($2-0.5):($2+0.5):3 with boxxyerror lc "
-               "palette, '' using 1:2:(sprintf('%%.3g', $3)) with labels font ',9' tc rgb "
-               "'#222222'\n");
+               "palette, '' using 1:2:(sprintf('%%.3g', $3)):4 with labels font ',9' tc rgb "
+               "variable\n");
     return save_stream(f, &text, out, "support.gnuplot");
 }
 

@@ -43,7 +43,7 @@ static const hn_preset_value spiel[] = {
     {"replace-decay", "linear", SPIEL}, {"hysteresis", "0", SPIEL}, {"protect", "off", SPIEL}};
 static const hn_preset_value smt[] = {
     {"block", "256x256", SMT}, {"budget", "0.86%", SMT}, {"scope", "global", SMT},
-    {"select-batches", "100", SMT}, {"candidates", "0", SMT}, {"beta2", "0.95", SMT}, {"lr", "1e-4", SMT}};
+    {"select-batches", "100", SMT}, {"candidates", "0", SMT}, {"seed-moments", "off", SMT}, {"beta2", "0.95", SMT}, {"lr", "1e-4", SMT}};
 static const hn_preset_value shira[] = {
     {"block", "1x1", SHIRA}, {"budget", "lora:32", SHIRA}, {"share", "lora", SHIRA},
     {"scope", "matrix", SHIRA}, {"score", "random", SHIRA}, {"lr", "3e-4", SHIRA}};
@@ -198,6 +198,9 @@ static hn_status check_knobs(const hn_sparse_knobs *k, const hn_sparse_rules *r)
         return HN_FAIL(HN_ERR_ARG, "--block coupled and --score coupled go together");
     if (r->score == HN_BY_COUPLED && strcmp(k->scope, "matrix") != 0)
         return HN_FAIL(HN_ERR_ARG, "--block coupled: needs --scope matrix");
+    if (!k->fixed && strcmp(k->drop, "sensitivity") == 0 &&
+        (!hn_score_has_gradient(r->score) || score_share(k, r->score) == 1))
+        return HN_FAIL(HN_ERR_ARG, "--drop sensitivity: --score %s sums no gradients", k->score);
     if (k->lora_steps > 0 && k->lora_rank == 0)
         return HN_FAIL(HN_ERR_ARG, "--lora-steps: needs --lora-rank");
     return HN_OK;

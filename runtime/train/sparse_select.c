@@ -492,8 +492,8 @@ static hn_status meet(change *c, const hn_active_list *active, leaver who, hn_su
     c->old[l].mark[who.at] = 1;
     c->count[l]--;
     c->count[from]++;
-    replay(c, l);
-    if (from != l) replay(c, from);
+    replay(c, from); /* first: its queue may have ended, and no other leaf is behind its own */
+    if (from != l) replay(c, l);
     s->replaced++;
     return HN_OK;
 }
