@@ -64,7 +64,7 @@ class Suite(NamedTuple):
     train: dict  # options of all runs
     held_out: int  # bytes of each of the two held-out parts
     stories: int  # that the base model writes
-    rates: dict  # learning rates by program
+    rates: dict  # learning rates by program, and of T6, where single values are few
     few: int = 0  # batches of selection 0; 0: as many as ABSD wants
     ranks: tuple = (2, 8)  # T1
     sweep: tuple = (1, 2, 4, 8, 16)  # T2
@@ -125,6 +125,7 @@ def whole(full):
             "full": (3e-4, 1e-3, 3e-3),
             "lora": (1e-3, 3e-3, 1e-2),
             "sparse": (1e-3, 3e-3, 1e-2),
+            "score": (1e-3, 3e-3, 1e-2, 3e-2),
         },
     )
 
@@ -142,7 +143,7 @@ def smoke():
         train={"batch-size": 4, "seq-len": 64},
         held_out=1 << 12,
         stories=4,
-        rates={"full": (1e-3,), "lora": (3e-3, 1e-2), "sparse": (1e-2,)},
+        rates={"full": (1e-3,), "lora": (3e-3, 1e-2), "sparse": (1e-2,), "score": (1e-2,)},
         few=8,
         ranks=(2,),
         sweep=(1, 2, 4),
@@ -310,7 +311,8 @@ def cells_of(suite, target, model_name, groups, seeds, settings):
                 if seed == seeds[0]:
                     yield Cell(target, model_name, kind, 0, {**common, **options}, files)
                 continue
-            for rate in suite.rates[options["program"]]:
+            key = "score" if kind.startswith("score-") else options["program"]
+            for rate in suite.rates[key]:
                 o = {**common, "steps": suite.steps, **options, "lr": rate, "seed": seed}
                 yield Cell(target, model_name, kind, seed, o, files)
 
@@ -319,6 +321,7 @@ def memory_cells(suite):
     kinds = {
         "full": {"program": "full"},
         "lora-r16": {"program": "lora", "rank": 16},
+        "sparse-r16": {"program": "sparse", "budget": "lora:16", "block": "32x32"},
         **{
             f"sparse-{share}": {"program": "sparse", "budget": f"{share}%", "block": "32x32"}
             for share in (0.6, 1.2, 5)

@@ -18,7 +18,7 @@ import sys
 
 import rank_map
 from cells import deviation, head, mean, row
-from sparse_cells import BLOCKS, MODELS, SCORES, TARGETS
+from sparse_cells import BLOCKS, MODELS, SCORES, TARGETS, divides
 from sparse_published import PUBLISHED
 
 METHODS = (  # kind, title
@@ -292,9 +292,10 @@ def block_table(p):
         words = [block]
         for part in ("block", "attention"):
             kind = f"{part}-{block}"
-            known = kind in p.kinds
-            words += [p.loss(kind) if known else "does not divide" if block not in BLOCKS else "-"]
-            words += [p.of(kind, lambda c: c.tokens_per_s, "{:,.0f}") if known else ""]
+            if not divides(block, MODELS[p.model], part == "attention"):
+                words += ["does not divide", ""]
+                continue
+            words += [p.loss(kind), p.of(kind, lambda c: c.tokens_per_s, "{:,.0f}")]
         lines.append(row(*words))
     return lines
 
@@ -378,7 +379,11 @@ MEMORY = (
 
 def memory_table(p):
     lines = head("method", "recompute", *(name for name, _ in MEMORY), "total, GiB", numbers_from=2)
-    names = {"full": "full fine-tuning", "lora-r16": "LoRA, rank 16"}
+    names = {
+        "full": "full fine-tuning",
+        "lora-r16": "LoRA, rank 16",
+        "sparse-r16": "ABSD, 32x32, as many values",
+    }
     known = {key for _, keys in MEMORY for key in keys} | {"total"}
     order = lambda k: (not k.startswith("full"), not k.startswith("lora"), share_of(k))
     for kind in sorted(p.kinds, key=order):
