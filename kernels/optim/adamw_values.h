@@ -12,7 +12,8 @@ typedef struct {
 hn_adamw_factors_ hn_adamw_factors_of_(const hn_adamw_args *a, const hn_step_block *s,
                                        float correction1, float correction2);
 
-void hn_adamw_values_(float *restrict p, const float *restrict grad, float *restrict m,
-                      float *restrict v, int64_t n, hn_adamw_factors_ f);
+/* The ranges do not overlap. */
+void hn_adamw_values_(float *p, const float *grad, float *m, float *v, int64_t n,
+                      hn_adamw_factors_ f);
 
 #endif
