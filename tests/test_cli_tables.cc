@@ -1,4 +1,5 @@
-/* scripts/tables/pearl.sh: its cells, what it runs and does not run again, and its tables. */
+/* scripts/tables/pearl.sh and sparse.sh: their cells, what they run and do not run again, and their
+ * tables. */
 #include "cli_test.h"
 
 namespace {
@@ -8,16 +9,20 @@ namespace {
 
 class Tables {
     TempDir dir_;
+    std::string script_; /* "pearl" or "sparse" */
 
   public:
+    explicit Tables(const std::string &script = "pearl") : script_(script) {}
     std::string operator/(const std::string &name) const { return dir_ / name; }
     Ran run(const std::string &arguments) const
     {
         const char *bin = std::getenv("HONE_BIN");
-        const std::string program = std::string(bin ? bin : "build") + "/hone-pearl";
+        const std::string folder = bin ? bin : "build";
+        const std::string programs =
+            script_ == "pearl" ? " --program " + folder + "/hone-pearl" : " --programs " + folder;
         Ran r;
         const int status =
-            system(("scripts/tables/pearl.sh --program " + program + " --out " + (dir_ / "out") +
+            system(("scripts/tables/" + script_ + ".sh" + programs + " --out " + (dir_ / "out") +
                     " " + arguments + " >" + (dir_ / "stdout") + " 2>" + (dir_ / "stderr"))
                        .c_str());
         r.code = WIFEXITED(status) ? WEXITSTATUS(status) : -1;
@@ -103,6 +108,66 @@ TEST(CliTables, RefusesWhatCannotBe)
                          .c_str()) >>
                   8,
               2);
+}
+
+TEST(CliSparseTables, ShardsShareTheCells)
+{
+    NEED_PYTHON();
+    const Tables w("sparse");
+    const Ran all = w.run("--list --full");
+    expect_done(all);
+    std::set<std::string> cells;
+    for (const char *shard : {"1/2", "2/2"}) {
+        const Ran part = w.run(std::string("--list --full --shard ") + shard);
+        expect_done(part);
+        for (const auto &line : lines_of(part.out)) EXPECT_TRUE(cells.insert(line).second) << line;
+    }
+    EXPECT_EQ(cells.size(), lines_of(all.out).size());
+    for (const auto &line : cells) {
+        EXPECT_EQ(contains(line, "babyllama-char105/config.json"), contains(line, "/babyllama/"));
+        EXPECT_EQ(contains(line, "gsm8k/train"), line.compare(0, 5, "gsm8k") == 0) << line;
+    }
+}
+
+/* LoRA of rank 2 has 11,560 values, as many whole blocks of 4 x 4 have 8 less. */
+TEST(CliSparseTables, RunsCellsOnceAndComparesThem)
+{
+    NEED_PYTHON();
+    HN_NEED_DATA(shakespeare, "tinyshakespeare");
+    HN_NEED_DATA(stories, "stories260k");
+    const Tables w("sparse");
+    const std::string smoke =
+        "--smoke --seeds 0 --jobs 2 --only "
+        "'stories260k/(base|full|lora-b2|absd-b2|every-5)-(lr|s)|^mem.*-5-.*on'";
+    const Ran first = w.run(smoke);
+    expect_done(first);
+    EXPECT_TRUE(contains(first.out, "| b2 | LoRA | 11,560 | 0.0")) << first.out << first.err;
+    EXPECT_TRUE(contains(first.out, "| b2 | ABSD static | 11,552 | 0.01 | ")) << first.out;
+    EXPECT_TRUE(contains(first.out, "| b2 | DoRA | not built |")) << first.out;
+    EXPECT_TRUE(contains(first.out, "| dynamic | 4 | 0.2 | revert | ")) << first.out;
+    EXPECT_TRUE(contains(first.out, "| ABSD, 32x32, 5 % | on | ")) << first.out;
+    EXPECT_FALSE(contains(first.out, "cells are missing")) << first.out;
+    const std::string cell = w / "out/shakespeare/stories260k/every-5-lr0.01-s0";
+    EXPECT_FALSE(std::filesystem::exists(cell)); /* its checkpoints */
+    const std::string json = read_file(cell + ".json");
+    EXPECT_TRUE(contains(json, "\"selections\": [[4, ")) << json;
+    const Ran again = w.run(smoke);
+    expect_done(again);
+    EXPECT_TRUE(contains(again.err, "7 cells, 7 done before")) << again.err;
+    EXPECT_EQ(again.out, first.out);
+    const Ran other = w.run(smoke + " --dtype bf16");
+    EXPECT_EQ(other.code, 2);
+    EXPECT_TRUE(contains(other.err, "dtype=f32, not bf16")) << other.err;
+}
+
+TEST(CliSparseTables, SkipsWhatNeedsAGpu)
+{
+    NEED_PYTHON();
+    const Tables w("sparse");
+    const Ran r = w.run("--device cpu --only '^step/llama-3.2-1b/block-32-s0'");
+    expect_done(r);
+    EXPECT_TRUE(contains(r.err, "1 skipped: ")) << r.err;
+    EXPECT_TRUE(contains(r.out, "1 of 1 cells are missing: step/llama-3.2-1b/block-32.")) << r.out;
 }
 
 } // namespace

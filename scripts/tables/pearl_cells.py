@@ -299,8 +299,3 @@ def make(suite, seeds, settings):
 
 def files_of(suite, cell):
     return suite.streams[cell.stream].files + suite.models[cell.model].files
-
-
-def words_of(options, data):
-    """The options of a run as words; {data} stands for the folder of the data."""
-    return [f"--{key}={v}".replace("{data}", data) for key, v in options.items()]

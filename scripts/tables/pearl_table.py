@@ -7,13 +7,13 @@ seed (the same seed has the same reference, order and batches) and then averaged
 """
 
 import json
-import math
 import pathlib
 import re
 import shutil
 import sys
 
 import rank_map
+from cells import deviation, head, mean, row
 from pearl_cells import MAIN, RANKS
 
 CHOOSERS = ("prototype", "max-logit", "min-entropy", "max-energy")
@@ -116,15 +116,6 @@ def read(out):
 # ---- figures ----
 
 
-def mean(values):
-    return sum(values) / len(values)
-
-
-def deviation(values):
-    m = mean(values)
-    return math.sqrt(sum((v - m) ** 2 for v in values) / (len(values) - 1))
-
-
 def figure(values, form="{:.2f}"):
     """Mean and standard deviation as "71.23 (0.40)"; of one value no deviation."""
     if not values or None in values:
@@ -150,15 +141,6 @@ def difference(kinds, ours, theirs, get):
 
 def seeds(kinds, kind):
     return str(len(kinds.get(kind, {}))) if kind in kinds else "-"
-
-
-def row(*words):
-    return "| " + " | ".join(words) + " |"
-
-
-def head(*words, numbers_from=1):
-    rule = ["---"] * numbers_from + ["---:"] * (len(words) - numbers_from)
-    return [row(*words), "|" + "|".join(rule) + "|"]
 
 
 # ---- tables ----
