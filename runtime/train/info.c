@@ -180,10 +180,6 @@ static hn_status info_safetensors(const char *path, FILE *to)
 {
     hn_st_file *f = NULL;
     HN_TRY(hn_st_open(path, &f));
-    if (hn_st_metadata(f, "delta.manifest") != NULL) {
-        hn_st_close(f);
-        return info_pack(path, to);
-    }
     fprintf(to, "%s: safetensors, %" PRId64 " tensors\n", path, hn_st_count(f));
     for (int64_t i = 0; i < hn_st_count(f); i++) print_tensor(to, hn_st_at(f, i));
     hn_st_close(f);
