@@ -497,11 +497,13 @@ static hn_status select_mask(const hn_sparse_run *r)
     return st;
 }
 
+/* Moments begin at 0 here, whatever --seed-moments says: all batches were taken at the same
+ * weights, and their gradients, which nobody clips, would drive the first steps (held-out loss of
+ * babyllama on Shakespeare after 200 steps: 2.08 against 2.01). */
 static hn_status select_first(hn_sparse_run *r)
 {
     const hn_score_rule rule = r->rules.first;
     const bool gathers = hn_score_has_gradient(rule);
-    const bool seeded = has_sums(r, rule) && r->c->knobs.seed_moments;
     hn_support p = {0};
     bool whole = true;
     char by[64];
@@ -513,7 +515,7 @@ static hn_status select_first(hn_sparse_run *r)
         snprintf(by, sizeof by, "%s of %" PRId64 " batches", r->c->knobs.score,
                  r->rules.schedule.first);
     hn_status st = fill(r, rule, NULL, &p);
-    if (st == HN_OK) st = install(r, &p, seeded, false);
+    if (st == HN_OK) st = install(r, &p, false, false);
     if (st == HN_OK && gathers) st = hn_sparse_begin(hn_sparse_run_blocks(r));
     if (st == HN_OK) tell_first(r, &p, by);
     hn_support_free(&p);

@@ -66,7 +66,7 @@ typedef struct {
     {"on-drop",        F(on_drop),       "revert",     0, 0, "revert|keep", "a block that goes: gets its old values back; keeps its change"}, \
     {"hysteresis",     F(hysteresis),    "1.2",        0, 1e6, NULL, "a newcomer's score is above so many times the old one's; 0: always replaced"}, \
     {"protect",        F(protect),       "on",         0, 0, NULL, "blocks younger than select-every stay"}, \
-    {"seed-moments",   F(seed_moments),  "on",         0, 0, NULL, "moments of new blocks begin with the window's gradients"}, \
+    {"seed-moments",   F(seed_moments),  "on",         0, 0, NULL, "moments of blocks that a later selection adds begin with its window's gradients; those of the first begin at 0"}, \
     {"lora-rank",      F(lora_rank),     "0",          0, 65536, NULL, "a low-rank pair of this rank beside the blocks of each matrix; 0: none"}, \
     {"lora-steps",     F(lora_steps),    "0",          0, 1e9, NULL, "steps of the low-rank pairs alone before the first selection; the run then starts anew"}
 /* clang-format on */

@@ -282,7 +282,6 @@ def reselect_kinds(p):
         yield f"replace-{replace}", dynamic(10, replace=replace)
     yield "keep", dynamic(10, on_drop="keep")
     yield "dynamic-unseeded", dynamic(10, seed_moments="off")
-    yield "static-unseeded", p.sparse(rank, block=block, seed_moments="off")
 
 
 GROUPS = {

@@ -300,7 +300,7 @@ def block_table(p):
     return lines
 
 
-RESELECTION = ("static-unseeded", "every", "replace", "keep", "dynamic-unseeded")
+RESELECTION = ("every", "replace", "keep", "dynamic-unseeded")
 
 
 def reselect_table(p):
