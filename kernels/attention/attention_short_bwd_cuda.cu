@@ -298,9 +298,16 @@ __device__ __forceinline__ void clear_rows(const hn_attention_args &a, int64_t s
     }
 }
 
+/* Blocks that share a multiprocessor: with the 100 KB of sm_86 and sm_89 one. */
+#if defined(__CUDA_ARCH__) && (__CUDA_ARCH__ == 860 || __CUDA_ARCH__ == 890)
+constexpr int kShare = 1;
+#else
+constexpr int kShare = 2;
+#endif
+
 /* capacity: rows of a tile, no sequence has more. */
 template <int kDim>
-__global__ void __launch_bounds__(kThreads, kDim == 128 ? 1 : 2)
+__global__ void __launch_bounds__(kThreads, kDim == 128 ? 1 : kShare)
     attention_bwd_short(const hn_attention_args a, const int capacity)
 {
     extern __shared__ __align__(256) __nv_bfloat16 shared[];
