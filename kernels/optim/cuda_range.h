@@ -6,6 +6,7 @@
  */
 #ifndef HN_CUDA_RANGE_H
 #define HN_CUDA_RANGE_H
+#include "kernels/optim/optim_many.h"
 #include "runtime/base/check.h"
 #include "runtime/base/cuda_vec.h"
 #include "runtime/base/step_block.h"
