@@ -1,5 +1,6 @@
 /* Branches of captured graphs: taken or not by a number on the device, at every launch anew. */
-#include "cuda_test.h"
+#include "gemm_cuda_test.h"
+#include "kernel_test.h"
 #include "runtime/base/cuda_branch.h"
 
 namespace {
@@ -62,6 +63,40 @@ TEST(CudaBranch, KeepsTheOrderOfTheStream)
         wanted.assign({v}), marked.assign(zeros);
         graph.launch();
         EXPECT_EQ(copy.host(), v > 0 ? ones : zeros);
+    }
+}
+
+/* cuBLASLt's own kernels, with its workspace, of as many tokens as kernels of different kinds take.
+ */
+TEST(CudaBranch, HoldsProducts)
+{
+    HN_NEED_CUDA();
+    if (!has_branches()) GTEST_SKIP() << "the driver has no conditional nodes";
+    for (const int64_t k : {1000, 129, 8}) {
+        SCOPED_TRACE(k);
+        Gemm gemm;
+        Matrix a(HN_BF16, k, 192), b(HN_BF16, k, 320), zero(HN_F32, 192, 320);
+        a.normal(1), b.normal(2), zero.normal(3, 0, 0);
+        DeviceCopy da(a, true), db(b, true), want(zero, true), got(zero, true);
+        DeviceArray<int32_t> value(std::vector<int32_t>{0});
+        const auto before = got.raw();
+        hn_gemm_cuda_args g = {};
+        g.m = 192, g.n = 320, g.k = k, g.trans_a = true;
+        g.a = da.data(), g.b = db.data(), g.ld_a = da.ld(), g.ld_b = db.ld();
+        g.c = want.data(), g.ld_c = want.ld(), g.dtype = HN_BF16, g.c_dtype = HN_F32;
+        g.alpha = 1.0f;
+        ASSERT_HN_OK(hn_gemm_cuda_run(gemm, &g, nullptr));
+        g.c = got.data();
+        CapturedGraph graph([&](hn_stream stream) {
+            hn_cuda_branch branch;
+            ASSERT_HN_OK(hn_cuda_branch_begin(&branch, value.data(), 0, stream));
+            EXPECT_HN_OK(hn_cuda_branch_end(&branch, hn_gemm_cuda_run(gemm, &g, branch.body)));
+        });
+        graph.launch();
+        EXPECT_TRUE(same_bits(got.raw(), before)) << "not taken";
+        value.assign({1});
+        graph.launch();
+        EXPECT_TRUE(same_bits(got.raw(), want.raw()));
     }
 }
 
