@@ -55,6 +55,11 @@ typedef struct {
     const float *fisher;   /* NULL, or [values of the layout] diagonal, none negative */
 } hn_fed_update;
 
+/* What both sides demand of an update, but for whether a Fisher diagonal is wanted.
+ * Errors   naming the client. HN_ERR_ARG: a number out of range; HN_ERR_NUMERIC: NaN or infinity in
+ *          loss, value or fisher (tensor and index), a negative Fisher element */
+HN_NODISCARD hn_status hn_fed_update_check(const hn_fed_layout *l, const hn_fed_update *u);
+
 typedef struct {
     hn_fed_encoding encoding;
     int64_t k;         /* topk: values that are sent, 1 .. values of the layout */
@@ -91,13 +96,18 @@ HN_NODISCARD hn_status hn_fed_encode_model(const hn_fed_layout *l, int64_t round
                                            const float *value, hn_fed_encoding encoding,
                                            hn_fed_bytes *out);
 
+/* Makes the checksum of a whole message right again after its bytes were changed: for tests of what
+ * arrives. */
+void hn_fed_seal(hn_fed_bytes *b);
+
 /* Length of a message. f32 and bf16: exact; topk: the most that k ids can take. */
 int64_t hn_fed_message_bytes(const hn_fed_layout *l, hn_fed_encoding encoding, int64_t k,
                              bool fisher);
 
 /* What a message says it is, without its body: to find the client that sent it. The checksum is
  * not looked at.
- * Errors   HN_ERR_FORMAT: too short, not a message, another version, a field out of range */
+ * Errors   HN_ERR_FORMAT: truncated, not a message, another version, a field out of range (negative
+ *          n_k); HN_ERR_NUMERIC: the loss is not finite */
 HN_NODISCARD hn_status hn_fed_peek(const void *bytes, size_t n, hn_fed_head *head);
 
 /* A whole message.
