@@ -68,8 +68,9 @@ hn_status hn_fed_update_check(const hn_fed_layout *l, const hn_fed_update *u)
     snprintf(who, sizeof who, "update of client %" PRId64, u->client);
     if (u->client < 0 || u->round < 0)
         return HN_FAIL(HN_ERR_ARG, "%s of round %" PRId64 ": numbers start at 0", who, u->round);
-    if (u->samples < 1)
-        return HN_FAIL(HN_ERR_ARG, "%s: n_k is %" PRId64 ", at least 1", who, u->samples);
+    if (u->samples < 1 || u->samples > HN_FED_MAX_SAMPLES)
+        return HN_FAIL(HN_ERR_ARG, "%s: n_k is %" PRId64 ", 1 to %d", who, u->samples,
+                       (int)HN_FED_MAX_SAMPLES);
     if (!isfinite(u->loss))
         return HN_FAIL(HN_ERR_NUMERIC, "%s: its loss is %g", who, (double)u->loss);
     HN_TRY(hn_fed_layout_check(l, u->value, who));
@@ -365,7 +366,8 @@ static hn_status check_numbers(const wire *w)
     const bool model = w->kind == HN_FED_MODEL;
     if (w->round < 0) return bad_field("round", w->round);
     if (model ? w->client != -1 : w->client < 0) return bad_field("client", w->client);
-    if (model ? w->samples != 0 : w->samples < 1) return bad_field("n_k", w->samples);
+    if (model ? w->samples != 0 : w->samples < 1 || w->samples > HN_FED_MAX_SAMPLES)
+        return bad_field("n_k", w->samples);
     if (w->tensors < 0) return bad_field("number of tensors", w->tensors);
     if (w->elements < 0) return bad_field("number of elements", w->elements);
     if (w->sent < 0 || w->sent > w->elements) return bad_field("number of values", w->sent);

@@ -40,6 +40,8 @@ extern "C" {
 #endif
 
 enum { HN_FED_HEADER_BYTES = 128 };
+/* n_k theta_k is exact in fp64 up to here. */
+enum { HN_FED_MAX_SAMPLES = (1 << 29) - 1 };
 
 typedef enum { HN_FED_MODEL = 1, HN_FED_UPDATE = 2 } hn_fed_kind;
 

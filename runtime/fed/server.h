@@ -163,7 +163,7 @@ HN_NODISCARD hn_status hn_fed_server_begin(hn_fed_server *s, int64_t round);
 HN_NODISCARD hn_status hn_fed_server_add(hn_fed_server *s, const hn_fed_update *u);
 /* Counts an update that was refused before it came here (a damaged message). */
 void hn_fed_server_reject(hn_fed_server *s);
-/* Ends the round. The server is unchanged after an error.
+/* Ends the round. After an error the server can only be freed; what was saved is what goes on.
  * report   out, may be NULL
  * Errors   HN_ERR_ARG: no round was begun; HN_ERR_NUMERIC: the new model is not finite (tensor and
  *          index); HN_ERR_MEMORY */
