@@ -90,17 +90,6 @@ static hn_status read_newest(hn_fedref *r, bool *there)
     return st;
 }
 
-/* The model as files or the seed have it: the state behind round 0. */
-static hn_status begin(hn_fedref *r)
-{
-    float *start = hn_malloc((size_t)r->layout.n * sizeof *start);
-    if (start == NULL) return HN_FAIL(HN_ERR_MEMORY, "%" PRId64 " values", r->layout.n);
-    hn_status st = hn_fed_client_get(r->evaluator, start);
-    if (st == HN_OK) st = hn_fed_server_new(&r->layout, &r->method, start, &r->server);
-    hn_free(start);
-    return st == HN_OK ? hn_fedref_save(r) : st;
-}
-
 /* ---- opening ---- */
 
 static hn_status choose_out(hn_fedref *r)
@@ -161,7 +150,7 @@ static hn_status open_index(hn_fedref *r, const char *index)
         hn_info(&r->log, "continued behind round %" PRId64 " of %" PRId64, r->done, r->c->rounds);
     else if (there)
         hn_warn(&r->log, "%s: no complete state: from the beginning", r->out);
-    return state ? HN_OK : begin(r);
+    return hn_fedref_save(r);
 }
 
 hn_status hn_fedref_folder_open(hn_fedref *r)

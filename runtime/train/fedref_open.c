@@ -172,6 +172,17 @@ static hn_status make_tables(hn_fedref *r)
     return HN_OK;
 }
 
+/* Behind round 0: the model as files or the seed have it. */
+static hn_status open_server(hn_fedref *r)
+{
+    float *start = hn_malloc((size_t)r->layout.n * sizeof *start);
+    if (start == NULL) return HN_FAIL(HN_ERR_MEMORY, "%" PRId64 " values", r->layout.n);
+    hn_status st = hn_fed_client_get(r->evaluator, start);
+    if (st == HN_OK) st = hn_fed_server_new(&r->layout, &r->method, start, &r->server);
+    hn_free(start);
+    return st;
+}
+
 static hn_status open_simulation(hn_fedref *r)
 {
     const int64_t n = r->layout.n, each = r->schedule.per_round;
@@ -179,6 +190,7 @@ static hn_status open_simulation(hn_fedref *r)
     r->received = hn_malloc((size_t)(n * each) * sizeof *r->received);
     if (r->sent == NULL || r->received == NULL)
         return HN_FAIL(HN_ERR_MEMORY, "%" PRId64 " updates of %" PRId64 " values", each, n);
+    HN_TRY(open_server(r));
     return hn_fed_one_new(&r->setup.sim, &r->sim);
 }
 

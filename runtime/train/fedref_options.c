@@ -165,8 +165,10 @@ hn_status hn_fedref_injections(const char *text, hn_injection **out, int64_t *n)
     hn_injection *list = hn_calloc(most, sizeof *list);
     if (list == NULL) return HN_FAIL(HN_ERR_MEMORY, "table of %zu injections", most);
     const char *at = text;
-    while (injection(&at, &list[(*n)++]) && *at == ',') at++;
-    if (*at == '\0' && *n == (int64_t)most) {
+    bool good = true;
+    for (bool more = true; more && good; more = good && *at == ',' && *++at != '\0')
+        good = injection(&at, &list[(*n)++]);
+    if (good && *at == '\0' && *n == (int64_t)most) {
         *out = list;
         return HN_OK;
     }

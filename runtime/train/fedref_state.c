@@ -250,6 +250,8 @@ hn_status hn_fedref_state_load(hn_fedref *r, const char *dir)
     char *state = hn_asprintf("%s/%s", dir, state_file),
          *residuals = hn_asprintf("%s/%s", dir, residual_file);
     hn_status st = state && residuals ? HN_OK : HN_FAIL(HN_ERR_MEMORY, "no memory for a path");
+    hn_fed_server_free(r->server);
+    r->server = NULL;
     if (st == HN_OK) st = hn_fed_server_load(&r->layout, &r->method, dir, &r->server);
     if (st == HN_OK) st = hn_json_load(state, &o);
     if (st == HN_OK) st = read_json(r, o, state);
