@@ -11,6 +11,7 @@ static const hn_option model_rows[] = {
     {"model",           FIELD(model),           NULL,   0, 0, NULL, "name of an architecture (mnist-cnn, cinic-cnn, resnet18-cifar, vit-tiny-cifar), a config.json, or a folder with weights"},
     {"weights",         FIELD(weights),         "",     0, 0, NULL, "safetensors file with weights of a named model or config.json"},
     {"image-size",      FIELD(image_size),      "0",    0, 4096, NULL, "side of the images that the network reads, in pixels; 0: as the model says"},
+    {"classes",         FIELD(classes),         "0",    0, 1e6, NULL, "of the head, where a client's images have not all of them; 0: those of the images"},
     {"dtype",           FIELD(dtype),           "auto", 0, 0, "auto|f32|bf16", "compute type; auto: that of the files, f32 for random weights"},
     HN_OPT_TITLE("Data"),
     {"data",            FIELD(data),            NULL,   0, 0, NULL, "idx or CIFAR files, or a folder of them or of classes; A+B joins sets"},

@@ -53,10 +53,13 @@ static hn_status open_images(hn_fed_setup *s)
     return HN_OK;
 }
 
-/* The head has the classes of the data. */
+/* The head has the classes of the data, or more. */
 static hn_status fit_head(hn_fed_setup *s)
 {
-    const hn_vision_override o = {.classes = hn_image_set_view(s->train)->n_classes};
+    const int64_t there = hn_image_set_view(s->train)->n_classes, asked = s->c->classes;
+    const hn_vision_override o = {.classes = asked > 0 ? asked : there};
+    if (o.classes < there)
+        return HN_FAIL(HN_ERR_ARG, "--classes %" PRId64 ": the images have %" PRId64, asked, there);
     HN_TRY(hn_model_override(&s->model, &o, false));
     if (s->model.fresh_head) hn_info(&s->log, "head: a new one, of %" PRId64 " classes", o.classes);
     return hn_model_digest(&s->model, (uint64_t)s->c->seed, &s->base_digest);

@@ -20,7 +20,7 @@ extern "C" {
 typedef struct {
     /* model */
     const char *model, *weights, *dtype;
-    int64_t image_size;
+    int64_t image_size, classes;
     /* data */
     const char *data, *eval_data, *data_kind, *augment;
     bool coarse;
