@@ -7,6 +7,7 @@
 #ifndef HN_IMAGE_BOX_H
 #define HN_IMAGE_BOX_H
 #include <math.h>
+#include <string.h>
 
 #include "kernels/vision/image_prep.h"
 
@@ -103,6 +104,19 @@ static HN_HOST_DEVICE inline hn_image_tap hn_image_tap_of(int32_t at, int32_t ou
 static HN_HOST_DEVICE inline float hn_image_mix(float a, float b, float weight)
 {
     return fmaf(weight, b - a, a);
+}
+
+/* The box of row i of a call, whose replicas have `group` rows each. */
+static HN_HOST_DEVICE inline hn_image_box hn_image_box_at(const hn_image_rule *r,
+                                                          const hn_rng_state *state,
+                                                          int64_t state_stride, int64_t group,
+                                                          uint64_t key, int64_t i)
+{
+    const int64_t g = i / group;
+    hn_rng_state s;
+    memcpy(&s, (const char *)state + g * state_stride, sizeof s);
+    return hn_image_box_of(r, hn_rng_make(s.seed, s.step, key),
+                           (uint64_t)(s.row_offset + i - g * group));
 }
 
 #ifdef __cplusplus

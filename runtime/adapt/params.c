@@ -479,12 +479,22 @@ static double draw(const hn_param *p, hn_rng r, int64_t row, int64_t col)
 
 enum { INIT_ELEMENTS = 1 << 22 }; /* drawn at a time, at least a row */
 
+static hn_status set_rows_of(const hn_tensor *t, int64_t first, int64_t rows, const float *dense)
+{
+    const int64_t replicas = t->type.replicas > 1 ? t->type.replicas : 1;
+    for (int64_t g = 0; g < replicas; g++) {
+        const hn_tensor one = hn_tensor_replica(t, g);
+        HN_TRY(hn_tensor_set_rows(&one, first, rows, dense));
+    }
+    return HN_OK;
+}
+
 /* Master and working copy, or the frozen value. */
 static hn_status set_rows(const hn_param *p, int64_t first, int64_t rows, const float *dense)
 {
     if (p->master != NULL && p->master != p->value)
-        HN_TRY(hn_tensor_set_rows(p->master, first, rows, dense));
-    return hn_tensor_set_rows(p->value, first, rows, dense);
+        HN_TRY(set_rows_of(p->master, first, rows, dense));
+    return set_rows_of(p->value, first, rows, dense);
 }
 
 hn_status hn_param_init(const hn_param *p, uint64_t seed)
@@ -571,6 +581,12 @@ hn_status hn_param_read(const hn_param *p, const hn_tensor *t, float *dense)
 hn_status hn_param_get(const hn_param *p, float *dense)
 {
     return hn_param_read(p, storage(p), dense);
+}
+
+hn_status hn_param_get_replica(const hn_param *p, int64_t g, float *dense)
+{
+    const hn_tensor one = hn_tensor_replica(storage(p), g);
+    return hn_param_read(p, &one, dense);
 }
 
 /* ---- buffers ---- */

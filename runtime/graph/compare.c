@@ -108,13 +108,12 @@ static hn_status compare(const hn_node *n, int k, const void *want)
     return st;
 }
 
-hn_status hn_twin_after(const hn_node *n, const hn_step_block *step, hn_twin_copies *c)
+hn_status hn_twin_after(const hn_node *n, hn_step_block *step, hn_twin_copies *c)
 {
     const hn_op_def *def = hn_op(n->op);
     hn_tensor in[HN_MAX_IN], out[HN_MAX_OUT];
     hn_node twin = *n;
-    hn_step_block block = *step;
-    hn_exec x = {.device = HN_DEVICE_CPU, .step = &block, .twin = true};
+    hn_exec x = {.device = HN_DEVICE_CPU, .step = step, .twin = true};
     for (int k = 0; k < def->n_in; k++) {
         if (n->in[k] == NULL) continue;
         in[k] = *n->in[k];

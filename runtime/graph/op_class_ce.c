@@ -143,6 +143,7 @@ const hn_op_def hn_op_class_ce = {
     .alias = {1 + LOSS_IN, 1 + COUNT_IN, 1 + HITS_IN},
     .saved_out = HN_BIT(DLOGITS) | HN_BIT(ROW_LOSS) | HN_BIT(PREDICTION),
     .loss = true,
+    .replicas = true,
     .infer = infer,
     .grad = grad,
     .scratch = scratch,

@@ -82,6 +82,7 @@ const hn_op_def hn_op_zero = {
     .n_in = 1,
     .n_out = 1,
     .alias = {1},
+    .replicas = true,
     .run_cpu = run_cpu,
     .run_cuda = run_cuda,
     .run_many_cuda = run_many_cuda,

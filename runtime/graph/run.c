@@ -214,16 +214,21 @@ static hn_status run_checked(const hn_node *n, hn_exec *x)
 
 static hn_status run_compared(const hn_node *n, hn_exec *x)
 {
+    const hn_program *p = n->graph->program;
+    const size_t blocks = (size_t)p->replicas * sizeof(hn_step_block);
     hn_twin_copies copies = {0};
-    hn_step_block step = {0};
     hn_status st = HN_OK;
-    if (x->step) HN_TRY(hn_device_read(n->graph->program->device, &step, x->step, sizeof step));
+    hn_step_block *step = hn_aligned_alloc(64, blocks);
+    if (step == NULL) return HN_FAIL(HN_ERR_MEMORY, "%zu bytes of step blocks", blocks);
+    memset(step, 0, blocks);
+    if (x->step) HN_TRY_GOTO(st, hn_device_read(p->device, step, x->step, blocks), done);
     HN_TRY_GOTO(st, hn_twin_before(n, &copies), done);
     HN_TRY_GOTO(st, run_checked(n, x), done);
-    st = hn_twin_after(n, &step, &copies);
+    st = hn_twin_after(n, step, &copies);
 
 done:
     hn_twin_free(&copies);
+    hn_free(step);
     return st;
 }
 
