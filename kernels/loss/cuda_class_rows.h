@@ -91,9 +91,9 @@ static __device__ __forceinline__ void add_totals(const Totals &all, double loss
 }
 
 static __global__ void __launch_bounds__(kSumThreads)
-    class_totals_kernel(const hn_class_rows w, int64_t rows, const Totals to)
+    class_totals_kernel(const hn_class_rows w, int64_t group, const Totals to)
 {
-    const int64_t group = rows / to.groups, first = blockIdx.x * group;
+    const int64_t first = blockIdx.x * group;
     double loss = 0.0;
     int count = 0, hits = 0;
     for (int64_t i = first + threadIdx.x; i < first + group; i += kSumThreads) {
@@ -126,16 +126,14 @@ static __global__ void __launch_bounds__(kThreads)
 
 template <class Op>
 static __global__ void __launch_bounds__(kSumThreads)
-    class_rows_one_block_kernel(const Op op, int64_t rows, const Totals to)
+    class_rows_one_block_kernel(const Op op, int group, const Totals to)
 {
-    const int64_t group = rows / to.groups, first = blockIdx.x * group;
     const int lane = (int)threadIdx.x % kWarp;
     double loss = 0.0;
     int count = 0, hits = 0;
 #pragma unroll 1
-    for (int64_t row = first + threadIdx.x / kWarp; row < first + group;
-         row += kSumThreads / kWarp) {
-        const RowGives r = op.template row<kWarp>(row, lane);
+    for (int i = (int)threadIdx.x / kWarp; i < group; i += kSumThreads / kWarp) {
+        const RowGives r = op.template row<kWarp>((int64_t)blockIdx.x * group + i, lane);
         if (lane != 0) continue;
         loss += r.loss;
         count += r.say != 0;
@@ -150,7 +148,8 @@ static void launch_rows(const Op &op, int64_t rows, int64_t cols, const hn_class
 {
     const unsigned groups = (unsigned)to.groups;
     if (cols <= kNarrowCols && rows / to.groups <= kOneBlockRows) {
-        class_rows_one_block_kernel<<<groups, kSumThreads, 0, stream>>>(op, rows, to);
+        class_rows_one_block_kernel<<<groups, kSumThreads, 0, stream>>>(op, (int)(rows / groups),
+                                                                        to);
         return;
     }
     if (cols <= kNarrowCols)
@@ -161,7 +160,7 @@ static void launch_rows(const Op &op, int64_t rows, int64_t cols, const hn_class
         class_rows_kernel<Op, kWide, kWide>
             <<<hn_grid(rows, 1, INT32_MAX), kWide, 0, stream>>>(op, rows, w);
     if (to.loss != nullptr || to.count != nullptr || to.hits != nullptr)
-        class_totals_kernel<<<groups, kSumThreads, 0, stream>>>(w, rows, to);
+        class_totals_kernel<<<groups, kSumThreads, 0, stream>>>(w, rows / groups, to);
 }
 
 } // namespace hn_class

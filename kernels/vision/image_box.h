@@ -7,7 +7,6 @@
 #ifndef HN_IMAGE_BOX_H
 #define HN_IMAGE_BOX_H
 #include <math.h>
-#include <string.h>
 
 #include "kernels/vision/image_prep.h"
 
@@ -112,11 +111,11 @@ static HN_HOST_DEVICE inline hn_image_box hn_image_box_at(const hn_image_rule *r
                                                           int64_t state_stride, int64_t group,
                                                           uint64_t key, int64_t i)
 {
-    const int64_t g = i / group;
-    hn_rng_state s;
-    memcpy(&s, (const char *)state + g * state_stride, sizeof s);
-    return hn_image_box_of(r, hn_rng_make(s.seed, s.step, key),
-                           (uint64_t)(s.row_offset + i - g * group));
+    const int64_t g = (uint32_t)i / (uint32_t)group; /* both below 2^31 */
+    const hn_rng_state *const s =
+        (const hn_rng_state *)(const void *)((const char *)state + g * state_stride);
+    return hn_image_box_of(r, hn_rng_make(s->seed, s->step, key),
+                           (uint64_t)(s->row_offset + i - g * group));
 }
 
 #ifdef __cplusplus
