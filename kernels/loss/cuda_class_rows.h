@@ -133,7 +133,8 @@ static __global__ void __launch_bounds__(kSumThreads)
     int count = 0, hits = 0;
 #pragma unroll 1
     for (int i = (int)threadIdx.x / kWarp; i < group; i += kSumThreads / kWarp) {
-        const RowGives r = op.template row<kWarp>((int64_t)blockIdx.x * group + i, lane);
+        const int row = (int)blockIdx.x * group + i; /* rows are below 2^31 */
+        const RowGives r = op.template row<kWarp>(row, lane);
         if (lane != 0) continue;
         loss += r.loss;
         count += r.say != 0;
