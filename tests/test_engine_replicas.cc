@@ -106,6 +106,7 @@ TEST_F(EngineReplicas, EachDoesWhatAnEngineOfItsOwnDoes)
             m.o.optimizer.momentum = 0.9;
             m.o.anchor = {.weight = 0.3f, .fisher = false};
             m.open();
+            ASSERT_HN_OK(hn_engine_restart(m.e, 0)); /* the anchor is where they begin */
             EXPECT_EQ(hn_engine_replicas(m.e), kReplicas);
             const auto reports = run(m, images, kHow, kSteps, whole);
             for (size_t g = 0; g < kReplicas; g++) {
@@ -114,6 +115,7 @@ TEST_F(EngineReplicas, EachDoesWhatAnEngineOfItsOwnDoes)
                 one.o.optimizer = m.o.optimizer;
                 one.o.anchor = m.o.anchor;
                 one.open();
+                ASSERT_HN_OK(hn_engine_restart(one.e, 0));
                 const auto want = run(one, images, {kHow[g]}, steps_of(g), false);
                 for (size_t k = 0; k < kSteps.size(); k++) {
                     const hn_step_report &a = reports[k][g], &b = want[k][0];
@@ -175,7 +177,7 @@ TEST_F(EngineReplicas, FrozenOnesStayBitForBitAndOthersGoOn)
     EXPECT_TRUE(std::isnan(reports[0][1].loss));
 }
 
-TEST_F(EngineReplicas, SpreadMakesAllLikeTheFirstWithoutMomentum)
+TEST_F(EngineReplicas, RestartedAllAreLikeTheFirstWithoutMomentum)
 {
     Classifier m(c, images, kReplicas * kEach);
     settle(m, kReplicas);
@@ -183,7 +185,7 @@ TEST_F(EngineReplicas, SpreadMakesAllLikeTheFirstWithoutMomentum)
     run(m, images, kHow, kSteps, true);
     const auto first = of_replica(m, 0);
     EXPECT_FALSE(same_bits(of_replica(m, 2), first));
-    ASSERT_HN_OK(hn_engine_spread(m.e));
+    ASSERT_HN_OK(hn_engine_restart(m.e, 1));
     for (int64_t g = 0; g < kReplicas; g++) EXPECT_TRUE(same_bits(of_replica(m, g), first));
     for (int64_t i = 0; i < hn_params_count(m.params()); i++) {
         const hn_param *q = hn_params_at(m.params(), i);

@@ -708,19 +708,3 @@ hn_status hn_engine_eval_sums(hn_engine *e, hn_eval_sums *out)
 }
 
 hn_status hn_engine_probe(hn_engine *e) { return hn_engine_run(e, e->probe, false); }
-
-/* ---- replicas ---- */
-
-void hn_engine_set_replicas(hn_engine *e, const hn_replica_step *r)
-{
-    memcpy(e->replica, r, (size_t)e->o.replicas * sizeof *r);
-}
-
-hn_status hn_engine_spread(hn_engine *e)
-{
-    static const hn_mem moments[] = {HN_MEM_MOMENT1, HN_MEM_MOMENT2};
-    HN_TRY(hn_program_spread(e->program, HN_MEM_TRAINED));
-    HN_TRY(hn_program_spread(e->program, HN_MEM_WORK));
-    for (int k = 0; k < 2; k++) HN_TRY(hn_program_clear(e->program, moments[k]));
-    return HN_OK;
-}

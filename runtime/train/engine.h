@@ -160,8 +160,6 @@ int64_t hn_engine_replicas(const hn_engine *e); /* G, at least 1 */
 /* From the next hn_engine_begin or hn_engine_step on: r [G]. Until then all have the seed of the
  * options and lr_scale 1. Rows of a frozen replica are padding. */
 void hn_engine_set_replicas(hn_engine *e, const hn_replica_step *r);
-/* Replica 0's trained values go to all of them, on the device; moments become zero. */
-HN_NODISCARD hn_status hn_engine_spread(hn_engine *e);
 
 /* step: number of the optimizer step, from 0. */
 HN_NODISCARD hn_status hn_engine_begin(hn_engine *e, int64_t step);
@@ -199,6 +197,12 @@ HN_NODISCARD hn_status hn_engine_anchor_get(const hn_engine *e, const hn_param *
                                             float *fisher);
 HN_NODISCARD hn_status hn_engine_anchor_set(const hn_engine *e, const hn_param *q, const float *ref,
                                             const float *fisher);
+/* Many short runs on one engine: the moments become zero, the anchor's reference the values as they
+ * are now, and what is random follows `seed`. Of replicas the values are those of replica 0, which
+ * the others get; hn_engine_set_replicas comes behind. Optimizer steps count from 0 again: the
+ * caller gives their numbers. The reports of all steps have been taken.
+ * Errors HN_ERR_ARG: reports are outstanding; HN_ERR_UNSUPPORTED: blocks are trained */
+HN_NODISCARD hn_status hn_engine_restart(hn_engine *e, uint64_t seed);
 /* Runs a micro-batch again, looking at every node, without touching parameters: the error names
  * the first operation that wrote NaN or infinity; HN_OK when none did. Sums are spoilt after it:
  * hn_engine_begin comes next. */

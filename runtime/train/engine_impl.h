@@ -1,5 +1,4 @@
-/* engine_impl.h - the insides of hn_engine; for engine.c, engine_anchor.c and engine_sparse.c only.
- */
+/* engine_impl.h - the insides of hn_engine; for engine.c and engine_*.c only. */
 #ifndef HN_ENGINE_IMPL_H
 #define HN_ENGINE_IMPL_H
 #include "runtime/train/engine.h"

@@ -56,6 +56,17 @@ int64_t hn_fed_values_count(const hn_params *p)
     return n;
 }
 
+hn_status hn_fed_values_layout(const hn_params *p, hn_fed_layout *out)
+{
+    for (int64_t i = 0; i < hn_params_count(p); i++) {
+        const hn_param *q = hn_params_at(p, i);
+        const hn_fed_role role = q->buffer ? HN_FED_BUFFER : HN_FED_VALUE;
+        if (hn_fed_travels(q))
+            HN_TRY(hn_fed_layout_add(out, q->name, q->file_ndim, q->file_dim, role));
+    }
+    return HN_OK;
+}
+
 hn_status hn_fed_values_get(const hn_params *p, float *value)
 {
     for (int64_t i = 0; i < hn_params_count(p); i++) {

@@ -29,6 +29,7 @@
 #define HN_FED_SIM_H
 #include "runtime/adapt/params.h"
 #include "runtime/data/images.h"
+#include "runtime/fed/layout.h"
 #include "runtime/model/model.h"
 #include "runtime/train/classifier_job.h"
 
@@ -111,6 +112,8 @@ int64_t hn_fed_rows(const hn_fed_local *l, const hn_fed_task *t, int64_t step, i
 int64_t hn_fed_values_count(const hn_params *p);
 /* Whether q is part of them. */
 bool hn_fed_travels(const hn_param *q);
+/* Their names, shapes in files and roles; the message of a real client has the same. */
+HN_NODISCARD hn_status hn_fed_values_layout(const hn_params *p, hn_fed_layout *out);
 /* Out of an engine of one replica, and into it. */
 HN_NODISCARD hn_status hn_fed_values_get(const hn_params *p, float *value);
 HN_NODISCARD hn_status hn_fed_values_set(const hn_params *p, const float *value);
