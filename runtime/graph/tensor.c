@@ -28,6 +28,12 @@ static size_t replica_bytes(const hn_program *p, hn_mem mem)
     return (size_t)hn_program_class_elements(p, mem, dtype) * hn_dtype_size(dtype);
 }
 
+void *hn_program_replica(const hn_program *p, hn_mem mem, int64_t g, size_t *n_bytes)
+{
+    *n_bytes = replica_bytes(p, mem);
+    return *n_bytes > 0 ? p->memory[mem] + (size_t)g * *n_bytes : NULL;
+}
+
 /* Twice as many with every copy. */
 hn_status hn_program_spread(hn_program *p, hn_mem mem)
 {

@@ -15,6 +15,10 @@ extern "C" {
  */
 hn_tensor hn_tensor_replica(const hn_tensor *t, int64_t g);
 
+/* Where replica g of a class that has replicas begins in the device's memory, and how long it is:
+ * tensors lie in it as they do in replica 0. Bytes 0: the class is empty. */
+void *hn_program_replica(const hn_program *p, hn_mem mem, int64_t g, size_t *n_bytes);
+
 /* Of all tensors of a class that has replicas: replica 0 becomes all of them; all bytes become 0.
  * On the device, in the order of its stream: neither waits. */
 HN_NODISCARD hn_status hn_program_spread(hn_program *p, hn_mem mem);
