@@ -51,12 +51,16 @@ static hn_status find_nonfinite(const hn_node *n, const hn_tensor *t, const void
 
 static hn_status scan(const hn_node *n, const hn_tensor *t)
 {
-    const void *data;
-    void *copy;
+    hn_status st = HN_OK;
     if (!is_float(t->type.dtype)) return HN_OK;
-    HN_TRY(hn_tensor_host(t, &data, &copy));
-    const hn_status st = find_nonfinite(n, t, data);
-    hn_free(copy);
+    for (int64_t g = 0; g < (t->type.replicas > 1 ? t->type.replicas : 1) && st == HN_OK; g++) {
+        const hn_tensor one = hn_tensor_replica(t, g);
+        const void *data;
+        void *copy;
+        HN_TRY(hn_tensor_host(&one, &data, &copy));
+        st = find_nonfinite(n, t, data);
+        hn_free(copy);
+    }
     return st;
 }
 
