@@ -537,13 +537,31 @@ static hn_status reordered(const hn_param *p, float **out)
     return *out ? HN_OK : HN_FAIL(HN_ERR_MEMORY, "no memory to reorder %s", p->name);
 }
 
+/* Values in the order of files to that of storage, or back: hn_param_place without divisions. */
+static void reorder(const hn_param *p, bool to_storage, const float *from, float *to)
+{
+    const bool transposed = p->order == HN_ORDER_TRANSPOSED;
+    const int64_t rows = p->dim[0], cols = p->dim[1], taps = transposed ? 1 : p->taps;
+    const int64_t channels = cols / taps;
+#pragma omp parallel for schedule(static) if (rows * cols > 1 << 16)
+    for (int64_t row = 0; row < rows; row++)
+        for (int64_t tap = 0, stored = row * cols; tap < taps; tap++)
+            for (int64_t c = 0; c < channels; c++, stored++) {
+                const int64_t filed = transposed ? c * rows + row : row * cols + c * taps + tap;
+                if (to_storage)
+                    to[stored] = from[filed];
+                else
+                    to[filed] = from[stored];
+            }
+}
+
 /* dense in the order of storage: dense itself, or *own, which is new. */
 static hn_status to_storage(const hn_param *p, const float **dense, float **own)
 {
     *own = NULL;
     if (p->order == HN_ORDER_SAME) return HN_OK;
     HN_TRY(reordered(p, own));
-    for (int64_t i = 0; i < hn_param_values(p); i++) (*own)[i] = (*dense)[hn_param_place(p, i)];
+    reorder(p, true, *dense, *own);
     *dense = *own;
     return HN_OK;
 }
@@ -572,8 +590,7 @@ hn_status hn_param_read(const hn_param *p, const hn_tensor *t, float *dense)
     if (p->order == HN_ORDER_SAME) return hn_tensor_get(t, dense);
     HN_TRY(reordered(p, &own));
     const hn_status st = hn_tensor_get(t, own);
-    for (int64_t i = 0; st == HN_OK && i < hn_param_values(p); i++)
-        dense[hn_param_place(p, i)] = own[i];
+    if (st == HN_OK) reorder(p, false, own, dense);
     hn_free(own);
     return st;
 }
