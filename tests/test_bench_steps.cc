@@ -1,4 +1,5 @@
-/* hone-bench-step, hone-bench-vision and hone-bench-clients: what their records hold, on the CPU. */
+/* hone-bench-step, hone-bench-vision and hone-bench-clients: what their records hold, on the CPU.
+ */
 #include <jansson.h>
 
 #include <cmath>
