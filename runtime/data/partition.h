@@ -10,13 +10,12 @@
  *            (ICDE). Hsu, Qi and Brown 2019 draw a mix of classes for each client: that is
  * mixture    for every client a mix of classes from Dirichlet(alpha x classes x share of the class
  *            in the data), and equal sizes; its samples are drawn one by one from the mix without
- *            replacement; a class that has run out is left out of the mix
- * shards     sorted by label (then by index), cut into clients x shards parts whose sizes differ by
- *            at most one; each client gets `shards` of them at random. McMahan et al. 2017
- * group      a client has all samples of one group (writer, site, file); with fewer clients than
- *            groups the groups, in random order, are dealt round
- * quantity   random samples; shares of the whole from Dirichlet(alpha): sizes differ, classes do
- *            not
+ *            replacement; a class that has run out is left out of the mix (when all of a client's
+ * have: by what is left of each class) shards     sorted by label (then by index), cut into clients
+ * x shards parts whose sizes differ by at most one; each client gets `shards` of them at random.
+ * McMahan et al. 2017 group      a client has all samples of one group (writer, site, file); with
+ * fewer clients than groups the groups, in random order, are dealt round quantity   random samples;
+ * shares of the whole from Dirichlet(alpha): sizes differ, classes do not
  *
  * Draws     dirichlet and quantity are drawn again, up to 1000 times, until every client has
  *           min_samples. Gamma draws: Marsaglia and Tsang 2000, in double, for alpha < 1 in
