@@ -2,11 +2,9 @@
 
 #include <inttypes.h>
 #include <math.h>
-#include <string.h>
 
 #include "runtime/base/alloc.h"
 #include "runtime/base/clock.h"
-#include "runtime/base/label.h"
 
 struct hn_fed_client {
     hn_fed_sim_options o;
@@ -38,31 +36,12 @@ void hn_fed_client_free(hn_fed_client *c)
 
 static hn_status check(const hn_fed_client *c)
 {
-    const hn_fed_local *l = &c->o.local;
-    const hn_vision_config *v = &c->o.model->vision;
     const hn_images *sets[] = {c->o.images, c->eval};
-    if (c->o.model->kind != HN_MODEL_CLASSIFIER)
-        return HN_FAIL(HN_ERR_ARG, "%s: a decoder; clients train image classifiers",
-                       c->o.model->path);
     if (sets[0] == NULL && sets[1] == NULL)
         return HN_FAIL(HN_ERR_ARG, "a client without images to train on or to be evaluated on");
-    if (l->batch < 1) return HN_FAIL(HN_ERR_ARG, "batches of %" PRId64 " images", l->batch);
     for (int i = 0; i < 2; i++)
-        if (sets[i] && sets[i]->n_classes > v->classes)
-            return HN_FAIL(HN_ERR_SHAPE, "%s: %" PRId64 " classes, the data have %d",
-                           v->architecture, v->classes, (int)sets[i]->n_classes);
-    if (sets[0] && !l->join && !l->frozen_norm && hn_vision_has_batch_norm(v))
-        return HN_FAIL(HN_ERR_UNSUPPORTED,
-                       "%s: epochs that end with padding, which batch norm would count as images",
-                       v->architecture);
-    return HN_OK;
-}
-
-/* Whether pixels come along with every micro-batch: where they do not lie on a GPU. */
-static bool streams(const hn_fed_client *c, const hn_images *s)
-{
-    const bool gpu = hn_device_kind_of(c->o.device) == HN_DEVICE_CUDA;
-    return s != NULL && !(gpu && (double)(s->count * s->h * s->w * s->c) <= c->o.resident * 0x1p30);
+        if (sets[i]) HN_TRY(hn_fed_check_images(&c->o, sets[i]));
+    return sets[0] ? hn_fed_check_padding(&c->o) : HN_OK;
 }
 
 static hn_status open_engine(hn_fed_client *c)
@@ -89,7 +68,6 @@ static hn_status open_engine(hn_fed_client *c)
                                  .recompute = HN_RECOMPUTE_AUTO,
                                  .optimizer = l->optimizer,
                                  .anchor = {.weight = c->o.images ? l->mu : 0},
-                                 .restarts = c->o.images != NULL,
                                  .seed = c->o.seed};
     return hn_engine_new(&o, &c->engine);
 }
@@ -118,8 +96,8 @@ static hn_status sort_by_class(hn_fed_client *c)
 static hn_status open(hn_fed_client *c)
 {
     HN_TRY(check(c));
-    c->stream_train = streams(c, c->o.images);
-    c->stream_eval = streams(c, c->eval);
+    c->stream_train = c->o.images && hn_fed_streams(&c->o, c->o.images);
+    c->stream_eval = c->eval && hn_fed_streams(&c->o, c->eval);
     c->image = hn_calloc((size_t)c->o.local.batch, sizeof *c->image);
     if (c->image == NULL)
         return HN_FAIL(HN_ERR_MEMORY, "%" PRId64 " numbers of images", c->o.local.batch);
@@ -164,17 +142,7 @@ static hn_status put_batch(hn_fed_client *c, const hn_images *s, bool stream)
     hn_engine_input in;
     HN_TRY(hn_engine_batch(c->engine, &in));
     const hn_classifier_batch b = hn_classifier_batch_of(&c->job, &in);
-    const size_t bytes = (size_t)(s->h * s->w * s->c);
-    for (int64_t i = 0; i < c->o.local.batch; i++) {
-        const int32_t image = c->image[i];
-        b.index[i] = image < 0 ? -1 : stream ? (int32_t)i : image;
-        b.label[i] = image < 0 ? HN_LABEL_IGNORED : s->label[image];
-        if (!stream) continue;
-        if (image < 0)
-            memset(b.pixel + (size_t)i * bytes, 0, bytes);
-        else
-            memcpy(b.pixel + (size_t)i * bytes, s->pixel + (size_t)image * bytes, bytes);
-    }
+    hn_fed_put_rows(s, stream, c->image, 0, c->o.local.batch, &b);
     return HN_OK;
 }
 
@@ -184,14 +152,7 @@ static hn_status check_task(const hn_fed_client *c, const hn_fed_task *t)
 {
     if (c->o.images == NULL)
         return HN_FAIL(HN_ERR_ARG, "client %" PRId64 ": made to evaluate only", t->client);
-    if (t->n < 1 || t->steps < 1)
-        return HN_FAIL(HN_ERR_ARG, "client %" PRId64 ": %" PRId64 " images, %" PRId64 " steps",
-                       t->client, t->n, t->steps);
-    for (int64_t i = 0; i < t->n; i++)
-        if (t->index[i] < 0 || t->index[i] >= c->o.images->count)
-            return HN_FAIL(HN_ERR_ARG, "client %" PRId64 ": image %d of %" PRId64, t->client,
-                           (int)t->index[i], c->o.images->count);
-    return HN_OK;
+    return hn_fed_check_task(&c->o, t);
 }
 
 /* Of the steps whose loss counts. */

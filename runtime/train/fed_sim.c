@@ -2,6 +2,10 @@
  */
 #include "runtime/train/fed_sim.h"
 
+#include <inttypes.h>
+#include <string.h>
+
+#include "runtime/base/label.h"
 #include "runtime/base/rng.h"
 #include "runtime/data/row_order.h"
 
@@ -42,6 +46,66 @@ int64_t hn_fed_rows(const hn_fed_local *l, const hn_fed_task *t, int64_t step, i
         rows += image[i] >= 0;
     }
     return rows;
+}
+
+/* ---- images and tasks ---- */
+
+hn_status hn_fed_check_images(const hn_fed_sim_options *o, const hn_images *set)
+{
+    const hn_vision_config *v = &o->model->vision;
+    if (o->model->kind != HN_MODEL_CLASSIFIER)
+        return HN_FAIL(HN_ERR_ARG, "%s: a decoder; clients train image classifiers",
+                       o->model->path);
+    if (o->local.batch < 1)
+        return HN_FAIL(HN_ERR_ARG, "batches of %" PRId64 " images", o->local.batch);
+    if (set->n_classes > v->classes)
+        return HN_FAIL(HN_ERR_SHAPE, "%s: %" PRId64 " classes, the data have %d", v->architecture,
+                       v->classes, (int)set->n_classes);
+    return HN_OK;
+}
+
+hn_status hn_fed_check_padding(const hn_fed_sim_options *o)
+{
+    const hn_vision_config *v = &o->model->vision;
+    if (o->local.join || o->local.frozen_norm || !hn_vision_has_batch_norm(v)) return HN_OK;
+    return HN_FAIL(HN_ERR_UNSUPPORTED,
+                   "%s: epochs that end with padding, which batch norm would count as images",
+                   v->architecture);
+}
+
+hn_status hn_fed_check_task(const hn_fed_sim_options *o, const hn_fed_task *t)
+{
+    if (t->n < 1 || t->steps < 1)
+        return HN_FAIL(HN_ERR_ARG, "client %" PRId64 ": %" PRId64 " images, %" PRId64 " steps",
+                       t->client, t->n, t->steps);
+    for (int64_t i = 0; i < t->n; i++)
+        if (t->index[i] < 0 || t->index[i] >= o->images->count)
+            return HN_FAIL(HN_ERR_ARG, "client %" PRId64 ": image %d of %" PRId64, t->client,
+                           (int)t->index[i], o->images->count);
+    return HN_OK;
+}
+
+bool hn_fed_streams(const hn_fed_sim_options *o, const hn_images *s)
+{
+    const bool gpu = hn_device_kind_of(o->device) == HN_DEVICE_CUDA;
+    return !(gpu && (double)(s->count * s->h * s->w * s->c) <= o->resident * 0x1p30);
+}
+
+void hn_fed_put_rows(const hn_images *s, bool streams, const int32_t *image, int64_t first,
+                     int64_t rows, const hn_classifier_batch *out)
+{
+    const size_t bytes = (size_t)(s->h * s->w * s->c);
+    for (int64_t i = 0; i < rows; i++) {
+        const int64_t at = first + i;
+        const bool there = image[i] >= 0;
+        out->index[at] = !there ? -1 : streams ? (int32_t)at : image[i];
+        out->label[at] = there ? s->label[image[i]] : HN_LABEL_IGNORED;
+        if (!streams) continue;
+        if (there)
+            memcpy(out->pixel + (size_t)at * bytes, s->pixel + (size_t)image[i] * bytes, bytes);
+        else
+            memset(out->pixel + (size_t)at * bytes, 0, bytes);
+    }
 }
 
 /* ---- values ---- */

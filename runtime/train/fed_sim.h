@@ -98,6 +98,19 @@ static inline void hn_fed_sim_free(hn_fed_sim *s)
 
 /* ---- what all simulations share (fed_sim.c) ---- */
 
+/* Whether the model can be trained or evaluated on a set: HN_ERR_ARG, HN_ERR_SHAPE (more classes
+ * than it has). */
+HN_NODISCARD hn_status hn_fed_check_images(const hn_fed_sim_options *o, const hn_images *set);
+/* HN_ERR_UNSUPPORTED: batches that may be padded, and a model whose batch norm would count it. */
+HN_NODISCARD hn_status hn_fed_check_padding(const hn_fed_sim_options *o);
+/* HN_ERR_ARG: no images or steps, an image that the set does not have. */
+HN_NODISCARD hn_status hn_fed_check_task(const hn_fed_sim_options *o, const hn_fed_task *t);
+/* Whether the pixels come along with every micro-batch: they do not lie on a GPU. */
+bool hn_fed_streams(const hn_fed_sim_options *o, const hn_images *set);
+/* Image numbers of rows (-1: padding) as `rows` rows of a micro-batch from row `first` on. */
+void hn_fed_put_rows(const hn_images *set, bool streams, const int32_t *image, int64_t first,
+                     int64_t rows, const hn_classifier_batch *out);
+
 /* Of the order of images and of all that is random: a function of (seed, round, client). */
 uint64_t hn_fed_task_seed(uint64_t seed, int64_t round, int64_t client);
 /* Steps of so many epochs over n images; with `join` the epochs are one stream of images. */
