@@ -37,7 +37,7 @@ if [ $make = yes ]; then
         cmake -S . -B "$build" -G Ninja -DHONE_CUDA=ON
     fi
     cmake --build "$build" --parallel "$(nproc)" \
-        --target hone-bench hone-bench-step hone-bench-vision
+        --target hone-bench hone-bench-step hone-bench-vision hone-bench-clients
 fi
 if [ -n "$step" ]; then
     exec python3 bench/step.py --shape "$step" --build "$build" ${rest[@]+"${rest[@]}"}

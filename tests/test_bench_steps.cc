@@ -1,4 +1,5 @@
-/* hone-bench-step and hone-bench-vision: what their records hold, on the CPU. */
+/* hone-bench-step, hone-bench-vision and hone-bench-clients: what their records hold, on the CPU.
+ */
 #include <jansson.h>
 
 #include <cmath>
@@ -47,6 +48,28 @@ Ran run(const Words &words)
 {
     const TempDir home;
     return Program(words, home.str()).wait();
+}
+
+Words clients(const Words &more)
+{
+    return Words{"hone-bench-clients",
+                 "--clients",
+                 "3",
+                 "--at-once",
+                 "2",
+                 "--batch",
+                 "4",
+                 "--images",
+                 "6",
+                 "--epochs",
+                 "2",
+                 "--rounds",
+                 "2",
+                 "--seconds",
+                 "0",
+                 "--device",
+                 "cpu"} +
+           more;
 }
 
 /* The one line that a program prints. */
@@ -111,6 +134,23 @@ TEST(BenchVision, RecordHoldsWhatRan)
     /* 32 * 25 + 32, 64 * 800 + 64, 1024 * 1024 + 1024, 10 * 1024 + 10: everything */
     EXPECT_EQ(r.number("trained"), 832 + 51264 + 1049600 + 10250);
     EXPECT_NEAR(r.number("loss_first"), std::log(10), 0.1); /* of ten classes, untrained */
+}
+
+/* Two groups, of two clients and of one; steps of 4 and of 2 images. */
+TEST(BenchClients, BothSimulationsDoTheSame)
+{
+    const Record many(clients({})), one(clients({"--simulation", "one"}));
+    for (const Record *r : {&many, &one}) {
+        const double seconds = 1e-3 * (r->number("round_ms", 0) + r->number("round_ms", 2));
+        EXPECT_EQ(r->text("model"), "femnist-cnn");
+        EXPECT_EQ(r->number("values"), 1165246);
+        EXPECT_EQ(r->number("rounds"), 2);
+        EXPECT_NEAR(r->number("client_steps_per_s") * seconds, 2 * 3 * 4, 1e-3);
+        EXPECT_NEAR(r->number("images_per_s") * seconds, 2 * 3 * 12, 1e-3);
+        EXPECT_LE(r->number("train_share"), 1);
+        EXPECT_LT(r->number("loss_first"), 1.2 * std::log(62));
+    }
+    EXPECT_NEAR(many.number("loss_last"), one.number("loss_last"), 1e-4);
 }
 
 TEST(BenchVision, LossFallsBelowThatOfGuessing)

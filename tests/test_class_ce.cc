@@ -300,6 +300,75 @@ TEST_F(ClassCeRow, RefusesByName)
     EXPECT_HN_FAIL(row({{HN_F32, 2, {6, 10}}, labels, one, one}), HN_ERR_SHAPE, "range of classes");
 }
 
+/* ---- replicas ---- */
+
+/* Sums of a call with replicas, each behind what the test begins with; counts lie kApart apart. */
+constexpr int64_t kGroups = 3, kApart = 5;
+
+Shape part_of(const Shape &s) { return {s.rows / kGroups, s.classes, s.first, s.n, s.smoothing}; }
+
+struct GroupSums {
+    std::vector<float> loss = {10, 20, 30}, hits = {2, 3, 4};
+    std::vector<float> count = std::vector<float>(2 * kApart + 1, -1);
+    GroupSums() { count[0] = 3, count[kApart] = 4, count[2 * kApart] = 5; }
+};
+
+/* One call on all rows gives the sums and gradients of a call on each group. */
+template <class Run>
+void expect_sums_of_groups(const Shape &s, Run run)
+{
+    Problem all(s, HN_F32);
+    const GroupSums got = run(all);
+    const auto logits = all.logits.values(), dlogits = all.dlogits.values();
+    for (int64_t g = 0; g < kGroups; g++) {
+        Problem part(part_of(s), HN_F32);
+        const size_t n = (size_t)(part.s.rows * s.classes), at = (size_t)g * n;
+        part.logits.assign({logits.begin() + (long)at, logits.begin() + (long)(at + n)});
+        std::copy_n(all.labels.begin() + g * part.s.rows, part.s.rows, part.labels.begin());
+        const Result want = part.twin();
+        const size_t k = (size_t)g;
+        EXPECT_NEAR(got.loss[k] - 10 * (float)g, want.loss[0], 1e-4);
+        EXPECT_EQ(got.count[k * kApart] - (float)g, want.count[0]);
+        EXPECT_EQ(got.hits[k] - (float)g, want.hits[0]);
+        const std::vector<float> of(dlogits.begin() + (long)at, dlogits.begin() + (long)(at + n));
+        EXPECT_LT(rel_l2(of, want.dlogits), 2e-6);
+    }
+    EXPECT_EQ(got.count[1], -1);
+}
+
+/* A block a group; several blocks of warps; a block a row. */
+const Shape kGroupShapes[] = {{96, 62, 0, 0, 0}, {300, 10, 0, 0, 0.1f}, {9, 300, 20, 270, 0}};
+
+TEST(ClassCeReplicas, HaveSumsOfTheirOwn)
+{
+    for (const Shape &s : kGroupShapes)
+        for (const bool fast : {false, true})
+            expect_sums_of_groups(s, [&](Problem &p) {
+                GroupSums sums;
+                auto a = p.args();
+                a.replicas = kGroups, a.count_stride = kApart;
+                a.loss_sum = sums.loss.data(), a.count = sums.count.data();
+                a.hits = sums.hits.data();
+                Scratch scratch(hn_class_ce_fast_scratch(&a));
+                if (fast) {
+                    EXPECT_HN_OK(hn_class_ce_fast(&a, scratch.data()));
+                } else {
+                    EXPECT_HN_OK(hn_class_ce_cpu(&a));
+                }
+                return sums;
+            });
+}
+
+TEST(ClassCeReplicas, AreRefusedUnlessTheyDivideTheRows)
+{
+    Problem p({7, 3, 0, 0, 0}, HN_F32);
+    auto a = p.args();
+    a.replicas = 2, a.count_stride = 1;
+    EXPECT_HN_FAIL(hn_class_ce_check(&a), HN_ERR_SHAPE, "7 rows of 2 replicas");
+    a.replicas = 7, a.count_stride = 0;
+    EXPECT_HN_FAIL(hn_class_ce_check(&a), HN_ERR_SHAPE, "replicas of count are 0 elements apart");
+}
+
 #ifdef HONE_CUDA
 
 struct OnDevice {
@@ -388,6 +457,25 @@ TEST(ClassCeCudaOptions, OutputsMayBeLeftOut)
         EXPECT_TRUE(same_bits(loss.loss.host(), want.loss));
         EXPECT_TRUE(same_bits(loss.hits.host(), want.hits));
     }
+}
+
+TEST(ClassCeCudaOptions, ReplicasHaveSumsOfTheirOwn)
+{
+    HN_NEED_CUDA();
+    for (const Shape &s : kGroupShapes)
+        expect_sums_of_groups(s, [&](Problem &p) {
+            OnDevice d(s, HN_F32);
+            GroupSums sums;
+            DeviceArray<float> loss(sums.loss), count(sums.count), hits(sums.hits);
+            auto a = d.args();
+            a.replicas = kGroups, a.count_stride = kApart;
+            a.loss_sum = loss.data(), a.count = count.data(), a.hits = hits.data();
+            DeviceArray<unsigned char> scratch(hn_class_ce_cuda_scratch(&a));
+            EXPECT_HN_OK(hn_class_ce_cuda(&a, scratch.data(), nullptr));
+            sums.loss = loss.host(), sums.count = count.host(), sums.hits = hits.host();
+            p.dlogits.assign(d.dlogits.values());
+            return sums;
+        });
 }
 
 /* The device cannot report an error; the loss must tell, without a read outside the row. */

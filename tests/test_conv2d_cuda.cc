@@ -290,6 +290,8 @@ const Shape general[] = {
     {"stem_many", {2, 9, 8, 3, 72, 3, 3, 1, 1, 1, 1}, 0},          /* by patches */
     {"stem_dilation", {2, 11, 10, 3, 8, 3, 2, 1, 2, 2, 1}, 0},
     {"stem_replicas", {4, 6, 5, 3, 8, 5, 5, 1, 2, 1, 1}, 2},
+    {"stem_gray_replicas", {6, 28, 28, 1, 32, 5, 5, 1, 0, 1, 1}, 3}, /* as they lie */
+    {"stem_small_replicas", {5, 7, 6, 3, 45, 3, 3, 1, 1, 1, 1}, 5},
     {"many_taps", {1, 9, 9, 27, 4, 9, 9, 1, 4, 1, 1}, 0},          /* a row is more than a block */
     {"one_pixel", {2, 5, 6, 24, 40, 1, 1, 1, 0, 1, 1}, 0},
     {"one_pixel_stride", {2, 5, 6, 24, 40, 1, 1, 2, 0, 1, 1}, 0},
@@ -298,6 +300,9 @@ const Shape general[] = {
     {"groups", {2, 6, 6, 16, 32, 3, 3, 1, 1, 1, 2}, 0},
     {"odd_groups", {2, 6, 6, 9, 6, 3, 3, 1, 1, 1, 3}, 0},
     {"replicas", {4, 6, 5, 16, 8, 3, 3, 1, 1, 1, 1}, 2},
+    {"replicas_odd", {6, 7, 6, 5, 7, 3, 3, 2, 1, 1, 1}, 3},
+    {"replicas_groups", {4, 6, 6, 16, 32, 3, 3, 1, 1, 1, 2}, 2},   /* one by one */
+    {"replicas_client", {96, 12, 12, 32, 64, 5, 5, 1, 0, 1, 1}, 3},
     {"replicas_one_pixel", {3, 6, 5, 16, 8, 1, 1, 1, 0, 1, 1}, 3},
 };
 const Shape pieces = {"pieces", {4, 64, 64, 128, 2, 3, 3, 1, 1, 1, 1}, 0}; /* f32 patches: 72 MiB */

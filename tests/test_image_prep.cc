@@ -218,6 +218,48 @@ TEST(ImagePrepFwd, ChoiceDependsOnSeedStepKeyAndGlobalRow)
     }
 }
 
+/* Random state of replicas, as in a step block: something lies behind each. */
+struct ReplicaState {
+    hn_rng_state state;
+    uint64_t behind[2];
+};
+const std::vector<ReplicaState> kReplicaStates = {
+    {{5, 9, 2}, {}}, {{6, 9, 0}, {}}, {{7, 3, 1}, {}}};
+
+/* Rows of replica g of one call are those of a call of its own. */
+template <class Run>
+void expect_own_random_rows(Run run)
+{
+    const Shape s = {4, 16, 16, 3, 9, 12, 12, 3, false, true, 2, 0};
+    Problem all(s, HN_F32);
+    auto a = all.args();
+    a.flip = 0.5f, a.replicas = 3, a.state_stride = sizeof(ReplicaState);
+    a.state = &kReplicaStates[0].state;
+    const auto got = run(all, a);
+    for (size_t g = 0; g < 3; g++) {
+        Shape part = s;
+        part.n = 3;
+        Problem one(part, HN_F32);
+        one.state = kReplicaStates[g].state;
+        std::copy_n(all.index.begin() + 3 * (ptrdiff_t)g, 3, one.index.begin());
+        auto b = one.args();
+        b.flip = 0.5f;
+        EXPECT_HN_OK(hn_image_prep_cpu(&b));
+        const auto want = one.y.values();
+        EXPECT_TRUE(
+            std::equal(want.begin(), want.end(), got.begin() + (ptrdiff_t)(g * want.size())));
+    }
+}
+
+TEST(ImagePrepFwd, ReplicasHaveRandomRowsOfTheirOwn)
+{
+    for (const auto run : {hn_image_prep_cpu, hn_image_prep_fast})
+        expect_own_random_rows([&](Problem &p, const hn_image_prep_args &a) {
+            EXPECT_HN_OK(run(&a));
+            return p.y.values();
+        });
+}
+
 /* Every offset and both directions come, about equally often. */
 TEST(ImagePrepFwd, CropsAndFlipsAreUniform)
 {
@@ -428,6 +470,20 @@ TEST_P(ImagePrepCuda, CapturedGraphFollowsIndexAndStep)
 }
 
 INSTANTIATE_TEST_SUITE_P(Shapes, ImagePrepCuda, ::testing::ValuesIn(kShapes));
+
+TEST(ImagePrepCudaOptions, ReplicasHaveRandomRowsOfTheirOwn)
+{
+    HN_NEED_CUDA();
+    expect_own_random_rows([](Problem &p, const hn_image_prep_args &host) {
+        OnDevice d(p.s, HN_F32);
+        DeviceArray<ReplicaState> states(kReplicaStates);
+        auto a = d.args();
+        a.flip = host.flip, a.replicas = host.replicas, a.state_stride = host.state_stride;
+        a.state = &states.data()->state;
+        EXPECT_HN_OK(hn_image_prep_cuda(&a, nullptr));
+        return d.y.values();
+    });
+}
 
 /* Thousands of boxes, which are drawn in double: the host's and the device's arithmetic agree. */
 TEST(ImagePrepCudaBoxes, AreThoseOfTheHost)

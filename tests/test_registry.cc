@@ -216,7 +216,8 @@ double loss_of(Case &c)
             for (size_t i = 0; i < y.size(); i++) loss += y[i] * w[i];
         }
     }
-    if (c.def->loss) loss += Case::get(c.out[0])[0];
+    if (c.def->loss)
+        for (const auto v : Case::get(c.out[0])) loss += v;
     return loss;
 }
 

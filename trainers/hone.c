@@ -14,6 +14,7 @@ static const char *const methods[][2] = {
     {"full", "every weight"},
     {"sparse", "chosen blocks of the weights"},
     {"pearl", "continual learning, task by task"},
+    {"fedref", "federated training, simulated"},
 };
 enum { N_METHODS = sizeof methods / sizeof *methods };
 
@@ -22,7 +23,7 @@ static void usage(FILE *to)
     fprintf(to,
             "hone %s: fine-tuning of pretrained networks\n\nusage: hone METHOD VERB [options]\n\n",
             HN_VERSION);
-    for (int i = 0; i < N_METHODS; i++) fprintf(to, "  %-6s %s\n", methods[i][0], methods[i][1]);
+    for (int i = 0; i < N_METHODS; i++) fprintf(to, "  %-7s %s\n", methods[i][0], methods[i][1]);
     fprintf(to, "\nhone METHOD --help lists the verbs of a method\n");
 }
 

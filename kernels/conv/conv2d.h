@@ -36,13 +36,14 @@
  *            where they lie.
  * CUDA       depthwise kernels of up to 192 taps as they lie, and forward and dw of up to 28 taps
  *            and 64 filters (3 x 3 pixels of 3 channels, 5 x 5 of one) over up to 131072 pixels of
- *            y; else products by kernels/linear/gemm_cuda.h (what it says of bias and C0 goes for
- *            bias and for `add` of 1 x 1 kernels) of x itself or of patches, 64 MiB of them at a
- *            time. In bf16, and where a row of patches is no multiple of 16 bytes (7 x 7 pixels of
- *            3 channels), forward multiplies rows with zeros up to the next one by a copy of w that
- *            has zeros there, too. Sums in fp32; relu is a pass of its own, which rounds nothing.
- *            Limit: kh kw in, h + 2 pad and w + 2 pad below 2^31. conv2d_cudnn.h is the same
- *            through cuDNN.
+ *            y a replica; else products by kernels/linear/gemm_cuda.h (what it says of bias and C0
+ *            goes for bias and for `add` of 1 x 1 kernels) of x itself or of patches, 64 MiB of
+ *            them at a time. Replicas are one batch of products, and their patches one launch, up
+ *            to 1 GiB of them; with groups they go one by one. In bf16 without replicas, and where
+ *            a row of patches is no multiple of 16 bytes (7 x 7 pixels of 3 channels), forward
+ *            multiplies rows with zeros up to the next one by a copy of w that has zeros there,
+ *            too. Sums in fp32; relu is a pass of its own, which rounds nothing. Limit: kh kw in,
+ *            h + 2 pad and w + 2 pad below 2^31. conv2d_cudnn.h is the same through cuDNN.
  * Errors     HN_ERR_ARG, HN_ERR_SHAPE, HN_ERR_UNSUPPORTED (dtype), before the first write.
  */
 #ifndef HN_CONV2D_H

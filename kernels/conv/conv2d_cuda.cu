@@ -15,6 +15,10 @@ namespace {
 constexpr int kThreads = 256;
 constexpr int64_t kMaxBlocks = 1ll << 16;   /* blocks loop over what is left */
 constexpr int64_t kPieceBytes = 64ll << 20; /* of patches; a few times what L2 holds */
+/* Of patches of several replicas: their products are small, and those of as few as L2 holds would
+ * leave half of the last wave of tiles empty. A hundred clients of 32 images of 64 pixels, 5 x 5 x
+ * 32 taps each, are 625 MiB in f32. */
+constexpr int64_t kReplicaBytes = 1ll << 30;
 
 /* ---- bias and relu behind a product ---- */
 
@@ -62,17 +66,28 @@ void launch_finish(const hn_conv2d_finish *a, cudaStream_t stream)
 
 /* ---- the pieces ---- */
 
-/* One replica's convolution in pieces of rows of y. */
+/* A convolution in pieces: rows of y of one replica, or whole replicas. */
 struct Pieces {
     int64_t replicas, images; /* of one replica */
     int64_t rows;             /* of y, of one replica */
-    int64_t piece;            /* rows a piece */
+    int64_t at_once;          /* replicas a piece */
+    int64_t piece;            /* rows a piece, of all its replicas */
     int64_t group_in, group_out, taps;
     int64_t ld, group_stride; /* of patches; 0 where x itself serves */
     int64_t padded_w;         /* elements; 0: the product takes w as it lies */
 };
 
-/* bytes: of one element of a patch. whole: pieces are whole images */
+/* As many replicas a piece as there is room for; 1 where a product is one of groups already. */
+void set_replicas(Pieces *p, const hn_conv2d_shape *s, int64_t bytes)
+{
+    const int64_t most = bytes > 0 ? kReplicaBytes / bytes : p->replicas;
+    if (p->replicas == 1 || s->groups > 1 || most < 2) return;
+    const int64_t pieces = (p->replicas + most - 1) / most;
+    p->at_once = (p->replicas + pieces - 1) / pieces;
+    p->piece = p->at_once * p->rows;
+}
+
+/* patch: dtype of patches. whole: pieces are whole images */
 Pieces pieces_of(const hn_conv2d_shape *s, int64_t replicas, hn_dtype patch, bool whole)
 {
     const int64_t per_image = hn_conv2d_out_h(s) * hn_conv2d_out_w(s);
@@ -82,14 +97,50 @@ Pieces pieces_of(const hn_conv2d_shape *s, int64_t replicas, hn_dtype patch, boo
     p.rows = p.piece = p.images * per_image;
     p.group_in = s->in / s->groups, p.group_out = s->out / s->groups;
     p.taps = hn_conv2d_taps(s);
-    if (hn_conv2d_is_product(s)) return p;
+    p.at_once = 1;
+    if (hn_conv2d_is_product(s)) {
+        set_replicas(&p, s, 0);
+        return p;
+    }
     p.ld = hn_gemm_cuda_padded(p.taps, patch);
     const int64_t unit = whole ? per_image : 1;
-    const int64_t bytes = unit * s->groups * p.ld * (int64_t)hn_dtype_size(patch);
+    const int64_t row = s->groups * p.ld * (int64_t)hn_dtype_size(patch), bytes = unit * row;
     const int64_t units = kPieceBytes / bytes > 1 ? kPieceBytes / bytes : 1;
-    if (units * unit < p.rows) p.piece = units * unit;
+    set_replicas(&p, s, p.rows * row);
+    if (p.at_once == 1 && units * unit < p.rows) p.piece = units * unit;
     p.group_stride = p.piece * p.ld;
     return p;
+}
+
+/* Rows first .. first + rows of y, counted over all images: of `count` replicas from `at` on. */
+struct Piece {
+    int64_t at, count, first, rows;
+};
+
+/* run(piece) for all of them, in order. */
+template <class Run>
+hn_status for_pieces(const Pieces &p, Run run)
+{
+    for (int64_t at = 0, count; at < p.replicas; at += count) {
+        count = p.replicas - at < p.at_once ? p.replicas - at : p.at_once;
+        const int64_t all = count * p.rows;
+        for (int64_t row = 0; row < all; row += p.piece)
+            HN_TRY(run(
+                Piece{at, count, at * p.rows + row, all - row < p.piece ? all - row : p.piece}));
+    }
+    return HN_OK;
+}
+
+/* The batch of a piece's product: its replicas, or the groups of one. */
+int64_t batch_of(const Piece &i, const hn_conv2d_shape *s)
+{
+    return i.count > 1 ? i.count : s->groups;
+}
+
+/* From one matrix of the batch to the next. */
+int64_t batch_stride(const Piece &i, int64_t of_replicas, int64_t of_groups)
+{
+    return i.count > 1 ? of_replicas : of_groups;
 }
 
 size_t patch_bytes(const Pieces &p, const hn_conv2d_shape *s, hn_dtype patch)
@@ -98,13 +149,12 @@ size_t patch_bytes(const Pieces &p, const hn_conv2d_shape *s, hn_dtype patch)
     return (bytes + 255) / 256 * 256;
 }
 
-/* Patches of rows from `first` on, counted over all images. */
 hn_conv2d_patches patches_of(const Pieces &p, const hn_conv2d_shape *s, hn_dtype dtype,
-                             int64_t first, int64_t rows)
+                             const Piece &i)
 {
     hn_conv2d_patches k = {};
     k.shape = *s;
-    k.first = first, k.rows = rows;
+    k.first = i.first, k.rows = i.rows;
     k.ld = p.ld, k.group_stride = p.group_stride;
     k.dtype = dtype;
     return k;
@@ -136,16 +186,17 @@ void *element(void *p, int64_t at, hn_dtype t)
     return static_cast<char *>(p) + at * (int64_t)hn_dtype_size(t);
 }
 
-/* A and its leading dimension, group stride: rows of x, or their patches. */
-hn_status lay_out(const Pieces &p, const hn_conv2d_patches &k, const void *x, int64_t ld_x,
-                  void *patches, const void **a, int64_t *ld, int64_t *group_stride,
+/* A and its leading dimension, stride of the batch: rows of x, or their patches. */
+hn_status lay_out(const Pieces &p, const Piece &i, const hn_conv2d_patches &k, const void *x,
+                  int64_t ld_x, void *patches, const void **a, int64_t *ld, int64_t *stride,
                   hn_stream stream)
 {
     if (p.ld == 0) {
-        *a = element(x, k.first * ld_x, k.dtype), *ld = ld_x, *group_stride = p.group_in;
+        *a = element(x, k.first * ld_x, k.dtype), *ld = ld_x;
+        *stride = batch_stride(i, p.rows * ld_x, p.group_in);
         return HN_OK;
     }
-    *a = patches, *ld = p.ld, *group_stride = p.group_stride;
+    *a = patches, *ld = p.ld, *stride = batch_stride(i, p.rows * p.ld, p.group_stride);
     return hn_conv2d_patches_of(&k, x, ld_x, patches, stream);
 }
 
@@ -186,11 +237,11 @@ hn_status hn_conv2d_finish_y_cuda(const hn_conv2d_args *a, hn_stream stream)
 static bool is_apart(const hn_conv2d_args *a) { return a->bias_dtype != a->dtype; }
 
 /* Sums over 27 or 147 taps keep cuBLASLt from its fast bf16 kernels, which want 16 bytes: patches
- * and w get zeros behind their rows, which they are then multiplied with. */
+ * and w get zeros behind their rows, which they are then multiplied with. Not with replicas. */
 static Pieces fwd_pieces_of(const hn_conv2d_args *a)
 {
     Pieces p = pieces_of(&a->shape, a->replicas, a->dtype, false);
-    if (a->dtype == HN_BF16 && p.ld > p.taps &&
+    if (a->dtype == HN_BF16 && p.ld > p.taps && p.replicas == 1 &&
         hn_conv2d_patches_are_padded(&a->shape, a->ld_x, a->dtype))
         p.padded_w = a->shape.out * p.ld;
     return p;
@@ -212,37 +263,39 @@ size_t hn_conv2d_fwd_cuda_scratch(const hn_conv2d_args *a)
            (size_t)product * sizeof(float);
 }
 
-/* Rows first .. first + rows of y, all of replica `at`. */
-static hn_status forward_piece(const hn_conv2d_args *a, const Pieces &p, int64_t at, int64_t first,
-                               int64_t rows, hn_gemm_cuda *gemm, char *scratch, hn_stream stream)
+static hn_status forward_piece(const hn_conv2d_args *a, const Pieces &p, const Piece &i,
+                               hn_gemm_cuda *gemm, char *scratch, hn_stream stream)
 {
     const hn_conv2d_shape *const s = &a->shape;
     const bool apart = a->bias != nullptr && is_apart(a);
     const void *const bias =
-        element(a->bias, p.replicas > 1 ? at * a->bias_stride : 0, a->bias_dtype);
-    void *const y = element(a->y, first * a->ld_y, a->dtype);
-    hn_conv2d_patches k = patches_of(p, s, a->dtype, first, rows);
-    k.w = element(a->w, p.replicas > 1 ? at * a->w_stride : 0, a->dtype), k.ld_w = a->ld_w;
+        element(a->bias, p.replicas > 1 ? i.at * a->bias_stride : 0, a->bias_dtype);
+    void *const y = element(a->y, i.first * a->ld_y, a->dtype);
+    hn_conv2d_patches k = patches_of(p, s, a->dtype, i);
+    k.w = element(a->w, p.replicas > 1 ? i.at * a->w_stride : 0, a->dtype), k.ld_w = a->ld_w;
     if (p.padded_w > 0) k.padded_w = scratch + patch_bytes(p, s, a->dtype);
     hn_gemm_cuda_args g = {};
-    HN_TRY(lay_out(p, k, a->x, a->ld_x, scratch, &g.a, &g.ld_a, &g.a_stride, stream));
-    g.batch = s->groups, g.m = rows, g.n = p.group_out, g.k = p.taps;
-    g.b = k.w, g.ld_b = a->ld_w, g.b_stride = p.group_out * a->ld_w, g.trans_b = true;
+    HN_TRY(lay_out(p, i, k, a->x, a->ld_x, scratch, &g.a, &g.ld_a, &g.a_stride, stream));
+    g.batch = batch_of(i, s), g.m = i.rows / i.count, g.n = p.group_out, g.k = p.taps;
+    g.b = k.w, g.ld_b = a->ld_w, g.trans_b = true;
+    g.b_stride = batch_stride(i, a->w_stride, p.group_out * a->ld_w);
     if (p.padded_w > 0) g.b = k.padded_w, g.k = g.ld_b = p.ld;
     g.c = y, g.ld_c = a->ld_y, g.c_dtype = a->dtype;
-    g.c_stride = g.bias_stride = p.group_out;
+    g.bias_stride = batch_stride(i, a->bias_stride, p.group_out);
     g.bias = bias, g.dtype = a->dtype, g.alpha = 1.0f;
     if (apart) {
         g.c = scratch + patch_bytes(p, s, a->dtype) + padded_w_bytes(a, p), g.c_dtype = HN_F32;
         g.ld_c = hn_gemm_cuda_padded(s->out, HN_F32), g.bias = nullptr;
     }
+    g.c_stride = batch_stride(i, g.m * g.ld_c, p.group_out);
     HN_TRY(hn_gemm_cuda_run(gemm, &g, stream));
     if (!apart && !a->relu) return HN_OK;
     hn_conv2d_finish f = {};
     f.from = g.c, f.ld_from = g.ld_c, f.from_dtype = g.c_dtype;
     f.y = y, f.ld_y = a->ld_y, f.dtype = a->dtype;
     f.bias = apart ? bias : nullptr, f.bias_dtype = a->bias_dtype, f.relu = a->relu;
-    f.rows = f.group = rows, f.cols = s->out;
+    f.rows = i.rows, f.group = i.rows / i.count, f.cols = s->out;
+    f.bias_stride = i.count > 1 ? a->bias_stride : 0;
     return hn_conv2d_finish_cuda(&f, stream);
 }
 
@@ -255,13 +308,9 @@ hn_status hn_conv2d_fwd_cuda(const hn_conv2d_args *a, hn_gemm_cuda *gemm, void *
     if (hn_conv2d_direct_fits(&a->shape, a->replicas)) return hn_conv2d_direct_fwd(a, stream);
     if (hn_conv2d_fwd_cuda_scratch(a) > 0) HN_TRY(hn_check_pointer("conv2d", "scratch", scratch));
     const Pieces p = fwd_pieces_of(a);
-    for (int64_t at = 0; at < p.replicas; at++)
-        for (int64_t row = 0; row < p.rows; row += p.piece) {
-            const int64_t rows = p.rows - row < p.piece ? p.rows - row : p.piece;
-            HN_TRY(forward_piece(a, p, at, at * p.rows + row, rows, gemm,
-                                 static_cast<char *>(scratch), stream));
-        }
-    return HN_OK;
+    return for_pieces(p, [&](const Piece &i) {
+        return forward_piece(a, p, i, gemm, static_cast<char *>(scratch), stream);
+    });
 }
 
 /* ---- gradient of x ---- */
@@ -272,27 +321,29 @@ size_t hn_conv2d_dx_cuda_scratch(const hn_conv2d_dx_args *a)
     return patch_bytes(pieces_of(&a->shape, a->replicas, HN_F32, true), &a->shape, HN_F32);
 }
 
-static hn_status dx_piece(const hn_conv2d_dx_args *a, const Pieces &p, int64_t at, int64_t first,
-                          int64_t rows, hn_gemm_cuda *gemm, void *scratch, hn_stream stream)
+static hn_status dx_piece(const hn_conv2d_dx_args *a, const Pieces &p, const Piece &i,
+                          hn_gemm_cuda *gemm, void *scratch, hn_stream stream)
 {
     const hn_conv2d_shape *const s = &a->shape;
     hn_gemm_cuda_args g = {};
-    g.batch = s->groups, g.m = rows, g.n = p.taps, g.k = p.group_out;
-    g.a = element(a->dy, first * a->ld_dy, a->dtype), g.ld_a = a->ld_dy;
-    g.a_stride = p.group_out;
-    g.b = element(a->w, p.replicas > 1 ? at * a->w_stride : 0, a->dtype);
-    g.ld_b = a->ld_w, g.b_stride = p.group_out * a->ld_w;
+    g.batch = batch_of(i, s), g.m = i.rows / i.count, g.n = p.taps, g.k = p.group_out;
+    g.a = element(a->dy, i.first * a->ld_dy, a->dtype), g.ld_a = a->ld_dy;
+    g.a_stride = batch_stride(i, g.m * a->ld_dy, p.group_out);
+    g.b = element(a->w, p.replicas > 1 ? i.at * a->w_stride : 0, a->dtype);
+    g.ld_b = a->ld_w, g.b_stride = batch_stride(i, a->w_stride, p.group_out * a->ld_w);
     g.dtype = a->dtype, g.alpha = 1.0f;
     if (p.ld == 0) { /* dx itself */
-        g.c = element(a->dx, first * a->ld_dx, a->dtype), g.ld_c = a->ld_dx;
-        g.c0 = element(a->add, first * a->ld_add, a->dtype), g.ld_c0 = a->ld_add;
-        g.c_stride = g.c0_stride = p.group_in;
+        g.c = element(a->dx, i.first * a->ld_dx, a->dtype), g.ld_c = a->ld_dx;
+        g.c0 = element(a->add, i.first * a->ld_add, a->dtype), g.ld_c0 = a->ld_add;
+        g.c_stride = batch_stride(i, g.m * a->ld_dx, p.group_in);
+        g.c0_stride = batch_stride(i, g.m * a->ld_add, p.group_in);
         g.c_dtype = a->dtype, g.beta = a->add != nullptr ? 1.0f : 0.0f;
         return hn_gemm_cuda_run(gemm, &g, stream);
     }
-    g.c = scratch, g.ld_c = p.ld, g.c_stride = p.group_stride, g.c_dtype = HN_F32;
+    g.c = scratch, g.ld_c = p.ld, g.c_dtype = HN_F32;
+    g.c_stride = batch_stride(i, g.m * p.ld, p.group_stride);
     HN_TRY(hn_gemm_cuda_run(gemm, &g, stream));
-    const hn_conv2d_patches k = patches_of(p, s, a->dtype, first, rows);
+    const hn_conv2d_patches k = patches_of(p, s, a->dtype, i);
     return hn_conv2d_patches_sum(&k, static_cast<const float *>(scratch), a->add, a->ld_add, a->dx,
                                  a->ld_dx, stream);
 }
@@ -305,12 +356,7 @@ hn_status hn_conv2d_dx_cuda(const hn_conv2d_dx_args *a, hn_gemm_cuda *gemm, void
     if (hn_conv2d_depthwise_fits(&a->shape, a->replicas)) return hn_conv2d_depthwise_dx(a, stream);
     const Pieces p = pieces_of(&a->shape, a->replicas, HN_F32, true);
     if (p.ld != 0) HN_TRY(hn_check_pointer("conv2d_dx", "scratch", scratch));
-    for (int64_t at = 0; at < p.replicas; at++)
-        for (int64_t row = 0; row < p.rows; row += p.piece) {
-            const int64_t rows = p.rows - row < p.piece ? p.rows - row : p.piece;
-            HN_TRY(dx_piece(a, p, at, at * p.rows + row, rows, gemm, scratch, stream));
-        }
-    return HN_OK;
+    return for_pieces(p, [&](const Piece &i) { return dx_piece(a, p, i, gemm, scratch, stream); });
 }
 
 /* ---- gradient of w ---- */
@@ -322,18 +368,18 @@ size_t hn_conv2d_dw_cuda_scratch(const hn_conv2d_dw_args *a)
     return patch_bytes(pieces_of(&a->shape, a->replicas, a->dtype, false), &a->shape, a->dtype);
 }
 
-static hn_status dw_piece(const hn_conv2d_dw_args *a, const Pieces &p, int64_t at, int64_t first,
-                          int64_t rows, hn_gemm_cuda *gemm, void *scratch, hn_stream stream)
+static hn_status dw_piece(const hn_conv2d_dw_args *a, const Pieces &p, const Piece &i,
+                          hn_gemm_cuda *gemm, void *scratch, hn_stream stream)
 {
     const hn_conv2d_shape *const s = &a->shape;
     hn_gemm_cuda_args g = {};
-    const hn_conv2d_patches k = patches_of(p, s, a->dtype, first, rows);
-    HN_TRY(lay_out(p, k, a->x, a->ld_x, scratch, &g.b, &g.ld_b, &g.b_stride, stream));
-    g.batch = s->groups, g.m = p.group_out, g.n = p.taps, g.k = rows;
-    g.a = element(a->dy, first * a->ld_dy, a->dtype), g.ld_a = a->ld_dy;
-    g.a_stride = p.group_out, g.trans_a = true;
-    g.c = a->dw + (p.replicas > 1 ? at * a->dw_stride : 0);
-    g.ld_c = a->ld_dw, g.c_stride = p.group_out * a->ld_dw;
+    const hn_conv2d_patches k = patches_of(p, s, a->dtype, i);
+    HN_TRY(lay_out(p, i, k, a->x, a->ld_x, scratch, &g.b, &g.ld_b, &g.b_stride, stream));
+    g.batch = batch_of(i, s), g.m = p.group_out, g.n = p.taps, g.k = i.rows / i.count;
+    g.a = element(a->dy, i.first * a->ld_dy, a->dtype), g.ld_a = a->ld_dy;
+    g.a_stride = batch_stride(i, g.k * a->ld_dy, p.group_out), g.trans_a = true;
+    g.c = a->dw + (p.replicas > 1 ? i.at * a->dw_stride : 0);
+    g.ld_c = a->ld_dw, g.c_stride = batch_stride(i, a->dw_stride, p.group_out * a->ld_dw);
     g.dtype = a->dtype, g.c_dtype = HN_F32;
     g.alpha = g.beta = 1.0f;
     return hn_gemm_cuda_run(gemm, &g, stream);
@@ -350,10 +396,5 @@ hn_status hn_conv2d_dw_cuda(const hn_conv2d_dw_args *a, hn_gemm_cuda *gemm, void
         return hn_conv2d_direct_dw(a, scratch, stream);
     const Pieces p = pieces_of(&a->shape, a->replicas, a->dtype, false);
     if (p.ld != 0) HN_TRY(hn_check_pointer("conv2d_dw", "scratch", scratch));
-    for (int64_t at = 0; at < p.replicas; at++)
-        for (int64_t row = 0; row < p.rows; row += p.piece) {
-            const int64_t rows = p.rows - row < p.piece ? p.rows - row : p.piece;
-            HN_TRY(dw_piece(a, p, at, at * p.rows + row, rows, gemm, scratch, stream));
-        }
-    return HN_OK;
+    return for_pieces(p, [&](const Piece &i) { return dw_piece(a, p, i, gemm, scratch, stream); });
 }

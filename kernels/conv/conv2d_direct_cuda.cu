@@ -1,7 +1,8 @@
 /* Few taps, few filters, few pixels: stems, of 3 x 3 pixels of 3 channels or 5 x 5 of one. A thread
  * keeps what a pixel of y sees of x in registers and multiplies it by kFilters filters at a time,
  * which lie in shared memory as fp32: one launch, no patches. The gradient of w: blocks sum over
- * rows of their own, a second kernel adds these sums in order. */
+ * rows of their own, a second kernel adds these sums in order. Replicas have blocks of their own.
+ */
 #include "kernels/conv/cuda_conv2d.h"
 #include "runtime/base/check.h"
 #include "runtime/base/cuda_vec.h"
@@ -12,15 +13,17 @@ constexpr int kThreads = 128; /* few, so that 32 small images still reach all mu
 constexpr int kTaps = 28;     /* 3 x 3 x 3 and 5 x 5, rounded up to 4 */
 constexpr int kMostOut = 64;  /* beyond that tensor cores make up for the patches */
 constexpr int kFilters = 16;  /* sums of a thread; two stores of 16 bytes in bf16 */
-constexpr int64_t kMostRows = 1 << 17; /* of y; of more, patches and a product take less time */
+constexpr int64_t kMostRows =
+    1 << 17; /* of y, of one replica; of more, patches and a product take less time */
+constexpr int64_t kMostReplicas = 65535; /* of a grid */
 static_assert(kMostOut % kFilters == 0 && kFilters % HN_VEC == 0, "whole groups, whole stores");
 
-/* x, and what pixels of y see of it. */
+/* x, and what pixels of y see of it. Replicas lie x_stride apart. */
 template <class T>
 struct Image {
     const T *x;
-    int64_t ld_x;
-    uint32_t rows; /* of y */
+    int64_t ld_x, x_stride;
+    uint32_t rows; /* of y, of one replica */
     int32_t h, width, out_h, out_w, in, out, kw, stride, pad, dilation, taps;
     hn_divisor by_out_w, by_out_h;
 };
@@ -30,9 +33,21 @@ struct Direct : Image<T> {
     const T *w;
     const void *bias; /* nullptr: none */
     T *y;
-    int64_t ld_w, ld_y;
+    int64_t ld_w, ld_y, w_stride, bias_stride;
     bool bias_is_bf16, relu, wide;
 };
+
+/* The replica of a block. */
+template <class T>
+__device__ __forceinline__ Direct<T> own_part(const Direct<T> &all)
+{
+    Direct<T> a = all;
+    const int64_t g = blockIdx.y, bias_bytes = a.bias_is_bf16 ? 2 : 4;
+    a.x += g * a.x_stride, a.w += g * a.w_stride, a.y += g * a.rows * a.ld_y;
+    if (a.bias != nullptr)
+        a.bias = static_cast<const char *>(a.bias) + g * a.bias_stride * bias_bytes;
+    return a;
+}
 
 /* w[o][tap] as filter[tap][o], with zeros where there is none; the last row is the bias. */
 template <class T>
@@ -95,9 +110,10 @@ __device__ __forceinline__ void store_sums(const Direct<T> &a, T *y, int n,
 }
 
 template <class T>
-__global__ void __launch_bounds__(kThreads) direct_kernel(const Direct<T> a)
+__global__ void __launch_bounds__(kThreads) direct_kernel(const Direct<T> all)
 {
     __shared__ __align__(16) float filter[kTaps + 1][kMostOut];
+    const Direct<T> a = own_part(all);
     const uint32_t row = blockIdx.x * kThreads + threadIdx.x;
     load_filters(a, filter);
     if (row >= a.rows) return;
@@ -129,7 +145,8 @@ __global__ void __launch_bounds__(kThreads) direct_kernel(const Direct<T> a)
 
 constexpr int kDwThreads = 256;
 constexpr int kDwRows = 64;                /* of y; a tile in shared memory */
-constexpr int kDwMostBlocks = 264;         /* two a multiprocessor of an H200 */
+constexpr int kDwMostBlocks = 264;         /* two a multiprocessor of an H200; all of one wave */
+constexpr int kDwReplicaBlocks = 1056;     /* of replicas: the last wave is not full */
 constexpr int kDwFilters = 4, kDwTaps = 7; /* of w, a thread's */
 constexpr int kDwTeam = kMostOut / kDwFilters * (kTaps / kDwTaps); /* threads that make all of w */
 constexpr int kDwTeams = kDwThreads / kDwTeam; /* each takes some rows of a tile */
@@ -145,7 +162,7 @@ struct DirectDw : Image<T> {
     int64_t ld_dy;
     uint32_t piece; /* rows of a block, a multiple of kDwRows */
     bool wide;
-    float *partial; /* [blocks][kTaps][kMostOut] */
+    float *partial; /* [replicas][blocks][kTaps][kMostOut] */
 };
 
 /* dy and patches of rows first .. first + kDwRows; zeros where there are none. */
@@ -189,10 +206,12 @@ __device__ __forceinline__ void add_sums(const float (&sum)[kDwTaps][kDwFilters]
 }
 
 template <class T>
-__global__ void __launch_bounds__(kDwThreads, 2) direct_dw_kernel(const DirectDw<T> a)
+__global__ void __launch_bounds__(kDwThreads, 2) direct_dw_kernel(const DirectDw<T> all)
 {
     __shared__ __align__(16) float dy[kDwRows][kMostOut];
     __shared__ float patch[kDwRows][kTaps];
+    DirectDw<T> a = all;
+    a.x += blockIdx.y * a.x_stride, a.dy += (int64_t)blockIdx.y * a.rows * a.ld_dy;
     const int team = threadIdx.x / kDwTeam, member = threadIdx.x % kDwTeam;
     const int filter = member % (kMostOut / kDwFilters) * kDwFilters;
     const int tap = member / (kMostOut / kDwFilters) * kDwTaps;
@@ -215,26 +234,28 @@ __global__ void __launch_bounds__(kDwThreads, 2) direct_dw_kernel(const DirectDw
         }
         __syncthreads();
     }
-    float *const all = &patch[0][0]; /* [kTaps][kMostOut] now, team behind team */
+    float *const of_block = &patch[0][0]; /* [kTaps][kMostOut] now, team behind team */
     for (int turn = 0; turn < kDwTeams; turn++) {
-        if (team == turn) add_sums(sum, turn > 0, all + tap * kMostOut + filter);
+        if (team == turn) add_sums(sum, turn > 0, of_block + tap * kMostOut + filter);
         __syncthreads();
     }
+    const int64_t block = (int64_t)blockIdx.y * gridDim.x + blockIdx.x;
     for (int e = threadIdx.x; e < kDwSums; e += kDwThreads)
-        a.partial[(int64_t)blockIdx.x * kDwSums + e] = all[e];
+        a.partial[block * kDwSums + e] = of_block[e];
 }
 
 /* dw += the sums of all blocks: 32 of w a block of threads, which take a slice of the blocks each
  * 32 threads. */
 __global__ void __launch_bounds__(kDwThreads)
-    direct_dw_sum_kernel(const float *partial, int blocks, float *dw, int64_t ld_dw, int out,
-                         int taps)
+    direct_dw_sum_kernel(const float *partial, int blocks, float *dw, int64_t ld_dw,
+                         int64_t dw_stride, int out, int taps)
 {
     __shared__ float slice_sum[kDwSlices][32];
     const int lane = threadIdx.x % 32, slice = threadIdx.x / 32;
     const int at = (int)blockIdx.x * 32 + lane, each = (blocks + kDwSlices - 1) / kDwSlices;
     const int end = (slice + 1) * each < blocks ? (slice + 1) * each : blocks;
     float sum = 0.0f;
+    partial += (int64_t)blockIdx.y * blocks * kDwSums;
 #pragma unroll 8
     for (int b = slice * each; b < end; b++) sum += partial[(int64_t)b * kDwSums + at];
     slice_sum[slice][lane] = sum;
@@ -242,18 +263,20 @@ __global__ void __launch_bounds__(kDwThreads)
     const int tap = at / kMostOut, filter = at % kMostOut;
     if (slice > 0 || tap >= taps || filter >= out) return;
     for (int s = 1; s < kDwSlices; s++) sum += slice_sum[s][lane];
-    dw[filter * ld_dw + tap] += sum;
+    dw[blockIdx.y * dw_stride + filter * ld_dw + tap] += sum;
 }
 
 /* ---- launchers ---- */
 
 template <class T>
-void set_image(const hn_conv2d_shape *s, const void *x, int64_t ld_x, Image<T> *d)
+void set_image(const hn_conv2d_shape *s, int64_t replicas, const void *x, int64_t ld_x, Image<T> *d)
 {
+    const int64_t images = s->n / hn_replica_count(replicas);
     d->x = static_cast<const T *>(x), d->ld_x = ld_x;
     d->h = (int32_t)s->h, d->width = (int32_t)s->w;
     d->out_h = (int32_t)hn_conv2d_out_h(s), d->out_w = (int32_t)hn_conv2d_out_w(s);
-    d->rows = (uint32_t)(s->n * d->out_h * d->out_w);
+    d->rows = (uint32_t)(images * d->out_h * d->out_w);
+    d->x_stride = images * s->h * s->w * ld_x;
     d->in = (int32_t)s->in, d->out = (int32_t)s->out, d->kw = (int32_t)s->kw;
     d->stride = (int32_t)s->stride, d->pad = (int32_t)s->pad, d->dilation = (int32_t)s->dilation;
     d->taps = (int32_t)hn_conv2d_taps(s);
@@ -264,49 +287,61 @@ template <class T>
 void launch(const hn_conv2d_args *a, cudaStream_t stream)
 {
     Direct<T> d = {};
-    set_image<T>(&a->shape, a->x, a->ld_x, &d);
+    set_image<T>(&a->shape, a->replicas, a->x, a->ld_x, &d);
+    d.w_stride = a->w_stride, d.bias_stride = a->bias_stride;
     d.w = static_cast<const T *>(a->w), d.ld_w = a->ld_w;
     d.bias = a->bias, d.bias_is_bf16 = a->bias_dtype == HN_BF16, d.relu = a->relu;
     d.y = static_cast<T *>(a->y), d.ld_y = a->ld_y;
     d.wide = hn_vectors_fit(a->y, a->ld_y, a->dtype);
-    direct_kernel<T><<<hn_grid(d.rows, kThreads, INT32_MAX), kThreads, 0, stream>>>(d);
+    const dim3 grid(hn_grid(d.rows, kThreads, INT32_MAX), (unsigned)hn_replica_count(a->replicas));
+    direct_kernel<T><<<grid, kThreads, 0, stream>>>(d);
+}
+
+/* Of y, of one replica. */
+int64_t rows_of(const hn_conv2d_shape *s, int64_t replicas)
+{
+    return s->n / hn_replica_count(replicas) * hn_conv2d_out_h(s) * hn_conv2d_out_w(s);
 }
 
 /* Rows of a block. */
-int64_t dw_piece(const hn_conv2d_shape *s)
+int64_t dw_piece(const hn_conv2d_shape *s, int64_t replicas)
 {
-    const int64_t rows = s->n * hn_conv2d_out_h(s) * hn_conv2d_out_w(s);
-    const int64_t tiles = (rows + kDwRows - 1) / kDwRows;
-    return (tiles + kDwMostBlocks - 1) / kDwMostBlocks * kDwRows;
+    const int64_t tiles = (rows_of(s, replicas) + kDwRows - 1) / kDwRows;
+    const int64_t most =
+        replicas > 1 ? (kDwReplicaBlocks + replicas - 1) / replicas : kDwMostBlocks;
+    return (tiles + most - 1) / most * kDwRows;
 }
 
-int64_t dw_blocks(const hn_conv2d_shape *s)
+/* Of one replica. */
+int64_t dw_blocks(const hn_conv2d_shape *s, int64_t replicas)
 {
-    const int64_t rows = s->n * hn_conv2d_out_h(s) * hn_conv2d_out_w(s), piece = dw_piece(s);
-    return (rows + piece - 1) / piece;
+    const int64_t piece = dw_piece(s, replicas);
+    return (rows_of(s, replicas) + piece - 1) / piece;
 }
 
 template <class T>
 void launch_dw(const hn_conv2d_dw_args *a, float *partial, cudaStream_t stream)
 {
-    const int blocks = (int)dw_blocks(&a->shape);
+    const int blocks = (int)dw_blocks(&a->shape, a->replicas);
+    const unsigned replicas = (unsigned)hn_replica_count(a->replicas);
     DirectDw<T> d = {};
-    set_image<T>(&a->shape, a->x, a->ld_x, &d);
+    set_image<T>(&a->shape, a->replicas, a->x, a->ld_x, &d);
     d.dy = static_cast<const T *>(a->dy), d.ld_dy = a->ld_dy;
-    d.piece = (uint32_t)dw_piece(&a->shape);
+    d.piece = (uint32_t)dw_piece(&a->shape, a->replicas);
     d.wide = hn_vectors_fit(a->dy, a->ld_dy, a->dtype);
     d.partial = partial;
-    direct_dw_kernel<T><<<blocks, kDwThreads, 0, stream>>>(d);
-    direct_dw_sum_kernel<<<kDwSums / 32, kDwThreads, 0, stream>>>(partial, blocks, a->dw, a->ld_dw,
-                                                                  d.out, d.taps);
+    direct_dw_kernel<T><<<dim3((unsigned)blocks, replicas), kDwThreads, 0, stream>>>(d);
+    direct_dw_sum_kernel<<<dim3(kDwSums / 32, replicas), kDwThreads, 0, stream>>>(
+        partial, blocks, a->dw, a->ld_dw, a->dw_stride, d.out, d.taps);
 }
 
 } // namespace
 
 bool hn_conv2d_direct_fits(const hn_conv2d_shape *s, int64_t replicas)
 {
-    return s->groups == 1 && replicas <= 1 && s->out <= kMostOut && hn_conv2d_taps(s) <= kTaps &&
-           s->n * hn_conv2d_out_h(s) * hn_conv2d_out_w(s) <= kMostRows && !hn_conv2d_is_product(s);
+    return s->groups == 1 && replicas <= kMostReplicas && s->out <= kMostOut &&
+           hn_conv2d_taps(s) <= kTaps && rows_of(s, replicas) <= kMostRows &&
+           !hn_conv2d_is_product(s);
 }
 
 hn_status hn_conv2d_direct_fwd(const hn_conv2d_args *a, hn_stream stream)
@@ -317,7 +352,8 @@ hn_status hn_conv2d_direct_fwd(const hn_conv2d_args *a, hn_stream stream)
 
 size_t hn_conv2d_direct_dw_scratch(const hn_conv2d_dw_args *a)
 {
-    return (size_t)(dw_blocks(&a->shape) * kDwSums) * sizeof(float);
+    const int64_t blocks = hn_replica_count(a->replicas) * dw_blocks(&a->shape, a->replicas);
+    return (size_t)(blocks * kDwSums) * sizeof(float);
 }
 
 hn_status hn_conv2d_direct_dw(const hn_conv2d_dw_args *a, void *scratch, hn_stream stream)

@@ -10,6 +10,7 @@ namespace {
 
 constexpr int kThreads = 256, kWarps = kThreads / 32;
 constexpr int64_t kMaxBlocks = 1ll << 16; /* blocks loop over what is left */
+constexpr int kTapsAhead = 5;             /* loads of a thread that are under way together */
 constexpr int64_t kSpanBlocks = 132 * 8;  /* of an H200, so that threads have several rows */
 
 /* Values of 16 bytes. */
@@ -169,11 +170,21 @@ __global__ void __launch_bounds__(kThreads)
                 const int32_t i = reader_of(p.i, r, k, k.out_h);
                 if (i < 0) continue;
 #pragma unroll 1 /* unrolled it spills registers */
-                for (int32_t s = 0; s < k.kw; s++) {
-                    const int32_t j = reader_of(p.j, s, k, k.out_w);
-                    if (j < 0) continue;
-                    const int64_t row = image + (int64_t)i * k.out_w + j;
-                    sum += patch[row * ld + (int64_t)(r * k.kw + s) * k.group_in];
+                for (int32_t s = 0; s < k.kw; s += kTapsAhead) {
+                    float v[kTapsAhead];
+                    bool read[kTapsAhead];
+#pragma unroll
+                    for (int u = 0; u < kTapsAhead; u++) {
+                        const int32_t j = s + u < k.kw ? reader_of(p.j, s + u, k, k.out_w) : -1;
+                        const int64_t row = image + (int64_t)i * k.out_w + j;
+                        read[u] = j >= 0;
+                        v[u] = 0.0f;
+                        if (read[u])
+                            v[u] = patch[row * ld + (int64_t)(r * k.kw + s + u) * k.group_in];
+                    }
+#pragma unroll
+                    for (int u = 0; u < kTapsAhead; u++)
+                        if (read[u]) sum += v[u];
                 }
             }
             if (add != nullptr) sum += hn_f32(add[to * ld_add + c]);

@@ -52,7 +52,7 @@ hn_status hn_conv2d_patches_sum(const hn_conv2d_patches *p, const float *patches
 
 /* ---- conv2d_direct_cuda.cu ---- */
 
-/* Few taps, filters and pixels of one group */
+/* Few taps, filters and pixels a replica, of one group */
 bool hn_conv2d_direct_fits(const hn_conv2d_shape *s, int64_t replicas);
 hn_status hn_conv2d_direct_fwd(const hn_conv2d_args *a, hn_stream stream);
 size_t hn_conv2d_direct_dw_scratch(const hn_conv2d_dw_args *a);

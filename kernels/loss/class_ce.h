@@ -16,16 +16,14 @@
  * division by the trained rows of the whole optimizer step happens in clipping and update.
  *
  * Shapes     logits, dlogits [rows, classes], rows ld_logits and ld_dlogits elements apart; labels,
- *            row_loss, prediction [rows]; loss_sum, count, hits [1].
- * Precision  logits and dlogits f32 or bf16; softmax and its sums fp32 (the twin in double), the
- *            sum of a call in double, added to loss_sum with one rounding. count and hits are exact
- *            up to 2^24.
- * CUDA       the same precision, sums in another order. A label outside the range that is not
- *            HN_LABEL_IGNORED gives the loss NaN.
- * Limits     rows, classes below 2^31; any width and alignment; 0 <= eps <= 1.
- * Aliasing   none.
- * Repeats    bit for bit, for any number of threads.
- * Cost       three reads of the logits, of which the first is from memory, one write.
+ *            row_loss, prediction [rows]; loss_sum, count, hits [1]. With `replicas` = G > 1 the
+ * rows are G equal groups in order, each with sums of its own: loss_sum and hits [G], count [G]
+ * count_stride elements apart. Precision  logits and dlogits f32 or bf16; softmax and its sums fp32
+ * (the twin in double), the sum of a call in double, added to loss_sum with one rounding. count and
+ * hits are exact up to 2^24. CUDA       the same precision, sums in another order. A label outside
+ * the range that is not HN_LABEL_IGNORED gives the loss NaN. Limits     rows, classes below 2^31;
+ * any width and alignment; 0 <= eps <= 1. Aliasing   none. Repeats    bit for bit, for any number
+ * of threads. Cost       three reads of the logits, of which the first is from memory, one write.
  * Errors     HN_ERR_ARG, HN_ERR_SHAPE, HN_ERR_UNSUPPORTED before the first write; the CPU functions
  *            also report a label outside the range, with its row, as HN_ERR_ARG. Where labels are
  *            in device memory the loader has checked them.
@@ -47,14 +45,16 @@ extern "C" {
 typedef struct {
     const void *logits;    /* in  [rows, classes] */
     const int32_t *labels; /* in  [rows] a class of the range, or HN_LABEL_IGNORED */
-    float *loss_sum;       /* i/o [1]; NULL: not wanted */
-    float *count;          /* i/o [1]; NULL: not wanted */
-    float *hits;           /* i/o [1]; NULL: not wanted */
+    float *loss_sum;       /* i/o [replicas]; NULL: not wanted */
+    float *count;          /* i/o [replicas]; NULL: not wanted */
+    float *hits;           /* i/o [replicas]; NULL: not wanted */
     void *dlogits;         /* out [rows, classes]; NULL: not wanted */
     float *row_loss;       /* out [rows]; NULL: not wanted */
     int32_t *prediction;   /* out [rows]; NULL: not wanted */
     int64_t rows, classes;
     int64_t ld_logits, ld_dlogits;
+    int64_t replicas;               /* 0: 1 */
+    int64_t count_stride;           /* of replicas; else not read */
     int64_t first_class, n_classes; /* the range; n_classes 0: all from first_class on */
     float smoothing;                /* eps */
     hn_dtype dtype;                 /* of logits and dlogits */

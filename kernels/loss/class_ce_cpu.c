@@ -3,6 +3,7 @@
 #include <math.h>
 #include <stdbool.h>
 
+#include "kernels/loss/class_ce_sums.h"
 #include "kernels/loss/class_rows.h"
 #include "runtime/base/check.h"
 
@@ -16,6 +17,10 @@ hn_status hn_class_ce_check(const hn_class_ce_args *a)
     if (a->dlogits)
         HN_TRY(hn_check_matrix(op, "dlogits", a->dlogits, a->rows, a->classes, a->ld_dlogits));
     HN_TRY(hn_class_check_range_(op, "logits", a->classes, a->first_class, a->n_classes));
+    if (a->replicas < 0 || a->rows % hn_replica_count(a->replicas) != 0)
+        return HN_FAIL(HN_ERR_SHAPE, "%s: %" PRId64 " rows of %" PRId64 " replicas", op, a->rows,
+                       a->replicas);
+    if (a->count) HN_TRY(hn_check_stride(op, "count", a->replicas, a->count_stride, 1));
     if (!(a->smoothing >= 0.0f && a->smoothing <= 1.0f))
         return HN_FAIL(HN_ERR_ARG, "%s: smoothing %g is not in [0, 1]", op, (double)a->smoothing);
     return HN_OK;
@@ -83,8 +88,8 @@ hn_status hn_class_ce_cpu(const hn_class_ce_args *a)
     HN_TRY(hn_class_ce_check(a));
     HN_TRY(hn_class_ce_check_labels(a));
     const double eps = (double)a->smoothing;
-    double loss_sum = 0.0;
-    int64_t trained = 0, hits = 0;
+    const int64_t group = a->rows / hn_replica_count(a->replicas);
+    hn_class_sums sums = {0};
     for (int64_t i = 0; i < a->rows; i++) {
         const bool counts = a->labels[i] != HN_LABEL_IGNORED;
         const int64_t label = counts ? a->labels[i] - a->first_class : -1;
@@ -93,16 +98,14 @@ hn_status hn_class_ce_cpu(const hn_class_ce_args *a)
         if (counts) {
             loss = f.lse - (1.0 - eps) * logit(a, i, label);
             if (eps > 0.0) loss -= eps * f.sum / (double)f.n;
-            trained++;
-            hits += f.best == label;
+            sums.trained++;
+            sums.hits += f.best == label;
         }
         if (a->dlogits) set_gradient(a, i, &f, label);
         if (a->row_loss) a->row_loss[i] = (float)loss;
         if (a->prediction) a->prediction[i] = (int32_t)(a->first_class + f.best);
-        loss_sum += loss;
+        sums.loss += loss;
+        if ((i + 1) % group == 0) hn_class_add_sums_(a, i / group, &sums);
     }
-    if (a->loss_sum) *a->loss_sum = (float)((double)*a->loss_sum + loss_sum);
-    if (a->count) *a->count += (float)trained;
-    if (a->hits) *a->hits += (float)hits;
     return HN_OK;
 }

@@ -82,7 +82,8 @@ void launch(const hn_class_ce_args *a, void *scratch, cudaStream_t stream)
                            a->prediction,        a->classes, a->ld_logits,    a->ld_dlogits,
                            a->first_class,       n,          a->smoothing};
     launch_rows(op, a->rows, n, hn_class_rows_of_(a->rows, scratch),
-                {a->loss_sum, a->count, a->hits}, stream);
+                {a->loss_sum, a->count, a->hits, hn_replica_count(a->replicas), a->count_stride},
+                stream);
 }
 
 } // namespace

@@ -3,6 +3,7 @@
 #include <stdbool.h>
 
 #include "kernels/loss/class_ce.h"
+#include "kernels/loss/class_ce_sums.h"
 #include "kernels/loss/class_rows.h"
 #include "runtime/base/check.h"
 #include "runtime/base/convert.h"
@@ -125,15 +126,13 @@ hn_status hn_class_ce_fast(const hn_class_ce_args *a, void *scratch)
     const hn_class_rows w = hn_class_rows_of_(a->rows, scratch);
 #pragma omp parallel for schedule(static) if (a->rows * a->classes > HN_OMP_MIN)
     for (int64_t i = 0; i < a->rows; i++) run_row(a, &w, i);
-    double loss = 0.0;
-    int64_t trained = 0, hits = 0;
+    const int64_t group = a->rows / hn_replica_count(a->replicas);
+    hn_class_sums sums = {0};
     for (int64_t i = 0; i < a->rows; i++) {
-        loss += w.loss[i];
-        trained += w.say[i] != 0;
-        hits += (w.say[i] & HN_ROW_HIT) != 0;
+        sums.loss += w.loss[i];
+        sums.trained += w.say[i] != 0;
+        sums.hits += (w.say[i] & HN_ROW_HIT) != 0;
+        if ((i + 1) % group == 0) hn_class_add_sums_(a, i / group, &sums);
     }
-    if (a->loss_sum) *a->loss_sum = (float)((double)*a->loss_sum + loss);
-    if (a->count) *a->count += (float)trained;
-    if (a->hits) *a->hits += (float)hits;
     return HN_OK;
 }

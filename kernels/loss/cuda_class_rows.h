@@ -3,7 +3,8 @@
  *
  * A row belongs to a team: a warp where the range is narrow, so that a block takes several rows,
  * else a whole block. Rows leave what they give in scratch, and one block adds that up in order;
- * a batch of few narrow rows is done by one block altogether, in one launch.
+ * a batch of few narrow rows is done by one block altogether, in one launch. With replicas, whose
+ * rows have sums of their own, a block each.
  */
 #ifndef HN_CUDA_CLASS_ROWS_H
 #define HN_CUDA_CLASS_ROWS_H
@@ -69,30 +70,33 @@ static __device__ __forceinline__ Best team_best(Best a)
     return a;
 }
 
-/* Where the sums of a call go; nullptr: not wanted. */
+/* Where the sums of a call go; nullptr: not wanted. Those of a group of rows have a block. */
 struct Totals {
     float *loss, *count, *hits;
+    int64_t groups, count_stride; /* equal groups, in order */
 };
 
-/* What a thread has gathered from its rows becomes the totals of the call; one block. */
-static __device__ __forceinline__ void add_totals(const Totals &to, double loss, int count,
+/* What a thread has gathered from its rows becomes the totals of the block's group. */
+static __device__ __forceinline__ void add_totals(const Totals &all, double loss, int count,
                                                   int hits)
 {
     loss = hn_block_sum<kSumThreads>(loss);
     count = hn_block_sum<kSumThreads>(count);
     hits = hn_block_sum<kSumThreads>(hits);
     if (threadIdx.x != 0) return;
-    if (to.loss != nullptr) *to.loss = (float)((double)*to.loss + loss);
-    if (to.count != nullptr) *to.count += (float)count;
-    if (to.hits != nullptr) *to.hits += (float)hits;
+    const int64_t g = blockIdx.x;
+    if (all.loss != nullptr) all.loss[g] = (float)((double)all.loss[g] + loss);
+    if (all.count != nullptr) all.count[g * all.count_stride] += (float)count;
+    if (all.hits != nullptr) all.hits[g] += (float)hits;
 }
 
 static __global__ void __launch_bounds__(kSumThreads)
-    class_totals_kernel(const hn_class_rows w, int64_t rows, const Totals to)
+    class_totals_kernel(const hn_class_rows w, int64_t group, const Totals to)
 {
+    const int64_t first = blockIdx.x * group;
     double loss = 0.0;
     int count = 0, hits = 0;
-    for (int64_t i = threadIdx.x; i < rows; i += kSumThreads) {
+    for (int64_t i = first + threadIdx.x; i < first + group; i += kSumThreads) {
         loss += w.loss[i];
         count += w.say[i] != 0;
         hits += (w.say[i] & HN_ROW_HIT) != 0;
@@ -122,13 +126,14 @@ static __global__ void __launch_bounds__(kThreads)
 
 template <class Op>
 static __global__ void __launch_bounds__(kSumThreads)
-    class_rows_one_block_kernel(const Op op, int64_t rows, const Totals to)
+    class_rows_one_block_kernel(const Op op, int group, const Totals to)
 {
     const int lane = (int)threadIdx.x % kWarp;
     double loss = 0.0;
     int count = 0, hits = 0;
 #pragma unroll 1
-    for (int64_t row = threadIdx.x / kWarp; row < rows; row += kSumThreads / kWarp) {
+    for (int i = (int)threadIdx.x / kWarp; i < group; i += kSumThreads / kWarp) {
+        const int row = (int)blockIdx.x * group + i; /* rows are below 2^31 */
         const RowGives r = op.template row<kWarp>(row, lane);
         if (lane != 0) continue;
         loss += r.loss;
@@ -142,8 +147,10 @@ template <class Op>
 static void launch_rows(const Op &op, int64_t rows, int64_t cols, const hn_class_rows &w,
                         const Totals &to, cudaStream_t stream)
 {
-    if (cols <= kNarrowCols && rows <= kOneBlockRows) {
-        class_rows_one_block_kernel<<<1, kSumThreads, 0, stream>>>(op, rows, to);
+    const unsigned groups = (unsigned)to.groups;
+    if (cols <= kNarrowCols && rows / to.groups <= kOneBlockRows) {
+        class_rows_one_block_kernel<<<groups, kSumThreads, 0, stream>>>(op, (int)(rows / groups),
+                                                                        to);
         return;
     }
     if (cols <= kNarrowCols)
@@ -154,7 +161,7 @@ static void launch_rows(const Op &op, int64_t rows, int64_t cols, const hn_class
         class_rows_kernel<Op, kWide, kWide>
             <<<hn_grid(rows, 1, INT32_MAX), kWide, 0, stream>>>(op, rows, w);
     if (to.loss != nullptr || to.count != nullptr || to.hits != nullptr)
-        class_totals_kernel<<<1, kSumThreads, 0, stream>>>(w, rows, to);
+        class_totals_kernel<<<groups, kSumThreads, 0, stream>>>(w, rows / groups, to);
 }
 
 } // namespace hn_class

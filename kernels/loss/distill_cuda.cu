@@ -87,7 +87,7 @@ void launch(const hn_distill_args *a, void *scratch, cudaStream_t stream)
                            a->weight * temperature,
                            (double)a->weight * (double)temperature * (double)temperature};
     launch_rows(op, a->rows, n, hn_class_rows_of_(a->rows, scratch),
-                {a->loss_sum, nullptr, nullptr}, stream);
+                {a->loss_sum, nullptr, nullptr, 1, 0}, stream);
 }
 
 } // namespace

@@ -105,6 +105,19 @@ static HN_HOST_DEVICE inline float hn_image_mix(float a, float b, float weight)
     return fmaf(weight, b - a, a);
 }
 
+/* The box of row i of a call, whose replicas have `group` rows each. */
+static HN_HOST_DEVICE inline hn_image_box hn_image_box_at(const hn_image_rule *r,
+                                                          const hn_rng_state *state,
+                                                          int64_t state_stride, int64_t group,
+                                                          uint64_t key, int64_t i)
+{
+    const int64_t g = (uint32_t)i / (uint32_t)group; /* both below 2^31 */
+    const hn_rng_state *const s =
+        (const hn_rng_state *)(const void *)((const char *)state + g * state_stride);
+    return hn_image_box_of(r, hn_rng_make(s->seed, s->step, key),
+                           (uint64_t)(s->row_offset + i - g * group));
+}
+
 #ifdef __cplusplus
 }
 #endif

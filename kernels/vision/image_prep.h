@@ -40,7 +40,9 @@
  * Aliasing   none.
  * Repeats    bit for bit everywhere: twin, fast, CUDA, any number of threads, any cut of the rows.
  * Random     seed, step and row_offset are read through `state` when the operation runs. CUDA:
- *            state is device memory.
+ *            state is device memory. With `replicas` = G > 1 the rows are G equal groups in order:
+ *            group g has the state that lies g state_stride bytes behind the first, and its rows
+ *            count from its own first one.
  * CUDA       an index outside -1 .. count-1 is padding.
  * Errors     HN_ERR_ARG, HN_ERR_SHAPE, HN_ERR_UNSUPPORTED before the first write; the CPU functions
  *            also report an index outside -1 .. count-1, with its row, as HN_ERR_ARG.
@@ -68,17 +70,19 @@ typedef struct {
     const int32_t *index;      /* in  [n] image of each row; -1: padding */
     void *y;                   /* out [n, out_height, out_width, out_channels] */
     int32_t *y_labels;         /* out [n]; NULL: not wanted */
-    const hn_rng_state *state; /* in; may be NULL without train */
+    const hn_rng_state *state; /* in  [replicas]; may be NULL without train */
     uint64_t key;              /* hn_hash_name of the operation's stable name */
     int64_t count, height, width, channels, ld_images;
     int64_t n, out_height, out_width, out_channels, ld_y;
-    int64_t pad;    /* crop: black pixels on each side of an image */
-    bool resized;   /* else crop */
-    bool train;     /* random, else the middle */
-    float flip;     /* probability, 0 .. 1 */
-    float scale[2]; /* resized, train: share of the area; both 0: 0.08, 1 */
-    float ratio[2]; /* resized, train: width / height; both 0: 3/4, 4/3 */
-    float centre;   /* resized, not train: share of the sides, up to 1; 0: 1 */
+    int64_t replicas;     /* 0: 1 */
+    int64_t state_stride; /* of replicas, in bytes */
+    int64_t pad;          /* crop: black pixels on each side of an image */
+    bool resized;         /* else crop */
+    bool train;           /* random, else the middle */
+    float flip;           /* probability, 0 .. 1 */
+    float scale[2];       /* resized, train: share of the area; both 0: 0.08, 1 */
+    float ratio[2];       /* resized, train: width / height; both 0: 3/4, 4/3 */
+    float centre;         /* resized, not train: share of the sides, up to 1; 0: 1 */
     float mean[HN_IMAGE_CHANNELS];
     float std[HN_IMAGE_CHANNELS]; /* 0: 1 */
     hn_dtype dtype;               /* of y */

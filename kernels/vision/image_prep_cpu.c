@@ -64,6 +64,11 @@ hn_status hn_image_prep_check(const hn_image_prep_args *a)
     if (a->count < 1 || a->n < 1 || a->count > INT32_MAX || a->n > INT32_MAX)
         return HN_FAIL(HN_ERR_SHAPE, "%s: %" PRId64 " rows of %" PRId64 " images", op, a->n,
                        a->count);
+    if (a->replicas < 0 || a->n % hn_replica_count(a->replicas) != 0)
+        return HN_FAIL(HN_ERR_SHAPE, "%s: %" PRId64 " rows of %" PRId64 " replicas", op, a->n,
+                       a->replicas);
+    HN_TRY(hn_check_stride(op, "random state", a->train ? a->replicas : 0, a->state_stride,
+                           (int64_t)sizeof *a->state));
     HN_TRY(hn_check_matrix(op, "a row of images", a->images, a->width, a->channels, a->ld_images));
     HN_TRY(hn_check_matrix(op, "a row of y", a->y, a->out_width, a->out_channels, a->ld_y));
     return check_numbers(a);
@@ -173,8 +178,8 @@ hn_status hn_image_prep_cpu(const hn_image_prep_args *a)
         const int64_t image = a->index[i];
         hn_image_box box = rule.fixed;
         if (a->train)
-            box = hn_image_box_of(&rule, hn_rng_make(a->state->seed, a->state->step, a->key),
-                                  (uint64_t)(a->state->row_offset + i));
+            box = hn_image_box_at(&rule, a->state, a->state_stride,
+                                  a->n / hn_replica_count(a->replicas), a->key, i);
         for (int64_t p = 0; p < a->out_height * a->out_width; p++) {
             const int64_t r = p / a->out_width, q = p % a->out_width;
             const int64_t at = (i * a->out_height * a->out_width + p) * a->ld_y;

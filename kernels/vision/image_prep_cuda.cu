@@ -1,6 +1,7 @@
 /* A block takes 1024 pixels of one output image, a thread a pixel with all its channels at a time;
  * one thread draws the image's box for the block. */
 #include "kernels/vision/image_box.h"
+#include "runtime/base/check.h"
 #include "runtime/base/cuda_math.h"
 
 namespace {
@@ -17,6 +18,7 @@ struct Prep {
     T *y;
     int32_t *y_labels;
     const hn_rng_state *state;
+    int64_t state_stride, group; /* rows of a replica */
     uint64_t key;
     int64_t count, ld_images, n, pieces, out_channels, ld_y;
     int32_t channels;
@@ -103,8 +105,7 @@ __global__ void __launch_bounds__(kThreads) image_prep_kernel(const __grid_const
         if (threadIdx.x == 0) {
             box = a.rule.fixed;
             if (a.rule.train && known)
-                box = hn_image_box_of(&a.rule, hn_rng_make(a.state->seed, a.state->step, a.key),
-                                      (uint64_t)(a.state->row_offset + i));
+                box = hn_image_box_at(&a.rule, a.state, a.state_stride, a.group, a.key, i);
             if (piece == 0 && a.y_labels != nullptr)
                 a.y_labels[i] = known ? a.labels[image] : HN_LABEL_IGNORED;
         }
@@ -141,6 +142,8 @@ void launch(const hn_image_prep_args *a, cudaStream_t stream)
                           (T *)a->y,
                           a->y_labels,
                           a->state,
+                          a->state_stride,
+                          a->n / hn_replica_count(a->replicas),
                           a->key,
                           a->count,
                           a->ld_images,

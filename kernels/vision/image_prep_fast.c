@@ -73,8 +73,8 @@ static void run_row(const hn_image_prep_args *a, const hn_image_rule *rule, cons
     }
     hn_image_box box = rule->fixed;
     if (a->train)
-        box = hn_image_box_of(rule, hn_rng_make(a->state->seed, a->state->step, a->key),
-                              (uint64_t)(a->state->row_offset + i));
+        box = hn_image_box_at(rule, a->state, a->state_stride, a->n / hn_replica_count(a->replicas),
+                              a->key, i);
     for (int64_t r = 0; r < a->out_height; r++)
         for (int64_t q = 0; q < a->out_width; q += LINE) {
             const int64_t n = a->out_width - q < LINE ? a->out_width - q : LINE;

@@ -479,12 +479,22 @@ static double draw(const hn_param *p, hn_rng r, int64_t row, int64_t col)
 
 enum { INIT_ELEMENTS = 1 << 22 }; /* drawn at a time, at least a row */
 
+static hn_status set_rows_of(const hn_tensor *t, int64_t first, int64_t rows, const float *dense)
+{
+    const int64_t replicas = t->type.replicas > 1 ? t->type.replicas : 1;
+    for (int64_t g = 0; g < replicas; g++) {
+        const hn_tensor one = hn_tensor_replica(t, g);
+        HN_TRY(hn_tensor_set_rows(&one, first, rows, dense));
+    }
+    return HN_OK;
+}
+
 /* Master and working copy, or the frozen value. */
 static hn_status set_rows(const hn_param *p, int64_t first, int64_t rows, const float *dense)
 {
     if (p->master != NULL && p->master != p->value)
-        HN_TRY(hn_tensor_set_rows(p->master, first, rows, dense));
-    return hn_tensor_set_rows(p->value, first, rows, dense);
+        HN_TRY(set_rows_of(p->master, first, rows, dense));
+    return set_rows_of(p->value, first, rows, dense);
 }
 
 hn_status hn_param_init(const hn_param *p, uint64_t seed)
@@ -527,13 +537,31 @@ static hn_status reordered(const hn_param *p, float **out)
     return *out ? HN_OK : HN_FAIL(HN_ERR_MEMORY, "no memory to reorder %s", p->name);
 }
 
+/* Values in the order of files to that of storage, or back: hn_param_place without divisions. */
+static void reorder(const hn_param *p, bool to_storage, const float *from, float *to)
+{
+    const bool transposed = p->order == HN_ORDER_TRANSPOSED;
+    const int64_t rows = p->dim[0], cols = p->dim[1], taps = transposed ? 1 : p->taps;
+    const int64_t channels = cols / taps;
+#pragma omp parallel for schedule(static) if (rows * cols > 1 << 16)
+    for (int64_t row = 0; row < rows; row++)
+        for (int64_t tap = 0, stored = row * cols; tap < taps; tap++)
+            for (int64_t c = 0; c < channels; c++, stored++) {
+                const int64_t filed = transposed ? c * rows + row : row * cols + c * taps + tap;
+                if (to_storage)
+                    to[stored] = from[filed];
+                else
+                    to[filed] = from[stored];
+            }
+}
+
 /* dense in the order of storage: dense itself, or *own, which is new. */
 static hn_status to_storage(const hn_param *p, const float **dense, float **own)
 {
     *own = NULL;
     if (p->order == HN_ORDER_SAME) return HN_OK;
     HN_TRY(reordered(p, own));
-    for (int64_t i = 0; i < hn_param_values(p); i++) (*own)[i] = (*dense)[hn_param_place(p, i)];
+    reorder(p, true, *dense, *own);
     *dense = *own;
     return HN_OK;
 }
@@ -562,8 +590,7 @@ hn_status hn_param_read(const hn_param *p, const hn_tensor *t, float *dense)
     if (p->order == HN_ORDER_SAME) return hn_tensor_get(t, dense);
     HN_TRY(reordered(p, &own));
     const hn_status st = hn_tensor_get(t, own);
-    for (int64_t i = 0; st == HN_OK && i < hn_param_values(p); i++)
-        dense[hn_param_place(p, i)] = own[i];
+    if (st == HN_OK) reorder(p, false, own, dense);
     hn_free(own);
     return st;
 }
@@ -571,6 +598,12 @@ hn_status hn_param_read(const hn_param *p, const hn_tensor *t, float *dense)
 hn_status hn_param_get(const hn_param *p, float *dense)
 {
     return hn_param_read(p, storage(p), dense);
+}
+
+hn_status hn_param_get_replica(const hn_param *p, int64_t g, float *dense)
+{
+    const hn_tensor one = hn_tensor_replica(storage(p), g);
+    return hn_param_read(p, &one, dense);
 }
 
 /* ---- buffers ---- */

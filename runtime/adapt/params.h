@@ -199,10 +199,12 @@ HN_NODISCARD hn_status hn_param_init(const hn_param *p, uint64_t seed);
 int64_t hn_param_values(const hn_param *p);           /* how many */
 int64_t hn_param_place(const hn_param *p, int64_t i); /* in a file, of value i of storage */
 /* Copies dense fp32 values in the order of files in (master and working copy when trained) or out
- * of a parameter (master when trained, else value).
+ * of a parameter (master when trained, else value; of replica 0).
  * Errors: those of runtime/graph/tensor.h, HN_ERR_MEMORY. */
 HN_NODISCARD hn_status hn_param_set(const hn_param *p, const float *dense);
 HN_NODISCARD hn_status hn_param_get(const hn_param *p, float *dense);
+/* Of replica g alone; without replicas g is 0. hn_param_init and hn_param_set write all of them. */
+HN_NODISCARD hn_status hn_param_get_replica(const hn_param *p, int64_t g, float *dense);
 /* The same for a tensor that is laid out as the parameter is: a moment. */
 HN_NODISCARD hn_status hn_param_write(const hn_param *p, hn_tensor *t, const float *dense);
 HN_NODISCARD hn_status hn_param_read(const hn_param *p, const hn_tensor *t, float *dense);

@@ -100,6 +100,7 @@ static const hn_device_calls cpu_calls = {
     .read = copy_cpu,
     .send = copy_cpu,
     .fetch = copy_cpu,
+    .copy = copy_cpu,
     .fill = fill_cpu,
     .wait = wait_cpu,
     .mark = mark_cpu,
@@ -360,6 +361,11 @@ hn_status hn_device_send(hn_device *d, void *to, const void *from, size_t bytes)
 hn_status hn_device_fetch(hn_device *d, void *to, const void *from, size_t bytes)
 {
     return d->calls->fetch(d, to, from, bytes);
+}
+
+hn_status hn_device_copy(hn_device *d, void *to, const void *from, size_t bytes)
+{
+    return d->calls->copy(d, to, from, bytes);
 }
 
 hn_status hn_device_fill(hn_device *d, void *p, int byte, size_t bytes)

@@ -102,6 +102,8 @@ HN_NODISCARD hn_status hn_device_write_rows(hn_device *d, void *to, size_t to_pi
 HN_NODISCARD hn_status hn_device_read(hn_device *d, void *to, const void *from, size_t bytes);
 HN_NODISCARD hn_status hn_device_send(hn_device *d, void *to, const void *from, size_t bytes);
 HN_NODISCARD hn_status hn_device_fetch(hn_device *d, void *to, const void *from, size_t bytes);
+/* Both in the device's memory, not overlapping; in the order of its stream. */
+HN_NODISCARD hn_status hn_device_copy(hn_device *d, void *to, const void *from, size_t bytes);
 HN_NODISCARD hn_status hn_device_fill(hn_device *d, void *p, int byte, size_t bytes);
 HN_NODISCARD hn_status hn_device_wait(hn_device *d);
 

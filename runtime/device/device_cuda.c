@@ -99,6 +99,11 @@ static hn_status read_cuda(hn_device *d, void *to, const void *from, size_t byte
     return wait_cuda(d);
 }
 
+static hn_status copy_cuda(hn_device *d, void *to, const void *from, size_t bytes)
+{
+    return HN_CUDA(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, d->stream));
+}
+
 static hn_status fill_cuda(hn_device *d, void *p, int byte, size_t bytes)
 {
     return HN_CUDA(cudaMemsetAsync(p, byte, bytes, d->stream));
@@ -290,6 +295,7 @@ static const hn_device_calls cuda_calls = {
     .read = read_cuda,
     .send = send_cuda,
     .fetch = fetch_cuda,
+    .copy = copy_cuda,
     .fill = fill_cuda,
     .wait = wait_cuda,
     .mark = mark_cuda,

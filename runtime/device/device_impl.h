@@ -20,6 +20,7 @@ typedef struct {
     hn_status (*read)(hn_device *d, void *to, const void *from, size_t bytes);
     hn_status (*send)(hn_device *d, void *to, const void *from, size_t bytes);
     hn_status (*fetch)(hn_device *d, void *to, const void *from, size_t bytes);
+    hn_status (*copy)(hn_device *d, void *to, const void *from, size_t bytes);
     hn_status (*fill)(hn_device *d, void *p, int byte, size_t bytes);
     hn_status (*wait)(hn_device *d);
     hn_status (*mark)(hn_device *d, int64_t i);

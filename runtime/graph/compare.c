@@ -50,7 +50,7 @@ static double tolerance(const hn_node *n, int k)
     return def->rounded_inside & HN_BIT(k) && n->in[0]->type.dtype == HN_BF16 ? 6e-3 : 1e-4;
 }
 
-/* ||got - want|| / ||want||, columns only, replica 0. */
+/* ||got - want|| / ||want||, columns only, of one replica. */
 static double difference(const hn_tensor *t, const void *got, const void *want)
 {
     const int64_t rows = hn_type_rows(&t->type), cols = hn_type_cols(&t->type);
@@ -87,17 +87,15 @@ static double difference_of_blocks(const hn_tensor *t, const hn_step_block *got,
     return most;
 }
 
-static hn_status compare(const hn_node *n, int k, const void *want)
+/* Of one replica of output k. */
+static hn_status compare_replica(const hn_node *n, int k, const hn_tensor *t, const void *want)
 {
-    const hn_tensor *t = n->out[k];
-    const hn_dtype type = t->type.dtype;
-    const bool blocks = n->op == HN_OP_GRAD_NORM; /* its only output */
-    if (type != HN_F32 && type != HN_BF16 && type != HN_F16 && !blocks) return HN_OK;
     const void *got;
     void *copy;
     hn_status st = HN_OK;
     HN_TRY(hn_tensor_host(t, &got, &copy));
-    const double d = blocks ? difference_of_blocks(t, got, want) : difference(t, got, want);
+    const double d =
+        n->op == HN_OP_GRAD_NORM ? difference_of_blocks(t, got, want) : difference(t, got, want);
     const double allowed = tolerance(n, k);
     if (!(d <= allowed))
         st = HN_FAIL(HN_ERR_NUMERIC,
@@ -108,13 +106,26 @@ static hn_status compare(const hn_node *n, int k, const void *want)
     return st;
 }
 
-hn_status hn_twin_after(const hn_node *n, const hn_step_block *step, hn_twin_copies *c)
+static hn_status compare(const hn_node *n, int k, const void *want)
+{
+    const hn_tensor *t = n->out[k];
+    const hn_dtype type = t->type.dtype;
+    const bool blocks = n->op == HN_OP_GRAD_NORM; /* its only output */
+    const size_t apart = (size_t)hn_replica_stride(t) * hn_dtype_size(type);
+    if (type != HN_F32 && type != HN_BF16 && type != HN_F16 && !blocks) return HN_OK;
+    for (int64_t g = 0; g < (t->type.replicas > 1 ? t->type.replicas : 1); g++) {
+        const hn_tensor one = hn_tensor_replica(t, g);
+        HN_TRY(compare_replica(n, k, &one, (const char *)want + (size_t)g * apart));
+    }
+    return HN_OK;
+}
+
+hn_status hn_twin_after(const hn_node *n, hn_step_block *step, hn_twin_copies *c)
 {
     const hn_op_def *def = hn_op(n->op);
     hn_tensor in[HN_MAX_IN], out[HN_MAX_OUT];
     hn_node twin = *n;
-    hn_step_block block = *step;
-    hn_exec x = {.device = HN_DEVICE_CPU, .step = &block, .twin = true};
+    hn_exec x = {.device = HN_DEVICE_CPU, .step = step, .twin = true};
     for (int k = 0; k < def->n_in; k++) {
         if (n->in[k] == NULL) continue;
         in[k] = *n->in[k];

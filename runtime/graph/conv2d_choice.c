@@ -20,9 +20,17 @@ static hn_status take_own(hn_node *n, const char *why)
 /* Of bf16 in 16 bytes: cuDNN wants as many a pixel, and no gaps between rows of weights. */
 enum { FEW_CHANNELS = 8 };
 
-/* What our own kernels are made for: cuDNN is slower there, or does the same. */
-static const char *own_is_better(const hn_conv2d_shape *s)
+static bool has_replicas(const hn_node *n)
 {
+    bool any = false;
+    for (int k = 0; k < hn_op(n->op)->n_in; k++) any |= hn_replicas_of(n->in[k]) > 0;
+    return any;
+}
+
+/* What our own kernels are made for: cuDNN is slower there, or does the same. */
+static const char *own_is_better(const hn_node *n, const hn_conv2d_shape *s)
+{
+    if (has_replicas(n)) return "replicas"; /* a call each, through cuDNN */
     if (s->groups == s->in && s->out == s->in && s->in > 1) return "depthwise";
     if (s->in < FEW_CHANNELS) return "few channels";
     if (s->kh == 1 && s->kw == 1 && s->stride == 1 && s->pad == 0) return "a product as it lies";
@@ -69,7 +77,7 @@ hn_status hn_conv2d_library(hn_node *n, hn_device *d, const hn_conv2d_shape *s,
         n->attr.conv.impl = HN_CONV2D_OWN;
         return HN_OK;
     }
-    const char *const why = own_is_better(s);
+    const char *const why = own_is_better(n, s);
     if (asked == HN_CONV2D_AUTO && why != NULL) return take_own(n, why);
     const hn_status st = open_library(n, d);
     if (st != HN_OK) return without(n, st);

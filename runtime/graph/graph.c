@@ -331,6 +331,15 @@ static hn_status make_outputs(hn_graph *g, hn_node *n, const hn_op_def *def, con
     return HN_OK;
 }
 
+static hn_status check_replicas(const hn_node *n, const hn_op_def *def)
+{
+    for (int k = 0; k < def->n_in && !def->replicas; k++)
+        if (n->in[k] != NULL && n->in[k]->type.replicas > 1)
+            return HN_FAIL(HN_ERR_UNSUPPORTED, "%s (%s): %s has replicas, the operation has none",
+                           n->name, def->name, n->in[k]->name);
+    return HN_OK;
+}
+
 hn_status hn_emit(hn_graph *g, hn_op_id op, const char *name, hn_tensor *const *in,
                   const hn_attr *attr, hn_tensor **out)
 {
@@ -350,6 +359,7 @@ hn_status hn_emit(hn_graph *g, hn_op_id op, const char *name, hn_tensor *const *
     }
     const hn_status st = def->infer ? def->infer(n, type) : HN_OK;
     if (st != HN_OK) return HN_FAIL(st, "%s (%s): %s", name, def->name, hn_last_error());
+    HN_TRY(check_replicas(n, def));
     HN_TRY(make_outputs(g, n, def, type));
     HN_TRY(hn_grow(&g->node, &g->cap_nodes, g->n_nodes, sizeof *g->node));
     g->node[g->n_nodes++] = n;

@@ -86,8 +86,7 @@ typedef struct {
     void *out[HN_MAX_OUT];
 } hn_twin_copies;
 HN_NODISCARD hn_status hn_twin_before(const hn_node *n, hn_twin_copies *c);
-HN_NODISCARD hn_status hn_twin_after(const hn_node *n, const hn_step_block *step,
-                                     hn_twin_copies *c);
+HN_NODISCARD hn_status hn_twin_after(const hn_node *n, hn_step_block *step, hn_twin_copies *c);
 void hn_twin_free(hn_twin_copies *c);
 
 /* place.c: offsets of transient tensors and scratch; sets g->transient_bytes */

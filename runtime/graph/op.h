@@ -47,6 +47,7 @@ typedef struct {
     uint64_t reuse;            /* HN_REUSE bits */
     uint32_t rounded_inside;   /* HN_BIT: f32 outputs made from values in the inputs' dtype */
     uint32_t saved_out;        /* HN_BIT of outputs kept for backward only: no gradient arrives */
+    bool replicas;             /* inputs may have a replica axis; else hn_emit refuses them */
     bool loss;                 /* root of backward: its gradient rule runs with dout all NULL */
 
     /* Types of all outputs from inputs and attributes; ndim 0 marks an output that is absent.

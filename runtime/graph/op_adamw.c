@@ -95,6 +95,7 @@ const hn_op_def hn_op_adamw = {
     .n_out = 5,
     .optional = HN_BIT(WORK),
     .alias = {1 + MASTER, 1 + GRAD, 1 + M, 1 + V, 1 + WORK},
+    .replicas = true,
     .infer = infer,
     .run_cpu = run_cpu,
     .run_cuda = run_cuda,

@@ -108,6 +108,7 @@ const hn_op_def hn_op_add_rmsnorm = {
     .optional = HN_BIT(RES),
     .reuse = HN_REUSE(SUM, RES) | HN_REUSE(SUM, X),
     .saved_out = HN_BIT(RSTD),
+    .replicas = true,
     .infer = infer,
     .grad = grad,
     .accumulates = HN_BIT(GAIN),

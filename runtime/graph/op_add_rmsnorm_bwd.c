@@ -116,6 +116,7 @@ const hn_op_def hn_op_add_rmsnorm_bwd = {
     .reuse = HN_REUSE(DX, DY) | HN_REUSE(DX, DSUM) | HN_REUSE(Y, DY) | HN_REUSE(Y, SUM),
     .again = {0, 0, 1 + FWD_Y},
     .ask_again = ask_again,
+    .replicas = true,
     .infer = infer,
     .scratch = scratch,
     .run_cpu = run_cpu,

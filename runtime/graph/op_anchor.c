@@ -90,6 +90,7 @@ const hn_op_def hn_op_anchor = {
     .n_out = 2,
     .optional = HN_BIT(FISHER) | HN_BIT(COUNT) | HN_BIT(LOSS_IN),
     .alias = {1 + GRAD_IN, 1 + LOSS_IN},
+    .replicas = true,
     .infer = infer,
     .scratch = scratch,
     .run_cpu = run_cpu,

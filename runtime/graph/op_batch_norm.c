@@ -28,6 +28,9 @@ static hn_status infer(const hn_node *n, hn_type *out)
     if (hn_norm_replicas(n->in[GAIN], n->in[BIAS], NULL) > 1)
         return HN_FAIL(HN_ERR_UNSUPPORTED, "batch normalisation has no replicas: every replica "
                                            "would need running values of its own");
+    if (!n->attr.channel_norm.frozen && hn_program_replicas(n->in[X]->program) > 1)
+        return HN_FAIL(HN_ERR_UNSUPPORTED, "batch normalisation by the batch, whose rows belong to "
+                                           "several replicas");
     out[Y] = hn_type_fresh(x);
     out[MEAN] = out[RSTD] = hn_type_1d(HN_F32, cols);
     return HN_OK;

@@ -1,6 +1,6 @@
 /* loss, count, hits, dlogits, row_loss, prediction = class_ce(logits, labels, loss, count, hits?);
- * the mathematics is in kernels/loss/class_ce.h. loss, count and hits are added to in place;
- * dlogits is made here, in forward. */
+ * the mathematics is in kernels/loss/class_ce.h. loss, count and hits, [1] or one a replica, are
+ * added to in place; dlogits is made here, in forward. */
 #include "kernels/loss/class_ce.h"
 #include "runtime/graph/op_util.h"
 
@@ -23,6 +23,8 @@ static hn_class_ce_args args_of(const hn_node *n)
         .row_loss = data_of(n->out[ROW_LOSS]),
         .prediction = data_of(n->out[PREDICTION]),
         .rows = hn_type_rows(logits),
+        .replicas = hn_type_elements(&n->in[LOSS_IN]->type),
+        .count_stride = hn_replicas_of(n->in[COUNT_IN]) ? hn_replica_stride(n->in[COUNT_IN]) : 1,
         .classes = hn_type_cols(logits),
         .ld_logits = hn_type_ld(logits),
         .ld_dlogits = d ? hn_type_ld(&d->type) : 0,
@@ -33,9 +35,18 @@ static hn_class_ce_args args_of(const hn_node *n)
     };
 }
 
-static bool is_f32_scalar(const hn_type *t)
+/* f32 [n]. */
+static bool are_f32(const hn_type *t, int64_t n)
 {
-    return t->dtype == HN_F32 && hn_type_elements(t) == 1;
+    return t->dtype == HN_F32 && t->ndim == 1 && t->dim[0] == n && t->replicas <= 1;
+}
+
+/* One a replica: on an axis of its own, or on the replica axis. */
+static bool is_count(const hn_type *t, int64_t replicas)
+{
+    return t->replicas > 1
+               ? t->dtype == HN_F32 && hn_type_elements(t) == 1 && t->replicas == replicas
+               : are_f32(t, replicas);
 }
 
 static hn_status infer(const hn_node *n, hn_type *out)
@@ -45,9 +56,12 @@ static hn_status infer(const hn_node *n, hn_type *out)
         return HN_FAIL(HN_ERR_UNSUPPORTED, "logits f32 or bf16, labels i32");
     if (logits->ndim < 2 || labels->ndim != 1 || labels->dim[0] != hn_type_rows(logits))
         return HN_FAIL(HN_ERR_SHAPE, "logits [rows, classes], labels [rows]");
-    if (!is_f32_scalar(&n->in[LOSS_IN]->type) || !is_f32_scalar(&n->in[COUNT_IN]->type) ||
-        (n->in[HITS_IN] && !is_f32_scalar(&n->in[HITS_IN]->type)))
-        return HN_FAIL(HN_ERR_SHAPE, "loss, count and hits are f32 [1]");
+    const int64_t replicas = hn_type_elements(&n->in[LOSS_IN]->type);
+    if (!are_f32(&n->in[LOSS_IN]->type, replicas) || !is_count(&n->in[COUNT_IN]->type, replicas) ||
+        (n->in[HITS_IN] && !are_f32(&n->in[HITS_IN]->type, replicas)))
+        return HN_FAIL(HN_ERR_SHAPE, "loss, count and hits are f32 [replicas]");
+    if (hn_type_rows(logits) % replicas != 0)
+        return HN_FAIL(HN_ERR_SHAPE, "the rows are no equal groups, one a replica");
     const int64_t rows = hn_type_rows(logits), classes = hn_type_cols(logits);
     const int64_t first = n->attr.class_ce.first_class, count = n->attr.class_ce.n_classes;
     if (first < 0 || count < 0 || first >= classes || count > classes - first)
@@ -101,6 +115,9 @@ static const hn_op_sample samples[] = {
             {HN_F32, 1, {1}}},
      .attr.class_ce = {.first_class = 2, .smoothing = 0.2f, .want_dlogits = true,
                        .want_row_loss = true}},
+    {.in = {{HN_F32, 2, {6, 10}}, {HN_I32, 1, {6}}, {HN_F32, 1, {3}}, {HN_F32, 1, {3}},
+            {HN_F32, 1, {3}}},
+     .attr.class_ce = {.want_dlogits = true}},
     {.in = {{HN_BF16, 2, {5, 600}}, {HN_I32, 1, {5}}, {HN_F32, 1, {1}}, {HN_F32, 1, {1}}},
      .attr.class_ce = {.n_classes = 531, .smoothing = 0.1f, .want_dlogits = true}},
     {.in = {{0}}},
@@ -126,6 +143,7 @@ const hn_op_def hn_op_class_ce = {
     .alias = {1 + LOSS_IN, 1 + COUNT_IN, 1 + HITS_IN},
     .saved_out = HN_BIT(DLOGITS) | HN_BIT(ROW_LOSS) | HN_BIT(PREDICTION),
     .loss = true,
+    .replicas = true,
     .infer = infer,
     .grad = grad,
     .scratch = scratch,

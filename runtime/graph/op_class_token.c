@@ -91,6 +91,7 @@ const hn_op_def hn_op_class_token = {
     .n_in = 3,
     .n_out = 1,
     .optional = HN_BIT(CLS),
+    .replicas = true,
     .infer = infer,
     .grad = grad,
     .accumulates = HN_BIT(CLS) | HN_BIT(POS),

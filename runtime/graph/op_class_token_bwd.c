@@ -82,6 +82,7 @@ const hn_op_def hn_op_class_token_bwd = {
     .n_out = 3,
     .optional = HN_BIT(DCLS_IN) | HN_BIT(DPOS_IN),
     .alias = {0, 1 + DCLS_IN, 1 + DPOS_IN},
+    .replicas = true,
     .infer = infer,
     .run_cpu = run_cpu,
     .run_cuda = run_cuda,

@@ -140,6 +140,7 @@ const hn_op_def hn_op_conv2d = {
     .n_in = 3,
     .n_out = 1,
     .optional = HN_BIT(BIAS),
+    .replicas = true,
     .infer = infer,
     .grad = grad,
     .accumulates = HN_BIT(W) | HN_BIT(BIAS),

@@ -106,6 +106,7 @@ const hn_op_def hn_op_conv2d_dw = {
     .n_out = 1,
     .alias = {1 + DW},
     .rounded_inside = HN_BIT(0), /* through cuDNN */
+    .replicas = true,
     .infer = infer,
     .prepare = prepare,
     .scratch = scratch,

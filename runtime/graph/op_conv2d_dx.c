@@ -107,6 +107,7 @@ const hn_op_def hn_op_conv2d_dx = {
     .n_out = 1,
     .optional = HN_BIT(SO_FAR),
     .reuse = HN_REUSE(DX, SO_FAR),
+    .replicas = true,
     .infer = infer,
     .prepare = prepare,
     .scratch = scratch,

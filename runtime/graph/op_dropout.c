@@ -24,6 +24,7 @@ static hn_status infer(const hn_node *n, hn_type *out)
 {
     const hn_type *x = &n->in[X]->type;
     if (!hn_is_matrix(x, x)) return HN_FAIL(HN_ERR_SHAPE, "x [rows, cols], f32 or bf16");
+    if (n->attr.dropout.p > 0) HN_TRY(hn_check_random_rows(n->in[X]));
     out[Y] = hn_type_2d(x->dtype, hn_type_rows(x), hn_type_cols(x));
     return HN_OK;
 }

@@ -71,6 +71,7 @@ const hn_op_def hn_op_embedding = {
     .name = "embedding",
     .n_in = 2,
     .n_out = 1,
+    .replicas = true,
     .infer = infer,
     .grad = grad,
     .accumulates = HN_BIT(W),

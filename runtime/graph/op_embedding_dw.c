@@ -70,6 +70,7 @@ const hn_op_def hn_op_embedding_dw = {
     .n_in = 3,
     .n_out = 1,
     .alias = {1 + DW},
+    .replicas = true,
     .infer = infer,
     .scratch = scratch,
     .run_cpu = run_cpu,

@@ -73,6 +73,7 @@ const hn_op_def hn_op_grad_norm = {
     .n_in = 3,
     .n_out = 1,
     .alias = {1 + STEP},
+    .replicas = true,
     .infer = infer,
     .scratch = scratch,
     .run_cpu = run_cpu,

@@ -101,6 +101,7 @@ const hn_op_def hn_op_group_norm = {
     .n_out = 3,
     .reuse = HN_REUSE(Y, X),
     .saved_out = HN_BIT(MEAN) | HN_BIT(RSTD),
+    .replicas = true,
     .infer = infer,
     .grad = grad,
     .accumulates = HN_BIT(GAIN) | HN_BIT(BIAS),

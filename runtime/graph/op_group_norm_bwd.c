@@ -96,6 +96,7 @@ const hn_op_def hn_op_group_norm_bwd = {
     .optional = HN_BIT(DGAIN_IN) | HN_BIT(DBIAS_IN),
     .alias = {0, 1 + DGAIN_IN, 1 + DBIAS_IN},
     .reuse = HN_REUSE(DX, DY) | HN_REUSE(DX, X),
+    .replicas = true,
     .infer = infer,
     .scratch = scratch,
     .run_cpu = run_cpu,

@@ -29,6 +29,8 @@ static hn_image_prep_args args_of(const hn_node *n, const hn_rng_state *state)
         .n = y->dim[0],
         .out_height = y->dim[1],
         .out_width = y->dim[2],
+        .replicas = hn_program_replicas(n->in[IMAGES]->program),
+        .state_stride = sizeof(hn_step_block),
         .out_channels = y->dim[3],
         .ld_y = hn_type_ld(y),
         .pad = n->attr.prep.pad,
@@ -63,6 +65,8 @@ static hn_status infer(const hn_node *n, hn_type *out)
     if (!n->attr.prep.resized &&
         (height > images->dim[1] + 2 * pad || width > images->dim[2] + 2 * pad))
         return HN_FAIL(HN_ERR_SHAPE, "the crop is larger than the padded image");
+    if (index->dim[0] % hn_program_replicas(n->in[IMAGES]->program) != 0)
+        return HN_FAIL(HN_ERR_SHAPE, "the rows are no equal groups, one a replica");
     out[Y] = (hn_type){.dtype = to,
                        .ndim = 4,
                        .dim = {index->dim[0], height, width, channels},
@@ -71,17 +75,21 @@ static hn_status infer(const hn_node *n, hn_type *out)
     return HN_OK;
 }
 
+/* The head of the step blocks, one a replica. */
+static const hn_rng_state *states_of(const hn_exec *x)
+{
+    return (const hn_rng_state *)(const void *)x->step;
+}
+
 static hn_status run_cpu(const hn_node *n, hn_exec *x)
 {
-    hn_rng_state state;
-    const hn_image_prep_args a = args_of(n, hn_rng_state_of(x, &state));
+    const hn_image_prep_args a = args_of(n, states_of(x));
     return x->twin ? hn_image_prep_cpu(&a) : hn_image_prep_fast(&a);
 }
 
 static hn_status run_cuda(const hn_node *n, hn_exec *x)
 {
-    hn_rng_state state;
-    const hn_image_prep_args a = args_of(n, hn_rng_state_of(x, &state));
+    const hn_image_prep_args a = args_of(n, states_of(x));
     return hn_image_prep_cuda(&a, x->stream);
 }
 

@@ -114,6 +114,7 @@ const hn_op_def hn_op_layer_norm = {
     .optional = HN_BIT(RES) | HN_BIT(BIAS),
     .reuse = HN_REUSE(SUM, RES) | HN_REUSE(SUM, X),
     .saved_out = HN_BIT(MEAN) | HN_BIT(RSTD),
+    .replicas = true,
     .infer = infer,
     .grad = grad,
     .accumulates = HN_BIT(GAIN) | HN_BIT(BIAS),

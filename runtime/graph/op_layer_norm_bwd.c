@@ -96,6 +96,7 @@ const hn_op_def hn_op_layer_norm_bwd = {
     .optional = HN_BIT(DSUM) | HN_BIT(DGAIN_IN) | HN_BIT(DBIAS_IN),
     .alias = {0, 1 + DGAIN_IN, 1 + DBIAS_IN},
     .reuse = HN_REUSE(DX, DY) | HN_REUSE(DX, DSUM) | HN_REUSE(DX, SUM),
+    .replicas = true,
     .infer = infer,
     .scratch = scratch,
     .run_cpu = run_cpu,

@@ -102,6 +102,7 @@ const hn_op_def hn_op_linear = {
     .n_in = 4,
     .n_out = 1,
     .optional = HN_BIT(BIAS) | HN_BIT(ADD),
+    .replicas = true,
     .infer = infer,
     .grad = grad,
     .accumulates = HN_BIT(W) | HN_BIT(BIAS),

@@ -58,6 +58,7 @@ const hn_op_def hn_op_linear_db = {
     .n_in = 2,
     .n_out = 1,
     .alias = {1 + DB},
+    .replicas = true,
     .infer = infer,
     .scratch = scratch,
     .run_cpu = run_cpu,

@@ -71,6 +71,7 @@ const hn_op_def hn_op_linear_dx = {
     .n_out = 1,
     .optional = HN_BIT(SO_FAR),
     .reuse = HN_REUSE(DX, SO_FAR),
+    .replicas = true,
     .infer = infer,
     .scratch = scratch,
     .run_cpu = run_cpu,

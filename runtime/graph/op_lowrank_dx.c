@@ -107,6 +107,7 @@ const hn_op_def hn_op_lowrank_dx = {
     .n_out = 2,
     .optional = HN_BIT(SO_FAR),
     .reuse = HN_REUSE(DX, SO_FAR),
+    .replicas = true,
     .infer = infer,
     .tail = tail,
     .scratch = scratch,

@@ -56,6 +56,7 @@ static hn_status infer(const hn_node *n, hn_type *out)
         (!hn_is_real(&n->in[BIAS]->type) || hn_type_elements(&n->in[BIAS]->type) != w->dim[0]))
         return HN_FAIL(HN_ERR_SHAPE, "bias [out], f32 or bf16");
     if (n->attr.linear.alpha == 0.0f) return HN_FAIL(HN_ERR_ARG, "the scale (alpha) is 0");
+    if (n->attr.linear.dropout > 0) HN_TRY(hn_check_random_rows(n->in[X]));
     out[Y] = hn_type_2d(x->dtype, hn_type_rows(x), w->dim[0]);
     out[S] = hn_type_2d(x->dtype, hn_type_rows(x), a->dim[0]);
     if (n->in[ADD] && !hn_type_same(&n->in[ADD]->type, &out[Y]))
@@ -197,6 +198,7 @@ const hn_op_def hn_op_lowrank_linear = {
     .n_out = 2,
     .optional = HN_BIT(BIAS) | HN_BIT(ADD),
     .saved_out = HN_BIT(S),
+    .replicas = true,
     .infer = infer,
     .grad = grad,
     .accumulates = HN_BIT(W) | HN_BIT(BIAS) | HN_BIT(A) | HN_BIT(B),

@@ -84,6 +84,7 @@ const hn_op_def hn_op_sgd = {
     .n_out = 4,
     .optional = HN_BIT(MOMENTUM) | HN_BIT(WORK),
     .alias = {1 + MASTER, 1 + GRAD, 1 + MOMENTUM, 1 + WORK},
+    .replicas = true,
     .infer = infer,
     .run_cpu = run_cpu,
     .run_cuda = run_cuda,

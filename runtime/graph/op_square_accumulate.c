@@ -75,6 +75,7 @@ const hn_op_def hn_op_square_accumulate = {
     .n_out = 1,
     .optional = HN_BIT(COUNT),
     .alias = {1 + F},
+    .replicas = true,
     .infer = infer,
     .run_cpu = run_cpu,
     .run_cuda = run_cuda,

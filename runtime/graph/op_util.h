@@ -90,6 +90,14 @@ static inline const hn_rng_state *hn_rng_state_of(const hn_exec *x, hn_rng_state
     return state;
 }
 
+/* Of an operation whose random rows are those of the whole batch: replicas count their own. */
+static inline hn_status hn_check_random_rows(const hn_tensor *x)
+{
+    return hn_program_replicas(x->program) > 1
+               ? HN_FAIL(HN_ERR_UNSUPPORTED, "dropout in a program with replicas")
+               : HN_OK;
+}
+
 #ifdef __cplusplus
 }
 #endif

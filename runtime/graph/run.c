@@ -51,12 +51,16 @@ static hn_status find_nonfinite(const hn_node *n, const hn_tensor *t, const void
 
 static hn_status scan(const hn_node *n, const hn_tensor *t)
 {
-    const void *data;
-    void *copy;
+    hn_status st = HN_OK;
     if (!is_float(t->type.dtype)) return HN_OK;
-    HN_TRY(hn_tensor_host(t, &data, &copy));
-    const hn_status st = find_nonfinite(n, t, data);
-    hn_free(copy);
+    for (int64_t g = 0; g < (t->type.replicas > 1 ? t->type.replicas : 1) && st == HN_OK; g++) {
+        const hn_tensor one = hn_tensor_replica(t, g);
+        const void *data;
+        void *copy;
+        HN_TRY(hn_tensor_host(&one, &data, &copy));
+        st = find_nonfinite(n, t, data);
+        hn_free(copy);
+    }
     return st;
 }
 
@@ -214,16 +218,21 @@ static hn_status run_checked(const hn_node *n, hn_exec *x)
 
 static hn_status run_compared(const hn_node *n, hn_exec *x)
 {
+    const hn_program *p = n->graph->program;
+    const size_t blocks = (size_t)p->replicas * sizeof(hn_step_block);
     hn_twin_copies copies = {0};
-    hn_step_block step = {0};
     hn_status st = HN_OK;
-    if (x->step) HN_TRY(hn_device_read(n->graph->program->device, &step, x->step, sizeof step));
+    hn_step_block *step = hn_aligned_alloc(64, blocks);
+    if (step == NULL) return HN_FAIL(HN_ERR_MEMORY, "%zu bytes of step blocks", blocks);
+    memset(step, 0, blocks);
+    if (x->step) HN_TRY_GOTO(st, hn_device_read(p->device, step, x->step, blocks), done);
     HN_TRY_GOTO(st, hn_twin_before(n, &copies), done);
     HN_TRY_GOTO(st, run_checked(n, x), done);
-    st = hn_twin_after(n, &step, &copies);
+    st = hn_twin_after(n, step, &copies);
 
 done:
     hn_twin_free(&copies);
+    hn_free(step);
     return st;
 }
 

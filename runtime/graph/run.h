@@ -39,7 +39,7 @@ typedef struct {
                    * to 1e-4 (f32; 6e-3 where bf16 lies between) or 2e-2 (bf16) of their norm */
     hn_profile *profile; /* adds the time of every node, and waits; one stream; not with check or
                           * compare. Of nodes that run as one, the first has their time */
-} hn_run_options;        /* scans and comparisons look at replica 0 */
+} hn_run_options;
 
 /* Runs every node. On a GPU it returns before the work is done, unless check or compare is on.
  * Allocates nothing (check and compare on a GPU: host memory).

@@ -12,6 +12,44 @@ size_t hn_tensor_span(const hn_tensor *t)
     return (size_t)((rows - 1) * ld + hn_type_cols(&t->type)) * hn_dtype_size(t->type.dtype);
 }
 
+hn_tensor hn_tensor_replica(const hn_tensor *t, int64_t g)
+{
+    hn_tensor one = *t;
+    one.type.replicas = 0;
+    one.data = (char *)t->data + (size_t)(g * hn_replica_stride(t)) * hn_dtype_size(t->type.dtype);
+    return one;
+}
+
+/* Bytes from one replica of a class to the next: its tensors have one dtype. */
+static size_t replica_bytes(const hn_program *p, hn_mem mem)
+{
+    if (p->class_list[mem].n == 0) return 0;
+    const hn_dtype dtype = p->class_list[mem].item[0]->type.dtype;
+    return (size_t)hn_program_class_elements(p, mem, dtype) * hn_dtype_size(dtype);
+}
+
+void *hn_program_replica(const hn_program *p, hn_mem mem, int64_t g, size_t *n_bytes)
+{
+    *n_bytes = replica_bytes(p, mem);
+    return *n_bytes > 0 ? p->memory[mem] + (size_t)g * *n_bytes : NULL;
+}
+
+/* Twice as many with every copy. */
+hn_status hn_program_spread(hn_program *p, hn_mem mem)
+{
+    const size_t bytes = replica_bytes(p, mem), all = bytes * (size_t)p->replicas;
+    unsigned char *const from = p->memory[mem];
+    for (size_t done = bytes; done < all; done *= 2)
+        HN_TRY(hn_device_copy(p->device, from + done, from, done < all - done ? done : all - done));
+    return HN_OK;
+}
+
+hn_status hn_program_clear(hn_program *p, hn_mem mem)
+{
+    const size_t all = replica_bytes(p, mem) * (size_t)p->replicas;
+    return all > 0 ? hn_device_fill(p->device, p->memory[mem], 0, all) : HN_OK;
+}
+
 static bool on_host(const hn_tensor *t)
 {
     return hn_device_kind_of(t->program->device) == HN_DEVICE_CPU;

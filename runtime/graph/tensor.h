@@ -1,7 +1,7 @@
 /* tensor.h - a planned tensor's values from the host's side: loading, saving, tests.
  *
  * All of it waits for what runs on the device and is done when it returns. Tensors with replicas:
- * replica 0. Errors: HN_ERR_MEMORY, HN_ERR_CUDA.
+ * replica 0, or the one of hn_tensor_replica. Errors: HN_ERR_MEMORY, HN_ERR_CUDA.
  */
 #ifndef HN_TENSOR_H
 #define HN_TENSOR_H
@@ -10,6 +10,19 @@
 #ifdef __cplusplus
 extern "C" {
 #endif
+
+/* Replica g alone, for the functions below: one of no program's tensors. g is 0 where t has none.
+ */
+hn_tensor hn_tensor_replica(const hn_tensor *t, int64_t g);
+
+/* Where replica g of a class that has replicas begins in the device's memory, and how long it is:
+ * tensors lie in it as they do in replica 0. Bytes 0: the class is empty. */
+void *hn_program_replica(const hn_program *p, hn_mem mem, int64_t g, size_t *n_bytes);
+
+/* Of all tensors of a class that has replicas: replica 0 becomes all of them; all bytes become 0.
+ * On the device, in the order of its stream: neither waits. */
+HN_NODISCARD hn_status hn_program_spread(hn_program *p, hn_mem mem);
+HN_NODISCARD hn_status hn_program_clear(hn_program *p, hn_mem mem);
 
 /* Bytes from the first element to behind the last, padding between rows included. */
 size_t hn_tensor_span(const hn_tensor *t);

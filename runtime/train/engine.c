@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "runtime/base/alloc.h"
+#include "runtime/graph/tensor.h"
 #include "runtime/train/engine_impl.h"
 
 hn_recompute hn_recompute_of(const char *name)
@@ -33,14 +34,16 @@ void hn_engine_free(hn_engine *e)
     for (int i = 0; i < HN_ENGINE_STAGES; i++) hn_device_fence_free(e->stage[i].sent);
     for (int i = 0; i < HN_ENGINE_AHEAD; i++) hn_device_fence_free(e->outcome[i].done);
     drop_record(e);
+    hn_free(e->replica);
     hn_free(e);
 }
 
 hn_program *hn_engine_program(const hn_engine *e) { return e->program; }
 hn_params *hn_engine_params(const hn_engine *e) { return e->params; }
+int64_t hn_engine_replicas(const hn_engine *e) { return e->o.replicas; }
 
-static hn_status vector(hn_engine *e, hn_mem mem, const char *name, hn_dtype dtype, int64_t n,
-                        hn_tensor **out)
+hn_status hn_engine_vector(hn_engine *e, hn_mem mem, const char *name, hn_dtype dtype, int64_t n,
+                           hn_tensor **out)
 {
     const hn_type type = hn_type_1d(dtype, n);
     return hn_program_tensor(e->program, mem, name, &type, out);
@@ -106,44 +109,14 @@ static hn_status record_range(hn_engine *e, const char *name, int64_t first, int
                    adamw ? &adamw_attr : &sgd_attr, NULL);
 }
 
-/* Tensors of the anchor, and the graph that gathers the Fisher. */
-static hn_status record_anchor(hn_engine *e, hn_tensor *grad)
-{
-    const hn_anchor *a = &e->o.anchor;
-    const hn_flat *flat = hn_params_flat(e->params);
-    e->values = e->ref = e->fisher = NULL; /* of an earlier plan */
-    if (!(a->weight >= 0)) return HN_FAIL(HN_ERR_ARG, "anchor: weight %g", (double)a->weight);
-    if (a->weight == 0 && !a->fisher) return HN_OK;
-    HN_TRY(
-        hn_program_range(e->program, HN_MEM_TRAINED, "all values", HN_F32, 0, flat->n, &e->values));
-    if (a->weight > 0) HN_TRY(vector(e, HN_MEM_STATE, "anchor.ref", HN_F32, flat->n, &e->ref));
-    if (!a->fisher) return HN_OK;
-    HN_TRY(vector(e, HN_MEM_STATE, "anchor.fisher", HN_F32, flat->n, &e->fisher));
-    hn_tensor *const in[] = {e->fisher, grad, flat->count};
-    const hn_attr attr = {.square_accumulate = {.keep = 1, .scale = 1}};
-    HN_TRY(hn_graph_new(e->program, "square", false, &e->square));
-    HN_TRY(hn_emit(e->square, HN_OP_SQUARE_ACCUMULATE, "square", in, &attr, NULL));
-    HN_TRY(hn_engine_record_zero(e->square, grad));
-    return hn_engine_record_zero(e->square, flat->count);
-}
-
-static hn_status record_penalty(hn_engine *e, hn_tensor *grad)
-{
-    const hn_flat *flat = hn_params_flat(e->params);
-    const hn_attr attr = {.anchor = {.weight = e->o.anchor.weight}};
-    hn_tensor *const in[] = {e->values, e->ref, grad, e->fisher, flat->count, NULL};
-    if (e->ref == NULL) return HN_OK;
-    return hn_emit(e->update, HN_OP_ANCHOR, "anchor", in, &attr, NULL);
-}
-
 static hn_status record_update(hn_engine *e)
 {
     const hn_flat *flat = hn_params_flat(e->params);
     hn_tensor *grad;
     HN_TRY(hn_program_range(e->program, HN_MEM_GRAD, "all gradients", HN_F32, 0, flat->n, &grad));
-    HN_TRY(record_anchor(e, grad));
+    HN_TRY(hn_engine_record_anchor(e, grad));
     HN_TRY(hn_graph_new(e->program, "update", false, &e->update));
-    HN_TRY(record_penalty(e, grad));
+    HN_TRY(hn_engine_record_penalty(e, grad));
     hn_tensor *in[] = {grad, flat->count, e->step};
     HN_TRY(hn_emit(e->update, HN_OP_GRAD_NORM, "grad_norm", in, NULL, NULL));
     HN_TRY(record_range(e, "decayed", 0, flat->n_decay, e->o.optimizer.weight_decay));
@@ -161,9 +134,10 @@ static hn_status record_eval(hn_engine *e)
 {
     const hn_job_pass pass = hn_engine_pass(e);
     hn_job_sums *s = &e->eval_sums;
-    HN_TRY(vector(e, HN_MEM_STATE, "eval_loss", HN_F32, 1, &s->loss));
-    HN_TRY(vector(e, HN_MEM_STATE, "eval_count", HN_F32, 1, &s->count));
-    if (e->o.job->hits) HN_TRY(vector(e, HN_MEM_STATE, "eval_hits", HN_F32, 1, &s->hits));
+    const int64_t n = e->o.replicas;
+    HN_TRY(hn_engine_vector(e, HN_MEM_STATE, "eval_loss", HN_F32, n, &s->loss));
+    HN_TRY(hn_engine_vector(e, HN_MEM_STATE, "eval_count", HN_F32, n, &s->count));
+    if (e->o.job->hits) HN_TRY(hn_engine_vector(e, HN_MEM_STATE, "eval_hits", HN_F32, n, &s->hits));
     HN_TRY(hn_graph_new(e->program, "eval_begin", false, &e->eval_begin));
     HN_TRY(hn_engine_record_zero(e->eval_begin, s->loss));
     HN_TRY(hn_engine_record_zero(e->eval_begin, s->count));
@@ -191,12 +165,22 @@ static hn_status record_batch(hn_engine *e)
     return e->o.eval ? record_eval(e) : HN_OK;
 }
 
+static hn_status check_replicas(const hn_engine *e)
+{
+    const int64_t n = e->o.replicas, rows = e->o.job->rows;
+    if (rows % n == 0) return HN_OK;
+    return HN_FAIL(
+        HN_ERR_SHAPE,
+        "a micro-batch of %" PRId64 " rows is no %" PRId64 " equal groups, one a replica", rows, n);
+}
+
 static hn_status record(hn_engine *e)
 {
     const hn_engine_options *o = &e->o;
     const bool adamw = o->optimizer.kind == HN_OPTIMIZER_ADAMW;
     const bool gpu = o->executor != HN_EXECUTOR_CPU; /* chosen by now */
-    HN_TRY(hn_program_new(1, &e->program));
+    HN_TRY(check_replicas(e));
+    HN_TRY(hn_program_new(o->replicas, &e->program));
     HN_TRY(hn_params_new(o->adapt, &e->params));
     HN_TRY(o->job->declare(o->job, e->params));
     if (o->train && hn_params_trained(e->params) == 0 && !hn_params_in_blocks(e->params))
@@ -209,8 +193,9 @@ static hn_status record(hn_engine *e)
                                   .sparse = o->sparse};
     HN_TRY(hn_params_create(e->params, e->program, &po));
     if (o->job->tables) HN_TRY(o->job->tables(o->job, e->program));
-    HN_TRY(vector(e, HN_MEM_INPUT, "loss", HN_F32, 1, &e->loss));
-    HN_TRY(vector(e, HN_MEM_INPUT, "step block", HN_U8, sizeof(hn_step_block), &e->step));
+    const int64_t block = sizeof(hn_step_block);
+    HN_TRY(hn_engine_vector(e, HN_MEM_INPUT, "loss", HN_F32, o->replicas, &e->loss));
+    HN_TRY(hn_engine_vector(e, HN_MEM_INPUT, "step block", HN_U8, o->replicas * block, &e->step));
     if (has_batch(e)) HN_TRY(record_batch(e));
     if (o->job->probe) HN_TRY(record_probe(e));
     const hn_plan_options plan = {
@@ -307,12 +292,25 @@ hn_executor hn_engine_executor(const hn_engine *e) { return e->o.executor; }
 
 void hn_engine_profile(hn_engine *e, hn_profile *p) { e->profile = p; }
 
+static hn_status make_replicas(hn_engine *e)
+{
+    const size_t n = (size_t)e->o.replicas;
+    e->replica = hn_calloc(n, sizeof *e->replica);
+    if (e->replica == NULL) return HN_FAIL(HN_ERR_MEMORY, "no memory for %zu replicas", n);
+    for (size_t g = 0; g < n; g++)
+        e->replica[g] = (hn_replica_step){.seed = e->o.seed, .lr_scale = 1};
+    return HN_OK;
+}
+
 hn_status hn_engine_new(const hn_engine_options *o, hn_engine **out)
 {
     hn_engine *e = hn_calloc(1, sizeof *e);
     if (e == NULL) return HN_FAIL(HN_ERR_MEMORY, "%zu bytes for an engine", sizeof *e);
     e->o = *o;
-    hn_status st = hn_executor_choose(o->executor, o->device, &e->o.executor);
+    e->o.replicas = o->replicas > 1 ? o->replicas : 1;
+    hn_status st = o->replicas < 0 ? HN_FAIL(HN_ERR_ARG, "%" PRId64 " replicas", o->replicas)
+                                   : make_replicas(e);
+    if (st == HN_OK) st = hn_executor_choose(o->executor, o->device, &e->o.executor);
     if (st == HN_OK) st = record_plan(e);
     if (st != HN_OK)
         hn_engine_free(e);
@@ -358,14 +356,17 @@ static hn_status make_fences(hn_engine *e)
 static hn_status take_host_memory(hn_engine *e)
 {
     const bool gpu = e->o.executor != HN_EXECUTOR_CPU;
-    const size_t head = round_up(sizeof *e->pinned), back = round_up(back_bytes(e));
+    const size_t n = (size_t)e->o.replicas, sums = round_up(3 * n * sizeof(float));
+    const size_t blocks = gpu ? round_up(n * sizeof(hn_step_block)) : 0;
     const size_t staged = gpu ? round_up(stage_bytes(e, e->loss)) : 0;
-    void *memory = NULL;
-    HN_TRY(hn_device_alloc_host(hn_program_device(e->program),
-                                head + HN_ENGINE_STAGES * staged + HN_ENGINE_AHEAD * back,
-                                &memory));
-    e->pinned = memory;
-    char *at = (char *)memory + head;
+    const size_t back = round_up(back_bytes(e));
+    HN_TRY(hn_device_alloc_host(
+        hn_program_device(e->program),
+        sums + HN_ENGINE_STAGES * staged + HN_ENGINE_AHEAD * (blocks + back), &e->pinned));
+    char *at = (char *)e->pinned + sums;
+    e->eval_loss = e->pinned;
+    e->eval_count = e->eval_loss + n;
+    e->eval_hits = e->eval_count + n;
     for (int i = 0; i < HN_ENGINE_STAGES; i++, at += staged) {
         hn_engine_stage *s = &e->stage[i];
         s->memory = gpu ? at : e->loss->data;
@@ -373,9 +374,9 @@ static hn_status take_host_memory(hn_engine *e)
         for (int k = 0; has_batch(e) && k < e->o.job->n_fields; k++)
             s->batch.field[k] = place_at(s->memory, e->loss, e->field[k]);
     }
-    for (int i = 0; i < HN_ENGINE_AHEAD; i++, at += back) {
-        e->outcome[i].step = gpu ? &e->pinned->update[i] : e->step->data;
-        e->outcome[i].back = at;
+    for (int i = 0; i < HN_ENGINE_AHEAD; i++, at += blocks + back) {
+        e->outcome[i].step = gpu ? (void *)at : e->step->data;
+        e->outcome[i].back = at + blocks;
     }
     return make_fences(e);
 }
@@ -404,7 +405,7 @@ static hn_status send_stage(hn_engine *e, const hn_tensor *first)
     return hn_device_fence_here(s->sent);
 }
 
-static hn_status run(hn_engine *e, const hn_graph *g, bool check)
+hn_status hn_engine_run(hn_engine *e, const hn_graph *g, bool check)
 {
     const bool compare = e->o.executor == HN_EXECUTOR_CHECK;
     const hn_run_options o = {.step = e->step->data,
@@ -466,11 +467,13 @@ static hn_status warm_up(hn_engine *e)
     return hn_engine_run_empty(e);
 }
 
-/* What no step changes. */
+/* Blocks of all replicas: what no step changes. */
 static void set_constants(const hn_engine *e, hn_step_block *s)
 {
-    s->seed = e->o.seed;
-    s->max_norm = (float)e->o.optimizer.max_grad_norm;
+    for (int64_t g = 0; g < e->o.replicas; g++) {
+        s[g].seed = e->replica[g].seed;
+        s[g].max_norm = (float)e->o.optimizer.max_grad_norm;
+    }
 }
 
 hn_status hn_engine_allocate(hn_engine *e)
@@ -538,7 +541,7 @@ hn_status hn_engine_begin(hn_engine *e, int64_t step)
     e->step_number = step;
     e->counted = false;
     e->gather = e->wanted;
-    return run(e, e->begin, false);
+    return hn_engine_run(e, e->begin, false);
 }
 
 /* What micro-batch `index` needs to know, into the stage in use, which is free then. */
@@ -546,8 +549,11 @@ static hn_status set_micro(hn_engine *e, int64_t index)
 {
     const hn_engine_stage *s = &e->stage[e->now];
     if (s->used) HN_TRY(hn_device_fence_wait(s->sent)); /* the same batch again */
-    s->step->step = (uint64_t)e->step_number + 1;
-    s->step->row_offset = index * e->o.job->rows;
+    for (int64_t g = 0; g < e->o.replicas; g++) {
+        s->step[g].seed = e->replica[g].seed;
+        s->step[g].step = (uint64_t)e->step_number + 1;
+        s->step[g].row_offset = index * (e->o.job->rows / e->o.replicas);
+    }
     return HN_OK;
 }
 
@@ -556,7 +562,7 @@ static hn_status micro(hn_engine *e, const hn_graph *g, int64_t index, bool chec
     HN_TRY(set_micro(e, index));
     HN_TRY(send_stage(e, e->step));
     e->counted = true;
-    return run(e, g, check);
+    return hn_engine_run(e, g, check);
 }
 
 hn_status hn_engine_micro(hn_engine *e, int64_t index)
@@ -576,10 +582,14 @@ static void set_update(const hn_engine *e, hn_step_block *s, double lr)
 {
     const hn_optimizer *o = &e->o.optimizer;
     const double t = (double)(e->step_number + 1);
-    s->step = (uint64_t)e->step_number + 1;
-    s->lr = (float)lr;
-    s->bias_correction1 = (float)(1.0 - pow(o->beta1, t));
-    s->bias_correction2 = (float)(1.0 - pow(o->beta2, t));
+    for (int64_t g = 0; g < e->o.replicas; g++) {
+        s[g].seed = e->replica[g].seed;
+        s[g].step = (uint64_t)e->step_number + 1;
+        s[g].lr = (float)(lr * e->replica[g].lr_scale);
+        s[g].frozen = e->replica[g].frozen;
+        s[g].bias_correction1 = (float)(1.0 - pow(o->beta1, t));
+        s[g].bias_correction2 = (float)(1.0 - pow(o->beta2, t));
+    }
 }
 
 static hn_engine_outcome *next_outcome(hn_engine *e)
@@ -612,9 +622,10 @@ static hn_status end_step(hn_engine *e, const hn_graph *g, double lr, hn_step_re
     HN_TRY(check_ahead(e));
     set_update(e, step, lr);
     HN_TRY(send(e, e->step, step));
-    if (hn_engine_gathering_end(e) != NULL) HN_TRY(run(e, hn_engine_gathering_end(e), false));
+    if (hn_engine_gathering_end(e) != NULL)
+        HN_TRY(hn_engine_run(e, hn_engine_gathering_end(e), false));
     hn_engine_count_gathered(e);
-    HN_TRY(run(e, g, false));
+    HN_TRY(hn_engine_run(e, g, false));
     e->counted = false;
     return fetch_report(e, report);
 }
@@ -658,82 +669,42 @@ hn_status hn_engine_report(hn_engine *e, bool wait, bool *there, hn_step_report 
     if (*there && !wait) HN_TRY(hn_device_fence_passed(u->done, there));
     if (!*there) return HN_OK;
     const hn_step_block *step = place_at(u->back, e->loss, e->step);
-    const double sum = (double)*(const float *)u->back, count = (double)step->count;
-    *out = (hn_step_report){.loss = count > 0 ? sum / count : NAN,
-                            .loss_sum = sum,
-                            .tokens = (int64_t)count,
-                            .grad_norm = (double)step->grad_norm,
-                            .skipped = step->skipped};
+    for (int64_t g = 0; g < e->o.replicas; g++) {
+        const double sum = (double)((const float *)(const void *)u->back)[g];
+        const double count = (double)step[g].count;
+        out[g] = (hn_step_report){.loss = count > 0 ? sum / count : NAN,
+                                  .loss_sum = sum,
+                                  .tokens = (int64_t)count,
+                                  .grad_norm = (double)step[g].grad_norm,
+                                  .skipped = step[g].skipped};
+    }
     e->first = (e->first + 1) % HN_ENGINE_AHEAD;
     e->n_outcomes--;
     return HN_OK;
 }
 
-hn_status hn_engine_eval_begin(hn_engine *e) { return run(e, e->eval_begin, false); }
+hn_status hn_engine_eval_begin(hn_engine *e) { return hn_engine_run(e, e->eval_begin, false); }
 
 hn_status hn_engine_eval_batch(hn_engine *e)
 {
     hn_engine_stage *s = &e->stage[e->now];
     if (s->used) HN_TRY(hn_device_fence_wait(s->sent)); /* the same batch again */
     HN_TRY(send_stage(e, e->step));
-    return run(e, e->eval, false);
+    return hn_engine_run(e, e->eval, false);
 }
 
 hn_status hn_engine_eval_sums(hn_engine *e, hn_eval_sums *out)
 {
     const hn_job_sums *s = &e->eval_sums;
-    hn_engine_pinned *p = e->pinned;
-    HN_TRY(fetch(e, s->loss, &p->eval_loss));
-    HN_TRY(fetch(e, s->count, &p->eval_count));
-    if (s->hits) HN_TRY(fetch(e, s->hits, &p->eval_hits));
+    HN_TRY(fetch(e, s->loss, e->eval_loss));
+    HN_TRY(fetch(e, s->count, e->eval_count));
+    if (s->hits) HN_TRY(fetch(e, s->hits, e->eval_hits));
     HN_TRY(wait(e));
-    *out = (hn_eval_sums){.loss = (double)p->eval_loss,
-                          .rows = (int64_t)p->eval_count,
-                          .hits = s->hits ? (int64_t)p->eval_hits : 0};
+    for (int64_t g = 0; g < e->o.replicas; g++)
+        out[g] = (hn_eval_sums){.loss = (double)e->eval_loss[g],
+                                .rows = (int64_t)e->eval_count[g],
+                                .hits = s->hits ? (int64_t)e->eval_hits[g] : 0};
     return HN_OK;
 }
 
-hn_status hn_engine_probe(hn_engine *e) { return run(e, e->probe, false); }
-
-/* ---- the anchor ---- */
-
-hn_status hn_engine_square(hn_engine *e)
-{
-    if (e->square == NULL)
-        return HN_FAIL(HN_ERR_ARG, "squares of gradients, but the engine has no anchor with a "
-                                   "Fisher, or does not train");
-    e->counted = false; /* it clears the count */
-    return run(e, e->square, false);
-}
-
-/* The part of a flat tensor that lies in it as q's values lie in the flat trained range. */
-static hn_status anchor_part(const hn_engine *e, const hn_param *q, const hn_tensor *flat,
-                             hn_tensor *out)
-{
-    if (flat == NULL || q->master == NULL)
-        return HN_FAIL(HN_ERR_ARG, "%s: %s", q->name,
-                       flat ? "not trained, so it has no anchor"
-                            : "the engine's anchor has no such tensor");
-    *out = *q->master;
-    out->data = (char *)flat->data + ((char *)q->master->data - (char *)e->values->data);
-    return HN_OK;
-}
-
-hn_status hn_engine_anchor_get(const hn_engine *e, const hn_param *q, float *ref, float *fisher)
-{
-    hn_tensor part;
-    if (ref) HN_TRY(anchor_part(e, q, e->ref, &part));
-    if (ref) HN_TRY(hn_param_read(q, &part, ref));
-    if (fisher) HN_TRY(anchor_part(e, q, e->fisher, &part));
-    return fisher ? hn_param_read(q, &part, fisher) : HN_OK;
-}
-
-hn_status hn_engine_anchor_set(const hn_engine *e, const hn_param *q, const float *ref,
-                               const float *fisher)
-{
-    hn_tensor part;
-    if (ref) HN_TRY(anchor_part(e, q, e->ref, &part));
-    if (ref) HN_TRY(hn_param_write(q, &part, ref));
-    if (fisher) HN_TRY(anchor_part(e, q, e->fisher, &part));
-    return fisher ? hn_param_write(q, &part, fisher) : HN_OK;
-}
+hn_status hn_engine_probe(hn_engine *e) { return hn_engine_run(e, e->probe, false); }

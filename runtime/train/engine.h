@@ -18,6 +18,15 @@
  * On a GPU the host may run ahead: it waits in hn_engine_batch until the micro-batch before the
  * last has been copied (there is staging memory for two), and for a step's report where it asks to.
  *
+ * Replicas: with `replicas` = G > 1 there are G copies of every trained parameter, its gradient and
+ * its moments, which one graph trains at once: clients, say. The rows of a micro-batch are G equal
+ * groups in order, group g is replica g's. Loss, rows that count, gradient norm, clipping, learning
+ * rate and random numbers are those of a replica; every one of them does what an engine without
+ * replicas does on its rows, on the CPU in f32 with the same bits where products add in the same
+ * order. Frozen values and the anchor's reference are shared. What has no replica axis (batch norm
+ * by the batch, dropout, blocks of weights, a Fisher, low-rank updates that are added to the
+ * weight) is refused by name when the engine is made. Reports and sums are arrays of G.
+ *
  * Allocation: hn_engine_new takes none for tensors, hn_engine_allocate all of it, steps and
  * evaluations none. Same seed, same batches: same bits.
  */
@@ -65,6 +74,7 @@ typedef struct {
     const hn_adapt *adapt; /* NULL: everything frozen */
     hn_dtype dtype;
     bool train, eval;
+    int64_t replicas; /* G; 0: 1. It divides the job's rows */
     hn_recompute recompute;
     size_t memory; /* bytes that may be taken on the device; 0: what is free there */
     hn_optimizer optimizer;
@@ -94,6 +104,13 @@ typedef struct {
     double loss;        /* sum */
     int64_t rows, hits; /* that took part; that came out right, where the job counts them, else 0 */
 } hn_eval_sums;
+
+/* What a replica does in the optimizer steps that come. */
+typedef struct {
+    uint64_t seed;   /* of its random numbers */
+    double lr_scale; /* times the step's learning rate */
+    bool frozen;     /* its parameters and moments stay as they are, bit for bit */
+} hn_replica_step;
 
 enum { HN_ENGINE_AHEAD = 8 }; /* steps whose reports may be outstanding */
 
@@ -139,19 +156,24 @@ HN_NODISCARD hn_status hn_engine_capture_anew(hn_engine *e);
 /* Where the next micro-batch is to be written: the same place until it has been run. */
 HN_NODISCARD hn_status hn_engine_batch(hn_engine *e, hn_engine_input *out);
 
+int64_t hn_engine_replicas(const hn_engine *e); /* G, at least 1 */
+/* From the next hn_engine_begin or hn_engine_step on: r [G]. Until then all have the seed of the
+ * options and lr_scale 1. Rows of a frozen replica are padding. */
+void hn_engine_set_replicas(hn_engine *e, const hn_replica_step *r);
+
 /* step: number of the optimizer step, from 0. */
 HN_NODISCARD hn_status hn_engine_begin(hn_engine *e, int64_t step);
 /* index: number of the micro-batch inside the optimizer step. */
 HN_NODISCARD hn_status hn_engine_micro(hn_engine *e, int64_t index);
-/* report  waits for it; those of earlier steps that nobody has taken are dropped. NULL: it is for
- *         hn_engine_report
+/* report  [G], waits for it; those of earlier steps that nobody has taken are dropped. NULL: it is
+ *         for hn_engine_report
  * Errors  HN_ERR_ARG: HN_ENGINE_AHEAD reports are outstanding already */
 HN_NODISCARD hn_status hn_engine_update(hn_engine *e, double lr, hn_step_report *report);
 /* hn_engine_begin, hn_engine_micro of index 0 and hn_engine_update, with the same results;
  * captured, they are one launch. */
 HN_NODISCARD hn_status hn_engine_step(hn_engine *e, int64_t step, double lr,
                                       hn_step_report *report);
-/* The oldest report that nobody has taken. wait false: only when its step is done already.
+/* The oldest report that nobody has taken, [G]. wait false: only when its step is done already.
  * *there: whether there was one. */
 HN_NODISCARD hn_status hn_engine_report(hn_engine *e, bool wait, bool *there, hn_step_report *out);
 /* What optimizer steps gather besides from the next hn_engine_begin on, for a selection of blocks
@@ -175,6 +197,12 @@ HN_NODISCARD hn_status hn_engine_anchor_get(const hn_engine *e, const hn_param *
                                             float *fisher);
 HN_NODISCARD hn_status hn_engine_anchor_set(const hn_engine *e, const hn_param *q, const float *ref,
                                             const float *fisher);
+/* Many short runs on one engine: the moments become zero, the anchor's reference the values as they
+ * are now, and what is random follows `seed`. Of replicas the values are those of replica 0, which
+ * the others get; hn_engine_set_replicas comes behind. Optimizer steps count from 0 again: the
+ * caller gives their numbers. The reports of all steps have been taken.
+ * Errors HN_ERR_ARG: reports are outstanding; HN_ERR_UNSUPPORTED: blocks are trained */
+HN_NODISCARD hn_status hn_engine_restart(hn_engine *e, uint64_t seed);
 /* Runs a micro-batch again, looking at every node, without touching parameters: the error names
  * the first operation that wrote NaN or infinity; HN_OK when none did. Sums are spoilt after it:
  * hn_engine_begin comes next. */
@@ -182,7 +210,7 @@ HN_NODISCARD hn_status hn_engine_find_nonfinite(hn_engine *e, int64_t index);
 
 HN_NODISCARD hn_status hn_engine_eval_begin(hn_engine *e);
 HN_NODISCARD hn_status hn_engine_eval_batch(hn_engine *e);
-HN_NODISCARD hn_status hn_engine_eval_sums(hn_engine *e, hn_eval_sums *out);
+HN_NODISCARD hn_status hn_engine_eval_sums(hn_engine *e, hn_eval_sums *out); /* [G] */
 
 /* Runs the job's probe on what its inputs hold. */
 HN_NODISCARD hn_status hn_engine_probe(hn_engine *e);

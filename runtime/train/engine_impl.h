@@ -1,4 +1,4 @@
-/* engine_impl.h - the insides of hn_engine; for engine.c and engine_sparse.c only. */
+/* engine_impl.h - the insides of hn_engine; for engine.c and engine_*.c only. */
 #ifndef HN_ENGINE_IMPL_H
 #define HN_ENGINE_IMPL_H
 #include "runtime/train/engine.h"
@@ -9,8 +9,8 @@ enum { HN_ENGINE_STAGES = 2 };
 /* The host's side of a micro-batch. On the CPU there is one, and block and batch are the tensors'
  * own memory. Else a loss of 0, block and batch lie as they do on the device. */
 typedef struct {
-    char *memory; /* where they begin */
-    hn_step_block *step;
+    char *memory;        /* where they begin */
+    hn_step_block *step; /* one a replica */
     hn_engine_input batch;
     hn_device_fence *sent; /* behind the copies to the device */
     bool used;             /* has been sent since it was given out */
@@ -18,16 +18,10 @@ typedef struct {
 
 /* The host's side of an update. */
 typedef struct {
-    hn_step_block *step;   /* on the CPU the tensor's own */
+    hn_step_block *step;   /* one a replica; on the CPU the tensor's own */
     char *back;            /* what comes back: loss and step block as they lie on the device */
     hn_device_fence *done; /* behind the copy to the host */
 } hn_engine_outcome;
-
-/* Host memory that a GPU copies to and from. */
-typedef struct {
-    hn_step_block update[HN_ENGINE_AHEAD];
-    float eval_loss, eval_count, eval_hits;
-} hn_engine_pinned;
 
 /* What takes the place of `micro` in a step that gathers for a selection, and what follows the last
  * micro-batch. */
@@ -43,8 +37,9 @@ struct hn_engine {
      * and with the loss a step's; another takes loss and step block back. */
     hn_tensor *loss, *step, *field[HN_JOB_FIELDS];
     hn_job_sums eval_sums;
-    hn_tensor *values;       /* the flat trained range; NULL without an anchor */
-    hn_tensor *ref, *fisher; /* of the anchor, laid out as that; NULL: it has none */
+    hn_tensor *values;        /* the flat trained range; NULL without an anchor */
+    hn_replica_step *replica; /* [replicas] */
+    hn_tensor *ref, *fisher;  /* of the anchor, laid out as that; NULL: it has none */
     hn_graph *begin, *micro, *update, *square, *eval_begin, *eval, *probe;
     /* Of blocks (engine_sparse.c); NULL without. */
     hn_graph *discard;
@@ -59,7 +54,10 @@ struct hn_engine {
     int now; /* the stage in use */
     hn_engine_outcome outcome[HN_ENGINE_AHEAD];
     int64_t first, n_outcomes; /* those whose report nobody has taken: a ring */
-    hn_engine_pinned *pinned;  /* and behind it what stages and outcomes hold */
+    /* Host memory that a GPU copies to and from: what stages and outcomes hold, and sums of an
+     * evaluation, one a replica each. */
+    void *pinned;
+    float *eval_loss, *eval_count, *eval_hits;
 };
 
 static inline hn_status hn_engine_record_zero(hn_graph *g, hn_tensor *t)
@@ -67,6 +65,16 @@ static inline hn_status hn_engine_record_zero(hn_graph *g, hn_tensor *t)
     return hn_emit(g, HN_OP_ZERO, t->name, &t, NULL, NULL);
 }
 hn_job_pass hn_engine_pass(const hn_engine *e);
+HN_NODISCARD hn_status hn_engine_vector(hn_engine *e, hn_mem mem, const char *name, hn_dtype dtype,
+                                        int64_t n, hn_tensor **out);
+HN_NODISCARD hn_status hn_engine_run(hn_engine *e, const hn_graph *g, bool check);
+
+/* engine_anchor.c */
+
+/* Tensors of the anchor, and the graph that gathers the Fisher. grad: all gradients. */
+HN_NODISCARD hn_status hn_engine_record_anchor(hn_engine *e, hn_tensor *grad);
+/* Into the update, in front of the norm. */
+HN_NODISCARD hn_status hn_engine_record_penalty(hn_engine *e, hn_tensor *grad);
 
 /* engine_sparse.c */
 

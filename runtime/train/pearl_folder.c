@@ -10,6 +10,7 @@
 #include "runtime/base/clock.h"
 #include "runtime/file/folder.h"
 #include "runtime/train/pearl_impl.h"
+#include "runtime/train/run_settings.h"
 
 static char *path_in(const char *dir, const char *name) { return hn_asprintf("%s/%s", dir, name); }
 
@@ -37,19 +38,6 @@ hn_status hn_pearl_index_save(const hn_pearl *r)
     return st;
 }
 
-/* The first option that is another one; settings are lines. */
-static hn_status other_options(const char *where, const char *then, const char *now)
-{
-    for (;;) {
-        const int n = (int)strcspn(then, "\n"), m = (int)strcspn(now, "\n");
-        if (n != m || strncmp(then, now, (size_t)n) != 0 || then[n] == '\0' || now[m] == '\0')
-            return HN_FAIL(HN_ERR_ARG, "%s: a run with other options: '%.*s', now '%.*s'", where, n,
-                           then, m, now);
-        then += n + 1;
-        now += m + 1;
-    }
-}
-
 static hn_status index_check(const hn_pearl *r, const char *where)
 {
     const json_t *have = json_object_get(r->index, "identity");
@@ -68,7 +56,7 @@ static hn_status index_check(const hn_pearl *r, const char *where)
                            facts[i].what, value, facts[i].value);
     }
     HN_TRY(hn_json_get_text(have, "settings", where, true, &settings));
-    return strcmp(settings, r->settings) == 0 ? HN_OK : other_options(where, settings, r->settings);
+    return hn_run_settings_same(where, settings, r->settings);
 }
 
 hn_status hn_pearl_index_add(hn_pearl *r, int task)
@@ -159,38 +147,13 @@ static hn_status choose_out(hn_pearl *r)
     return r->working ? HN_OK : HN_FAIL(HN_ERR_MEMORY, "no memory for the out folder's name");
 }
 
-/* Options that may change between a run and its continuation. */
-static bool decides(const char *line)
+static hn_status make_settings(hn_pearl *r)
 {
     static const char *const free_keys[] = {"model",    "weights",    "data",      "eval-data",
                                             "out",      "device",     "executor",  "threads",
                                             "resident", "save-every", "log-every", "log-format"};
-    if (line[0] == '#' || line[0] == '\0') return false;
-    for (size_t i = 0; i < sizeof free_keys / sizeof *free_keys; i++) {
-        const size_t n = strlen(free_keys[i]);
-        if (strncmp(line, free_keys[i], n) == 0 && line[n] == ':') return false;
-    }
-    return true;
-}
-
-static hn_status make_settings(hn_pearl *r)
-{
-    char *text = hn_strdup(r->call->yaml), *rest = NULL;
-    r->settings = text ? hn_malloc(strlen(text) + 1) : NULL;
-    if (r->settings == NULL) {
-        hn_free(text);
-        return HN_FAIL(HN_ERR_MEMORY, "no memory for the settings");
-    }
-    size_t at = 0;
-    for (char *line = strtok_r(text, "\n", &rest); line; line = strtok_r(NULL, "\n", &rest)) {
-        if (!decides(line)) continue;
-        if (at > 0) r->settings[at++] = '\n';
-        memcpy(r->settings + at, line, strlen(line));
-        at += strlen(line);
-    }
-    r->settings[at] = '\0';
-    hn_free(text);
-    return HN_OK;
+    return hn_run_settings(r->call->yaml, free_keys, sizeof free_keys / sizeof *free_keys,
+                           &r->settings);
 }
 
 /* Whether the folder may be gone on with, and from where. */

@@ -3,17 +3,13 @@
 
 #include <ctype.h>
 #include <inttypes.h>
-#include <spawn.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
 #include "runtime/base/alloc.h"
 #include "runtime/base/save.h"
-
-extern char **environ;
+#include "runtime/train/plot.h"
 
 /* ---- rows and columns ---- */
 
@@ -147,22 +143,13 @@ static hn_status write_script(const hn_sparse *s, const cell *c, int64_t rows, i
     return save_stream(f, &text, out, "support.gnuplot");
 }
 
-/* A gnuplot that is not there, or has no PNG, is no error: the script stays. */
 static hn_status draw(const char *out, bool *drawn)
 {
     char *path = hn_asprintf("%s/support.gnuplot", out);
-    char *const argv[] = {(char *)"gnuplot", path, NULL};
-    posix_spawn_file_actions_t quiet;
-    pid_t pid;
-    int status = 1;
     if (path == NULL) return HN_FAIL(HN_ERR_MEMORY, "no memory to draw");
-    posix_spawn_file_actions_init(&quiet);
-    posix_spawn_file_actions_addopen(&quiet, STDERR_FILENO, "/dev/null", 1, 0);
-    const bool started = posix_spawnp(&pid, "gnuplot", &quiet, NULL, argv, environ) == 0;
-    posix_spawn_file_actions_destroy(&quiet);
+    const hn_status st = hn_plot_run(path, drawn);
     hn_free(path);
-    *drawn = started && waitpid(pid, &status, 0) == pid && status == 0;
-    return HN_OK;
+    return st;
 }
 
 hn_status hn_sparse_map(const hn_sparse *s, const char *out, bool *drawn)

@@ -1,0 +1,318 @@
+/* Clients of a group are replicas of one engine. */
+#include "runtime/train/client_batch.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <string.h>
+
+#include "runtime/base/alloc.h"
+#include "runtime/base/clock.h"
+#include "runtime/base/convert.h"
+#include "runtime/graph/tensor.h"
+
+enum { BUFFERS = 2 }; /* results on their way: one comes while the other is taken */
+
+/* A client of the group. */
+typedef struct {
+    const hn_fed_task *task;
+    double loss;           /* summed, of the steps that count */
+    int64_t images, first; /* theirs; the first step that counts */
+} client;
+
+typedef struct {
+    hn_fed_sim sim;
+    hn_fed_sim_options o;
+    bool streams;
+    hn_classifier_job job;
+    hn_engine *engine;
+    client *client;         /* [at_once] */
+    hn_replica_step *how;   /* [at_once] */
+    hn_step_report *report; /* [at_once] */
+    int32_t *image;         /* [at_once][batch] */
+    int64_t taken;          /* reports of the running group */
+    /* Values that travel, and where in a replica's trained values each one lies; -1: it is a
+     * buffer, which clients share and do not change. */
+    int32_t *place;
+    float *value;         /* [n_values] */
+    size_t bytes;         /* of a replica's trained values */
+    float *back[BUFFERS]; /* host memory for them, */
+    hn_bf16 *work;        /* and for working copies; NULL: there are none */
+    hn_device_fence *there[BUFFERS];
+} batch;
+
+static hn_device *device_of(const batch *b)
+{
+    return hn_program_device(hn_engine_program(b->engine));
+}
+
+static void free_batch(hn_fed_sim *s)
+{
+    batch *b = (batch *)s;
+    for (int i = 0; i < BUFFERS && b->engine; i++) {
+        hn_device_fence_free(b->there[i]);
+        if (b->back[i]) hn_device_release_host(device_of(b), b->back[i]);
+    }
+    if (b->work) hn_device_release_host(device_of(b), b->work);
+    hn_engine_free(b->engine);
+    hn_free(b->client);
+    hn_free(b->how);
+    hn_free(b->report);
+    hn_free(b->image);
+    hn_free(b->place);
+    hn_free(b->value);
+    hn_free(b);
+}
+
+/* ---- opening ---- */
+
+static hn_status open_engine(batch *b)
+{
+    const hn_fed_local *l = &b->o.local;
+    const hn_classifier_options co = {.config = &b->o.model->vision,
+                                      .batch = b->o.at_once * l->batch,
+                                      .train = b->o.images,
+                                      .stream_train = b->streams,
+                                      .augment = l->augment,
+                                      .smoothing = l->smoothing,
+                                      .frozen_norm = l->frozen_norm,
+                                      .dtype = b->o.model->dtype};
+    hn_classifier_job_init(&b->job, &co);
+    const hn_engine_options o = {.device = b->o.device,
+                                 .executor = b->o.executor,
+                                 .job = &b->job.job,
+                                 .adapt = b->o.adapt,
+                                 .dtype = b->o.model->dtype,
+                                 .train = true,
+                                 .replicas = b->o.at_once,
+                                 .recompute = HN_RECOMPUTE_AUTO,
+                                 .optimizer = l->optimizer,
+                                 .anchor = {.weight = l->mu},
+                                 .seed = b->o.seed};
+    HN_TRY(hn_engine_new(&o, &b->engine));
+    HN_TRY(hn_engine_allocate(b->engine));
+    return hn_model_load(b->o.model, hn_engine_params(b->engine), b->o.seed);
+}
+
+/* Places of the values of q, in the order of files. */
+static void place_param(const hn_param *q, const char *begin, int32_t *place)
+{
+    const int64_t n = hn_param_values(q);
+    const int64_t cols = q->master ? hn_type_cols(&q->master->type) : 1;
+    const int64_t first = q->master ? ((const char *)q->master->data - begin) / 4 : 0;
+    for (int64_t i = 0; i < n; i++)
+        place[hn_param_place(q, i)] =
+            q->master ? (int32_t)(first + i / cols * hn_type_ld(&q->master->type) + i % cols) : -1;
+}
+
+static hn_status open_values(batch *b)
+{
+    const hn_params *p = hn_engine_params(b->engine);
+    const hn_program *program = hn_engine_program(b->engine);
+    const char *const begin = hn_program_replica(program, HN_MEM_TRAINED, 0, &b->bytes);
+    size_t work;
+    b->sim.n_values = hn_fed_values_count(p);
+    if (b->bytes / sizeof(float) > INT32_MAX)
+        return HN_FAIL(HN_ERR_UNSUPPORTED, "%zu bytes of trained values a client", b->bytes);
+    b->place = hn_calloc((size_t)b->sim.n_values, sizeof *b->place);
+    b->value = hn_calloc((size_t)b->sim.n_values, sizeof *b->value);
+    if (b->place == NULL || b->value == NULL)
+        return HN_FAIL(HN_ERR_MEMORY, "%" PRId64 " values of a client", b->sim.n_values);
+    for (int64_t i = 0, at = 0; i < hn_params_count(p); i++) {
+        const hn_param *q = hn_params_at(p, i);
+        if (!hn_fed_travels(q)) continue;
+        place_param(q, begin, b->place + at);
+        at += hn_param_values(q);
+    }
+    for (int i = 0; i < BUFFERS; i++) {
+        HN_TRY(hn_device_alloc_host(device_of(b), b->bytes, (void **)&b->back[i]));
+        memset(b->back[i], 0, b->bytes); /* padding is 0 */
+        HN_TRY(hn_device_fence_new(device_of(b), &b->there[i]));
+    }
+    (void)hn_program_replica(program, HN_MEM_WORK, 0, &work);
+    return work > 0 ? hn_device_alloc_host(device_of(b), work, (void **)&b->work) : HN_OK;
+}
+
+static hn_status open(batch *b)
+{
+    const size_t n = (size_t)b->o.at_once;
+    if (b->o.at_once < 2)
+        return HN_FAIL(HN_ERR_ARG, "%" PRId64 " clients at once as replicas, at least 2",
+                       b->o.at_once);
+    if (b->o.images == NULL) return HN_FAIL(HN_ERR_ARG, "clients without images to train on");
+    HN_TRY(hn_fed_check_images(&b->o, b->o.images));
+    HN_TRY(hn_fed_check_padding(&b->o));
+    b->streams = hn_fed_streams(&b->o, b->o.images);
+    b->client = hn_calloc(n, sizeof *b->client);
+    b->how = hn_calloc(n, sizeof *b->how);
+    b->report = hn_calloc(n, sizeof *b->report);
+    b->image = hn_calloc(n * (size_t)b->o.local.batch, sizeof *b->image);
+    if (!b->client || !b->how || !b->report || !b->image)
+        return HN_FAIL(HN_ERR_MEMORY, "no memory for %zu clients at once", n);
+    HN_TRY(open_engine(b));
+    return open_values(b);
+}
+
+/* ---- values, to the device and back ---- */
+
+/* Into replica 0; buffers, which all share. */
+static hn_status send_global(batch *b, const float *global)
+{
+    const hn_params *p = hn_engine_params(b->engine);
+    const hn_program *program = hn_engine_program(b->engine);
+    size_t bytes;
+    float *const flat = b->back[0];
+    for (int64_t i = 0, at = 0; i < hn_params_count(p); i++) {
+        const hn_param *q = hn_params_at(p, i);
+        if (!hn_fed_travels(q)) continue;
+        if (q->buffer) HN_TRY(hn_param_set(q, global + at));
+        at += hn_param_values(q);
+    }
+#pragma omp parallel for schedule(static)
+    for (int64_t i = 0; i < b->sim.n_values; i++)
+        if (b->place[i] >= 0) flat[b->place[i]] = global[i];
+    void *to = hn_program_replica(program, HN_MEM_TRAINED, 0, &bytes);
+    HN_TRY(hn_device_send(device_of(b), to, flat, bytes));
+    to = hn_program_replica(program, HN_MEM_WORK, 0, &bytes);
+    if (b->work == NULL) return hn_device_wait(device_of(b));
+    hn_from_f32(flat, (int64_t)(bytes / sizeof *b->work), b->work, HN_BF16, 0);
+    HN_TRY(hn_device_send(device_of(b), to, b->work, bytes));
+    return hn_device_wait(device_of(b)); /* then both are free again */
+}
+
+static hn_status fetch(batch *b, int64_t g)
+{
+    size_t bytes;
+    const int i = (int)(g % BUFFERS);
+    const void *from = hn_program_replica(hn_engine_program(b->engine), HN_MEM_TRAINED, g, &bytes);
+    HN_TRY(hn_device_fetch(device_of(b), b->back[i], from, bytes));
+    return hn_device_fence_here(b->there[i]);
+}
+
+/* b->value: those of replica g, which have been fetched; buffers are the global ones. */
+static hn_status gather(batch *b, int64_t g, const float *global)
+{
+    const float *const flat = b->back[g % BUFFERS];
+    HN_TRY(hn_device_fence_wait(b->there[g % BUFFERS]));
+#pragma omp parallel for schedule(static)
+    for (int64_t i = 0; i < b->sim.n_values; i++)
+        b->value[i] = b->place[i] >= 0 ? flat[b->place[i]] : global[i];
+    return HN_OK;
+}
+
+/* ---- a group ---- */
+
+/* Takes what is there, and waits where more than `most` of the enqueued steps are outstanding. */
+static hn_status take_reports(batch *b, int64_t n, int64_t enqueued, int64_t most)
+{
+    for (;;) {
+        bool there;
+        HN_TRY(hn_engine_report(b->engine, enqueued - b->taken > most, &there, b->report));
+        if (!there) return HN_OK;
+        const int64_t step = b->taken++;
+        for (int64_t g = 0; g < n; g++) {
+            client *c = &b->client[g];
+            if (step < c->first || step >= c->task->steps) continue;
+            c->loss += b->report[g].loss_sum;
+            c->images += b->report[g].tokens;
+        }
+    }
+}
+
+/* Rows of step `step`, of n clients; the others', and of clients that are done, are padding. */
+static hn_status put_batch(batch *b, int64_t n, int64_t step)
+{
+    const int64_t rows = b->o.local.batch;
+    hn_engine_input in;
+    HN_TRY(hn_engine_batch(b->engine, &in));
+    const hn_classifier_batch to = hn_classifier_batch_of(&b->job, &in);
+#pragma omp parallel for schedule(static)
+    for (int64_t g = 0; g < b->o.at_once; g++) {
+        int32_t *const image = b->image + g * rows;
+        const bool works = g < n && step < b->client[g].task->steps;
+        if (works)
+            (void)hn_fed_rows(&b->o.local, b->client[g].task, step, image);
+        else
+            for (int64_t i = 0; i < rows; i++) image[i] = -1;
+        hn_fed_put_rows(b->o.images, b->streams, image, g * rows, rows, &to);
+        b->how[g].frozen = !works;
+    }
+    hn_engine_set_replicas(b->engine, b->how);
+    return HN_OK;
+}
+
+static hn_status train(batch *b, int64_t n)
+{
+    int64_t steps = 0;
+    for (int64_t g = 0; g < n; g++)
+        if (b->client[g].task->steps > steps) steps = b->client[g].task->steps;
+    b->taken = 0;
+    for (int64_t step = 0; step < steps; step++) {
+        HN_TRY(put_batch(b, n, step));
+        HN_TRY(hn_engine_step(b->engine, step, 1, NULL));
+        HN_TRY(take_reports(b, n, step + 1, HN_ENGINE_AHEAD - 1));
+    }
+    return take_reports(b, n, steps, 0);
+}
+
+static void begin_clients(batch *b, const hn_fed_task *task, int64_t n)
+{
+    memset(b->how, 0, (size_t)b->o.at_once * sizeof *b->how);
+    for (int64_t g = 0; g < n; g++) {
+        const int64_t epoch = hn_fed_epoch_steps(&b->o.local, task[g].n);
+        const int64_t first = task[g].steps > epoch ? task[g].steps - epoch : 0;
+        b->client[g] = (client){.task = &task[g], .first = first};
+        b->how[g] = (hn_replica_step){.seed = task[g].seed, .lr_scale = task[g].lr};
+    }
+}
+
+/* The first of the round is task number `first`. */
+static hn_status run_group(batch *b, const float *global, const hn_fed_task *task, int64_t n,
+                           int64_t first, hn_fed_take take, void *context)
+{
+    const int64_t begun = hn_clock_ns();
+    int64_t steps = 0;
+    for (int64_t g = 0; g < n; g++) steps += task[g].steps;
+    HN_TRY(send_global(b, global));
+    HN_TRY(hn_engine_restart(b->engine, b->o.seed));
+    begin_clients(b, task, n);
+    HN_TRY(train(b, n));
+    const double seconds = (double)(hn_clock_ns() - begun) * 1e-9;
+    HN_TRY(fetch(b, 0));
+    for (int64_t g = 0; g < n; g++) {
+        const client *c = &b->client[g];
+        if (g + 1 < n) HN_TRY(fetch(b, g + 1));
+        HN_TRY(gather(b, g, global));
+        const hn_fed_trained t = {.value = b->value,
+                                  .loss =
+                                      c->images > 0 ? (float)(c->loss / (double)c->images) : NAN,
+                                  .seconds = seconds * (double)task[g].steps / (double)steps};
+        HN_TRY(take(context, first + g, &t));
+    }
+    return HN_OK;
+}
+
+static hn_status run_round(hn_fed_sim *s, const float *global, const hn_fed_task *task, int64_t n,
+                           hn_fed_take take, void *context)
+{
+    batch *b = (batch *)s;
+    const int64_t most = b->o.at_once;
+    for (int64_t i = 0; i < n; i++) HN_TRY(hn_fed_check_task(&b->o, &task[i]));
+    for (int64_t i = 0; i < n; i += most)
+        HN_TRY(run_group(b, global, task + i, n - i < most ? n - i : most, i, take, context));
+    return HN_OK;
+}
+
+hn_status hn_fed_replicas_new(const hn_fed_sim_options *o, hn_fed_sim **out)
+{
+    batch *b = hn_calloc(1, sizeof *b);
+    if (b == NULL) return HN_FAIL(HN_ERR_MEMORY, "%zu bytes for a simulation", sizeof *b);
+    *b = (batch){.sim = {.round = run_round, .free = free_batch}, .o = *o};
+    const hn_status st = open(b);
+    if (st != HN_OK)
+        free_batch(&b->sim);
+    else
+        *out = &b->sim;
+    return st;
+}
+
+hn_engine *hn_fed_replicas_engine(const hn_fed_sim *s) { return ((const batch *)s)->engine; }

@@ -1,0 +1,26 @@
+/* Many short runs on one engine: clients of a round, one after the other or replica by replica. */
+#include <string.h>
+
+#include "runtime/graph/tensor.h"
+#include "runtime/train/engine_impl.h"
+
+void hn_engine_set_replicas(hn_engine *e, const hn_replica_step *r)
+{
+    memcpy(e->replica, r, (size_t)e->o.replicas * sizeof *r);
+}
+
+hn_status hn_engine_restart(hn_engine *e, uint64_t seed)
+{
+    if (e->n_outcomes > 0) return HN_FAIL(HN_ERR_ARG, "the reports of steps have not been taken");
+    if (hn_params_sparse(e->params) != NULL)
+        return HN_FAIL(HN_ERR_UNSUPPORTED, "an engine that restarts, with blocks that are trained");
+    for (int64_t g = 0; g < e->o.replicas; g++)
+        e->replica[g] = (hn_replica_step){.seed = seed, .lr_scale = 1};
+    HN_TRY(hn_program_spread(e->program, HN_MEM_TRAINED));
+    HN_TRY(hn_program_spread(e->program, HN_MEM_WORK));
+    HN_TRY(hn_program_clear(e->program, HN_MEM_MOMENT1));
+    HN_TRY(hn_program_clear(e->program, HN_MEM_MOMENT2));
+    if (e->ref == NULL) return HN_OK;
+    return hn_device_copy(hn_program_device(e->program), e->ref->data, e->values->data,
+                          hn_type_bytes(&e->ref->type));
+}

@@ -1,0 +1,87 @@
+/* fedref.h - federated training of an image classifier, simulated on one machine: hone-fedref's
+ * options and verbs.
+ *
+ * The images are parted among clients (partition.h); in each round some clients are asked
+ * (client_schedule.h), train from the model that the server sent them (fed_sim.h), and send
+ * updates as the messages that travel in earnest (message.h); the server makes the next model out
+ * of those it takes (server.h), and that is measured on held-out images.
+ *
+ * A run's folder:
+ *   run.yaml  index.json    options; what a continuation is compared by
+ *   checkpoint-<round>/     the newest state: the server's, fedref.json (what follows, and counts),
+ *                           residuals.safetensors where clients keep some
+ *   rounds.csv              a line a round
+ *   clients.csv             a line a client: its images, what it was asked and sent
+ *   rejected.csv            updates that were refused: round, client, reason
+ *   result.json             one cell of a table
+ *   curve.gnuplot, .png     accuracy by round, where gnuplot is on the PATH
+ *
+ * Nothing of a round counts before it is over; a kill loses at most --save-every rounds, and a
+ * continued run has the bits of an uninterrupted one (seconds differ). */
+#ifndef HN_FEDREF_H
+#define HN_FEDREF_H
+#include <stdio.h>
+
+#include "runtime/base/log.h"
+#include "runtime/train/fed_setup.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct {
+    hn_fed_config fed; /* of a client */
+    /* partition */
+    const char *partition, *groups;
+    int64_t clients, shards, min_samples;
+    double alpha;
+    /* rounds */
+    int64_t rounds, per_round;
+    double dropout, late, late_least, target;
+    /* server */
+    const char *method, *weights, *down, *below_quorum;
+    int64_t quorum, p, every;
+    double rate, server_beta1, server_beta2, tau, trim, ema;
+    double lambda1, lambda2, growth, cap;
+    bool loss_term, first_axis_bug;
+    /* the run */
+    const char *out, *resume, *log_format, *inject;
+    int64_t eval_every, save_every, stop_after, keep;
+    /* verbs on a run that is there */
+    const char *run, *to, *kind;
+} hn_fedref_config;
+
+typedef struct {
+    const hn_fedref_config *config;
+    const hn_options_store *given; /* what the user has set; NULL: nothing is refused for it */
+    const char *yaml;              /* the options of train, for run.yaml */
+    hn_log log;
+    FILE *to; /* results */
+} hn_fedref_call;
+
+/* Errors name option, file, client or round: HN_ERR_ARG and the like for wrong input, others while
+ * running (hn_status_exit_code). */
+
+/* Why an option means nothing beside the others; NULL: it does. Such options are refused where they
+ * are given, and a run's record leaves them out. */
+const char *hn_fedref_reason(const hn_fedref_config *c, const char *option);
+
+/* Runs the rounds that are left. A signal or --stop-after ends behind a round: HN_OK. Fewer updates
+ * than the quorum, with --below-quorum stop: HN_ERR_NUMERIC naming the round; the state before it
+ * is saved. */
+HN_NODISCARD hn_status hn_fedref_train(const hn_fedref_call *c);
+/* What train would do: clients, bytes of a round, memory. */
+HN_NODISCARD hn_status hn_fedref_check(const hn_fedref_call *c);
+/* The newest model of the run in `run` measured once more, class by class. */
+HN_NODISCARD hn_status hn_fedref_eval(const hn_fedref_call *c);
+/* That model as a folder `to`: whole ("model"), or the adapter ("peft"). */
+HN_NODISCARD hn_status hn_fedref_export(const hn_fedref_call *c);
+/* Tables, CSV files and the picture anew from the state of `run`. */
+HN_NODISCARD hn_status hn_fedref_report(const hn_fedref_call *c);
+/* What travels in `run`: tensors, roles, bytes of messages; and where the server is. */
+HN_NODISCARD hn_status hn_fedref_info(const hn_fedref_call *c);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,177 @@
+/* fedref_impl.h - what the files fedref_*.c share; for them only. */
+#ifndef HN_FEDREF_IMPL_H
+#define HN_FEDREF_IMPL_H
+#include "runtime/base/json.h"
+#include "runtime/base/progress.h"
+#include "runtime/data/client_schedule.h"
+#include "runtime/data/partition.h"
+#include "runtime/fed/server.h"
+#include "runtime/file/checkpoint.h"
+#include "runtime/train/fedref.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+enum { HN_FEDREF_FORMAT = 1 }; /* of index.json and fedref.json; readers refuse newer ones */
+
+/* One round: a line of rounds.csv. Counts are exact in a double. */
+typedef struct {
+    double round, asked, dropped, late, used, rejected;
+    double accuracy, loss; /* of held-out images; NaN: not measured in this round */
+    double client_loss;    /* mean over the clients that were used, by samples */
+    double bytes_down, bytes_up;
+    double changed, corrected; /* 0 or 1: as in hn_fed_round_report */
+    double lambda2, update_norm, correction_norm;
+    double client_s, server_ms, eval_s;
+} hn_fedref_round;
+
+/* A column of the table; `time`: differs from run to run. */
+typedef struct {
+    const char *name;
+    size_t offset;
+    bool time;
+} hn_fedref_column;
+extern const hn_fedref_column hn_fedref_columns[];
+extern const int hn_fedref_n_columns;
+static inline double hn_fedref_cell(const hn_fedref_round *r, int column)
+{
+    return *(const double *)((const char *)r + hn_fedref_columns[column].offset);
+}
+
+/* What became of a client so far. */
+typedef struct {
+    double asked, used, rejected, dropped, late, bytes_down, bytes_up, seconds;
+} hn_fedref_tally;
+enum { HN_FEDREF_TALLIES = 8 };
+
+typedef struct {
+    int64_t round, client;
+    char *reason; /* owned */
+} hn_fedref_refusal;
+
+/* Damage that --inject asks for. */
+typedef enum {
+    HN_INJECT_NAN,      /* the last value of the message is NaN */
+    HN_INJECT_SHAPE,    /* the message of another model */
+    HN_INJECT_STALE,    /* of the round before */
+    HN_INJECT_GARBAGE,  /* bytes that mean nothing */
+    HN_INJECT_TRUNCATED /* half of the message */
+} hn_inject_kind;
+
+typedef struct {
+    hn_inject_kind kind;
+    int64_t client, round;
+} hn_injection;
+
+typedef struct {
+    const hn_fedref_config *c;
+    const hn_fedref_call *call;
+    hn_log log;
+    FILE *to;
+    bool json; /* lines for machines */
+    /* inputs */
+    hn_fed_setup setup;
+    hn_partition partition;
+    hn_fed_schedule schedule;
+    hn_injection *injection;
+    int64_t n_injections;
+    char *data_digest, *settings;
+    /* the parts of a round */
+    hn_fed_layout layout;
+    hn_fed_client *evaluator;
+    hn_fed_sim *sim; /* NULL: nothing is trained */
+    hn_fed_server_options method;
+    hn_fed_server *server;
+    hn_fed_call *calls; /* [per_round] */
+    hn_fed_task *task;  /* [per_round] of those who work */
+    hn_fed_bytes down, up;
+    float *sent;      /* [layout n] the model as clients have it */
+    float *received;  /* [per_round][layout n] updates, until the round is over */
+    float **residual; /* [clients]: [layout values], or NULL where it is zero */
+    /* what has happened */
+    hn_fedref_round *round; /* [rounds] */
+    int64_t done;
+    hn_fedref_tally *tally; /* [clients] */
+    hn_fedref_refusal *refusal;
+    int64_t n_refusals, cap_refusals;
+    double *class_best, *class_last; /* [classes] accuracies; NaN: none yet */
+    /* the run */
+    char *out;
+    hn_outdir *lock;
+    json_t *index;
+    hn_progress progress;
+    int64_t saved; /* rounds of the newest state on disk; -1: none */
+    bool stopped;  /* asked to */
+} hn_fedref;
+
+static inline int64_t hn_fedref_classes(const hn_fedref *r)
+{
+    return r->setup.model.vision.classes;
+}
+
+/* ---- fedref_options.c ---- */
+HN_NODISCARD hn_status hn_fedref_check_options(const hn_fedref_call *call);
+/* The server's options: the method's defaults, and what was given. */
+HN_NODISCARD hn_status hn_fedref_method(const hn_fedref_config *c, hn_fed_server_options *out);
+/* "nan:3@2,shape:5@4": client 3 in round 2, ... *out is new, NULL for "" */
+HN_NODISCARD hn_status hn_fedref_injections(const char *text, hn_injection **out, int64_t *n);
+
+/* ---- fedref_open.c: data, model, partition, layout ---- */
+/* simulate: clients will train, too */
+HN_NODISCARD hn_status hn_fedref_open(const hn_fedref_call *call, bool simulate, hn_fedref *r);
+void hn_fedref_close(hn_fedref *r);
+/* Adds to the list of refused updates; reason is copied. */
+HN_NODISCARD hn_status hn_fedref_refuse(hn_fedref *r, int64_t round, int64_t client,
+                                        const char *reason);
+
+/* ---- fedref_round.c ---- */
+/* Round r->done + 1, up to its line in r->round; r->done goes up. */
+HN_NODISCARD hn_status hn_fedref_run_round(hn_fedref *r);
+/* Bytes of one client's message, and of the server's. */
+int64_t hn_fedref_bytes_up(const hn_fedref *r);
+int64_t hn_fedref_bytes_down(const hn_fedref *r);
+
+/* ---- fedref_damage.c ---- */
+/* What --inject makes of a message of that client and round; nothing where it asks for nothing. */
+void hn_fedref_damage(const hn_fedref *r, int64_t round, int64_t client, hn_fed_bytes *message);
+
+/* ---- fedref_folder.c ---- */
+/* Takes the folder, checks that what is there is this run's, reads the newest state, or begins. */
+HN_NODISCARD hn_status hn_fedref_folder_open(hn_fedref *r);
+/* The same for a run that is there, to be read only. */
+HN_NODISCARD hn_status hn_fedref_folder_read(hn_fedref *r);
+HN_NODISCARD hn_status hn_fedref_save(hn_fedref *r);
+
+/* ---- fedref_state.c: fedref.json and residuals of a checkpoint ---- */
+HN_NODISCARD hn_status hn_fedref_state_save(const hn_fedref *r, hn_ckpt *c);
+HN_NODISCARD hn_status hn_fedref_state_load(hn_fedref *r, const char *dir);
+
+/* ---- fedref_report.c ---- */
+/* The line of the last round behind those before. */
+HN_NODISCARD hn_status hn_fedref_append(const hn_fedref *r);
+/* Every file of results; draw: and the picture. */
+HN_NODISCARD hn_status hn_fedref_write_results(const hn_fedref *r, bool draw);
+void hn_fedref_print_rounds(const hn_fedref *r, FILE *to);
+void hn_fedref_print_result(const hn_fedref *r, FILE *to);
+
+typedef struct {
+    double best, last, last_loss;
+    int64_t best_round;
+    double forgetting;       /* max(0, best earlier - last) */
+    double class_forgetting; /* the same class by class, then the mean */
+    int64_t target_round;    /* first one at or above the target; 0: none */
+    double target_bytes;     /* up and down until then */
+    double bytes_up, bytes_down, client_s, server_ms;
+    int64_t rejected;
+} hn_fedref_summary;
+void hn_fedref_summarize(const hn_fedref *r, hn_fedref_summary *out);
+
+/* ---- fedref_export.c ---- */
+HN_NODISCARD hn_status hn_fedref_write_model(const hn_fedref *r, const char *dir);
+HN_NODISCARD hn_status hn_fedref_write_adapter(const hn_fedref *r, const char *dir);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

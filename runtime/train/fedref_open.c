@@ -1,0 +1,227 @@
+/* What a run works on: model and images, who has which, and what travels. */
+#define _POSIX_C_SOURCE 200809L
+#include <ctype.h>
+#include <inttypes.h>
+#include <math.h>
+#include <string.h>
+
+#include "runtime/base/alloc.h"
+#include "runtime/base/mapfile.h"
+#include "runtime/train/fedref_impl.h"
+
+static bool is(const char *a, const char *b) { return strcmp(a, b) == 0; }
+
+void hn_fedref_close(hn_fedref *r)
+{
+    hn_progress_end(&r->progress);
+    hn_fed_server_free(r->server);
+    hn_fed_sim_free(r->sim);
+    hn_fed_client_free(r->evaluator);
+    hn_fed_bytes_free(&r->down);
+    hn_fed_bytes_free(&r->up);
+    for (int64_t k = 0; r->residual && k < r->partition.clients; k++) hn_free(r->residual[k]);
+    hn_free(r->residual);
+    hn_free(r->sent);
+    hn_free(r->received);
+    hn_free(r->calls);
+    hn_free(r->task);
+    hn_free(r->round);
+    hn_free(r->tally);
+    for (int64_t i = 0; i < r->n_refusals; i++) hn_free(r->refusal[i].reason);
+    hn_free(r->refusal);
+    hn_free(r->class_best);
+    hn_free(r->class_last);
+    hn_free(r->injection);
+    hn_fed_layout_free(&r->layout);
+    hn_partition_free(&r->partition);
+    json_decref(r->index);
+    hn_outdir_unlock(r->lock);
+    hn_free(r->out);
+    hn_free(r->data_digest);
+    hn_free(r->settings);
+    hn_fed_setup_close(&r->setup);
+    *r = (hn_fedref){0};
+}
+
+/* ---- who has which images ---- */
+
+/* A group number for each image, separated by spaces or line ends. */
+static hn_status read_groups(const char *path, int64_t n, int32_t *group)
+{
+    hn_mapfile m = {0};
+    HN_TRY(hn_mapfile_open(path, &m));
+    const unsigned char *at = m.data, *end = at + m.size;
+    hn_status st = HN_OK;
+    for (int64_t i = 0; st == HN_OK; i++) {
+        while (at < end && isspace(*at)) at++;
+        if (at == end && i == n) break;
+        int64_t v = 0;
+        const unsigned char *first = at;
+        while (at < end && *at >= '0' && *at <= '9' && v <= INT32_MAX) v = 10 * v + (*at++ - '0');
+        if (at == first || v > INT32_MAX || i == n || (at < end && !isspace(*at)))
+            st = HN_FAIL(HN_ERR_FORMAT,
+                         "--groups %s: number %" PRId64 ": not one group number, 0 or above, for "
+                         "each of %" PRId64 " images",
+                         path, i + 1, n);
+        else
+            group[i] = (int32_t)v;
+    }
+    hn_mapfile_close(&m);
+    return st;
+}
+
+static hn_partition_options partition_options(const hn_fedref_config *c)
+{
+    int rule = 0;
+    while (rule < HN_PARTITION_COUNT - 1 &&
+           !is(hn_partition_rule_name((hn_partition_rule)rule), c->partition))
+        rule++;
+    return (hn_partition_options){.rule = (hn_partition_rule)rule,
+                                  .clients = c->clients,
+                                  .seed = (uint64_t)c->fed.seed,
+                                  .alpha = c->alpha,
+                                  .shards = c->shards,
+                                  .min_samples = c->min_samples};
+}
+
+static hn_status open_partition(hn_fedref *r)
+{
+    const hn_images *v = hn_image_set_view(r->setup.train);
+    const hn_partition_options o = partition_options(r->c);
+    int32_t *group = NULL;
+    hn_status st = HN_OK;
+    if (o.rule == HN_PARTITION_GROUP) {
+        group = hn_malloc((size_t)v->count * sizeof *group);
+        st = group ? read_groups(r->c->groups, v->count, group)
+                   : HN_FAIL(HN_ERR_MEMORY, "groups of %" PRId64 " images", v->count);
+    }
+    if (st == HN_OK) st = hn_partition_make(&o, v->label, group, v->count, &r->partition);
+    hn_free(group);
+    HN_TRY(st);
+    return hn_partition_report(&r->partition, v->label, v->n_classes, &r->log);
+}
+
+static hn_status open_schedule(hn_fedref *r)
+{
+    const hn_fedref_config *c = r->c;
+    const int64_t clients = r->partition.clients;
+    r->schedule = (hn_fed_schedule){.clients = clients,
+                                    .per_round = c->per_round > 0 ? c->per_round : clients,
+                                    .seed = (uint64_t)c->fed.seed,
+                                    .dropout = c->dropout,
+                                    .late = c->late,
+                                    .late_least = c->late_least};
+    if (c->per_round > clients)
+        return HN_FAIL(HN_ERR_ARG, "--per-round %" PRId64 ": there are %" PRId64 " clients",
+                       c->per_round, clients);
+    if (c->quorum > r->schedule.per_round)
+        return HN_FAIL(HN_ERR_ARG, "--quorum %" PRId64 ": %" PRId64 " clients are asked a round",
+                       c->quorum, r->schedule.per_round);
+    r->calls = hn_calloc((size_t)r->schedule.per_round, sizeof *r->calls);
+    r->task = hn_calloc((size_t)r->schedule.per_round, sizeof *r->task);
+    if (r->calls == NULL || r->task == NULL)
+        return HN_FAIL(HN_ERR_MEMORY, "table of %" PRId64 " clients", r->schedule.per_round);
+    return hn_fed_schedule_round(&r->schedule, 1, r->calls); /* its options are good */
+}
+
+static hn_status check_injections(const hn_fedref *r)
+{
+    for (int64_t i = 0; i < r->n_injections; i++)
+        if (r->injection[i].client >= r->partition.clients)
+            return HN_FAIL(HN_ERR_ARG, "--inject: client %" PRId64 " of %" PRId64,
+                           r->injection[i].client, r->partition.clients);
+    return HN_OK;
+}
+
+static hn_status digest_data(hn_fedref *r)
+{
+    char hex[HN_SHA256_HEX];
+    const hn_partition *p = &r->partition;
+    HN_TRY(hn_sha256(p->index, (size_t)p->first[p->clients] * sizeof *p->index, hex));
+    r->data_digest =
+        hn_asprintf("%s held out %s parted %s", hn_image_set_digest(r->setup.train),
+                    r->setup.eval ? hn_image_set_digest(r->setup.eval) : "nothing", hex);
+    return r->data_digest ? HN_OK : HN_FAIL(HN_ERR_MEMORY, "no memory for the data's digest");
+}
+
+/* ---- what travels ---- */
+
+static hn_status open_payload(hn_fedref *r)
+{
+    HN_TRY(hn_fed_setup_evaluator(&r->setup, &r->evaluator));
+    HN_TRY(hn_fed_values_layout(hn_engine_params(hn_fed_client_engine(r->evaluator)), &r->layout));
+    hn_info(&r->log,
+            "payload: %" PRId64 " tensors, %" PRId64 " values (%" PRId64
+            " of them running statistics)",
+            r->layout.count, r->layout.n, r->layout.n - r->layout.values);
+    return hn_fedref_method(r->c, &r->method);
+}
+
+static hn_status make_tables(hn_fedref *r)
+{
+    const size_t clients = (size_t)r->partition.clients, classes = (size_t)hn_fedref_classes(r);
+    r->round = hn_calloc((size_t)r->c->rounds, sizeof *r->round);
+    r->tally = hn_calloc(clients, sizeof *r->tally);
+    r->residual = hn_calloc(clients, sizeof *r->residual);
+    r->class_best = hn_calloc(classes, sizeof *r->class_best);
+    r->class_last = hn_calloc(classes, sizeof *r->class_last);
+    if (!r->round || !r->tally || !r->residual || !r->class_best || !r->class_last)
+        return HN_FAIL(HN_ERR_MEMORY, "tables of %zu clients and %" PRId64 " rounds", clients,
+                       r->c->rounds);
+    for (size_t k = 0; k < classes; k++) r->class_best[k] = r->class_last[k] = NAN;
+    return HN_OK;
+}
+
+/* Behind round 0: the model as files or the seed have it. */
+static hn_status open_server(hn_fedref *r)
+{
+    float *start = hn_malloc((size_t)r->layout.n * sizeof *start);
+    if (start == NULL) return HN_FAIL(HN_ERR_MEMORY, "%" PRId64 " values", r->layout.n);
+    hn_status st = hn_fed_client_get(r->evaluator, start);
+    if (st == HN_OK) st = hn_fed_server_new(&r->layout, &r->method, start, &r->server);
+    hn_free(start);
+    return st;
+}
+
+static hn_status open_simulation(hn_fedref *r)
+{
+    const int64_t n = r->layout.n, each = r->schedule.per_round;
+    r->sent = hn_malloc((size_t)n * sizeof *r->sent);
+    r->received = hn_malloc((size_t)(n * each) * sizeof *r->received);
+    if (r->sent == NULL || r->received == NULL)
+        return HN_FAIL(HN_ERR_MEMORY, "%" PRId64 " updates of %" PRId64 " values", each, n);
+    HN_TRY(open_server(r));
+    return hn_fed_one_new(&r->setup.sim, &r->sim);
+}
+
+hn_status hn_fedref_open(const hn_fedref_call *call, bool simulate, hn_fedref *r)
+{
+    *r =
+        (hn_fedref){.c = call->config, .call = call, .log = call->log, .to = call->to, .saved = -1};
+    r->json = is(r->c->log_format, "json");
+    HN_TRY(hn_fedref_check_options(call));
+    HN_TRY(hn_fedref_injections(r->c->inject, &r->injection, &r->n_injections));
+    HN_TRY(hn_fed_setup_open(&r->c->fed, &r->log, &r->setup));
+    if (r->setup.eval == NULL)
+        return HN_FAIL(HN_ERR_ARG,
+                       "--data %s: nothing is held out to measure with; --eval-data or "
+                       "--eval-split says what",
+                       r->c->fed.data);
+    HN_TRY(open_partition(r));
+    HN_TRY(open_schedule(r));
+    HN_TRY(check_injections(r));
+    HN_TRY(digest_data(r));
+    HN_TRY(open_payload(r));
+    HN_TRY(make_tables(r));
+    return simulate ? open_simulation(r) : HN_OK;
+}
+
+hn_status hn_fedref_refuse(hn_fedref *r, int64_t round, int64_t client, const char *reason)
+{
+    HN_TRY(hn_grow(&r->refusal, &r->cap_refusals, r->n_refusals, sizeof *r->refusal));
+    char *copy = hn_strdup(reason);
+    if (copy == NULL) return HN_FAIL(HN_ERR_MEMORY, "no memory for a reason");
+    r->refusal[r->n_refusals++] =
+        (hn_fedref_refusal){.round = round, .client = client, .reason = copy};
+    return HN_OK;
+}

@@ -1,0 +1,180 @@
+/* Which options mean something, and what the server is made with. */
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "runtime/base/alloc.h"
+#include "runtime/train/fedref_impl.h"
+
+static bool is(const char *a, const char *b) { return strcmp(a, b) == 0; }
+
+static hn_fed_method method_of(const char *name)
+{
+    int i = 0;
+    while (i < HN_FED_METHOD_COUNT - 1 && !is(hn_fed_method_name((hn_fed_method)i), name)) i++;
+    return (hn_fed_method)i; /* the option's choices leave no other */
+}
+
+/* ---- options that mean nothing ---- */
+
+static const struct {
+    const char *option;
+    unsigned uses;
+} server_options[] = {{"server-rate", HN_FED_USES_RATE},
+                      {"server-beta1", HN_FED_USES_BETA1},
+                      {"server-beta2", HN_FED_USES_BETA2},
+                      {"tau", HN_FED_USES_TAU},
+                      {"trim", HN_FED_USES_TRIM},
+                      {"ema", HN_FED_USES_EMA},
+                      {"p", HN_FED_USES_REFERENCE},
+                      {"lambda1", HN_FED_USES_REFERENCE},
+                      {"lambda2", HN_FED_USES_REFERENCE},
+                      {"growth", HN_FED_USES_REFERENCE},
+                      {"growth-every", HN_FED_USES_REFERENCE},
+                      {"lambda2-cap", HN_FED_USES_REFERENCE},
+                      {"reference-weights", HN_FED_USES_REFERENCE},
+                      {"loss-term", HN_FED_USES_V1},
+                      {"first-axis-bug", HN_FED_USES_V1}};
+enum { N_SERVER = sizeof server_options / sizeof *server_options };
+
+static const char *partition_reason(const hn_fedref_config *c, const char *option)
+{
+    const char *rule = c->partition;
+    const bool alpha = is(rule, "dirichlet") || is(rule, "mixture") || is(rule, "quantity");
+    if (is(option, "alpha") && !alpha) return "an option of dirichlet, mixture and quantity";
+    if (is(option, "shards") && !is(rule, "shards")) return "an option of --partition shards";
+    if (is(option, "groups") && !is(rule, "group")) return "an option of --partition group";
+    return NULL;
+}
+
+const char *hn_fedref_reason(const hn_fedref_config *c, const char *option)
+{
+    const unsigned uses = hn_fed_method_uses(method_of(c->method));
+    for (int i = 0; i < N_SERVER; i++)
+        if (is(option, server_options[i].option) && !(uses & server_options[i].uses))
+            return "has no meaning for this --method";
+    if (is(option, "late-least") && c->late == 0) return "an option of --late";
+    const char *reason = partition_reason(c, option);
+    return reason ? reason : hn_fed_reason(&c->fed, option);
+}
+
+static hn_status check_given(const hn_fedref_call *call)
+{
+    static const char *const more[] = {"alpha", "shards", "groups", "late-least"};
+    const hn_fedref_config *c = call->config;
+    for (int i = 0; i < N_SERVER + 4; i++) {
+        const char *option = i < N_SERVER ? server_options[i].option : more[i - N_SERVER];
+        const char *reason = hn_fedref_reason(c, option);
+        if (reason != NULL && hn_options_given(call->given, option))
+            return HN_FAIL(HN_ERR_ARG, "--%s: %s (--%s %s)", option, reason,
+                           i < N_SERVER ? "method" : "partition",
+                           i < N_SERVER ? c->method : c->partition);
+    }
+    return HN_OK;
+}
+
+hn_status hn_fedref_check_options(const hn_fedref_call *call)
+{
+    const hn_fedref_config *c = call->config;
+    if (call->given != NULL) HN_TRY(check_given(call));
+    HN_TRY(hn_fed_check_options(&c->fed, call->given));
+    if (is(c->method, "fedprox") && c->fed.mu == 0)
+        return HN_FAIL(HN_ERR_ARG, "--method fedprox: with --mu 0 it is fedavg");
+    if (is(c->partition, "group") && c->groups[0] == '\0')
+        return HN_FAIL(HN_ERR_ARG, "--partition group: --groups FILE says which group images are "
+                                   "of");
+    if (!is(c->partition, "group") && c->clients == 0)
+        return HN_FAIL(HN_ERR_ARG, "--clients 0: only --partition group counts them itself");
+    if (c->resume[0] != '\0' && is(c->resume, "auto") && c->out[0] == '\0')
+        return HN_FAIL(HN_ERR_ARG, "--resume auto: continues the run in --out, which is missing");
+    return HN_OK;
+}
+
+/* ---- the server ---- */
+
+static void take(double *to, double given)
+{
+    if (given >= 0) *to = given;
+}
+
+hn_status hn_fedref_method(const hn_fedref_config *c, hn_fed_server_options *out)
+{
+    const hn_fed_method m = method_of(c->method);
+    const unsigned uses = hn_fed_method_uses(m);
+    hn_fed_server_options o = hn_fed_server_defaults(m);
+    o.quorum = c->quorum;
+    if (uses & HN_FED_USES_RATE) take(&o.rate, c->rate);
+    if (uses & HN_FED_USES_BETA1) take(&o.beta1, c->server_beta1);
+    if (uses & HN_FED_USES_BETA2) take(&o.beta2, c->server_beta2);
+    if (uses & HN_FED_USES_TAU) take(&o.tau, c->tau);
+    if (uses & HN_FED_USES_TRIM) take(&o.trim, c->trim);
+    if (uses & HN_FED_USES_EMA) take(&o.ema, c->ema);
+    if (uses & HN_FED_USES_V1) o.loss_term = c->loss_term, o.first_axis_bug = c->first_axis_bug;
+    if (!(uses & HN_FED_USES_REFERENCE)) {
+        *out = o;
+        return HN_OK;
+    }
+    take(&o.lambda1, c->lambda1);
+    take(&o.lambda2, c->lambda2);
+    take(&o.growth, c->growth);
+    take(&o.cap, c->cap);
+    if (c->p > 0) o.p = c->p;
+    if (c->every > 0) o.every = c->every;
+    for (int w = HN_FED_WEIGHTS_AGE; w <= HN_FED_WEIGHTS_SLOT; w++)
+        if (is(c->weights, hn_fed_weights_name((hn_fed_weights)w))) o.weights = (hn_fed_weights)w;
+    *out = o;
+    return HN_OK;
+}
+
+/* ---- --inject ---- */
+
+/* A number at *at, which goes behind it. */
+static bool number(const char **at, int64_t *out)
+{
+    char *end;
+    errno = 0;
+    *out = strtoll(*at, &end, 10);
+    const bool ok = end != *at && errno == 0 && **at >= '0' && **at <= '9';
+    *at = end;
+    return ok;
+}
+
+static bool injection(const char **at, hn_injection *out)
+{
+    static const char *const kinds[] = {"nan:", "shape:", "stale:", "garbage:", "truncated:"};
+    for (int k = 0; k <= HN_INJECT_TRUNCATED; k++) {
+        const size_t n = strlen(kinds[k]);
+        if (strncmp(*at, kinds[k], n) != 0) continue;
+        out->kind = (hn_inject_kind)k;
+        *at += n;
+        if (!number(at, &out->client) || **at != '@') return false;
+        ++*at;
+        return number(at, &out->round);
+    }
+    return false;
+}
+
+hn_status hn_fedref_injections(const char *text, hn_injection **out, int64_t *n)
+{
+    size_t most = 1;
+    for (const char *c = text; *c; c++) most += *c == ',';
+    *out = NULL;
+    *n = 0;
+    if (text[0] == '\0') return HN_OK;
+    hn_injection *list = hn_calloc(most, sizeof *list);
+    if (list == NULL) return HN_FAIL(HN_ERR_MEMORY, "table of %zu injections", most);
+    const char *at = text;
+    bool good = true;
+    for (bool more = true; more && good; more = good && *at == ',' && *++at != '\0')
+        good = injection(&at, &list[(*n)++]);
+    if (good && *at == '\0' && *n == (int64_t)most) {
+        *out = list;
+        return HN_OK;
+    }
+    hn_free(list);
+    return HN_FAIL(HN_ERR_ARG,
+                   "--inject %s: a list of KIND:CLIENT@ROUND, KIND nan, shape, stale, garbage or "
+                   "truncated",
+                   text);
+}

@@ -1,0 +1,253 @@
+/* One round: the model goes out as a message, clients train, their messages come back, the server
+ * takes those that are good. */
+#include <inttypes.h>
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "runtime/base/alloc.h"
+#include "runtime/base/clock.h"
+#include "runtime/train/fedref_impl.h"
+
+/* A round that is under way. */
+typedef struct {
+    hn_fedref *r;
+    int64_t number, working; /* tasks */
+    int64_t arrived;         /* updates in r->received */
+    hn_fedref_round row;
+} round_state;
+
+static double since(int64_t ns) { return (double)(hn_clock_ns() - ns) * 1e-9; }
+
+static hn_fed_encoding down_encoding(const hn_fedref *r)
+{
+    return strcmp(r->c->down, "bf16") == 0 ? HN_FED_BF16 : HN_FED_F32;
+}
+
+int64_t hn_fedref_bytes_down(const hn_fedref *r)
+{
+    return hn_fed_message_bytes(&r->layout, down_encoding(r), 0, false);
+}
+
+int64_t hn_fedref_bytes_up(const hn_fedref *r)
+{
+    const hn_fed_config *c = &r->c->fed;
+    return hn_fed_message_bytes(&r->layout, hn_fed_setup_encoding(c),
+                                hn_fed_setup_topk(c, &r->layout), false);
+}
+
+/* ---- who is asked, and what for ---- */
+
+static hn_status send_model(round_state *s)
+{
+    hn_fedref *r = s->r;
+    hn_fed_head head;
+    HN_TRY(hn_fed_encode_model(&r->layout, s->number, hn_fed_server_values(r->server),
+                               down_encoding(r), &r->down));
+    return hn_fed_decode(&r->layout, r->down.data, r->down.n, HN_FED_MODEL, s->number, NULL, &head,
+                         r->sent, NULL);
+}
+
+static hn_fed_task task_of(const round_state *s, const hn_fed_call *call)
+{
+    const hn_fedref *r = s->r;
+    const hn_partition *p = &r->partition;
+    const hn_fed_local *l = &r->setup.sim.local;
+    const int64_t n = p->first[call->client + 1] - p->first[call->client];
+    const int64_t all = hn_fed_steps(l, n, r->c->fed.epochs);
+    const int64_t steps = (int64_t)((double)all * call->share);
+    return (hn_fed_task){.client = call->client,
+                         .index = p->index + p->first[call->client],
+                         .n = n,
+                         .steps = steps < 1 ? 1 : steps,
+                         .lr = hn_fed_setup_lr(&r->c->fed, s->number),
+                         .seed = hn_fed_task_seed(r->setup.sim.seed, s->number, call->client)};
+}
+
+static hn_status call_clients(round_state *s)
+{
+    hn_fedref *r = s->r;
+    const double bytes = (double)r->down.n;
+    HN_TRY(hn_fed_schedule_round(&r->schedule, s->number, r->calls));
+    for (int64_t i = 0; i < r->schedule.per_round; i++) {
+        const hn_fed_call *call = &r->calls[i];
+        hn_fedref_tally *t = &r->tally[call->client];
+        t->asked++;
+        t->bytes_down += bytes;
+        t->dropped += call->fate == HN_FED_DROPS;
+        t->late += call->fate == HN_FED_LATE;
+        s->row.dropped += call->fate == HN_FED_DROPS;
+        s->row.late += call->fate == HN_FED_LATE;
+        if (call->fate != HN_FED_DROPS) r->task[s->working++] = task_of(s, call);
+    }
+    s->row.asked = (double)r->schedule.per_round;
+    s->row.bytes_down = bytes * s->row.asked;
+    return HN_OK;
+}
+
+/* ---- what comes back ---- */
+
+/* Of one client; the round goes on. */
+static hn_status refuse(round_state *s, int64_t client, const char *reason)
+{
+    hn_fedref *r = s->r;
+    char text[1200];
+    snprintf(text, sizeof text, "round %" PRId64 ": update of client %" PRId64 " rejected: %s",
+             s->number, client, reason);
+    HN_TRY(hn_fedref_refuse(r, s->number, client, reason));
+    r->tally[client].rejected++;
+    s->row.rejected++;
+    hn_warn(&r->log, "%s", text);
+    return HN_OK;
+}
+
+/* What is wrong with a message or an update; other codes are ours. */
+static bool is_refusal(hn_status st)
+{
+    return st == HN_ERR_FORMAT || st == HN_ERR_SHAPE || st == HN_ERR_ARG || st == HN_ERR_NUMERIC;
+}
+
+static hn_status encode(round_state *s, const hn_fed_task *task, const hn_fed_trained *t)
+{
+    hn_fedref *r = s->r;
+    const hn_fed_config *c = &r->c->fed;
+    const hn_fed_update u = {.client = task->client,
+                             .round = s->number,
+                             .samples = task->n,
+                             .loss = t->loss,
+                             .value = t->value};
+    hn_fed_coding coding = {.encoding = hn_fed_setup_encoding(c)};
+    if (coding.encoding != HN_FED_F32) {
+        float **residual = &r->residual[task->client];
+        coding.k = hn_fed_setup_topk(c, &r->layout);
+        coding.base = r->sent;
+        if (c->feedback && *residual == NULL)
+            *residual = hn_calloc((size_t)r->layout.values, sizeof **residual);
+        if (c->feedback && *residual == NULL)
+            return HN_FAIL(HN_ERR_MEMORY, "residual of client %" PRId64, task->client);
+        coding.residual = *residual;
+    }
+    HN_TRY(hn_fed_encode_update(&r->layout, &u, &coding, &r->up));
+    hn_fedref_damage(r, s->number, task->client, &r->up);
+    return HN_OK;
+}
+
+/* From bytes to the server, as from a socket: all it knows is whose turn it was. */
+static hn_status receive(round_state *s, int64_t client)
+{
+    hn_fedref *r = s->r;
+    hn_fed_head head;
+    float *value = r->received + s->arrived * r->layout.n;
+    hn_status st = hn_fed_decode(&r->layout, r->up.data, r->up.n, HN_FED_UPDATE, s->number, r->sent,
+                                 &head, value, NULL);
+    if (st == HN_OK && head.client != client)
+        st = HN_FAIL(HN_ERR_ARG, "a message of client %" PRId64, head.client);
+    if (st != HN_OK) {
+        hn_fed_server_reject(r->server);
+        return st;
+    }
+    s->arrived++;
+    const hn_fed_update u = {.client = client,
+                             .round = head.round,
+                             .samples = head.samples,
+                             .loss = head.loss,
+                             .value = value};
+    return hn_fed_server_add(r->server, &u);
+}
+
+static hn_status take(void *context, int64_t i, const hn_fed_trained *t)
+{
+    round_state *s = context;
+    hn_fedref *r = s->r;
+    const int64_t client = r->task[i].client;
+    hn_fedref_tally *tally = &r->tally[client];
+    char detail[96];
+    s->row.client_s += t->seconds;
+    tally->seconds += t->seconds;
+    hn_status st = encode(s, &r->task[i], t);
+    if (st == HN_OK) {
+        tally->bytes_up += (double)r->up.n;
+        s->row.bytes_up += (double)r->up.n;
+        st = receive(s, client);
+    } else if (st == HN_ERR_NUMERIC) {
+        hn_fed_server_reject(r->server); /* it has nothing that could be sent */
+    }
+    if (is_refusal(st)) return refuse(s, client, hn_last_text());
+    if (st == HN_OK) tally->used++;
+    snprintf(detail, sizeof detail, "client %" PRId64 "/%" PRId64 " loss %.4f", i + 1, s->working,
+             (double)t->loss);
+    hn_progress_update(&r->progress, r->done, 0, detail);
+    return st;
+}
+
+/* ---- what comes of it ---- */
+
+static hn_status missed_quorum(const round_state *s)
+{
+    const hn_fedref *r = s->r;
+    const int64_t good = s->working - (int64_t)s->row.rejected;
+    if (good >= r->c->quorum || strcmp(r->c->below_quorum, "skip") == 0) return HN_OK;
+    return HN_FAIL(HN_ERR_NUMERIC,
+                   "round %" PRId64 ": %" PRId64 " good updates of %" PRId64
+                   " clients, the quorum is %" PRId64 "; %s has the state behind round %" PRId64
+                   " (--below-quorum skip goes on)",
+                   s->number, good, r->schedule.per_round, r->c->quorum, r->out, r->saved);
+}
+
+static hn_status aggregate(round_state *s)
+{
+    hn_fedref *r = s->r;
+    hn_fed_round_report report;
+    const int64_t begun = hn_clock_ns();
+    HN_TRY(missed_quorum(s));
+    HN_TRY(hn_fed_server_finish(r->server, &report));
+    s->row.server_ms = 1e3 * since(begun);
+    s->row.used = (double)report.used;
+    s->row.client_loss = report.used > 0 ? report.loss : NAN;
+    s->row.changed = report.changed;
+    s->row.corrected = report.corrected;
+    s->row.lambda2 = report.lambda2;
+    s->row.update_norm = report.update_norm;
+    s->row.correction_norm = report.correction_norm;
+    if (!report.changed)
+        hn_warn(&r->log,
+                "round %" PRId64 ": %" PRId64 " good updates, the quorum is %" PRId64
+                ": the model stays as it was",
+                s->number, report.used, r->c->quorum);
+    return HN_OK;
+}
+
+static hn_status evaluate(round_state *s)
+{
+    hn_fedref *r = s->r;
+    hn_fed_scores scores;
+    const int64_t begun = hn_clock_ns();
+    s->row.accuracy = s->row.loss = NAN;
+    if (s->number % r->c->eval_every != 0 && s->number != r->c->rounds) return HN_OK;
+    HN_TRY(hn_fed_client_set(r->evaluator, hn_fed_server_result(r->server)));
+    HN_TRY(hn_fed_client_evaluate(r->evaluator, &scores));
+    s->row.accuracy = scores.accuracy;
+    s->row.loss = scores.loss;
+    s->row.eval_s = since(begun);
+    for (int64_t k = 0; k < hn_fedref_classes(r); k++) {
+        if (scores.class_rows[k] == 0) continue;
+        const double a = (double)scores.class_hits[k] / (double)scores.class_rows[k];
+        r->class_last[k] = a;
+        if (!(r->class_best[k] >= a)) r->class_best[k] = a;
+    }
+    return HN_OK;
+}
+
+hn_status hn_fedref_run_round(hn_fedref *r)
+{
+    round_state s = {.r = r, .number = r->done + 1};
+    s.row.round = (double)s.number;
+    HN_TRY(send_model(&s));
+    HN_TRY(call_clients(&s));
+    HN_TRY(hn_fed_server_begin(r->server, s.number));
+    HN_TRY(r->sim->round(r->sim, r->sent, r->task, s.working, take, &s));
+    HN_TRY(aggregate(&s));
+    HN_TRY(evaluate(&s));
+    r->round[r->done++] = s.row;
+    return HN_OK;
+}

@@ -1,0 +1,286 @@
+/* The verbs of hone-fedref. */
+#include <inttypes.h>
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "runtime/base/alloc.h"
+#include "runtime/file/folder.h"
+#include "runtime/train/fedref_impl.h"
+#include "runtime/train/signals.h"
+
+static bool is(const char *a, const char *b) { return strcmp(a, b) == 0; }
+
+/* ---- train ---- */
+
+static void start_progress(hn_fedref *r)
+{
+    hn_progress_config config = hn_progress_detect(stderr);
+    config.every = r->c->rounds > 50 ? 10 : 1;
+    config.step = "round";
+    if (r->json) config.to = NULL;
+    hn_progress_start(&r->progress, &config, r->done, r->c->rounds);
+}
+
+static void say_round(hn_fedref *r)
+{
+    const hn_fedref_round *row = &r->round[r->done - 1];
+    char detail[160];
+    snprintf(detail, sizeof detail, "accuracy %.2f %%  client loss %.4f  used %.0f/%.0f",
+             100 * row->accuracy, row->client_loss, row->used, row->asked);
+    hn_progress_update(&r->progress, r->done, 0, detail);
+    if (!r->json) return;
+    fputc('{', r->to);
+    for (int k = 0; k < hn_fedref_n_columns; k++) {
+        const double v = hn_fedref_cell(row, k);
+        fprintf(r->to, "%s\"%s\": ", k ? ", " : "", hn_fedref_columns[k].name);
+        if (isfinite(v))
+            fprintf(r->to, "%.9g", v);
+        else
+            fprintf(r->to, "null");
+    }
+    fprintf(r->to, "}\n");
+    fflush(r->to);
+}
+
+static bool must_stop(const hn_fedref *r)
+{
+    const int64_t stop = r->c->stop_after;
+    return hn_signals_caught() != 0 || (stop > 0 && r->done >= stop);
+}
+
+static hn_status run_rounds(hn_fedref *r)
+{
+    while (r->done < r->c->rounds && !must_stop(r)) {
+        HN_TRY(hn_fedref_run_round(r));
+        say_round(r);
+        if (r->done % r->c->save_every == 0) HN_TRY(hn_fedref_save(r));
+        HN_TRY(hn_fedref_append(r));
+    }
+    r->stopped = r->done < r->c->rounds;
+    return hn_fedref_save(r);
+}
+
+static void say_end(const hn_fedref *r)
+{
+    const int number = hn_signals_caught();
+    if (r->json) {
+        hn_fedref_summary s;
+        hn_fedref_summarize(r, &s);
+        fprintf(r->to, "{\"result\": \"%s/result.json\", \"rounds_done\": %" PRId64, r->out,
+                r->done);
+        if (isfinite(s.last)) fprintf(r->to, ", \"accuracy\": %.6f", s.last);
+        fprintf(r->to, "}\n");
+        return;
+    }
+    if (r->stopped)
+        fprintf(r->to,
+                "stopped by %s behind round %" PRId64 " of %" PRId64
+                "; continue with: hone-fedref train --config %s/run.yaml --out %s --resume auto\n",
+                number ? hn_signals_name(number) : "--stop-after", r->done, r->c->rounds, r->out,
+                r->out);
+    hn_fedref_print_result(r, r->to);
+    fprintf(r->to, "table:   hone-fedref report --run %s\n", r->out);
+    fprintf(r->to, "export:  hone-fedref export --run %s --to DIR\n", r->out);
+}
+
+/* Also behind a round that missed the quorum: what was reached stays. */
+static hn_status train(hn_fedref *r)
+{
+    HN_TRY(hn_fedref_write_results(r, false));
+    start_progress(r);
+    hn_status st = run_rounds(r);
+    hn_progress_end(&r->progress);
+    HN_TRY(st);
+    HN_TRY(hn_fedref_write_results(r, true));
+    say_end(r);
+    return HN_OK;
+}
+
+hn_status hn_fedref_train(const hn_fedref_call *c)
+{
+    hn_fedref r;
+    hn_status st = hn_fedref_open(c, true, &r);
+    if (st == HN_OK) st = hn_fedref_folder_open(&r);
+    if (st == HN_OK) {
+        hn_signals_watch();
+        st = train(&r);
+        hn_signals_release();
+    }
+    hn_fedref_close(&r);
+    return st;
+}
+
+/* ---- check ---- */
+
+enum { MOST_CLIENTS = 24 }; /* that the table shows */
+
+static hn_status print_clients(const hn_fedref *r, FILE *to)
+{
+    const hn_images *v = hn_image_set_view(r->setup.train);
+    const int64_t n = r->partition.clients;
+    hn_client_samples *s = hn_calloc((size_t)n, sizeof *s);
+    if (s == NULL) return HN_FAIL(HN_ERR_MEMORY, "table of %" PRId64 " clients", n);
+    const hn_status st = hn_partition_count(&r->partition, v->label, v->n_classes, s);
+    fprintf(to, "%7s %8s %8s %9s  %s\n", "client", "images", "classes", "steps", "most of class");
+    for (int64_t k = 0; st == HN_OK && k < n && k < MOST_CLIENTS; k++)
+        fprintf(to, "%7" PRId64 " %8" PRId64 " %8d %9" PRId64 "  %s (%" PRId64 ")\n", k,
+                s[k].samples, (int)s[k].classes,
+                hn_fed_steps(&r->setup.sim.local, s[k].samples, r->c->fed.epochs),
+                v->class_name[s[k].top], s[k].top_n);
+    if (n > MOST_CLIENTS) fprintf(to, "    ... and %" PRId64 " more\n", n - MOST_CLIENTS);
+    hn_free(s);
+    return st;
+}
+
+static int64_t dense_values(const hn_fedref *r)
+{
+    const hn_params *p = hn_engine_params(hn_fed_client_engine(r->evaluator));
+    int64_t n = 0;
+    for (int64_t i = 0; i < hn_params_count(p); i++)
+        if (!hn_params_at(p, i)->adapter) n += hn_param_values(hn_params_at(p, i));
+    return n;
+}
+
+static void print_payload(const hn_fedref *r, FILE *to)
+{
+    const int64_t up = hn_fedref_bytes_up(r), down = hn_fedref_bytes_down(r),
+                  dense = dense_values(r);
+    fprintf(to,
+            "payload: %" PRId64 " values of the model's %" PRId64
+            " (%.2f %%); a client sends %s%" PRId64 " bytes and receives %" PRId64 "\n",
+            r->layout.n, dense, 100 * (double)r->layout.n / (double)dense,
+            is(r->c->fed.encoding, "topk") ? "at most " : "", up, down);
+    fprintf(to,
+            "a round: %" PRId64 " of %" PRId64 " clients, %" PRId64 " bytes up, %" PRId64 " down\n",
+            r->schedule.per_round, r->partition.clients, up * r->schedule.per_round,
+            down * r->schedule.per_round);
+}
+
+static void print_memory(const hn_fedref *r, FILE *to)
+{
+    hn_plan_sizes client, eval;
+    const double value = sizeof(float), mib = 0x1p20;
+    const bool keeps = !is(r->c->fed.encoding, "f32") && r->c->fed.feedback;
+    hn_plan_sizes_of(hn_engine_program(hn_fed_client_engine(hn_fed_one_client(r->sim))), &client);
+    hn_plan_sizes_of(hn_engine_program(hn_fed_client_engine(r->evaluator)), &eval);
+    fprintf(to, "memory: a client's engine %.1f MiB, the evaluation's %.1f MiB on the device\n",
+            (double)client.total_bytes / mib, (double)eval.total_bytes / mib);
+    fprintf(to, "        server %.1f MiB, updates of a round %.1f MiB, residuals %.1f MiB\n",
+            (double)hn_fed_server_bytes(&r->layout, &r->method) / mib,
+            value * (double)(r->layout.n * (r->schedule.per_round + 2)) / mib,
+            keeps ? value * (double)(r->layout.values * r->partition.clients) / mib : 0);
+}
+
+hn_status hn_fedref_check(const hn_fedref_call *c)
+{
+    hn_fedref r;
+    hn_status st = hn_fedref_open(c, true, &r);
+    if (st == HN_OK) st = print_clients(&r, c->to);
+    if (st == HN_OK) {
+        print_payload(&r, c->to);
+        print_memory(&r, c->to);
+    }
+    hn_fedref_close(&r);
+    return st;
+}
+
+/* ---- verbs on a run that is there ---- */
+
+static hn_status open_run(const hn_fedref_call *c, hn_fedref *r)
+{
+    HN_TRY(hn_fedref_open(c, false, r));
+    HN_TRY(hn_fedref_folder_read(r));
+    return hn_fed_client_set(r->evaluator, hn_fed_server_result(r->server));
+}
+
+static hn_status print_scores(hn_fedref *r, FILE *to)
+{
+    hn_fed_scores s;
+    const hn_images *v = hn_image_set_view(r->setup.train);
+    HN_TRY(hn_fed_client_evaluate(r->evaluator, &s));
+    fprintf(to,
+            "behind round %" PRId64 ": accuracy %.4f %% (%" PRId64 " of %" PRId64 "), loss %.6f\n",
+            r->done, 100 * s.accuracy, s.hits, s.rows, s.loss);
+    const double then = r->done > 0 ? r->round[r->done - 1].accuracy : NAN;
+    if (!isnan(then))
+        fprintf(to, "when it was recorded: %.4f %%%s\n", 100 * then,
+                then == s.accuracy ? ", the same" : "");
+    for (int64_t k = 0; k < hn_fedref_classes(r); k++)
+        if (s.class_rows[k] > 0)
+            fprintf(to, "  %-20s %8.2f %% of %" PRId64 "\n", v->class_name[k],
+                    100 * (double)s.class_hits[k] / (double)s.class_rows[k], s.class_rows[k]);
+    return HN_OK;
+}
+
+hn_status hn_fedref_eval(const hn_fedref_call *c)
+{
+    hn_fedref r;
+    hn_status st = open_run(c, &r);
+    if (st == HN_OK) st = print_scores(&r, c->to);
+    hn_fedref_close(&r);
+    return st;
+}
+
+hn_status hn_fedref_export(const hn_fedref_call *c)
+{
+    const char *to = c->config->to;
+    const bool adapter = is(c->config->kind, "peft");
+    hn_fedref r;
+    if (hn_is_folder(to)) return HN_FAIL(HN_ERR_ARG, "--to %s: is there already", to);
+    hn_status st = open_run(c, &r);
+    if (st == HN_OK && adapter && !is(r.c->fed.payload, "lora"))
+        st = HN_FAIL(HN_ERR_ARG, "--kind peft: a run with --payload %s has no pairs",
+                     r.c->fed.payload);
+    if (st == HN_OK) st = adapter ? hn_fedref_write_adapter(&r, to) : hn_fedref_write_model(&r, to);
+    if (st == HN_OK)
+        fprintf(c->to, "the model behind round %" PRId64 "%s: %s\n", r.done,
+                adapter ? " as an adapter" : "", to);
+    hn_fedref_close(&r);
+    return st;
+}
+
+hn_status hn_fedref_report(const hn_fedref_call *c)
+{
+    hn_fedref r;
+    hn_status st = open_run(c, &r);
+    if (st == HN_OK) st = hn_fedref_write_results(&r, true);
+    if (st == HN_OK) {
+        hn_fedref_print_rounds(&r, c->to);
+        hn_fedref_print_result(&r, c->to);
+    }
+    hn_fedref_close(&r);
+    return st;
+}
+
+static void print_layout(const hn_fedref *r, FILE *to)
+{
+    fprintf(to, "%-44s %-8s %10s  %s\n", "tensor", "role", "values", "shape");
+    for (int64_t i = 0; i < r->layout.count; i++) {
+        const hn_fed_tensor *t = &r->layout.tensor[i];
+        fprintf(to, "%-44s %-8s %10" PRId64 "  [", t->name, hn_fed_role_name(t->role), t->n);
+        for (int k = 0; k < t->ndim; k++) fprintf(to, "%s%" PRId64, k ? ", " : "", t->dim[k]);
+        fprintf(to, "]\n");
+    }
+}
+
+hn_status hn_fedref_info(const hn_fedref_call *c)
+{
+    hn_fedref r;
+    char hex[HN_SHA256_HEX];
+    hn_status st = open_run(c, &r);
+    if (st == HN_OK) st = hn_fed_layout_digest(&r.layout, hex);
+    if (st == HN_OK) {
+        print_layout(&r, c->to);
+        fprintf(c->to, "layout:  SHA-256 %s\n", hex);
+        print_payload(&r, c->to);
+        fprintf(c->to, "server:  %s behind round %" PRId64 " of %" PRId64, r.c->method, r.done,
+                r.c->rounds);
+        if (hn_fed_method_uses(r.method.method) & HN_FED_USES_REFERENCE)
+            fprintf(c->to, ", p %" PRId64 ", lambda1 %g, lambda2 %g in the next round", r.method.p,
+                    r.method.lambda1, hn_fed_server_lambda2(&r.method, r.done + 1));
+        fprintf(c->to, "\n");
+    }
+    hn_fedref_close(&r);
+    return st;
+}

@@ -1,0 +1,244 @@
+/* hone-fedref: methods, payloads, messages, results. */
+#include "fedref_test.h"
+
+namespace {
+
+const Words fedavg = {"--method", "fedavg"};
+
+TEST(CliFedref, LambdaZeroIsFedavgByteForByte)
+{
+    const FedPlace w;
+    const Words run = w.cnn("train", "5") + Words{"--partition", "dirichlet", "--alpha", "0.5"};
+    const Words zero = {"--lambda1", "0", "--lambda2", "0"};
+    const std::string want = w.trained("avg", run + fedavg);
+    EXPECT_TRUE(w.trained("v3", run + Words{"--method", "fedref-v3"} + zero) == want);
+    EXPECT_TRUE(w.trained("v2", run + Words{"--method", "fedref-v2"} + zero) == want);
+    EXPECT_TRUE(w.trained("v1", run + Words{"--method", "fedref-v1", "--no-loss-term"} + zero) ==
+                want);
+    EXPECT_FALSE(w.trained("on", run + Words{"--method", "fedref-v3", "--lambda2", "0.1"}) == want);
+    const auto corrected = w.column("on", "corrected");
+    EXPECT_EQ(corrected, (std::vector<double>{0, 0, 0, 1, 1})); /* p = 3 aggregates first */
+}
+
+TEST(CliFedref, FedproxAndFedadamAreNotFedavg)
+{
+    const FedPlace w;
+    const Words run = w.cnn("train", "1");
+    const std::string avg = w.trained("avg", run + fedavg);
+    EXPECT_FALSE(w.trained("prox", run + Words{"--method", "fedprox", "--mu", "1"}) == avg);
+    EXPECT_FALSE(w.trained("adam", run + Words{"--method", "fedadam"}) == avg);
+    EXPECT_TRUE(w.trained("again", run + fedavg) == avg);
+    EXPECT_FALSE(w.trained("seed", run + fedavg + Words{"--seed", "1"}) == avg);
+    /* the penalty holds clients: they move less */
+    EXPECT_LT(w.column("prox", "update_norm")[0], w.column("avg", "update_norm")[0]);
+}
+
+TEST(CliFedref, EveryMethodRuns)
+{
+    const FedPlace w;
+    for (const std::string method :
+         {"fedavg", "fedprox", "fedavgm", "fedadagrad", "fedadam", "fedyogi", "median",
+          "trimmed-mean", "ema", "fedref-v1", "fedref-v2", "fedref-v3"}) {
+        const Words mu = method == "fedprox" ? Words{"--mu", "0.01"} : Words{};
+        const Words run = w.cnn("train", "4") + Words{"--method", method} + mu;
+        const Ran r = w.run(run + w.to(method));
+        expect_done(r);
+        EXPECT_EQ(w.column(method, "used"), std::vector<double>(4, 8)) << method;
+        for (const double loss : w.column(method, "loss"))
+            EXPECT_LT(loss, 2) << method; /* log 6 is 1.79 */
+        EXPECT_EQ(Json(w / (method + "/result.json")).text("method"), method);
+    }
+}
+
+TEST(CliFedref, BytesAreThoseOfTheMessages)
+{
+    const FedPlace w;
+    const double values = 128906 - 4 * 1025, header = 128; /* six classes, not ten */
+    expect_done(w.run(w.cnn() + fedavg + w.to("f32")));
+    expect_done(
+        w.run(w.cnn() + fedavg + Words{"--encoding", "bf16", "--down", "bf16"} + w.to("bf16")));
+    expect_done(
+        w.run(w.cnn() + fedavg + Words{"--encoding", "topk", "--topk", "0.05"} + w.to("topk")));
+    EXPECT_EQ(w.column("f32", "bytes_up"), std::vector<double>(3, 8 * (4 * values + header)));
+    EXPECT_EQ(w.column("f32", "bytes_down"), std::vector<double>(3, 8 * (4 * values + header)));
+    EXPECT_EQ(w.column("bf16", "bytes_up"), std::vector<double>(3, 8 * (2 * values + header)));
+    EXPECT_EQ(w.column("bf16", "bytes_down"), std::vector<double>(3, 8 * (2 * values + header)));
+    for (const double bytes : w.column("topk", "bytes_up")) {
+        EXPECT_LT(bytes, 8 * (0.05 * values * 6 + header)); /* a value and its gap */
+        EXPECT_GT(bytes, 8 * 0.05 * values * 4);
+    }
+    const Json r(w / "topk/result.json");
+    double up = 0;
+    for (const double bytes : w.column("topk", "bytes_up")) up += bytes;
+    EXPECT_EQ(r.number("bytes_up"), up);
+    /* what was not sent is not lost: sent with the next difference, the model ends elsewhere */
+    expect_done(w.run(w.cnn() + fedavg +
+                      Words{"--encoding", "topk", "--topk", "0.05", "--no-feedback"} +
+                      w.to("forgets")));
+    EXPECT_FALSE(w.model("forgets") == w.model("topk"));
+}
+
+TEST(CliFedref, PayloadsOfPairsAndHeads)
+{
+    const FedPlace w;
+    const Words more = {"--epochs", "2", "--optimizer", "adamw", "--lr", "0.01"};
+    Words run = w.vit();
+    run.erase(std::find(run.begin(), run.end(), "--lr"),
+              std::find(run.begin(), run.end(), "--lr") + 2);
+    run = run + more;
+    std::vector<double> bytes;
+    for (const Words &payload :
+         {Words{"--payload", "full"}, Words{"--payload", "lora"}, Words{"--payload", "head"}}) {
+        expect_done(w.run(run + payload + w.to(payload[1])));
+        bytes.push_back(w.column(payload[1], "bytes_up")[0]);
+        const Json r(w / (payload[1] + "/result.json"));
+        EXPECT_EQ(r.number("message_bytes_up") * 8, bytes.back());
+        EXPECT_FALSE(w.model(payload[1]).empty());
+    }
+    EXPECT_LT(bytes[1], 0.5 * bytes[0]);
+    EXPECT_EQ(bytes[2], 8 * (4 * (6 * 33) + 128));
+    /* the head's model is the first one but for the head; the adapter is one of PEFT's */
+    expect_done(w.run(
+        {"hone-fedref", "export", "--run", w / "lora", "--to", w / "adapter", "--kind", "peft"}));
+    EXPECT_TRUE(std::filesystem::exists(w / "adapter/adapter_config.json"));
+    expect_refused(
+        w.run({"hone-fedref", "export", "--run", w / "head", "--to", w / "x", "--kind", "peft"}), 2,
+        {"--kind peft", "--payload head"});
+}
+
+/* What is exported is what was measured. */
+TEST(CliFedref, TheExportedModelHasTheAccuracyOfTheRun)
+{
+    const FedPlace w;
+    for (const Words &payload : {Words{"--payload", "full"}, Words{"--payload", "lora"}}) {
+        const std::string name = payload[1];
+        w.trained(name, w.vit() + payload);
+        const Ran r = w.run({"hone-full", "eval", "--model", w / (name + "-model"), "--data",
+                             w / "data", "--device", test_device()});
+        expect_done(r);
+        char want[32];
+        std::snprintf(want, sizeof want, "%.2f %%", 100 * w.column(name, "accuracy").back());
+        EXPECT_TRUE(contains(r.out, want)) << want << " is not in " << r.out;
+    }
+}
+
+TEST(CliFedref, CheckShowsClientsBytesAndMemory)
+{
+    const FedPlace w;
+    const Ran r = w.run(w.cnn("check") + Words{"--partition", "shards", "--per-round", "3"});
+    expect_done(r);
+    EXPECT_TRUE(contains(r.out, "a round: 3 of 8 clients")) << r.out;
+    EXPECT_TRUE(contains(r.out, "a client sends 499352 bytes")) << r.out;
+    EXPECT_TRUE(contains(r.out, "server ")) << r.out;
+    EXPECT_EQ(lines_of(r.out)[1].substr(0, 16), "      0       12") << r.out;
+}
+
+/* Issue 7: a payload of rank 8 on q, k, v is at most 2 % of the dense one. */
+TEST(CliFedref, PairsOfRankEightAreTwoPercentOfTheModel)
+{
+    const FedPlace w;
+    const Words run = {"hone-fedref",  "check",    "--model",        "vit-tiny-cifar",
+                       "--clients",    "10",       "--payload",      "lora",
+                       "--device",     "cpu",      "--lora-targets", "attn.qkv",
+                       "--data",       w / "data", "--eval-batch",   "2",
+                       "--batch-size", "2"};
+    const Ran r = w.run(run);
+    expect_done(r);
+    const size_t at = r.out.find(" %)");
+    ASSERT_NE(at, std::string::npos) << r.out;
+    const double share = std::stod(r.out.substr(r.out.rfind('(', at) + 1));
+    EXPECT_LT(share, 2) << r.out;
+    EXPECT_GT(share, 1) << r.out;
+}
+
+TEST(CliFedref, EvalReportAndInfoReadTheRun)
+{
+    const FedPlace w;
+    expect_done(w.run(w.cnn() + Words{"--target", "0.2"} + w.to("run")));
+    const Words run = {"--run", w / "run"};
+    const Ran eval = w.run(Words{"hone-fedref", "eval"} + run);
+    expect_done(eval);
+    EXPECT_TRUE(contains(eval.out, "%, the same")) << eval.out;
+    const std::string rounds = read_file(w / "run/rounds.csv");
+    const std::string result = read_file(w / "run/result.json");
+    std::filesystem::remove(w / "run/rounds.csv");
+    const Ran report = w.run(Words{"hone-fedref", "report"} + run);
+    expect_done(report);
+    EXPECT_EQ(read_file(w / "run/rounds.csv"), rounds);
+    EXPECT_EQ(read_file(w / "run/result.json"), result);
+    EXPECT_TRUE(contains(report.out, "target:  20.00 %")) << report.out;
+    const Ran info = w.run(Words{"hone-fedref", "info"} + run);
+    expect_done(info);
+    EXPECT_TRUE(contains(info.out, "fedref-v3 behind round 3 of 3, p 3, lambda1 0, lambda2 0.01"))
+        << info.out;
+    EXPECT_TRUE(contains(info.out, "conv1.weight")) << info.out;
+    EXPECT_TRUE(std::filesystem::exists(w / "run/curve.gnuplot"));
+}
+
+/* Rounds and bytes to the target, and what was forgotten, by hand from the table. */
+TEST(CliFedref, ResultFollowsFromTheRounds)
+{
+    const FedPlace w;
+    expect_done(
+        w.run(w.cnn("train", "6") + Words{"--target", "0.25", "--lr", "0.3"} + w.to("run")));
+    const auto accuracy = w.column("run", "accuracy"), up = w.column("run", "bytes_up"),
+               down = w.column("run", "bytes_down");
+    const Json r(w / "run/result.json");
+    const double best = *std::max_element(accuracy.begin(), accuracy.end());
+    EXPECT_NEAR(r.number("best_accuracy"), best, 1e-9);
+    EXPECT_NEAR(r.number("forgetting"), best - accuracy.back(), 1e-9);
+    double bytes = 0;
+    for (size_t i = 0; i < accuracy.size(); i++) {
+        bytes += up[i] + down[i];
+        if (accuracy[i] < 0.25) continue;
+        EXPECT_EQ(r.number("rounds_to_target"), (double)i + 1);
+        EXPECT_EQ(r.number("bytes_to_target"), bytes);
+        break;
+    }
+}
+
+TEST(CliFedref, GroupsAreClients)
+{
+    const FedPlace w;
+    std::string groups;
+    for (int i = 0; i < 96; i++) groups += std::to_string(i % 3) + "\n";
+    write_file(w / "groups", groups);
+    Words run = w.cnn("check");
+    run[std::find(run.begin(), run.end(), "--clients") - run.begin() + 1] = "0";
+    const Words group = {"--partition", "group", "--groups", w / "groups"};
+    const Ran r = w.run(run + group);
+    expect_done(r);
+    EXPECT_TRUE(contains(r.out, "a round: 3 of 3 clients")) << r.out;
+    write_file(w / "groups", groups + "1\n");
+    expect_refused(w.run(run + group), 2, {"--groups", "number 97", "96 images"});
+    write_file(w / "groups", "0 1 x");
+    expect_refused(w.run(run + group), 2, {"--groups", "number 3"});
+}
+
+/* Real digits: 1,600 images, 8 clients with skewed classes. */
+TEST(CliFedref, LearnsDigits)
+{
+    HN_NEED_DATA(mnist, "mnist");
+    const FedPlace w;
+    const ImageSets all(mnist, {.image_size = 16});
+    ASSERT_EQ(all.status, HN_OK) << hn_last_error();
+    std::filesystem::create_directory(w / "digits");
+    for (const auto &[set, name, n] :
+         {std::tuple{all.train, "train", 1600u}, {all.eval, "t10k", 400u}}) {
+        const hn_images *v = hn_image_set_view(set);
+        const std::string pixel((const char *)v->pixel, n * 256u);
+        write_file(w / (std::string("digits/") + name + "-images-idx3-ubyte"),
+                   idx(8, {n, 16, 16}, pixel));
+        write_file(w / (std::string("digits/") + name + "-labels-idx1-ubyte"),
+                   idx_labels({v->label, v->label + n}));
+    }
+    Words run = w.cnn("train", "6");
+    run[std::find(run.begin(), run.end(), "--data") - run.begin() + 1] = w / "digits";
+    expect_done(w.run(run +
+                      Words{"--partition", "dirichlet", "--alpha", "0.5", "--per-round", "5"} +
+                      w.to("run")));
+    EXPECT_GT(w.column("run", "accuracy").back(), 0.7);
+    EXPECT_EQ(w.column("run", "asked"), std::vector<double>(6, 5));
+}
+
+} // namespace

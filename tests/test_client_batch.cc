@@ -1,0 +1,248 @@
+/* Clients as replicas against the same clients one by one. */
+#include "classifier_test.h"
+#include "runtime/train/client_batch.h"
+#include "runtime/train/fed_client.h"
+
+namespace {
+
+class ClientBatch : public ::testing::Test {
+  protected:
+    hn_model model = {};
+    hn_adapt adapt = {.parameter = every_parameter, .linear = nullptr, .context = nullptr};
+    hn_fed_sim_options o = {};
+    hn_device *device = nullptr;
+
+    ClientBatch()
+    {
+        omp_set_num_threads(1);
+        EXPECT_HN_OK(hn_device_open(test_device(), &device));
+        model.kind = HN_MODEL_CLASSIFIER;
+        model.vision = small_model("mnist-cnn");
+        model.dtype = HN_F32;
+        o.device = device;
+        o.executor = test_executor();
+        o.model = &model;
+        o.adapt = &adapt;
+        o.resident = 1;
+        o.local.batch = 4;
+        o.local.optimizer.kind = HN_OPTIMIZER_SGD;
+        o.seed = 3;
+        o.at_once = 3;
+    }
+    ~ClientBatch() override { hn_device_close(device); }
+};
+
+/* Clients of 9, 3, 14, 1 and 6 images, two epochs each: 6, 2, 8, 2 and 4 steps of up to 4. */
+class Clients {
+    std::vector<std::vector<int32_t>> index_;
+
+  public:
+    std::vector<hn_fed_task> task;
+    explicit Clients(const hn_fed_local &l, size_t n = 5)
+    {
+        const int32_t sizes[] = {9, 3, 14, 1, 6};
+        int32_t first = 0;
+        for (size_t k = 0; k < n; k++) {
+            index_.emplace_back();
+            for (int32_t i = 0; i < sizes[k]; i++) index_.back().push_back(first + i);
+            first += sizes[k];
+        }
+        for (size_t k = 0; k < n; k++)
+            task.push_back({.client = (int64_t)k,
+                            .index = index_[k].data(),
+                            .n = sizes[k],
+                            .steps = hn_fed_steps(&l, sizes[k], 2),
+                            .lr = 0.02 * (double)(k + 1),
+                            .seed = hn_fed_task_seed(9, 1, (int64_t)k)});
+    }
+};
+
+struct Result {
+    std::vector<std::vector<float>> value;
+    std::vector<float> loss;
+};
+
+struct Taking {
+    Result r;
+    int64_t n_values;
+};
+
+Result round_of(hn_fed_sim *s, const std::vector<float> &global,
+                const std::vector<hn_fed_task> &task)
+{
+    Taking t = {{}, s->n_values};
+    const auto take = [](void *context, int64_t i, const hn_fed_trained *got) {
+        Taking *to = (Taking *)context;
+        EXPECT_EQ(i, (int64_t)to->r.value.size()); /* in order */
+        to->r.value.emplace_back(got->value, got->value + to->n_values);
+        to->r.loss.push_back(got->loss);
+        EXPECT_GE(got->seconds, 0);
+        return HN_OK;
+    };
+    EXPECT_HN_OK(s->round(s, global.data(), task.data(), (int64_t)task.size(), take, &t));
+    return t.r;
+}
+
+/* Both simulations, and the values that they begin with. */
+struct Both {
+    hn_fed_sim *one = nullptr, *many = nullptr;
+    std::vector<float> start;
+    explicit Both(const hn_fed_sim_options &o)
+    {
+        EXPECT_HN_OK(hn_fed_one_new(&o, &one));
+        EXPECT_HN_OK(hn_fed_replicas_new(&o, &many));
+        EXPECT_EQ(one->n_values, many->n_values);
+        start.resize((size_t)one->n_values);
+        EXPECT_HN_OK(hn_fed_client_get(hn_fed_one_client(one), start.data()));
+    }
+    ~Both()
+    {
+        hn_fed_sim_free(one);
+        hn_fed_sim_free(many);
+    }
+    Both(const Both &) = delete;
+};
+
+/* Relative to how far training has moved the values. bf16: a sum in another order moves a weight by
+ * a step of bf16, and training on */
+void expect_close(const Result &got, const Result &want, const std::vector<float> &start,
+                  double tolerance)
+{
+    ASSERT_EQ(got.value.size(), want.value.size());
+    for (size_t k = 0; k < want.value.size(); k++) {
+        double off = 0, way = 0;
+        for (size_t i = 0; i < start.size(); i++) {
+            const double d = (double)got.value[k][i] - (double)want.value[k][i];
+            const double w = (double)want.value[k][i] - (double)start[i];
+            off += d * d, way += w * w;
+        }
+        EXPECT_GT(way, 0) << k;
+        EXPECT_LT(std::sqrt(off / way), tolerance) << k;
+        EXPECT_NEAR(got.loss[k], want.loss[k], tolerance) << k;
+    }
+}
+
+TEST_F(ClientBatch, IsEachClientByItself)
+{
+    const StripedImages images(model.vision, 40, 1);
+    o.images = images.view();
+    for (const float mu : {0.0f, 0.4f})
+        for (const double momentum : {0.0, 0.9}) {
+            o.local.mu = mu;
+            o.local.optimizer.momentum = momentum;
+            o.local.optimizer.weight_decay = 1e-2;
+            o.local.optimizer.max_grad_norm = 1;
+            o.local.augment = {.pad = 1, .flip = 0.5f};
+            Both sims(o);
+            const Clients clients(o.local);
+            const Result got = round_of(sims.many, sims.start, clients.task);
+            const Result want = round_of(sims.one, sims.start, clients.task);
+            expect_close(got, want, sims.start, 1e-5);
+            if (test_executor() != HN_EXECUTOR_CPU) continue;
+            for (size_t k = 0; k < want.value.size(); k++) /* products add in the same order */
+                EXPECT_TRUE(same_bits(got.value[k], want.value[k])) << k;
+        }
+}
+
+/* Groups of as many as there are, and more; epochs joined; AdamW. */
+TEST_F(ClientBatch, GroupsMayBeOfAnySize)
+{
+    const StripedImages images(model.vision, 40, 1);
+    o.images = images.view();
+    o.local.join = true;
+    o.local.optimizer = {.kind = HN_OPTIMIZER_ADAMW, .beta1 = 0.9, .beta2 = 0.99, .eps = 1e-3};
+    for (const int64_t at_once : {2, 5, 7}) {
+        o.at_once = at_once;
+        Both sims(o);
+        Clients clients(o.local);
+        for (hn_fed_task &t : clients.task) t.lr *= 0.1;
+        expect_close(round_of(sims.many, sims.start, clients.task),
+                     round_of(sims.one, sims.start, clients.task), sims.start, 1e-4);
+    }
+}
+
+TEST_F(ClientBatch, TrainsAHeadOnASharedBody)
+{
+    const StripedImages images(model.vision, 40, 1);
+    o.images = images.view();
+    adapt.parameter = [](const void *, const char *name) {
+        return std::string(name).substr(0, 3) == "fc2" ? HN_ADAPT_FULL : HN_ADAPT_FROZEN;
+    };
+    Both sims(o);
+    EXPECT_EQ(sims.many->n_values, 4 * 12 + 4);
+    const Clients clients(o.local);
+    expect_close(round_of(sims.many, sims.start, clients.task),
+                 round_of(sims.one, sims.start, clients.task), sims.start, 1e-5);
+}
+
+TEST_F(ClientBatch, ComputesInBf16)
+{
+    const StripedImages images(model.vision, 40, 1);
+    o.images = images.view();
+    model.dtype = HN_BF16;
+    Both sims(o);
+    const Clients clients(o.local);
+    expect_close(round_of(sims.many, sims.start, clients.task),
+                 round_of(sims.one, sims.start, clients.task), sims.start, 5e-2);
+}
+
+/* A round leaves nothing behind for the next: no values, moments or anchor. */
+TEST_F(ClientBatch, ARoundHasTheSameBitsWhateverRanBefore)
+{
+    const StripedImages images(model.vision, 40, 1);
+    o.images = images.view();
+    o.local.mu = 0.4f;
+    o.local.optimizer.momentum = 0.9;
+    Both sims(o);
+    const Clients clients(o.local);
+    const Result want = round_of(sims.many, sims.start, clients.task);
+    round_of(sims.many, want.value[2], {clients.task[4], clients.task[2]});
+    const Result again = round_of(sims.many, sims.start, clients.task);
+    for (size_t k = 0; k < want.value.size(); k++) {
+        EXPECT_TRUE(same_bits(again.value[k], want.value[k])) << k;
+        EXPECT_EQ(again.loss[k], want.loss[k]);
+    }
+}
+
+TEST_F(ClientBatch, ErrorsOfTheTakerEndTheRound)
+{
+    const StripedImages images(model.vision, 40, 1);
+    o.images = images.view();
+    Both sims(o);
+    const Clients clients(o.local);
+    int64_t taken = 0;
+    const auto take = [](void *context, int64_t, const hn_fed_trained *) {
+        return ++*(int64_t *)context == 2 ? HN_FAIL(HN_ERR_NUMERIC, "enough") : HN_OK;
+    };
+    EXPECT_HN_FAIL(
+        sims.many->round(sims.many, sims.start.data(), clients.task.data(), 5, take, &taken),
+        HN_ERR_NUMERIC, "enough");
+    EXPECT_EQ(taken, 2);
+    expect_close(round_of(sims.many, sims.start, clients.task),
+                 round_of(sims.one, sims.start, clients.task), sims.start, 1e-5);
+}
+
+TEST_F(ClientBatch, RefusesByName)
+{
+    const StripedImages images(model.vision, 40, 1);
+    hn_fed_sim *s = nullptr;
+    EXPECT_HN_FAIL(hn_fed_replicas_new(&o, &s), HN_ERR_ARG, "without images");
+    o.images = images.view();
+    o.at_once = 1;
+    EXPECT_HN_FAIL(hn_fed_replicas_new(&o, &s), HN_ERR_ARG, "1 clients at once");
+    o.at_once = 2;
+    Both sims(o);
+    const int32_t wrong = 40;
+    const hn_fed_task t = {.client = 5, .index = &wrong, .n = 1, .steps = 1, .lr = 1, .seed = 0};
+    EXPECT_HN_FAIL(sims.many->round(sims.many, sims.start.data(), &t, 1, nullptr, nullptr),
+                   HN_ERR_ARG, "client 5: image 40 of 40");
+    model.vision = small_model("resnet20");
+    EXPECT_HN_FAIL(hn_fed_replicas_new(&o, &s), HN_ERR_UNSUPPORTED, "batch norm");
+    const StripedImages colours(model.vision, 40, 1);
+    o.images = colours.view();
+    o.local.join = true;
+    EXPECT_HN_FAIL(hn_fed_replicas_new(&o, &s), HN_ERR_UNSUPPORTED,
+                   "batch normalisation has no replicas");
+}
+
+} // namespace

@@ -1,0 +1,255 @@
+/* hone-fedref: federated training of image classifiers, simulated: clients that keep their images,
+ * a server that averages and corrects (FedRef, and the methods that it is compared with). */
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "runtime/base/alloc.h"
+#include "runtime/base/nearest.h"
+#include "runtime/train/cli.h"
+#include "runtime/train/fedref.h"
+
+#define FIELD(f) HN_OPT(hn_fedref_config, f)
+
+/* clang-format off */
+static const hn_option partition_rows[] = {
+    HN_OPT_TITLE("Partition: who has which images"),
+    {"partition",       FIELD(partition),       "iid",  0, 0, "iid|dirichlet|mixture|shards|group|quantity", "random and even; by class, shares from Dirichlet(alpha); a mix of classes a client; sorted by label and cut; a group a client; random and uneven"},
+    {"clients",         FIELD(clients),         "10",   0, 1e6, NULL, "that there are; 0 with group: as many as groups"},
+    {"alpha",           FIELD(alpha),           "0.5",  1e-6, 1e9, NULL, "of Dirichlet: small: few classes a client"},
+    {"shards",          FIELD(shards),          "2",    1, 1e6, NULL, "of a client"},
+    {"groups",          FIELD(groups),          "",     0, 0, NULL, "file with a number for each image, in their order: writer, site"},
+    {"min-samples",     FIELD(min_samples),     "1",    1, 1e9, NULL, "images that every client has at least"},
+    HN_OPT_TITLE("Rounds"),
+    {"rounds",          FIELD(rounds),          "100",  1, 1e6, NULL, "of the run"},
+    {"per-round",       FIELD(per_round),       "0",    0, 1e6, NULL, "clients that are asked in a round, at random; 0: all"},
+    {"dropout",         FIELD(dropout),         "0",    0, 0.999, NULL, "probability that an asked client sends nothing"},
+    {"late",            FIELD(late),            "0",    0, 0.999, NULL, "probability that a client does only a share of its steps"},
+    {"late-least",      FIELD(late_least),      "0.1",  0.001, 1, NULL, "least such share"},
+    {"target",          FIELD(target),          "0",    0, 1, NULL, "accuracy to reach, declared before: rounds and bytes until then; 0: none"},
+};
+
+static const hn_option server_rows[] = {
+    HN_OPT_TITLE("Server (-1: as the method has it)"),
+    {"method",          FIELD(method),          "fedref-v3", 0, 0, "fedavg|fedprox|fedavgm|fedadagrad|fedadam|fedyogi|median|trimmed-mean|ema|fedref-v1|fedref-v2|fedref-v3", "how updates become the next model"},
+    {"quorum",          FIELD(quorum),          "1",    1, 1e6, NULL, "good updates that a round needs"},
+    {"below-quorum",    FIELD(below_quorum),    "stop", 0, 0, "stop|skip", "stop: the run ends with the state before that round; skip: the model stays as it was"},
+    {"server-rate",     FIELD(rate),            "-1",   -1, 1e3, NULL, "fedavgm, fedadagrad, fedadam, fedyogi, fedref-v1, -v2: the server's step"},
+    {"server-beta1",    FIELD(server_beta1),    "-1",   -1, 0.999999, NULL, "momentum of the server"},
+    {"server-beta2",    FIELD(server_beta2),    "-1",   -1, 0.999999, NULL, "fedadam, fedyogi: decay of the squares"},
+    {"tau",             FIELD(tau),             "-1",   -1, 1e3, NULL, "adaptive methods: added to the root"},
+    {"trim",            FIELD(trim),            "-1",   -1, 0.499, NULL, "trimmed-mean: share that is left out on each side"},
+    {"ema",             FIELD(ema),             "-1",   -1, 0.999999, NULL, "ema: weight of the average so far"},
+    {"p",               FIELD(p),               "0",    0, 64, NULL, "fedref: aggregates in the reference; 0: as the method has it"},
+    {"lambda1",         FIELD(lambda1),         "-1",   -1, 1e9, NULL, "fedref: pull to the model that was sent"},
+    {"lambda2",         FIELD(lambda2),         "-1",   -1, 1e9, NULL, "fedref: pull to the reference"},
+    {"growth",          FIELD(growth),          "-1",   -1, 1e6, NULL, "fedref: factor on lambda2 every so many rounds; 1: it stays"},
+    {"growth-every",    FIELD(every),           "0",    0, 1e6, NULL, "fedref: rounds from growth to growth; 0: as the method has it"},
+    {"lambda2-cap",     FIELD(cap),             "-1",   -1, 1e9, NULL, "fedref: to which it grows"},
+    {"reference-weights", FIELD(weights),       "auto", 0, 0, "auto|age|uniform|slot", "fedref: of the aggregates in the reference; auto: as the method has it"},
+    {"loss-term",       FIELD(loss_term),       "on",   0, 0, NULL, "fedref-v1: the change of the mean loss is part of the correction"},
+    {"first-axis-bug",  FIELD(first_axis_bug),  "on",   0, 0, NULL, "fedref-v1: the reference summed over its first axis, as released"},
+    {"down",            FIELD(down),            "f32",  0, 0, "f32|bf16", "encoding of the model that clients are sent"},
+};
+
+static const hn_option call_rows[] = {
+    HN_OPT_TITLE("Run"),
+    {"out",             FIELD(out),             "",     0, 0, NULL, "folder of the run; default: runs/hone-fedref-<time>"},
+    {"resume",          FIELD(resume),          "",     0, 0, NULL, "auto: go on with the run in --out; or the folder of a run"},
+    {"stop-after",      FIELD(stop_after),      "0",    0, 1e6, NULL, "end behind this round, as after Ctrl-C; 0: the last"},
+    {"eval-every",      FIELD(eval_every),      "1",    1, 1e6, NULL, "rounds from measurement to measurement"},
+    {"save-every",      FIELD(save_every),      "1",    1, 1e6, NULL, "rounds from state to state on disk"},
+    {"keep",            FIELD(keep),            "1",    1, 1e6, NULL, "newest states that stay on disk"},
+    {"inject",          FIELD(inject),          "",     0, 0, NULL, "damage to updates, for tests: KIND:CLIENT@ROUND,..; nan, shape, stale, garbage, truncated"},
+    {"log-format",      FIELD(log_format),      "text", 0, 0, "text|json", "json: one object a round on standard output"},
+};
+
+static const hn_option run_rows[] = {
+    HN_OPT_TITLE("Run"),
+    {"run",             FIELD(run),             NULL,   0, 0, NULL, "folder of a run of train; its options apply"},
+};
+static const hn_option export_rows[] = {
+    {"to",              FIELD(to),              NULL,   0, 0, NULL, "folder to write; must not exist"},
+    {"kind",            FIELD(kind),            "model", 0, 0, "model|peft", "a whole model; the low-rank pairs of --payload lora"},
+};
+/* clang-format on */
+
+enum { MAX_ROWS = 160 };
+
+typedef struct {
+    hn_option row[MAX_ROWS];
+    size_t n;
+} table;
+
+static void add(table *t, const hn_option *row, size_t n)
+{
+    memcpy(t->row + t->n, row, n * sizeof *row);
+    t->n += n;
+}
+#define ADD(t, rows) add(t, rows, sizeof(rows) / sizeof *(rows))
+
+static void add_shared(table *t, hn_fed_row_group g)
+{
+    size_t n;
+    const hn_option *row = hn_fed_option_rows(g, &n);
+    add(t, row, n);
+}
+
+static void add_train(table *t)
+{
+    add_shared(t, HN_FED_ROWS_MODEL);
+    ADD(t, partition_rows);
+    add_shared(t, HN_FED_ROWS_LOCAL);
+    ADD(t, server_rows);
+    ADD(t, call_rows);
+    add_shared(t, HN_FED_ROWS_MACHINE);
+}
+
+typedef struct {
+    const char *name, *help;
+    hn_status (*run)(const hn_fedref_call *c);
+    bool of_run, exports;
+} verb;
+
+static const verb verbs[] = {
+    {"train", "run the rounds: clients train, the server aggregates", hn_fedref_train, false,
+     false},
+    {"check", "clients and their images, bytes of a round, memory; trains nothing", hn_fedref_check,
+     false, false},
+    {"eval", "measure a run's model once more, class by class", hn_fedref_eval, true, false},
+    {"export", "a run's model as a folder", hn_fedref_export, true, true},
+    {"report", "a run's table, CSV files and picture once more", hn_fedref_report, true, false},
+    {"info", "what travels in a run, and where its server is", hn_fedref_info, true, false},
+};
+enum { N_VERBS = sizeof verbs / sizeof *verbs };
+
+static void print_log(void *context, hn_log_level level, const char *text)
+{
+    (void)context;
+    fprintf(stderr, "%s%s\n", level == HN_LOG_WARN ? "warning: " : "", text);
+}
+
+static void usage(FILE *to)
+{
+    fprintf(to, "hone-fedref: federated training of image classifiers\n\nusage: hone-fedref VERB "
+                "[--config FILE.yaml] [--option value] [option=value]\n\n");
+    for (int i = 0; i < N_VERBS; i++) fprintf(to, "  %-7s %s\n", verbs[i].name, verbs[i].help);
+    fprintf(to, "\nhone-fedref VERB --help lists the options of a verb\n");
+}
+
+static const verb *find_verb(const char *name)
+{
+    const char *names[N_VERBS];
+    for (int i = 0; i < N_VERBS; i++) {
+        names[i] = verbs[i].name;
+        if (strcmp(name, verbs[i].name) == 0) return &verbs[i];
+    }
+    const char *near = hn_nearest(name, names, N_VERBS);
+    fprintf(stderr, "hone-fedref: no verb '%s'%s%s%s; hone-fedref --help lists them\n", name,
+            near ? ", did you mean '" : "", near ? near : "", near ? "'" : "");
+    return NULL;
+}
+
+/* The value of --run on the command line; NULL without one. */
+static const char *run_of(int argc, char *const *argv)
+{
+    const char *run = NULL;
+    for (int i = 1; i < argc; i++) {
+        const char *word = argv[i];
+        if (strncmp(word, "--", 2) == 0) word += 2;
+        if (strcmp(word, "run") == 0 && i + 1 < argc) run = argv[i + 1];
+        if (strncmp(word, "run=", 4) == 0) run = word + 4;
+    }
+    return run;
+}
+
+/* Verbs on a run read its run.yaml before the user's own options. *list: the new argument list (to
+ * be freed with its element 1), or NULL where nothing is to be added. */
+static hn_status with_run_options(int *argc, char *const *argv, char ***list)
+{
+    const char *run = run_of(*argc, argv);
+    if (run == NULL) return HN_OK;
+    char *option = hn_asprintf("--config=%s/run.yaml", run);
+    char **words = hn_malloc(((size_t)*argc + 1) * sizeof *words);
+    if (option == NULL || words == NULL) {
+        hn_free(option);
+        hn_free(words);
+        return HN_FAIL(HN_ERR_MEMORY, "no memory for the options of %s", run);
+    }
+    words[0] = argv[0];
+    words[1] = option;
+    memcpy(words + 2, argv + 1, ((size_t)*argc - 1) * sizeof *words);
+    ++*argc;
+    *list = words;
+    return HN_OK;
+}
+
+/* Of one call, not of the run. */
+static bool is_of_call(const char *name)
+{
+    return strcmp(name, "resume") == 0 || strcmp(name, "stop-after") == 0;
+}
+
+/* The options that reproduce the run: those that mean nothing for it would be refused. */
+static hn_status record_options(const hn_fedref_config *c, char **yaml)
+{
+    table all = {.n = 0}, kept = {.n = 0};
+    add_train(&all);
+    for (size_t i = 0; i < all.n; i++) {
+        const char *name = all.row[i].name;
+        if (name == NULL || (hn_fedref_reason(c, name) == NULL && !is_of_call(name)))
+            kept.row[kept.n++] = all.row[i];
+    }
+    return hn_options_yaml(kept.row, kept.n, c, yaml);
+}
+
+static hn_status run_verb(const verb *v, int argc, char *const *argv)
+{
+    table t = {.n = 0};
+    hn_fedref_config config = {0};
+    hn_options_store *store = NULL;
+    char **list = NULL, *yaml = NULL;
+    if (v->of_run) ADD(&t, run_rows);
+    if (v->exports) ADD(&t, export_rows);
+    add_train(&t);
+    hn_status st = v->of_run ? with_run_options(&argc, argv, &list) : HN_OK;
+    if (st == HN_OK) st = hn_options_parse(t.row, t.n, argc, list ? list : argv, &config, &store);
+    if (st == HN_OK && hn_options_help_wanted(store)) {
+        printf("hone-fedref %s: %s\n\n", v->name, v->help);
+        hn_options_help(t.row, t.n, stdout);
+    } else if (st == HN_OK) {
+        st = record_options(&config, &yaml);
+        const hn_fedref_call call = {.config = &config,
+                                     .given = store,
+                                     .yaml = yaml,
+                                     .log = {.line = print_log},
+                                     .to = stdout};
+        if (st == HN_OK) st = v->run(&call);
+        if (st == HN_OK && (fflush(stdout) != 0 || ferror(stdout)))
+            st = HN_FAIL(HN_ERR_IO, "writing to standard output");
+    }
+    hn_free(yaml);
+    hn_options_free(store);
+    if (list != NULL) hn_free(list[1]);
+    hn_free(list);
+    return st;
+}
+
+int main(int argc, char **argv)
+{
+    hn_limit_spinning(argv);
+    signal(SIGXFSZ, SIG_IGN); /* a limit on file sizes is an error of write(), as a full disk is */
+    if (argc < 2) {
+        usage(stderr);
+        return 2;
+    }
+    if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0) {
+        usage(stdout);
+        return 0;
+    }
+    const verb *v = find_verb(argv[1]);
+    if (v == NULL) return 2;
+    const hn_status st = run_verb(v, argc - 1, argv + 1);
+    if (st != HN_OK) fprintf(stderr, "hone-fedref %s: %s\n", v->name, hn_last_error());
+    return hn_status_exit_code(st);
+}
