@@ -52,7 +52,7 @@ printf '\0000,1/2,bee' > "$1/tasks/list"
 printf '\0020-2/0,x y' > "$1/tasks/repeats"
 printf '\0410,1,2,5' > "$1/tasks/order"
 
-# 2 x 2 x 2 voxels of uint8, 1 mm, and the same with a quarter turn in its qform
+# 2 x 2 x 2 voxels of uint8, 1 mm, and the same with a qform
 zeros() { head -c "$1" /dev/zero; }
 nifti() {
     printf '\134\001\0\0'; zeros 36
