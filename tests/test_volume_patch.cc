@@ -1,4 +1,5 @@
-/* runtime/data/volume_patch and volume_window: sites, patches, tiles, windows and their blend. */
+/* runtime/data/volume_patch and volume_window: sites, patches, tiles, windows and their blend; the
+ * feed of patches. */
 #include <algorithm>
 #include <array>
 #include <map>
@@ -7,6 +8,7 @@
 #include "hn_test.h"
 #include "runtime/data/volume_patch.h"
 #include "runtime/data/volume_window.h"
+#include "runtime/train/volume_feed.h"
 
 namespace {
 
@@ -287,6 +289,120 @@ TEST(VolumePatch, RefusesWrongOptions)
     r.r.region[0].at[1] = 1;
     EXPECT_HN_FAIL(Patches(c.v, r.r, {{3, 3, 3}, 0, {}, 0, 0}).status, HN_ERR_ARG,
                    "outside of its volume");
+}
+
+TEST(VolumePatch, ABatchIsItsRows)
+{
+    const Counted c({5, 6, 7}, 2, {8});
+    const Regions r(c.v);
+    const Patches s(c.v, r.r, {{3, 3, 3}, 0.5, {0.5, 0, 0.5}, -2, 3});
+    const int32_t region[] = {1, -1, 0};
+    GuardedArray<float> value(81);
+    GuardedArray<int32_t> label(81);
+    ASSERT_HN_OK(hn_patches_batch(s.p, region, 3, 40, value.data(), label.data()));
+    const auto v = value.host();
+    const auto l = label.host();
+    for (size_t i : {0u, 2u}) {
+        const Patch want(s.p, region[i], 40 + i);
+        EXPECT_TRUE(std::equal(want.value.begin(), want.value.end(), v.begin() + 27 * (long)i));
+        EXPECT_TRUE(std::equal(want.label.begin(), want.label.end(), l.begin() + 27 * (long)i));
+    }
+    EXPECT_EQ(std::count(v.begin() + 27, v.begin() + 54, -2), 27);
+    EXPECT_EQ(std::count(l.begin() + 27, l.begin() + 54, -100), 27);
+    const int32_t wrong = 2;
+    EXPECT_HN_FAIL(hn_patches_batch(s.p, &wrong, 1, 0, value.data(), nullptr), HN_ERR_ARG,
+                   "region 2 of 2");
+}
+
+/* ---- feed ---- */
+
+struct Feed {
+    hn_feed *f = nullptr;
+    hn_status status;
+    Feed(const hn_patches *p, const hn_volume_feed_options &o)
+    {
+        status = hn_volume_feed_new(p, &o, &f);
+    }
+    Feed(const Feed &) = delete;
+    ~Feed() { hn_feed_free(f); }
+};
+
+TEST(VolumeFeed, AnEpochHasAsManyPatchesOfEveryRegion)
+{
+    const Counted c({4, 4, 4}, 3, {});
+    const Regions r(c.v);
+    const Patches s(c.v, r.r, {{2, 2, 2}, 0, {}, 0, 3});
+    const Feed feed(s.p, {4, 2, 9, false}); /* batches cross the ends of epochs of 6 */
+    ASSERT_EQ(feed.status, HN_OK) << hn_last_error();
+    EXPECT_EQ(feed.f->rows, 6);
+    std::vector<float> value(32);
+    std::vector<int32_t> label(32);
+    const hn_engine_input in = {{value.data(), label.data()}};
+    std::vector<int> order;
+    for (int64_t k = 0; k < 9; k++) {
+        int64_t units = 0;
+        ASSERT_HN_OK(feed.f->fill(feed.f, k, &in, &units));
+        EXPECT_EQ(units, 4);
+        for (size_t i = 0; i < 4; i++) {
+            order.push_back((int)value[8 * i] / 1000);
+            const Patch want(s.p, order.back(), (uint64_t)k * 4 + i);
+            EXPECT_TRUE(
+                std::equal(want.value.begin(), want.value.end(), value.begin() + 8 * (long)i));
+        }
+    }
+    std::set<std::vector<int>> orders;
+    for (size_t e = 0; e < 6; e++) {
+        const std::vector<int> epoch(order.begin() + (long)e * 6, order.begin() + (long)e * 6 + 6);
+        for (int region = 0; region < 3; region++)
+            EXPECT_EQ(std::count(epoch.begin(), epoch.end(), region), 2);
+        orders.insert(epoch);
+    }
+    EXPECT_GT(orders.size(), 3u);
+}
+
+TEST(VolumeFeed, EvaluationSeesEveryVoxelOnce)
+{
+    const Counted c({5, 4, 3}, 2, {7});
+    const Regions r(c.v);
+    const Patches s(c.v, r.r, {{2, 4, 2}, 0, {1, 1, 1}, 0, 3});
+    const Feed feed(s.p, {5, 0, 0, true});
+    ASSERT_EQ(feed.status, HN_OK) << hn_last_error();
+    EXPECT_EQ(feed.f->rows, 12);
+    EXPECT_EQ(hn_feed_batches(feed.f), 3);
+    std::vector<float> value(80);
+    std::vector<int32_t> label(80);
+    const hn_engine_input in = {{value.data(), label.data()}};
+    std::map<int, int> seen;
+    int64_t units = 0, all = 0;
+    for (int64_t k = 0; k < 3; k++, all += units) {
+        ASSERT_HN_OK(feed.f->fill(feed.f, k, &in, &units));
+        for (size_t i = 0; i < 80; i++)
+            if (label[i] != -100) seen[(int)value[i]]++;
+    }
+    EXPECT_EQ(all, 12);
+    EXPECT_EQ(seen.size(), 120u);
+    for (const auto &p : seen) EXPECT_EQ(p.second, 1);
+}
+
+TEST(VolumeFeed, ReadsAheadTheSameBatches)
+{
+    const Counted c({6, 6, 6}, 2, {7, 100});
+    const Regions r(c.v);
+    const Patches s(c.v, r.r, {{3, 2, 4}, 0.5, {0.5, 0.5, 0.5}, 0, 3});
+    const Feed feed(s.p, {3, 5, 1, false});
+    ASSERT_EQ(feed.status, HN_OK) << hn_last_error();
+    std::vector<float> a(72), b(72);
+    std::vector<int32_t> la(72), lb(72);
+    const hn_engine_input want = {{a.data(), la.data()}}, got = {{b.data(), lb.data()}};
+    ASSERT_HN_OK(feed.f->start(feed.f, 2));
+    for (int64_t k = 2, units = 0; k < 9; k++) {
+        ASSERT_HN_OK(feed.f->fill(feed.f, k, &want, &units));
+        ASSERT_HN_OK(feed.f->next(feed.f, &got));
+        EXPECT_EQ(a, b);
+        EXPECT_EQ(la, lb);
+    }
+    EXPECT_HN_FAIL(Feed(s.p, {0, 5, 1, false}).status, HN_ERR_ARG, "batches of 0 patches");
+    EXPECT_HN_FAIL(Feed(s.p, {3, 0, 1, false}).status, HN_ERR_ARG, "0 patches of each of 2");
 }
 
 /* ---- windows ---- */

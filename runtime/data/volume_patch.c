@@ -5,9 +5,8 @@
 #include <string.h>
 
 #include "runtime/base/alloc.h"
+#include "runtime/base/label.h"
 #include "runtime/base/rng.h"
-
-enum { IGNORED = -100 };
 
 /* What a row's random words are for. */
 enum { DRAW_CHANCE, DRAW_VOXEL, DRAW_PLACE /* and the two behind it */ };
@@ -183,7 +182,7 @@ static void copy_line(const hn_patches *s, const hn_region *p, const int64_t fro
         const int64_t z = from[2] + (flip ? n - 1 - k : k);
         const bool here = inside && z >= p->at[2] && z < p->at[2] + p->size[2];
         value[k] = here ? p->scale * v->value[base + z] + p->shift : s->o.pad;
-        if (label != NULL) label[k] = here ? (int32_t)v->label[base + z] : IGNORED;
+        if (label != NULL) label[k] = here ? (int32_t)v->label[base + z] : HN_LABEL_IGNORED;
     }
 }
 
@@ -219,6 +218,28 @@ hn_status hn_patches_draw(const hn_patches *s, int64_t region, uint64_t row, flo
     draw_place(s, region, row, &where);
     copy_patch(s, &s->r->region[region], &where, value, label);
     if (place != NULL) *place = where;
+    return HN_OK;
+}
+
+void hn_patches_padding(const hn_patches *s, float *value, int32_t *label)
+{
+    const int64_t n = hn_patches_voxels(s);
+    for (int64_t i = 0; i < n; i++) value[i] = s->o.pad;
+    for (int64_t i = 0; label != NULL && i < n; i++) label[i] = HN_LABEL_IGNORED;
+}
+
+hn_status hn_patches_batch(const hn_patches *s, const int32_t *region, int64_t n,
+                           uint64_t first_row, float *value, int32_t *label)
+{
+    const int64_t voxels = hn_patches_voxels(s);
+    for (int64_t i = 0; i < n; i++) {
+        float *v = value + i * voxels;
+        int32_t *l = label ? label + i * voxels : NULL;
+        if (region[i] == -1)
+            hn_patches_padding(s, v, l);
+        else
+            HN_TRY(hn_patches_draw(s, region[i], first_row + (uint64_t)i, v, l, NULL));
+    }
     return HN_OK;
 }
 

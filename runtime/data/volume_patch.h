@@ -103,10 +103,17 @@ int64_t hn_patches_foreground(const hn_patches *p, int64_t region); /* labelled 
 HN_NODISCARD hn_status hn_patches_draw(const hn_patches *p, int64_t region, uint64_t row,
                                        float *value, int32_t *label, hn_patch_place *place);
 
+/* n patches of one batch: row first_row + i of region[i]; -1 is padding (value pad, label -100).
+ * value    out [n, d, h, w]; label likewise, or NULL */
+HN_NODISCARD hn_status hn_patches_batch(const hn_patches *p, const int32_t *region, int64_t n,
+                                        uint64_t first_row, float *value, int32_t *label);
+
 int64_t hn_patches_tiles(const hn_patches *p, int64_t region); /* of a region */
 /* Errors   HN_ERR_ARG: also no such tile */
 HN_NODISCARD hn_status hn_patches_tile(const hn_patches *p, int64_t region, int64_t tile,
                                        float *value, int32_t *label, hn_patch_place *place);
+/* A patch of padding only. */
+void hn_patches_padding(const hn_patches *p, float *value, int32_t *label);
 
 #ifdef __cplusplus
 }
