@@ -1,7 +1,8 @@
 /* conv3d.h - three-dimensional convolution: forward, and the gradients of its input and its weight.
  *
  *   y[n,p,q,v,o]    = round(sum_{r,s,t,c} x[n, i(p,r), i(q,s), i(v,t), c] w[o,r,s,t,c] + bias[o])
- *   dx[n,i,j,k,c]   = round(sum over all (o,p,q,v,r,s,t) that read it of dy[n,p,q,v,o] w[o,r,s,t,c])
+ *   dx[n,i,j,k,c]   = round(sum over all (o,p,q,v,r,s,t) that read it of dy[n,p,q,v,o]
+ * w[o,r,s,t,c])
  *                     (+ add[n,i,j,k,c])
  *   dw[o,r,s,t,c]  += sum_{n,p,q,v} dy[n,p,q,v,o] x[n, i(p,r), i(q,s), i(v,t), c]
  *
@@ -26,14 +27,13 @@
  *            (fastest when voxels start on 16-byte boundaries).
  * Aliasing   add may be dx with the same leading dimension; no other overlap.
  * Repeats    bit for bit on one machine; fast: also for any number of threads.
- * Cost       2 n out_d out_h out_w out kd kh kw in flops. Fast: a thread turns the lines of x that a
- *            line of y sees into planes of one channel each, and keeps them for the next line: the
- *            scratch is a few lines a thread and does not grow with the volume. A stride costs dx as
- *            much as if y had as many voxels as x.
- * CUDA       up to 32 channels on either side (forward, and dx of stride 1: 64 of what is read, 32
- *            of what is made): direct kernels, which read x through the caches; dw by partial sums
- *            of blocks, added in order. Else products by kernels/linear/gemm_cuda.h (what it says of
- *            bias goes for bias) of patches, 64 MiB of them at a time, for dx at least those of one
+ * Cost       2 n out_d out_h out_w out kd kh kw in flops. Fast: a thread turns the lines of x that
+ * a line of y sees into planes of one channel each, and keeps them for the next line: the scratch
+ * is a few lines a thread and does not grow with the volume. A stride costs dx as much as if y had
+ * as many voxels as x. CUDA       up to 32 channels on either side (forward, and dx of stride 1: 64
+ * of what is read, 32 of what is made): direct kernels, which read x through the caches; dw by
+ * partial sums of blocks, added in order. Else products by kernels/linear/gemm_cuda.h (what it says
+ * of bias goes for bias) of patches, 64 MiB of them at a time, for dx at least those of one
  *            volume's plane. Sums in fp32.
  * Errors     HN_ERR_ARG, HN_ERR_SHAPE, HN_ERR_UNSUPPORTED (dtype), before the first write.
  */
@@ -110,7 +110,7 @@ typedef struct {
 
 HN_NODISCARD hn_status hn_conv3d_check(const hn_conv3d_args *a);
 HN_NODISCARD hn_status hn_conv3d_fwd_cpu(const hn_conv3d_args *a);
-/* scratch: hn_conv3d_fwd_fast_scratch bytes, float-aligned. */
+/* scratch: hn_conv3d_fwd_fast_scratch bytes, aligned for double. */
 size_t hn_conv3d_fwd_fast_scratch(const hn_conv3d_args *a);
 HN_NODISCARD hn_status hn_conv3d_fwd_fast(const hn_conv3d_args *a, void *scratch);
 /* scratch: that many bytes, 64-byte aligned; may be NULL when that is 0. */

@@ -19,18 +19,10 @@ hn_status hn_conv3d_check_shape(const char *op, const hn_conv3d_shape *s)
     const struct {
         const char *name;
         int64_t value, least;
-    } numbers[] = {{"n", s->n, 1},
-                   {"d", s->d, 1},
-                   {"h", s->h, 1},
-                   {"w", s->w, 1},
-                   {"in", s->in, 1},
-                   {"out", s->out, 1},
-                   {"kd", s->kd, 1},
-                   {"kh", s->kh, 1},
-                   {"kw", s->kw, 1},
-                   {"stride", s->stride, 1},
-                   {"pad", s->pad, 0},
-                   {"dilation", s->dilation, 1}};
+    } numbers[] = {{"n", s->n, 1},           {"d", s->d, 1},     {"h", s->h, 1},
+                   {"w", s->w, 1},           {"in", s->in, 1},   {"out", s->out, 1},
+                   {"kd", s->kd, 1},         {"kh", s->kh, 1},   {"kw", s->kw, 1},
+                   {"stride", s->stride, 1}, {"pad", s->pad, 0}, {"dilation", s->dilation, 1}};
     for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++)
         if (numbers[i].value < numbers[i].least || numbers[i].value > INT32_MAX)
             return HN_FAIL(HN_ERR_SHAPE, "%s: %s is %" PRId64 ", must be %" PRId64 " to 2^31 - 1",
@@ -39,8 +31,8 @@ hn_status hn_conv3d_check_shape(const char *op, const hn_conv3d_shape *s)
     const int64_t out_w = hn_conv3d_out_w(s);
     const int64_t longest = s->d > s->h ? (s->d > s->w ? s->d : s->w) : (s->h > s->w ? s->h : s->w);
     if (longest + 2 * s->pad > INT32_MAX)
-        return HN_FAIL(HN_ERR_SHAPE, "%s: sides of %" PRId64 " with padding %" PRId64
-                                     " are longer than 2^31 - 1",
+        return HN_FAIL(HN_ERR_SHAPE,
+                       "%s: sides of %" PRId64 " with padding %" PRId64 " are longer than 2^31 - 1",
                        op, longest, s->pad);
     if (out_d < 1 || out_h < 1 || out_w < 1)
         return HN_FAIL(HN_ERR_SHAPE,
@@ -152,8 +144,7 @@ hn_status hn_conv3d_fwd_cpu(const hn_conv3d_args *a)
     HN_TRY(hn_conv3d_check(a));
     const hn_conv3d_shape *const s = &a->shape;
     for (int64_t at = 0; at < hn_conv3d_voxels_out(s); at++) {
-        const voxel y =
-            voxel_of(at, hn_conv3d_out_d(s), hn_conv3d_out_h(s), hn_conv3d_out_w(s));
+        const voxel y = voxel_of(at, hn_conv3d_out_d(s), hn_conv3d_out_h(s), hn_conv3d_out_w(s));
         for (int64_t o = 0; o < s->out; o++)
             hn_set_f32(a->y, a->dtype, at * a->ld_y + o, (float)element(a, &y, o));
     }
@@ -204,10 +195,8 @@ static double dw_element(const hn_conv3d_dw_args *a, int64_t replica, int64_t o,
     const int64_t rows = hn_conv3d_voxels_out(s) / hn_replica_count(a->replicas);
     double sum = 0.0;
     for (int64_t at = replica * rows; at < (replica + 1) * rows; at++) {
-        const voxel y =
-            voxel_of(at, hn_conv3d_out_d(s), hn_conv3d_out_h(s), hn_conv3d_out_w(s));
-        const int64_t x =
-            under(s, &y, tap / s->kw / s->kh, tap / s->kw % s->kh, tap % s->kw);
+        const voxel y = voxel_of(at, hn_conv3d_out_d(s), hn_conv3d_out_h(s), hn_conv3d_out_w(s));
+        const int64_t x = under(s, &y, tap / s->kw / s->kh, tap / s->kw % s->kh, tap % s->kw);
         if (x < 0) continue;
         sum += (double)hn_get_f32(a->dy, a->dtype, at * a->ld_dy + o) *
                (double)hn_get_f32(a->x, a->dtype, x * a->ld_x + c);

@@ -260,6 +260,10 @@ typedef union {
     struct {
         bool zero; /* g = 0 afterwards */
     } window_add;
+    struct {
+        int64_t kd, kh, kw, stride, pad, dilation; /* stride, dilation: 0 means 1 */
+        int64_t d, h, w;                           /* of conv3d_dx: sides of dx */
+    } conv3d;                                      /* conv3d, conv3d_dx, conv3d_dw */
 } hn_attr;
 
 struct hn_node {
