@@ -28,13 +28,14 @@
  * Aliasing   add may be dx with the same leading dimension; no other overlap.
  * Repeats    bit for bit on one machine; fast: also for any number of threads.
  * Cost       2 n out_d out_h out_w out kd kh kw in flops. Fast: a thread turns the lines of x that
- * a line of y sees into planes of one channel each, and keeps them for the next line: the scratch
- * is a few lines a thread and does not grow with the volume. A stride costs dx as much as if y had
- * as many voxels as x. CUDA       up to 32 channels on either side (forward, and dx of stride 1: 64
- * of what is read, 32 of what is made): direct kernels, which read x through the caches; dw by
- * partial sums of blocks, added in order. Else products by kernels/linear/gemm_cuda.h (what it says
- * of bias goes for bias) of patches, 64 MiB of them at a time, for dx at least those of one
- *            volume's plane. Sums in fp32.
+ *            a line of y sees into planes of one channel, and keeps them for the next line: the
+ *            scratch is a few lines a thread and does not grow with the volume. A stride costs dx
+ *            as much as if y had as many voxels as x.
+ * CUDA       direct kernels, which see x (dy) through the caches, without scratch, where up to 64
+ *            channels are read and up to 32 made, and dx has stride 1; dw of up to 32 channels on
+ *            both sides by sums of blocks, added in order. Else products by
+ *            kernels/linear/gemm_cuda.h (what it says of bias and C0 goes for bias and `add`) of
+ *            patches, 64 MiB of them at a time. Sums in fp32.
  * Errors     HN_ERR_ARG, HN_ERR_SHAPE, HN_ERR_UNSUPPORTED (dtype), before the first write.
  */
 #ifndef HN_CONV3D_H

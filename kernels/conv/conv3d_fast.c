@@ -109,7 +109,9 @@ static void run_pass(const pass *p)
     const int64_t rows = p->view.axis[1].result, parts = ceil_div(rows, ITEM_LINES);
     const int64_t items = p->volumes * p->view.axis[0].result * parts;
     const size_t lines_bytes = hn_conv3d_lines_bytes_(&p->view);
-#pragma omp parallel
+    const bool large =
+        items * ITEM_LINES * p->view.axis[2].result * count_of(&p->view) > HN_OMP_MIN;
+#pragma omp parallel if (large)
     {
         char *const mine = p->threads + (size_t)omp_get_thread_num() * p->thread_bytes;
         hn_conv3d_lines_ lines = hn_conv3d_lines_start_(&p->view, mine);
@@ -152,14 +154,6 @@ static void prepare(pass *p, const filters *f, void *scratch)
     p->thread_bytes = pass_thread_bytes(&p->view, p->channels);
 }
 
-/* The shape of one replica, whose volumes, and voxels, come behind those of the ones before. */
-static hn_conv3d_shape one_replica(const hn_conv3d_shape *s, int64_t replicas)
-{
-    hn_conv3d_shape one = *s;
-    one.n /= hn_replica_count(replicas);
-    return one;
-}
-
 static const void *from(const void *p, hn_dtype t, int64_t element)
 {
     return p ? (const char *)p + element * (int64_t)hn_dtype_size(t) : NULL;
@@ -175,7 +169,7 @@ hn_status hn_conv3d_fwd_fast(const hn_conv3d_args *a, void *scratch)
 {
     HN_TRY(hn_conv3d_check(a));
     HN_TRY(hn_check_pointer("conv3d", "scratch", scratch));
-    const hn_conv3d_shape s = one_replica(&a->shape, a->replicas);
+    const hn_conv3d_shape s = hn_conv3d_one_replica_(&a->shape, a->replicas);
     for (int64_t g = 0; g < hn_replica_count(a->replicas); g++) {
         const int64_t x = g * hn_conv3d_voxels_in(&s) * a->ld_x;
         const int64_t y = g * hn_conv3d_voxels_out(&s) * a->ld_y;
@@ -210,7 +204,7 @@ hn_status hn_conv3d_dx_fast(const hn_conv3d_dx_args *a, void *scratch)
 {
     HN_TRY(hn_conv3d_dx_check(a));
     HN_TRY(hn_check_pointer("conv3d_dx", "scratch", scratch));
-    const hn_conv3d_shape s = one_replica(&a->shape, a->replicas);
+    const hn_conv3d_shape s = hn_conv3d_one_replica_(&a->shape, a->replicas);
     for (int64_t g = 0; g < hn_replica_count(a->replicas); g++) {
         const int64_t dy = g * hn_conv3d_voxels_out(&s) * a->ld_dy;
         const int64_t voxels = g * hn_conv3d_voxels_in(&s);
@@ -293,7 +287,7 @@ static job job_of(const hn_conv3d_dw_args *a, const hn_conv3d_shape *s)
 
 size_t hn_conv3d_dw_fast_scratch(const hn_conv3d_dw_args *a)
 {
-    const hn_conv3d_shape s = one_replica(&a->shape, a->replicas);
+    const hn_conv3d_shape s = hn_conv3d_one_replica_(&a->shape, a->replicas);
     const job j = job_of(a, &s);
     return (size_t)j.runs * j.sums_bytes + (size_t)omp_get_max_threads() * j.thread_bytes;
 }
@@ -318,7 +312,8 @@ static void sum_run(const job *j, int64_t run, hn_conv3d_lines_ *lines, float *d
 static void sum_runs(const job *j, char *sums, char *threads)
 {
     const size_t lines_bytes = hn_conv3d_lines_bytes_(&j->view);
-#pragma omp parallel
+    const bool large = j->lines * j->view.axis[2].result * j->count > HN_OMP_MIN;
+#pragma omp parallel if (large)
     {
         char *const mine = threads + (size_t)omp_get_thread_num() * j->thread_bytes;
         hn_conv3d_lines_ lines = hn_conv3d_lines_start_(&j->view, mine);
@@ -334,7 +329,7 @@ hn_status hn_conv3d_dw_fast(const hn_conv3d_dw_args *a, void *scratch)
 {
     HN_TRY(hn_conv3d_dw_check(a));
     HN_TRY(hn_check_pointer("conv3d_dw", "scratch", scratch));
-    const hn_conv3d_shape s = one_replica(&a->shape, a->replicas);
+    const hn_conv3d_shape s = hn_conv3d_one_replica_(&a->shape, a->replicas);
     job j = job_of(a, &s);
     char *const sums = scratch, *const threads = sums + (size_t)j.runs * j.sums_bytes;
     for (int64_t g = 0; g < hn_replica_count(a->replicas); g++) {

@@ -44,6 +44,14 @@ hn_conv3d_view_ hn_conv3d_view_x_(const hn_conv3d_shape *s, const void *x, hn_dt
 hn_conv3d_view_ hn_conv3d_view_dy_(const hn_conv3d_shape *s, const void *dy, hn_dtype t,
                                    int64_t ld);
 
+/* Those of one replica: its volumes, and voxels, lie behind those of the one before. */
+static inline hn_conv3d_shape hn_conv3d_one_replica_(const hn_conv3d_shape *s, int64_t replicas)
+{
+    hn_conv3d_shape one = *s;
+    if (replicas > 1) one.n /= replicas;
+    return one;
+}
+
 /* Floats in a line of the result: its columns, rounded up to what loops take at a time. */
 enum { HN_CONV3D_STEP = 16 };
 static inline int64_t hn_conv3d_width_(const hn_conv3d_view_ *v)
