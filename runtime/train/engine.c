@@ -154,6 +154,7 @@ static hn_status record_update(hn_engine *e)
         HN_TRY(hn_engine_record_zero(e->update, flat->count));
         HN_TRY(hn_engine_record_discard(e, grad));
     }
+    HN_TRY(hn_engine_record_restart(e));
     return hn_params_refresh(e->params, e->update);
 }
 
@@ -414,13 +415,14 @@ static hn_status run(hn_engine *e, const hn_graph *g, bool check)
     return hn_graph_run(g, &o);
 }
 
-enum { N_VARIANTS = 10 + 2 * HN_SPARSE_GROUPS };
+enum { N_VARIANTS = 11 + 2 * HN_SPARSE_GROUPS };
 
 /* The graphs of a step; NULL where the engine has none. */
 static void variants(const hn_engine *e, hn_graph *out[N_VARIANTS])
 {
-    hn_graph *const all[] = {e->begin,  e->micro,      e->window.micro, e->window.end, e->square,
-                             e->update, e->eval_begin, e->eval,         e->probe,      e->discard};
+    hn_graph *const all[] = {e->begin,  e->micro,   e->window.micro, e->window.end,
+                             e->square, e->update,  e->eval_begin,   e->eval,
+                             e->probe,  e->discard, e->restart};
     const size_t n = sizeof all / sizeof *all;
     memcpy(out, all, sizeof all);
     for (size_t k = 0; k < HN_SPARSE_GROUPS; k++) {
@@ -466,8 +468,7 @@ static hn_status warm_up(hn_engine *e)
     return hn_engine_run_empty(e);
 }
 
-/* What no step changes. */
-static void set_constants(const hn_engine *e, hn_step_block *s)
+void hn_engine_set_constants(const hn_engine *e, hn_step_block *s)
 {
     s->seed = e->o.seed;
     s->max_norm = (float)e->o.optimizer.max_grad_norm;
@@ -477,8 +478,8 @@ hn_status hn_engine_allocate(hn_engine *e)
 {
     HN_TRY(hn_plan_allocate(e->program));
     HN_TRY(take_host_memory(e));
-    for (int i = 0; i < HN_ENGINE_STAGES; i++) set_constants(e, e->stage[i].step);
-    for (int i = 0; i < HN_ENGINE_AHEAD; i++) set_constants(e, e->outcome[i].step);
+    for (int i = 0; i < HN_ENGINE_STAGES; i++) hn_engine_set_constants(e, e->stage[i].step);
+    for (int i = 0; i < HN_ENGINE_AHEAD; i++) hn_engine_set_constants(e, e->outcome[i].step);
     if (e->o.job->fill) HN_TRY(e->o.job->fill(e->o.job));
     if (hn_params_sparse(e->params))
         HN_TRY(hn_sparse_fill(hn_params_sparse(e->params), e->o.optimizer.beta1,

@@ -69,6 +69,7 @@ typedef struct {
     size_t memory; /* bytes that may be taken on the device; 0: what is free there */
     hn_optimizer optimizer;
     hn_anchor anchor;         /* zeros: none */
+    bool restarts;            /* hn_engine_restart will be called */
     hn_sparse_options sparse; /* of a hook that wants blocks trained (runtime/adapt/sparse.h) */
     uint64_t seed;
     hn_side side; /* the next two: as in hn_plan_options */
@@ -175,6 +176,11 @@ HN_NODISCARD hn_status hn_engine_anchor_get(const hn_engine *e, const hn_param *
                                             float *fisher);
 HN_NODISCARD hn_status hn_engine_anchor_set(const hn_engine *e, const hn_param *q, const float *ref,
                                             const float *fisher);
+/* Many short runs on one engine, with `restarts`: the moments become zero, the anchor's reference
+ * the values as they are now, and what is random follows `seed`. Optimizer steps count from 0
+ * again: the caller gives their numbers. The reports of all steps have been taken. Errors
+ * HN_ERR_ARG: the engine was made without it, or reports are outstanding */
+HN_NODISCARD hn_status hn_engine_restart(hn_engine *e, uint64_t seed);
 /* Runs a micro-batch again, looking at every node, without touching parameters: the error names
  * the first operation that wrote NaN or infinity; HN_OK when none did. Sums are spoilt after it:
  * hn_engine_begin comes next. */

@@ -1,4 +1,4 @@
-/* engine_impl.h - the insides of hn_engine; for engine.c and engine_sparse.c only. */
+/* engine_impl.h - the insides of hn_engine; for engine.c and engine_*.c only. */
 #ifndef HN_ENGINE_IMPL_H
 #define HN_ENGINE_IMPL_H
 #include "runtime/train/engine.h"
@@ -46,6 +46,7 @@ struct hn_engine {
     hn_tensor *values;       /* the flat trained range; NULL without an anchor */
     hn_tensor *ref, *fisher; /* of the anchor, laid out as that; NULL: it has none */
     hn_graph *begin, *micro, *update, *square, *eval_begin, *eval, *probe;
+    hn_graph *restart; /* NULL: nothing to be done */
     /* Of blocks (engine_sparse.c); NULL without. */
     hn_graph *discard;
     hn_engine_gathering scores[HN_SPARSE_GROUPS], window;
@@ -67,6 +68,12 @@ static inline hn_status hn_engine_record_zero(hn_graph *g, hn_tensor *t)
     return hn_emit(g, HN_OP_ZERO, t->name, &t, NULL, NULL);
 }
 hn_job_pass hn_engine_pass(const hn_engine *e);
+
+/* What no step changes, into a block of the host. */
+void hn_engine_set_constants(const hn_engine *e, hn_step_block *s);
+
+/* engine_restart.c: behind the update. */
+HN_NODISCARD hn_status hn_engine_record_restart(hn_engine *e);
 
 /* engine_sparse.c */
 

@@ -4,6 +4,7 @@
 #include "runtime/adapt/hn_adapt.h"
 #include "runtime/base/hn_base.h"
 #include "runtime/data/hn_data.h"
+#include "runtime/fed/hn_fed.h"
 #include "runtime/file/hn_file.h"
 #include "runtime/graph/hn_graph.h"
 #include "runtime/model/hn_model.h"

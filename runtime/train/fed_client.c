@@ -1,0 +1,325 @@
+#include "runtime/train/fed_client.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <string.h>
+
+#include "runtime/base/alloc.h"
+#include "runtime/base/clock.h"
+#include "runtime/base/label.h"
+
+struct hn_fed_client {
+    hn_fed_sim_options o;
+    const hn_images *eval;
+    bool stream_train, stream_eval;
+    hn_classifier_job job;
+    hn_engine *engine;
+    int64_t n_values;
+    int32_t *image; /* [batch] of the micro-batch that is made */
+    /* Held-out images, class by class. */
+    int32_t *by_class;    /* [eval->count] */
+    int64_t *class_first; /* [classes + 1] in by_class */
+    int64_t *class_rows, *class_hits;
+};
+
+void hn_fed_client_free(hn_fed_client *c)
+{
+    if (c == NULL) return;
+    hn_engine_free(c->engine);
+    hn_free(c->image);
+    hn_free(c->by_class);
+    hn_free(c->class_first);
+    hn_free(c->class_rows);
+    hn_free(c->class_hits);
+    hn_free(c);
+}
+
+/* ---- opening ---- */
+
+static hn_status check(const hn_fed_client *c)
+{
+    const hn_fed_local *l = &c->o.local;
+    const hn_vision_config *v = &c->o.model->vision;
+    const hn_images *sets[] = {c->o.images, c->eval};
+    if (c->o.model->kind != HN_MODEL_CLASSIFIER)
+        return HN_FAIL(HN_ERR_ARG, "%s: a decoder; clients train image classifiers",
+                       c->o.model->path);
+    if (sets[0] == NULL && sets[1] == NULL)
+        return HN_FAIL(HN_ERR_ARG, "a client without images to train on or to be evaluated on");
+    if (l->batch < 1) return HN_FAIL(HN_ERR_ARG, "batches of %" PRId64 " images", l->batch);
+    for (int i = 0; i < 2; i++)
+        if (sets[i] && sets[i]->n_classes > v->classes)
+            return HN_FAIL(HN_ERR_SHAPE, "%s: %" PRId64 " classes, the data have %d",
+                           v->architecture, v->classes, (int)sets[i]->n_classes);
+    if (sets[0] && !l->join && !l->frozen_norm && hn_vision_has_batch_norm(v))
+        return HN_FAIL(HN_ERR_UNSUPPORTED,
+                       "%s: epochs that end with padding, which batch norm would count as images",
+                       v->architecture);
+    return HN_OK;
+}
+
+/* Whether pixels come along with every micro-batch: where they do not lie on a GPU. */
+static bool streams(const hn_fed_client *c, const hn_images *s)
+{
+    const bool gpu = hn_device_kind_of(c->o.device) == HN_DEVICE_CUDA;
+    return s != NULL && !(gpu && (double)(s->count * s->h * s->w * s->c) <= c->o.resident * 0x1p30);
+}
+
+static hn_status open_engine(hn_fed_client *c)
+{
+    const hn_fed_local *l = &c->o.local;
+    const hn_classifier_options co = {.config = &c->o.model->vision,
+                                      .batch = l->batch,
+                                      .train = c->o.images,
+                                      .eval = c->eval,
+                                      .stream_train = c->stream_train,
+                                      .stream_eval = c->stream_eval,
+                                      .augment = l->augment,
+                                      .smoothing = l->smoothing,
+                                      .frozen_norm = l->frozen_norm,
+                                      .dtype = c->o.model->dtype};
+    hn_classifier_job_init(&c->job, &co);
+    const hn_engine_options o = {.device = c->o.device,
+                                 .executor = c->o.executor,
+                                 .job = &c->job.job,
+                                 .adapt = c->o.adapt,
+                                 .dtype = c->o.model->dtype,
+                                 .train = c->o.images != NULL,
+                                 .eval = c->eval != NULL,
+                                 .recompute = HN_RECOMPUTE_AUTO,
+                                 .optimizer = l->optimizer,
+                                 .anchor = {.weight = c->o.images ? l->mu : 0},
+                                 .restarts = c->o.images != NULL,
+                                 .seed = c->o.seed};
+    return hn_engine_new(&o, &c->engine);
+}
+
+/* The held-out images of class k are by_class[class_first[k] .. class_first[k + 1]), in their
+ * order. */
+static hn_status sort_by_class(hn_fed_client *c)
+{
+    const hn_images *s = c->eval;
+    const size_t classes = (size_t)c->o.model->vision.classes;
+    c->by_class = hn_calloc((size_t)s->count, sizeof *c->by_class);
+    c->class_first = hn_calloc(classes + 1, sizeof *c->class_first);
+    c->class_rows = hn_calloc(classes, sizeof *c->class_rows);
+    c->class_hits = hn_calloc(classes, sizeof *c->class_hits);
+    if (!c->by_class || !c->class_first || !c->class_rows || !c->class_hits)
+        return HN_FAIL(HN_ERR_MEMORY, "tables of %" PRId64 " held-out images", s->count);
+    for (int64_t i = 0; i < s->count; i++) c->class_first[s->label[i] + 1]++;
+    for (size_t k = 0; k < classes; k++) c->class_first[k + 1] += c->class_first[k];
+    for (int64_t i = 0; i < s->count; i++) {
+        const int32_t k = s->label[i];
+        c->by_class[c->class_first[k] + c->class_rows[k]++] = (int32_t)i;
+    }
+    return HN_OK;
+}
+
+static hn_status open(hn_fed_client *c)
+{
+    HN_TRY(check(c));
+    c->stream_train = streams(c, c->o.images);
+    c->stream_eval = streams(c, c->eval);
+    c->image = hn_calloc((size_t)c->o.local.batch, sizeof *c->image);
+    if (c->image == NULL)
+        return HN_FAIL(HN_ERR_MEMORY, "%" PRId64 " numbers of images", c->o.local.batch);
+    if (c->eval) HN_TRY(sort_by_class(c));
+    HN_TRY(open_engine(c));
+    HN_TRY(hn_engine_allocate(c->engine));
+    c->n_values = hn_fed_values_count(hn_engine_params(c->engine));
+    return hn_model_load(c->o.model, hn_engine_params(c->engine), c->o.seed);
+}
+
+hn_status hn_fed_client_new(const hn_fed_sim_options *o, const hn_images *eval, hn_fed_client **out)
+{
+    hn_fed_client *c = hn_calloc(1, sizeof *c);
+    if (c == NULL) return HN_FAIL(HN_ERR_MEMORY, "%zu bytes for a client", sizeof *c);
+    *c = (hn_fed_client){.o = *o, .eval = eval};
+    const hn_status st = open(c);
+    if (st != HN_OK)
+        hn_fed_client_free(c);
+    else
+        *out = c;
+    return st;
+}
+
+hn_engine *hn_fed_client_engine(const hn_fed_client *c) { return c->engine; }
+int64_t hn_fed_client_values(const hn_fed_client *c) { return c->n_values; }
+
+hn_status hn_fed_client_set(hn_fed_client *c, const float *value)
+{
+    return hn_fed_values_set(hn_engine_params(c->engine), value);
+}
+
+hn_status hn_fed_client_get(const hn_fed_client *c, float *value)
+{
+    return hn_fed_values_get(hn_engine_params(c->engine), value);
+}
+
+/* ---- micro-batches ---- */
+
+/* c->image as the engine's next micro-batch. */
+static hn_status put_batch(hn_fed_client *c, const hn_images *s, bool stream)
+{
+    hn_engine_input in;
+    HN_TRY(hn_engine_batch(c->engine, &in));
+    const hn_classifier_batch b = hn_classifier_batch_of(&c->job, &in);
+    const size_t bytes = (size_t)(s->h * s->w * s->c);
+    for (int64_t i = 0; i < c->o.local.batch; i++) {
+        const int32_t image = c->image[i];
+        b.index[i] = image < 0 ? -1 : stream ? (int32_t)i : image;
+        b.label[i] = image < 0 ? HN_LABEL_IGNORED : s->label[image];
+        if (!stream) continue;
+        if (image < 0)
+            memset(b.pixel + (size_t)i * bytes, 0, bytes);
+        else
+            memcpy(b.pixel + (size_t)i * bytes, s->pixel + (size_t)image * bytes, bytes);
+    }
+    return HN_OK;
+}
+
+/* ---- training ---- */
+
+static hn_status check_task(const hn_fed_client *c, const hn_fed_task *t)
+{
+    if (c->o.images == NULL)
+        return HN_FAIL(HN_ERR_ARG, "client %" PRId64 ": made to evaluate only", t->client);
+    if (t->n < 1 || t->steps < 1)
+        return HN_FAIL(HN_ERR_ARG, "client %" PRId64 ": %" PRId64 " images, %" PRId64 " steps",
+                       t->client, t->n, t->steps);
+    for (int64_t i = 0; i < t->n; i++)
+        if (t->index[i] < 0 || t->index[i] >= c->o.images->count)
+            return HN_FAIL(HN_ERR_ARG, "client %" PRId64 ": image %d of %" PRId64, t->client,
+                           (int)t->index[i], c->o.images->count);
+    return HN_OK;
+}
+
+/* Of the steps whose loss counts. */
+typedef struct {
+    double sum;
+    int64_t images, from; /* the first one that counts */
+    int64_t taken;        /* steps whose report has been taken */
+} loss_sum;
+
+/* Takes what is there, and waits where more than `most` of the enqueued steps are outstanding. */
+static hn_status take_reports(hn_fed_client *c, int64_t enqueued, int64_t most, loss_sum *l)
+{
+    for (;;) {
+        bool there;
+        hn_step_report r;
+        HN_TRY(hn_engine_report(c->engine, enqueued - l->taken > most, &there, &r));
+        if (!there) return HN_OK;
+        if (l->taken++ < l->from) continue;
+        l->sum += r.loss_sum;
+        l->images += r.tokens;
+    }
+}
+
+static hn_status steps(hn_fed_client *c, const hn_fed_task *t, loss_sum *l)
+{
+    for (int64_t step = 0; step < t->steps; step++) {
+        (void)hn_fed_rows(&c->o.local, t, step, c->image);
+        HN_TRY(put_batch(c, c->o.images, c->stream_train));
+        HN_TRY(hn_engine_step(c->engine, step, t->lr, NULL));
+        HN_TRY(take_reports(c, step + 1, HN_ENGINE_AHEAD - 1, l));
+    }
+    return take_reports(c, t->steps, 0, l);
+}
+
+hn_status hn_fed_client_train(hn_fed_client *c, const hn_fed_task *t, hn_fed_trained *out)
+{
+    const int64_t begun = hn_clock_ns(), epoch = hn_fed_epoch_steps(&c->o.local, t->n);
+    loss_sum l = {.from = t->steps > epoch ? t->steps - epoch : 0};
+    HN_TRY(check_task(c, t));
+    HN_TRY(hn_engine_restart(c->engine, t->seed));
+    HN_TRY(steps(c, t, &l));
+    *out = (hn_fed_trained){.loss = l.images > 0 ? (float)(l.sum / (double)l.images) : NAN,
+                            .seconds = (double)(hn_clock_ns() - begun) * 1e-9};
+    return HN_OK;
+}
+
+/* ---- evaluation ---- */
+
+static hn_status evaluate_class(hn_fed_client *c, int64_t k, hn_eval_sums *sums)
+{
+    const int64_t batch = c->o.local.batch, end = c->class_first[k + 1];
+    HN_TRY(hn_engine_eval_begin(c->engine));
+    for (int64_t at = c->class_first[k]; at < end; at += batch) {
+        for (int64_t i = 0; i < batch; i++) c->image[i] = at + i < end ? c->by_class[at + i] : -1;
+        HN_TRY(put_batch(c, c->eval, c->stream_eval));
+        HN_TRY(hn_engine_eval_batch(c->engine));
+    }
+    return hn_engine_eval_sums(c->engine, sums);
+}
+
+hn_status hn_fed_client_evaluate(hn_fed_client *c, hn_fed_scores *out)
+{
+    hn_fed_scores s = {.class_rows = c->class_rows, .class_hits = c->class_hits};
+    if (c->eval == NULL)
+        return HN_FAIL(HN_ERR_ARG, "evaluation of a client without held-out images");
+    for (int64_t k = 0; k < c->o.model->vision.classes; k++) {
+        hn_eval_sums sums;
+        HN_TRY(evaluate_class(c, k, &sums));
+        c->class_rows[k] = sums.rows;
+        c->class_hits[k] = sums.hits;
+        s.loss += sums.loss;
+        s.rows += sums.rows;
+        s.hits += sums.hits;
+    }
+    s.accuracy = s.rows > 0 ? (double)s.hits / (double)s.rows : NAN;
+    s.loss = s.rows > 0 ? s.loss / (double)s.rows : NAN;
+    *out = s;
+    return HN_OK;
+}
+
+/* ---- one by one ---- */
+
+typedef struct {
+    hn_fed_sim sim;
+    hn_fed_client *client;
+    float *value;
+} one;
+
+static hn_status one_round(hn_fed_sim *s, const float *global, const hn_fed_task *task, int64_t n,
+                           hn_fed_take take, void *context)
+{
+    one *o = (one *)s;
+    for (int64_t i = 0; i < n; i++) {
+        hn_fed_trained t;
+        HN_TRY(hn_fed_client_set(o->client, global));
+        HN_TRY(hn_fed_client_train(o->client, &task[i], &t));
+        HN_TRY(hn_fed_client_get(o->client, o->value));
+        t.value = o->value;
+        HN_TRY(take(context, i, &t));
+    }
+    return HN_OK;
+}
+
+static void one_free(hn_fed_sim *s)
+{
+    one *o = (one *)s;
+    hn_fed_client_free(o->client);
+    hn_free(o->value);
+    hn_free(o);
+}
+
+hn_status hn_fed_one_new(const hn_fed_sim_options *options, hn_fed_sim **out)
+{
+    one *o = hn_calloc(1, sizeof *o);
+    if (o == NULL) return HN_FAIL(HN_ERR_MEMORY, "%zu bytes for a simulation", sizeof *o);
+    o->sim = (hn_fed_sim){.round = one_round, .free = one_free};
+    hn_status st = hn_fed_client_new(options, NULL, &o->client);
+    if (st == HN_OK) {
+        o->sim.n_values = o->client->n_values;
+        o->value = hn_malloc((size_t)o->sim.n_values * sizeof *o->value);
+        if (o->value == NULL)
+            st = HN_FAIL(HN_ERR_MEMORY, "%" PRId64 " values of a client", o->sim.n_values);
+    }
+    if (st != HN_OK)
+        one_free(&o->sim);
+    else
+        *out = &o->sim;
+    return st;
+}
+
+hn_fed_client *hn_fed_one_client(const hn_fed_sim *s) { return ((const one *)s)->client; }

@@ -1,0 +1,59 @@
+/* fed_client.h - a client of federated training on an engine of one replica: any classifier, any
+ * choice of what is trained. fed_sim.h says what a task is.
+ *
+ * The same engine serves all clients of a simulation: what a client keeps from round to round is
+ * nothing that an engine holds. Values, tasks and results are those of fed_sim.h; the same task
+ * from the same values gives the same bits. */
+#ifndef HN_FED_CLIENT_H
+#define HN_FED_CLIENT_H
+#include "runtime/train/fed_sim.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct hn_fed_client hn_fed_client;
+
+/* o      images NULL: it evaluates only; at_once is not read
+ * eval   held-out images, or NULL; must outlive the client
+ * The values are those of the model, from files or the seed.
+ * Errors HN_ERR_ARG: no model for images, or neither images nor eval; HN_ERR_UNSUPPORTED: batches
+ *        that may be padded, and a model whose batch norm would count the padding (`join` or
+ *        `frozen_norm`); HN_ERR_SHAPE: images of other sizes or classes; those of hn_engine_new and
+ *        hn_model_load */
+HN_NODISCARD hn_status hn_fed_client_new(const hn_fed_sim_options *o, const hn_images *eval,
+                                         hn_fed_client **out);
+void hn_fed_client_free(hn_fed_client *c); /* accepts NULL */
+
+/* Its parameters, plan and memory; not to be stepped. */
+hn_engine *hn_fed_client_engine(const hn_fed_client *c);
+int64_t hn_fed_client_values(const hn_fed_client *c);
+/* value [hn_fed_client_values] */
+HN_NODISCARD hn_status hn_fed_client_set(hn_fed_client *c, const float *value);
+HN_NODISCARD hn_status hn_fed_client_get(const hn_fed_client *c, float *value);
+
+/* From the values as they are; *out: value is NULL (hn_fed_client_get has them).
+ * Errors  HN_ERR_ARG: made without images, a task without images or steps, an image that the set
+ *         does not have */
+HN_NODISCARD hn_status hn_fed_client_train(hn_fed_client *c, const hn_fed_task *t,
+                                           hn_fed_trained *out);
+
+/* Of the held-out images, all and class by class. */
+typedef struct {
+    double accuracy, loss;
+    int64_t rows, hits;
+    int64_t *class_rows, *class_hits; /* [classes]; the client's, until the next call */
+} hn_fed_scores;
+
+/* Errors  HN_ERR_ARG: made without held-out images */
+HN_NODISCARD hn_status hn_fed_client_evaluate(hn_fed_client *c, hn_fed_scores *out);
+
+/* The simulation `one`. Errors: those of hn_fed_client_new */
+HN_NODISCARD hn_status hn_fed_one_new(const hn_fed_sim_options *o, hn_fed_sim **out);
+/* The client behind it. */
+hn_fed_client *hn_fed_one_client(const hn_fed_sim *s);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

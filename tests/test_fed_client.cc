@@ -1,0 +1,303 @@
+/* Clients of a federated round on an engine of one replica, and what all simulations share. */
+#include "classifier_test.h"
+#include "runtime/train/fed_client.h"
+
+namespace {
+
+constexpr float kRate = 0.05f;
+
+class FedClient : public ::testing::Test {
+  protected:
+    hn_model model = {};
+    hn_adapt adapt = {.parameter = every_parameter, .linear = nullptr, .context = nullptr};
+    hn_fed_sim_options o = {};
+    hn_device *device = nullptr;
+    std::vector<int32_t> all;
+
+    FedClient()
+    {
+        omp_set_num_threads(1);
+        EXPECT_HN_OK(hn_device_open(test_device(), &device));
+        model.kind = HN_MODEL_CLASSIFIER;
+        model.vision = small_model("mnist-cnn");
+        model.dtype = HN_F32;
+        o.device = device;
+        o.executor = test_executor();
+        o.model = &model;
+        o.adapt = &adapt;
+        o.local.batch = 4;
+        o.local.optimizer.kind = HN_OPTIMIZER_SGD;
+        o.seed = 3;
+        for (int32_t i = 0; i < 24; i++) all.push_back((i * 5 + 2) % 24);
+    }
+    ~FedClient() override { hn_device_close(device); }
+    static hn_fed_task task(const std::vector<int32_t> &index, int64_t steps, int64_t client = 0)
+    {
+        return {.client = client,
+                .index = index.data(),
+                .n = (int64_t)index.size(),
+                .steps = steps,
+                .lr = (double)kRate,
+                .seed = hn_fed_task_seed(9, 1, client)};
+    }
+};
+
+/* A client, and its values. */
+struct Opened {
+    hn_fed_client *c = nullptr;
+    explicit Opened(const hn_fed_sim_options &o, const hn_images *eval = nullptr)
+    {
+        EXPECT_HN_OK(hn_fed_client_new(&o, eval, &c));
+    }
+    ~Opened() { hn_fed_client_free(c); }
+    Opened(const Opened &) = delete;
+    std::vector<float> values() const
+    {
+        std::vector<float> v((size_t)hn_fed_client_values(c));
+        EXPECT_HN_OK(hn_fed_client_get(c, v.data()));
+        return v;
+    }
+    std::vector<float> after(const std::vector<float> &start, const hn_fed_task &t,
+                             hn_fed_trained *r = nullptr) const
+    {
+        hn_fed_trained mine;
+        EXPECT_HN_OK(hn_fed_client_set(c, start.data()));
+        EXPECT_HN_OK(hn_fed_client_train(c, &t, r ? r : &mine));
+        return values();
+    }
+};
+
+TEST_F(FedClient, RowsOfAnEpochAreAPermutationAndThenPadding)
+{
+    const std::vector<int32_t> index = {7, 1, 20, 3, 11, 5, 18};
+    const hn_fed_task t = task(index, 6), other = task(index, 6, 1);
+    std::vector<int32_t> row(4), first, second, others;
+    ASSERT_EQ(hn_fed_steps(&o.local, 7, 3), 6);
+    for (int64_t step = 0; step < 4; step++) {
+        EXPECT_EQ(hn_fed_rows(&o.local, &t, step, row.data()), step % 2 ? 3 : 4);
+        EXPECT_EQ(row[3] == -1, step % 2 == 1);
+        for (const int32_t r : row)
+            if (r >= 0) (step < 2 ? first : second).push_back(r);
+        hn_fed_rows(&o.local, &other, step, row.data());
+        for (const int32_t r : row)
+            if (r >= 0 && step < 2) others.push_back(r);
+    }
+    EXPECT_NE(first, second);
+    EXPECT_NE(first, others);
+    for (auto *epoch : {&first, &second, &others}) {
+        EXPECT_TRUE(std::is_permutation(epoch->begin(), epoch->end(), index.begin(), index.end()));
+    }
+}
+
+TEST_F(FedClient, JoinedEpochsFillEveryBatch)
+{
+    const std::vector<int32_t> index = {7, 1, 20};
+    const hn_fed_task t = task(index, 6);
+    std::vector<int32_t> row(4), seen;
+    o.local.join = true;
+    ASSERT_EQ(hn_fed_steps(&o.local, 3, 8), 6);
+    for (int64_t step = 0; step < 6; step++) {
+        EXPECT_EQ(hn_fed_rows(&o.local, &t, step, row.data()), 4);
+        seen.insert(seen.end(), row.begin(), row.end());
+    }
+    for (size_t epoch = 0; epoch < 8; epoch++)
+        EXPECT_TRUE(std::is_permutation(seen.begin() + (long)(3 * epoch),
+                                        seen.begin() + (long)(3 * epoch + 3), index.begin()));
+}
+
+TEST_F(FedClient, SeedsOfTasksAreTheirOwn)
+{
+    std::vector<uint64_t> seeds;
+    for (int64_t round = 0; round < 20; round++)
+        for (int64_t client = 0; client < 50; client++)
+            seeds.push_back(hn_fed_task_seed(0, round, client));
+    std::sort(seeds.begin(), seeds.end());
+    EXPECT_EQ(std::adjacent_find(seeds.begin(), seeds.end()), seeds.end());
+}
+
+/* Moments, anchor and random choices of one client are nothing to the next. */
+TEST_F(FedClient, ATaskHasTheSameBitsWhateverRanBefore)
+{
+    const StripedImages images(model.vision, 24, 1);
+    const std::vector<int32_t> few = {2, 4, 6, 8, 10};
+    o.images = images.view();
+    o.local.augment = {.pad = 1, .flip = 0.5f};
+    for (const bool adamw : {false, true}) {
+        hn_optimizer *p = &o.local.optimizer;
+        *p = {.kind = adamw ? HN_OPTIMIZER_ADAMW : HN_OPTIMIZER_SGD,
+              .beta1 = 0.9,
+              .beta2 = 0.99,
+              .eps = 1e-8,
+              .momentum = 0.9};
+        o.local.mu = adamw ? 0.0f : 0.3f;
+        Opened used(o), fresh(o);
+        const auto start = fresh.values();
+        hn_fed_trained r, again;
+        const auto want = fresh.after(start, task(few, 4, 7), &r);
+        used.after(start, task(all, 6, 2));
+        EXPECT_TRUE(same_bits(used.after(start, task(few, 4, 7), &again), want));
+        EXPECT_EQ(r.loss, again.loss);
+        EXPECT_FALSE(same_bits(want, used.after(start, task(few, 4, 8))));
+        EXPECT_FALSE(same_bits(want, start));
+    }
+}
+
+/* After one step the penalty has added mu (theta - m) to the gradient of the next one. */
+TEST_F(FedClient, FedProxAddsMuTimesTheWayBack)
+{
+    const StripedImages images(model.vision, 24, 1);
+    const float mu = 0.5f;
+    o.images = images.view();
+    Opened plain(o);
+    o.local.mu = mu;
+    Opened prox(o);
+    const auto start = plain.values();
+    const auto one = plain.after(start, task(all, 1)), two = plain.after(start, task(all, 2));
+    EXPECT_TRUE(same_bits(prox.after(start, task(all, 1)), one));
+    const auto held = prox.after(start, task(all, 2));
+    std::vector<double> got, want;
+    for (size_t i = 0; i < start.size(); i++) {
+        got.push_back(((double)two[i] - (double)held[i]) / (double)kRate);
+        want.push_back((double)mu * ((double)one[i] - (double)start[i]));
+    }
+    EXPECT_LT(rel_l2(got, want), 1e-3); /* differences of nearly equal fp32 */
+}
+
+/* A batch of 4 with one image and padding is a batch of one. */
+TEST_F(FedClient, PaddingCountsNowhere)
+{
+    const StripedImages images(model.vision, 24, 1);
+    const std::vector<int32_t> single = {5};
+    o.images = images.view();
+    Opened padded(o);
+    o.local.batch = 1;
+    Opened exact(o);
+    const auto start = exact.values();
+    hn_fed_trained a, b;
+    const auto want = exact.after(start, task(single, 3), &a);
+    EXPECT_LT(rel_l2(padded.after(start, task(single, 3), &b), want), 1e-6);
+    EXPECT_NEAR(a.loss, b.loss, 1e-6);
+}
+
+TEST_F(FedClient, LossIsThatOfTheLastEpochImageByImage)
+{
+    const StripedImages images(model.vision, 24, 1);
+    const std::vector<int32_t> index = {0, 1, 2, 3, 4, 5};
+    o.images = images.view();
+    Opened c(o);
+    const auto start = c.values();
+    hn_fed_task t = task(index, 4);
+    hn_fed_trained both, still, first, second;
+    c.after(start, t, &both);
+    t.steps = 2;
+    const auto middle = c.after(start, t, &first);
+    EXPECT_LT(both.loss, first.loss);
+    t.lr = 0; /* nothing moves: the mean of the losses of the images at `start` */
+    c.after(start, t, &still);
+    Opened e(o, images.view());
+    double sum = 0;
+    t.n = 1;
+    for (const int32_t i : index) {
+        t.index = &i;
+        c.after(start, t, &second);
+        sum += (double)second.loss;
+    }
+    EXPECT_NEAR(still.loss, sum / 6, 1e-5);
+}
+
+TEST_F(FedClient, EvaluatesClassByClass)
+{
+    const StripedImages images(model.vision, 50, 1);
+    o.images = images.view();
+    Opened c(o, images.view());
+    std::vector<int32_t> index(50);
+    for (int32_t i = 0; i < 50; i++) index[(size_t)i] = i;
+    c.after(c.values(), task(index, 60));
+    hn_fed_scores s = {};
+    ASSERT_HN_OK(hn_fed_client_evaluate(c.c, &s));
+    int64_t rows = 0, hits = 0;
+    for (int64_t k = 0; k < model.vision.classes; k++) {
+        const auto n = std::count(images.view()->label, images.view()->label + 50, (int32_t)k);
+        EXPECT_EQ(s.class_rows[k], n);
+        rows += s.class_rows[k];
+        hits += s.class_hits[k];
+    }
+    EXPECT_EQ(rows, 50);
+    EXPECT_EQ(s.hits, hits);
+    EXPECT_EQ(s.accuracy, (double)hits / 50);
+    EXPECT_GT(s.accuracy, 0.5); /* four classes */
+    /* an engine that does not train gives the same */
+    const auto v = c.values();
+    o.images = nullptr;
+    Opened only(o, images.view());
+    hn_fed_scores t = {};
+    ASSERT_HN_OK(hn_fed_client_set(only.c, v.data()));
+    ASSERT_HN_OK(hn_fed_client_evaluate(only.c, &t));
+    EXPECT_EQ(t.hits, s.hits);
+    EXPECT_EQ(t.loss, s.loss);
+}
+
+TEST_F(FedClient, LayoutHasTheOrderOfTheValues)
+{
+    const StripedImages images(model.vision, 24, 1);
+    o.images = images.view();
+    Opened c(o);
+    hn_fed_layout l = {};
+    const hn_params *p = hn_engine_params(hn_fed_client_engine(c.c));
+    ASSERT_HN_OK(hn_fed_values_layout(p, &l));
+    EXPECT_EQ(l.n, hn_fed_client_values(c.c));
+    const auto v = c.values();
+    for (int64_t i = 0; i < l.count; i++) {
+        std::vector<float> one((size_t)l.tensor[i].n);
+        ASSERT_HN_OK(hn_param_get(hn_params_find(p, l.tensor[i].name), one.data()));
+        EXPECT_TRUE(std::equal(one.begin(), one.end(), v.begin() + l.tensor[i].first));
+    }
+    hn_fed_layout_free(&l);
+}
+
+TEST_F(FedClient, OneByOneIsTheClientTaskByTask)
+{
+    const StripedImages images(model.vision, 24, 1);
+    const std::vector<int32_t> few = {2, 4, 6};
+    o.images = images.view();
+    Opened c(o);
+    hn_fed_sim *sim = nullptr;
+    ASSERT_HN_OK(hn_fed_one_new(&o, &sim));
+    const auto start = c.values();
+    const hn_fed_task tasks[] = {task(all, 3, 4), task(few, 2, 6)};
+    struct Got {
+        std::vector<std::vector<float>> value;
+        int64_t n;
+    } got = {{}, sim->n_values};
+    const auto take = [](void *context, int64_t i, const hn_fed_trained *t) {
+        Got *g = (Got *)context;
+        EXPECT_EQ(i, (int64_t)g->value.size());
+        g->value.emplace_back(t->value, t->value + g->n);
+        return HN_OK;
+    };
+    EXPECT_HN_OK(sim->round(sim, start.data(), tasks, 2, take, &got));
+    ASSERT_EQ(got.value.size(), 2u);
+    for (size_t i = 0; i < 2; i++) EXPECT_TRUE(same_bits(got.value[i], c.after(start, tasks[i])));
+    hn_fed_sim_free(sim);
+}
+
+TEST_F(FedClient, RefusesByName)
+{
+    const StripedImages images(model.vision, 24, 1);
+    const std::vector<int32_t> wrong = {24}, none;
+    hn_fed_client *c = nullptr;
+    hn_fed_trained r;
+    hn_fed_scores s;
+    EXPECT_HN_FAIL(hn_fed_client_new(&o, nullptr, &c), HN_ERR_ARG, "without images");
+    o.images = images.view();
+    Opened ok(o);
+    hn_fed_task t = task(wrong, 1, 5);
+    EXPECT_HN_FAIL(hn_fed_client_train(ok.c, &t, &r), HN_ERR_ARG, "client 5: image 24 of 24");
+    t = task(none, 1, 5);
+    EXPECT_HN_FAIL(hn_fed_client_train(ok.c, &t, &r), HN_ERR_ARG, "client 5: 0 images");
+    EXPECT_HN_FAIL(hn_fed_client_evaluate(ok.c, &s), HN_ERR_ARG, "without held-out");
+    model.vision = small_model("resnet20");
+    EXPECT_HN_FAIL(hn_fed_client_new(&o, nullptr, &c), HN_ERR_UNSUPPORTED, "batch norm");
+}
+
+} // namespace
