@@ -11,6 +11,7 @@
  *               u = sqrt(2 / pi) (v + 0.044715 v^3)     "gelu_pytorch_tanh"
  *   SILU        v sigmoid(v)                            silu
  *   QUICK_GELU  v sigmoid(1.702 v)                      "quick_gelu"
+ *   ELU         v where v > 0, else exp(v) - 1          elu (alpha 1)
  * P is the normal distribution, P(v) = (1 + erf(v / sqrt(2))) / 2 (Hendrycks and Gimpel,
  * "Gaussian Error Linear Units", 2016).
  *
@@ -44,6 +45,7 @@ typedef enum {
     HN_ACT_GELU_TANH,
     HN_ACT_SILU,
     HN_ACT_QUICK_GELU,
+    HN_ACT_ELU,
     HN_ACT_COUNT
 } hn_activation_kind;
 

@@ -6,7 +6,7 @@
 
 const char *hn_activation_name(int kind)
 {
-    static const char *const names[] = {"relu", "gelu", "gelu_tanh", "silu", "quick_gelu"};
+    static const char *const names[] = {"relu", "gelu", "gelu_tanh", "silu", "quick_gelu", "elu"};
     return kind >= 0 && kind < HN_ACT_COUNT ? names[kind] : "?";
 }
 
@@ -72,6 +72,10 @@ static void evaluate(int kind, double v, double *y, double *d)
               d);
         return;
     case HN_ACT_SILU: gated(v, sigmoid(v), 1.0, y, d); return;
+    case HN_ACT_ELU:
+        *y = v > 0.0 ? v : expm1(v);
+        *d = v > 0.0 ? 1.0 : exp(v);
+        return;
     default: gated(v, sigmoid(quick * v), quick, y, d); return;
     }
 }

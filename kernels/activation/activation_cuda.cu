@@ -66,6 +66,9 @@ __device__ __forceinline__ void evaluate(float v, float *y, float *d)
     if constexpr (kKind == HN_ACT_RELU) {
         *y = v <= 0.0f ? 0.0f : v;
         *d = v <= 0.0f ? 0.0f : 1.0f;
+    } else if constexpr (kKind == HN_ACT_ELU) {
+        *y = v > 0.0f ? v : expm1f(v);
+        *d = v > 0.0f ? 1.0f : expf(v);
     } else if constexpr (kKind == HN_ACT_GELU) {
         float p, density;
         normal<T>(v, &p, &density);
@@ -204,6 +207,7 @@ void launch_kind(const Args *a, cudaStream_t stream)
     case HN_ACT_GELU: launch<HN_ACT_GELU, T, kWidth>(a, stream); return;
     case HN_ACT_GELU_TANH: launch<HN_ACT_GELU_TANH, T, kWidth>(a, stream); return;
     case HN_ACT_SILU: launch<HN_ACT_SILU, T, kWidth>(a, stream); return;
+    case HN_ACT_ELU: launch<HN_ACT_ELU, T, kWidth>(a, stream); return;
     default: launch<HN_ACT_QUICK_GELU, T, kWidth>(a, stream); return;
     }
 }

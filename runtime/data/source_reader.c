@@ -18,6 +18,7 @@ struct hn_reader {
     int fd; /* -1: memory */
     const unsigned char *memory;
     size_t memory_left;
+    bool binary;
     bool gzip, in_member; /* in_member: a gzip member has begun and not ended */
     z_stream z;
     size_t raw_at, raw_n; /* undelivered bytes of raw */
@@ -111,10 +112,10 @@ static bool ends_with(const char *s, const char *end)
 
 static hn_status start(hn_reader *r)
 {
+    const bool named = ends_with(r->name, ".gz");
     HN_TRY(refill(r));
-    r->gzip = r->raw_n >= 2 && r->raw[0] == 0x1f && r->raw[1] == 0x8b;
-    if (!r->gzip && ends_with(r->name, ".gz"))
-        return HN_FAIL(HN_ERR_FORMAT, "%s: not gzip data", r->name);
+    r->gzip = r->raw_n >= 2 && r->raw[0] == 0x1f && r->raw[1] == 0x8b && (named || !r->binary);
+    if (!r->gzip && named) return HN_FAIL(HN_ERR_FORMAT, "%s: not gzip data", r->name);
     if (r->gzip) {
         r->z.zalloc = z_take;
         r->z.zfree = z_give;
@@ -123,7 +124,7 @@ static hn_status start(hn_reader *r)
             return HN_FAIL(HN_ERR_MEMORY, "%s: no memory to decompress", r->name);
         }
     }
-    size_t got = 1;
+    size_t got = r->binary ? 0 : 1;
     while (r->head_n < MARK && got > 0) {
         HN_TRY(read_text(r, r->head + r->head_n, MARK - r->head_n, &got));
         r->head_n += got;
@@ -147,12 +148,13 @@ static hn_status reader_new(const char *name, hn_reader **out)
     return HN_OK;
 }
 
-hn_status hn_reader_open(const char *path, hn_reader **out)
+static hn_status open_file(const char *path, bool binary, hn_reader **out)
 {
     hn_reader *r = NULL;
     struct stat info;
     HN_TRY(reader_new(path, &r));
     hn_status st = HN_OK;
+    r->binary = binary;
     r->fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a pipe must not block */
     if (r->fd < 0)
         st = HN_FAIL(HN_ERR_IO, "open %s: %s", path, strerror(errno));
@@ -169,10 +171,12 @@ hn_status hn_reader_open(const char *path, hn_reader **out)
     return st;
 }
 
-hn_status hn_reader_open_memory(const void *data, size_t n_bytes, const char *name, hn_reader **out)
+static hn_status open_memory(const void *data, size_t n_bytes, const char *name, bool binary,
+                             hn_reader **out)
 {
     hn_reader *r = NULL;
     HN_TRY(reader_new(name, &r));
+    r->binary = binary;
     r->memory = data;
     r->memory_left = n_bytes;
     const hn_status st = start(r);
@@ -181,6 +185,18 @@ hn_status hn_reader_open_memory(const void *data, size_t n_bytes, const char *na
     else
         *out = r;
     return st;
+}
+
+hn_status hn_reader_open(const char *path, hn_reader **out) { return open_file(path, false, out); }
+
+hn_status hn_reader_open_memory(const void *data, size_t n_bytes, const char *name, hn_reader **out)
+{
+    return open_memory(data, n_bytes, name, false, out);
+}
+
+hn_status hn_reader_open_binary(const char *name, const void *data, size_t n_bytes, hn_reader **out)
+{
+    return data == NULL ? open_file(name, true, out) : open_memory(data, n_bytes, name, true, out);
 }
 
 hn_status hn_reader_read(hn_reader *r, void *to, size_t room, size_t *got)

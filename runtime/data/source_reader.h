@@ -22,6 +22,10 @@ HN_NODISCARD hn_status hn_reader_open(const char *path, hn_reader **out);
 /* The same over memory that stays the caller's; `name` is used in errors. */
 HN_NODISCARD hn_status hn_reader_open_memory(const void *data, size_t n_bytes, const char *name,
                                              hn_reader **out);
+/* Binary data: no mark is skipped, and what ends in .gz, and nothing else, is decompressed.
+ * data     NULL: the file of that name; else its n_bytes, which stay the caller's */
+HN_NODISCARD hn_status hn_reader_open_binary(const char *name, const void *data, size_t n_bytes,
+                                             hn_reader **out);
 /* At most `room` (> 0) bytes; *got is 0 only at the end.
  * Errors  HN_ERR_IO; HN_ERR_FORMAT when gzip data is damaged or cut off */
 HN_NODISCARD hn_status hn_reader_read(hn_reader *r, void *to, size_t room, size_t *got);

@@ -260,6 +260,17 @@ typedef union {
     struct {
         bool zero; /* g = 0 afterwards */
     } window_add;
+    struct {
+        int64_t kd, kh, kw, stride, pad, dilation; /* stride, dilation: 0 means 1 */
+        int64_t d, h, w;                           /* of conv3d_dx: sides of dx */
+    } conv3d;                                      /* conv3d, conv3d_dx, conv3d_dw */
+    struct {
+        int64_t size;    /* of a cube */
+        int64_t d, h, w; /* of the input; of pool3d_bwd, set by the gradient rule */
+    } pool3d;
+    struct {
+        int64_t d, h, w; /* of y, where there is no skip; of upsample_bwd: of x */
+    } upsample;
 } hn_attr;
 
 struct hn_node {

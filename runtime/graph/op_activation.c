@@ -72,6 +72,8 @@ static const hn_op_sample samples[] = {
     {.in = {{HN_F32, 2, {3, 5}, 7}}, .attr = {.act = {.kind = HN_ACT_GELU_TANH}}},
     {.in = {{HN_F32, 3, {2, 2, 9}}}, .attr = {.act = {.kind = HN_ACT_SILU}}},
     {.in = {{HN_F32, 2, {3, 8}}}, .attr = {.act = {.kind = HN_ACT_QUICK_GELU}}},
+    {.in = {{HN_F32, 5, {1, 2, 1, 2, 5}, 8}}, .attr = {.act = {.kind = HN_ACT_ELU}}},
+    {.in = {{HN_BF16, 2, {2, 600}}}, .attr = {.act = {.kind = HN_ACT_ELU}}},
     {.in = {{HN_BF16, 4, {1, 2, 3, 600}}}, .attr = {.act = {.kind = HN_ACT_RELU}}},
     {.in = {{HN_BF16, 2, {2, 600}}}, .attr = {.act = {.kind = HN_ACT_GELU}}},
     {.in = {{HN_BF16, 2, {2, 601}, 608}}, .attr = {.act = {.kind = HN_ACT_GELU_TANH}}},

@@ -59,6 +59,8 @@ static const hn_op_sample samples[] = {
      .attr = {.act = {.kind = HN_ACT_GELU_TANH}}},
     {.in = {{HN_F32, 2, {3, 8}}, {HN_F32, 2, {3, 8}}}, .attr = {.act = {.kind = HN_ACT_SILU}}},
     {.in = {{HN_F32, 2, {3, 8}}, {HN_F32, 2, {3, 8}}},
+     .attr = {.act = {.kind = HN_ACT_ELU, .want_y = true}}},
+    {.in = {{HN_F32, 2, {3, 8}}, {HN_F32, 2, {3, 8}}},
      .attr = {.act = {.kind = HN_ACT_QUICK_GELU}}},
     {.in = {{HN_BF16, 2, {2, 600}}, {HN_BF16, 2, {2, 600}}},
      .attr = {.act = {.kind = HN_ACT_RELU}}},

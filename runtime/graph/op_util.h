@@ -55,6 +55,22 @@ static inline hn_type hn_type_image(hn_dtype dtype, int64_t n, int64_t h, int64_
     return t;
 }
 
+/* Channels-last volumes, f32 or bf16: [n, d, h, w, c]. */
+static inline bool hn_is_volume(const hn_type *t) { return hn_is_real(t) && t->ndim == 5; }
+
+static inline hn_type hn_type_volume(hn_dtype dtype, int64_t n, int64_t d, int64_t h, int64_t w,
+                                     int64_t c)
+{
+    hn_type t = hn_type_2d(dtype, n * d * h * w, c);
+    t.ndim = 5;
+    t.dim[0] = n;
+    t.dim[1] = d;
+    t.dim[2] = h;
+    t.dim[3] = w;
+    t.dim[4] = c;
+    return t;
+}
+
 /* Bytes from the start of a tensor's root to the tensor. */
 static inline size_t hn_place_in_root(const hn_tensor *t, const hn_tensor **root)
 {

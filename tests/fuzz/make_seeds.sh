@@ -1,9 +1,9 @@
 #!/bin/sh
 # Writes seed inputs for the fuzz targets: make_seeds.sh DIR gives DIR/safetensors, DIR/config,
-# DIR/images and DIR/tasks.
+# DIR/images, DIR/tasks and DIR/nifti.
 set -eu
 [ $# -eq 1 ] || { echo "usage: $0 DIR" >&2; exit 2; }
-mkdir -p "$1/safetensors" "$1/config" "$1/images" "$1/tasks"
+mkdir -p "$1/safetensors" "$1/config" "$1/images" "$1/tasks" "$1/nifti"
 here=$(dirname "$0")
 
 # safetensors NAME JSON DATA: length of the JSON in 8 bytes (below 256), JSON, data
@@ -51,3 +51,18 @@ printf '\007II*\0\010\0\0\0\001\0\022\001\003\0\001\0\0\0\006\0\0\0' > "$1/image
 printf '\0000,1/2,bee' > "$1/tasks/list"
 printf '\0020-2/0,x y' > "$1/tasks/repeats"
 printf '\0410,1,2,5' > "$1/tasks/order"
+
+# 2 x 2 x 2 voxels of uint8, 1 mm, and the same with a qform
+zeros() { head -c "$1" /dev/zero; }
+nifti() {
+    printf '\134\001\0\0'; zeros 36
+    printf '\003\0\002\0\002\0\002\0\001\0\001\0\001\0\001\0'; zeros 14
+    printf '\002\0\010\0\0\0'
+    for axis in 0 1 2 3 4 5 6 7; do printf '\0\0\200\077'; done
+    printf '\0\0\260\103'; zeros 140
+    printf "$1"; zeros 90
+    printf 'n+1\0\0\0\0\0\001\002\003\004\005\006\007\010'
+}
+{ printf '\0'; nifti '\0\0'; } > "$1/nifti/plain"
+{ printf '\0'; nifti '\001\0'; } > "$1/nifti/qform"
+{ printf '\001'; nifti '\0\0' | gzip -nc; } > "$1/nifti/gzip"

@@ -152,6 +152,7 @@ def main():
     for name, c in TOKENS.items():
         out[f"token_{name}"] = token(*c)
     out["rows"] = rows()
+    out["act_elu"] = activation(F.elu)  # last: the values before it stay what they are
     write_json(GOLDEN / "vision_small.json", out)
 
 

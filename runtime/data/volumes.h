@@ -1,0 +1,117 @@
+/* volumes.h - volumes with their label volumes out of NIfTI files (nifti.h), prepared for a
+ * network.
+ *
+ * data       one of
+ *   folder     of NIfTI files. With `labels`, a second folder, the labels of <name> have the same
+ *              name there (the ending may differ). Without, those of <name> are in <name>_seg
+ * beside it. Names that begin with a dot and files of other kinds are skipped. file.nii   (.nii.gz,
+ * .hdr) one volume; `labels` is the file of its labels. list       a text file with a line for each
+ * volume: image, labels, site; the last may be missing. Fields are parted by tabs, or by commas in
+ * a line without tabs; paths start at the list's folder; blank lines and those that begin with #
+ * are skipped. order      of the names' bytes, or of the list. axes       a volume is [d, h, w]:
+ * the first, second and third axis of its file, the last fastest. intensity  what is done to the
+ * values of each volume, on its own: none       nothing minmax     (v - min) / (max - min); zeros
+ * where all are equal zscore     (v - mean) / deviation over the voxels that are not zero; zeros
+ * stay. Deviation of the whole (n, not n - 1), in fp64; without deviation the mean is taken off
+ * only. quantile   (v - q5) / (q95 - q5), q5 and q95 the values at place floor(0.05 n) and
+ *              ceil(0.95 n) - 1 of all voxels in order; not clipped; zeros where q5 = q95
+ * labels     whole numbers 0..255; `relabel` renames them (BraTS: 4 -> 3) before they are compared
+ *            with n_classes. 0 is background.
+ *
+ * Errors     name the file. Those of nifti.h; HN_ERR_ARG: no volumes, a volume without labels or
+ * the other way round; HN_ERR_SHAPE: labels of another size; HN_ERR_FORMAT: a value that is NaN or
+ * infinite, a label outside the classes, a limit
+ */
+#ifndef HN_VOLUMES_H
+#define HN_VOLUMES_H
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "runtime/base/log.h"
+#include "runtime/base/save.h"
+#include "runtime/data/nifti.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define HN_VOLUMES_MAX_BYTES (INT64_C(32) << 30) /* values and labels: 5 bytes a voxel */
+
+typedef enum {
+    HN_INTENSITY_NONE,
+    HN_INTENSITY_MINMAX,
+    HN_INTENSITY_ZSCORE,
+    HN_INTENSITY_QUANTILE
+} hn_intensity;
+
+#define HN_INTENSITIES "none|minmax|zscore|quantile" /* in the order of hn_intensity */
+/* Errors  HN_ERR_ARG: not one of HN_INTENSITIES */
+HN_NODISCARD hn_status hn_intensity_parse(const char *name, hn_intensity *out);
+/* value    in/out [n], finite */
+void hn_intensity_apply(hn_intensity how, float *value, int64_t n);
+
+typedef struct {
+    uint8_t from, to;
+} hn_relabel;
+
+/* "4:3,2:1" as its pairs.
+ * out      [room]; *n of them are written
+ * Errors   HN_ERR_ARG: another form, a label renamed twice, no room */
+HN_NODISCARD hn_status hn_relabel_parse(const char *text, hn_relabel *out, int room, int *n);
+
+typedef struct {
+    const char *data, *labels; /* see above; labels NULL: beside the volumes, or in the list */
+    bool unlabelled;           /* there are no labels, and none are looked for */
+    int64_t volume;            /* which one of 4-D images; labels are 3-D */
+    hn_intensity intensity;
+    const hn_relabel *relabel;
+    int n_relabel;
+    int32_t n_classes;  /* 0: as many as the largest label asks for */
+    int64_t max_voxels; /* of a volume; 0: HN_NIFTI_MAX_VOXELS */
+    int64_t max_bytes;  /* of all; 0: HN_VOLUMES_MAX_BYTES */
+} hn_volume_options;
+
+typedef struct {
+    const char *name; /* of the file, without folder and ending */
+    const char *site; /* "" when the list names none */
+    int64_t size[3];  /* d, h, w */
+    const float *value;
+    const uint8_t *label; /* NULL: unlabelled */
+    hn_nifti_info info;   /* sizes and place in space */
+} hn_volume;
+
+/* A set; hn_volumes_free frees all of it. */
+typedef struct {
+    int64_t count;
+    hn_volume *volume;
+    int32_t n_classes; /* 0: unlabelled */
+    bool labelled;
+    int64_t n_bytes;            /* of values and labels */
+    char digest[HN_SHA256_HEX]; /* of sizes, classes, values and labels: what a resume compares */
+} hn_volumes;
+
+/* out      changed only on success */
+HN_NODISCARD hn_status hn_volumes_open(const hn_volume_options *o, hn_volumes *out);
+/* Volumes at hand, copied; all labelled or none. Values are taken as prepared.
+ * n_classes 0: as many as the largest label asks for
+ * Errors   HN_ERR_ARG: none, labels for some only; HN_ERR_SHAPE: sizes; HN_ERR_FORMAT: values and
+ *          labels as above */
+HN_NODISCARD hn_status hn_volumes_make(const hn_volume *v, int64_t n, int32_t n_classes,
+                                       hn_volumes *out);
+void hn_volumes_free(hn_volumes *v); /* accepts an empty one */
+
+static inline int64_t hn_volume_voxels(const hn_volume *v)
+{
+    return v->size[0] * v->size[1] * v->size[2];
+}
+
+/* count    out [n_classes] voxels of each class in a volume with labels */
+void hn_volume_histogram(const hn_volume *v, int32_t n_classes, int64_t *count);
+
+/* Says in a few lines what is in the set: volumes, sizes, voxels in mm, share of each class. */
+void hn_volumes_report(const hn_volumes *v, const hn_log *log);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,287 @@
+/* runtime/data/volumes: files to sets, intensities, labels. */
+#include <algorithm>
+
+#include "nifti_test.h"
+#include "runtime/base/alloc.h"
+#include "runtime/data/volumes.h"
+
+namespace {
+
+struct Set {
+    hn_volumes v = {};
+    hn_status status;
+    explicit Set(const hn_volume_options &o) { status = hn_volumes_open(&o, &v); }
+    Set(const std::string &data, hn_volume_options o = {})
+    {
+        o.data = data.c_str();
+        status = hn_volumes_open(&o, &v);
+    }
+    Set(const Set &) = delete;
+    ~Set() { hn_volumes_free(&v); }
+    std::vector<std::string> names() const
+    {
+        std::vector<std::string> n;
+        for (int64_t i = 0; i < v.count; i++) n.push_back(v.volume[i].name);
+        return n;
+    }
+};
+
+/* A 2 x 2 x 2 file of uint8 in the order of the file. */
+NiftiFile cube(const std::vector<int> &values)
+{
+    NiftiFile f;
+    f.dim = {3, 2, 2, 2, 1, 1, 1, 1};
+    f.data = std::string(values.begin(), values.end());
+    return f;
+}
+
+const NiftiFile kImage = cube({0, 1, 2, 3, 4, 5, 6, 7}), kLabel = cube({0, 0, 1, 4, 0, 2, 4, 4});
+
+TEST(Volumes, PairsBesideEachOther)
+{
+    TempDir dir;
+    write_file(dir / "b.nii", kImage.bytes());
+    write_file(dir / "b_seg.nii.gz", gzip(kLabel.bytes()));
+    write_file(dir / "a.nii.gz", gzip(kImage.bytes()));
+    write_file(dir / "a_seg.nii", kLabel.bytes());
+    write_file(dir / "notes.txt", "x");
+    const Set s(dir.str());
+    ASSERT_EQ(s.status, HN_OK) << hn_last_error();
+    EXPECT_EQ(s.names(), (std::vector<std::string>{"a", "b"}));
+    EXPECT_EQ(s.v.n_classes, 5);
+    EXPECT_EQ(s.v.n_bytes, 2 * 8 * 5);
+    const hn_volume &v = s.v.volume[1];
+    /* [x, y, z], z fastest: the file has x fastest */
+    EXPECT_EQ(std::vector<float>(v.value, v.value + 8),
+              (std::vector<float>{0, 4, 2, 6, 1, 5, 3, 7}));
+    EXPECT_EQ(std::vector<uint8_t>(v.label, v.label + 8),
+              (std::vector<uint8_t>{0, 0, 1, 4, 0, 2, 4, 4}));
+    int64_t count[5];
+    hn_volume_histogram(&v, 5, count);
+    EXPECT_EQ(count[4], 3);
+    EXPECT_EQ(count[3], 0);
+    Lines lines;
+    hn_volumes_report(&s.v, &lines.log);
+    EXPECT_TRUE(lines.has("2 volume(s), 2 x 2 x 2 voxels of 1 x 1 x 1 mm")) << lines.text;
+    EXPECT_TRUE(lines.has("4 37.50 %")) << lines.text;
+}
+
+TEST(Volumes, LabelsInAFolderOfTheirOwnAndRenamed)
+{
+    TempDir dir;
+    std::filesystem::create_directory(dir / "i");
+    std::filesystem::create_directory(dir / "l");
+    write_file(dir / "i/a_seg.nii", kImage.bytes()); /* a name like any other here */
+    write_file(dir / "l/a_seg.nii.gz", gzip(kLabel.bytes()));
+    hn_relabel map[2];
+    int n = 0;
+    ASSERT_HN_OK(hn_relabel_parse("4:3,2:1", map, 2, &n));
+    ASSERT_EQ(n, 2);
+    hn_volume_options o = {};
+    const std::string images = dir / "i", labels = dir / "l";
+    o.data = images.c_str(), o.labels = labels.c_str();
+    o.relabel = map, o.n_relabel = n, o.n_classes = 4;
+    const Set s(o);
+    ASSERT_EQ(s.status, HN_OK) << hn_last_error();
+    EXPECT_EQ(std::vector<uint8_t>(s.v.volume[0].label, s.v.volume[0].label + 8),
+              (std::vector<uint8_t>{0, 0, 1, 3, 0, 1, 3, 3}));
+    o.n_classes = 3;
+    EXPECT_HN_FAIL(Set(o).status, HN_ERR_FORMAT, "a_seg: voxel (0, 1, 1) has label 3");
+    o.n_relabel = 0, o.n_classes = 4;
+    EXPECT_HN_FAIL(Set(o).status, HN_ERR_FORMAT, "has label 4: there are 4 classes");
+    o.n_classes = 257;
+    EXPECT_HN_FAIL(Set(o).status, HN_ERR_ARG, "257 classes");
+}
+
+TEST(Volumes, AListNamesSites)
+{
+    TempDir dir;
+    write_file(dir / "a,1.nii", kImage.bytes());
+    write_file(dir / "l.nii", kLabel.bytes());
+    write_file(dir / "list.tsv", "# image\tlabels\tsite\r\na,1.nii\tl.nii\tnorth\r\n\n" +
+                                     (dir / "a,1.nii") + "\tl.nii\n");
+    const Set s(dir / "list.tsv");
+    ASSERT_EQ(s.status, HN_OK) << hn_last_error();
+    ASSERT_EQ(s.v.count, 2);
+    EXPECT_STREQ(s.v.volume[0].site, "north");
+    EXPECT_STREQ(s.v.volume[1].site, "");
+    EXPECT_EQ(s.names()[1], "a,1");
+    const auto list = [&](const std::string &text) {
+        write_file(dir / "list.csv", text);
+        return Set(dir / "list.csv").status;
+    };
+    EXPECT_HN_OK(list("l.nii,l.nii,south\n"));
+    EXPECT_HN_FAIL(list("l.nii\n"), HN_ERR_FORMAT, "list.csv:1: no labels");
+    EXPECT_HN_FAIL(list("\nl.nii,\n"), HN_ERR_FORMAT, "list.csv:2: no labels");
+    EXPECT_HN_FAIL(list(",l.nii\n"), HN_ERR_FORMAT, "list.csv:1: no image");
+    EXPECT_HN_FAIL(list("a,b,c,d\n"), HN_ERR_FORMAT, "list.csv:1: more than");
+    EXPECT_HN_FAIL(list("# nothing\n"), HN_ERR_FORMAT, "without volumes");
+    EXPECT_HN_FAIL(list(std::string("a,\0b", 4)), HN_ERR_FORMAT, "neither a NIfTI file nor a list");
+    EXPECT_HN_FAIL(list("none.nii,l.nii\n"), HN_ERR_IO, "none.nii");
+}
+
+TEST(Volumes, OneFileAndItsLabels)
+{
+    TempDir dir;
+    const std::string image = dir / "a.nii", label = dir / "x.nii";
+    write_file(image, kImage.bytes());
+    write_file(label, kLabel.bytes());
+    hn_volume_options o = {};
+    o.data = image.c_str();
+    EXPECT_HN_FAIL(Set(o).status, HN_ERR_ARG, "the file of its labels must be named");
+    o.unlabelled = true;
+    {
+        const Set s(o);
+        ASSERT_EQ(s.status, HN_OK) << hn_last_error();
+        EXPECT_EQ(s.v.volume[0].label, nullptr);
+        EXPECT_EQ(s.v.n_classes, 0);
+        EXPECT_FALSE(s.v.labelled);
+    }
+    o.labels = label.c_str();
+    EXPECT_HN_FAIL(Set(o).status, HN_ERR_ARG, "labels for volumes without labels");
+    o.unlabelled = false;
+    const Set s(o);
+    ASSERT_EQ(s.status, HN_OK) << hn_last_error();
+    EXPECT_EQ(s.v.n_classes, 5);
+    o.max_bytes = 39;
+    EXPECT_HN_FAIL(Set(o).status, HN_ERR_FORMAT, "more than the limit of 39 bytes");
+    o.max_bytes = 0, o.volume = 1;
+    EXPECT_HN_FAIL(Set(o).status, HN_ERR_ARG, "volume 1");
+}
+
+TEST(Volumes, NamesWhatDoesNotFit)
+{
+    TempDir dir;
+    EXPECT_HN_FAIL(Set(dir.str()).status, HN_ERR_ARG, "no .nii, .nii.gz or .hdr file");
+    EXPECT_HN_FAIL(Set(dir / "none").status, HN_ERR_IO, "none");
+    EXPECT_HN_FAIL(Set(hn_volume_options{}).status, HN_ERR_ARG, "no volumes are named");
+    write_file(dir / "a.nii", kImage.bytes());
+    EXPECT_HN_FAIL(Set(dir.str()).status, HN_ERR_ARG, "a.nii: its labels a_seg.nii[.gz]");
+    write_file(dir / "a_seg.nii", cube({0}).bytes());
+    EXPECT_HN_FAIL(Set(dir.str()).status, HN_ERR_FORMAT, "a_seg.nii: cut off");
+    NiftiFile other = counting_file();
+    write_file(dir / "a_seg.nii", other.bytes());
+    EXPECT_HN_FAIL(Set(dir.str()).status, HN_ERR_SHAPE, "labels of 4 x 3 x 2 x 1");
+    write_file(dir / "a_seg.nii", kLabel.bytes());
+    EXPECT_EQ(Set(dir.str()).status, HN_OK) << hn_last_error();
+    write_file(dir / "a_seg.nii.gz", gzip(kLabel.bytes()));
+    EXPECT_HN_FAIL(Set(dir.str()).status, HN_ERR_ARG, "which one?");
+    std::filesystem::remove(dir / "a_seg.nii.gz");
+    write_file(dir / "b_seg.nii", kLabel.bytes());
+    EXPECT_HN_FAIL(Set(dir.str()).status, HN_ERR_ARG, "labels without their volume");
+    std::filesystem::remove(dir / "b_seg.nii");
+    NiftiFile nan;
+    nan.dim = {3, 2, 2, 2, 1, 1, 1, 1}, nan.type = 16, nan.bits = 32;
+    for (int i = 0; i < 8; i++) nan.add(i == 3 ? NAN : (float)i);
+    write_file(dir / "a.nii", nan.bytes());
+    EXPECT_HN_FAIL(Set(dir.str()).status, HN_ERR_FORMAT, "a: voxel (1, 1, 0) is NaN");
+}
+
+TEST(Volumes, RelabelSaysWhatItWants)
+{
+    hn_relabel r[2];
+    int n = 9;
+    for (const char *bad : {"4", "4:", ":3", "4:3,", "4:3;2:1", "256:1", "1:256", "-1:2", "4:3,4:2",
+                            "4:3 ", "1:2,2:3,3:4"})
+        EXPECT_EQ(hn_relabel_parse(bad, r, 2, &n), HN_ERR_ARG) << bad;
+    EXPECT_EQ(n, 9);
+    ASSERT_HN_OK(hn_relabel_parse("", r, 2, &n));
+    EXPECT_EQ(n, 0);
+}
+
+TEST(Volumes, DigestTellsSetsApart)
+{
+    float value[8] = {0, 1, 2, 3, 4, 5, 6, 7};
+    uint8_t label[8] = {0, 1, 0, 1, 0, 1, 0, 1};
+    hn_volume v = {};
+    v.name = "v", v.site = "", v.value = value, v.label = label;
+    v.size[0] = v.size[1] = v.size[2] = 2;
+    const auto digest = [&](int32_t classes = 0) {
+        hn_volumes s = {};
+        EXPECT_HN_OK(hn_volumes_make(&v, 1, classes, &s));
+        const std::string d = s.digest;
+        hn_volumes_free(&s);
+        return d;
+    };
+    const std::string first = digest();
+    EXPECT_EQ(first.size(), 64u);
+    EXPECT_EQ(digest(), first);
+    EXPECT_NE(digest(3), first);
+    value[7] = 8;
+    const std::string second = digest();
+    EXPECT_NE(second, first);
+    label[1] = 0;
+    EXPECT_NE(digest(), second);
+    hn_volumes s = {};
+    value[0] = INFINITY;
+    EXPECT_HN_FAIL(hn_volumes_make(&v, 1, 0, &s), HN_ERR_FORMAT, "v: voxel (0, 0, 0)");
+    v.size[1] = 0;
+    EXPECT_HN_FAIL(hn_volumes_make(&v, 1, 0, &s), HN_ERR_SHAPE, "axis 1");
+    EXPECT_HN_FAIL(hn_volumes_make(&v, 0, 0, &s), HN_ERR_ARG, "0 volumes");
+}
+
+TEST(Volumes, EveryFailingAllocationIsReported)
+{
+    TempDir dir;
+    write_file(dir / "a.nii", kImage.bytes());
+    write_file(dir / "a_seg.nii.gz", gzip(kLabel.bytes()));
+    int failures = 0;
+    for (uint64_t nth = 1; nth < 300; nth++, failures++) {
+        hn_alloc_fail_at(nth);
+        const Set s(dir.str());
+        hn_alloc_fail_at(0);
+        if (s.status == HN_OK) break;
+        EXPECT_EQ(s.status, HN_ERR_MEMORY) << hn_last_error();
+    }
+    EXPECT_GT(failures, 20);
+    EXPECT_LT(failures, 290);
+}
+
+/* ---- intensities ---- */
+
+std::vector<float> prepared(hn_intensity how, std::vector<float> v)
+{
+    hn_intensity_apply(how, v.data(), (int64_t)v.size());
+    return v;
+}
+
+TEST(VolumeIntensity, ByHand)
+{
+    EXPECT_EQ(prepared(HN_INTENSITY_NONE, {3, -1}), (std::vector<float>{3, -1}));
+    EXPECT_EQ(prepared(HN_INTENSITY_MINMAX, {3, -1, 1}), (std::vector<float>{1, 0, 0.5f}));
+    EXPECT_EQ(prepared(HN_INTENSITY_MINMAX, {5, 5}), (std::vector<float>{0, 0}));
+    /* mean 4, deviation sqrt(((2-4)^2 + (6-4)^2) / 2) = 2; zeros stay */
+    EXPECT_EQ(prepared(HN_INTENSITY_ZSCORE, {0, 2, 6, 0}), (std::vector<float>{0, -1, 1, 0}));
+    EXPECT_EQ(prepared(HN_INTENSITY_ZSCORE, {0, 7, 7}), (std::vector<float>{0, 0, 0}));
+    EXPECT_EQ(prepared(HN_INTENSITY_ZSCORE, {0, 0}), (std::vector<float>{0, 0}));
+    EXPECT_EQ(prepared(HN_INTENSITY_QUANTILE, {9}), (std::vector<float>{0}));
+    EXPECT_EQ(prepared(HN_INTENSITY_MINMAX, {-3e38f, 3e38f, 0}), (std::vector<float>{0, 1, 0.5f}));
+}
+
+/* Against a sort, with negative numbers, equal ones and both zeros. */
+TEST(VolumeIntensity, QuantilesAreThoseOfASort)
+{
+    for (size_t n : {2u, 19u, 20u, 21u, 1000u, 4099u}) {
+        std::vector<float> v = normal_f32(n, (unsigned)n, 0.2f, 3);
+        for (size_t i = 0; i < n; i += 5) v[i] = std::round(v[i]);
+        for (size_t i = 0; i < n; i += 7) v[i] = i % 2 ? -0.0f : 1e-40f;
+        std::vector<float> sorted = v;
+        std::sort(sorted.begin(), sorted.end());
+        const double low = sorted[(size_t)std::floor(0.05 * (double)n)];
+        const double high = sorted[(size_t)std::ceil(0.95 * (double)n) - 1];
+        const auto got = prepared(HN_INTENSITY_QUANTILE, v);
+        for (size_t i = 0; i < n; i++)
+            ASSERT_EQ(got[i], high > low ? (float)((v[i] - low) / (high - low)) : 0)
+                << n << " " << i;
+    }
+}
+
+TEST(VolumeIntensity, Names)
+{
+    hn_intensity i = HN_INTENSITY_NONE;
+    ASSERT_HN_OK(hn_intensity_parse("quantile", &i));
+    EXPECT_EQ(i, HN_INTENSITY_QUANTILE);
+    EXPECT_HN_FAIL(hn_intensity_parse("max", &i), HN_ERR_ARG, HN_INTENSITIES);
+}
+
+} // namespace
