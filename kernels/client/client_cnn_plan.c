@@ -2,8 +2,6 @@
 
 #include <inttypes.h>
 
-enum { ROW_WORDS = 4 * HN_CLIENT_CNN_BATCH + 16 }; /* rows of two steps, labels, losses; counts */
-
 hn_client_cnn_step hn_client_cnn_step_of(const hn_client_cnn_net *net, int64_t l)
 {
     hn_client_cnn_step s = {.h = net->height, .w = net->width, .out_c = net->channels};
@@ -77,7 +75,7 @@ static void place_whole(const hn_client_cnn_net *net, int64_t batch, hn_client_c
     p->grad_end = *end;
     p->scratch = take(end, scratch);
     p->scratch_end = *end;
-    p->rows = take(end, ROW_WORDS);
+    p->rows = take(end, HN_CLIENT_ROW_WORDS);
 }
 
 static void place_chunk(const hn_client_cnn_net *net, int64_t batch, int64_t chunk,

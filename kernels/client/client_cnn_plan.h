@@ -27,6 +27,8 @@ extern "C" {
 
 enum {
     HN_CLIENT_THREADS = 512,
+    /* Numbers of three steps, labels, losses; sums. */
+    HN_CLIENT_ROW_WORDS = 5 * HN_CLIENT_CNN_BATCH + 16,
     HN_CLIENT_LD = HN_CLIENT_CNN_BATCH + 4, /* neighbours in one column: different banks */
 };
 
