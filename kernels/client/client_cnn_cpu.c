@@ -38,6 +38,8 @@ hn_status hn_client_cnn_check_net(const hn_client_cnn_net *net)
         return HN_FAIL(HN_ERR_UNSUPPORTED, "%s: kernel %" PRId64 " is neither 3 nor 5", op,
                        net->kernel);
     HN_TRY(check_size("pad", net->pad, 0, net->kernel - 1));
+    if (net->kernel == 5 && net->pad > 0)
+        return HN_FAIL(HN_ERR_UNSUPPORTED, "%s: pad %" PRId64 " with kernel 5", op, net->pad);
     for (int64_t l = 0; l < net->steps; l++) {
         HN_TRY(check_fours("filters", net->filters[l], MAX_FILTERS));
         const hn_client_cnn_step s = hn_client_cnn_step_of(net, l);

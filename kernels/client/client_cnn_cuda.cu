@@ -329,7 +329,7 @@ __device__ void next_fwd(const Step &s, int32_t pad, int32_t map, int32_t n, con
                                          : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
                     }
 #pragma unroll
-                for (int v = 0; v < K; v++)
+                for (int v = 0; v < K; v++) {
 #pragma unroll
                     for (int o = 0; o < 4; o++) {
                         const float4 f = w[o * in_quads * (K * K) + u * K + v];
@@ -337,6 +337,7 @@ __device__ void next_fwd(const Step &s, int32_t pad, int32_t map, int32_t n, con
                         for (int at = 0; at < 4; at++)
                             sum[at][o] = fma4(x[at / 2][v + at % 2], f, sum[at][o]);
                     }
+                }
             }
         }
         pool(y, k.image * y.image + k.quad * y.quad + k.cell * y.cell,
@@ -979,10 +980,9 @@ hn_status hn_client_cnn_cuda(const hn_client_cnn_args *a, hn_stream stream)
         HN_CUDA(cudaDeviceGetAttribute(&limit, cudaDevAttrMaxSharedMemoryPerBlockOptin, device)));
     HN_TRY(hn_client_cnn_fits(&a->net, a->batch, (size_t)limit));
     const hn_client_cnn_plan plan = hn_client_cnn_plan_of(&a->net, a->batch, (size_t)limit);
-    const auto kernel =
-        a->net.kernel == 3
-            ? (a->net.pad > 0 ? client_cnn_kernel<3, true> : client_cnn_kernel<3, false>)
-            : (a->net.pad > 0 ? client_cnn_kernel<5, true> : client_cnn_kernel<5, false>);
+    const auto kernel = a->net.kernel == 5 ? client_cnn_kernel<5, false>
+                        : a->net.pad > 0   ? client_cnn_kernel<3, true>
+                                           : client_cnn_kernel<3, false>;
     HN_TRY(HN_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                         (int)plan.n_bytes)));
     kernel<<<(unsigned)a->clients, kThreads, plan.n_bytes, stream>>>(client_of(a, plan),
