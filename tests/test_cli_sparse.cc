@@ -267,6 +267,8 @@ TEST(CliSparsePresets, WhatTheUserGivesWins)
     for (const char *line : {"preset: \"shira\"", "score: \"random\"", "share: \"lora\"",
                              "budget: \"lora:2\"", "scope: \"global\"", "block: \"1x1\""})
         EXPECT_TRUE(contains(yaml, line)) << line << "\n" << yaml;
+    for (const char *idle : {"seed-moments", "select-every", "on-drop"}) /* of reselections */
+        EXPECT_FALSE(contains(yaml, idle)) << idle << "\n" << yaml;
 }
 
 /* ---- packs of other runs ---- */
@@ -381,7 +383,10 @@ TEST(CliSparseRefuses, WhatMakesNoSense)
         {{"--optimizer", "sgd"}, {"--optimizer sgd", "adamw"}},
         {{"--targets", "nobody"}, {"--targets", "nobody"}},
         {{"--lora-steps", "4"}, {"--lora-steps", "--lora-rank"}},
-        {{"--on-drop", "keep"}, {"--on-drop keep"}},
+        {{"--on-drop", "keep"}, {"--on-drop", "--static on"}},
+        {{"--seed-moments=off"}, {"--seed-moments", "without effect", "--static on"}},
+        {{"--preset=smt", "--seed-moments=on"}, {"--seed-moments", "--static on"}},
+        {{"--static=off", "--score=fisher", "--seed-moments=on"}, {"--seed-moments", "sums no"}},
         {{"--static=off", "--score=fisher", "--drop=sensitivity"}, {"--drop sensitivity"}},
         {{"--block", "row", "--budget", "25%"}, {"values", "share"}},
         {{"--budget", "25%", "--accumulation", "2", "--select-memory", "0"}, {"--select-memory 0"}},

@@ -15,6 +15,12 @@ const char *const hn_sparse_adapter_options[] = {
     "block",      "budget",     "share",      "targets",  "exclude", "lora-rank",
     "lora-alpha", "lora-steps", "train-head", "new-head", "mask",    NULL};
 
+const char *hn_sparse_idle_option(const void *config, const char *option)
+{
+    const hn_sparse_config *c = config;
+    return hn_sparse_idle(&c->knobs, option);
+}
+
 static hn_status settle(void *config, const hn_option *row, size_t n, const hn_options_store *given)
 {
     const hn_sparse_config *c = config;

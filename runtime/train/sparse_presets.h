@@ -126,10 +126,13 @@ typedef struct {
 
 /* steps: T. samples: in a whole batch.
  * Errors  HN_ERR_ARG naming the option: a budget that is none, a schedule that is none, a
- *         reselection by scores that never change (random start excepted), lift-rank missing,
- *         on-drop keep with blocks that may come back */
+ *         reselection by scores that never change (random start excepted), lift-rank missing */
 HN_NODISCARD hn_status hn_sparse_rules_of(const hn_sparse_knobs *k, int64_t steps, int64_t samples,
                                           hn_sparse_rules *out);
+
+/* Why an option has no effect beside the others: one of reselections in a run that makes none, or
+ * that its --score leaves no use for; NULL: it has one. */
+const char *hn_sparse_idle(const hn_sparse_knobs *k, const char *option);
 
 /* The block of a matrix by the option `block`. parameters: of the model. columns: for coupled,
  * whether the matrix reads the hidden layer. Errors: HN_ERR_SHAPE naming the matrix */
