@@ -571,6 +571,55 @@ TEST(SparseSelection, AWindowGathersAndLeavesTheUpdateAlone)
     }
 }
 
+/* Steps are clipped to another part of their gradients each: sums of the window are those of
+ * clipped gradients, as the moments are. What a step without an update gathers is as it is. */
+TEST(SparseSelection, AWindowIsClippedAsTheUpdateIs)
+{
+    SmallDecoder m;
+    m.o.sparse = {.density = 0.2, .candidates = 2};
+    m.o.optimizer.max_grad_norm = 0.01;
+    m.open(mixed());
+    const Blocks b = m.blocks();
+    b.select(b.share(4, 1, 0.5));
+    ASSERT_HN_OK(hn_sparse_begin(b.s));
+    b.watch(b.share(30, 1, 0.8));
+    ASSERT_HN_OK(hn_engine_gather(m.e, HN_GATHER_WINDOW));
+    double scale[2];
+    for (unsigned s = 0; s < 2; s++) {
+        const double norm = m.step(s, 1, 0).grad_norm;
+        ASSERT_GT(norm, 0.02);
+        scale[s] = 0.01 / (norm + 1e-6) / kCount;
+        if (s > 0) continue;
+        /* first moments of trained blocks and those that a window of a step would give */
+        auto moments = b.get(HN_SPARSE_SUM);
+        for (float &v : moments) v *= 0.1f;
+        expect_near(b.get(HN_SPARSE_MOMENT1), moments, 1e-6, "moments");
+    }
+    EXPECT_NE(scale[0], scale[1]);
+    const auto one = dense_gradients(0, 1), two = dense_gradients(1, 1);
+    for (int64_t i = 0; i < b.n(); i++) {
+        const auto ids = b.ids(i, HN_BLOCKS_WATCHED);
+        auto sum = b.pick(i, ids, one.at(b.at(i).name)), square = sum;
+        const auto second = b.pick(i, ids, two.at(b.at(i).name));
+        for (size_t k = 0; k < sum.size(); k++) {
+            const double x = scale[0] * (double)sum[k], y = scale[1] * (double)second[k];
+            sum[k] = (float)(x + y);
+            square[k] = (float)(x * x + y * y);
+        }
+        expect_near(b.get(HN_SPARSE_WATCHED_SUM, i), sum, 2e-5, b.at(i).name);
+        expect_near(b.get(HN_SPARSE_WATCHED_SQUARE, i), square, 2e-5, b.at(i).name);
+    }
+    b.watch(b.share(30, 1, 0.8)); /* anew */
+    m.accumulate(2, 0);
+    hn_step_report r;
+    ASSERT_HN_OK(hn_engine_discard(m.e, &r));
+    for (int64_t i = 0; i < b.n(); i++) {
+        auto sum = b.pick(i, b.ids(i, HN_BLOCKS_WATCHED), one.at(b.at(i).name));
+        for (float &v : sum) v /= (float)kCount;
+        expect_near(b.get(HN_SPARSE_WATCHED_SUM, i), sum, 2e-5, b.at(i).name);
+    }
+}
+
 /* Convolutions gather the same way, out of dense gradients of one layer at a time. */
 TEST(SparseSelection, OfConvolutionsGathersTheSame)
 {

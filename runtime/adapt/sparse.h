@@ -18,7 +18,8 @@
  *       best ones are kept, with their sums (kernels/sparse/score_merge.h) ...
  *   hn_sparse_scores        reads them
  *   hn_sparse_watch         blocks whose gradients are to be gathered exactly, besides the trained
- *   ... steps with HN_GATHER_WINDOW: sums and sums of squares of whole-batch gradients ...
+ *   ... steps with HN_GATHER_WINDOW: sums and sums of squares of whole-batch gradients, as the
+ *       update sees them: means, clipped with all others; of hn_engine_discard, not clipped ...
  *   hn_sparse_get           HN_SPARSE_SUM, ...; then hn_sparse_select
  *
  * Shares. A matrix with a part p of all values has p of the pool as its share. It may have at most
@@ -101,7 +102,7 @@ typedef enum {
 void hn_sparse_record(hn_sparse *s, hn_gather what, int64_t group, hn_tensor *count);
 int64_t hn_sparse_groups(const hn_sparse *s); /* 0: no selection while training */
 /* What follows the last micro-batch of such a step: scores out of the buffers of a group (nothing
- * without buffers), sums of the window. */
+ * without buffers); sums of the window, behind grad_norm, which says by what to scale. */
 HN_NODISCARD hn_status hn_sparse_record_end(hn_sparse *s, hn_graph *g, hn_gather what,
                                             int64_t group);
 /* AdamW on the pool, then W anew; adamw: attributes of that operation. */

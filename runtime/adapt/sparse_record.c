@@ -394,10 +394,9 @@ static hn_status record_grad(const hn_block_rule *r, hn_graph *g, const char *na
 }
 
 /* Sums of a pool's gradients, which stay where the update reads them. */
-static hn_status emit_sums(hn_sparse *s, hn_graph *g, hn_tensor *grad, hn_tensor *sum,
-                           hn_tensor *square)
+static hn_status emit_sums(hn_graph *g, hn_tensor *grad, hn_tensor *sum, hn_tensor *square)
 {
-    hn_tensor *const in[] = {grad, s->count, sum, square};
+    hn_tensor *const in[] = {grad, sum, square};
     const hn_attr attr = {.window_add = {.zero = square != NULL}};
     return hn_emit(g, HN_OP_WINDOW_ADD, sum->name, in, &attr, NULL);
 }
@@ -407,8 +406,8 @@ hn_status hn_sparse_record_end(hn_sparse *s, hn_graph *g, hn_gather what, int64_
     const hn_block_pool *trained = &s->pool[HN_BLOCKS_TRAINED],
                         *watched = &s->pool[HN_BLOCKS_WATCHED];
     if (what == HN_GATHER_WINDOW) {
-        HN_TRY(emit_sums(s, g, trained->grad, trained->part[HN_SPARSE_SUM], NULL));
-        return emit_sums(s, g, watched->grad, watched->part[HN_SPARSE_WATCHED_SUM],
+        HN_TRY(emit_sums(g, trained->grad, trained->part[HN_SPARSE_SUM], NULL));
+        return emit_sums(g, watched->grad, watched->part[HN_SPARSE_WATCHED_SUM],
                          watched->part[HN_SPARSE_WATCHED_SQUARE]);
     }
     for (int64_t i = 0; i < s->n; i++) {

@@ -159,7 +159,8 @@ HN_NODISCARD hn_status hn_engine_report(hn_engine *e, bool wait, bool *there, hn
  * Errors  HN_ERR_ARG: hn_sparse_options.candidates is 0, or nothing is trained in blocks */
 HN_NODISCARD hn_status hn_engine_gather(hn_engine *e, hn_gather what);
 /* In place of an update, where blocks are trained: parameters and moments stay as they are (running
- * values of batch norms have moved). The report is that of a step. */
+ * values of batch norms have moved), and nothing is clipped of what is gathered. The report is that
+ * of a step. */
 HN_NODISCARD hn_status hn_engine_discard(hn_engine *e, hn_step_report *report);
 /* Instead of an update: adds count times the square of the mean gradient over the micro-batches
  * since the last one (count images or tokens of them) to the Fisher, and clears gradients and

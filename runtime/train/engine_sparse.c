@@ -22,6 +22,7 @@ static hn_status record(hn_engine *e, hn_gather what, int64_t group, const hn_jo
     if (what == HN_GATHER_SCORES && e->o.sparse.select_memory == 0) return HN_OK;
     snprintf(name, sizeof name, "%s end %" PRId64, kind, group);
     HN_TRY(hn_graph_new(e->program, name, false, &out->end));
+    if (what == HN_GATHER_WINDOW) HN_TRY(hn_engine_record_norm(e, out->end));
     return hn_sparse_record_end(s, out->end, what, group);
 }
 
@@ -37,13 +38,12 @@ hn_status hn_engine_record_gathering(hn_engine *e, const hn_job_sums *sums)
     return groups > 0 ? record(e, HN_GATHER_WINDOW, 0, sums, &e->window) : HN_OK;
 }
 
-hn_status hn_engine_record_discard(hn_engine *e, hn_tensor *grad)
+hn_status hn_engine_record_discard(hn_engine *e)
 {
-    hn_tensor *count = hn_params_flat(e->params)->count, *in[] = {grad, count, e->step};
     HN_TRY(hn_graph_new(e->program, "discard", false, &e->discard));
-    HN_TRY(hn_emit(e->discard, HN_OP_GRAD_NORM, "grad_norm", in, NULL, NULL));
-    HN_TRY(hn_engine_record_zero(e->discard, grad));
-    return hn_engine_record_zero(e->discard, count);
+    HN_TRY(hn_engine_record_norm(e, e->discard));
+    HN_TRY(hn_engine_record_zero(e->discard, e->grad));
+    return hn_engine_record_zero(e->discard, hn_params_flat(e->params)->count);
 }
 
 /* ---- steps ---- */
