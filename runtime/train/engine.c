@@ -300,8 +300,10 @@ char *hn_engine_plan_text(const hn_engine *e)
     else if (e->recomputed > 0) /* it did fit: somebody else has taken memory since */
         snprintf(line, sizeof line, "recompute: %" PRId64 " of %" PRId64 " layers\n", e->recomputed,
                  e->o.job->layers);
-    text = fit ? hn_asprintf("%s%s", plan, line)
-               : hn_asprintf("%s%sit does not fit: there are %.4f GiB\n", plan, line,
+    char selection[200];
+    hn_engine_selection_text(e, selection, sizeof selection);
+    text = fit ? hn_asprintf("%s%s%s", plan, selection, line)
+               : hn_asprintf("%s%s%sit does not fit: there are %.4f GiB\n", plan, selection, line,
                              (double)room / 0x1p30);
 
 done:

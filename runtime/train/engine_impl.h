@@ -75,6 +75,8 @@ hn_job_pass hn_engine_pass(const hn_engine *e);
 /* Graphs of steps that gather for a selection, where the method selects while it trains. */
 HN_NODISCARD hn_status hn_engine_record_gathering(hn_engine *e, const hn_job_sums *sums);
 HN_NODISCARD hn_status hn_engine_record_discard(hn_engine *e);
+/* A line of the plan about what selections take; "" where they take nothing. */
+void hn_engine_selection_text(const hn_engine *e, char *text, size_t size);
 /* What a micro-batch of the running step, which gathers, is to run.
  * Errors: HN_ERR_ARG for one too many */
 HN_NODISCARD hn_status hn_engine_gathering_micro(const hn_engine *e, int64_t index,

@@ -35,7 +35,8 @@ hn_status hn_engine_record_gathering(hn_engine *e, const hn_job_sums *sums)
     e->discard = NULL;
     for (int64_t k = 0; k < groups; k++)
         HN_TRY(record(e, HN_GATHER_SCORES, k, sums, &e->scores[k]));
-    return groups > 0 ? record(e, HN_GATHER_WINDOW, 0, sums, &e->window) : HN_OK;
+    if (s == NULL || !hn_sparse_watches(s)) return HN_OK;
+    return record(e, HN_GATHER_WINDOW, 0, sums, &e->window);
 }
 
 hn_status hn_engine_record_discard(hn_engine *e)
@@ -44,6 +45,18 @@ hn_status hn_engine_record_discard(hn_engine *e)
     HN_TRY(hn_engine_record_norm(e, e->discard));
     HN_TRY(hn_engine_record_zero(e->discard, e->grad));
     return hn_engine_record_zero(e->discard, hn_params_flat(e->params)->count);
+}
+
+/* Giving it back behind a first selection would leave the peak of the run as it is: that is inside
+ * the selection, which runs forward and backward like a step. */
+void hn_engine_selection_text(const hn_engine *e, char *text, size_t size)
+{
+    const hn_sparse *s = hn_params_sparse(e->params);
+    const size_t bytes = s ? hn_sparse_selection_bytes(s) : 0;
+    text[0] = '\0';
+    if (bytes == 0) return;
+    snprintf(text, size, "selection of blocks: %.4f GiB of the tables%s\n", (double)bytes / 0x1p30,
+             e->o.sparse.once ? ", once, before training; it stays: the peak is there" : "");
 }
 
 /* ---- steps ---- */
@@ -61,9 +74,12 @@ static const hn_engine_gathering *gathering(const hn_engine *e)
 
 hn_status hn_engine_gather(hn_engine *e, hn_gather what)
 {
-    if (what != HN_GATHER_NOTHING && e->window.micro == NULL)
-        return HN_FAIL(HN_ERR_ARG, "gradients of blocks are to be gathered, but the engine selects "
-                                   "none while it trains");
+    if ((what == HN_GATHER_WINDOW && e->window.micro == NULL) ||
+        (what == HN_GATHER_SCORES && e->scores[0].micro == NULL))
+        return HN_FAIL(HN_ERR_ARG,
+                       "%s of blocks are to be gathered, but the engine selects none "
+                       "by them while it trains",
+                       what == HN_GATHER_WINDOW ? "gradients" : "scores");
     e->wanted = what;
     return HN_OK;
 }

@@ -251,6 +251,16 @@ static bool selects_by_gradient(const hn_sparse_run *r)
     return first || (!t->fixed && t->window > 0);
 }
 
+/* What selections read of the gradients. */
+static void choose_stages(const hn_sparse_run *r, hn_sparse_options *o)
+{
+    const hn_select_schedule *t = &r->rules.schedule;
+    if (t->score_share == 0) o->stages = HN_STAGES_SUMS;
+    if (t->score_share == 1) o->stages = HN_STAGES_SCORES;
+    o->once = t->fixed;
+    o->squares = !t->fixed && r->c->knobs.seed_moments && o->stages != HN_STAGES_SCORES;
+}
+
 static hn_status plan_run(hn_session *s, hn_engine_options *o)
 {
     enum { SOME_STEPS = 1000 }; /* of a plan without data: they change nothing of it */
@@ -273,6 +283,7 @@ static hn_status plan_run(hn_session *s, hn_engine_options *o)
         o->sparse.candidates = 0;
         return HN_OK;
     }
+    choose_stages(r, &o->sparse);
     o->sparse.score = r->rules.score == HN_BY_ABS ? HN_SCORE_ABS : HN_SCORE_SQUARE;
     return dense_memory(r, &o->sparse.select_memory);
 }
