@@ -40,8 +40,9 @@ static const char *idle(const hn_session *s, const char *name)
     return s->method->idle != NULL ? s->method->idle(s->config, name) : NULL;
 }
 
-hn_status hn_check_idle_options(const hn_session *s)
+hn_status hn_check_run_options(const hn_session *s)
 {
+    HN_TRY(hn_run_config_check(s->run));
     for (size_t i = 0; i < s->method->n_options; i++) {
         const char *name = s->method->options[i].name;
         const char *reason = name != NULL ? idle(s, name) : NULL;

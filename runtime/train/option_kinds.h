@@ -12,8 +12,9 @@ extern "C" {
  * given */
 HN_NODISCARD hn_status hn_check_option_kinds(const hn_session *s);
 
-/* Errors: HN_ERR_ARG naming an option of the method that was given and is idle (method.h) */
-HN_NODISCARD hn_status hn_check_idle_options(const hn_session *s);
+/* Of a run, before anything is opened. Errors: those of hn_run_config_check; HN_ERR_ARG naming an
+ * option of the method that was given and is idle (method.h) */
+HN_NODISCARD hn_status hn_check_run_options(const hn_session *s);
 
 /* The options that reproduce the run, as hn_options_yaml writes them. Those of the other kind of
  * model are left out, idle ones, and those that a loaded adapter decides: giving them is an error.

@@ -213,25 +213,16 @@ static bool is_in(const char *const *list, const char *name)
 
 const char *hn_sparse_idle(const hn_sparse_knobs *k, const char *option)
 {
-    static const char *const of_reselections[] = {"select-every",
-                                                  "select-at",
-                                                  "select-window",
-                                                  "select-until",
-                                                  "replace",
-                                                  "replace-first",
-                                                  "replace-decay",
-                                                  "drop",
-                                                  "on-drop",
-                                                  "hysteresis",
-                                                  "protect",
-                                                  "seed-moments",
-                                                  NULL};
+    static const char *const of_reselections[] = {"select-every", "select-at",    "select-until",
+                                                  "on-drop",      "seed-moments", NULL};
     static const char *const of_changes[] = {"select-window", "replace", "replace-first",
                                              "replace-decay", "drop",    "hysteresis",
                                              "protect",       NULL};
     const hn_score_rule score = score_of(k->score);
-    if (k->fixed && is_in(of_reselections, option)) return "blocks are chosen once (--static on)";
-    if (!hn_score_has_gradient(score) && is_in(of_changes, option))
+    const bool changes = is_in(of_changes, option);
+    if (k->fixed && (changes || is_in(of_reselections, option)))
+        return "blocks are chosen once (--static on)";
+    if (changes && !hn_score_has_gradient(score))
         return "a --score of the weights chooses all blocks anew";
     if (strcmp(option, "seed-moments") == 0 &&
         (!hn_score_has_gradient(score) || score_share(k, score) == 1))

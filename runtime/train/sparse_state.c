@@ -402,7 +402,7 @@ static hn_status load_watched(const hn_st_file *f, hn_sparse *s)
         if (st != HN_OK) goto done;
     }
     const hn_block_lists lists = {first, all};
-    if (hn_sparse_watches(s)) st = hn_sparse_watch(s, &lists);
+    if (hn_sparse_watches(s) || first[matrices] > 0) st = hn_sparse_watch(s, &lists);
 
 done:
     hn_free(all);
