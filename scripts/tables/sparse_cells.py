@@ -123,8 +123,8 @@ def whole(full):
         stories=128,
         rates={
             "full": (3e-4, 1e-3, 3e-3),
-            "lora": (1e-3, 3e-3, 1e-2),
-            "sparse": (1e-3, 3e-3, 1e-2),
+            "lora": (1e-3, 3e-3, 1e-2, 3e-2),
+            "sparse": (3e-4, 1e-3, 3e-3, 1e-2, 3e-2),
             "score": (1e-3, 3e-3, 1e-2, 3e-2),
         },
     )
