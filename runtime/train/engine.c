@@ -474,12 +474,19 @@ static hn_status warm_up(hn_engine *e)
     return hn_engine_run_empty(e);
 }
 
+/* What no step changes, but for the norm where nothing is updated. */
+static void set_constants(const hn_engine *e, hn_step_block *s)
+{
+    s->seed = e->o.seed;
+    s->max_norm = (float)e->o.optimizer.max_grad_norm;
+}
+
 hn_status hn_engine_allocate(hn_engine *e)
 {
     HN_TRY(hn_plan_allocate(e->program));
     HN_TRY(take_host_memory(e));
-    for (int i = 0; i < HN_ENGINE_STAGES; i++) e->stage[i].step->seed = e->o.seed;
-    for (int i = 0; i < HN_ENGINE_AHEAD; i++) e->outcome[i].step->seed = e->o.seed;
+    for (int i = 0; i < HN_ENGINE_STAGES; i++) set_constants(e, e->stage[i].step);
+    for (int i = 0; i < HN_ENGINE_AHEAD; i++) set_constants(e, e->outcome[i].step);
     if (e->o.job->fill) HN_TRY(e->o.job->fill(e->o.job));
     if (hn_params_sparse(e->params))
         HN_TRY(hn_sparse_fill(hn_params_sparse(e->params), e->o.optimizer.beta1,
@@ -572,14 +579,13 @@ hn_status hn_engine_find_nonfinite(hn_engine *e, int64_t index)
     return micro(e, e->micro, index, true);
 }
 
-/* What the update needs to know; clip: whether there is one, else gradients are as they are. */
-static void set_update(const hn_engine *e, hn_step_block *s, double lr, bool clip)
+/* What the update needs to know. */
+static void set_update(const hn_engine *e, hn_step_block *s, double lr)
 {
     const hn_optimizer *o = &e->o.optimizer;
     const double t = (double)(e->step_number + 1);
     s->step = (uint64_t)e->step_number + 1;
     s->lr = (float)lr;
-    s->max_norm = clip ? (float)o->max_grad_norm : 0;
     s->bias_correction1 = (float)(1.0 - pow(o->beta1, t));
     s->bias_correction2 = (float)(1.0 - pow(o->beta2, t));
 }
@@ -612,7 +618,8 @@ static hn_status end_step(hn_engine *e, const hn_graph *g, double lr, hn_step_re
 {
     hn_step_block *step = next_outcome(e)->step;
     HN_TRY(check_ahead(e));
-    set_update(e, step, lr, g == e->update);
+    set_update(e, step, lr);
+    step->max_norm = g == e->update ? (float)e->o.optimizer.max_grad_norm : 0; /* no clipping */
     HN_TRY(send(e, e->step, step));
     if (hn_engine_gathering_end(e) != NULL) HN_TRY(run(e, hn_engine_gathering_end(e), false));
     hn_engine_count_gathered(e);
@@ -646,7 +653,7 @@ hn_status hn_engine_step(hn_engine *e, int64_t step, double lr, hn_step_report *
     if (e->counted) HN_TRY(hn_engine_begin(e, step));
     e->step_number = step;
     HN_TRY(set_micro(e, 0));
-    set_update(e, e->stage[e->now].step, lr, true);
+    set_update(e, e->stage[e->now].step, lr);
     HN_TRY(send_stage(e, e->loss));
     HN_TRY(hn_device_launch(hn_program_device(e->program), e->whole));
     return fetch_report(e, report);
