@@ -56,19 +56,10 @@ hn_job_pass hn_engine_pass(const hn_engine *e)
                          .recompute = e->recomputed};
 }
 
-hn_status hn_engine_record_norm(hn_engine *e, hn_graph *g)
-{
-    hn_tensor *in[] = {e->grad, hn_params_flat(e->params)->count, e->step};
-    return hn_emit(g, HN_OP_GRAD_NORM, "grad_norm", in, NULL, NULL);
-}
-
 static hn_status record_micro(hn_engine *e)
 {
-    const hn_flat *flat = hn_params_flat(e->params);
-    const hn_job_sums sums = {e->loss, flat->count, NULL};
+    const hn_job_sums sums = {e->loss, hn_params_flat(e->params)->count, NULL};
     const hn_job_pass pass = hn_engine_pass(e);
-    HN_TRY(
-        hn_program_range(e->program, HN_MEM_GRAD, "all gradients", HN_F32, 0, flat->n, &e->grad));
     HN_TRY(hn_graph_new(e->program, "begin", false, &e->begin));
     HN_TRY(hn_engine_record_zero(e->begin, sums.loss));
     HN_TRY(hn_engine_record_zero(e->begin, sums.count));
@@ -116,7 +107,7 @@ static hn_status record_range(hn_engine *e, const char *name, int64_t first, int
 }
 
 /* Tensors of the anchor, and the graph that gathers the Fisher. */
-static hn_status record_anchor(hn_engine *e)
+static hn_status record_anchor(hn_engine *e, hn_tensor *grad)
 {
     const hn_anchor *a = &e->o.anchor;
     const hn_flat *flat = hn_params_flat(e->params);
@@ -128,19 +119,19 @@ static hn_status record_anchor(hn_engine *e)
     if (a->weight > 0) HN_TRY(vector(e, HN_MEM_STATE, "anchor.ref", HN_F32, flat->n, &e->ref));
     if (!a->fisher) return HN_OK;
     HN_TRY(vector(e, HN_MEM_STATE, "anchor.fisher", HN_F32, flat->n, &e->fisher));
-    hn_tensor *const in[] = {e->fisher, e->grad, flat->count};
+    hn_tensor *const in[] = {e->fisher, grad, flat->count};
     const hn_attr attr = {.square_accumulate = {.keep = 1, .scale = 1}};
     HN_TRY(hn_graph_new(e->program, "square", false, &e->square));
     HN_TRY(hn_emit(e->square, HN_OP_SQUARE_ACCUMULATE, "square", in, &attr, NULL));
-    HN_TRY(hn_engine_record_zero(e->square, e->grad));
+    HN_TRY(hn_engine_record_zero(e->square, grad));
     return hn_engine_record_zero(e->square, flat->count);
 }
 
-static hn_status record_penalty(hn_engine *e)
+static hn_status record_penalty(hn_engine *e, hn_tensor *grad)
 {
     const hn_flat *flat = hn_params_flat(e->params);
     const hn_attr attr = {.anchor = {.weight = e->o.anchor.weight}};
-    hn_tensor *const in[] = {e->values, e->ref, e->grad, e->fisher, flat->count, NULL};
+    hn_tensor *const in[] = {e->values, e->ref, grad, e->fisher, flat->count, NULL};
     if (e->ref == NULL) return HN_OK;
     return hn_emit(e->update, HN_OP_ANCHOR, "anchor", in, &attr, NULL);
 }
@@ -148,17 +139,20 @@ static hn_status record_penalty(hn_engine *e)
 static hn_status record_update(hn_engine *e)
 {
     const hn_flat *flat = hn_params_flat(e->params);
-    HN_TRY(record_anchor(e));
+    hn_tensor *grad;
+    HN_TRY(hn_program_range(e->program, HN_MEM_GRAD, "all gradients", HN_F32, 0, flat->n, &grad));
+    HN_TRY(record_anchor(e, grad));
     HN_TRY(hn_graph_new(e->program, "update", false, &e->update));
-    HN_TRY(record_penalty(e));
-    HN_TRY(hn_engine_record_norm(e, e->update));
+    HN_TRY(record_penalty(e, grad));
+    hn_tensor *in[] = {grad, flat->count, e->step};
+    HN_TRY(hn_emit(e->update, HN_OP_GRAD_NORM, "grad_norm", in, NULL, NULL));
     HN_TRY(record_range(e, "decayed", 0, flat->n_decay, e->o.optimizer.weight_decay));
     HN_TRY(record_range(e, "not decayed", flat->n_decay, flat->n_dense - flat->n_decay, 0));
     if (hn_params_sparse(e->params) != NULL) {
         const hn_attr blocks = adamw_of(&e->o.optimizer, e->o.optimizer.weight_decay);
         HN_TRY(hn_sparse_record_update(hn_params_sparse(e->params), e->update, &blocks));
         HN_TRY(hn_engine_record_zero(e->update, flat->count));
-        HN_TRY(hn_engine_record_discard(e));
+        HN_TRY(hn_engine_record_discard(e, grad));
     }
     return hn_params_refresh(e->params, e->update);
 }
@@ -474,7 +468,7 @@ static hn_status warm_up(hn_engine *e)
     return hn_engine_run_empty(e);
 }
 
-/* What no step changes, but for the norm where nothing is updated. */
+/* What no step changes. */
 static void set_constants(const hn_engine *e, hn_step_block *s)
 {
     s->seed = e->o.seed;
@@ -619,7 +613,7 @@ static hn_status end_step(hn_engine *e, const hn_graph *g, double lr, hn_step_re
     hn_step_block *step = next_outcome(e)->step;
     HN_TRY(check_ahead(e));
     set_update(e, step, lr);
-    step->max_norm = g == e->update ? (float)e->o.optimizer.max_grad_norm : 0; /* no clipping */
+    step->max_norm = g == e->update ? (float)e->o.optimizer.max_grad_norm : 0; /* as it is */
     HN_TRY(send(e, e->step, step));
     if (hn_engine_gathering_end(e) != NULL) HN_TRY(run(e, hn_engine_gathering_end(e), false));
     hn_engine_count_gathered(e);

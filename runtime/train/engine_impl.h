@@ -43,7 +43,6 @@ struct hn_engine {
      * and with the loss a step's; another takes loss and step block back. */
     hn_tensor *loss, *step, *field[HN_JOB_FIELDS];
     hn_job_sums eval_sums;
-    hn_tensor *grad;         /* all gradients, flat */
     hn_tensor *values;       /* the flat trained range; NULL without an anchor */
     hn_tensor *ref, *fisher; /* of the anchor, laid out as that; NULL: it has none */
     hn_graph *begin, *micro, *update, *square, *eval_begin, *eval, *probe;
@@ -67,14 +66,14 @@ static inline hn_status hn_engine_record_zero(hn_graph *g, hn_tensor *t)
 {
     return hn_emit(g, HN_OP_ZERO, t->name, &t, NULL, NULL);
 }
-HN_NODISCARD hn_status hn_engine_record_norm(hn_engine *e, hn_graph *g);
 hn_job_pass hn_engine_pass(const hn_engine *e);
 
 /* engine_sparse.c */
 
 /* Graphs of steps that gather for a selection, where the method selects while it trains. */
 HN_NODISCARD hn_status hn_engine_record_gathering(hn_engine *e, const hn_job_sums *sums);
-HN_NODISCARD hn_status hn_engine_record_discard(hn_engine *e);
+/* grad: all gradients. */
+HN_NODISCARD hn_status hn_engine_record_discard(hn_engine *e, hn_tensor *grad);
 /* A line of the plan about what selections take; "" where they take nothing. */
 void hn_engine_selection_text(const hn_engine *e, char *text, size_t size);
 /* What a micro-batch of the running step, which gathers, is to run.

@@ -7,6 +7,21 @@
 
 /* ---- recording ---- */
 
+static hn_status record_norm(hn_engine *e, hn_graph *g, hn_tensor *grad)
+{
+    hn_tensor *in[] = {grad, hn_params_flat(e->params)->count, e->step};
+    return hn_emit(g, HN_OP_GRAD_NORM, "grad_norm", in, NULL, NULL);
+}
+
+/* By what the update will scale, before it does. */
+static hn_status record_window_norm(hn_engine *e, hn_graph *g)
+{
+    const int64_t n = hn_params_flat(e->params)->n;
+    hn_tensor *grad;
+    HN_TRY(hn_program_range(e->program, HN_MEM_GRAD, "window gradients", HN_F32, 0, n, &grad));
+    return record_norm(e, g, grad);
+}
+
 static hn_status record(hn_engine *e, hn_gather what, int64_t group, const hn_job_sums *sums,
                         hn_engine_gathering *out)
 {
@@ -22,7 +37,7 @@ static hn_status record(hn_engine *e, hn_gather what, int64_t group, const hn_jo
     if (what == HN_GATHER_SCORES && e->o.sparse.select_memory == 0) return HN_OK;
     snprintf(name, sizeof name, "%s end %" PRId64, kind, group);
     HN_TRY(hn_graph_new(e->program, name, false, &out->end));
-    if (what == HN_GATHER_WINDOW) HN_TRY(hn_engine_record_norm(e, out->end));
+    if (what == HN_GATHER_WINDOW) HN_TRY(record_window_norm(e, out->end));
     return hn_sparse_record_end(s, out->end, what, group);
 }
 
@@ -39,11 +54,11 @@ hn_status hn_engine_record_gathering(hn_engine *e, const hn_job_sums *sums)
     return record(e, HN_GATHER_WINDOW, 0, sums, &e->window);
 }
 
-hn_status hn_engine_record_discard(hn_engine *e)
+hn_status hn_engine_record_discard(hn_engine *e, hn_tensor *grad)
 {
     HN_TRY(hn_graph_new(e->program, "discard", false, &e->discard));
-    HN_TRY(hn_engine_record_norm(e, e->discard));
-    HN_TRY(hn_engine_record_zero(e->discard, e->grad));
+    HN_TRY(record_norm(e, e->discard, grad));
+    HN_TRY(hn_engine_record_zero(e->discard, grad));
     return hn_engine_record_zero(e->discard, hn_params_flat(e->params)->count);
 }
 
