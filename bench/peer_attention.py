@@ -10,7 +10,6 @@ comparison is `hone-bench --filter attention`, run on the same machine right bef
 """
 
 import argparse
-import json
 import os
 
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -18,26 +17,11 @@ import torch
 import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from peer_clock import milliseconds, say
+
 HEADS, KV_HEADS = 32, 8
 SHAPES = [(8, 2048, 64), (4, 2048, 128)]
 BACKENDS = {"cudnn": SDPBackend.CUDNN_ATTENTION, "flash": SDPBackend.FLASH_ATTENTION}
-
-
-def milliseconds(call, seconds):
-    for _ in range(5):
-        call()
-    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    begin.record()
-    call()
-    end.record()
-    torch.cuda.synchronize()
-    n = max(20, int(1e3 * seconds / begin.elapsed_time(end)))
-    begin.record()
-    for _ in range(n):
-        call()
-    end.record()
-    torch.cuda.synchronize()
-    return begin.elapsed_time(end) / n
 
 
 def measure(batch, length, dim, backend, seconds):
@@ -53,22 +37,23 @@ def measure(batch, length, dim, backend, seconds):
     def forward():
         return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
 
-    def say(what, ms, factor):
-        line = {"who": "torch", "backend": backend, "pass": what, "batch": batch}
-        line |= {"length": length, "head_dim": dim, "ms": round(ms, 4)}
-        line |= {"tflops": round(1e-9 * factor * flops / ms, 1), "versions": torch.__version__}
-        line |= {"cudnn": torch.backends.cudnn.version()}
-        print(json.dumps(line), flush=True)
+    def time(what, call, factor):
+        ms = milliseconds(call, seconds, least=20)
+        line = {"backend": backend, "pass": what, "batch": batch, "length": length}
+        line |= {"head_dim": dim, "ms": round(ms, 4)}
+        line |= {"tflops": round(1e-9 * factor * flops / ms, 1)}
+        say(**line, cudnn=torch.backends.cudnn.version())
 
     with sdpa_kernel(BACKENDS[backend]):
-        say("forward", milliseconds(forward, seconds), 1.0)
+        time("forward", forward, 1.0)
         for deterministic in (False, True):
             torch.use_deterministic_algorithms(deterministic)
             out = forward()
-            ms = milliseconds(
-                lambda: torch.autograd.grad(out, (q, k, v), dout, retain_graph=True), seconds
+            time(
+                "backward, deterministic" if deterministic else "backward",
+                lambda: torch.autograd.grad(out, (q, k, v), dout, retain_graph=True),
+                2.5,
             )
-            say("backward, deterministic" if deterministic else "backward", ms, 2.5)
         torch.use_deterministic_algorithms(False)
 
 
@@ -82,7 +67,7 @@ def main():
             try:
                 measure(*shape, backend, a.seconds)
             except RuntimeError as e:
-                print(json.dumps({"who": "torch", "backend": backend, "error": str(e)[:200]}))
+                say(backend=backend, error=str(e)[:200])
                 torch.use_deterministic_algorithms(False)
 
 

@@ -1,5 +1,7 @@
-"""What the PyTorch peers of the step benchmarks share: continuous steps, timed as hone's are."""
+"""What the PyTorch peers share: continuous steps, timed as hone's are; single operations, called
+back to back; a JSON line a measurement."""
 
+import json
 import time
 
 import torch
@@ -74,3 +76,25 @@ def timed(step, device, seconds, least):
         "window": window,
         "loss_last": loss.item(),
     }
+
+
+def milliseconds(call, seconds, least=5):
+    """Of an operation on the GPU: the mean of calls back to back, at least so many."""
+
+    def elapsed(n):
+        clock = Clock("cuda")
+        clock.mark()
+        for _ in range(n):
+            call()
+        clock.mark()
+        return clock.intervals_ms()[0]
+
+    for _ in range(3):
+        call()
+    once = max(elapsed(1), 1e-3)
+    n = max(least, int(1e3 * seconds / once))
+    return elapsed(n) / n
+
+
+def say(**line):
+    print(json.dumps({"who": "torch"} | line | {"versions": torch.__version__}), flush=True)

@@ -10,29 +10,13 @@ line a measurement: mean microseconds of calls back to back on CUDA events. hone
 """
 
 import argparse
-import json
 
 import torch
 
+from peer_clock import milliseconds, say
+
 MATRICES = [(16384, 2048, 2048), (16384, 2048, 8192), (16384, 8192, 2048)]
 MATRICES += [(8192, 4096, 4096), (8192, 4096, 14336)]
-
-
-def microseconds(call, seconds):
-    for _ in range(3):
-        call()
-    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    begin.record()
-    call()
-    end.record()
-    torch.cuda.synchronize()
-    n = min(1000, max(5, int(1e3 * seconds / max(begin.elapsed_time(end), 1e-3))))
-    begin.record()
-    for _ in range(n):
-        call()
-    end.record()
-    torch.cuda.synchronize()
-    return 1e3 * begin.elapsed_time(end) / n
 
 
 def mask(rows, cols, block, ppm):
@@ -55,13 +39,13 @@ def csr(at, rows, cols, dtype):
 def measure(tokens, cols, rows, block, ppm, seconds):
     line = {"rows": tokens, "in": cols, "out": rows, "block": block, "ppm": ppm}
 
-    def say(what, dtype, call):
-        result = {"who": "torch", "what": what, "dtype": dtype} | line
+    def time(what, dtype, call):
+        result = {"what": what, "dtype": dtype} | line
         try:
-            result["us"] = round(microseconds(call, seconds), 2)
+            result["us"] = round(1e3 * milliseconds(call, seconds), 2)
         except (RuntimeError, NotImplementedError) as error:
             result["refused"] = str(error).splitlines()[0]
-        print(json.dumps(result | {"versions": torch.__version__}), flush=True)
+        say(**result)
 
     at = mask(rows, cols, block, ppm)
     flat = at[0] * cols + at[1]
@@ -69,11 +53,11 @@ def measure(tokens, cols, rows, block, ppm, seconds):
     dy = torch.randn(tokens, rows, device="cuda", dtype=torch.bfloat16)
     x = torch.randn(tokens, cols, device="cuda", dtype=torch.bfloat16)
     grad = torch.zeros(flat.numel(), device="cuda")
-    say("dense", "bf16", lambda: dy.t() @ x)
-    say("dense and gather", "bf16", lambda: grad.add_((dy.t() @ x).view(-1)[flat]))
+    time("dense", "bf16", lambda: dy.t() @ x)
+    time("dense and gather", "bf16", lambda: grad.add_((dy.t() @ x).view(-1)[flat]))
     for dtype, name in ((torch.float32, "f32"), (torch.bfloat16, "bf16")):
         a, b, c = dy.t().to(dtype).contiguous(), x.to(dtype), csr(at, rows, cols, dtype)
-        say("cusparse sddmm", name, lambda: torch.sparse.sampled_addmm(c, a, b))
+        time("cusparse sddmm", name, lambda: torch.sparse.sampled_addmm(c, a, b))
 
 
 def main():

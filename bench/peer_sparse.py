@@ -10,9 +10,10 @@ hone's side is `hone-bench --filter topk` and so on, on the same machine right b
 """
 
 import argparse
-import json
 
 import torch
+
+from peer_clock import milliseconds, say
 
 WEIGHTS = 16 * 60817408
 TOPK = [(10**8, 10**5), (10**8, 10**6), (10**8, 5 * 10**6)]
@@ -22,38 +23,16 @@ SCORES = [(8192, 2048, 1, 1), (8192, 2048, 4, 4), (8192, 2048, 16, 16), (8192, 2
 SCORES += [(8192, 2048, 1, 2048), (8192, 2048, 8192, 1)]
 
 
-def milliseconds(call, seconds):
-    for _ in range(3):
-        call()
-    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    begin.record()
-    call()
-    end.record()
-    torch.cuda.synchronize()
-    n = max(5, int(1e3 * seconds / begin.elapsed_time(end)))
-    begin.record()
-    for _ in range(n):
-        call()
-    end.record()
-    torch.cuda.synchronize()
-    return begin.elapsed_time(end) / n
-
-
-def say(bench, how, ms, **axes):
-    line = {"who": "torch", "bench": bench, "how": how} | axes
-    line |= {"ms": round(ms, 4), "versions": torch.__version__}
-    print(json.dumps(line), flush=True)
-
-
 def topk(n, k, seconds):
     x = torch.randn(n, device="cuda")
     for ordered in (False, True):
         try:
             ms = milliseconds(lambda: torch.topk(x, k, sorted=ordered), seconds)
         except RuntimeError as why:  # out of memory
-            print(json.dumps({"bench": "topk", "n": n, "k": k, "error": str(why)[:80]}))
+            say(bench="topk", n=n, k=k, error=str(why)[:80])
             continue
-        say("topk", "sorted" if ordered else "unsorted", ms, n=n, k=k)
+        how = "sorted" if ordered else "unsorted"
+        say(bench="topk", how=how, n=n, k=k, ms=round(ms, 4))
 
 
 def sparse_update(entries, seconds):
@@ -83,7 +62,7 @@ def sparse_update(entries, seconds):
     both["fused AdamW + scatter_"] = [update, scatter]
     for how, calls in both.items():
         ms = milliseconds(lambda: [call() for call in calls], seconds)
-        say("sparse_update", how, ms, entries=entries)
+        say(bench="sparse_update", how=how, entries=entries, ms=round(ms, 4))
 
 
 def block_score(out, width, br, bc, seconds):
@@ -94,7 +73,8 @@ def block_score(out, width, br, bc, seconds):
 
     for how, f in (("eager", score), ("compiled", torch.compile(score, dynamic=False))):
         ms = milliseconds(lambda: [f(dw) for dw in sets], seconds) / len(sets)
-        say("block_score", how, ms, out=out, **{"in": width}, br=br, bc=bc)
+        shape = {"out": out, "in": width, "br": br, "bc": bc}
+        say(bench="block_score", how=how, **shape, ms=round(ms, 4))
 
 
 def main():

@@ -200,7 +200,8 @@ static hn_status set_up(bench *b)
     };
     hn_decoder_job_init(&b->job, &decoder);
     hn_sparse_options sparse = {.density = c->density,
-                                .candidates = gather_of(c) == HN_GATHER_NOTHING ? 0 : 2};
+                                .candidates = gather_of(c) == HN_GATHER_NOTHING ? 0 : 2,
+                                .squares = true};
     if (c->block > 0 && !(c->density > 0))
         HN_TRY(hn_step_blocks_as_pairs(&b->blocks, &b->job.job, c->rank, &sparse.values));
     const hn_engine_options o = {

@@ -2,6 +2,10 @@
 #include "cli_run_test.h"
 #include "image_test.h"
 
+#include <numeric>
+
+#include "runtime/file/sparse_pack.h"
+
 namespace {
 
 /* A quarter of the small model's values in 4 x 4 blocks, chosen from four batches. */
@@ -258,6 +262,62 @@ INSTANTIATE_TEST_SUITE_P(
         return name;
     });
 
+/* Ids of the trained blocks by weight. */
+std::map<std::string, std::vector<int32_t>> ids_of(const std::string &delta)
+{
+    std::map<std::string, std::vector<int32_t>> ids;
+    hn_pack pack = {};
+    EXPECT_HN_OK(hn_pack_load((delta + "/delta.safetensors").c_str(), &pack, nullptr));
+    for (int64_t i = 0; i < pack.n; i++)
+        ids[pack.matrix[i].name].assign(pack.matrix[i].id, pack.matrix[i].id + pack.matrix[i].n);
+    hn_pack_free(&pack);
+    return ids;
+}
+
+/* 4 heads of 8 rows, two of which share keys and values: rows of q, k and v, and the columns of o
+ * that read them, of one head of those. */
+TEST(CliSparsePresets, S2ftTakesWholeHeads)
+{
+    const Workplace w;
+    const Words words = w.train("o", 4, "hone-sparse") + Words{"--preset", "s2ft"};
+    const auto heads = [&](const std::string &out, const char *targets, const char *budget) {
+        expect_done(
+            w.run(words + Words{"--targets", targets, "--budget", budget, "--out", w / out}));
+        return ids_of((w / out) + "/delta");
+    };
+    const auto lines = [](int32_t first, int32_t n) {
+        std::vector<int32_t> v((size_t)n);
+        std::iota(v.begin(), v.end(), first);
+        return v;
+    };
+    const auto all = heads("all", "all-linear", "60%");
+    for (const char *layer : {"model.layers.0.", "model.layers.1."}) {
+        const auto of = [&](const char *name) { return all.at(layer + std::string(name)); };
+        const auto v = of("self_attn.v_proj.weight");
+        ASSERT_EQ(v.size(), 8u);
+        const int32_t head = v[0] / 8;
+        EXPECT_EQ(v, lines(8 * head, 8));
+        EXPECT_EQ(of("self_attn.k_proj.weight"), v);
+        EXPECT_EQ(of("self_attn.q_proj.weight"), lines(16 * head, 16));
+        EXPECT_EQ(of("self_attn.o_proj.weight"), lines(16 * head, 16));
+        EXPECT_EQ(of("mlp.up_proj.weight").size(), 24u); /* of 40 channels */
+        EXPECT_EQ(of("mlp.down_proj.weight"), of("mlp.up_proj.weight"));
+    }
+    /* without keys and values a head is one of queries: 3 of 4 */
+    const auto queries = heads("queries", "q_proj,o_proj", "80%");
+    const auto q = queries.at("model.layers.0.self_attn.q_proj.weight");
+    EXPECT_EQ(q.size(), 24u);
+    EXPECT_EQ(queries.at("model.layers.0.self_attn.o_proj.weight"), q);
+    for (size_t i = 0; i < q.size(); i += 8) EXPECT_EQ(q[i] % 8, 0);
+
+    const auto refused = [&](const char *targets, const char *budget, const Words &parts) {
+        expect_refused(w.run(words + Words{"--targets", targets, "--budget", budget}), 2, parts);
+    };
+    refused("v_proj,o_proj", "40%", {"less than one head of", "self_attn.v_proj", "2 of them"});
+    refused("q_proj,v_proj", "60%", {"there is no o_proj", "self_attn.q_proj"});
+    refused("o_proj", "60%", {"no layer that makes its input"});
+}
+
 TEST(CliSparsePresets, WhatTheUserGivesWins)
 {
     const Workplace w;
@@ -267,6 +327,8 @@ TEST(CliSparsePresets, WhatTheUserGivesWins)
     for (const char *line : {"preset: \"shira\"", "score: \"random\"", "share: \"lora\"",
                              "budget: \"lora:2\"", "scope: \"global\"", "block: \"1x1\""})
         EXPECT_TRUE(contains(yaml, line)) << line << "\n" << yaml;
+    for (const char *idle : {"seed-moments", "select-every", "on-drop"}) /* of reselections */
+        EXPECT_FALSE(contains(yaml, idle)) << idle << "\n" << yaml;
 }
 
 /* ---- packs of other runs ---- */
@@ -381,7 +443,10 @@ TEST(CliSparseRefuses, WhatMakesNoSense)
         {{"--optimizer", "sgd"}, {"--optimizer sgd", "adamw"}},
         {{"--targets", "nobody"}, {"--targets", "nobody"}},
         {{"--lora-steps", "4"}, {"--lora-steps", "--lora-rank"}},
-        {{"--on-drop", "keep"}, {"--on-drop keep"}},
+        {{"--on-drop", "keep"}, {"--on-drop", "--static on"}},
+        {{"--seed-moments=off"}, {"--seed-moments", "without effect", "--static on"}},
+        {{"--preset=smt", "--seed-moments=on"}, {"--seed-moments", "--static on"}},
+        {{"--static=off", "--score=fisher", "--seed-moments=on"}, {"--seed-moments", "sums no"}},
         {{"--static=off", "--score=fisher", "--drop=sensitivity"}, {"--drop sensitivity"}},
         {{"--block", "row", "--budget", "25%"}, {"values", "share"}},
         {{"--budget", "25%", "--accumulation", "2", "--select-memory", "0"}, {"--select-memory 0"}},

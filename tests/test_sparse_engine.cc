@@ -2,6 +2,7 @@
 #include "sparse_test.h"
 
 #include "kernels/optim/adamw.h"
+#include "runtime/base/alloc.h"
 #include "runtime/base/save.h"
 #include "runtime/graph/plan.h"
 
@@ -532,7 +533,7 @@ TEST(SparseSelection, GroupsTakeTurns)
 TEST(SparseSelection, AWindowGathersAndLeavesTheUpdateAlone)
 {
     SmallDecoder plain, m;
-    plain.o.sparse = m.o.sparse = {.density = 0.2, .candidates = 2};
+    plain.o.sparse = m.o.sparse = {.density = 0.2, .candidates = 2, .squares = true};
     plain.open(mixed());
     m.open(mixed());
     const Blocks a = plain.blocks(), b = m.blocks();
@@ -568,6 +569,55 @@ TEST(SparseSelection, AWindowGathersAndLeavesTheUpdateAlone)
         }
         expect_near(b.get(HN_SPARSE_WATCHED_SUM, i), sum, 2e-5, b.at(i).name);
         expect_near(b.get(HN_SPARSE_WATCHED_SQUARE, i), square, 2e-5, b.at(i).name);
+    }
+}
+
+/* Steps are clipped to another part of their gradients each: sums of the window are those of
+ * clipped gradients, as the moments are. What a step without an update gathers is as it is. */
+TEST(SparseSelection, AWindowIsClippedAsTheUpdateIs)
+{
+    SmallDecoder m;
+    m.o.sparse = {.density = 0.2, .candidates = 2, .squares = true};
+    m.o.optimizer.max_grad_norm = 0.01;
+    m.open(mixed());
+    const Blocks b = m.blocks();
+    b.select(b.share(4, 1, 0.5));
+    ASSERT_HN_OK(hn_sparse_begin(b.s));
+    b.watch(b.share(30, 1, 0.8));
+    ASSERT_HN_OK(hn_engine_gather(m.e, HN_GATHER_WINDOW));
+    double scale[2];
+    for (unsigned s = 0; s < 2; s++) {
+        const double norm = m.step(s, 1, 0).grad_norm;
+        ASSERT_GT(norm, 0.02);
+        scale[s] = 0.01 / (norm + 1e-6) / kCount;
+        if (s > 0) continue;
+        /* first moments of trained blocks and those that a window of a step would give */
+        auto moments = b.get(HN_SPARSE_SUM);
+        for (float &v : moments) v *= 0.1f;
+        expect_near(b.get(HN_SPARSE_MOMENT1), moments, 1e-6, "moments");
+    }
+    EXPECT_NE(scale[0], scale[1]);
+    const auto one = dense_gradients(0, 1), two = dense_gradients(1, 1);
+    for (int64_t i = 0; i < b.n(); i++) {
+        const auto ids = b.ids(i, HN_BLOCKS_WATCHED);
+        auto sum = b.pick(i, ids, one.at(b.at(i).name)), square = sum;
+        const auto second = b.pick(i, ids, two.at(b.at(i).name));
+        for (size_t k = 0; k < sum.size(); k++) {
+            const double x = scale[0] * (double)sum[k], y = scale[1] * (double)second[k];
+            sum[k] = (float)(x + y);
+            square[k] = (float)(x * x + y * y);
+        }
+        expect_near(b.get(HN_SPARSE_WATCHED_SUM, i), sum, 2e-5, b.at(i).name);
+        expect_near(b.get(HN_SPARSE_WATCHED_SQUARE, i), square, 2e-5, b.at(i).name);
+    }
+    b.watch(b.share(30, 1, 0.8)); /* anew */
+    m.accumulate(2, 0);
+    hn_step_report r;
+    ASSERT_HN_OK(hn_engine_discard(m.e, &r));
+    for (int64_t i = 0; i < b.n(); i++) {
+        auto sum = b.pick(i, b.ids(i, HN_BLOCKS_WATCHED), one.at(b.at(i).name));
+        for (float &v : sum) v /= (float)kCount;
+        expect_near(b.get(HN_SPARSE_WATCHED_SUM, i), sum, 2e-5, b.at(i).name);
     }
 }
 
@@ -609,6 +659,49 @@ TEST(SparseSelection, OfConvolutionsGathersTheSame)
         for (size_t k = 0; k < f.size(); k++)
             EXPECT_NEAR((double)sum[k], f[k], 1e-4 * f[k] + 1e-12);
     }
+}
+
+/* A selection of one stage, or before training alone, has what it reads and no more. */
+TEST(SparseSelection, TakesTheMemoryThatItReads)
+{
+    const auto open = [](SmallDecoder &m, hn_sparse_stages stages, bool once, bool with_squares) {
+        m.o.sparse = {.density = 0.2, .candidates = 2, .stages = stages, .once = once};
+        m.o.sparse.squares = with_squares;
+        m.open(squares(4));
+        const Blocks b = m.blocks();
+        EXPECT_EQ(hn_sparse_has(b.s, HN_SPARSE_WATCHED_SQUARE), with_squares);
+        return (double)hn_sparse_selection_bytes(b.s);
+    };
+    SmallDecoder all, once, scores, sums;
+    const double most = open(all, HN_STAGES_BOTH, false, true);
+    const double first = open(once, HN_STAGES_BOTH, true, false);
+    const double pool = 4.0 * (double)hn_sparse_pool_values(all.blocks().s);
+    EXPECT_NEAR(most - first, 3 * pool, 512); /* sums of trained blocks, squares of watched ones */
+    const double by_scores = open(scores, HN_STAGES_SCORES, true, false);
+    const double by_sums = open(sums, HN_STAGES_SUMS, true, false);
+    EXPECT_NEAR(by_scores + by_sums, first, 512);
+    EXPECT_GT(by_sums, 4 * pool);
+    hn_plan_sizes a, b;
+    hn_plan_sizes_of(hn_engine_program(all.e), &a);
+    hn_plan_sizes_of(hn_engine_program(scores.e), &b);
+    EXPECT_NEAR((double)a.class_bytes[HN_MEM_STATE] - (double)b.class_bytes[HN_MEM_STATE],
+                most - by_scores, 4096); /* the tensors' alignment */
+
+    char *text = hn_engine_plan_text(once.e);
+    EXPECT_NE(std::strstr(text, "selection of blocks: 0.000"), nullptr) << text;
+    EXPECT_NE(std::strstr(text, "before training"), nullptr) << text;
+    hn_free(text);
+    EXPECT_HN_OK(hn_sparse_begin(scores.blocks().s));
+    EXPECT_HN_OK(hn_engine_gather(scores.e, HN_GATHER_SCORES));
+    EXPECT_HN_FAIL(hn_engine_gather(scores.e, HN_GATHER_WINDOW), HN_ERR_ARG, "gradients of blocks");
+    EXPECT_HN_OK(hn_engine_gather(sums.e, HN_GATHER_WINDOW));
+    EXPECT_HN_FAIL(hn_engine_gather(sums.e, HN_GATHER_SCORES), HN_ERR_ARG, "scores of blocks");
+    const Lists l = scores.blocks().share(1);
+    const hn_block_lists v = l.view();
+    EXPECT_HN_FAIL(hn_sparse_watch(scores.blocks().s, &v), HN_ERR_ARG, "nothing is watched");
+    float value;
+    EXPECT_HN_FAIL(hn_sparse_get(once.blocks().s, HN_SPARSE_SUM, 0, &value), HN_ERR_ARG,
+                   "do not read");
 }
 
 /* What the MLP reads is made again in backward, also where dense gradients are scored: a selection

@@ -181,7 +181,6 @@ TEST(SparsePresets, RefuseWhatHasNoMeaning)
     };
     refused({"--budget=0"}, "budget '0'");
     refused({"--score=random", "--static=off"}, "--score random never changes");
-    refused({"--on-drop=keep"}, "--on-drop keep");
     refused({"--block=coupled"}, "go together");
     refused({"--block=coupled", "--score=coupled"}, "--scope matrix");
     refused({"--score=lift", "--budget=1%"}, "--lift-rank");
@@ -189,6 +188,28 @@ TEST(SparsePresets, RefuseWhatHasNoMeaning)
     refused({"--lora-steps=3"}, "--lora-rank");
     refused({"--static=off", "--select-every=4"}, "window of 8");
     refused({"--select-batches=1"}, "one batch");
+}
+
+TEST(SparsePresets, SomeOptionsAreWithoutEffectBesideOthers)
+{
+    const auto idle = [](std::vector<std::string> words, const char *option) -> std::string {
+        Parsed p(std::move(words));
+        const char *reason = hn_sparse_idle(&p.c.sparse, option);
+        return reason ? reason : "";
+    };
+    for (const char *option : {"seed-moments", "select-every", "on-drop", "hysteresis"}) {
+        EXPECT_NE(idle({}, option).find("--static on"), std::string::npos) << option;
+        EXPECT_NE(idle({"--preset=smt"}, option).find("--static on"), std::string::npos) << option;
+        EXPECT_EQ(idle({"--static=off"}, option), "") << option;
+        EXPECT_EQ(idle({"--preset=spiel-ag"}, option), "") << option;
+    }
+    for (const char *option : {"select-batches", "budget", "start", "static"})
+        EXPECT_EQ(idle({}, option), "") << option;
+    EXPECT_EQ(idle({"--static=off", "--score=fisher"}, "seed-moments"),
+              "this --score sums no gradients");
+    EXPECT_EQ(idle({"--preset=lift"}, "seed-moments"), "this --score sums no gradients");
+    EXPECT_NE(idle({"--preset=lift"}, "drop"), "");
+    EXPECT_EQ(idle({"--preset=lift"}, "on-drop"), "");
 }
 
 TEST(SparsePresets, BlocksOfAMatrix)

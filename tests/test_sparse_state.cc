@@ -23,7 +23,7 @@ class SelectingRun {
     {
         SparseChoice c = mixed();
         c.rank = 2;
-        m.o.sparse = {.density = 0.2, .candidates = 2, .select_memory = 1 << 15};
+        m.o.sparse = {.density = 0.2, .candidates = 2, .squares = true, .select_memory = 1 << 15};
         m.o.optimizer.weight_decay = 0.1;
         m.open(c);
     }

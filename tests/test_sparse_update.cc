@@ -543,21 +543,30 @@ TEST(ScoreMerge, KeepsEverythingWhereThereIsRoom)
 TEST(WindowAddTwin, MatchesHandComputedValues)
 {
     for (int fast = 0; fast < 2; fast++) {
-        float g[] = {4, -8}, sum[] = {1, 1}, square[] = {0, 10}, count = 2;
+        float g[] = {4, -8}, sum[] = {1, 1}, square[] = {0, 10};
+        hn_step_block step = {};
+        step.grad_scale = 0.5f;
         hn_window_add_args a = {};
-        a.g = g, a.count = &count, a.sum = sum, a.square = square, a.n = 2, a.zero = true;
+        a.g = g, a.step = &step, a.sum = sum, a.square = square, a.n = 2, a.zero = true;
         ASSERT_HN_OK(fast ? hn_window_add_fast(&a) : hn_window_add_cpu(&a));
         EXPECT_EQ(sum[0], 3.0f);
         EXPECT_EQ(sum[1], -3.0f);
         EXPECT_EQ(square[0], 4.0f);
         EXPECT_EQ(square[1], 26.0f);
         EXPECT_EQ(g[0], 0.0f);
-        g[1] = 6, a.zero = false, a.square = nullptr, a.count = nullptr;
+        g[1] = 6, a.zero = false, a.square = nullptr, step.grad_scale = 1;
         ASSERT_HN_OK(fast ? hn_window_add_fast(&a) : hn_window_add_cpu(&a));
         EXPECT_EQ(sum[1], 3.0f);
         EXPECT_EQ(g[1], 6.0f);
+        g[0] = NAN, step.grad_scale = 0, a.zero = true; /* a step that updates nothing */
+        ASSERT_HN_OK(fast ? hn_window_add_fast(&a) : hn_window_add_cpu(&a));
+        EXPECT_EQ(sum[0], 3.0f);
+        EXPECT_EQ(sum[1], 3.0f);
+        EXPECT_EQ(g[0], 0.0f);
         a.n = 0;
         EXPECT_HN_FAIL(hn_window_add_fast(&a), HN_ERR_SHAPE, "0 elements");
+        a.step = nullptr;
+        EXPECT_HN_FAIL(hn_window_add_fast(&a), HN_ERR_ARG, "step");
     }
 }
 
@@ -768,15 +777,17 @@ TEST(WindowAddCuda, MatchesCpu)
     for (const size_t skip : {(size_t)0, (size_t)1}) {
         const size_t n = 20011;
         auto g = normal_f32(n, 1), sum = normal_f32(n, 2), square = normal_f32(n, 3);
-        const std::vector<float> count = {3};
-        DeviceArray<float> d_g(n), d_sum(sum), d_square(square), d_count(count);
+        std::vector<hn_step_block> step(1);
+        step[0].grad_scale = 0.3f;
+        DeviceArray<float> d_g(n), d_sum(sum), d_square(square);
+        DeviceArray<hn_step_block> d_step(step);
         d_g.assign(g);
         hn_window_add_args a = {}, b = {};
         a.g = g.data() + skip, a.sum = sum.data() + skip, a.square = square.data() + skip;
-        a.count = count.data(), a.n = (int64_t)(n - skip), a.zero = true;
+        a.step = step.data(), a.n = (int64_t)(n - skip), a.zero = true;
         b = a;
         b.g = d_g.data() + skip, b.sum = d_sum.data() + skip, b.square = d_square.data() + skip;
-        b.count = d_count.data();
+        b.step = d_step.data();
         ASSERT_HN_OK(hn_window_add_cpu(&a));
         run_captured([&](hn_stream s) { EXPECT_HN_OK(hn_window_add_cuda(&b, s)); });
         EXPECT_LT(rel_l2(d_sum.host(), sum), 2e-7);

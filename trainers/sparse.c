@@ -17,6 +17,7 @@ int main(int argc, char **argv)
         .pack = true,
         .choose = hn_sparse_choose,
         .adapter_options = hn_sparse_adapter_options,
+        .idle = hn_sparse_idle_option,
         .hooks = &hn_sparse_hooks};
     return hn_trainer_main(&method, argc, argv);
 }

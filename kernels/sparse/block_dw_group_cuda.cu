@@ -184,8 +184,8 @@ __global__ void __launch_bounds__(kThreads, 1) block_dw_group_kernel(const Job j
     for (int w = (int)blockIdx.x; w < groups * runs; w += (int)gridDim.x) {
         /* Neighbours have the same tokens: groups read the same strips of x. */
         const int run = w / groups, group = w % groups;
-        const int first = (int)((int64_t)group * blocks / groups);
-        const int n = (int)((group + 1LL) * blocks / groups) - first;
+        const int first = (int)hn_part_(blocks, group, groups);
+        const int n = (int)hn_part_(blocks, group + 1LL, groups) - first;
         int of_dy, of_both;
         const int mine = find_strips<G>(job, job.block + job.span->first_block + first, n, &strips,
                                         &of_dy, &of_both);
@@ -202,8 +202,8 @@ __global__ void __launch_bounds__(kThreads, 1) block_dw_group_kernel(const Job j
         const int fit = (int)((uint32_t)kStageMemory / stage_bytes);
         const int stages = fit < kMostStages ? fit : kMostStages;
         const int steps = (int)hn_ceil_div_(job.runs.tokens, kTokens);
-        const int begin = (int)((int64_t)run * steps / runs);
-        const int count = (int)((run + 1LL) * steps / runs) - begin;
+        const int begin = (int)hn_part_(steps, run, runs);
+        const int count = (int)hn_part_(steps, run + 1LL, runs) - begin;
         float c[G::kEach][G::kM][G::kN][4] = {};
 #pragma unroll 1
         for (int i = 0; i < stages - 1; i++) {

@@ -173,8 +173,8 @@ __global__ void __launch_bounds__(T::kThreads, T::kPerSm) block_dw_mma_kernel(co
         const int quarter = (int)(w % items % job.quarters);
         const int64_t id = job.block[job.span->first_block + b];
         const int down = quarter / 2 * T::kSide, right = quarter % 2 * T::kSide;
-        const int64_t begin = run * steps / runs;
-        const int count = (int)((run + 1) * steps / runs - begin);
+        const int64_t begin = hn_part_(steps, run, runs);
+        const int count = (int)(hn_part_(steps, run + 1, runs) - begin);
         const int64_t first = begin * T::kTokens;
         const Part p = {
             job.dy + first * job.ld_dy + id / across * job.side + down,

@@ -288,13 +288,13 @@ __global__ void __launch_bounds__(S::kThreads, 1)
 
 #pragma unroll 1
     for (int64_t w = blockIdx.x; w < groups * runs; w += gridDim.x) {
-        const int64_t run = w / groups, group = w % groups, first = group * blocks / groups;
+        const int64_t run = w / groups, group = w % groups, first = hn_part_(blocks, group, groups);
         const int32_t *const id = job.block + job.span->first_block + first;
-        const int n = (int)((group + 1) * blocks / groups - first);
+        const int n = (int)(hn_part_(blocks, group + 1, groups) - first);
         const int others = n - (int)threadIdx.x / 32 * 32; /* blocks from this warp's first on */
         const int used = others > 0 ? (others + S::kThreads - 1) / S::kThreads : 0;
-        const int64_t begin = run * steps / runs * job.runs.step;
-        const int64_t behind = (run + 1) * steps / runs * job.runs.step;
+        const int64_t begin = hn_part_(steps, run, runs) * job.runs.step;
+        const int64_t behind = hn_part_(steps, run + 1, runs) * job.runs.step;
         const int64_t end = behind < job.runs.tokens ? behind : job.runs.tokens;
         const Window win = window_of<S>(job, id, n, by_across, across);
         float *const to = job.part + (run * blocks + first) * kValues;

@@ -26,6 +26,12 @@ static __host__ __device__ __forceinline__ int64_t hn_ceil_div_(int64_t a, int64
     return (a + b - 1) / b;
 }
 
+/* Where part k of n parts of `all` begins, which differ by one at most; k = n: the end. */
+static __device__ __forceinline__ int64_t hn_part_(int64_t all, int64_t k, int64_t n)
+{
+    return k * all / n;
+}
+
 /* Blocks of the span, as far as there is room for them. */
 static __device__ __forceinline__ int hn_span_blocks_(const hn_sparse_span *span, int64_t capacity)
 {

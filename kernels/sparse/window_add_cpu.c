@@ -11,27 +11,22 @@ hn_status hn_window_add_check(const hn_window_add_args *a)
 {
     HN_TRY(hn_check_pointer("window_add", "args", a));
     HN_TRY(hn_check_pointer("window_add", "g", a->g));
+    HN_TRY(hn_check_pointer("window_add", "step", a->step));
     HN_TRY(hn_check_pointer("window_add", "sum", a->sum));
     if (a->n < 1) return HN_FAIL(HN_ERR_SHAPE, "window_add: %" PRId64 " elements", a->n);
     return HN_OK;
 }
 
-static double scale_of(const hn_window_add_args *a)
-{
-    const double count = a->count ? (double)a->count[0] : 1.0;
-    return count != 0.0 ? 1.0 / count : 0.0;
-}
-
 hn_status hn_window_add_cpu(const hn_window_add_args *a)
 {
     HN_TRY(hn_window_add_check(a));
-    const double scale = scale_of(a);
-    for (int64_t i = 0; i < a->n; i++) {
+    const double scale = (double)a->step->grad_scale;
+    for (int64_t i = 0; scale != 0 && i < a->n; i++) {
         const double s = (double)a->g[i] * scale;
         a->sum[i] = (float)((double)a->sum[i] + s);
         if (a->square) a->square[i] = (float)((double)a->square[i] + s * s);
-        if (a->zero) a->g[i] = 0.0f;
     }
+    for (int64_t i = 0; a->zero && i < a->n; i++) a->g[i] = 0.0f;
     return HN_OK;
 }
 
@@ -50,12 +45,12 @@ HN_MULTIVERSION static void add_squares(float *restrict square, const float *res
 hn_status hn_window_add_fast(const hn_window_add_args *a)
 {
     HN_TRY(hn_window_add_check(a));
-    const float scale = (float)scale_of(a);
+    const float scale = a->step->grad_scale;
 #pragma omp parallel for schedule(static) if (a->n > HN_OMP_MIN)
     for (int64_t i = 0; i < a->n; i += BLOCK) {
         const int64_t n = a->n - i < BLOCK ? a->n - i : BLOCK;
-        add(a->sum + i, a->g + i, n, scale);
-        if (a->square) add_squares(a->square + i, a->g + i, n, scale);
+        if (scale != 0) add(a->sum + i, a->g + i, n, scale);
+        if (scale != 0 && a->square) add_squares(a->square + i, a->g + i, n, scale);
         for (int64_t k = 0; a->zero && k < n; k++) a->g[i + k] = 0.0f;
     }
     return HN_OK;

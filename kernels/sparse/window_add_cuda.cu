@@ -12,23 +12,24 @@ constexpr int64_t kMaxBlocks = 4096; /* then a thread takes several spans */
 template <int kWidth>
 __global__ void __launch_bounds__(kThreads) window_add_kernel(const hn_window_add_args a)
 {
-    const double count = a.count != nullptr ? (double)a.count[0] : 1.0;
-    const float scale = (float)(count != 0.0 ? 1.0 / count : 0.0);
+    const float scale = a.step->grad_scale;
     const float zero[kWidth] = {};
     for (int64_t i = ((int64_t)blockIdx.x * kThreads + threadIdx.x) * kWidth; i < a.n;
          i += (int64_t)gridDim.x * kThreads * kWidth) {
-        float g[kWidth], sum[kWidth], square[kWidth] = {};
-        hn_load_span<kWidth>(a.g + i, a.n - i, g);
-        hn_load_span<kWidth>(a.sum + i, a.n - i, sum);
-        if (a.square != nullptr) hn_load_span<kWidth>(a.square + i, a.n - i, square);
+        if (scale != 0.0f) {
+            float g[kWidth], sum[kWidth], square[kWidth] = {};
+            hn_load_span<kWidth>(a.g + i, a.n - i, g);
+            hn_load_span<kWidth>(a.sum + i, a.n - i, sum);
+            if (a.square != nullptr) hn_load_span<kWidth>(a.square + i, a.n - i, square);
 #pragma unroll
-        for (int k = 0; k < kWidth; k++) {
-            const float s = g[k] * scale;
-            sum[k] += s;
-            square[k] += s * s;
+            for (int k = 0; k < kWidth; k++) {
+                const float s = g[k] * scale;
+                sum[k] += s;
+                square[k] += s * s;
+            }
+            hn_store_span<kWidth>(a.sum + i, a.n - i, sum);
+            if (a.square != nullptr) hn_store_span<kWidth>(a.square + i, a.n - i, square);
         }
-        hn_store_span<kWidth>(a.sum + i, a.n - i, sum);
-        if (a.square != nullptr) hn_store_span<kWidth>(a.square + i, a.n - i, square);
         if (a.zero) hn_store_span<kWidth>(a.g + i, a.n - i, zero);
     }
 }

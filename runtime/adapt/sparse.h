@@ -18,7 +18,8 @@
  *       best ones are kept, with their sums (kernels/sparse/score_merge.h) ...
  *   hn_sparse_scores        reads them
  *   hn_sparse_watch         blocks whose gradients are to be gathered exactly, besides the trained
- *   ... steps with HN_GATHER_WINDOW: sums and sums of squares of whole-batch gradients ...
+ *   ... steps with HN_GATHER_WINDOW: sums and sums of squares of whole-batch gradients, as the
+ *       update sees them: means, clipped with all others; of hn_engine_discard, not clipped ...
  *   hn_sparse_get           HN_SPARSE_SUM, ...; then hn_sparse_select
  *
  * Shares. A matrix with a part p of all values has p of the pool as its share. It may have at most
@@ -43,6 +44,13 @@ extern "C" {
 
 enum { HN_SPARSE_GROUPS = 16 }; /* of matrices that take turns, at most: each has a graph */
 
+/* What a selection reads, and with it what is planned for it. */
+typedef enum {
+    HN_STAGES_BOTH,
+    HN_STAGES_SCORES, /* scores alone: nothing is watched */
+    HN_STAGES_SUMS,   /* sums of gradients alone: what is watched comes from outside */
+} hn_sparse_stages;
+
 typedef struct {
     /* Values that blocks may have in all: one of the two. density: so many whole blocks as fit
      * into this part of the values of all matrices. */
@@ -50,6 +58,10 @@ typedef struct {
     double density;
     double ceiling;    /* the most that a matrix may have, in shares; 0: 4 */
     double candidates; /* of a selection, in pools: 2; 0: supports come from outside only */
+    hn_sparse_stages stages;
+    bool once;    /* the first support alone comes from gradients: those of trained blocks are not
+                   * added up */
+    bool squares; /* of gradients of watched blocks, for the moments that new ones begin with */
     hn_score_kind score;
     /* Bytes of dense fp32 gradients for steps that gather scores over several micro-batches: groups
      * of matrices that fit take turns from one such step to the next. 0: no buffers, and these
@@ -99,9 +111,10 @@ typedef enum {
 /* count  of trained tokens, behind all gradients; scores without buffers are recorded with it
  * group  of HN_GATHER_SCORES, 0 to hn_sparse_groups - 1 */
 void hn_sparse_record(hn_sparse *s, hn_gather what, int64_t group, hn_tensor *count);
-int64_t hn_sparse_groups(const hn_sparse *s); /* 0: no selection while training */
+int64_t hn_sparse_groups(const hn_sparse *s); /* 0: nothing is scored */
+bool hn_sparse_watches(const hn_sparse *s);   /* whether there is room for watched blocks */
 /* What follows the last micro-batch of such a step: scores out of the buffers of a group (nothing
- * without buffers), sums of the window. */
+ * without buffers); sums of the window, behind grad_norm, which says by what to scale. */
 HN_NODISCARD hn_status hn_sparse_record_end(hn_sparse *s, hn_graph *g, hn_gather what,
                                             int64_t group);
 /* AdamW on the pool, then W anew; adamw: attributes of that operation. */
@@ -163,9 +176,10 @@ hn_block_set hn_sparse_set_of(hn_sparse_part part);
 
 /* Values [count][block values] of matrix i, as a list. Setting a delta leaves W as it is until
  * hn_sparse_store. Frozen values can be read only (HN_ERR_ARG).
- * Errors  HN_ERR_ARG: sums and watched blocks without candidates */
+ * Errors  HN_ERR_ARG: sums that hn_sparse_options does not ask for */
 HN_NODISCARD hn_status hn_sparse_get(const hn_sparse *s, hn_sparse_part part, int64_t i,
                                      float *out);
+bool hn_sparse_has(const hn_sparse *s, hn_sparse_part part); /* whether it is asked for */
 HN_NODISCARD hn_status hn_sparse_set(hn_sparse *s, hn_sparse_part part, int64_t i,
                                      const float *value);
 HN_NODISCARD hn_status hn_sparse_get_ages(const hn_sparse *s, int64_t i, uint16_t *out);
@@ -186,13 +200,16 @@ int64_t hn_sparse_scored(const hn_sparse *s, int64_t i);
 /* Clears scores and sums; nothing is watched: in front of a selection, and behind it, so that
  * checkpoints need not hold what it has gathered. Errors: HN_ERR_ARG without candidates */
 HN_NODISCARD hn_status hn_sparse_begin(hn_sparse *s);
+/* Memory of all that selections alone read. */
+size_t hn_sparse_selection_bytes(const hn_sparse *s);
 /* The candidates of matrix i so far, ids ascending, and the sums of their scores.
- * ids, sum  [kept]; *n of them are filled */
+ * ids, sum  [kept]; *n of them are filled, 0 where nothing is scored */
 HN_NODISCARD hn_status hn_sparse_scores(const hn_sparse *s, int64_t i, int32_t *ids, float *sum,
                                         int64_t *n);
 HN_NODISCARD hn_status hn_sparse_set_scores(hn_sparse *s, int64_t i, const int32_t *ids,
                                             const float *sum, int64_t n);
-/* Blocks whose gradients are gathered from now on; sums of the window begin anew. */
+/* Blocks whose gradients are gathered from now on; sums of the window begin anew.
+ * Errors: HN_ERR_ARG with HN_STAGES_SCORES, or without candidates */
 HN_NODISCARD hn_status hn_sparse_watch(hn_sparse *s, const hn_block_lists *l);
 
 #ifdef __cplusplus

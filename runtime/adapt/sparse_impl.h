@@ -36,7 +36,8 @@ struct hn_sparse {
     hn_program *program;
     hn_sparse_options o;
     hn_sparse_entry *entry;
-    int64_t n, n_groups;
+    int64_t n, n_groups; /* groups: of scores; 0: none */
+    hn_tensor *dense;    /* f32, of the groups, which take turns in it; NULL: no buffers */
     hn_block_pool pool[HN_BLOCKS_COUNT];
     hn_tensor *age;         /* u16 as u8 [2 blocks] */
     hn_tensor *sizes;       /* i32 [n]: values of a block; NULL: all alike */

@@ -35,8 +35,10 @@ const int32_t *hn_sparse_ids(const hn_sparse *s, hn_block_set pool, int64_t i)
 
 static hn_device *device_of(const hn_sparse *s) { return hn_program_device(s->program); }
 
+/* t NULL: not there. */
 static hn_status fill_bytes(const hn_sparse *s, const hn_tensor *t, int byte)
 {
+    if (t == NULL) return HN_OK;
     return hn_device_fill(device_of(s), t->data, byte, hn_type_bytes(&t->type));
 }
 
@@ -317,7 +319,6 @@ static hn_status clear_gathered(hn_sparse *s)
 {
     const hn_block_pool *trained = &s->pool[HN_BLOCKS_TRAINED];
     HN_TRY(fill_bytes(s, trained->grad, 0));
-    if (trained->part[HN_SPARSE_SUM] == NULL) return HN_OK;
     return fill_bytes(s, trained->part[HN_SPARSE_SUM], 0);
 }
 
@@ -409,7 +410,13 @@ hn_block_set hn_sparse_set_of(hn_sparse_part part)
 static hn_status part_of(const hn_sparse *s, hn_sparse_part part, const hn_tensor **t)
 {
     *t = s->pool[hn_sparse_set_of(part)].part[part];
-    return *t ? HN_OK : needs_candidates(s);
+    return *t ? HN_OK
+              : HN_FAIL(HN_ERR_ARG, "a sum of gradients that selections of this run do not read");
+}
+
+bool hn_sparse_has(const hn_sparse *s, hn_sparse_part part)
+{
+    return s->pool[hn_sparse_set_of(part)].part[part] != NULL;
 }
 
 /* Moves the blocks of a span between the order of a list and that of the device. */
@@ -529,6 +536,21 @@ hn_status hn_sparse_fill(hn_sparse *s, double beta1, double beta2)
 
 /* ---- a selection ---- */
 
+static size_t bytes_of(const hn_tensor *t) { return t != NULL ? hn_type_bytes(&t->type) : 0; }
+
+size_t hn_sparse_selection_bytes(const hn_sparse *s)
+{
+    const hn_block_pool *p = &s->pool[HN_BLOCKS_WATCHED];
+    size_t n = bytes_of(p->spans) + bytes_of(p->block) + bytes_of(p->grad);
+    for (int k = HN_SPARSE_SUM; k < HN_SPARSE_PART_COUNT; k++)
+        n += bytes_of(s->pool[hn_sparse_set_of((hn_sparse_part)k)].part[k]);
+    for (int64_t i = 0; i < s->n; i++) {
+        const hn_sparse_entry *e = &s->entry[i];
+        n += bytes_of(e->ids) + bytes_of(e->acc) + (p->tile_first ? bytes_of(p->tile_first[i]) : 0);
+    }
+    return n + bytes_of(s->dense);
+}
+
 hn_sparse_progress *hn_sparse_progress_of(hn_sparse *s) { return &s->progress; }
 
 int64_t hn_sparse_scored(const hn_sparse *s, int64_t i)
@@ -545,9 +567,10 @@ hn_status hn_sparse_begin(hn_sparse *s)
     for (int64_t i = 0; i < s->n; i++) {
         HN_TRY(fill_bytes(s, s->entry[i].ids, 0xff)); /* -1: none */
         HN_TRY(fill_bytes(s, s->entry[i].acc, 0));
-        if (s->entry[i].dense) HN_TRY(fill_bytes(s, s->entry[i].dense, 0));
+        HN_TRY(fill_bytes(s, s->entry[i].dense, 0));
     }
     s->progress = (hn_sparse_progress){0};
+    if (!hn_sparse_watches(s)) return HN_OK;
     HN_TRY(no_blocks(s, &first, &none));
     const hn_status st = hn_sparse_watch(s, &none);
     hn_free(first);
@@ -558,9 +581,10 @@ hn_status hn_sparse_scores(const hn_sparse *s, int64_t i, int32_t *ids, float *s
 {
     const hn_sparse_entry *e = &s->entry[i];
     HN_TRY(needs_candidates(s));
+    *n = 0;
+    if (e->ids == NULL) return HN_OK;
     HN_TRY(hn_tensor_read(e->ids, 0, ids, (size_t)e->m.kept * sizeof *ids));
     HN_TRY(hn_tensor_read(e->acc, 0, sum, (size_t)e->m.kept * sizeof *sum));
-    *n = 0;
     for (int64_t k = 0; k < e->m.kept; k++) {
         if (ids[k] < 0) continue;
         ids[*n] = ids[k];
@@ -574,7 +598,7 @@ hn_status hn_sparse_set_scores(hn_sparse *s, int64_t i, const int32_t *ids, cons
 {
     const hn_sparse_entry *e = &s->entry[i];
     HN_TRY(needs_candidates(s));
-    HN_TRY(hn_sparse_check_list(&e->m, ids, n, e->m.kept));
+    HN_TRY(hn_sparse_check_list(&e->m, ids, n, e->ids ? e->m.kept : 0));
     HN_TRY(fill_bytes(s, e->ids, 0xff));
     HN_TRY(fill_bytes(s, e->acc, 0));
     if (n == 0) return HN_OK;
@@ -586,6 +610,8 @@ hn_status hn_sparse_watch(hn_sparse *s, const hn_block_lists *l)
 {
     hn_block_pool *p = &s->pool[HN_BLOCKS_WATCHED];
     HN_TRY(needs_candidates(s));
+    if (!hn_sparse_watches(s))
+        return HN_FAIL(HN_ERR_ARG, "selections of this run read scores alone, nothing is watched");
     HN_TRY(check_lists(s, HN_BLOCKS_WATCHED, l));
     int32_t *ids = hn_malloc((size_t)p->blocks * sizeof *ids);
     if (ids == NULL) return HN_FAIL(HN_ERR_MEMORY, "lists of %" PRId64 " blocks", p->blocks);

@@ -87,7 +87,7 @@ static hn_status size_watched(hn_sparse *s)
     double values = (double)s->pool[HN_BLOCKS_TRAINED].values * s->o.candidates;
     if (!(s->o.candidates >= 0))
         return HN_FAIL(HN_ERR_ARG, "%g times the budget as candidates", s->o.candidates);
-    if (s->o.candidates == 0) return HN_OK;
+    if (s->o.candidates == 0 || s->o.stages == HN_STAGES_SCORES) return HN_OK;
     if (values > all) values = all;
     watched->values = (int64_t)values;
     watched->blocks = watched->values / smallest_block(s);
@@ -164,20 +164,28 @@ static hn_status create_trained(hn_sparse *s)
     return create_lists(s, p, name[0]);
 }
 
-static hn_status create_watched(hn_sparse *s)
+/* Candidates by their scores. */
+static hn_status create_scores(hn_sparse *s)
 {
-    hn_block_pool *p = &s->pool[HN_BLOCKS_WATCHED];
-    if (s->o.candidates == 0) return HN_OK;
     for (int64_t i = 0; i < s->n; i++) {
         hn_sparse_entry *e = &s->entry[i];
         HN_TRY(state(s, "scores.ids:", e->m.name, HN_I32, e->m.kept, &e->ids));
         HN_TRY(state(s, "scores.sums:", e->m.name, HN_F32, e->m.kept, &e->acc));
     }
-    HN_TRY(state(s, "sparse.", "sum", HN_F32, s->pool[HN_BLOCKS_TRAINED].values,
-                 &s->pool[HN_BLOCKS_TRAINED].part[HN_SPARSE_SUM]));
+    return HN_OK;
+}
+
+/* Sums of gradients. */
+static hn_status create_watched(hn_sparse *s)
+{
+    hn_block_pool *p = &s->pool[HN_BLOCKS_WATCHED], *trained = &s->pool[HN_BLOCKS_TRAINED];
+    if (!s->o.once)
+        HN_TRY(state(s, "sparse.", "sum", HN_F32, trained->values, &trained->part[HN_SPARSE_SUM]));
     HN_TRY(state(s, "watched.", "grad", HN_F32, p->values, &p->grad));
     HN_TRY(state(s, "watched.", "sum", HN_F32, p->values, &p->part[HN_SPARSE_WATCHED_SUM]));
-    HN_TRY(state(s, "watched.", "square", HN_F32, p->values, &p->part[HN_SPARSE_WATCHED_SQUARE]));
+    if (s->o.squares)
+        HN_TRY(
+            state(s, "watched.", "square", HN_F32, p->values, &p->part[HN_SPARSE_WATCHED_SQUARE]));
     return create_lists(s, p, "watched.");
 }
 
@@ -186,8 +194,6 @@ static hn_status create_buffers(hn_sparse *s)
 {
     const int64_t room = (int64_t)(s->o.select_memory / sizeof(float));
     int64_t used = 0, most = 0;
-    hn_tensor *all;
-    if (s->o.candidates == 0) return HN_OK;
     s->n_groups = 1;
     if (s->o.select_memory == 0) return HN_OK;
     for (int64_t i = 0; i < s->n; i++) {
@@ -209,7 +215,7 @@ static hn_status create_buffers(hn_sparse *s)
                        "%zu bytes for dense gradients: the matrices would take turns in %" PRId64
                        " groups, at most %d",
                        s->o.select_memory, s->n_groups, HN_SPARSE_GROUPS);
-    HN_TRY(state(s, "scores.", "dense", HN_F32, most, &all));
+    HN_TRY(state(s, "scores.", "dense", HN_F32, most, &s->dense));
     used = 0;
     for (int64_t i = 0; i < s->n; i++) {
         hn_sparse_entry *e = &s->entry[i];
@@ -217,10 +223,19 @@ static hn_status create_buffers(hn_sparse *s)
         const int64_t n = e->m.out * e->m.in;
         if (i > 0 && e->group != s->entry[i - 1].group) used = 0;
         snprintf(name, sizeof name, "dense:%s", e->m.name);
-        HN_TRY(hn_program_view(s->program, name, all, 0, 1, used, n, &e->dense));
+        HN_TRY(hn_program_view(s->program, name, s->dense, 0, 1, used, n, &e->dense));
         used += (n + 63) / 64 * 64;
     }
     return HN_OK;
+}
+
+/* Behind all else that is persistent. */
+static hn_status create_selection(hn_sparse *s)
+{
+    if (s->o.candidates == 0) return HN_OK;
+    if (s->o.stages != HN_STAGES_SUMS) HN_TRY(create_scores(s));
+    if (s->o.stages != HN_STAGES_SCORES) HN_TRY(create_watched(s));
+    return s->o.stages != HN_STAGES_SUMS ? create_buffers(s) : HN_OK;
 }
 
 static hn_status record_grad(const hn_block_rule *r, hn_graph *g, const char *name, hn_op_id op,
@@ -246,8 +261,7 @@ static hn_status set_up(hn_sparse *s, const hn_sparse_weight *weight)
     size_matrices(s);
     HN_TRY(size_watched(s));
     HN_TRY(create_trained(s));
-    HN_TRY(create_watched(s));
-    HN_TRY(create_buffers(s));
+    HN_TRY(create_selection(s));
     for (int64_t i = 0; i < s->n; i++) {
         hn_tensor *w = s->entry[i].m.w;
         w->blocks = &s->entry[i].rule;
@@ -302,6 +316,7 @@ void hn_sparse_record(hn_sparse *s, hn_gather what, int64_t group, hn_tensor *co
 }
 
 int64_t hn_sparse_groups(const hn_sparse *s) { return s->n_groups; }
+bool hn_sparse_watches(const hn_sparse *s) { return s->pool[HN_BLOCKS_WATCHED].values > 0; }
 
 static hn_attr attr_of(const hn_sparse_entry *e, hn_block_set set, float alpha)
 {
@@ -393,12 +408,12 @@ static hn_status record_grad(const hn_block_rule *r, hn_graph *g, const char *na
     return scored ? emit_scores(e, g, dense) : HN_OK;
 }
 
-/* Sums of a pool's gradients, which stay where the update reads them. */
-static hn_status emit_sums(hn_sparse *s, hn_graph *g, hn_tensor *grad, hn_tensor *sum,
+/* Sums of a pool's gradients; zero: nobody else reads them. */
+static hn_status emit_sums(hn_graph *g, hn_tensor *grad, bool zero, hn_tensor *sum,
                            hn_tensor *square)
 {
-    hn_tensor *const in[] = {grad, s->count, sum, square};
-    const hn_attr attr = {.window_add = {.zero = square != NULL}};
+    hn_tensor *const in[] = {grad, sum, square};
+    const hn_attr attr = {.window_add = {.zero = zero}};
     return hn_emit(g, HN_OP_WINDOW_ADD, sum->name, in, &attr, NULL);
 }
 
@@ -407,8 +422,9 @@ hn_status hn_sparse_record_end(hn_sparse *s, hn_graph *g, hn_gather what, int64_
     const hn_block_pool *trained = &s->pool[HN_BLOCKS_TRAINED],
                         *watched = &s->pool[HN_BLOCKS_WATCHED];
     if (what == HN_GATHER_WINDOW) {
-        HN_TRY(emit_sums(s, g, trained->grad, trained->part[HN_SPARSE_SUM], NULL));
-        return emit_sums(s, g, watched->grad, watched->part[HN_SPARSE_WATCHED_SUM],
+        if (!s->o.once)
+            HN_TRY(emit_sums(g, trained->grad, false, trained->part[HN_SPARSE_SUM], NULL));
+        return emit_sums(g, watched->grad, true, watched->part[HN_SPARSE_WATCHED_SUM],
                          watched->part[HN_SPARSE_WATCHED_SQUARE]);
     }
     for (int64_t i = 0; i < s->n; i++) {

@@ -1,15 +1,15 @@
-/* g, sum, square = window_add(g, count?, sum, square?), in place; the mathematics is in
- * kernels/sparse/window_add.h */
+/* g, sum, square = window_add(g, sum, square?), in place, by the step block of the running step;
+ * the mathematics is in kernels/sparse/window_add.h */
 #include "kernels/sparse/window_add.h"
 #include "runtime/graph/op_util.h"
 
-enum { G, COUNT, SUM, SQUARE }; /* inputs; outputs are G, SUM, SQUARE */
+enum { G, SUM, SQUARE }; /* inputs; outputs are the same */
 
-static hn_window_add_args args_of(const hn_node *n)
+static hn_window_add_args args_of(const hn_node *n, const hn_exec *x)
 {
     return (hn_window_add_args){
         .g = n->in[G]->data,
-        .count = n->in[COUNT] ? n->in[COUNT]->data : NULL,
+        .step = x->step,
         .sum = n->in[SUM]->data,
         .square = n->in[SQUARE] ? n->in[SQUARE]->data : NULL,
         .n = n->in[G]->type.dim[0],
@@ -21,39 +21,30 @@ static hn_status infer(const hn_node *n, hn_type *out)
 {
     (void)out;
     const hn_type *g = &n->in[G]->type;
-    const hn_tensor *count = n->in[COUNT], *square = n->in[SQUARE];
-    if (g->dtype != HN_F32 || (count && count->type.dtype != HN_F32))
-        return HN_FAIL(HN_ERR_UNSUPPORTED, "g, count, sum and square are f32");
+    const hn_tensor *square = n->in[SQUARE];
+    if (g->dtype != HN_F32) return HN_FAIL(HN_ERR_UNSUPPORTED, "g, sum and square are f32");
     if (g->ndim != 1 || hn_replicas_of(n->in[G]) || !hn_type_same(g, &n->in[SUM]->type) ||
-        (square && !hn_type_same(g, &square->type)) ||
-        (count && (hn_type_elements(&count->type) != 1 || hn_replicas_of(count))))
-        return HN_FAIL(HN_ERR_SHAPE, "g, sum and square are [n], count is [1], without replicas");
+        (square && !hn_type_same(g, &square->type)))
+        return HN_FAIL(HN_ERR_SHAPE, "g, sum and square are [n], without replicas");
     return HN_OK;
 }
 
 static hn_status run_cpu(const hn_node *n, hn_exec *x)
 {
-    const hn_window_add_args a = args_of(n);
+    const hn_window_add_args a = args_of(n, x);
     return x->twin ? hn_window_add_cpu(&a) : hn_window_add_fast(&a);
 }
 
 static hn_status run_cuda(const hn_node *n, hn_exec *x)
 {
-    const hn_window_add_args a = args_of(n);
+    const hn_window_add_args a = args_of(n, x);
     return hn_window_add_cuda(&a, x->stream);
-}
-
-static bool fill(const hn_node *n, int k, void *data)
-{
-    (void)n;
-    if (k == COUNT) *(float *)data = 8.0f;
-    return k == COUNT;
 }
 
 /* clang-format off */
 static const hn_op_sample samples[] = {
-    {.in = {{HN_F32, 1, {37}}, {0}, {HN_F32, 1, {37}}}},
-    {.in = {{HN_F32, 1, {20011}}, {HN_F32, 1, {1}}, {HN_F32, 1, {20011}}, {HN_F32, 1, {20011}}},
+    {.in = {{HN_F32, 1, {37}}, {HN_F32, 1, {37}}}},
+    {.in = {{HN_F32, 1, {20011}}, {HN_F32, 1, {20011}}, {HN_F32, 1, {20011}}},
      .attr.window_add = {.zero = true}},
     {.in = {{0}}},
 };
@@ -61,13 +52,12 @@ static const hn_op_sample samples[] = {
 
 const hn_op_def hn_op_window_add = {
     .name = "window_add",
-    .n_in = 4,
+    .n_in = 3,
     .n_out = 3,
-    .optional = HN_BIT(COUNT) | HN_BIT(SQUARE),
+    .optional = HN_BIT(SQUARE),
     .alias = {1 + G, 1 + SUM, 1 + SQUARE},
     .infer = infer,
     .run_cpu = run_cpu,
     .run_cuda = run_cuda,
     .samples = samples,
-    .fill = fill,
 };

@@ -279,8 +279,10 @@ char *hn_engine_plan_text(const hn_engine *e)
     else if (e->recomputed > 0) /* it did fit: somebody else has taken memory since */
         snprintf(line, sizeof line, "recompute: %" PRId64 " of %" PRId64 " layers\n", e->recomputed,
                  e->o.job->layers);
-    text = fit ? hn_asprintf("%s%s", plan, line)
-               : hn_asprintf("%s%sit does not fit: there are %.4f GiB\n", plan, line,
+    char selection[200];
+    hn_engine_selection_text(e, selection, sizeof selection);
+    text = fit ? hn_asprintf("%s%s%s", plan, selection, line)
+               : hn_asprintf("%s%s%sit does not fit: there are %.4f GiB\n", plan, selection, line,
                              (double)room / 0x1p30);
 
 done:
@@ -621,6 +623,7 @@ static hn_status end_step(hn_engine *e, const hn_graph *g, double lr, hn_step_re
     hn_step_block *step = next_outcome(e)->step;
     HN_TRY(check_ahead(e));
     set_update(e, step, lr);
+    step->max_norm = g == e->update ? (float)e->o.optimizer.max_grad_norm : 0; /* as it is */
     HN_TRY(send(e, e->step, step));
     if (hn_engine_gathering_end(e) != NULL)
         HN_TRY(hn_engine_run(e, hn_engine_gathering_end(e), false));

@@ -178,10 +178,11 @@ HN_NODISCARD hn_status hn_engine_step(hn_engine *e, int64_t step, double lr,
 HN_NODISCARD hn_status hn_engine_report(hn_engine *e, bool wait, bool *there, hn_step_report *out);
 /* What optimizer steps gather besides from the next hn_engine_begin on, for a selection of blocks
  * (runtime/adapt/sparse.h): steps with their update, or without one by hn_engine_discard.
- * Errors  HN_ERR_ARG: hn_sparse_options.candidates is 0, or nothing is trained in blocks */
+ * Errors  HN_ERR_ARG: hn_sparse_options asks for no such stage, or nothing is trained in blocks */
 HN_NODISCARD hn_status hn_engine_gather(hn_engine *e, hn_gather what);
 /* In place of an update, where blocks are trained: parameters and moments stay as they are (running
- * values of batch norms have moved). The report is that of a step. */
+ * values of batch norms have moved), and nothing is clipped of what is gathered. The report is that
+ * of a step. */
 HN_NODISCARD hn_status hn_engine_discard(hn_engine *e, hn_step_report *report);
 /* Instead of an update: adds count times the square of the mean gradient over the micro-batches
  * since the last one (count images or tokens of them) to the Fisher, and clears gradients and

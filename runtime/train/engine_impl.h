@@ -82,6 +82,8 @@ HN_NODISCARD hn_status hn_engine_record_penalty(hn_engine *e, hn_tensor *grad);
 HN_NODISCARD hn_status hn_engine_record_gathering(hn_engine *e, const hn_job_sums *sums);
 /* grad: all gradients. */
 HN_NODISCARD hn_status hn_engine_record_discard(hn_engine *e, hn_tensor *grad);
+/* A line of the plan about what selections take; "" where they take nothing. */
+void hn_engine_selection_text(const hn_engine *e, char *text, size_t size);
 /* What a micro-batch of the running step, which gathers, is to run.
  * Errors: HN_ERR_ARG for one too many */
 HN_NODISCARD hn_status hn_engine_gathering_micro(const hn_engine *e, int64_t index,

@@ -7,6 +7,21 @@
 
 /* ---- recording ---- */
 
+static hn_status record_norm(hn_engine *e, hn_graph *g, hn_tensor *grad)
+{
+    hn_tensor *in[] = {grad, hn_params_flat(e->params)->count, e->step};
+    return hn_emit(g, HN_OP_GRAD_NORM, "grad_norm", in, NULL, NULL);
+}
+
+/* By what the update will scale, before it does. */
+static hn_status record_window_norm(hn_engine *e, hn_graph *g)
+{
+    const int64_t n = hn_params_flat(e->params)->n;
+    hn_tensor *grad;
+    HN_TRY(hn_program_range(e->program, HN_MEM_GRAD, "window gradients", HN_F32, 0, n, &grad));
+    return record_norm(e, g, grad);
+}
+
 static hn_status record(hn_engine *e, hn_gather what, int64_t group, const hn_job_sums *sums,
                         hn_engine_gathering *out)
 {
@@ -22,6 +37,7 @@ static hn_status record(hn_engine *e, hn_gather what, int64_t group, const hn_jo
     if (what == HN_GATHER_SCORES && e->o.sparse.select_memory == 0) return HN_OK;
     snprintf(name, sizeof name, "%s end %" PRId64, kind, group);
     HN_TRY(hn_graph_new(e->program, name, false, &out->end));
+    if (what == HN_GATHER_WINDOW) HN_TRY(record_window_norm(e, out->end));
     return hn_sparse_record_end(s, out->end, what, group);
 }
 
@@ -34,16 +50,28 @@ hn_status hn_engine_record_gathering(hn_engine *e, const hn_job_sums *sums)
     e->discard = NULL;
     for (int64_t k = 0; k < groups; k++)
         HN_TRY(record(e, HN_GATHER_SCORES, k, sums, &e->scores[k]));
-    return groups > 0 ? record(e, HN_GATHER_WINDOW, 0, sums, &e->window) : HN_OK;
+    if (s == NULL || !hn_sparse_watches(s)) return HN_OK;
+    return record(e, HN_GATHER_WINDOW, 0, sums, &e->window);
 }
 
 hn_status hn_engine_record_discard(hn_engine *e, hn_tensor *grad)
 {
-    hn_tensor *count = hn_params_flat(e->params)->count, *in[] = {grad, count, e->step};
     HN_TRY(hn_graph_new(e->program, "discard", false, &e->discard));
-    HN_TRY(hn_emit(e->discard, HN_OP_GRAD_NORM, "grad_norm", in, NULL, NULL));
+    HN_TRY(record_norm(e, e->discard, grad));
     HN_TRY(hn_engine_record_zero(e->discard, grad));
-    return hn_engine_record_zero(e->discard, count);
+    return hn_engine_record_zero(e->discard, hn_params_flat(e->params)->count);
+}
+
+/* Giving it back behind a first selection would leave the peak of the run as it is: that is inside
+ * the selection, which runs forward and backward like a step. */
+void hn_engine_selection_text(const hn_engine *e, char *text, size_t size)
+{
+    const hn_sparse *s = hn_params_sparse(e->params);
+    const size_t bytes = s ? hn_sparse_selection_bytes(s) : 0;
+    text[0] = '\0';
+    if (bytes == 0) return;
+    snprintf(text, size, "selection of blocks: %.4f GiB of the tables%s\n", (double)bytes / 0x1p30,
+             e->o.sparse.once ? ", once, before training; it stays: the peak is there" : "");
 }
 
 /* ---- steps ---- */
@@ -61,9 +89,12 @@ static const hn_engine_gathering *gathering(const hn_engine *e)
 
 hn_status hn_engine_gather(hn_engine *e, hn_gather what)
 {
-    if (what != HN_GATHER_NOTHING && e->window.micro == NULL)
-        return HN_FAIL(HN_ERR_ARG, "gradients of blocks are to be gathered, but the engine selects "
-                                   "none while it trains");
+    if ((what == HN_GATHER_WINDOW && e->window.micro == NULL) ||
+        (what == HN_GATHER_SCORES && e->scores[0].micro == NULL))
+        return HN_FAIL(HN_ERR_ARG,
+                       "%s of blocks are to be gathered, but the engine selects none "
+                       "by them while it trains",
+                       what == HN_GATHER_WINDOW ? "gradients" : "scores");
     e->wanted = what;
     return HN_OK;
 }

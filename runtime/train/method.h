@@ -58,6 +58,9 @@ typedef struct {
     /* adapter: names of the options that a loaded adapter decides, NULL at the end. With --adapter
      * they are refused, and the run record leaves them out. */
     const char *const *adapter_options;
+    /* Why an option of the method is without effect beside the others; NULL: it has one. Given to a
+     * training run it is refused, and the run record leaves it out. NULL: all have one */
+    const char *(*idle)(const void *config, const char *option);
     const hn_method_hooks *hooks; /* NULL: none */
 } hn_method;
 

@@ -35,17 +35,38 @@ hn_status hn_check_option_kinds(const hn_session *s)
     return HN_OK;
 }
 
-hn_status hn_record_options(const hn_session *s, const hn_option_table *table, char **yaml)
+static const char *idle(const hn_session *s, const char *name)
+{
+    return s->method->idle != NULL ? s->method->idle(s->config, name) : NULL;
+}
+
+hn_status hn_check_run_options(const hn_session *s)
+{
+    HN_TRY(hn_run_config_check(s->run));
+    for (size_t i = 0; i < s->method->n_options; i++) {
+        const char *name = s->method->options[i].name;
+        const char *reason = name != NULL ? idle(s, name) : NULL;
+        if (reason != NULL && hn_options_given(s->given, name))
+            return HN_FAIL(HN_ERR_ARG, "--%s: without effect, %s", name, reason);
+    }
+    return HN_OK;
+}
+
+/* Whether the record of a run leaves it out. */
+static bool says_nothing(const hn_session *s, const char *name)
 {
     const char *const *loaded = s->run->adapter[0] ? s->method->adapter_options : NULL;
+    return name != NULL &&
+           (is_in(of_the_other_kind(s), name) || is_in(loaded, name) || idle(s, name) != NULL);
+}
+
+hn_status hn_record_options(const hn_session *s, const hn_option_table *table, char **yaml)
+{
     hn_option *row = hn_malloc(table->n * sizeof *row);
     size_t n = 0;
     if (row == NULL) return HN_FAIL(HN_ERR_MEMORY, "table of %zu options", table->n);
-    for (size_t i = 0; i < table->n; i++) {
-        const char *name = table->row[i].name;
-        if (name != NULL && (is_in(of_the_other_kind(s), name) || is_in(loaded, name))) continue;
-        row[n++] = table->row[i];
-    }
+    for (size_t i = 0; i < table->n; i++)
+        if (!says_nothing(s, table->row[i].name)) row[n++] = table->row[i];
     const hn_status st = hn_options_yaml(row, n, s->config, yaml);
     hn_free(row);
     return st;

@@ -15,6 +15,12 @@ const char *const hn_sparse_adapter_options[] = {
     "block",      "budget",     "share",      "targets",  "exclude", "lora-rank",
     "lora-alpha", "lora-steps", "train-head", "new-head", "mask",    NULL};
 
+const char *hn_sparse_idle_option(const void *config, const char *option)
+{
+    const hn_sparse_config *c = config;
+    return hn_sparse_idle(&c->knobs, option);
+}
+
 static hn_status settle(void *config, const hn_option *row, size_t n, const hn_options_store *given)
 {
     const hn_sparse_config *c = config;
@@ -245,6 +251,16 @@ static bool selects_by_gradient(const hn_sparse_run *r)
     return first || (!t->fixed && t->window > 0);
 }
 
+/* What selections read of the gradients. */
+static void choose_stages(const hn_sparse_run *r, hn_sparse_options *o)
+{
+    const hn_select_schedule *t = &r->rules.schedule;
+    if (t->score_share == 0) o->stages = HN_STAGES_SUMS;
+    if (t->score_share == 1) o->stages = HN_STAGES_SCORES;
+    o->once = t->fixed;
+    o->squares = !t->fixed && r->c->knobs.seed_moments && o->stages != HN_STAGES_SCORES;
+}
+
 static hn_status plan_run(hn_session *s, hn_engine_options *o)
 {
     enum { SOME_STEPS = 1000 }; /* of a plan without data: they change nothing of it */
@@ -267,6 +283,7 @@ static hn_status plan_run(hn_session *s, hn_engine_options *o)
         o->sparse.candidates = 0;
         return HN_OK;
     }
+    choose_stages(r, &o->sparse);
     o->sparse.score = r->rules.score == HN_BY_ABS ? HN_SCORE_ABS : HN_SCORE_SQUARE;
     return dense_memory(r, &o->sparse.select_memory);
 }

@@ -50,6 +50,7 @@ typedef struct {
 
 /* hn_method.choose: targets, the low-rank pairs, the head. */
 HN_NODISCARD hn_status hn_sparse_choose(const void *config, const hn_model *m, hn_peft_config *out);
+const char *hn_sparse_idle_option(const void *config, const char *option); /* hn_method.idle */
 extern const hn_method_hooks hn_sparse_hooks;
 extern const char *const hn_sparse_adapter_options[]; /* hn_method.adapter_options */
 

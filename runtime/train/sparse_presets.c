@@ -43,7 +43,7 @@ static const hn_preset_value spiel[] = {
     {"replace-decay", "linear", SPIEL}, {"hysteresis", "0", SPIEL}, {"protect", "off", SPIEL}};
 static const hn_preset_value smt[] = {
     {"block", "256x256", SMT}, {"budget", "0.86%", SMT}, {"scope", "global", SMT},
-    {"select-batches", "100", SMT}, {"candidates", "0", SMT}, {"seed-moments", "off", SMT}, {"beta2", "0.95", SMT}, {"lr", "1e-4", SMT}};
+    {"select-batches", "100", SMT}, {"candidates", "0", SMT}, {"beta2", "0.95", SMT}, {"lr", "1e-4", SMT}};
 static const hn_preset_value shira[] = {
     {"block", "1x1", SHIRA}, {"budget", "lora:32", SHIRA}, {"share", "lora", SHIRA},
     {"scope", "matrix", SHIRA}, {"score", "random", SHIRA}, {"lr", "3e-4", SHIRA}};
@@ -192,8 +192,6 @@ static hn_status check_knobs(const hn_sparse_knobs *k, const hn_sparse_rules *r)
     if (!k->fixed && constant)
         return HN_FAIL(HN_ERR_ARG, "--score %s never changes: reselections need --static on",
                        k->score);
-    if (k->fixed && strcmp(k->on_drop, "keep") == 0)
-        return HN_FAIL(HN_ERR_ARG, "--on-drop keep: with --static on no block goes");
     if ((strcmp(k->block, "coupled") == 0) != (r->score == HN_BY_COUPLED))
         return HN_FAIL(HN_ERR_ARG, "--block coupled and --score coupled go together");
     if (r->score == HN_BY_COUPLED && strcmp(k->scope, "matrix") != 0)
@@ -204,6 +202,32 @@ static hn_status check_knobs(const hn_sparse_knobs *k, const hn_sparse_rules *r)
     if (k->lora_steps > 0 && k->lora_rank == 0)
         return HN_FAIL(HN_ERR_ARG, "--lora-steps: needs --lora-rank");
     return HN_OK;
+}
+
+static bool is_in(const char *const *list, const char *name)
+{
+    for (; *list != NULL; list++)
+        if (strcmp(*list, name) == 0) return true;
+    return false;
+}
+
+const char *hn_sparse_idle(const hn_sparse_knobs *k, const char *option)
+{
+    static const char *const of_reselections[] = {"select-every", "select-at",    "select-until",
+                                                  "on-drop",      "seed-moments", NULL};
+    static const char *const of_changes[] = {"select-window", "replace", "replace-first",
+                                             "replace-decay", "drop",    "hysteresis",
+                                             "protect",       NULL};
+    const hn_score_rule score = score_of(k->score);
+    const bool changes = is_in(of_changes, option);
+    if (k->fixed && (changes || is_in(of_reselections, option)))
+        return "blocks are chosen once (--static on)";
+    if (changes && !hn_score_has_gradient(score))
+        return "a --score of the weights chooses all blocks anew";
+    if (strcmp(option, "seed-moments") == 0 &&
+        (!hn_score_has_gradient(score) || score_share(k, score) == 1))
+        return "this --score sums no gradients";
+    return NULL;
 }
 
 hn_status hn_sparse_rules_of(const hn_sparse_knobs *k, int64_t steps, int64_t samples,

@@ -37,7 +37,7 @@ typedef struct {
 
 /* clang-format off */
 #define HN_SPARSE_ROWS(F) \
-    {"block",          F(block),         "auto",       0, 0, "auto|1x1|4x4|16x16|32x32|64x64|128x128|256x256|row|column|coupled", "shape of the blocks that are trained; auto: 32x32, 16x16 below 1e9 parameters; coupled: rows of what a hidden layer is made by, columns of what reads it"}, \
+    {"block",          F(block),         "auto",       0, 0, "auto|1x1|4x4|16x16|32x32|64x64|128x128|256x256|row|column|coupled", "shape of the blocks that are trained; auto: 32x32, 16x16 below 1e9 parameters; coupled: rows of what a hidden layer is made by, columns of what reads it; in attention whole heads"}, \
     {"budget",         F(budget),        "lora:16",    0, 0, NULL, "trained values: a share as 0.01 or 1%, lora:RANK, values:COUNT or blocks:COUNT"}, \
     {"share",          F(share),         "size",       0, 0, "size|lora", "a matrix's part of the budget: by its values, or by its rows + columns"}, \
     {"scope",          F(scope),         "bounded",    0, 0, "bounded|global|matrix", "where blocks compete: everywhere within share-floor and share-ceiling; everywhere; in their matrix, which has exactly its share"}, \
@@ -45,7 +45,7 @@ typedef struct {
     {"share-ceiling",  F(share_ceiling), "4",          1, 1e6, NULL, "scope bounded: and at most so many times its share"}, \
     {"targets",        F(targets),       "all-linear", 0, 0, NULL, "modules by the end of their names, or all-linear"}, \
     {"type-weights",   F(type_weights),  "uniform",    0, 0, "uniform|vodu", "scores are weighted; vodu: queries and keys by 0.25"}, \
-    {"score",          F(score),         "gradient",   0, 0, "gradient|fisher|abs|snip|random|magnitude|lift|diagonal|coupled", "of a block: |sum of gradients|; its squares; |gradient| of each batch; |weight gradient|; at random; |weight|; |rank-r weight|; the diagonal; channels that belong together"}, \
+    {"score",          F(score),         "gradient",   0, 0, "gradient|fisher|abs|snip|random|magnitude|lift|diagonal|coupled", "of a block: |sum of gradients|; its squares; |gradient| of each batch; |weight gradient|; at random; |weight|; |rank-r weight|; the diagonal; channels and heads that belong together"}, \
     {"lift-gamma",     F(lift_gamma),    "0",          0, 10, NULL, "scores are multiplied by |rank-r weight| to this power"}, \
     {"lift-rank",      F(lift_rank),     "0",          0, 65536, NULL, "r of |rank-r weight|; 0: that of a budget lora:r"}, \
     {"lift-exact",     F(lift_exact),    "off",        0, 0, NULL, "by the whole decomposition instead of a random sketch"}, \
@@ -126,10 +126,13 @@ typedef struct {
 
 /* steps: T. samples: in a whole batch.
  * Errors  HN_ERR_ARG naming the option: a budget that is none, a schedule that is none, a
- *         reselection by scores that never change (random start excepted), lift-rank missing,
- *         on-drop keep with blocks that may come back */
+ *         reselection by scores that never change (random start excepted), lift-rank missing */
 HN_NODISCARD hn_status hn_sparse_rules_of(const hn_sparse_knobs *k, int64_t steps, int64_t samples,
                                           hn_sparse_rules *out);
+
+/* Why an option has no effect beside the others: one of reselections in a run that makes none, or
+ * that its --score leaves no use for; NULL: it has one. */
+const char *hn_sparse_idle(const hn_sparse_knobs *k, const char *option);
 
 /* The block of a matrix by the option `block`. parameters: of the model. columns: for coupled,
  * whether the matrix reads the hidden layer. Errors: HN_ERR_SHAPE naming the matrix */

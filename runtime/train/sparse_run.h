@@ -48,7 +48,7 @@ void hn_scores_free(hn_scores *s);
 HN_NODISCARD hn_status hn_weigh(const hn_sparse_run *r, hn_score_rule rule, hn_scores *out);
 /* |rank-r weight|^gamma on scores of blocks, with --lift-gamma. */
 HN_NODISCARD hn_status hn_weigh_prior(const hn_sparse_run *r, const hn_scores *s);
-/* Whether a matrix reads a hidden layer, whose channels are then its columns. */
+/* Whether a matrix reads a hidden layer, or heads, whose channels are then its columns. */
 bool hn_coupled_columns(const char *module);
 
 /* sparse_gathered.c: by the gradients that have been gathered. */

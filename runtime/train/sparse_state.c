@@ -271,6 +271,12 @@ static bool is_selecting(const hn_sparse *s)
     return watches;
 }
 
+/* Whether part k is in a checkpoint. */
+static bool is_saved(const hn_sparse *s, int k, bool selecting)
+{
+    return parts[k].gathered ? selecting && hn_sparse_has(s, parts[k].part) : true;
+}
+
 hn_status hn_sparse_save_moments(const hn_sparse *s, hn_sparse_entries *e)
 {
     if (s == NULL) return HN_OK;
@@ -280,7 +286,7 @@ hn_status hn_sparse_save_moments(const hn_sparse *s, hn_sparse_entries *e)
         for (int k = 0; k < N_PARTS; k++) {
             const int64_t n = hn_sparse_count(s, hn_sparse_set_of(parts[k].part), i);
             float *values;
-            if (parts[k].gathered && !selecting) continue;
+            if (!is_saved(s, k, selecting)) continue;
             HN_TRY(add(e, m->name, parts[k].suffix, HN_ST_F32, n, m->values, &values));
             HN_TRY(hn_sparse_get(s, parts[k].part, i, values));
         }
@@ -396,7 +402,7 @@ static hn_status load_watched(const hn_st_file *f, hn_sparse *s)
         if (st != HN_OK) goto done;
     }
     const hn_block_lists lists = {first, all};
-    st = hn_sparse_watch(s, &lists);
+    if (hn_sparse_watches(s) || first[matrices] > 0) st = hn_sparse_watch(s, &lists);
 
 done:
     hn_free(all);
@@ -414,7 +420,7 @@ hn_status hn_sparse_load_moments(const hn_st_file *f, hn_sparse *s)
     }
     for (int64_t i = 0; i < hn_sparse_matrices(s); i++) {
         for (int k = 0; k < N_PARTS; k++)
-            if (selecting || !parts[k].gathered) HN_TRY(load_part(f, s, i, k));
+            if (is_saved(s, k, selecting)) HN_TRY(load_part(f, s, i, k));
         HN_TRY(load_ages(f, s, i));
         if (selecting) HN_TRY(load_scores(f, s, i));
     }

@@ -82,9 +82,9 @@ static hn_status score_one(const hn_sparse_run *r, hn_score_rule rule, int64_t i
     return st;
 }
 
-/* ---- channels that belong together ---- */
+/* ---- channels and heads that belong together ---- */
 
-static const char *const readers[] = {"down_proj", "c_proj", "fc2", "w2"};
+static const char *const readers[] = {"down_proj", "c_proj", "fc2", "w2", "o_proj"};
 
 static const char *last_part(const char *module)
 {
@@ -113,47 +113,94 @@ static bool same_parent(const char *a, const char *b)
     return n == parent_length(b) && strncmp(a, b, n) == 0;
 }
 
-/* The members of the set that begins with matrix `first`; all have the same channels. */
-static hn_status find_members(const hn_sparse_run *r, int64_t first, int64_t *member, int64_t *n,
-                              int64_t *units, int64_t *k)
+static bool is_layer(const char *weight, const char *layer)
 {
-    bool columns = false;
-    *n = 0;
-    *units = *k = 0;
-    for (int64_t i = first; i < r->n; i++) {
-        const hn_select_matrix *m = &r->matrix[i];
-        if (!same_parent(r->matrix[first].name, m->name)) continue;
-        if (*n > 0 && m->blocks != *units)
+    const char *part = weight + parent_length(weight);
+    const size_t n = strlen(layer);
+    part += *part == '.';
+    return strncmp(part, layer, n) == 0 && part[n] == '.';
+}
+
+/* Matrices of one module that share their channels, or heads. */
+typedef struct {
+    int64_t *member; /* [n] */
+    int64_t n;
+    int64_t units, k; /* channels or heads there are; that are chosen */
+    bool heads, columns;
+} coupled_set;
+
+/* Heads that share keys and values stand together: where those are trained, too, they are one. */
+static void count_units(const hn_sparse_run *r, coupled_set *set)
+{
+    const hn_decoder *d = &r->s->model.decoder;
+    bool shared = false;
+    for (int64_t j = 0; j < set->n; j++) {
+        const char *name = r->matrix[set->member[j]].name;
+        shared |= is_layer(name, "k_proj") || is_layer(name, "v_proj");
+        set->heads |= shared || is_layer(name, "q_proj") || is_layer(name, "o_proj");
+    }
+    set->units = shared ? d->kv_heads : set->heads ? d->heads : r->matrix[set->member[0]].blocks;
+}
+
+/* As many units as every member's share has room for. */
+static hn_status count_chosen(const hn_sparse_run *r, coupled_set *set)
+{
+    const char *first = r->matrix[set->member[0]].name;
+    for (int64_t j = 0; j < set->n; j++) {
+        const hn_select_matrix *m = &r->matrix[set->member[j]];
+        if (!set->heads && m->blocks != set->units)
             return HN_FAIL(HN_ERR_UNSUPPORTED,
                            "--block coupled: %s has %" PRId64 " channels, %s %" PRId64
                            "; --targets may leave one of them out",
-                           r->matrix[first].name, *units, m->name, m->blocks);
-        *units = m->blocks;
-        if (*n == 0 || m->share < *k) *k = m->share;
-        columns |= m->shape.bc == 1;
-        member[(*n)++] = i;
+                           first, set->units, m->name, m->blocks);
+        const int64_t k = m->share * set->units / m->blocks;
+        if (j == 0 || k < set->k) set->k = k;
+        if (k == 0)
+            return HN_FAIL(
+                HN_ERR_ARG, "--budget %s: less than one %s of %s, which has %" PRId64 " of them",
+                r->c->knobs.budget, set->heads ? "head" : "channel", m->name, set->units);
     }
-    if (*n > 1 && columns) return HN_OK;
-    return HN_FAIL(HN_ERR_UNSUPPORTED,
-                   "--block coupled: beside %s there is no %s among the targets",
-                   r->matrix[first].name, columns ? "layer that makes its input" : "down_proj");
+    return HN_OK;
 }
 
-static hn_status choose_members(const hn_sparse_run *r, const int64_t *member, int64_t n,
-                                int64_t units, int64_t k, hn_scores *out)
+/* The set that begins with matrix `first`. */
+static hn_status find_members(const hn_sparse_run *r, int64_t first, coupled_set *set)
 {
+    *set = (coupled_set){.member = set->member};
+    for (int64_t i = first; i < r->n; i++) {
+        const hn_select_matrix *m = &r->matrix[i];
+        if (!same_parent(r->matrix[first].name, m->name)) continue;
+        set->columns |= m->shape.bc == 1;
+        set->member[set->n++] = i;
+    }
+    count_units(r, set);
+    HN_TRY(count_chosen(r, set));
+    if (set->n > 1 && set->columns) return HN_OK;
+    return HN_FAIL(HN_ERR_UNSUPPORTED,
+                   "--block coupled: beside %s there is no %s among the targets",
+                   r->matrix[first].name,
+                   set->columns ? "layer that makes its input"
+                   : set->heads ? "o_proj"
+                                : "down_proj");
+}
+
+static hn_status choose_members(const hn_sparse_run *r, const coupled_set *set, hn_scores *out)
+{
+    const int64_t n = set->n;
     hn_coupled *c = hn_calloc((size_t)n, sizeof *c);
     int32_t **ids = hn_calloc((size_t)n, sizeof *ids);
     hn_status st = c && ids ? HN_OK : HN_FAIL(HN_ERR_MEMORY, "sets of %" PRId64 " matrices", n);
     for (int64_t j = 0; st == HN_OK && j < n; j++) {
+        const hn_select_matrix *m = &r->matrix[set->member[j]];
+        const int64_t lines = set->k * (m->blocks / set->units);
         float *score;
-        c[j].matrix = &r->matrix[member[j]];
-        st = hn_scores_room(out, member[j], k, &ids[j], &score);
-        for (int64_t b = 0; st == HN_OK && b < k; b++) score[b] = 1;
+        c[j].matrix = m;
+        st = hn_scores_room(out, set->member[j], lines, &ids[j], &score);
+        for (int64_t b = 0; st == HN_OK && b < lines; b++) score[b] = 1;
     }
     if (st == HN_OK)
-        st = hn_coupled_choose(r->matrix[member[0]].name, units, (uint64_t)r->c->run.seed, c, n, k,
-                               ids);
+        st = hn_coupled_choose(c[0].matrix->name, set->units, (uint64_t)r->c->run.seed, c, n,
+                               set->k, ids);
     hn_free(ids);
     hn_free(c);
     return st;
@@ -162,18 +209,14 @@ static hn_status choose_members(const hn_sparse_run *r, const int64_t *member, i
 static hn_status weigh_coupled(const hn_sparse_run *r, hn_scores *out)
 {
     hn_status st = HN_OK;
-    int64_t *member = hn_calloc((size_t)r->n, sizeof *member);
-    if (member == NULL) return HN_FAIL(HN_ERR_MEMORY, "sets of %" PRId64 " matrices", r->n);
+    coupled_set set = {.member = hn_calloc((size_t)r->n, sizeof *set.member)};
+    if (set.member == NULL) return HN_FAIL(HN_ERR_MEMORY, "sets of %" PRId64 " matrices", r->n);
     for (int64_t i = 0; st == HN_OK && i < r->n; i++) {
-        int64_t n, units, k;
         if (out->list[i].id != NULL) continue; /* of a set that is done */
-        st = find_members(r, i, member, &n, &units, &k);
-        if (st == HN_OK && k == 0)
-            st = HN_FAIL(HN_ERR_ARG, "--budget %s: less than one channel of %s", r->c->knobs.budget,
-                         r->matrix[i].name);
-        if (st == HN_OK) st = choose_members(r, member, n, units, k, out);
+        st = find_members(r, i, &set);
+        if (st == HN_OK) st = choose_members(r, &set, out);
     }
-    hn_free(member);
+    hn_free(set.member);
     return st;
 }
 

@@ -296,7 +296,7 @@ static hn_status open_records(trainer *t)
 static hn_status open_inputs(trainer *t, const hn_option_table *table)
 {
     hn_session *s = t->s;
-    HN_TRY(hn_run_config_check(t->c));
+    HN_TRY(hn_check_run_options(s));
     HN_TRY(choose_out(t));
     HN_TRY(refuse_older_run(t)); /* before the data are tokenised */
     HN_TRY(hn_session_machine(s, false));

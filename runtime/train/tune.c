@@ -9,6 +9,7 @@
 #include "runtime/base/progress.h"
 #include "runtime/file/folder.h"
 #include "runtime/train/gemm_cache.h"
+#include "runtime/train/option_kinds.h"
 #include "runtime/train/verbs.h"
 
 /* ---- the file ---- */
@@ -201,7 +202,7 @@ hn_status hn_tune_search(hn_device *d, FILE *table)
 hn_status hn_verb_tune(hn_session *s, FILE *to)
 {
     char *path;
-    HN_TRY(hn_run_config_check(s->run));
+    HN_TRY(hn_check_run_options(s));
     HN_TRY(hn_session_device(s, false));
     if (!on_gpu(s->device))
         return HN_FAIL(HN_ERR_UNSUPPORTED, "tune measures the matrix products of a GPU, this is %s",

@@ -13,6 +13,7 @@
 #include "runtime/train/export.h"
 #include "runtime/train/generator.h"
 #include "runtime/train/lora_hook.h"
+#include "runtime/train/option_kinds.h"
 #include "runtime/train/state.h"
 
 enum { SHOWN_TOKENS = 256, SHOWN_IMAGES = 8 };
@@ -84,7 +85,7 @@ static hn_status show_images(FILE *to, const hn_session *s)
 
 hn_status hn_verb_check(hn_session *s, FILE *to)
 {
-    HN_TRY(hn_run_config_check(s->run));
+    HN_TRY(hn_check_run_options(s));
     HN_TRY(hn_session_machine(s, false));
     HN_TRY(hn_session_model(s, true));
     HN_TRY(hn_session_data(s, false));
@@ -95,7 +96,7 @@ hn_status hn_verb_check(hn_session *s, FILE *to)
 hn_status hn_verb_plan(hn_session *s, FILE *to)
 {
     const hn_run_config *c = s->run;
-    HN_TRY(hn_run_config_check(c));
+    HN_TRY(hn_check_run_options(s));
     HN_TRY(hn_session_machine(s, true));
     HN_TRY(hn_session_model(s, true));
     if (c->classes > 0) HN_TRY(hn_session_classes(s, c->classes));

@@ -322,7 +322,8 @@ def reselect_table(p):
     )
     for kind in static + order:
         o = next(iter(p.best(kind).values())).options
-        seeds = "0" if o.get("seed-moments") == "off" else "by the window"
+        seeded = "select-every" in o and o.get("seed-moments") != "off"
+        seeds = "by the window" if seeded else "0"
         knobs = [
             o.get("select-every", ""),
             o.get("replace", "0.2"),
