@@ -46,7 +46,7 @@ typedef struct {
     bool loss_term, first_axis_bug;
     /* the run */
     const char *out, *resume, *log_format, *inject;
-    int64_t eval_every, save_every, stop_after, keep;
+    int64_t eval_every, save_every, stop_after, keep, at_once;
     /* verbs on a run that is there */
     const char *run, *to, *kind;
 } hn_fedref_config;

@@ -7,6 +7,7 @@
 
 #include "runtime/base/alloc.h"
 #include "runtime/base/mapfile.h"
+#include "runtime/train/client_batch.h"
 #include "runtime/train/fedref_impl.h"
 
 static bool is(const char *a, const char *b) { return strcmp(a, b) == 0; }
@@ -191,7 +192,15 @@ static hn_status open_simulation(hn_fedref *r)
     if (r->sent == NULL || r->received == NULL)
         return HN_FAIL(HN_ERR_MEMORY, "%" PRId64 " updates of %" PRId64 " values", each, n);
     HN_TRY(open_server(r));
-    return hn_fed_one_new(&r->setup.sim, &r->sim);
+    r->setup.sim.at_once = r->c->at_once < each ? r->c->at_once : each;
+    return r->setup.sim.at_once > 1 ? hn_fed_replicas_new(&r->setup.sim, &r->sim)
+                                    : hn_fed_one_new(&r->setup.sim, &r->sim);
+}
+
+hn_engine *hn_fedref_engine(const hn_fedref *r)
+{
+    return r->setup.sim.at_once > 1 ? hn_fed_replicas_engine(r->sim)
+                                    : hn_fed_client_engine(hn_fed_one_client(r->sim));
 }
 
 hn_status hn_fedref_open(const hn_fedref_call *call, bool simulate, hn_fedref *r)
