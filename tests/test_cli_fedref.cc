@@ -57,10 +57,27 @@ TEST(CliFedref, ClientsAtOnceMakeTheSameModel)
                       Words{"--partition", "dirichlet", "--alpha", "0.5",    "--momentum",
                             "0.9",         "--mu",      "0.1",     "--late", "0.4"};
     w.trained("one", run);
-    w.trained("three", run + Words{"--at-once", "3"});
+    w.trained("three", run + Words{"--simulate", "replicas", "--at-once", "3"});
     const auto one = values_of(w / "one-model/model.safetensors");
     EXPECT_LT(rel_l2(values_of(w / "three-model/model.safetensors"), one), 1e-5);
     EXPECT_NEAR(w.column("one", "client_loss")[1], w.column("three", "client_loss")[1], 1e-4);
+}
+
+/* And each in a block; images of 28 x 28, as the smallest networks have them. */
+TEST(CliFedref, ClientsInBlocksMakeTheSameModel)
+{
+    const FedPlace w;
+    Words run = w.cnn("train", "2");
+    run[3] = "mnist-cnn-small", run[5] = "28";
+    run = run + fedavg +
+          Words{"--partition", "dirichlet", "--alpha", "0.5", "--late", "0.4", "--mu", "0.1"};
+    w.trained("one", run);
+    w.trained("block", run + Words{"--simulate", "block", "--at-once", "5"});
+    const auto one = values_of(w / "one-model/model.safetensors");
+    EXPECT_LT(rel_l2(values_of(w / "block-model/model.safetensors"), one), 1e-5);
+    EXPECT_NEAR(w.column("one", "client_loss")[1], w.column("block", "client_loss")[1], 1e-4);
+    expect_refused(w.run(run + Words{"--simulate", "block", "--momentum", "0.9"} + w.to("none")), 2,
+                   {"blocks", "plain SGD"});
 }
 
 TEST(CliFedref, EveryMethodRuns)

@@ -125,7 +125,7 @@ void hn_fedref_close(hn_fedref *r);
 HN_NODISCARD hn_status hn_fedref_refuse(hn_fedref *r, int64_t round, int64_t client,
                                         const char *reason);
 
-/* Of the simulation. */
+/* Of the simulation; NULL: it has none. */
 hn_engine *hn_fedref_engine(const hn_fedref *r);
 
 /* ---- fedref_round.c ---- */

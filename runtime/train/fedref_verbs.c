@@ -159,10 +159,10 @@ static void print_payload(const hn_fedref *r, FILE *to)
 
 static void print_memory(const hn_fedref *r, FILE *to)
 {
-    hn_plan_sizes client, eval;
+    hn_plan_sizes client = {0}, eval;
     const double value = sizeof(float), mib = 0x1p20;
     const bool keeps = !is(r->c->fed.encoding, "f32") && r->c->fed.feedback;
-    hn_plan_sizes_of(hn_engine_program(hn_fedref_engine(r)), &client);
+    if (hn_fedref_engine(r)) hn_plan_sizes_of(hn_engine_program(hn_fedref_engine(r)), &client);
     hn_plan_sizes_of(hn_engine_program(hn_fed_client_engine(r->evaluator)), &eval);
     fprintf(to, "memory: the clients' engine %.1f MiB, the evaluation's %.1f MiB on the device\n",
             (double)client.total_bytes / mib, (double)eval.total_bytes / mib);
