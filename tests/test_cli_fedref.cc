@@ -33,6 +33,53 @@ TEST(CliFedref, FedproxAndFedadamAreNotFedavg)
     EXPECT_LT(w.column("prox", "update_norm")[0], w.column("avg", "update_norm")[0]);
 }
 
+/* The values of a model's file. */
+std::vector<float> values_of(const std::string &path)
+{
+    hn_st_file *f = nullptr;
+    std::vector<float> all;
+    EXPECT_HN_OK(hn_st_open(path.c_str(), &f));
+    for (int64_t i = 0; f && i < hn_st_count(f); i++) {
+        const hn_st_tensor *t = hn_st_at(f, i);
+        std::vector<float> v((size_t)hn_st_elements(t));
+        EXPECT_HN_OK(hn_st_convert(t, HN_F32, v.data()));
+        all.insert(all.end(), v.begin(), v.end());
+    }
+    hn_st_close(f);
+    return all;
+}
+
+/* Batched or one by one: the same model within the rounding of fp32. */
+TEST(CliFedref, ClientsAtOnceMakeTheSameModel)
+{
+    const FedPlace w;
+    const Words run = w.cnn("train", "2") + fedavg +
+                      Words{"--partition", "dirichlet", "--alpha", "0.5",    "--momentum",
+                            "0.9",         "--mu",      "0.1",     "--late", "0.4"};
+    w.trained("one", run);
+    w.trained("three", run + Words{"--simulate", "replicas", "--at-once", "3"});
+    const auto one = values_of(w / "one-model/model.safetensors");
+    EXPECT_LT(rel_l2(values_of(w / "three-model/model.safetensors"), one), 1e-5);
+    EXPECT_NEAR(w.column("one", "client_loss")[1], w.column("three", "client_loss")[1], 1e-4);
+}
+
+/* And each in a block; images of 28 x 28, as the smallest networks have them. */
+TEST(CliFedref, ClientsInBlocksMakeTheSameModel)
+{
+    const FedPlace w;
+    Words run = w.cnn("train", "2");
+    run[3] = "mnist-cnn-small", run[5] = "28";
+    run = run + fedavg +
+          Words{"--partition", "dirichlet", "--alpha", "0.5", "--late", "0.4", "--mu", "0.1"};
+    w.trained("one", run);
+    w.trained("block", run + Words{"--simulate", "block", "--at-once", "5"});
+    const auto one = values_of(w / "one-model/model.safetensors");
+    EXPECT_LT(rel_l2(values_of(w / "block-model/model.safetensors"), one), 1e-5);
+    EXPECT_NEAR(w.column("one", "client_loss")[1], w.column("block", "client_loss")[1], 1e-4);
+    expect_refused(w.run(run + Words{"--simulate", "block", "--momentum", "0.9"} + w.to("none")), 2,
+                   {"blocks", "plain SGD"});
+}
+
 TEST(CliFedref, EveryMethodRuns)
 {
     const FedPlace w;

@@ -55,6 +55,7 @@ TEST(VisionConfig, NamesHaveThePublishedNumbersOfParameters)
                  {"vit_tiny_patch16_224", 5717416, 192, 12, "head"},
                  {"vit_small_patch16_224", 22050664, 384, 12, "head"},
                  {"vit_base_patch16_224", 86567656, 768, 12, "head"},
+                 {"mnist-cnn-small", 27562, 64, 2, "fc2"},
                  {"femnist-cnn", 1165246, 1024, 2, "fc2"},
                  {"cinic-cnn", 620362, 256, 3, "fc2"}};
     for (const auto &k : cases) {

@@ -7,7 +7,8 @@
  *             separable-cifar                                   MobileNet-v1's widths on 32 x 32
  *             vit_{tiny,small,base}_patch16_224                 timm
  *             vit-tiny-cifar                                    patches of 4 on 32 x 32
- *             mnist-cnn, femnist-cnn, cinic-cnn                 two, three convolutions and an MLP
+ *             mnist-cnn, mnist-cnn-small, femnist-cnn,          two, three convolutions and an MLP
+ *             cinic-cnn
  * config.json model_type "vit" or "resnet" (Hugging Face), or timm's "architecture" with one of the
  *             names above. A value that would change the result and is not implemented is refused
  *             by name; keys that mean nothing to us are listed in one warning.

@@ -5,6 +5,7 @@
  *
  *   one        an engine of one replica, a task after the other; any model (fed_client.h)
  *   replicas   an engine with a replica axis (client_batch.h)
+ *   block      a block of a GPU each, in one launch: the smallest networks (client_block.h)
  *
  * All of them do what stands here, and give the same values up to the rounding of fp32.
  *

@@ -45,8 +45,8 @@ typedef struct {
     double lambda1, lambda2, growth, cap;
     bool loss_term, first_axis_bug;
     /* the run */
-    const char *out, *resume, *log_format, *inject;
-    int64_t eval_every, save_every, stop_after, keep;
+    const char *out, *resume, *log_format, *inject, *simulate;
+    int64_t eval_every, save_every, stop_after, keep, at_once;
     /* verbs on a run that is there */
     const char *run, *to, *kind;
 } hn_fedref_config;

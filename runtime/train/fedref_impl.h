@@ -125,6 +125,9 @@ void hn_fedref_close(hn_fedref *r);
 HN_NODISCARD hn_status hn_fedref_refuse(hn_fedref *r, int64_t round, int64_t client,
                                         const char *reason);
 
+/* Of the simulation; NULL: it has none. */
+hn_engine *hn_fedref_engine(const hn_fedref *r);
+
 /* ---- fedref_round.c ---- */
 /* Round r->done + 1, up to its line in r->round; r->done goes up. */
 HN_NODISCARD hn_status hn_fedref_run_round(hn_fedref *r);

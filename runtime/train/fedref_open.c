@@ -7,6 +7,8 @@
 
 #include "runtime/base/alloc.h"
 #include "runtime/base/mapfile.h"
+#include "runtime/train/client_batch.h"
+#include "runtime/train/client_block.h"
 #include "runtime/train/fedref_impl.h"
 
 static bool is(const char *a, const char *b) { return strcmp(a, b) == 0; }
@@ -191,7 +193,18 @@ static hn_status open_simulation(hn_fedref *r)
     if (r->sent == NULL || r->received == NULL)
         return HN_FAIL(HN_ERR_MEMORY, "%" PRId64 " updates of %" PRId64 " values", each, n);
     HN_TRY(open_server(r));
-    return hn_fed_one_new(&r->setup.sim, &r->sim);
+    const int64_t at_once = r->c->at_once;
+    if (is(r->c->simulate, "one")) return hn_fed_one_new(&r->setup.sim, &r->sim);
+    r->setup.sim.at_once = at_once > 0 && at_once < each ? at_once : each;
+    return is(r->c->simulate, "block") ? hn_fed_blocks_new(&r->setup.sim, &r->sim)
+                                       : hn_fed_replicas_new(&r->setup.sim, &r->sim);
+}
+
+hn_engine *hn_fedref_engine(const hn_fedref *r)
+{
+    if (is(r->c->simulate, "block")) return NULL;
+    return is(r->c->simulate, "replicas") ? hn_fed_replicas_engine(r->sim)
+                                          : hn_fed_client_engine(hn_fed_one_client(r->sim));
 }
 
 hn_status hn_fedref_open(const hn_fedref_call *call, bool simulate, hn_fedref *r)

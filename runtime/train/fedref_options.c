@@ -55,21 +55,22 @@ const char *hn_fedref_reason(const hn_fedref_config *c, const char *option)
         if (is(option, server_options[i].option) && !(uses & server_options[i].uses))
             return "has no meaning for this --method";
     if (is(option, "late-least") && c->late == 0) return "an option of --late";
+    if (is(option, "at-once") && is(c->simulate, "one")) return "--simulate one has one at a time";
     const char *reason = partition_reason(c, option);
     return reason ? reason : hn_fed_reason(&c->fed, option);
 }
 
 static hn_status check_given(const hn_fedref_call *call)
 {
-    static const char *const more[] = {"alpha", "shards", "groups", "late-least"};
+    static const char *const more[] = {"alpha", "shards", "groups", "late-least", "at-once"};
     const hn_fedref_config *c = call->config;
-    for (int i = 0; i < N_SERVER + 4; i++) {
+    for (int i = 0; i < N_SERVER + 5; i++) {
         const char *option = i < N_SERVER ? server_options[i].option : more[i - N_SERVER];
         const char *reason = hn_fedref_reason(c, option);
         if (reason != NULL && hn_options_given(call->given, option))
-            return HN_FAIL(HN_ERR_ARG, "--%s: %s (--%s %s)", option, reason,
-                           i < N_SERVER ? "method" : "partition",
-                           i < N_SERVER ? c->method : c->partition);
+            return i < N_SERVER
+                       ? HN_FAIL(HN_ERR_ARG, "--%s: %s (--method %s)", option, reason, c->method)
+                       : HN_FAIL(HN_ERR_ARG, "--%s: %s", option, reason);
     }
     return HN_OK;
 }

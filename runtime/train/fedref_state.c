@@ -67,7 +67,7 @@ static hn_status state_json(const hn_fedref *r, json_t **out)
 {
     bool ok = true;
     json_t *o = json_object(), *names = json_array(), *plans = NULL;
-    HN_TRY(hn_engine_gemm_plans(hn_fed_client_engine(hn_fed_one_client(r->sim)), &plans));
+    if (hn_fedref_engine(r)) HN_TRY(hn_engine_gemm_plans(hn_fedref_engine(r), &plans));
     for (int k = 0; k < hn_fedref_n_columns; k++)
         ok = json_array_append_new(names, json_string(hn_fedref_columns[k].name)) == 0 && ok;
     set(o, "format", json_integer(HN_FEDREF_FORMAT), &ok);
@@ -211,9 +211,9 @@ static hn_status read_json(hn_fedref *r, const json_t *o, const char *where)
 static hn_status use_plans(const hn_fedref *r, const json_t *o, const char *where)
 {
     const json_t *plans = json_object_get(o, "gemm_plans");
-    if (r->sim == NULL) return HN_OK;
+    if (r->sim == NULL || hn_fedref_engine(r) == NULL) return HN_OK;
     if (json_is_null(plans)) plans = NULL;
-    HN_TRY(hn_engine_use_gemm_plans(hn_fed_client_engine(hn_fed_one_client(r->sim)), plans, where));
+    HN_TRY(hn_engine_use_gemm_plans(hn_fedref_engine(r), plans, where));
     return hn_engine_use_gemm_plans(hn_fed_client_engine(r->evaluator), plans, where);
 }
 

@@ -159,12 +159,12 @@ static void print_payload(const hn_fedref *r, FILE *to)
 
 static void print_memory(const hn_fedref *r, FILE *to)
 {
-    hn_plan_sizes client, eval;
+    hn_plan_sizes client = {0}, eval;
     const double value = sizeof(float), mib = 0x1p20;
     const bool keeps = !is(r->c->fed.encoding, "f32") && r->c->fed.feedback;
-    hn_plan_sizes_of(hn_engine_program(hn_fed_client_engine(hn_fed_one_client(r->sim))), &client);
+    if (hn_fedref_engine(r)) hn_plan_sizes_of(hn_engine_program(hn_fedref_engine(r)), &client);
     hn_plan_sizes_of(hn_engine_program(hn_fed_client_engine(r->evaluator)), &eval);
-    fprintf(to, "memory: a client's engine %.1f MiB, the evaluation's %.1f MiB on the device\n",
+    fprintf(to, "memory: the clients' engine %.1f MiB, the evaluation's %.1f MiB on the device\n",
             (double)client.total_bytes / mib, (double)eval.total_bytes / mib);
     fprintf(to, "        server %.1f MiB, updates of a round %.1f MiB, residuals %.1f MiB\n",
             (double)hn_fed_server_bytes(&r->layout, &r->method) / mib,
