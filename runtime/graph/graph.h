@@ -271,6 +271,10 @@ typedef union {
     struct {
         int64_t d, h, w; /* of y, where there is no skip; of upsample_bwd: of x */
     } upsample;
+    struct {
+        float w_dice, w_focal, w_cross, smooth, alpha, gamma; /* hn_seg_terms */
+        bool want_dlogits, want_prediction;
+    } seg_loss;
 } hn_attr;
 
 struct hn_node {
