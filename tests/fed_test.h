@@ -1,6 +1,8 @@
 /* fed_test.h - what the tests of runtime/fed share: a small layout, random clients. */
 #ifndef HN_FED_TEST_H
 #define HN_FED_TEST_H
+#include <algorithm>
+
 #include "hn_test.h"
 #include "runtime/fed/hn_fed.h"
 
@@ -86,5 +88,74 @@ inline std::vector<Client> random_clients(const Layout &l, const std::vector<flo
         for (float &h : x.fisher) h = h * h;
     }
     return c;
+}
+
+struct Server {
+    hn_fed_server *s = nullptr;
+    Server() = default;
+    Server(const Server &) = delete;
+    ~Server() { hn_fed_server_free(s); }
+    std::vector<float> values(const Layout &l) const
+    {
+        const float *v = hn_fed_server_values(s);
+        return {v, v + l.n()};
+    }
+    std::vector<float> result(const Layout &l) const
+    {
+        const float *v = hn_fed_server_result(s);
+        return {v, v + l.n()};
+    }
+};
+
+inline hn_fed_round_report run_round(hn_fed_server *s, int64_t round,
+                                     const std::vector<Client> &clients)
+{
+    hn_fed_round_report r = {};
+    EXPECT_HN_OK(hn_fed_server_begin(s, round));
+    for (const Client &c : clients) {
+        const hn_fed_update u = c.update(round);
+        EXPECT_HN_OK(hn_fed_server_add(s, &u));
+    }
+    EXPECT_HN_OK(hn_fed_server_finish(s, &r));
+    return r;
+}
+
+/* The models after rounds 1 .. n; clients train around the model they were sent. */
+inline std::vector<std::vector<float>> run(const Layout &l, const hn_fed_server_options &o,
+                                           int rounds, int per_round = 5,
+                                           std::vector<hn_fed_round_report> *reports = nullptr)
+{
+    Server s;
+    std::vector<std::vector<float>> models;
+    const auto start = random_payload(l, 1);
+    EXPECT_HN_OK(hn_fed_server_new(&l.l, &o, start.data(), &s.s));
+    for (int r = 1; r <= rounds; r++) {
+        const auto clients = random_clients(l, s.values(l), 9, r, per_round, o.fisher);
+        const hn_fed_round_report report = run_round(s.s, r, clients);
+        if (reports != nullptr) reports->push_back(report);
+        models.push_back(s.values(l));
+    }
+    return models;
+}
+
+/* The weighted mean as a plain loop, in the order that the header promises. */
+inline std::vector<float> plain_average(const Layout &l, const std::vector<Client> &clients)
+{
+    std::vector<float> a(l.n());
+    for (size_t i = 0; i < a.size(); i++) {
+        double sum = 0, n = 0;
+        for (const Client &c : clients) {
+            sum += (double)c.samples * (double)c.value[i];
+            n += (double)c.samples;
+        }
+        a[i] = (float)(sum / n) + 0.0f;
+    }
+    for (int64_t t = 0; t < l.l.count; t++)
+        for (int64_t j = 0; j < l.l.tensor[t].n && l.l.tensor[t].role == HN_FED_COUNTER; j++) {
+            const size_t i = (size_t)(l.l.tensor[t].first + j);
+            a[i] = clients[0].value[i];
+            for (const Client &c : clients) a[i] = std::max(a[i], c.value[i]);
+        }
+    return a;
 }
 #endif

@@ -14,34 +14,10 @@ namespace {
 
 namespace fs = std::filesystem;
 
-struct Server {
-    hn_fed_server *s = nullptr;
-    Server() = default;
-    Server(const Server &) = delete;
-    ~Server() { hn_fed_server_free(s); }
-    std::vector<float> values(const Layout &l) const
-    {
-        const float *v = hn_fed_server_values(s);
-        return {v, v + l.n()};
-    }
-    std::vector<float> result(const Layout &l) const
-    {
-        const float *v = hn_fed_server_result(s);
-        return {v, v + l.n()};
-    }
-};
-
-hn_fed_round_report run_round(const Layout &l, const Server &s, int64_t round, bool fisher = false)
+/* Four clients around the model that the server has. */
+hn_fed_round_report next_round(const Layout &l, const Server &s, int64_t round, bool fisher = false)
 {
-    hn_fed_round_report r = {};
-    const auto clients = random_clients(l, s.values(l), 9, round, 4, fisher);
-    EXPECT_HN_OK(hn_fed_server_begin(s.s, round));
-    for (const Client &c : clients) {
-        const hn_fed_update u = c.update(round);
-        EXPECT_HN_OK(hn_fed_server_add(s.s, &u));
-    }
-    EXPECT_HN_OK(hn_fed_server_finish(s.s, &r));
-    return r;
+    return run_round(s.s, round, random_clients(l, s.values(l), 9, round, 4, fisher));
 }
 
 hn_status save(const hn_fed_server *s, const std::string &out)
@@ -101,7 +77,7 @@ TEST_P(EveryMethod, GoesOnWithTheSameBits)
     start(l, o, &whole);
     start(l, o, &part);
     for (int64_t r = 1; r <= 10; r++) {
-        const auto a = run_round(l, whole, r, o.fisher), b = run_round(l, part, r, o.fisher);
+        const auto a = next_round(l, whole, r, o.fisher), b = next_round(l, part, r, o.fisher);
         EXPECT_TRUE(same_bits(part.values(l), whole.values(l))) << r;
         EXPECT_TRUE(same_bits(part.result(l), whole.result(l))) << r;
         EXPECT_EQ(a.corrected, b.corrected);
@@ -147,8 +123,8 @@ struct Saved : testing::Test {
         o.fisher = false;
         fill_small(l);
         start(l, o, &s);
-        run_round(l, s, 1);
-        run_round(l, s, 2);
+        next_round(l, s, 1);
+        next_round(l, s, 2);
         EXPECT_HN_OK(save(s.s, t.str()));
     }
     /* Replaces a file and makes the checkpoint whole again, as one who wants to deceive would. */
@@ -269,7 +245,7 @@ TEST_F(FedState, ForgedContentsAreRefused)
 TEST_F(FedState, AFullDiskLeavesTheOldState)
 {
     const auto before = s.values(l);
-    run_round(l, s, 3);
+    next_round(l, s, 3);
     for (const size_t limit : {0u, 100u, 5000u, 60000u}) {
         FileSizeLimit full(limit);
         EXPECT_EQ(save(s.s, t.str()), HN_ERR_IO);
@@ -293,7 +269,7 @@ TEST_F(FedState, AKillAtAnyMomentLeavesAWholeState)
     Server ahead;
     ASSERT_HN_OK(load(l, o, dir, &ahead));
     for (int64_t r = 3; r <= 40; r++) {
-        run_round(l, ahead, r);
+        next_round(l, ahead, r);
         wanted.push_back(ahead.values(l));
     }
     int64_t last = 2;
@@ -304,7 +280,7 @@ TEST_F(FedState, AKillAtAnyMomentLeavesAWholeState)
             Server own;
             bool fine = load(l, o, dir, &own) == HN_OK;
             for (int64_t r = hn_fed_server_round(own.s) + 1; fine && r <= 40; r++) {
-                run_round(l, own, r);
+                next_round(l, own, r);
                 fine = save(own.s, t.str()) == HN_OK;
             }
             _exit(fine ? 0 : 1);

@@ -10,7 +10,7 @@
 #include "runtime/file/safetensors.h"
 
 static const char TENSORS[] = "fed_server.safetensors", RECORD[] = "fed_server.json";
-enum { FORMAT = 1, NAME = 16 };
+enum { FORMAT = 1, NAME = 24 };
 
 /* A vector of the state under its name in the file; mean_loss is fp64 of one element. */
 typedef struct {
