@@ -92,7 +92,8 @@ typedef struct {
 
 /* out      changed only on success */
 HN_NODISCARD hn_status hn_volumes_open(const hn_volume_options *o, hn_volumes *out);
-/* Volumes at hand, copied; all labelled or none. Values are taken as prepared.
+/* Volumes at hand, copied; all labelled or none. Values are taken as prepared,
+ * a voxel_mm of 0 as 1 mm.
  * n_classes 0: as many as the largest label asks for
  * Errors   HN_ERR_ARG: none, labels for some only; HN_ERR_SHAPE: sizes; HN_ERR_FORMAT: values and
  *          labels as above */
