@@ -30,7 +30,7 @@ line=0
 while IFS=, read -r site subject || [ -n "${site-}" ]; do
     line=$((line + 1))
     subject=${subject%$'\r'}
-    [ $line -gt 1 ] && [ -n "$site" ] || continue
+    if [ $line -eq 1 ] || [ -z "$site" ]; then continue; fi
     case $subject in '' | */* | *$'\t'*) fail "$partitioning:$line: no subject '$subject'" ;; esac
     image=$dir/$subject/${subject}_$modality.nii.gz labels=$dir/$subject/${subject}_seg.nii.gz
     [ -r "$image" ] || fail "$partitioning:$line: $image is not there"
