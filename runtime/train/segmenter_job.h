@@ -2,8 +2,9 @@
  *
  * A micro-batch is patches of volumes with a label for each voxel (runtime/data/volume_patch.h,
  * volume_feed.h). Loss: kernels/loss/seg_loss.h: the mean over patches of soft Dice, focal loss and
- * cross-entropy as they are weighted. Evaluation counts patches; of each, hits is the share of its
- * voxels that came out right. */
+ * cross-entropy as they are weighted. Evaluation counts patches; hits adds up the shares of their
+ * voxels that came out right, and hn_eval_sums has that sum rounded down: masks and their Dice
+ * (hn_segmenter_volume, runtime/data/seg_metrics.h) say more. */
 #ifndef HN_SEGMENTER_JOB_H
 #define HN_SEGMENTER_JOB_H
 #include "kernels/loss/seg_loss.h"
