@@ -4,67 +4,82 @@
 #include <algorithm>
 #include <array>
 
-#include "hn_test.h"
-#include "kernels/conv/conv3d.h"
+#include "engine_test.h"
+#include "runtime/base/json.h"
 #include "runtime/data/seg_metrics.h"
 #include "runtime/data/volume_window.h"
 #include "runtime/data/volumes.h"
 #include "runtime/file/safetensors.h"
+#include "runtime/train/segmenter_job.h"
 
 namespace {
 
 using Size = std::array<int64_t, 3>;
 
-/* The layers of meshnet5.arch.json: 3 x 3 x 3, relu; at last 1 x 1 x 1. Zero padding keeps sizes.
- */
-const int64_t kDilation[] = {1, 2, 4, 8, 16, 8, 4, 2, 1, 0};
 enum {
-    REACH = 46 /* their sum: voxels that a voxel of the result sees on each side */,
+    REACH = 46, /* sum of meshnet5's dilations: voxels that a voxel sees on each side */
     CLASSES = 3
 };
 
+/* meshnet5 with its weights, for windows of one size. */
 class MeshNet {
-    hn_st_file *f_ = nullptr;
-    std::vector<float> read(const std::string &name, hn_st_tensor *out = nullptr) const
+    hn_device *device_ = nullptr;
+    hn_seg_config config_ = {};
+    hn_segmenter_job job_ = {};
+    hn_engine *e_ = nullptr;
+
+    void read_config(const std::string &path)
     {
-        const hn_st_tensor *t = hn_st_find(f_, name.c_str());
-        std::vector<float> v((size_t)hn_st_elements(t));
-        std::memcpy(v.data(), t->data, t->n_bytes);
-        if (out) *out = *t;
-        return v;
+        json_t *arch = nullptr;
+        ASSERT_HN_OK(hn_json_load(path.c_str(), &arch));
+        EXPECT_HN_OK(hn_seg_config_arch(arch, path.c_str(), 1, &config_));
+        json_decref(arch);
+    }
+    void read_weights(const std::string &path)
+    {
+        hn_st_file *f = nullptr;
+        ASSERT_HN_OK(hn_st_open(path.c_str(), &f));
+        hn_params *p = hn_engine_params(e_);
+        for (int64_t i = 0; i < hn_params_count(p); i++) {
+            const hn_param *q = hn_params_at(p, i);
+            const hn_st_tensor *t = hn_st_find(f, q->name);
+            ASSERT_NE(t, nullptr) << q->name;
+            std::vector<float> v((size_t)hn_param_values(q));
+            ASSERT_EQ(t->n_bytes, v.size() * sizeof(float));
+            std::memcpy(v.data(), t->data, t->n_bytes);
+            EXPECT_HN_OK(hn_param_set(q, v.data()));
+        }
+        hn_st_close(f);
     }
 
   public:
-    explicit MeshNet(const std::string &path) { EXPECT_HN_OK(hn_st_open(path.c_str(), &f_)); }
-    MeshNet(const MeshNet &) = delete;
-    ~MeshNet() { hn_st_close(f_); }
-
-    /* x [size] -> logits [size, 3] */
-    std::vector<float> logits(std::vector<float> x, const Size &size) const
+    MeshNet(const std::string &folder, const Size &window)
     {
-        for (size_t l = 0; l < std::size(kDilation); l++) {
-            const std::string name = "conv" + std::to_string(l);
-            hn_st_tensor t;
-            const auto file = read(name + ".weight", &t), bias = read(name + ".bias");
-            const int64_t out = t.dim[0], in = t.dim[1], k = t.dim[2], taps = k * k * k;
-            std::vector<float> w(file.size()), y(x.size() / (size_t)in * (size_t)out);
-            for (int64_t i = 0; i < out * in * taps; i++) /* [out, in, taps] -> [out, taps, in] */
-                w[(size_t)((i / taps / in * taps + i % taps) * in + i / taps % in)] =
-                    file[(size_t)i];
-            hn_conv3d_args a = {};
-            a.x = x.data(), a.w = w.data(), a.bias = bias.data(), a.y = y.data();
-            a.shape = {
-                1, size[0], size[1], size[2], in,           out,
-                k, k,       k,       1,       kDilation[l], std::max<int64_t>(kDilation[l], 1)};
-            a.ld_x = in, a.ld_w = taps * in, a.ld_y = out;
-            a.dtype = a.bias_dtype = HN_F32;
-            std::vector<double> scratch(hn_conv3d_fwd_fast_scratch(&a) / sizeof(double) + 1);
-            EXPECT_HN_OK(hn_conv3d_fwd_fast(&a, scratch.data()));
-            for (float &v : y)
-                if (k == 3 && !(v > 0)) v = 0;
-            x.swap(y);
-        }
-        return x;
+        hn_segmenter_options o = {};
+        hn_engine_options e = {};
+        read_config(folder + "/meshnet5.arch.json");
+        EXPECT_HN_OK(hn_device_open(test_device(), &device_));
+        o.config = &config_;
+        std::copy(window.begin(), window.end(), o.window);
+        o.dtype = e.dtype = HN_F32;
+        hn_segmenter_job_init(&job_, &o);
+        e.device = device_, e.executor = test_executor(), e.job = &job_.job;
+        EXPECT_HN_OK(hn_engine_new(&e, &e_));
+        EXPECT_HN_OK(hn_engine_allocate(e_));
+        read_weights(folder + "/meshnet5.safetensors");
+    }
+    MeshNet(const MeshNet &) = delete;
+    ~MeshNet()
+    {
+        hn_engine_free(e_);
+        hn_device_close(device_);
+    }
+    std::vector<uint8_t> classes(const float *value, const Size &size) const
+    {
+        const hn_segmenter_blend how = {}; /* zeros around, as in the network */
+        std::vector<uint8_t> mask((size_t)(size[0] * size[1] * size[2]));
+        EXPECT_HN_OK(hn_segmenter_volume(&job_, e_, value, size.data(), &how, mask.data()));
+        return mask;
     }
 };
 
@@ -91,13 +106,6 @@ class MeshNetOnMni : public testing::Test {
         hn_nifti_free(&want);
     }
     const hn_volume &volume() const { return set.volume[0]; }
-    std::vector<float> window(const hn_windows &w, int64_t i) const
-    {
-        std::vector<float> x((size_t)(w.size[0] * w.size[1] * w.size[2]));
-        hn_windows_cut(&w, i, volume().value, 0, x.data());
-        return MeshNet(folder + "/meshnet5.safetensors")
-            .logits(x, {w.size[0], w.size[1], w.size[2]});
-    }
 };
 
 /* A window in the middle: what lies REACH voxels inside of it does not see its border. */
@@ -111,18 +119,19 @@ TEST_F(MeshNetOnMni, AWindowHasTheStoredClassesInItsMiddle)
     hn_windows w;
     ASSERT_HN_OK(hn_windows_plan(volume().size, size.data(), 0.7, &w));
     const int64_t i = (w.along[0] / 2 * w.along[1] + w.along[1] / 2) * w.along[2] + w.along[2] / 2;
+    std::vector<float> cut((size_t)(side * side * side));
+    hn_windows_cut(&w, i, volume().value, 0, cut.data());
     int64_t at[3], different = 0, seen[CLASSES] = {};
     hn_windows_at(&w, i, at);
-    const auto logits = window(w, i);
+    const auto got = MeshNet(folder, size).classes(cut.data(), size);
     for (int64_t k = 0; k < inner * inner * inner; k++) {
         const int64_t x = REACH + k / inner / inner, y = REACH + k / inner % inner,
                       z = REACH + k % inner;
-        const float *l = &logits[(size_t)(((x * side + y) * side + z) * CLASSES)];
-        const int64_t got = std::max_element(l, l + CLASSES) - l;
+        const uint8_t label = got[(size_t)((x * side + y) * side + z)];
         const float stored =
             want.value[((at[0] + x) * want.info.ny + at[1] + y) * want.info.nz + at[2] + z];
-        different += got != (int64_t)stored;
-        seen[got]++;
+        different += label != (int)stored;
+        seen[label]++;
     }
     EXPECT_LE(different, 2); /* sums in another order than the stored one's */
     EXPECT_GT(seen[1], 100);
@@ -137,16 +146,8 @@ TEST_F(MeshNetOnMni, TheWholeVolumeIsTheStoredOne)
     if (std::getenv("HONE_TEST_LONG") == nullptr) GTEST_SKIP() << "long: set HONE_TEST_LONG";
     open(nifti, meshnet);
     const hn_volume &v = volume();
-    const Size cube = {256, 256, 256};
-    hn_windows w;
-    ASSERT_HN_OK(hn_windows_plan(v.size, cube.data(), 0, &w));
-    ASSERT_EQ(w.count, 1);
-    hn_blend *b = nullptr;
-    ASSERT_HN_OK(hn_blend_new(&w, CLASSES, false, &b));
-    hn_blend_add(b, 0, window(w, 0).data());
-    std::vector<uint8_t> mask((size_t)hn_volume_voxels(&v));
-    ASSERT_HN_OK(hn_blend_argmax(b, mask.data()));
-    hn_blend_free(b);
+    const Size cube = {256, 256, 256}, size = {v.size[0], v.size[1], v.size[2]};
+    std::vector<uint8_t> mask = MeshNet(folder, cube).classes(v.value, size);
 
     TempDir dir;
     ASSERT_HN_OK(hn_nifti_save_mask((dir / "m.nii.gz").c_str(), &v.info, mask.data()));

@@ -78,7 +78,7 @@ std::vector<Case> cases()
         for (const hn_pool3d_shape &s : {hn_pool3d_shape{1, 1, 1, 1, 1, 1},
                                          {2, 4, 6, 8, 4, 2},
                                          {1, 5, 7, 3, 16, 2},
-                                         {2, 7, 6, 8, 5, 3},
+                                         {2, 7, 6, 8, 6, 3},
                                          {1, 6, 7, 13, 19, 6},
                                          {1, 9, 4, 5, 24, 4}})
             for (const int64_t gap : {(int64_t)3, (8 - s.c % 8) % 8}) all.push_back({s, t, gap});

@@ -120,6 +120,28 @@ TEST(Volumes, AListNamesSites)
     EXPECT_HN_FAIL(list("none.nii,l.nii\n"), HN_ERR_IO, "none.nii");
 }
 
+/* scripts/tables/fets_list.sh on a folder that is laid out as FeTS 2022 is. */
+TEST(Volumes, TheListOfFetsIsRead)
+{
+    TempDir dir;
+    for (const std::string s : {"F_0", "F_1", "F_2"}) {
+        std::filesystem::create_directory(dir / s);
+        write_file(dir / (s + "/" + s + "_flair.nii.gz"), gzip(kImage.bytes()));
+        write_file(dir / (s + "/" + s + "_seg.nii.gz"), gzip(kLabel.bytes()));
+    }
+    write_file(dir / "partitioning_1.csv", "Partition_ID,Subject_ID\r\n18,F_2\r\n3,F_0\r\n18,F_1");
+    const std::string call =
+        "scripts/tables/fets_list.sh " + dir.str() + " > " + (dir / "list.tsv");
+    ASSERT_EQ(std::system(call.c_str()), 0);
+    const Set s(dir / "list.tsv");
+    ASSERT_EQ(s.status, HN_OK) << hn_last_error();
+    EXPECT_EQ(s.names(), (std::vector<std::string>{"F_2_flair", "F_0_flair", "F_1_flair"}));
+    EXPECT_STREQ(s.v.volume[0].site, "18");
+    EXPECT_STREQ(s.v.volume[1].site, "3");
+    std::filesystem::remove(dir / "F_0/F_0_seg.nii.gz");
+    EXPECT_NE(std::system((call + " 2>/dev/null").c_str()), 0);
+}
+
 TEST(Volumes, OneFileAndItsLabels)
 {
     TempDir dir;

@@ -102,11 +102,13 @@ hn_status hn_params_file_transposed(hn_params *p, const char *name)
 static void set_taps(const hn_linear_layer *l, hn_param *q)
 {
     if (l->kh == 0) return;
-    const int64_t dim[] = {q->dim[0], l->in / (l->kh * l->kw), l->kh, l->kw};
+    const int64_t taps = (l->kd ? l->kd : 1) * l->kh * l->kw;
+    const int64_t image[] = {q->dim[0], l->in / taps, l->kh, l->kw};
+    const int64_t volume[] = {q->dim[0], l->in / taps, l->kd, l->kh, l->kw};
     q->order = HN_ORDER_TAPS;
-    q->taps = l->kh * l->kw;
-    q->file_ndim = HN_PARAM_DIMS;
-    memcpy(q->file_dim, dim, sizeof dim);
+    q->taps = taps;
+    q->file_ndim = l->kd ? 5 : 4;
+    memcpy(q->file_dim, l->kd ? volume : image, (size_t)q->file_ndim * sizeof *volume);
 }
 
 static hn_status declare_lowrank(hn_params *p, hn_linear_layer *l)
@@ -131,8 +133,8 @@ static hn_status declare_lowrank(hn_params *p, hn_linear_layer *l)
                   .adapter = true,
                   .init = HN_INIT_ZERO};
     if (l->kh > 0) {
-        b.file_ndim = HN_PARAM_DIMS;
-        for (int i = 0; i < HN_PARAM_DIMS; i++) b.file_dim[i] = i < 2 ? b.dim[i] : 1;
+        b.file_ndim = 4;
+        for (int i = 0; i < b.file_ndim; i++) b.file_dim[i] = i < 2 ? b.dim[i] : 1;
     }
     snprintf(name, sizeof name, "%s.lora_B.weight", l->module);
     return declare(p, &b, name, &l->b);
@@ -176,6 +178,9 @@ static hn_status declare_layer(hn_params *p, const char *module, const hn_linear
         HN_TRY(p->adapt.linear(p->adapt.context, module, l->in, l->out, &l->lowrank));
     HN_TRY(settle_lowrank(l));
     HN_TRY(settle_sparse(p, l));
+    if (l->kd > 0 && (l->lowrank.rank > 0 || l->sparse.br > 0))
+        return HN_FAIL(HN_ERR_UNSUPPORTED,
+                       "%s: a convolution of volumes is trained as a whole or not at all", module);
     snprintf(name, sizeof name, "%s.weight", module);
     HN_TRY(declare_base(p, name, l->out, l->in, HN_INIT_NORMAL, init_scale, &l->weight));
     if (l->weight->trained && l->sparse.br > 0)
@@ -203,11 +208,14 @@ hn_status hn_params_conv(hn_params *p, const char *module, const hn_conv_shape *
         return HN_FAIL(HN_ERR_SHAPE,
                        "%s: %" PRId64 " groups of %" PRId64 " and %" PRId64 " channels", module,
                        s->groups, s->in, s->out);
-    const hn_linear_layer l = {.in = s->kh * s->kw * (s->in / s->groups),
+    if (s->kd > 0 && s->groups != 1)
+        return HN_FAIL(HN_ERR_UNSUPPORTED, "%s: a convolution of volumes in groups", module);
+    const hn_linear_layer l = {.in = (s->kd ? s->kd : 1) * s->kh * s->kw * (s->in / s->groups),
                                .out = s->out,
                                .kh = s->kh,
                                .kw = s->kw,
-                               .groups = s->groups};
+                               .groups = s->groups,
+                               .kd = s->kd};
     return declare_layer(p, module, &l, s->bias, s->init_scale);
 }
 

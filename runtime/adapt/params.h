@@ -68,11 +68,12 @@ typedef struct hn_group hn_group;
 /* How a file orders the values of a parameter. Storage is [rows, cols]. */
 typedef enum {
     HN_ORDER_SAME,
-    HN_ORDER_TAPS,      /* convolution: the file has [out, in, kh, kw], storage [out, kh kw in] */
+    HN_ORDER_TAPS,      /* convolution: the file has [out, in, kh, kw], storage [out, kh kw in];
+                         * of volumes with kd before kh */
     HN_ORDER_TRANSPOSED /* the file has [cols, rows] (GPT-2's Conv1D) */
 } hn_order;
 
-enum { HN_PARAM_DIMS = 4 };
+enum { HN_PARAM_DIMS = 5 };
 
 typedef struct {
     const char *name; /* as in the file: "model.layers.0.mlp.up_proj.weight" */
@@ -81,7 +82,7 @@ typedef struct {
     int file_ndim; /* shape in files */
     int64_t file_dim[HN_PARAM_DIMS];
     hn_order order;
-    int64_t taps;        /* of HN_ORDER_TAPS: kh kw */
+    int64_t taps;        /* of HN_ORDER_TAPS: kh kw, or kd kh kw */
     bool trained, decay; /* decay: weight decay applies (matrices, not norms and biases) */
     bool adapter;        /* belongs to the method (low-rank A or B), not to the base model */
     bool buffer;         /* running statistics: fp32, written by operations, never trained */
@@ -102,6 +103,7 @@ typedef struct {
     hn_param *weight, *bias, *a, *b; /* bias, a, b: NULL when absent */
     uint64_t key;                    /* random stream of the dropout */
     int64_t kh, kw, groups;          /* of a convolution: in = kh kw channels / groups; else 0 */
+    int64_t kd;                      /* of one of volumes: in = kd kh kw channels; else 0 */
 } hn_linear_layer;
 
 typedef struct hn_params hn_params;
@@ -122,11 +124,15 @@ typedef struct {
     int64_t in, out, kh, kw, groups; /* channels; groups divides both */
     bool bias;
     double init_scale;
+    int64_t kd; /* of volumes, groups 1; 0: images */
 } hn_conv_shape;
 
 /* A convolution, as the matrix [out, kh kw in / groups] of conv2d.h; in files <module>.weight is
  * [out, in / groups, kh, kw]. The hook sees that matrix as it sees a linear layer's; A is
- * [r, in / groups, kh, kw] in files, B [out, r, 1, 1] (PEFT). */
+ * [r, in / groups, kh, kw] in files, B [out, r, 1, 1] (PEFT).
+ * With kd it reads volumes, by the matrix [out, kd kh kw in] of conv3d.h, [out, in, kd, kh, kw] in
+ * files: trained as a whole or not at all. HN_ERR_UNSUPPORTED where the hook wants anything else.
+ */
 HN_NODISCARD hn_status hn_params_conv(hn_params *p, const char *module, const hn_conv_shape *s);
 
 /* n fp32 values, one or zero at first. */
@@ -221,6 +227,10 @@ HN_NODISCARD hn_status hn_params_linear_fwd(const hn_params *p, hn_graph *g, con
 /* The same for a convolution of images x [n, h, w, channels] (params_conv.c). */
 HN_NODISCARD hn_status hn_params_conv_fwd(const hn_params *p, hn_graph *g, const char *module,
                                           int64_t stride, int64_t pad, hn_tensor *x, hn_tensor **y);
+/* Of volumes x [n, d, h, w, channels]. */
+HN_NODISCARD hn_status hn_params_conv3d_fwd(const hn_params *p, hn_graph *g, const char *module,
+                                            int64_t stride, int64_t pad, int64_t dilation,
+                                            hn_tensor *x, hn_tensor **y);
 /* y[k] = layer(x) of each layer of the group that begins with `module`: columns of one product
  * where the group is stored as one. */
 HN_NODISCARD hn_status hn_params_group_fwd(const hn_params *p, hn_graph *g, const char *module,

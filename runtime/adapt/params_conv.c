@@ -54,7 +54,7 @@ hn_status hn_params_conv_fwd(const hn_params *p, hn_graph *g, const char *module
                              int64_t pad, hn_tensor *x, hn_tensor **y)
 {
     const hn_linear_layer *l = find_conv(p, module);
-    if (l == NULL) return HN_FAIL(HN_ERR_ARG, "%s: no such convolution", module);
+    if (l == NULL || l->kd > 0) return HN_FAIL(HN_ERR_ARG, "%s: no such convolution", module);
     hn_tensor *in[] = {x, NULL, l->bias ? l->bias->value : NULL}, *out[HN_MAX_OUT];
     const hn_attr attr = {.conv = {.kh = l->kh,
                                    .kw = l->kw,
@@ -65,6 +65,25 @@ hn_status hn_params_conv_fwd(const hn_params *p, hn_graph *g, const char *module
     HN_TRY(hn_layer_weight(l, g, &in[1]));
     HN_TRY(hn_emit(g, HN_OP_CONV2D, module, in, &attr, out));
     if (l->a != NULL && !hn_layer_materialised(l)) HN_TRY(add_lowrank(l, g, &attr, x, &out[0]));
+    *y = out[0];
+    return HN_OK;
+}
+
+hn_status hn_params_conv3d_fwd(const hn_params *p, hn_graph *g, const char *module, int64_t stride,
+                               int64_t pad, int64_t dilation, hn_tensor *x, hn_tensor **y)
+{
+    const hn_linear_layer *l = find_conv(p, module);
+    if (l == NULL || l->kd == 0)
+        return HN_FAIL(HN_ERR_ARG, "%s: no such convolution of volumes", module);
+    hn_tensor *in[] = {x, NULL, l->bias ? l->bias->value : NULL}, *out[HN_MAX_OUT];
+    const hn_attr attr = {.conv3d = {.kd = l->kd,
+                                     .kh = l->kh,
+                                     .kw = l->kw,
+                                     .stride = stride,
+                                     .pad = pad,
+                                     .dilation = dilation}};
+    HN_TRY(hn_layer_weight(l, g, &in[1]));
+    HN_TRY(hn_emit(g, HN_OP_CONV3D, module, in, &attr, out));
     *y = out[0];
     return HN_OK;
 }

@@ -180,7 +180,10 @@ static hn_status copy_volume(const hn_volume *from, hn_volumes *s)
     v->value = value;
     v->label = label;
     v->info = from->info;
+    v->info.nx = from->size[0], v->info.ny = from->size[1], v->info.nz = from->size[2];
     memcpy(v->size, from->size, sizeof v->size);
+    for (int a = 0; a < 3; a++)
+        if (v->info.voxel_mm[a] == 0) v->info.voxel_mm[a] = 1;
     if (value == NULL || (s->labelled && label == NULL))
         return HN_FAIL(HN_ERR_MEMORY, "%s: no memory for %zu voxels", v->name, n);
     memcpy(value, from->value, n * sizeof *value);

@@ -1,26 +1,29 @@
-/* volumes.h - volumes with their label volumes out of NIfTI files (nifti.h), prepared for a
+/* volumes.h - sets of volumes with their label volumes out of NIfTI files (nifti.h), prepared for a
  * network.
  *
  * data       one of
  *   folder     of NIfTI files. With `labels`, a second folder, the labels of <name> have the same
- *              name there (the ending may differ). Without, those of <name> are in <name>_seg
- * beside it. Names that begin with a dot and files of other kinds are skipped. file.nii   (.nii.gz,
- * .hdr) one volume; `labels` is the file of its labels. list       a text file with a line for each
- * volume: image, labels, site; the last may be missing. Fields are parted by tabs, or by commas in
- * a line without tabs; paths start at the list's folder; blank lines and those that begin with #
- * are skipped. order      of the names' bytes, or of the list. axes       a volume is [d, h, w]:
- * the first, second and third axis of its file, the last fastest. intensity  what is done to the
- * values of each volume, on its own: none       nothing minmax     (v - min) / (max - min); zeros
- * where all are equal zscore     (v - mean) / deviation over the voxels that are not zero; zeros
- * stay. Deviation of the whole (n, not n - 1), in fp64; without deviation the mean is taken off
- * only. quantile   (v - q5) / (q95 - q5), q5 and q95 the values at place floor(0.05 n) and
+ *              name there (the ending may differ). Without, those of <name> are in <name>_seg in
+ *              the same folder. Names that begin with a dot and files of other kinds are skipped.
+ *   file.nii   (.nii.gz, .hdr) one volume; `labels` is the file of its labels.
+ *   list       a text file with a line for each volume: image, labels, site; the last may be
+ *              missing. Fields are parted by tabs, or by commas in a line without tabs; paths
+ *              start at the list's folder; blank lines and those that begin with # are skipped.
+ * order      of the names' bytes, or of the list.
+ * axes       a volume is [d, h, w]: the first, second and third axis of its file, the last fastest.
+ * intensity  what is done to the values of each volume, on its own:
+ *   none       nothing
+ *   minmax     (v - min) / (max - min); zeros where all are equal
+ *   zscore     (v - mean) / deviation over the voxels that are not zero; zeros stay. Deviation of
+ *              the whole (n, not n - 1), in fp64; without deviation only the mean is taken off.
+ *   quantile   (v - q5) / (q95 - q5), q5 and q95 the values at place floor(0.05 n) and
  *              ceil(0.95 n) - 1 of all voxels in order; not clipped; zeros where q5 = q95
  * labels     whole numbers 0..255; `relabel` renames them (BraTS: 4 -> 3) before they are compared
  *            with n_classes. 0 is background.
  *
  * Errors     name the file. Those of nifti.h; HN_ERR_ARG: no volumes, a volume without labels or
- * the other way round; HN_ERR_SHAPE: labels of another size; HN_ERR_FORMAT: a value that is NaN or
- * infinite, a label outside the classes, a limit
+ *            the other way round; HN_ERR_SHAPE: labels of another size; HN_ERR_FORMAT: a value that
+ *            is NaN or infinite, a label outside the classes, a limit
  */
 #ifndef HN_VOLUMES_H
 #define HN_VOLUMES_H
@@ -92,7 +95,8 @@ typedef struct {
 
 /* out      changed only on success */
 HN_NODISCARD hn_status hn_volumes_open(const hn_volume_options *o, hn_volumes *out);
-/* Volumes at hand, copied; all labelled or none. Values are taken as prepared.
+/* Volumes at hand, copied; all labelled or none. Values are taken as prepared,
+ * a voxel_mm of 0 as 1 mm.
  * n_classes 0: as many as the largest label asks for
  * Errors   HN_ERR_ARG: none, labels for some only; HN_ERR_SHAPE: sizes; HN_ERR_FORMAT: values and
  *          labels as above */
