@@ -97,6 +97,21 @@ TEST(CliFedref, EveryMethodRuns)
     }
 }
 
+/* With a Fisher diagonal the clients are weighed by it, and messages are twice as long. */
+TEST(CliFedref, FisherWeighsClients)
+{
+    const FedPlace w;
+    const Words run = w.cnn("train", "2") + Words{"--method", "fedref-v3"};
+    const std::string plain = w.trained("plain", run);
+    const std::string with = w.trained("fisher", run + Words{"--fisher", "--fisher-images", "4"});
+    EXPECT_FALSE(with == plain);
+    EXPECT_EQ(w.column("fisher", "corrected"), (std::vector<double>{1, 1}));
+    EXPECT_EQ(w.column("fisher", "bytes_up")[0] - 8 * 128,
+              2 * (w.column("plain", "bytes_up")[0] - 8 * 128));
+    expect_refused(w.run(run + Words{"--fisher", "--simulate", "replicas"} + w.to("none")), 2,
+                   {"--fisher", "--simulate one"});
+}
+
 TEST(CliFedref, BytesAreThoseOfTheMessages)
 {
     const FedPlace w;

@@ -49,6 +49,8 @@ static const hn_option server_rows[] = {
     {"reference-weights", FIELD(weights),       "auto", 0, 0, "auto|age|uniform|slot", "fedref: of the aggregates in the reference; auto: as the method has it"},
     {"loss-term",       FIELD(loss_term),       "on",   0, 0, NULL, "fedref-v1: the change of the mean loss is part of the correction"},
     {"first-axis-bug",  FIELD(first_axis_bug),  "on",   0, 0, NULL, "fedref-v1: the reference summed over its first axis, as released"},
+    {"fisher",          FIELD(fisher),          "off",  0, 0, NULL, "fedref-v3: clients also send the diagonal of their Fisher information, which weighs their values; --simulate one"},
+    {"fisher-images",   FIELD(fisher_images),   "64",   1, 1e9, NULL, "of a client that it is taken from, at most, one by one"},
     {"down",            FIELD(down),            "f32",  0, 0, "f32|bf16", "encoding of the model that clients are sent"},
 };
 
