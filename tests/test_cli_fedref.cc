@@ -59,7 +59,7 @@ TEST(CliFedref, ClientsAtOnceMakeTheSameModel)
     w.trained("one", run);
     w.trained("three", run + Words{"--simulate", "replicas", "--at-once", "3"});
     const auto one = values_of(w / "one-model/model.safetensors");
-    EXPECT_LT(rel_l2(values_of(w / "three-model/model.safetensors"), one), 1e-5);
+    EXPECT_LT(rel_l2(values_of(w / "three-model/model.safetensors"), one), 1e-4);
     EXPECT_NEAR(w.column("one", "client_loss")[1], w.column("three", "client_loss")[1], 1e-4);
 }
 
@@ -74,7 +74,7 @@ TEST(CliFedref, ClientsInBlocksMakeTheSameModel)
     w.trained("one", run);
     w.trained("block", run + Words{"--simulate", "block", "--at-once", "5"});
     const auto one = values_of(w / "one-model/model.safetensors");
-    EXPECT_LT(rel_l2(values_of(w / "block-model/model.safetensors"), one), 1e-5);
+    EXPECT_LT(rel_l2(values_of(w / "block-model/model.safetensors"), one), 1e-4);
     EXPECT_NEAR(w.column("one", "client_loss")[1], w.column("block", "client_loss")[1], 1e-4);
     expect_refused(w.run(run + Words{"--simulate", "block", "--momentum", "0.9"} + w.to("none")), 2,
                    {"blocks", "plain SGD"});
