@@ -412,6 +412,33 @@ TEST(FedServerMoments, AdaptiveMethodsAreByHand)
                 1 + 0.01 * 0.2 / (0.2000000248 + 1e-4), 1e-7);
 }
 
+TEST(FedServerMoments, MomentsThatOverflowAreAnError)
+{
+    Layout l;
+    l.add("w", {2});
+    const std::vector<float> start = {0, 0};
+    const Client c = {.client = 0, .samples = 1, .loss = 1, .value = {1, 1e21f}, .fisher = {}};
+    for (const hn_fed_method m : {HN_FED_FEDADAGRAD, HN_FED_FEDADAM, HN_FED_FEDYOGI}) {
+        const hn_fed_server_options o = hn_fed_server_defaults(m);
+        Server s;
+        ASSERT_HN_OK(hn_fed_server_new(&l.l, &o, start.data(), &s.s));
+        ASSERT_HN_OK(hn_fed_server_begin(s.s, 1));
+        const hn_fed_update u = c.update(1);
+        ASSERT_HN_OK(hn_fed_server_add(s.s, &u));
+        EXPECT_HN_FAIL(hn_fed_server_finish(s.s, nullptr), HN_ERR_NUMERIC,
+                       "what the server remembers: w is inf at element 1");
+    }
+    hn_fed_server_options o = hn_fed_server_defaults(HN_FED_FEDAVGM);
+    o.rate = 1e30;
+    Server s;
+    ASSERT_HN_OK(hn_fed_server_new(&l.l, &o, start.data(), &s.s));
+    ASSERT_HN_OK(hn_fed_server_begin(s.s, 1));
+    const hn_fed_update u = c.update(1);
+    ASSERT_HN_OK(hn_fed_server_add(s.s, &u));
+    EXPECT_HN_FAIL(hn_fed_server_finish(s.s, nullptr), HN_ERR_NUMERIC,
+                   "the new global model: w is inf at element 1");
+}
+
 /* The released FedOpt is FedAvg (spec section 4); ours must not be. */
 TEST(FedServerMoments, DifferFromFedAvgAfterOneRound)
 {

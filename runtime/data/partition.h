@@ -7,15 +7,17 @@
  * dirichlet  for every class, shares of the clients from Dirichlet(alpha); its samples, in random
  *            order, are cut at floor(cumulated share x samples of the class). Small alpha: few
  *            classes a client, and sizes that differ. Yurochkin et al. 2019 (ICML); Li et al. 2022
- *            (ICDE). Hsu, Qi and Brown 2019 draw a mix of classes for each client: that is
+ *            (ICDE)
  * mixture    for every client a mix of classes from Dirichlet(alpha x classes x share of the class
- *            in the data), and equal sizes; its samples are drawn one by one from the mix without
- *            replacement; a class that has run out is left out of the mix (when all of a client's
- * have: by what is left of each class) shards     sorted by label (then by index), cut into clients
- * x shards parts whose sizes differ by at most one; each client gets `shards` of them at random.
- * McMahan et al. 2017 group      a client has all samples of one group (writer, site, file); with
- * fewer clients than groups the groups, in random order, are dealt round quantity   random samples;
- * shares of the whole from Dirichlet(alpha): sizes differ, classes do not
+ *            in the data), and equal sizes: clients in turns draw samples from their mix without
+ *            replacement. A class that has run out is left out of the mix; when all of a client's
+ *            have, it draws by what is left of each class. Hsu, Qi and Brown 2019
+ * shards     sorted by label (then by index), cut into clients x shards parts whose sizes differ by
+ *            at most one; each client gets `shards` of them at random. McMahan et al. 2017
+ * group      a client has all samples of one group (writer, site, file); with fewer clients than
+ *            groups the groups, in random order, are dealt round
+ * quantity   random samples; shares of the whole from Dirichlet(alpha): sizes differ, classes do
+ *            not
  *
  * Draws     dirichlet and quantity are drawn again, up to 1000 times, until every client has
  *           min_samples. Gamma draws: Marsaglia and Tsang 2000, in double, for alpha < 1 in

@@ -51,7 +51,7 @@ const char *hn_fed_encoding_name(hn_fed_encoding e); /* "f32", "bf16", "topk"; "
 /* What one client sends in one round; the pointers are borrowed. */
 typedef struct {
     int64_t client, round; /* at least 0 */
-    int64_t samples;       /* n_k: training samples of the client, at least 1 */
+    int64_t samples;       /* n_k: training samples, 1 .. HN_FED_MAX_SAMPLES */
     float loss;            /* F_k: mean training loss of its last local epoch */
     const float *value;    /* [n of the layout] its parameters after training */
     const float *fisher;   /* NULL, or [values of the layout] diagonal, none negative */
@@ -121,7 +121,7 @@ HN_NODISCARD hn_status hn_fed_peek(const void *bytes, size_t n, hn_fed_head *hea
  *          order, a field out of range (negative n_k), a Fisher diagonal missing or not wanted;
  *          HN_ERR_SHAPE: another layout; HN_ERR_ARG: another round ("stale"), no base;
  *          HN_ERR_NUMERIC: NaN or infinity (tensor and index), a negative Fisher element;
- *          HN_ERR_MEMORY. All name the client. */
+ *          HN_ERR_MEMORY. Behind a sound header all name the client. */
 HN_NODISCARD hn_status hn_fed_decode(const hn_fed_layout *l, const void *bytes, size_t n,
                                      hn_fed_kind kind, int64_t round, const float *base,
                                      hn_fed_head *head, float *value, float *fisher);

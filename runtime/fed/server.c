@@ -257,6 +257,14 @@ static hn_status run_v1(const hn_fed_pass *p)
     return HN_OK;
 }
 
+/* A client's values are finite, their squares need not be in fp32. */
+static hn_status check_states(const hn_fed_server *s)
+{
+    for (int i = 0; i < hn_fed_states(s->o.method); i++)
+        HN_TRY(hn_fed_layout_check(s->l, s->state[i], "what the server remembers"));
+    return HN_OK;
+}
+
 /* Sums of parts in the order of the chunks. */
 static hn_status sum_parts(const hn_fed_server *s, hn_fed_round_report *r)
 {
@@ -267,6 +275,7 @@ static hn_status sum_parts(const hn_fed_server *s, hn_fed_round_report *r)
     }
     if (!isfinite(update + correction))
         HN_TRY(hn_fed_layout_check(s->l, s->global, "the new global model"));
+    HN_TRY(check_states(s));
     r->update_norm = sqrt(update);
     r->correction_norm = sqrt(correction);
     return HN_OK;

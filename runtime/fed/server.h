@@ -10,50 +10,57 @@
  * Bits      a function of the updates alone: not of threads nor of the order of arrival. What
  *           follows a is computed in fp64 from fp32 models, element by element, and rounded once.
  *
- * method         theta of the values                                        options (defaults)
- * fedavg         a
- * fedprox        a; mu (theta - m) is the clients' business. Li et al. 2020 (MLSys)
- * fedavgm        v = beta1 v + (m - a); theta = m - rate v                   rate 1, beta1 0.9
- *                Hsu, Qi and Brown 2019
- * fedadagrad     d = a - m; u = beta1 u + (1 - beta1) d; w = w + d^2;        rate 0.01, beta1 0,
- *                theta = m + rate u / (sqrt(w) + tau)                        tau 1e-4
- * fedadam        the same, w = beta2 w + (1 - beta2) d^2                     rate 0.01, beta1 0.9,
- * fedyogi        the same, w = w - (1 - beta2) d^2 sign(w - d^2)             beta2 0.99, tau 1e-4
- *                Reddi et al. 2021 (ICLR), algorithm 2: w starts as tau^2, no bias correction; d is
- *                weighted by samples as a is
- * median         of the theta_k, element by element, without weights; of an even number the mean of
- *                the middle two. Buffers too. Yin et al. 2018 (ICML), option I
- * trimmed-mean   of the K values of an element without the floor(trim K) smallest and as many
- *                largest. Buffers too. Yin et al. 2018, option II            trim 0.1
- * ema            a; but hn_fed_server_result is E = ema E + (1 - ema) a, first E the first a.
- *                (Clients that go on from the average of m and a: fedref-v3 with lambda2 0 and
- *                lambda1 = ema / (1 - ema).)                                 ema 0.9
+ * fedavg         theta = a
+ * fedprox        theta = a; mu (theta - m) is the clients' business
+ * fedavgm        v = beta1 v + (m - a); theta = m - rate v
+ *                rate 1, beta1 0.9
+ * fedadagrad     d = a - m; u = beta1 u + (1 - beta1) d; w = w + d^2;
+ *                theta = m + rate u / (sqrt(w) + tau)
+ *                rate 0.01, beta1 0, tau 1e-4
+ * fedadam        the same with w = beta2 w + (1 - beta2) d^2
+ *                rate 0.01, beta1 0.9, beta2 0.99, tau 1e-4
+ * fedyogi        the same with w = w - (1 - beta2) d^2 sign(w - d^2)
+ *                as fedadam; u of all three starts as 0, w as tau^2; no bias correction
+ * median         of the theta_k, element by element, without weights; of an even number the mean
+ *                of the middle two. Buffers too
+ * trimmed-mean   mean of the K values of an element without the floor(trim K) smallest and as many
+ *                largest, without weights. Buffers too
+ *                trim 0.1
+ * ema            theta = a, but hn_fed_server_result is E = ema E + (1 - ema) a; the first E is the
+ *                first a. (Clients that go on from an average of m and a: fedref-v3 with lambda2 0
+ *                and lambda1 = ema / (1 - ema).)
+ *                ema 0.9
  *
- * FedRef (arXiv 2506.23210; spec/fedref.md 3 and 11). The server keeps the last p aggregates
- * (uncorrected). The reference of j = 1 .. p aggregates, oldest first, is R = sum_j c_j B_j /
- * sum_j c_j, c_j = j (age) or 1 (uniform); R_new includes a, R_old does not. lambda2 of round r is
- * min(lambda2 growth^floor(r / every), cap). Too few aggregates: theta = a.
+ * FedRef keeps the last p aggregates, uncorrected: the reference of p of them, B_1 the oldest, is
+ * R = sum_j c_j B_j / sum_j c_j with c_j = j (weights age) or 1 (uniform). R_old is that of the
+ * aggregates before this round, R_new that with a in it. lambda2 of round r is
+ * min(lambda2 growth^floor(r / every), cap). With too few aggregates before a (warm-up) theta = a.
  *
- * fedref-v3      the posterior's maximum, closed form (default method):      p 3, lambda1 0,
- *                theta = (a + lambda1 m + lambda2 R_old) / (1 + lambda1 +    lambda2 0.01, growth
- * 10 lambda2), from p aggregates before this one on. It minimises every 10 to 0.3, 1/2 |theta -
- * a|^2 + lambda1/2 |theta - m|^2 + lambda2/2     weights age |theta - R_old|^2. With `fisher`
- * (clients send a diagonal h_k; w_k = n_k / sum n): theta = (sum w_k h_k theta_k + lambda1 m +
- * lambda2 R_old) / (sum w_k h_k + lambda1 + lambda2), a where that is 0 / 0; also in the warm-up,
- *                with both lambdas 0.
- * fedref-v2      one step along the written objective's gradient:            rate 1, the others
- *                theta = a - 2 rate [lambda1 (a - a_prev) + lambda2 c (R_new - R_prev)], c = weight
- * of a in R_new, R_prev = R_old; from p aggregates before this one on fedref-v1      as released,
- * for fidelity: every tensor l loses one number, rate s_l, from p + 1 aggregates before this one
- * on; s_l = dF + lambda1 |a_l - a_prev,l| + lambda2 |R_new,l - B(R_prev,l)|, 2-norms; dF = mean_k
- * F_k - that of the round before
- *                (`loss_term`); weights slot: c belongs to the place in the ring, aggregate i (from
- *                0) lies in slot i mod p with c = i mod p + 1, and R_prev is that of a round
- *                earlier; B (`first_axis_bug`): R_prev,l summed over its first axis and broadcast;
- *                else itself. lambda1 0.001, lambda2 1e-6, cap 0.005, rate 1e-6 (clients' rate),
- *                slot, loss_term and first_axis_bug on: the README's example (spec section 6)
+ * fedref-v3      theta = (a + lambda1 m + lambda2 R_old) / (1 + lambda1 + lambda2), from p
+ *                aggregates on: the minimum of 1/2 |theta - a|^2 + lambda1/2 |theta - m|^2 +
+ *                lambda2/2 |theta - R_old|^2. With `fisher` clients send a diagonal h_k;
+ *                theta = (sum_k w_k h_k theta_k + lambda1 m + lambda2 R_old) /
+ *                (sum_k w_k h_k + lambda1 + lambda2), w_k = n_k / sum n; a where that is 0 / 0;
+ *                in the warm-up, too, with both lambdas 0
+ *                p 3, lambda1 0, lambda2 0.01, growth 10, every 10, cap 0.3, age
+ * fedref-v2      theta = a - 2 rate [lambda1 (a - a_prev) + lambda2 c (R_new - R_old)], c the share
+ *                of a in R_new, a_prev the aggregate before; from p aggregates on
+ *                rate 1, else as fedref-v3
+ * fedref-v1      as released, for fidelity: every tensor l loses one number,
+ *                theta_l = a_l - rate s_l, with 2-norms
+ *                s_l = dF + lambda1 |a_l - a_prev,l| + lambda2 |R_new,l - B(R_old,l)|,
+ *                from p + 1 aggregates on. dF (`loss_term`): mean_k F_k less that of
+ *                the round before. Weights slot: aggregate i, from 0, lies in slot i mod p of the
+ *                ring and c is that slot + 1, whatever its age. B (`first_axis_bug`): the sum over
+ *                the first axis, broadcast; without the bug B(R) = R
+ *                p 3, lambda1 1e-3, lambda2 1e-6, growth 10, every 10, cap 0.005, slot, both flags
+ *                on, rate 1e-6: the clients' learning rate is meant
  *
- * Memory    global, a, and the method's: 1 model (fedavgm, ema), 2 (adaptive ones), p (fedref).
+ * Sources   fedprox: Li et al. 2020 (MLSys); fedavgm: Hsu, Qi and Brown 2019; the adaptive ones:
+ *           Reddi et al. 2021 (ICLR), algorithm 2, d weighted by samples; median, trimmed-mean: Yin
+ *           et al. 2018 (ICML), options I and II; fedref: arXiv 2506.23210 and its code, as
+ *           spec/fedref.md 3 and 11 read them (V1 released, V2 written gradient, V3 MAP)
+ * Memory    global, a, and the method's own: 1 model (fedavgm, ema), 2 (adaptive ones), p (fedref).
  *           Updates are borrowed: their pointers stay valid until finish.
  */
 #ifndef HN_FED_SERVER_H
@@ -165,8 +172,8 @@ HN_NODISCARD hn_status hn_fed_server_add(hn_fed_server *s, const hn_fed_update *
 void hn_fed_server_reject(hn_fed_server *s);
 /* Ends the round. After an error the server can only be freed; what was saved is what goes on.
  * report   out, may be NULL
- * Errors   HN_ERR_ARG: no round was begun; HN_ERR_NUMERIC: the new model is not finite (tensor and
- *          index); HN_ERR_MEMORY */
+ * Errors   HN_ERR_ARG: no round was begun; HN_ERR_NUMERIC: the new model or what the method
+ *          remembers is not finite (tensor and index); HN_ERR_MEMORY */
 HN_NODISCARD hn_status hn_fed_server_finish(hn_fed_server *s, hn_fed_round_report *report);
 
 /* [n of the layout], valid until the next finish: what clients are sent, and the model that is
