@@ -26,15 +26,16 @@
  *            Pooled values and their places are therefore the same bits everywhere when weights
  *            are. Twin: everything else in double, rounded when stored.
  * Limits     1 to 4 steps; kernel 3 with pad 0 to 2, or 5 without; 1 to 4 channels; filters and
- * hidden multiples of 4; classes 2 to 256; batch 1 to 32; sides below 4096. CUDA: weights and the
- * activations of a batch lie in the shared memory of one block: hn_client_cnn_fits. Aliasing values
- * may be start where each client has one of its own, at the same stride. Repeats    bit for bit on
- * the same GPU, or for any number of threads. A client's numbers do not depend on the others. CUDA
- * one block a client. A number of an image outside -1 .. count-1 is padding; a label outside the
- * classes makes the loss NaN. Errors     HN_ERR_ARG, HN_ERR_SHAPE, HN_ERR_UNSUPPORTED before the
- * first write; the CPU functions also report a number of steps, image or label that is out of
- * range, with its client, as HN_ERR_ARG. CUDA: HN_ERR_UNSUPPORTED where it does not fit, with the
- * bytes.
+ *            hidden multiples of 4; classes 2 to 256; batch 1 to 32; sides below 4096. CUDA: what
+ *            a batch needs lies in the shared memory of a block, see hn_client_cnn_fits.
+ * Aliasing   values may be start where each client has one of its own, at the same stride.
+ * Repeats    bit for bit on the same kind of GPU, and for any number of threads. A client's numbers
+ *            do not depend on the others.
+ * CUDA       one block a client. A number of an image outside -1 .. count-1 is padding; a label
+ *            outside the classes makes the loss NaN.
+ * Errors     HN_ERR_ARG, HN_ERR_SHAPE, HN_ERR_UNSUPPORTED before the first write; the CPU function
+ *            also reports a number of steps, image or label that is out of range, with its client,
+ *            as HN_ERR_ARG. CUDA: HN_ERR_UNSUPPORTED where it does not fit, with the bytes.
  */
 #ifndef HN_CLIENT_CNN_H
 #define HN_CLIENT_CNN_H
