@@ -144,34 +144,40 @@ __global__ void __launch_bounds__(kThreads) direct_kernel(const Direct<T> all)
 /* ---- gradient of w ---- */
 
 constexpr int kDwThreads = 256;
-constexpr int kDwRows = 64;                /* of y; a tile in shared memory */
 constexpr int kDwMostBlocks = 264;         /* two a multiprocessor of an H200; all of one wave */
 constexpr int kDwReplicaBlocks = 1056;     /* of replicas: the last wave is not full */
 constexpr int kDwFilters = 4, kDwTaps = 7; /* of w, a thread's */
-constexpr int kDwTeam = kMostOut / kDwFilters * (kTaps / kDwTaps); /* threads that make all of w */
-constexpr int kDwTeams = kDwThreads / kDwTeam; /* each takes some rows of a tile */
-constexpr int kDwSums = kTaps * kMostOut;      /* of a block */
-constexpr int kDwSlices = kDwThreads / 32;     /* of the blocks' sums */
-static_assert(kTaps % kDwTaps == 0 && kDwThreads % kDwTeam == 0 && kDwRows % kDwTeams == 0 &&
-                  kDwRows * kTaps == kDwSums && kDwRows <= kDwThreads && kDwSums % 32 == 0,
-              "teams, and sums in the place of patches");
+constexpr int kDwSlices = kDwThreads / 32; /* of the blocks' sums */
+
+/* For up to kOut filters: the more, the fewer rows are in shared memory at a time. */
+template <int kOut>
+struct Tile {
+    static constexpr int kRows = 4096 / kOut;                           /* of y */
+    static constexpr int kTeam = kOut / kDwFilters * (kTaps / kDwTaps); /* threads that make w */
+    static constexpr int kTeams = kDwThreads / kTeam; /* each takes some rows of a tile */
+    static constexpr int kSums = kTaps * kOut;        /* of a block */
+    static_assert(kTaps % kDwTaps == 0 && kDwThreads % kTeam == 0 && kRows % kTeams == 0 &&
+                      kRows * kTaps >= kSums && kRows <= kDwThreads && kSums % 32 == 0,
+                  "teams, and sums in the place of patches");
+};
+constexpr int kDwNarrow = 32; /* filters of the smaller tile */
 
 template <class T>
 struct DirectDw : Image<T> {
     const T *dy;
     int64_t ld_dy;
-    uint32_t piece; /* rows of a block, a multiple of kDwRows */
+    uint32_t piece; /* rows of a block, whole tiles */
     bool wide;
-    float *partial; /* [replicas][blocks][kTaps][kMostOut] */
+    float *partial; /* [replicas][blocks][kTaps][kOut] */
 };
 
-/* dy and patches of rows first .. first + kDwRows; zeros where there are none. */
-template <class T>
-__device__ __forceinline__ void load_tile(const DirectDw<T> &a, uint32_t first,
-                                          float (*dy)[kMostOut], float (*patch)[kTaps])
+/* dy and patches of the rows of a tile from `first` on; zeros where there are none. */
+template <class T, int kOut>
+__device__ __forceinline__ void load_tile(const DirectDw<T> &a, uint32_t first, float (*dy)[kOut],
+                                          float (*patch)[kTaps])
 {
-    constexpr int kSpans = kMostOut / HN_VEC; /* of a row of dy */
-    for (int s = threadIdx.x; s < kDwRows * kSpans; s += kDwThreads) {
+    constexpr int kRows = Tile<kOut>::kRows, kSpans = kOut / HN_VEC; /* of a row of dy */
+    for (int s = threadIdx.x; s < kRows * kSpans; s += kDwThreads) {
         const uint32_t row = first + (uint32_t)(s / kSpans);
         const int col = s % kSpans * HN_VEC, n = row < a.rows ? a.out - col : 0;
         const T *const from = a.dy + row * a.ld_dy + col;
@@ -185,7 +191,7 @@ __device__ __forceinline__ void load_tile(const DirectDw<T> &a, uint32_t first,
 #pragma unroll
         for (int e = 0; e < HN_VEC; e++) dy[s / kSpans][col + e] = v[e];
     }
-    if (threadIdx.x >= kDwRows) return;
+    if (threadIdx.x >= kRows) return;
     float v[kTaps] = {};
     if (first + threadIdx.x < a.rows) load_patch<T>(a, first + threadIdx.x, v);
 #pragma unroll
@@ -193,6 +199,7 @@ __device__ __forceinline__ void load_tile(const DirectDw<T> &a, uint32_t first,
 }
 
 /* A member's sums to those of the teams before, or in their place. */
+template <int kOut>
 __device__ __forceinline__ void add_sums(const float (&sum)[kDwTaps][kDwFilters], bool add,
                                          float *all)
 {
@@ -200,28 +207,29 @@ __device__ __forceinline__ void add_sums(const float (&sum)[kDwTaps][kDwFilters]
     for (int t = 0; t < kDwTaps; t++)
 #pragma unroll
         for (int f = 0; f < kDwFilters; f++) {
-            float *const to = all + t * kMostOut + f;
+            float *const to = all + t * kOut + f;
             *to = add ? *to + sum[t][f] : sum[t][f];
         }
 }
 
-template <class T>
+template <class T, int kOut>
 __global__ void __launch_bounds__(kDwThreads, 2) direct_dw_kernel(const DirectDw<T> all)
 {
-    __shared__ __align__(16) float dy[kDwRows][kMostOut];
-    __shared__ float patch[kDwRows][kTaps];
+    using Own = Tile<kOut>;
+    __shared__ __align__(16) float dy[Own::kRows][kOut];
+    __shared__ float patch[Own::kRows][kTaps];
     DirectDw<T> a = all;
     a.x += blockIdx.y * a.x_stride, a.dy += (int64_t)blockIdx.y * a.rows * a.ld_dy;
-    const int team = threadIdx.x / kDwTeam, member = threadIdx.x % kDwTeam;
-    const int filter = member % (kMostOut / kDwFilters) * kDwFilters;
-    const int tap = member / (kMostOut / kDwFilters) * kDwTaps;
+    const int team = threadIdx.x / Own::kTeam, member = threadIdx.x % Own::kTeam;
+    const int filter = member % (kOut / kDwFilters) * kDwFilters;
+    const int tap = member / (kOut / kDwFilters) * kDwTaps;
     const uint32_t begin = blockIdx.x * a.piece, end = begin + a.piece;
     float sum[kDwTaps][kDwFilters] = {};
-    for (uint32_t first = begin; first < end && first < a.rows; first += kDwRows) {
-        load_tile(a, first, dy, patch);
+    for (uint32_t first = begin; first < end && first < a.rows; first += Own::kRows) {
+        load_tile<T, kOut>(a, first, dy, patch);
         __syncthreads();
 #pragma unroll 4
-        for (int r = team; r < kDwRows; r += kDwTeams) {
+        for (int r = team; r < Own::kRows; r += Own::kTeams) {
             const float4 d = *reinterpret_cast<const float4 *>(&dy[r][filter]);
 #pragma unroll
             for (int t = 0; t < kDwTaps; t++) {
@@ -234,18 +242,19 @@ __global__ void __launch_bounds__(kDwThreads, 2) direct_dw_kernel(const DirectDw
         }
         __syncthreads();
     }
-    float *const of_block = &patch[0][0]; /* [kTaps][kMostOut] now, team behind team */
-    for (int turn = 0; turn < kDwTeams; turn++) {
-        if (team == turn) add_sums(sum, turn > 0, of_block + tap * kMostOut + filter);
+    float *const of_block = &patch[0][0]; /* [kTaps][kOut] now, team behind team */
+    for (int turn = 0; turn < Own::kTeams; turn++) {
+        if (team == turn) add_sums<kOut>(sum, turn > 0, of_block + tap * kOut + filter);
         __syncthreads();
     }
     const int64_t block = (int64_t)blockIdx.y * gridDim.x + blockIdx.x;
-    for (int e = threadIdx.x; e < kDwSums; e += kDwThreads)
-        a.partial[block * kDwSums + e] = of_block[e];
+    for (int e = threadIdx.x; e < Own::kSums; e += kDwThreads)
+        a.partial[block * Own::kSums + e] = of_block[e];
 }
 
 /* dw += the sums of all blocks: 32 of w a block of threads, which take a slice of the blocks each
  * 32 threads. */
+template <int kOut>
 __global__ void __launch_bounds__(kDwThreads)
     direct_dw_sum_kernel(const float *partial, int blocks, float *dw, int64_t ld_dw,
                          int64_t dw_stride, int out, int taps)
@@ -255,12 +264,12 @@ __global__ void __launch_bounds__(kDwThreads)
     const int at = (int)blockIdx.x * 32 + lane, each = (blocks + kDwSlices - 1) / kDwSlices;
     const int end = (slice + 1) * each < blocks ? (slice + 1) * each : blocks;
     float sum = 0.0f;
-    partial += (int64_t)blockIdx.y * blocks * kDwSums;
+    partial += (int64_t)blockIdx.y * blocks * Tile<kOut>::kSums;
 #pragma unroll 8
-    for (int b = slice * each; b < end; b++) sum += partial[(int64_t)b * kDwSums + at];
+    for (int b = slice * each; b < end; b++) sum += partial[(int64_t)b * Tile<kOut>::kSums + at];
     slice_sum[slice][lane] = sum;
     __syncthreads();
-    const int tap = at / kMostOut, filter = at % kMostOut;
+    const int tap = at / kOut, filter = at % kOut;
     if (slice > 0 || tap >= taps || filter >= out) return;
     for (int s = 1; s < kDwSlices; s++) sum += slice_sum[s][lane];
     dw[blockIdx.y * dw_stride + filter * ld_dw + tap] += sum;
@@ -306,10 +315,11 @@ int64_t rows_of(const hn_conv2d_shape *s, int64_t replicas)
 /* Rows of a block. */
 int64_t dw_piece(const hn_conv2d_shape *s, int64_t replicas)
 {
-    const int64_t tiles = (rows_of(s, replicas) + kDwRows - 1) / kDwRows;
+    const int64_t tile = s->out <= kDwNarrow ? Tile<kDwNarrow>::kRows : Tile<kMostOut>::kRows;
+    const int64_t tiles = (rows_of(s, replicas) + tile - 1) / tile;
     const int64_t most =
         replicas > 1 ? (kDwReplicaBlocks + replicas - 1) / replicas : kDwMostBlocks;
-    return (tiles + most - 1) / most * kDwRows;
+    return (tiles + most - 1) / most * tile;
 }
 
 /* Of one replica. */
@@ -319,7 +329,7 @@ int64_t dw_blocks(const hn_conv2d_shape *s, int64_t replicas)
     return (rows_of(s, replicas) + piece - 1) / piece;
 }
 
-template <class T>
+template <class T, int kOut>
 void launch_dw(const hn_conv2d_dw_args *a, float *partial, cudaStream_t stream)
 {
     const int blocks = (int)dw_blocks(&a->shape, a->replicas);
@@ -330,9 +340,18 @@ void launch_dw(const hn_conv2d_dw_args *a, float *partial, cudaStream_t stream)
     d.piece = (uint32_t)dw_piece(&a->shape, a->replicas);
     d.wide = hn_vectors_fit(a->dy, a->ld_dy, a->dtype);
     d.partial = partial;
-    direct_dw_kernel<T><<<dim3((unsigned)blocks, replicas), kDwThreads, 0, stream>>>(d);
-    direct_dw_sum_kernel<<<dim3(kDwSums / 32, replicas), kDwThreads, 0, stream>>>(
+    direct_dw_kernel<T, kOut><<<dim3((unsigned)blocks, replicas), kDwThreads, 0, stream>>>(d);
+    direct_dw_sum_kernel<kOut><<<dim3(Tile<kOut>::kSums / 32, replicas), kDwThreads, 0, stream>>>(
         partial, blocks, a->dw, a->ld_dw, a->dw_stride, d.out, d.taps);
+}
+
+template <class T>
+void launch_dw(const hn_conv2d_dw_args *a, float *partial, cudaStream_t stream)
+{
+    if (a->shape.out <= kDwNarrow)
+        launch_dw<T, kDwNarrow>(a, partial, stream);
+    else
+        launch_dw<T, kMostOut>(a, partial, stream);
 }
 
 } // namespace
@@ -353,7 +372,8 @@ hn_status hn_conv2d_direct_fwd(const hn_conv2d_args *a, hn_stream stream)
 size_t hn_conv2d_direct_dw_scratch(const hn_conv2d_dw_args *a)
 {
     const int64_t blocks = hn_replica_count(a->replicas) * dw_blocks(&a->shape, a->replicas);
-    return (size_t)(blocks * kDwSums) * sizeof(float);
+    const int64_t filters = a->shape.out <= kDwNarrow ? kDwNarrow : kMostOut;
+    return (size_t)(blocks * kTaps * filters) * sizeof(float);
 }
 
 hn_status hn_conv2d_direct_dw(const hn_conv2d_dw_args *a, void *scratch, hn_stream stream)
