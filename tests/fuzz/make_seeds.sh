@@ -1,9 +1,9 @@
 #!/bin/sh
 # Writes seed inputs for the fuzz targets: make_seeds.sh DIR gives DIR/safetensors, DIR/config,
-# DIR/images and DIR/tasks.
+# DIR/images, DIR/tasks and DIR/fed_message.
 set -eu
 [ $# -eq 1 ] || { echo "usage: $0 DIR" >&2; exit 2; }
-mkdir -p "$1/safetensors" "$1/config" "$1/images" "$1/tasks"
+mkdir -p "$1/safetensors" "$1/config" "$1/images" "$1/tasks" "$1/fed_message"
 here=$(dirname "$0")
 
 # safetensors NAME JSON DATA: length of the JSON in 8 bytes (below 256), JSON, data
@@ -51,3 +51,24 @@ printf '\007II*\0\010\0\0\0\001\0\022\001\003\0\001\0\0\0\006\0\0\0' > "$1/image
 printf '\0000,1/2,bee' > "$1/tasks/list"
 printf '\0020-2/0,x y' > "$1/tasks/repeats"
 printf '\0410,1,2,5' > "$1/tasks/order"
+
+# message NAME ENCODING FLAGS VALUES BYTES START: an update of 3 samples, its body zeros behind START;
+# numbers in octal but BYTES. The target fills in layout, length and checksum.
+message() {
+    {
+        printf "hone-fed\\1\\0\\0\\0\\2\\0\\0\\0\\$2\\0\\0\\0\\$3\\0\\0\\0"
+        head -c 16 /dev/zero
+        printf '\3\0\0\0\0\0\0\0'
+        head -c 56 /dev/zero
+        printf "\\$4"
+        head -c 23 /dev/zero
+        printf "$6"
+        head -c "$5" /dev/zero
+    } > "$fed/$1"
+}
+fed=$1/fed_message
+message f32 0 0 60 208 ''
+message f32_fisher 0 2 60 400 ''
+message bf16 1 1 60 112 ''
+message bf16_fisher 1 3 60 208 ''
+message topk 2 1 2 32 '\1'
