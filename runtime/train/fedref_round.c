@@ -168,13 +168,14 @@ static hn_status take(void *context, int64_t i, const hn_fed_trained *t)
     s->row.client_s += t->seconds;
     tally->seconds += t->seconds;
     hn_status st = encode(s, &r->task[i], t);
-    if (st == HN_OK) {
-        tally->bytes_up += (double)r->up.n;
-        s->row.bytes_up += (double)r->up.n;
-        st = receive(s, client);
-    } else if (st == HN_ERR_NUMERIC) {
-        hn_fed_server_reject(r->server); /* it has nothing that could be sent */
+    if (st == HN_ERR_NUMERIC) { /* it has nothing that could be sent */
+        hn_fed_server_reject(r->server);
+        return refuse(s, client, hn_last_text());
     }
+    HN_TRY(st);
+    tally->bytes_up += (double)r->up.n;
+    s->row.bytes_up += (double)r->up.n;
+    st = receive(s, client);
     if (is_refusal(st)) return refuse(s, client, hn_last_text());
     if (st == HN_OK) tally->used++;
     snprintf(detail, sizeof detail, "client %" PRId64 "/%" PRId64 " loss %.4f", i + 1, s->working,
