@@ -59,7 +59,7 @@ TEST(CliFedref, ClientsAtOnceMakeTheSameModel)
     w.trained("one", run);
     w.trained("three", run + Words{"--simulate", "replicas", "--at-once", "3"});
     const auto one = values_of(w / "one-model/model.safetensors");
-    EXPECT_LT(rel_l2(values_of(w / "three-model/model.safetensors"), one), 1e-5);
+    EXPECT_LT(rel_l2(values_of(w / "three-model/model.safetensors"), one), 1e-4);
     EXPECT_NEAR(w.column("one", "client_loss")[1], w.column("three", "client_loss")[1], 1e-4);
 }
 
@@ -74,7 +74,7 @@ TEST(CliFedref, ClientsInBlocksMakeTheSameModel)
     w.trained("one", run);
     w.trained("block", run + Words{"--simulate", "block", "--at-once", "5"});
     const auto one = values_of(w / "one-model/model.safetensors");
-    EXPECT_LT(rel_l2(values_of(w / "block-model/model.safetensors"), one), 1e-5);
+    EXPECT_LT(rel_l2(values_of(w / "block-model/model.safetensors"), one), 1e-4);
     EXPECT_NEAR(w.column("one", "client_loss")[1], w.column("block", "client_loss")[1], 1e-4);
     expect_refused(w.run(run + Words{"--simulate", "block", "--momentum", "0.9"} + w.to("none")), 2,
                    {"blocks", "plain SGD"});
@@ -95,6 +95,21 @@ TEST(CliFedref, EveryMethodRuns)
             EXPECT_LT(loss, 2) << method; /* log 6 is 1.79 */
         EXPECT_EQ(Json(w / (method + "/result.json")).text("method"), method);
     }
+}
+
+/* With a Fisher diagonal the clients are weighed by it, and messages are twice as long. */
+TEST(CliFedref, FisherWeighsClients)
+{
+    const FedPlace w;
+    const Words run = w.cnn("train", "2") + Words{"--method", "fedref-v3"};
+    const std::string plain = w.trained("plain", run);
+    const std::string with = w.trained("fisher", run + Words{"--fisher", "--fisher-images", "4"});
+    EXPECT_FALSE(with == plain);
+    EXPECT_EQ(w.column("fisher", "corrected"), (std::vector<double>{1, 1}));
+    EXPECT_EQ(w.column("fisher", "bytes_up")[0] - 8 * 128,
+              2 * (w.column("plain", "bytes_up")[0] - 8 * 128));
+    expect_refused(w.run(run + Words{"--fisher", "--simulate", "replicas"} + w.to("none")), 2,
+                   {"--fisher", "--simulate one"});
 }
 
 TEST(CliFedref, BytesAreThoseOfTheMessages)

@@ -197,7 +197,7 @@ TEST(CliFedrefRobust, RefusesOptionsThatMeanNothing)
     refused(w, run + fedavg + Words{"--lambda2", "0.1"}, {"--lambda2:", "method fedavg"});
     refused(w, run + Words{"--tau", "0.1"}, {"--tau:", "method fedref-v3"});
     refused(w, run + Words{"--first-axis-bug"}, {"--first-axis-bug:", "fedref-v3"});
-    refused(w, run + Words{"--alpha", "0.1"}, {"--alpha:", "partition iid"});
+    refused(w, run + Words{"--alpha", "0.1"}, {"--alpha:", "an option of dirichlet"});
     refused(w, run + Words{"--late-least", "0.5"}, {"--late-least:", "--late"});
     refused(w, run + Words{"--topk", "0.5"}, {"--topk:", "--encoding topk"});
     refused(w, run + Words{"--no-feedback"}, {"--feedback:", "f32"});

@@ -1,6 +1,7 @@
 /* Clients of a federated round on an engine of one replica, and what all simulations share. */
 #include "classifier_test.h"
 #include "runtime/train/fed_client.h"
+#include "runtime/train/fed_fisher.h"
 
 namespace {
 
@@ -279,6 +280,38 @@ TEST_F(FedClient, OneByOneIsTheClientTaskByTask)
     ASSERT_EQ(got.value.size(), 2u);
     for (size_t i = 0; i < 2; i++) EXPECT_TRUE(same_bits(got.value[i], c.after(start, tasks[i])));
     hn_fed_sim_free(sim);
+}
+
+/* Squares of the gradients of single images, which steps of rate 1 show. */
+TEST_F(FedClient, FisherIsTheMeanSquareOfTheGradients)
+{
+    const StripedImages images(model.vision, 24, 1);
+    const std::vector<int32_t> index = {3, 8, 13, 17};
+    o.images = images.view();
+    o.local.batch = 1;
+    o.local.fisher_images = 3;
+    Opened c(o);
+    const auto start = c.values();
+    hn_fed_fisher *f = nullptr;
+    ASSERT_HN_OK(hn_fed_fisher_new(&o, &f));
+    const hn_fed_task t = task(index, 1, 2);
+    std::vector<float> h(start.size());
+    std::vector<double> want(start.size());
+    for (int repeat = 0; repeat < 2; repeat++)
+        ASSERT_HN_OK(hn_fed_fisher_of(f, &t, start.data(), h.data()));
+    for (int64_t i = 0; i < 3; i++) {
+        int32_t image;
+        hn_fed_rows(&o.local, &t, i, &image);
+        hn_fed_task one = t;
+        one.index = &image, one.n = 1, one.lr = 1;
+        const auto after = c.after(start, one);
+        for (size_t k = 0; k < start.size(); k++) {
+            const double g = (double)start[k] - (double)after[k];
+            want[k] += g * g / 3;
+        }
+    }
+    EXPECT_LT(rel_l2(h, want), 1e-4); /* g is a difference of two fp32 */
+    hn_fed_fisher_free(f);
 }
 
 TEST_F(FedClient, RefusesByName)

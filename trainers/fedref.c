@@ -8,6 +8,7 @@
 #include "runtime/base/nearest.h"
 #include "runtime/train/cli.h"
 #include "runtime/train/fedref.h"
+#include "trainers/common/run_words.h"
 
 #define FIELD(f) HN_OPT(hn_fedref_config, f)
 
@@ -49,6 +50,8 @@ static const hn_option server_rows[] = {
     {"reference-weights", FIELD(weights),       "auto", 0, 0, "auto|age|uniform|slot", "fedref: of the aggregates in the reference; auto: as the method has it"},
     {"loss-term",       FIELD(loss_term),       "on",   0, 0, NULL, "fedref-v1: the change of the mean loss is part of the correction"},
     {"first-axis-bug",  FIELD(first_axis_bug),  "on",   0, 0, NULL, "fedref-v1: the reference summed over its first axis, as released"},
+    {"fisher",          FIELD(fisher),          "off",  0, 0, NULL, "fedref-v3: clients also send the diagonal of their Fisher information, which weighs their values; --simulate one"},
+    {"fisher-images",   FIELD(fisher_images),   "64",   1, 1e9, NULL, "of a client that it is taken from, at most, one by one"},
     {"down",            FIELD(down),            "f32",  0, 0, "f32|bf16", "encoding of the model that clients are sent"},
 };
 
@@ -152,40 +155,6 @@ static const verb *find_verb(const char *name)
     return NULL;
 }
 
-/* The value of --run on the command line; NULL without one. */
-static const char *run_of(int argc, char *const *argv)
-{
-    const char *run = NULL;
-    for (int i = 1; i < argc; i++) {
-        const char *word = argv[i];
-        if (strncmp(word, "--", 2) == 0) word += 2;
-        if (strcmp(word, "run") == 0 && i + 1 < argc) run = argv[i + 1];
-        if (strncmp(word, "run=", 4) == 0) run = word + 4;
-    }
-    return run;
-}
-
-/* Verbs on a run read its run.yaml before the user's own options. *list: the new argument list (to
- * be freed with its element 1), or NULL where nothing is to be added. */
-static hn_status with_run_options(int *argc, char *const *argv, char ***list)
-{
-    const char *run = run_of(*argc, argv);
-    if (run == NULL) return HN_OK;
-    char *option = hn_asprintf("--config=%s/run.yaml", run);
-    char **words = hn_malloc(((size_t)*argc + 1) * sizeof *words);
-    if (option == NULL || words == NULL) {
-        hn_free(option);
-        hn_free(words);
-        return HN_FAIL(HN_ERR_MEMORY, "no memory for the options of %s", run);
-    }
-    words[0] = argv[0];
-    words[1] = option;
-    memcpy(words + 2, argv + 1, ((size_t)*argc - 1) * sizeof *words);
-    ++*argc;
-    *list = words;
-    return HN_OK;
-}
-
 /* Of one call, not of the run. */
 static bool is_of_call(const char *name)
 {
@@ -214,7 +183,7 @@ static hn_status run_verb(const verb *v, int argc, char *const *argv)
     if (v->of_run) ADD(&t, run_rows);
     if (v->exports) ADD(&t, export_rows);
     add_train(&t);
-    hn_status st = v->of_run ? with_run_options(&argc, argv, &list) : HN_OK;
+    hn_status st = v->of_run ? hn_run_words(&argc, argv, &list) : HN_OK;
     if (st == HN_OK) st = hn_options_parse(t.row, t.n, argc, list ? list : argv, &config, &store);
     if (st == HN_OK && hn_options_help_wanted(store)) {
         printf("hone-fedref %s: %s\n\n", v->name, v->help);
@@ -232,8 +201,7 @@ static hn_status run_verb(const verb *v, int argc, char *const *argv)
     }
     hn_free(yaml);
     hn_options_free(store);
-    if (list != NULL) hn_free(list[1]);
-    hn_free(list);
+    hn_run_words_free(list);
     return st;
 }
 

@@ -9,6 +9,7 @@
 #include "runtime/data/images.h"
 #include "runtime/train/cli.h"
 #include "runtime/train/pearl.h"
+#include "trainers/common/run_words.h"
 
 #define FIELD(f) HN_OPT(hn_pearl_config, f)
 
@@ -160,40 +161,6 @@ static size_t table_of(const verb *v, hn_option *row)
     return n + N_TRAIN;
 }
 
-/* The value of --run on the command line; NULL without one. */
-static const char *run_of(int argc, char *const *argv)
-{
-    const char *run = NULL;
-    for (int i = 1; i < argc; i++) {
-        const char *word = argv[i];
-        if (strncmp(word, "--", 2) == 0) word += 2;
-        if (strcmp(word, "run") == 0 && i + 1 < argc) run = argv[i + 1];
-        if (strncmp(word, "run=", 4) == 0) run = word + 4;
-    }
-    return run;
-}
-
-/* Verbs on a run read its run.yaml before the user's own options. *list: the new argument list (to
- * be freed with its element 1), or NULL where nothing is to be added. */
-static hn_status with_run_options(int *argc, char *const *argv, char ***list)
-{
-    const char *run = run_of(*argc, argv);
-    if (run == NULL) return HN_OK;
-    char *option = hn_asprintf("--config=%s/run.yaml", run);
-    char **words = hn_malloc(((size_t)*argc + 1) * sizeof *words);
-    if (option == NULL || words == NULL) {
-        hn_free(option);
-        hn_free(words);
-        return HN_FAIL(HN_ERR_MEMORY, "no memory for the options of %s", run);
-    }
-    words[0] = argv[0];
-    words[1] = option;
-    memcpy(words + 2, argv + 1, ((size_t)*argc - 1) * sizeof *words);
-    ++*argc;
-    *list = words;
-    return HN_OK;
-}
-
 /* Of one call, not of the run. */
 static bool is_of_call(const char *name)
 {
@@ -223,7 +190,7 @@ static hn_status run_verb(const verb *v, int argc, char *const *argv)
     hn_pearl_config config = {0};
     hn_options_store *store = NULL;
     char **list = NULL, *yaml = NULL;
-    hn_status st = v->of_run ? with_run_options(&argc, argv, &list) : HN_OK;
+    hn_status st = v->of_run ? hn_run_words(&argc, argv, &list) : HN_OK;
     if (st == HN_OK) st = hn_options_parse(row, n, argc, list ? list : argv, &config, &store);
     if (st == HN_OK && hn_options_help_wanted(store)) {
         printf("hone-pearl %s: %s\n\n", v->name, v->help);
@@ -241,8 +208,7 @@ static hn_status run_verb(const verb *v, int argc, char *const *argv)
     }
     hn_free(yaml);
     hn_options_free(store);
-    if (list != NULL) hn_free(list[1]);
-    hn_free(list);
+    hn_run_words_free(list);
     return st;
 }
 

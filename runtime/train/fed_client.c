@@ -5,6 +5,7 @@
 
 #include "runtime/base/alloc.h"
 #include "runtime/base/clock.h"
+#include "runtime/train/fed_fisher.h"
 
 struct hn_fed_client {
     hn_fed_sim_options o;
@@ -238,7 +239,8 @@ hn_status hn_fed_client_evaluate(hn_fed_client *c, hn_fed_scores *out)
 typedef struct {
     hn_fed_sim sim;
     hn_fed_client *client;
-    float *value;
+    hn_fed_fisher *fisher; /* NULL: none is sent */
+    float *value, *h;
 } one;
 
 static hn_status one_round(hn_fed_sim *s, const float *global, const hn_fed_task *task, int64_t n,
@@ -251,6 +253,8 @@ static hn_status one_round(hn_fed_sim *s, const float *global, const hn_fed_task
         HN_TRY(hn_fed_client_train(o->client, &task[i], &t));
         HN_TRY(hn_fed_client_get(o->client, o->value));
         t.value = o->value;
+        if (o->fisher) HN_TRY(hn_fed_fisher_of(o->fisher, &task[i], o->value, o->h));
+        t.fisher = o->h;
         HN_TRY(take(context, i, &t));
     }
     return HN_OK;
@@ -260,8 +264,25 @@ static void one_free(hn_fed_sim *s)
 {
     one *o = (one *)s;
     hn_fed_client_free(o->client);
+    hn_fed_fisher_free(o->fisher);
     hn_free(o->value);
+    hn_free(o->h);
     hn_free(o);
+}
+
+static hn_status open_one(const hn_fed_sim_options *options, one *o)
+{
+    HN_TRY(hn_fed_client_new(options, NULL, &o->client));
+    const size_t bytes = (size_t)o->client->n_values * sizeof *o->value;
+    o->sim.n_values = o->client->n_values;
+    o->value = hn_malloc(bytes);
+    if (options->local.fisher_images > 0) {
+        HN_TRY(hn_fed_fisher_new(options, &o->fisher));
+        o->h = hn_malloc(bytes);
+    }
+    if (o->value == NULL || (o->fisher && o->h == NULL))
+        return HN_FAIL(HN_ERR_MEMORY, "%" PRId64 " values of a client", o->sim.n_values);
+    return HN_OK;
 }
 
 hn_status hn_fed_one_new(const hn_fed_sim_options *options, hn_fed_sim **out)
@@ -269,13 +290,7 @@ hn_status hn_fed_one_new(const hn_fed_sim_options *options, hn_fed_sim **out)
     one *o = hn_calloc(1, sizeof *o);
     if (o == NULL) return HN_FAIL(HN_ERR_MEMORY, "%zu bytes for a simulation", sizeof *o);
     o->sim = (hn_fed_sim){.round = one_round, .free = one_free};
-    hn_status st = hn_fed_client_new(options, NULL, &o->client);
-    if (st == HN_OK) {
-        o->sim.n_values = o->client->n_values;
-        o->value = hn_malloc((size_t)o->sim.n_values * sizeof *o->value);
-        if (o->value == NULL)
-            st = HN_FAIL(HN_ERR_MEMORY, "%" PRId64 " values of a client", o->sim.n_values);
-    }
+    const hn_status st = open_one(options, o);
     if (st != HN_OK)
         one_free(&o->sim);
     else

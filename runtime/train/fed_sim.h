@@ -44,9 +44,11 @@ typedef struct {
     hn_optimizer optimizer;
     float mu; /* FedProx; 0: no penalty */
     hn_augment augment;
-    float smoothing;  /* of labels */
-    bool frozen_norm; /* batch norm by its running values */
-    bool join;        /* batches are always full */
+    float smoothing;       /* of labels */
+    bool frozen_norm;      /* batch norm by its running values */
+    bool join;             /* batches are always full */
+    int64_t fisher_images; /* for the diagonal Fisher that clients send besides (fed_fisher.h), at
+                            * most so many of a client; 0: none. `one` only */
 } hn_fed_local;
 
 typedef struct {
@@ -72,7 +74,8 @@ typedef struct {
 } hn_fed_task;
 
 typedef struct {
-    const float *value; /* [n_values] after the last step */
+    const float *value;  /* [n_values] after the last step */
+    const float *fisher; /* NULL, or of the trained ones, as long */
     float loss;
     double seconds; /* of this task; where many run at once: its share */
 } hn_fed_trained;

@@ -43,7 +43,8 @@ typedef struct {
     int64_t quorum, p, every;
     double rate, server_beta1, server_beta2, tau, trim, ema;
     double lambda1, lambda2, growth, cap;
-    bool loss_term, first_axis_bug;
+    bool loss_term, first_axis_bug, fisher;
+    int64_t fisher_images;
     /* the run */
     const char *out, *resume, *log_format, *inject, *simulate;
     int64_t eval_every, save_every, stop_after, keep, at_once;

@@ -88,6 +88,7 @@ typedef struct {
     hn_fed_bytes down, up;
     float *sent;      /* [layout n] the model as clients have it */
     float *received;  /* [per_round][layout n] updates, until the round is over */
+    float *fisher;    /* NULL, or [per_round][layout values] of them */
     float **residual; /* [clients]: [layout values], or NULL where it is zero */
     /* what has happened */
     hn_fedref_round *round; /* [rounds] */

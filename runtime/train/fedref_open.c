@@ -25,6 +25,7 @@ void hn_fedref_close(hn_fedref *r)
     hn_free(r->residual);
     hn_free(r->sent);
     hn_free(r->received);
+    hn_free(r->fisher);
     hn_free(r->calls);
     hn_free(r->task);
     hn_free(r->round);
@@ -190,10 +191,12 @@ static hn_status open_simulation(hn_fedref *r)
     const int64_t n = r->layout.n, each = r->schedule.per_round;
     r->sent = hn_malloc((size_t)n * sizeof *r->sent);
     r->received = hn_malloc((size_t)(n * each) * sizeof *r->received);
-    if (r->sent == NULL || r->received == NULL)
+    if (r->method.fisher) r->fisher = hn_malloc((size_t)(r->layout.values * each) * sizeof(float));
+    if (r->sent == NULL || r->received == NULL || (r->method.fisher && r->fisher == NULL))
         return HN_FAIL(HN_ERR_MEMORY, "%" PRId64 " updates of %" PRId64 " values", each, n);
     HN_TRY(open_server(r));
     const int64_t at_once = r->c->at_once;
+    if (r->method.fisher) r->setup.sim.local.fisher_images = r->c->fisher_images;
     if (is(r->c->simulate, "one")) return hn_fed_one_new(&r->setup.sim, &r->sim);
     r->setup.sim.at_once = at_once > 0 && at_once < each ? at_once : each;
     return is(r->c->simulate, "block") ? hn_fed_blocks_new(&r->setup.sim, &r->sim)

@@ -35,7 +35,9 @@ static const struct {
                       {"lambda2-cap", HN_FED_USES_REFERENCE},
                       {"reference-weights", HN_FED_USES_REFERENCE},
                       {"loss-term", HN_FED_USES_V1},
-                      {"first-axis-bug", HN_FED_USES_V1}};
+                      {"first-axis-bug", HN_FED_USES_V1},
+                      {"fisher", HN_FED_USES_FISHER},
+                      {"fisher-images", HN_FED_USES_FISHER}};
 enum { N_SERVER = sizeof server_options / sizeof *server_options };
 
 static const char *partition_reason(const hn_fedref_config *c, const char *option)
@@ -55,6 +57,7 @@ const char *hn_fedref_reason(const hn_fedref_config *c, const char *option)
         if (is(option, server_options[i].option) && !(uses & server_options[i].uses))
             return "has no meaning for this --method";
     if (is(option, "late-least") && c->late == 0) return "an option of --late";
+    if (is(option, "fisher-images") && !c->fisher) return "an option of --fisher";
     if (is(option, "at-once") && is(c->simulate, "one")) return "--simulate one has one at a time";
     const char *reason = partition_reason(c, option);
     return reason ? reason : hn_fed_reason(&c->fed, option);
@@ -80,6 +83,10 @@ hn_status hn_fedref_check_options(const hn_fedref_call *call)
     const hn_fedref_config *c = call->config;
     if (call->given != NULL) HN_TRY(check_given(call));
     HN_TRY(hn_fed_check_options(&c->fed, call->given));
+    if (c->fisher && !is(c->simulate, "one"))
+        return HN_FAIL(HN_ERR_ARG, "--fisher: with --simulate one only");
+    if (c->fisher && is(c->fed.encoding, "topk"))
+        return HN_FAIL(HN_ERR_ARG, "--fisher: not with --encoding topk");
     if (is(c->method, "fedprox") && c->fed.mu == 0)
         return HN_FAIL(HN_ERR_ARG, "--method fedprox: with --mu 0 it is fedavg");
     if (is(c->partition, "group") && c->groups[0] == '\0')
@@ -116,6 +123,7 @@ hn_status hn_fedref_method(const hn_fedref_config *c, hn_fed_server_options *out
         *out = o;
         return HN_OK;
     }
+    if (uses & HN_FED_USES_FISHER) o.fisher = c->fisher;
     take(&o.lambda1, c->lambda1);
     take(&o.lambda2, c->lambda2);
     take(&o.growth, c->growth);

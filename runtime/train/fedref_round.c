@@ -33,7 +33,7 @@ int64_t hn_fedref_bytes_up(const hn_fedref *r)
 {
     const hn_fed_config *c = &r->c->fed;
     return hn_fed_message_bytes(&r->layout, hn_fed_setup_encoding(c),
-                                hn_fed_setup_topk(c, &r->layout), false);
+                                hn_fed_setup_topk(c, &r->layout), r->method.fisher);
 }
 
 /* ---- who is asked, and what for ---- */
@@ -115,7 +115,8 @@ static hn_status encode(round_state *s, const hn_fed_task *task, const hn_fed_tr
                              .round = s->number,
                              .samples = task->n,
                              .loss = t->loss,
-                             .value = t->value};
+                             .value = t->value,
+                             .fisher = r->method.fisher ? t->fisher : NULL};
     hn_fed_coding coding = {.encoding = hn_fed_setup_encoding(c)};
     if (coding.encoding != HN_FED_F32) {
         float **residual = &r->residual[task->client];
@@ -138,8 +139,9 @@ static hn_status receive(round_state *s, int64_t client)
     hn_fedref *r = s->r;
     hn_fed_head head;
     float *value = r->received + s->arrived * r->layout.n;
+    float *fisher = r->fisher ? r->fisher + s->arrived * r->layout.values : NULL;
     hn_status st = hn_fed_decode(&r->layout, r->up.data, r->up.n, HN_FED_UPDATE, s->number, r->sent,
-                                 &head, value, NULL);
+                                 &head, value, fisher);
     if (st == HN_OK && head.client != client)
         st = HN_FAIL(HN_ERR_ARG, "a message of client %" PRId64, head.client);
     if (st != HN_OK) {
@@ -151,7 +153,8 @@ static hn_status receive(round_state *s, int64_t client)
                              .round = head.round,
                              .samples = head.samples,
                              .loss = head.loss,
-                             .value = value};
+                             .value = value,
+                             .fisher = fisher};
     return hn_fed_server_add(r->server, &u);
 }
 
@@ -165,13 +168,14 @@ static hn_status take(void *context, int64_t i, const hn_fed_trained *t)
     s->row.client_s += t->seconds;
     tally->seconds += t->seconds;
     hn_status st = encode(s, &r->task[i], t);
-    if (st == HN_OK) {
-        tally->bytes_up += (double)r->up.n;
-        s->row.bytes_up += (double)r->up.n;
-        st = receive(s, client);
-    } else if (st == HN_ERR_NUMERIC) {
-        hn_fed_server_reject(r->server); /* it has nothing that could be sent */
+    if (st == HN_ERR_NUMERIC) { /* it has nothing that could be sent */
+        hn_fed_server_reject(r->server);
+        return refuse(s, client, hn_last_text());
     }
+    HN_TRY(st);
+    tally->bytes_up += (double)r->up.n;
+    s->row.bytes_up += (double)r->up.n;
+    st = receive(s, client);
     if (is_refusal(st)) return refuse(s, client, hn_last_text());
     if (st == HN_OK) tally->used++;
     snprintf(detail, sizeof detail, "client %" PRId64 "/%" PRId64 " loss %.4f", i + 1, s->working,

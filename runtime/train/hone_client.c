@@ -36,6 +36,8 @@ static int code_of(hn_status st)
     return hn_status_exit_code(st) == 2 ? HONE_BAD_INPUT : HONE_FAILED;
 }
 
+/* Callers of this first version know whole structs; one that grows must take shorter ones, too. */
+
 /* ---- loading ---- */
 
 void hone_client_free(hone_client *c)
