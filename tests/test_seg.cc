@@ -54,6 +54,23 @@ TEST(SegConfig, RefusesWhatDoesNotFit)
                    "gelu");
 }
 
+/* Adapters of such layers would have no form in files. */
+TEST(SegConfig, ConvolutionsTakeNoLowRankUpdate)
+{
+    const auto pair = [](const void *, const char *, int64_t, int64_t, hn_lowrank *choice) {
+        choice->rank = 2;
+        return HN_OK;
+    };
+    const hn_adapt adapt = {
+        .parameter = nullptr, .linear = pair, .sparse = nullptr, .context = nullptr};
+    const hn_seg_config c = named("meshnet5");
+    hn_params *p = nullptr;
+    ASSERT_HN_OK(hn_params_new(&adapt, &p));
+    EXPECT_HN_FAIL(hn_seg_declare(&c, p), HN_ERR_UNSUPPORTED,
+                   "conv0: a convolution of volumes is trained as a whole or not at all");
+    hn_params_free(p);
+}
+
 hn_status read_arch(const std::string &text, hn_seg_config *out)
 {
     const JsonText j(text);

@@ -21,10 +21,8 @@ static hn_status check_unet3d(const hn_seg_config *c, const char *where)
     if (!within(u->groups, 1, MAX_WIDTH) || !(u->eps > 0))
         return HN_FAIL(HN_ERR_SHAPE, "%s: %" PRId64 " groups, eps %g", where, u->groups, u->eps);
     for (int64_t i = 0; i < u->levels; i++) {
-        const int64_t w = u->width[i], joined = i > 0 ? w + u->width[i - 1] : c->channels;
-        const int64_t half = w / 2 > (i > 0 ? u->width[i - 1] : c->channels)
-                                 ? w / 2
-                                 : (i > 0 ? u->width[i - 1] : c->channels);
+        const int64_t w = u->width[i], below = i > 0 ? u->width[i - 1] : c->channels;
+        const int64_t joined = i > 0 ? w + below : below, half = w / 2 > below ? w / 2 : below;
         if (!within(w, 2, MAX_WIDTH))
             return HN_FAIL(HN_ERR_SHAPE,
                            "%s: %" PRId64 " channels on level %" PRId64 ", must be 2 to %d", where,
