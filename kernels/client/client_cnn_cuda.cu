@@ -485,6 +485,7 @@ __device__ __forceinline__ void fetch_rows(const Client &a, int32_t step)
             to, a.row_numbers + ((int64_t)blockIdx.x * a.max_steps + step) * a.batch + lane, 4);
     else
         *to = -1;
+    __pipeline_commit(); /* what is not committed is not waited for */
 }
 
 /* And their labels. */
@@ -493,6 +494,7 @@ __device__ __forceinline__ void fetch_labels(const Client &a, int32_t at)
     Rows *const r = shared_rows(a);
     const int32_t lane = thread(), row = r->row[at][lane];
     if (row >= 0) __pipeline_memcpy_async(&r->label[lane], a.labels + row, 4);
+    __pipeline_commit();
 }
 
 /* Row numbers that have come become those of a step. */
