@@ -219,9 +219,11 @@ struct CellRow {
 __device__ __forceinline__ CellRow cell_row(const Step &s, const Pooled &y, int32_t image,
                                             int32_t row, int32_t o)
 {
-    const float4 *const from = y.base + image * y.image + o / 4 * y.quad + row * s.w * y.cell;
+    const float4 *const from =
+        shared4 + y.base + image * y.image + o / 4 * y.quad + row * s.w * y.cell;
     return {reinterpret_cast<const float *>(from) + o % 4,
-            y.choice + (image * s.quads + o / 4) * s.cells + row * s.w, 4 * y.cell, 2 * (o % 4)};
+            shared_bytes(0) + y.choice + (image * s.quads + o / 4) * s.cells + row * s.w,
+            4 * y.cell, 2 * (o % 4)};
 }
 
 /* The first step's weights: an owner has a row of taps of one filter and channel. */
@@ -358,8 +360,10 @@ __device__ void next_dx(const Client &a, int32_t pad, int l, int32_t n, const Po
                     float4 sum = {0.0f, 0.0f, 0.0f, 0.0f};
 #pragma unroll 2
                     for (int32_t quad = 0; quad < s.quads; quad++) {
-                        const float4 d4 = y.base[image * y.image + quad * y.quad + cell * y.cell];
-                        const uint32_t choice = y.choice[(image * s.quads + quad) * s.cells + cell];
+                        const float4 d4 =
+                            shared4[y.base + image * y.image + quad * y.quad + cell * y.cell];
+                        const uint32_t choice =
+                            shared_bytes(0)[y.choice + (image * s.quads + quad) * s.cells + cell];
 #pragma unroll
                         for (int k = 0; k < 4; k++) {
                             const float d = part(d4, k);
@@ -419,18 +423,19 @@ __device__ void features_fwd(const Client &a, int32_t pad, const int32_t *row, i
 }
 
 template <int K, bool kPad>
-__device__ void features_bwd(const Client &a, int32_t pad, const int32_t *row, int32_t used,
-                             const int32_t *next_row, int32_t next_used)
+__device__ void features_bwd(const Client &a, int32_t pad, int32_t cur)
 {
-    const int32_t last = (used - 1) / a.chunk * a.chunk;
-    for (int32_t first = last; first >= 0; first -= a.chunk) {
-        const int32_t n = min(a.chunk, used - first);
-        if (first < last) {
+    /* Numbers of rows are read again, not kept in registers. */
+    const Rows *const r = shared_rows(a);
+    for (int32_t first = (r->used[cur] - 1) / a.chunk * a.chunk; first >= 0; first -= a.chunk) {
+        const bool last = first + a.chunk >= r->used[cur];
+        const int32_t n = min(a.chunk, r->used[cur] - first);
+        if (!last) {
             normalise(a, n);
-            if (first > 0) fetch(a, row, first - a.chunk, a.chunk);
+            if (first > 0) fetch(a, r->row[cur], first - a.chunk, a.chunk);
         }
-        if (first == 0) fetch(a, next_row, 0, min(a.chunk, next_used));
-        if (first < last) convolve<K, kPad>(a, pad, a.steps - 1, first, n);
+        if (first == 0) fetch(a, r->row[1 - cur], 0, min(a.chunk, r->used[1 - cur]));
+        if (!last) convolve<K, kPad>(a, pad, a.steps - 1, first, n);
         convolve_bwd<K, kPad>(a, pad, first, n);
     }
 }
@@ -475,12 +480,17 @@ __device__ __forceinline__ const float *start_of(const Client &a)
     return a.start + (int64_t)blockIdx.x * a.start_stride;
 }
 
+__device__ __forceinline__ int32_t steps_of(const Client &a)
+{
+    return (int32_t)min((int64_t)a.client_steps[blockIdx.x], a.max_steps);
+}
+
 /* The first warp lets the row numbers of a step come. */
 __device__ __forceinline__ void fetch_rows(const Client &a, int32_t step)
 {
     const int32_t lane = thread();
     int32_t *const to = &shared_rows(a)->next[lane];
-    if (step < min((int64_t)a.client_steps[blockIdx.x], a.max_steps) && lane < a.batch)
+    if (step < steps_of(a) && lane < a.batch)
         __pipeline_memcpy_async(
             to, a.row_numbers + ((int64_t)blockIdx.x * a.max_steps + step) * a.batch + lane, 4);
     else
@@ -518,17 +528,16 @@ __global__ void __launch_bounds__(kThreads, 1)
 {
     const int64_t g = blockIdx.x;
     const int32_t tid = thread();
-    const int32_t steps = (int32_t)min((int64_t)a.client_steps[g], a.max_steps);
     Rows *const r = shared_rows(a);
     for_all_values<K>(a, [&](float &to, int64_t at) { to = start_of(a)[at]; });
     if (tid < 32) {
         fetch_rows(a, 0);
         note_rows(a, 0);
     }
-    if (tid == 0) r->sum = 0.0, r->losses = 0;
+    if (tid == 0) r->sum = 0.0, r->losses = 0, r->steps = steps_of(a);
     __syncthreads();
     fetch(a, r->row[0], 0, min(a.chunk, r->used[0]));
-    for (int32_t t = 0; t < steps; t++) {
+    for (int32_t t = 0; t < r->steps; t++) {
         const int32_t cur = t % 2, used = r->used[cur];
         if (tid < 32) {
             fetch_rows(a, t + 1);
@@ -543,9 +552,8 @@ __global__ void __launch_bounds__(kThreads, 1)
             continue;
         }
         const Rule rule = {a.lr[g * a.lr_stride + t], a.weight_decay, a.mu};
-        layers(a, cur, used, rule, start_of(a));
-        features_bwd<K, kPad>(a, kPad ? pad : 0, r->row[cur], used, r->row[1 - cur],
-                              r->used[1 - cur]);
+        layers(a, cur, r->used[cur], rule, start_of(a));
+        features_bwd<K, kPad>(a, kPad ? pad : 0, cur);
         update_convolutions<K>(a, rule, start_of(a));
         if (tid == 0) {
             double sum = 0.0;

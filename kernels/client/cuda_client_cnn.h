@@ -55,6 +55,7 @@ struct Rows {
     int32_t images[2];
     double sum; /* of the images that count, and how many they are */
     int64_t losses;
+    int32_t steps; /* of the client; here, to save a register */
 };
 static_assert(sizeof(Rows) <= sizeof(float) * HN_CLIENT_ROW_WORDS, "as planned");
 
@@ -178,11 +179,11 @@ static __device__ void normalise(const Client &a, int32_t n)
 
 /* ---- steps of the net, forward ---- */
 
-/* A pooled output: quad q of cell p of image s is base[s image + q quad + p cell]. */
+/* A pooled output: quad q of cell p of image s is shared4[base + s image + q quad + p cell].
+ * Offsets, not pointers: of those the compiler would lose that they are shared memory. */
 struct Pooled {
-    float4 *base;
-    uint8_t *choice;
-    uint8_t *alive; /* nullptr: of the last step, whose consumer sees it in the values */
+    int32_t base, choice;
+    int32_t alive; /* -1: of the last step, whose consumer sees it in the values */
     int32_t image, quad, cell;
 };
 
@@ -190,15 +191,10 @@ __device__ __forceinline__ Pooled pooled_of(const Client &a, int l, int32_t firs
 {
     const Step &s = a.step[l];
     if (l + 1 < a.steps)
-        return {shared_quads(s.map),
-                shared_bytes(s.choice),
-                shared_bytes(s.alive),
-                s.quads * s.cells,
-                s.cells,
-                1};
-    return {shared_quads(a.x) + first * (a.features / 4),
-            shared_bytes(s.choice) + first * s.quads * s.cells,
-            nullptr,
+        return {s.map / 4, 4 * s.choice, 4 * s.alive, s.quads * s.cells, s.cells, 1};
+    return {(a.x + first * a.features) / 4,
+            4 * s.choice + first * s.quads * s.cells,
+            -1,
             a.features / 4,
             1,
             s.quads};
@@ -224,9 +220,9 @@ __device__ __forceinline__ void pool(const Pooled &y, int32_t at, int32_t flat,
         choice |= place << 2 * o;
         alive |= (uint32_t)(best[o] > 0.0f) << o;
     }
-    y.base[at] = make_float4(best[0], best[1], best[2], best[3]);
-    y.choice[flat] = (uint8_t)choice;
-    if (y.alive != nullptr) y.alive[flat] = (uint8_t)alive;
+    shared4[y.base + at] = make_float4(best[0], best[1], best[2], best[3]);
+    shared_bytes(0)[y.choice + flat] = (uint8_t)choice;
+    if (y.alive >= 0) shared_bytes(0)[y.alive + flat] = (uint8_t)alive;
 }
 
 /* A thread makes four filters of a pool cell at a time. */
