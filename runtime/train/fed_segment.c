@@ -146,7 +146,6 @@ static hn_status open_engine(segment_sim *s)
                                  .recompute = HN_RECOMPUTE_AUTO,
                                  .optimizer = o->local.optimizer,
                                  .anchor = {.weight = o->local.mu},
-                                 .restarts = true,
                                  .seed = o->seed};
     HN_TRY(hn_engine_new(&e, &s->engine));
     HN_TRY(hn_engine_allocate(s->engine));
