@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Checks the layout of all tracked sources with clang-format 14, and that no file is longer than
-# 800 lines. `scripts/check_format.sh --fix` formats instead.
+# Checks the layout of all tracked sources with clang-format 14, that no file is longer than 800
+# lines, and that no merge was left half done. `scripts/check_format.sh --fix` formats instead.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -31,4 +31,8 @@ while IFS= read -r file; do
         status=1
     fi
 done < <(git ls-files '*.c' '*.h' '*.cc' '*.cu' '*.cuh' '*.sh' '*.py' '*.cmake' '*CMakeLists.txt')
+if git grep -nIE '^(<<<<<<<|>>>>>>>) ' >&2; then
+    echo "check_format.sh: marks of a merge" >&2
+    status=1
+fi
 exit $status
