@@ -98,11 +98,12 @@ done
 for executor in cuda cuda-graph; do
     part "test_engine.$executor" env HONE_TEST_DEVICE=cuda HONE_TEST_EXECUTOR=$executor \
         "$build/test_engine"
-    for name in test_classifier_job test_engine_anchor test_sparse_engine test_sparse_state; do
+    for name in test_classifier_job test_engine_anchor test_sparse_engine test_sparse_state \
+        test_engine_replicas test_client_batch test_fed_client test_segmenter_job test_fed_segment; do
         part "$name.$executor" env HONE_TEST_DEVICE=cuda HONE_TEST_EXECUTOR=$executor \
             "$build/$name"
     done
-    for name in test_cli_train test_cli_sparse; do
+    for name in test_cli_train test_cli_sparse test_cli_fedref; do
         part "$name.$executor" env HONE_TEST_DEVICE=cuda HONE_TEST_EXECUTOR=$executor "$build/$name"
     done
 done
@@ -115,12 +116,15 @@ memcheck() {
 
 # racecheck reports cuBLASLt's and cuDNN's own kernels (it takes their barriers for none): only ours
 # count. It crashes (2025.3.1) where a conditional node of a captured graph holds products. Of top-k
-# it takes small ranges: millions of scores would take it hours.
+# it takes small ranges: millions of scores would take it hours; of conv3d and client_cnn every kind
+# of kernel once.
 racecheck() {
     local text code left=$gpu own
     case $1 in
     *test_linear_ce | *test_block_dw) left="$gpu-*CapturedGraph*" ;;
     *test_topk) left=*SmallRanges* ;;
+    *test_conv3d_cuda) left='*meshnet5*:*unet_4*:*stride*:*by_patches*' ;;
+    *test_client_cnn) left='*Cuda*small*:*Cuda*/padded*:*CudaClients*' ;;
     *test_registry) left="$gpu-*CapturedGraph/linear_ce:*ReplayReadsTheStepBlock/linear_ce" ;;
     esac
     text=$(compute-sanitizer --tool racecheck --print-limit 1000000 "$1" --gtest_filter="$left" 2>&1)
