@@ -237,6 +237,21 @@ TEST(CliFedref, EvalReportAndInfoReadTheRun)
     EXPECT_TRUE(std::filesystem::exists(w / "run/curve.gnuplot"));
 }
 
+/* A head for classes that come later. */
+TEST(CliFedref, AHeadMayHaveMoreClassesThanTheData)
+{
+    const FedPlace w;
+    w.trained("run", w.cnn("train", "1") + fedavg + Words{"--classes", "9"});
+    const std::string result = read_file(w / "run/result.json");
+    EXPECT_TRUE(contains(result, "\"class\": \"5\"")) << result;
+    EXPECT_TRUE(contains(result, "\"class\": \"8\"")) << result;
+    EXPECT_FALSE(contains(result, "\"class\": \"9\"")) << result;
+    EXPECT_TRUE(contains(read_file(w / "run-model/config.json"), "9"));
+    expect_done(w.run({"hone-fedref", "eval", "--run", w / "run"}));
+    expect_done(w.run({"hone-full", "eval", "--model", w / "run-model", "--data", w / "data",
+                       "--device", test_device()}));
+}
+
 /* Rounds and bytes to the target, and what was forgotten, by hand from the table. */
 TEST(CliFedref, ResultFollowsFromTheRounds)
 {
