@@ -218,6 +218,10 @@ TEST(CliFedrefRobust, RefusesWhatCannotBe)
     refused(w, run + Words{"--lambda2", "1"}, {"cap"}); /* grows, and the cap is below */
     refused(w, run + Words{"--inject", "nan:1"}, {"--inject nan:1", "KIND:CLIENT@ROUND"});
     refused(w, run + Words{"--inject", "nan:8@1"}, {"--inject", "client 8 of 8"});
+    refused(w, run + Words{"--lambda1", "-0.5"}, {"--lambda1 -0.5", "-1"});
+    refused(w, run + Words{"--growth", "-0.001"}, {"--growth -0.001"});
+    refused(w, run + Words{"--method", "ema", "--ema", "-0.9"}, {"--ema -0.9"});
+    refused(w, run + Words{"--method", "fedadam", "--tau", "-0.1"}, {"--tau -0.1"});
     refused(w, run + Words{"--partition", "group"}, {"--groups"});
     refused(w, run + Words{"--model", "resnet20"}, {"--epoch-end part", "batch norm"});
     refused(w, run + Words{"--model", "tests/fixtures/models/llama"}, {"a decoder"});
