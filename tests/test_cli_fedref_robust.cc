@@ -61,6 +61,27 @@ TEST(CliFedrefRobust, BelowTheQuorumTheRunStopsWithTheStateBefore)
     EXPECT_EQ(w.column("run", "accuracy")[2], w.column("run", "accuracy")[1]);
 }
 
+/* Nothing of the round that was given up is in the state: not in residuals, not in counts. */
+TEST(CliFedrefRobust, BelowTheQuorumRoundsThatWereNotSavedYetAreKept)
+{
+    const FedPlace w;
+    const Words topk = {"--encoding", "topk", "--topk", "0.1", "--save-every", "10"};
+    const Words run = w.cnn("train", "4") + topk + Words{"--quorum", "7"};
+    const Words bad = run + Words{"--inject", "nan:3@2,nan:3@4,nan:5@4"};
+    expect_refused(w.run(bad + w.to("run")), 1, {"round 4: 6 good updates of 8", "behind round 3"});
+    EXPECT_TRUE(std::filesystem::exists(w / "run/checkpoint-3"));
+    EXPECT_EQ(w.column("run", "rejected"), (std::vector<double>{0, 1, 0}));
+    EXPECT_EQ(lines_of(read_file(w / "run/rejected.csv")).size(), 2u);
+    EXPECT_EQ(Json(w / "run/result.json").number("rounds_done"), 3);
+    EXPECT_TRUE(contains(lines_of(read_file(w / "run/clients.csv"))[4], ",3,2,1,0,0,"));
+    const Words three = w.cnn("train", "3") + topk + Words{"--quorum", "7"};
+    expect_done(w.run(three + w.to("three") + Words{"--inject", "nan:3@2"}));
+    for (const std::string name : {"residuals.safetensors", "fed_server.safetensors"})
+        EXPECT_TRUE(read_file(w / ("run/checkpoint-3/" + name)) ==
+                    read_file(w / ("three/checkpoint-3/" + name)))
+            << name;
+}
+
 TEST(CliFedrefRobust, AClientThatDivergesIsRejected)
 {
     const FedPlace w;

@@ -64,6 +64,12 @@ typedef struct {
     int64_t client, round;
 } hn_injection;
 
+/* A residual that an open round has replaced. */
+typedef struct {
+    int64_t client;
+    float *residual; /* owned; NULL: there was none */
+} hn_fedref_old;
+
 typedef struct {
     const hn_fedref_config *c;
     const hn_fedref_call *call;
@@ -86,14 +92,17 @@ typedef struct {
     hn_fed_call *calls; /* [per_round] */
     hn_fed_task *task;  /* [per_round] of those who work */
     hn_fed_bytes down, up;
-    float *sent;      /* [layout n] the model as clients have it */
-    float *received;  /* [per_round][layout n] updates, until the round is over */
-    float *fisher;    /* NULL, or [per_round][layout values] of them */
-    float **residual; /* [clients]: [layout values], or NULL where it is zero */
+    float *sent;        /* [layout n] the model as clients have it */
+    float *received;    /* [per_round][layout n] updates, until the round is over */
+    float *fisher;      /* NULL, or [per_round][layout values] of them */
+    float **residual;   /* [clients]: [layout values], or NULL where it is zero */
+    hn_fedref_old *old; /* [per_round], of them n_old: while a round is open */
+    int64_t n_old;
     /* what has happened */
     hn_fedref_round *round; /* [rounds] */
     int64_t done;
-    hn_fedref_tally *tally; /* [clients] */
+    hn_fedref_tally *tally;     /* [clients] */
+    hn_fedref_tally *old_tally; /* [clients] before the open round */
     hn_fedref_refusal *refusal;
     int64_t n_refusals, cap_refusals;
     double *class_best, *class_last; /* [classes] accuracies; NaN: none yet */
@@ -126,11 +135,15 @@ void hn_fedref_close(hn_fedref *r);
 HN_NODISCARD hn_status hn_fedref_refuse(hn_fedref *r, int64_t round, int64_t client,
                                         const char *reason);
 
+/* Keeps the first n of that list. */
+void hn_fedref_forget_refusals(hn_fedref *r, int64_t n);
+
 /* Of the simulation; NULL: it has none. */
 hn_engine *hn_fedref_engine(const hn_fedref *r);
 
 /* ---- fedref_round.c ---- */
-/* Round r->done + 1, up to its line in r->round; r->done goes up. */
+/* Round r->done + 1, up to its line in r->round; r->done goes up. After an error nothing of the
+ * round counts; below the quorum the state before it is saved. */
 HN_NODISCARD hn_status hn_fedref_run_round(hn_fedref *r);
 /* Bytes of one client's message, and of the server's. */
 int64_t hn_fedref_bytes_up(const hn_fedref *r);

@@ -30,7 +30,9 @@ void hn_fedref_close(hn_fedref *r)
     hn_free(r->task);
     hn_free(r->round);
     hn_free(r->tally);
-    for (int64_t i = 0; i < r->n_refusals; i++) hn_free(r->refusal[i].reason);
+    hn_free(r->old_tally);
+    hn_free(r->old);
+    hn_fedref_forget_refusals(r, 0);
     hn_free(r->refusal);
     hn_free(r->class_best);
     hn_free(r->class_last);
@@ -122,7 +124,8 @@ static hn_status open_schedule(hn_fedref *r)
                        c->quorum, r->schedule.per_round);
     r->calls = hn_calloc((size_t)r->schedule.per_round, sizeof *r->calls);
     r->task = hn_calloc((size_t)r->schedule.per_round, sizeof *r->task);
-    if (r->calls == NULL || r->task == NULL)
+    r->old = hn_calloc((size_t)r->schedule.per_round, sizeof *r->old);
+    if (r->calls == NULL || r->task == NULL || r->old == NULL)
         return HN_FAIL(HN_ERR_MEMORY, "table of %" PRId64 " clients", r->schedule.per_round);
     return hn_fed_schedule_round(&r->schedule, 1, r->calls); /* its options are good */
 }
@@ -165,10 +168,11 @@ static hn_status make_tables(hn_fedref *r)
     const size_t clients = (size_t)r->partition.clients, classes = (size_t)hn_fedref_classes(r);
     r->round = hn_calloc((size_t)r->c->rounds, sizeof *r->round);
     r->tally = hn_calloc(clients, sizeof *r->tally);
+    r->old_tally = hn_calloc(clients, sizeof *r->old_tally);
     r->residual = hn_calloc(clients, sizeof *r->residual);
     r->class_best = hn_calloc(classes, sizeof *r->class_best);
     r->class_last = hn_calloc(classes, sizeof *r->class_last);
-    if (!r->round || !r->tally || !r->residual || !r->class_best || !r->class_last)
+    if (!r->round || !r->tally || !r->old_tally || !r->residual || !r->class_best || !r->class_last)
         return HN_FAIL(HN_ERR_MEMORY, "tables of %zu clients and %" PRId64 " rounds", clients,
                        r->c->rounds);
     for (size_t k = 0; k < classes; k++) r->class_best[k] = r->class_last[k] = NAN;
@@ -230,6 +234,11 @@ hn_status hn_fedref_open(const hn_fedref_call *call, bool simulate, hn_fedref *r
     HN_TRY(open_payload(r));
     HN_TRY(make_tables(r));
     return simulate ? open_simulation(r) : HN_OK;
+}
+
+void hn_fedref_forget_refusals(hn_fedref *r, int64_t n)
+{
+    while (r->n_refusals > n) hn_free(r->refusal[--r->n_refusals].reason);
 }
 
 hn_status hn_fedref_refuse(hn_fedref *r, int64_t round, int64_t client, const char *reason)

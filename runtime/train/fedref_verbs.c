@@ -84,14 +84,25 @@ static void say_end(const hn_fedref *r)
     fprintf(r->to, "export:  hone-fedref export --run %s --to DIR\n", r->out);
 }
 
-/* Also behind a round that missed the quorum: what was reached stays. */
+/* What counts is written behind a round that failed, too; its error is the one that is told. */
+static hn_status write_after(const hn_fedref *r, hn_status st)
+{
+    char *why = hn_strdup(hn_last_text());
+    if (hn_fedref_write_results(r, true) != HN_OK && why != NULL) {
+        hn_warn(&r->log, "%s", hn_last_text());
+        st = HN_FAIL(st, "%s", why);
+    }
+    hn_free(why);
+    return st;
+}
+
 static hn_status train(hn_fedref *r)
 {
     HN_TRY(hn_fedref_write_results(r, false));
     start_progress(r);
     hn_status st = run_rounds(r);
     hn_progress_end(&r->progress);
-    HN_TRY(st);
+    if (st != HN_OK) return write_after(r, st);
     HN_TRY(hn_fedref_write_results(r, true));
     say_end(r);
     return HN_OK;
@@ -169,7 +180,11 @@ static void print_memory(const hn_fedref *r, FILE *to)
     fprintf(to, "        server %.1f MiB, updates of a round %.1f MiB, residuals %.1f MiB\n",
             (double)hn_fed_server_bytes(&r->layout, &r->method) / mib,
             value * (double)(r->layout.n * (r->schedule.per_round + 2)) / mib,
-            keeps ? value * (double)(r->layout.values * r->partition.clients) / mib : 0);
+            keeps
+                ? value *
+                      (double)(r->layout.values * (r->partition.clients + r->schedule.per_round)) /
+                      mib
+                : 0);
 }
 
 hn_status hn_fedref_check(const hn_fedref_call *c)
