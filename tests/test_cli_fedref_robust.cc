@@ -34,6 +34,20 @@ TEST(CliFedrefRobust, DamagedUpdatesAreNamedAndTheRoundGoesOn)
     EXPECT_TRUE(contains(read_file(w / "f32/rejected.csv"), "fc2.bias")); /* where the NaN is */
 }
 
+TEST(CliFedrefRobust, DamageToAMessageThatNobodySendsIsToldOf)
+{
+    const FedPlace w;
+    std::string all;
+    for (int k = 0; k < 8; k++) all += (k ? ",nan:" : "nan:") + std::to_string(k) + "@1";
+    const Ran r = w.run(w.cnn("train", "1") + Words{"--per-round", "5", "--inject", all} +
+                        Words{"--below-quorum", "skip"} + w.to("run"));
+    expect_done(r);
+    size_t told = 0;
+    for (const auto &line : lines_of(r.err)) told += contains(line, "is not asked in round 1");
+    EXPECT_EQ(told, 3u) << r.err;
+    EXPECT_EQ(w.column("run", "rejected"), (std::vector<double>{5}));
+}
+
 /* The model of a round without client 3 is that of a round in which its update is bad. */
 TEST(CliFedrefRobust, ABadUpdateChangesNothing)
 {
@@ -123,7 +137,7 @@ Words with_memory(const FedPlace &w, const std::string &rounds)
                                           "--encoding", "topk",        "--topk",
                                           "0.1",        "--per-round", "5",
                                           "--dropout",  "0.1",         "--late",
-                                          "0.3",        "--inject",    "nan:3@2,nan:2@5",
+                                          "0.3",        "--inject",    "nan:3@2,nan:2@4",
                                           "--momentum", "0.9",         "--below-quorum",
                                           "skip",       "--lr-decay",  "0.9"};
 }
@@ -239,6 +253,8 @@ TEST(CliFedrefRobust, RefusesWhatCannotBe)
     refused(w, run + Words{"--lambda2", "1"}, {"cap"}); /* grows, and the cap is below */
     refused(w, run + Words{"--inject", "nan:1"}, {"--inject nan:1", "KIND:CLIENT@ROUND"});
     refused(w, run + Words{"--inject", "nan:8@1"}, {"--inject", "client 8 of 8"});
+    refused(w, run + Words{"--inject", "nan:1@4"}, {"--inject", "round 4 of 3"});
+    refused(w, run + Words{"--inject", "stale:1@0"}, {"--inject", "round 0 of 3"});
     refused(w, run + Words{"--lambda1", "-0.5"}, {"--lambda1 -0.5", "-1"});
     refused(w, run + Words{"--growth", "-0.001"}, {"--growth -0.001"});
     refused(w, run + Words{"--method", "ema", "--ema", "-0.9"}, {"--ema -0.9"});

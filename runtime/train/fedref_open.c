@@ -130,12 +130,31 @@ static hn_status open_schedule(hn_fedref *r)
     return hn_fed_schedule_round(&r->schedule, 1, r->calls); /* its options are good */
 }
 
-static hn_status check_injections(const hn_fedref *r)
+/* Damage to a message that nobody sends does nothing: a test that asks for it shows nothing. */
+static hn_status warn_of_idle(hn_fedref *r, const hn_injection *in)
 {
-    for (int64_t i = 0; i < r->n_injections; i++)
-        if (r->injection[i].client >= r->partition.clients)
-            return HN_FAIL(HN_ERR_ARG, "--inject: client %" PRId64 " of %" PRId64,
-                           r->injection[i].client, r->partition.clients);
+    HN_TRY(hn_fed_schedule_round(&r->schedule, in->round, r->calls));
+    const hn_fed_call *end = r->calls + r->schedule.per_round, *call = r->calls;
+    while (call < end && call->client != in->client) call++;
+    if (call == end || call->fate == HN_FED_DROPS)
+        hn_warn(&r->log,
+                "--inject: client %" PRId64 " %s in round %" PRId64 ": there is nothing to damage",
+                in->client, call == end ? "is not asked" : "drops out", in->round);
+    return HN_OK;
+}
+
+static hn_status check_injections(hn_fedref *r, bool simulate)
+{
+    for (int64_t i = 0; i < r->n_injections; i++) {
+        const hn_injection *in = &r->injection[i];
+        if (in->client >= r->partition.clients)
+            return HN_FAIL(HN_ERR_ARG, "--inject: client %" PRId64 " of %" PRId64, in->client,
+                           r->partition.clients);
+        if (in->round < 1 || in->round > r->c->rounds)
+            return HN_FAIL(HN_ERR_ARG, "--inject: round %" PRId64 " of %" PRId64, in->round,
+                           r->c->rounds);
+        if (simulate) HN_TRY(warn_of_idle(r, in));
+    }
     return HN_OK;
 }
 
@@ -229,7 +248,7 @@ hn_status hn_fedref_open(const hn_fedref_call *call, bool simulate, hn_fedref *r
                        r->c->fed.data);
     HN_TRY(open_partition(r));
     HN_TRY(open_schedule(r));
-    HN_TRY(check_injections(r));
+    HN_TRY(check_injections(r, simulate));
     HN_TRY(digest_data(r));
     HN_TRY(open_payload(r));
     HN_TRY(make_tables(r));
