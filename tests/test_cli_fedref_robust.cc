@@ -195,6 +195,17 @@ TEST(CliFedrefRobust, AKilledRunGoesOnBitForBit)
     EXPECT_TRUE(kept(w, "killed") == kept(w, "whole"));
 }
 
+TEST(CliFedrefRobust, ARunThatIsUnderWayIsReadButNotWritten)
+{
+    const FedPlace w;
+    Program p(w.cnn("train", "1000") + w.to("run"), w / "home");
+    ASSERT_TRUE(p.says("round 10/"));
+    expect_refused(w.run({"hone-fedref", "report", "--run", w / "run"}), 2, {"in use by process"});
+    p.kill(SIGINT);
+    expect_done(p.wait());
+    expect_done(w.run({"hone-fedref", "report", "--run", w / "run"}));
+}
+
 TEST(CliFedrefRobust, RefusesToGoOnWithAnotherRun)
 {
     const FedPlace w;

@@ -164,7 +164,7 @@ hn_status hn_fedref_folder_open(hn_fedref *r)
     return st;
 }
 
-hn_status hn_fedref_folder_read(hn_fedref *r)
+hn_status hn_fedref_folder_read(hn_fedref *r, bool write)
 {
     char *index = NULL;
     bool there = false;
@@ -174,6 +174,7 @@ hn_status hn_fedref_folder_read(hn_fedref *r)
     hn_status st = make_settings(r);
     if (st == HN_OK) st = hn_json_load(index, &r->index);
     if (st == HN_OK) st = index_check(r, index);
+    if (st == HN_OK && write) st = hn_outdir_lock(r->out, &r->lock);
     if (st == HN_OK) st = read_newest(r, &there);
     if (st == HN_OK && !there)
         st = HN_FAIL(HN_ERR_ARG, "--run %s: there is no complete state", r->c->run);

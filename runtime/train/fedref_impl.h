@@ -156,8 +156,8 @@ void hn_fedref_damage(const hn_fedref *r, int64_t round, int64_t client, hn_fed_
 /* ---- fedref_folder.c ---- */
 /* Takes the folder, checks that what is there is this run's, reads the newest state, or begins. */
 HN_NODISCARD hn_status hn_fedref_folder_open(hn_fedref *r);
-/* The same for a run that is there, to be read only. */
-HN_NODISCARD hn_status hn_fedref_folder_read(hn_fedref *r);
+/* The same for a run that is there. write: files of it will be, so it is taken; else only read. */
+HN_NODISCARD hn_status hn_fedref_folder_read(hn_fedref *r, bool write);
 HN_NODISCARD hn_status hn_fedref_save(hn_fedref *r);
 
 /* ---- fedref_state.c: fedref.json and residuals of a checkpoint ---- */

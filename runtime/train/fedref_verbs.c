@@ -173,18 +173,15 @@ static void print_memory(const hn_fedref *r, FILE *to)
     hn_plan_sizes client = {0}, eval;
     const double value = sizeof(float), mib = 0x1p20;
     const bool keeps = !is(r->c->fed.encoding, "f32") && r->c->fed.feedback;
+    const int64_t each = r->schedule.per_round, residuals = r->partition.clients + each;
     if (hn_fedref_engine(r)) hn_plan_sizes_of(hn_engine_program(hn_fedref_engine(r)), &client);
     hn_plan_sizes_of(hn_engine_program(hn_fed_client_engine(r->evaluator)), &eval);
     fprintf(to, "memory: the clients' engine %.1f MiB, the evaluation's %.1f MiB on the device\n",
             (double)client.total_bytes / mib, (double)eval.total_bytes / mib);
     fprintf(to, "        server %.1f MiB, updates of a round %.1f MiB, residuals %.1f MiB\n",
             (double)hn_fed_server_bytes(&r->layout, &r->method) / mib,
-            value * (double)(r->layout.n * (r->schedule.per_round + 2)) / mib,
-            keeps
-                ? value *
-                      (double)(r->layout.values * (r->partition.clients + r->schedule.per_round)) /
-                      mib
-                : 0);
+            value * (double)(r->layout.n * (each + 2)) / mib,
+            keeps ? value * (double)(r->layout.values * residuals) / mib : 0);
 }
 
 hn_status hn_fedref_check(const hn_fedref_call *c)
@@ -202,10 +199,10 @@ hn_status hn_fedref_check(const hn_fedref_call *c)
 
 /* ---- verbs on a run that is there ---- */
 
-static hn_status open_run(const hn_fedref_call *c, hn_fedref *r)
+static hn_status open_run(const hn_fedref_call *c, bool write, hn_fedref *r)
 {
     HN_TRY(hn_fedref_open(c, false, r));
-    HN_TRY(hn_fedref_folder_read(r));
+    HN_TRY(hn_fedref_folder_read(r, write));
     return hn_fed_client_set(r->evaluator, hn_fed_server_result(r->server));
 }
 
@@ -231,7 +228,7 @@ static hn_status print_scores(hn_fedref *r, FILE *to)
 hn_status hn_fedref_eval(const hn_fedref_call *c)
 {
     hn_fedref r;
-    hn_status st = open_run(c, &r);
+    hn_status st = open_run(c, false, &r);
     if (st == HN_OK) st = print_scores(&r, c->to);
     hn_fedref_close(&r);
     return st;
@@ -243,7 +240,7 @@ hn_status hn_fedref_export(const hn_fedref_call *c)
     const bool adapter = is(c->config->kind, "peft");
     hn_fedref r;
     if (hn_is_folder(to)) return HN_FAIL(HN_ERR_ARG, "--to %s: is there already", to);
-    hn_status st = open_run(c, &r);
+    hn_status st = open_run(c, false, &r);
     if (st == HN_OK && adapter && !is(r.c->fed.payload, "lora"))
         st = HN_FAIL(HN_ERR_ARG, "--kind peft: a run with --payload %s has no pairs",
                      r.c->fed.payload);
@@ -258,7 +255,7 @@ hn_status hn_fedref_export(const hn_fedref_call *c)
 hn_status hn_fedref_report(const hn_fedref_call *c)
 {
     hn_fedref r;
-    hn_status st = open_run(c, &r);
+    hn_status st = open_run(c, true, &r);
     if (st == HN_OK) st = hn_fedref_write_results(&r, true);
     if (st == HN_OK) {
         hn_fedref_print_rounds(&r, c->to);
@@ -283,7 +280,7 @@ hn_status hn_fedref_info(const hn_fedref_call *c)
 {
     hn_fedref r;
     char hex[HN_SHA256_HEX];
-    hn_status st = open_run(c, &r);
+    hn_status st = open_run(c, false, &r);
     if (st == HN_OK) st = hn_fed_layout_digest(&r.layout, hex);
     if (st == HN_OK) {
         print_layout(&r, c->to);
