@@ -172,6 +172,23 @@ TEST(CliFedrefRobust, ARunCanBeMadeLonger)
     EXPECT_TRUE(kept(w, "longer") == kept(w, "whole"));
 }
 
+/* The last of four rounds is measured out of turn; the fourth of six is not. */
+TEST(CliFedrefRobust, AMeasurementOutOfTurnGoesWhenARunIsMadeLonger)
+{
+    const FedPlace w;
+    const Words every = {"--eval-every", "3", "--lr", "0.3"};
+    const auto classes = [&w](const std::string &out) {
+        const std::string all = read_file(w / (out + "/result.json"));
+        return all.substr(all.find("\"per_class\""));
+    };
+    expect_done(w.run(w.cnn("train", "6") + every + w.to("whole")));
+    expect_done(w.run(w.cnn("train", "4") + every + w.to("longer")));
+    EXPECT_FALSE(std::isnan(w.column("longer", "accuracy")[3]));
+    expect_done(w.run(w.cnn("train", "6") + every + w.to("longer") + Words{"--resume", "auto"}));
+    EXPECT_TRUE(kept(w, "longer") == kept(w, "whole")) << w.rounds("longer") << w.rounds("whole");
+    EXPECT_EQ(classes("longer"), classes("whole"));
+}
+
 /* Killed inside a round, behind one, and asked to stop. */
 TEST(CliFedrefRobust, AKilledRunGoesOnBitForBit)
 {

@@ -146,6 +146,7 @@ static hn_status open_index(hn_fedref *r, const char *index)
     }
     HN_TRY(save_yaml(r));
     if (!there) HN_TRY(hn_json_save(index, r->index, false));
+    if (r->done < r->c->rounds) hn_fedref_forget_last(r);
     if (state)
         hn_info(&r->log, "continued behind round %" PRId64 " of %" PRId64, r->done, r->c->rounds);
     else if (there)

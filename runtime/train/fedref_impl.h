@@ -106,6 +106,9 @@ typedef struct {
     hn_fedref_refusal *refusal;
     int64_t n_refusals, cap_refusals;
     double *class_best, *class_last; /* [classes] accuracies; NaN: none yet */
+    /* The last round is measured out of turn, too; these are without that, for a run that is made
+     * longer. */
+    double *turn_best, *turn_last;
     /* the run */
     char *out;
     hn_outdir *lock;
@@ -145,6 +148,8 @@ hn_engine *hn_fedref_engine(const hn_fedref *r);
 /* Round r->done + 1, up to its line in r->round; r->done goes up. After an error nothing of the
  * round counts; below the quorum the state before it is saved. */
 HN_NODISCARD hn_status hn_fedref_run_round(hn_fedref *r);
+/* Forgets a measurement of the last round that was out of turn (--eval-every): for going on. */
+void hn_fedref_forget_last(hn_fedref *r);
 /* Bytes of one client's message, and of the server's. */
 int64_t hn_fedref_bytes_up(const hn_fedref *r);
 int64_t hn_fedref_bytes_down(const hn_fedref *r);

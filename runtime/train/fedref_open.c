@@ -36,6 +36,8 @@ void hn_fedref_close(hn_fedref *r)
     hn_free(r->refusal);
     hn_free(r->class_best);
     hn_free(r->class_last);
+    hn_free(r->turn_best);
+    hn_free(r->turn_last);
     hn_free(r->injection);
     hn_fed_layout_free(&r->layout);
     hn_partition_free(&r->partition);
@@ -191,10 +193,16 @@ static hn_status make_tables(hn_fedref *r)
     r->residual = hn_calloc(clients, sizeof *r->residual);
     r->class_best = hn_calloc(classes, sizeof *r->class_best);
     r->class_last = hn_calloc(classes, sizeof *r->class_last);
-    if (!r->round || !r->tally || !r->old_tally || !r->residual || !r->class_best || !r->class_last)
+    r->turn_best = hn_calloc(classes, sizeof *r->turn_best);
+    r->turn_last = hn_calloc(classes, sizeof *r->turn_last);
+    if (!r->round || !r->tally || !r->old_tally || !r->residual || !r->class_best ||
+        !r->class_last || !r->turn_best || !r->turn_last)
         return HN_FAIL(HN_ERR_MEMORY, "tables of %zu clients and %" PRId64 " rounds", clients,
                        r->c->rounds);
-    for (size_t k = 0; k < classes; k++) r->class_best[k] = r->class_last[k] = NAN;
+    for (size_t k = 0; k < classes; k++) {
+        r->class_best[k] = r->class_last[k] = NAN;
+        r->turn_best[k] = r->turn_last[k] = NAN;
+    }
     return HN_OK;
 }
 

@@ -262,13 +262,32 @@ static hn_status aggregate(round_state *s)
     return HN_OK;
 }
 
+static bool has_turn(const hn_fedref *r, int64_t round) { return round % r->c->eval_every == 0; }
+
+static void copy_classes(const hn_fedref *r, double *best, double *last, const double *from_best,
+                         const double *from_last)
+{
+    const size_t bytes = (size_t)hn_fedref_classes(r) * sizeof *best;
+    memcpy(best, from_best, bytes);
+    memcpy(last, from_last, bytes);
+}
+
+void hn_fedref_forget_last(hn_fedref *r)
+{
+    if (r->done == 0 || has_turn(r, r->done)) return;
+    hn_fedref_round *row = &r->round[r->done - 1];
+    row->accuracy = row->loss = NAN;
+    row->eval_s = 0;
+    copy_classes(r, r->class_best, r->class_last, r->turn_best, r->turn_last);
+}
+
 static hn_status evaluate(round_state *s)
 {
     hn_fedref *r = s->r;
     hn_fed_scores scores;
     const int64_t begun = hn_clock_ns();
     s->row.accuracy = s->row.loss = NAN;
-    if (s->number % r->c->eval_every != 0 && s->number != r->c->rounds) return HN_OK;
+    if (!has_turn(r, s->number) && s->number != r->c->rounds) return HN_OK;
     HN_TRY(hn_fed_client_set(r->evaluator, hn_fed_server_result(r->server)));
     HN_TRY(hn_fed_client_evaluate(r->evaluator, &scores));
     s->row.accuracy = scores.accuracy;
@@ -280,6 +299,8 @@ static hn_status evaluate(round_state *s)
         r->class_last[k] = a;
         if (!(r->class_best[k] >= a)) r->class_best[k] = a;
     }
+    if (has_turn(r, s->number))
+        copy_classes(r, r->turn_best, r->turn_last, r->class_best, r->class_last);
     return HN_OK;
 }
 
