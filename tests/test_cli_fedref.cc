@@ -237,6 +237,16 @@ TEST(CliFedref, EvalReportAndInfoReadTheRun)
     EXPECT_TRUE(std::filesystem::exists(w / "run/curve.gnuplot"));
 }
 
+TEST(CliFedref, TheValueOfAnotherOptionIsNotTheRun)
+{
+    const FedPlace w;
+    expect_done(w.run(w.cnn("train", "1") + w.to("a")));
+    const Words to = {"--to", w / "model"};
+    expect_refused(w.run(Words{"hone-fedref", "export", "--run", w / "a", "--kind", "run"} + to), 2,
+                   {"--kind", "'run'"});
+    expect_done(w.run(Words{"hone-fedref", "export", "run=" + w / "a"} + to));
+}
+
 /* A head for classes that come later. */
 TEST(CliFedref, AHeadMayHaveMoreClassesThanTheData)
 {
