@@ -262,6 +262,22 @@ TEST(CliFedref, AHeadMayHaveMoreClassesThanTheData)
                        "--device", test_device()}));
 }
 
+TEST(CliFedref, PathsMayHoldQuotes)
+{
+    const FedPlace w;
+    const std::string out = "it's \"one\"";
+    const Ran r = w.run(w.cnn("train", "1") + w.to(out) + Words{"--log-format", "json"});
+    expect_done(r);
+    write_file(w / "last.json", lines_of(r.out).back());
+    const Json last(w / "last.json");
+    EXPECT_EQ(last.text("result"), w / (out + "/result.json"));
+    EXPECT_NEAR(last.number("accuracy"), w.column(out, "accuracy")[0], 1e-8);
+    EXPECT_TRUE(contains(read_file(w / (out + "/curve.gnuplot")), "it''s \"one\"/curve.png'"));
+    if (std::system("gnuplot --version > /dev/null 2>&1") == 0) {
+        EXPECT_TRUE(std::filesystem::exists(w / (out + "/curve.png")));
+    }
+}
+
 /* Rounds and bytes to the target, and what was forgotten, by hand from the table. */
 TEST(CliFedref, ResultFollowsFromTheRounds)
 {

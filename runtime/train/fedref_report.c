@@ -271,13 +271,17 @@ static hn_status save_script(const hn_fedref *r)
         if (!isnan(r->round[i].accuracy))
             fprintf(t.f, "%" PRId64 " %.6g %.6g\n", i + 1, 100 * r->round[i].accuracy,
                     r->round[i].loss);
+    fprintf(t.f, "EOD\nset terminal pngcairo size 900,520 font 'sans,11' background rgb 'white'\n"
+                 "set output '");
+    hn_plot_text(t.f, r->out);
+    fprintf(t.f, "/curve.png'\nset title '%s, ", r->c->method);
+    hn_plot_text(t.f, r->c->fed.model);
     fprintf(t.f,
-            "EOD\nset terminal pngcairo size 900,520 font 'sans,11' background rgb 'white'\n"
-            "set output '%s/curve.png'\nset title '%s, %s, %" PRId64 " of %" PRId64
-            " clients a round' noenhanced\nset xlabel 'round'\nset ylabel 'accuracy, %%'\n"
+            ", %" PRId64 " of %" PRId64 " clients a round' noenhanced\n"
+            "set xlabel 'round'\nset ylabel 'accuracy, %%'\n"
             "set y2label 'loss'\nset ytics nomirror\nset y2tics\nset y2range [0:*]\n"
             "set border lc rgb '#555555'\nset grid lc rgb '#dddddd'\nset key bottom right\n",
-            r->out, r->c->method, r->c->fed.model, r->schedule.per_round, r->partition.clients);
+            r->schedule.per_round, r->partition.clients);
     if (r->c->target > 0)
         fprintf(t.f, "set arrow from graph 0, first %g to graph 1, first %g nohead dt 2\n",
                 100 * r->c->target, 100 * r->c->target);

@@ -2,6 +2,7 @@
 #include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "runtime/base/alloc.h"
@@ -61,18 +62,25 @@ static hn_status run_rounds(hn_fedref *r)
     return hn_fedref_save(r);
 }
 
+static hn_status say_json(const hn_fedref *r)
+{
+    hn_fedref_summary s;
+    hn_fedref_summarize(r, &s);
+    json_t *o = json_pack("{s:s++, s:I}", "result", r->out, "/", "result.json", "rounds_done",
+                          (json_int_t)r->done);
+    bool good = o != NULL;
+    if (isfinite(s.last)) good = json_object_set_new(o, "accuracy", json_real(s.last)) == 0 && good;
+    char *line = good ? json_dumps(o, JSON_REAL_PRECISION(9)) : NULL;
+    json_decref(o);
+    if (line == NULL) return HN_FAIL(HN_ERR_MEMORY, "no memory for the last line");
+    fprintf(r->to, "%s\n", line);
+    free(line);
+    return HN_OK;
+}
+
 static void say_end(const hn_fedref *r)
 {
     const int number = hn_signals_caught();
-    if (r->json) {
-        hn_fedref_summary s;
-        hn_fedref_summarize(r, &s);
-        fprintf(r->to, "{\"result\": \"%s/result.json\", \"rounds_done\": %" PRId64, r->out,
-                r->done);
-        if (isfinite(s.last)) fprintf(r->to, ", \"accuracy\": %.6f", s.last);
-        fprintf(r->to, "}\n");
-        return;
-    }
     if (r->stopped)
         fprintf(r->to,
                 "stopped by %s behind round %" PRId64 " of %" PRId64
@@ -104,6 +112,7 @@ static hn_status train(hn_fedref *r)
     hn_progress_end(&r->progress);
     if (st != HN_OK) return write_after(r, st);
     HN_TRY(hn_fedref_write_results(r, true));
+    if (r->json) return say_json(r);
     say_end(r);
     return HN_OK;
 }
