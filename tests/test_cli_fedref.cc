@@ -237,6 +237,47 @@ TEST(CliFedref, EvalReportAndInfoReadTheRun)
     EXPECT_TRUE(std::filesystem::exists(w / "run/curve.gnuplot"));
 }
 
+TEST(CliFedref, TheValueOfAnotherOptionIsNotTheRun)
+{
+    const FedPlace w;
+    expect_done(w.run(w.cnn("train", "1") + w.to("a")));
+    const Words to = {"--to", w / "model"};
+    expect_refused(w.run(Words{"hone-fedref", "export", "--run", w / "a", "--kind", "run"} + to), 2,
+                   {"--kind", "'run'"});
+    expect_done(w.run(Words{"hone-fedref", "export", "run=" + w / "a"} + to));
+}
+
+/* A head for classes that come later. */
+TEST(CliFedref, AHeadMayHaveMoreClassesThanTheData)
+{
+    const FedPlace w;
+    w.trained("run", w.cnn("train", "1") + fedavg + Words{"--classes", "9"});
+    const std::string result = read_file(w / "run/result.json");
+    EXPECT_TRUE(contains(result, "\"class\": \"5\"")) << result;
+    EXPECT_TRUE(contains(result, "\"class\": \"8\"")) << result;
+    EXPECT_FALSE(contains(result, "\"class\": \"9\"")) << result;
+    EXPECT_TRUE(contains(read_file(w / "run-model/config.json"), "9"));
+    expect_done(w.run({"hone-fedref", "eval", "--run", w / "run"}));
+    expect_done(w.run({"hone-full", "eval", "--model", w / "run-model", "--data", w / "data",
+                       "--device", test_device()}));
+}
+
+TEST(CliFedref, PathsMayHoldQuotes)
+{
+    const FedPlace w;
+    const std::string out = "it's \"one\"";
+    const Ran r = w.run(w.cnn("train", "1") + w.to(out) + Words{"--log-format", "json"});
+    expect_done(r);
+    write_file(w / "last.json", lines_of(r.out).back());
+    const Json last(w / "last.json");
+    EXPECT_EQ(last.text("result"), w / (out + "/result.json"));
+    EXPECT_NEAR(last.number("accuracy"), w.column(out, "accuracy")[0], 1e-8);
+    EXPECT_TRUE(contains(read_file(w / (out + "/curve.gnuplot")), "it''s \"one\"/curve.png'"));
+    if (std::system("gnuplot --version > /dev/null 2>&1") == 0) {
+        EXPECT_TRUE(std::filesystem::exists(w / (out + "/curve.png")));
+    }
+}
+
 /* Rounds and bytes to the target, and what was forgotten, by hand from the table. */
 TEST(CliFedref, ResultFollowsFromTheRounds)
 {

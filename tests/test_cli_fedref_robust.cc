@@ -34,6 +34,20 @@ TEST(CliFedrefRobust, DamagedUpdatesAreNamedAndTheRoundGoesOn)
     EXPECT_TRUE(contains(read_file(w / "f32/rejected.csv"), "fc2.bias")); /* where the NaN is */
 }
 
+TEST(CliFedrefRobust, DamageToAMessageThatNobodySendsIsToldOf)
+{
+    const FedPlace w;
+    std::string all;
+    for (int k = 0; k < 8; k++) all += (k ? ",nan:" : "nan:") + std::to_string(k) + "@1";
+    const Ran r = w.run(w.cnn("train", "1") + Words{"--per-round", "5", "--inject", all} +
+                        Words{"--below-quorum", "skip"} + w.to("run"));
+    expect_done(r);
+    size_t told = 0;
+    for (const auto &line : lines_of(r.err)) told += contains(line, "is not asked in round 1");
+    EXPECT_EQ(told, 3u) << r.err;
+    EXPECT_EQ(w.column("run", "rejected"), (std::vector<double>{5}));
+}
+
 /* The model of a round without client 3 is that of a round in which its update is bad. */
 TEST(CliFedrefRobust, ABadUpdateChangesNothing)
 {
@@ -59,6 +73,27 @@ TEST(CliFedrefRobust, BelowTheQuorumTheRunStopsWithTheStateBefore)
     EXPECT_TRUE(contains(r.err, "the model stays as it was")) << r.err;
     EXPECT_EQ(w.column("run", "changed"), (std::vector<double>{1, 1, 0, 1}));
     EXPECT_EQ(w.column("run", "accuracy")[2], w.column("run", "accuracy")[1]);
+}
+
+/* Nothing of the round that was given up is in the state: not in residuals, not in counts. */
+TEST(CliFedrefRobust, BelowTheQuorumRoundsThatWereNotSavedYetAreKept)
+{
+    const FedPlace w;
+    const Words topk = {"--encoding", "topk", "--topk", "0.1", "--save-every", "10"};
+    const Words run = w.cnn("train", "4") + topk + Words{"--quorum", "7"};
+    const Words bad = run + Words{"--inject", "nan:3@2,nan:3@4,nan:5@4"};
+    expect_refused(w.run(bad + w.to("run")), 1, {"round 4: 6 good updates of 8", "behind round 3"});
+    EXPECT_TRUE(std::filesystem::exists(w / "run/checkpoint-3"));
+    EXPECT_EQ(w.column("run", "rejected"), (std::vector<double>{0, 1, 0}));
+    EXPECT_EQ(lines_of(read_file(w / "run/rejected.csv")).size(), 2u);
+    EXPECT_EQ(Json(w / "run/result.json").number("rounds_done"), 3);
+    EXPECT_TRUE(contains(lines_of(read_file(w / "run/clients.csv"))[4], ",3,2,1,0,0,"));
+    const Words three = w.cnn("train", "3") + topk + Words{"--quorum", "7"};
+    expect_done(w.run(three + w.to("three") + Words{"--inject", "nan:3@2"}));
+    for (const std::string name : {"residuals.safetensors", "fed_server.safetensors"})
+        EXPECT_TRUE(read_file(w / ("run/checkpoint-3/" + name)) ==
+                    read_file(w / ("three/checkpoint-3/" + name)))
+            << name;
 }
 
 TEST(CliFedrefRobust, AClientThatDivergesIsRejected)
@@ -102,7 +137,7 @@ Words with_memory(const FedPlace &w, const std::string &rounds)
                                           "--encoding", "topk",        "--topk",
                                           "0.1",        "--per-round", "5",
                                           "--dropout",  "0.1",         "--late",
-                                          "0.3",        "--inject",    "nan:3@2,nan:2@5",
+                                          "0.3",        "--inject",    "nan:3@2,nan:2@4",
                                           "--momentum", "0.9",         "--below-quorum",
                                           "skip",       "--lr-decay",  "0.9"};
 }
@@ -137,6 +172,23 @@ TEST(CliFedrefRobust, ARunCanBeMadeLonger)
     EXPECT_TRUE(kept(w, "longer") == kept(w, "whole"));
 }
 
+/* The last of four rounds is measured out of turn; the fourth of six is not. */
+TEST(CliFedrefRobust, AMeasurementOutOfTurnGoesWhenARunIsMadeLonger)
+{
+    const FedPlace w;
+    const Words every = {"--eval-every", "3", "--lr", "0.3"};
+    const auto classes = [&w](const std::string &out) {
+        const std::string all = read_file(w / (out + "/result.json"));
+        return all.substr(all.find("\"per_class\""));
+    };
+    expect_done(w.run(w.cnn("train", "6") + every + w.to("whole")));
+    expect_done(w.run(w.cnn("train", "4") + every + w.to("longer")));
+    EXPECT_FALSE(std::isnan(w.column("longer", "accuracy")[3]));
+    expect_done(w.run(w.cnn("train", "6") + every + w.to("longer") + Words{"--resume", "auto"}));
+    EXPECT_TRUE(kept(w, "longer") == kept(w, "whole")) << w.rounds("longer") << w.rounds("whole");
+    EXPECT_EQ(classes("longer"), classes("whole"));
+}
+
 /* Killed inside a round, behind one, and asked to stop. */
 TEST(CliFedrefRobust, AKilledRunGoesOnBitForBit)
 {
@@ -158,6 +210,17 @@ TEST(CliFedrefRobust, AKilledRunGoesOnBitForBit)
     }
     expect_done(w.run(on));
     EXPECT_TRUE(kept(w, "killed") == kept(w, "whole"));
+}
+
+TEST(CliFedrefRobust, ARunThatIsUnderWayIsReadButNotWritten)
+{
+    const FedPlace w;
+    Program p(w.cnn("train", "1000") + w.to("run"), w / "home");
+    ASSERT_TRUE(p.says("round 10/"));
+    expect_refused(w.run({"hone-fedref", "report", "--run", w / "run"}), 2, {"in use by process"});
+    p.kill(SIGINT);
+    expect_done(p.wait());
+    expect_done(w.run({"hone-fedref", "report", "--run", w / "run"}));
 }
 
 TEST(CliFedrefRobust, RefusesToGoOnWithAnotherRun)
@@ -218,6 +281,12 @@ TEST(CliFedrefRobust, RefusesWhatCannotBe)
     refused(w, run + Words{"--lambda2", "1"}, {"cap"}); /* grows, and the cap is below */
     refused(w, run + Words{"--inject", "nan:1"}, {"--inject nan:1", "KIND:CLIENT@ROUND"});
     refused(w, run + Words{"--inject", "nan:8@1"}, {"--inject", "client 8 of 8"});
+    refused(w, run + Words{"--inject", "nan:1@4"}, {"--inject", "round 4 of 3"});
+    refused(w, run + Words{"--inject", "stale:1@0"}, {"--inject", "round 0 of 3"});
+    refused(w, run + Words{"--lambda1", "-0.5"}, {"--lambda1 -0.5", "-1"});
+    refused(w, run + Words{"--growth", "-0.001"}, {"--growth -0.001"});
+    refused(w, run + Words{"--method", "ema", "--ema", "-0.9"}, {"--ema -0.9"});
+    refused(w, run + Words{"--method", "fedadam", "--tau", "-0.1"}, {"--tau -0.1"});
     refused(w, run + Words{"--partition", "group"}, {"--groups"});
     refused(w, run + Words{"--model", "resnet20"}, {"--epoch-end part", "batch norm"});
     refused(w, run + Words{"--model", "tests/fixtures/models/llama"}, {"a decoder"});

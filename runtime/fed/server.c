@@ -164,6 +164,8 @@ static hn_status accept(hn_fed_server *s, const hn_fed_update *u)
 
 void hn_fed_server_reject(hn_fed_server *s) { s->rejected++; }
 
+void hn_fed_server_cancel(hn_fed_server *s) { s->open = s->n_updates = s->rejected = 0; }
+
 hn_status hn_fed_server_add(hn_fed_server *s, const hn_fed_update *u)
 {
     const hn_status st = accept(s, u);

@@ -170,6 +170,8 @@ HN_NODISCARD hn_status hn_fed_server_begin(hn_fed_server *s, int64_t round);
 HN_NODISCARD hn_status hn_fed_server_add(hn_fed_server *s, const hn_fed_update *u);
 /* Counts an update that was refused before it came here (a damaged message). */
 void hn_fed_server_reject(hn_fed_server *s);
+/* Forgets what an unfinished round was given: the server is as behind the last finished one. */
+void hn_fed_server_cancel(hn_fed_server *s);
 /* Ends the round. After an error the server can only be freed; what was saved is what goes on.
  * report   out, may be NULL
  * Errors   HN_ERR_ARG: no round was begun; HN_ERR_NUMERIC: the new model or what the method

@@ -51,9 +51,10 @@ static hn_status write_json(const json_t *o, const char *dir, const char *name)
 static hn_status write_settings(const hn_fedref *r, const char *dir)
 {
     const hn_images *v = hn_image_set_view(r->setup.train);
+    const bool named = v->n_classes == hn_fedref_classes(r); /* every class of the head */
     json_t *config = NULL, *preprocessor = NULL;
-    hn_status st =
-        hn_model_config(&r->setup.model, v->n_classes, (char *const *)v->class_name, &config);
+    hn_status st = hn_model_config(&r->setup.model, named ? v->n_classes : 0,
+                                   named ? (char *const *)v->class_name : NULL, &config);
     if (st == HN_OK) st = write_json(config, dir, "config.json");
     if (st == HN_OK) st = hn_model_preprocessor(&r->setup.model, NULL, &preprocessor);
     if (st == HN_OK && preprocessor != NULL)

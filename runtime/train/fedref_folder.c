@@ -146,6 +146,7 @@ static hn_status open_index(hn_fedref *r, const char *index)
     }
     HN_TRY(save_yaml(r));
     if (!there) HN_TRY(hn_json_save(index, r->index, false));
+    if (r->done < r->c->rounds) hn_fedref_forget_last(r);
     if (state)
         hn_info(&r->log, "continued behind round %" PRId64 " of %" PRId64, r->done, r->c->rounds);
     else if (there)
@@ -164,7 +165,7 @@ hn_status hn_fedref_folder_open(hn_fedref *r)
     return st;
 }
 
-hn_status hn_fedref_folder_read(hn_fedref *r)
+hn_status hn_fedref_folder_read(hn_fedref *r, bool write)
 {
     char *index = NULL;
     bool there = false;
@@ -174,6 +175,7 @@ hn_status hn_fedref_folder_read(hn_fedref *r)
     hn_status st = make_settings(r);
     if (st == HN_OK) st = hn_json_load(index, &r->index);
     if (st == HN_OK) st = index_check(r, index);
+    if (st == HN_OK && write) st = hn_outdir_lock(r->out, &r->lock);
     if (st == HN_OK) st = read_newest(r, &there);
     if (st == HN_OK && !there)
         st = HN_FAIL(HN_ERR_ARG, "--run %s: there is no complete state", r->c->run);

@@ -64,6 +64,12 @@ typedef struct {
     int64_t client, round;
 } hn_injection;
 
+/* A residual that an open round has replaced. */
+typedef struct {
+    int64_t client;
+    float *residual; /* owned; NULL: there was none */
+} hn_fedref_old;
+
 typedef struct {
     const hn_fedref_config *c;
     const hn_fedref_call *call;
@@ -86,17 +92,23 @@ typedef struct {
     hn_fed_call *calls; /* [per_round] */
     hn_fed_task *task;  /* [per_round] of those who work */
     hn_fed_bytes down, up;
-    float *sent;      /* [layout n] the model as clients have it */
-    float *received;  /* [per_round][layout n] updates, until the round is over */
-    float *fisher;    /* NULL, or [per_round][layout values] of them */
-    float **residual; /* [clients]: [layout values], or NULL where it is zero */
+    float *sent;        /* [layout n] the model as clients have it */
+    float *received;    /* [per_round][layout n] updates, until the round is over */
+    float *fisher;      /* NULL, or [per_round][layout values] of them */
+    float **residual;   /* [clients]: [layout values], or NULL where it is zero */
+    hn_fedref_old *old; /* [per_round], of them n_old: while a round is open */
+    int64_t n_old;
     /* what has happened */
     hn_fedref_round *round; /* [rounds] */
     int64_t done;
-    hn_fedref_tally *tally; /* [clients] */
+    hn_fedref_tally *tally;     /* [clients] */
+    hn_fedref_tally *old_tally; /* [clients] before the open round */
     hn_fedref_refusal *refusal;
     int64_t n_refusals, cap_refusals;
     double *class_best, *class_last; /* [classes] accuracies; NaN: none yet */
+    /* The last round is measured out of turn, too; these are without that, for a run that is made
+     * longer. */
+    double *turn_best, *turn_last;
     /* the run */
     char *out;
     hn_outdir *lock;
@@ -126,12 +138,18 @@ void hn_fedref_close(hn_fedref *r);
 HN_NODISCARD hn_status hn_fedref_refuse(hn_fedref *r, int64_t round, int64_t client,
                                         const char *reason);
 
+/* Keeps the first n of that list. */
+void hn_fedref_forget_refusals(hn_fedref *r, int64_t n);
+
 /* Of the simulation; NULL: it has none. */
 hn_engine *hn_fedref_engine(const hn_fedref *r);
 
 /* ---- fedref_round.c ---- */
-/* Round r->done + 1, up to its line in r->round; r->done goes up. */
+/* Round r->done + 1, up to its line in r->round; r->done goes up. After an error nothing of the
+ * round counts; below the quorum the state before it is saved. */
 HN_NODISCARD hn_status hn_fedref_run_round(hn_fedref *r);
+/* Forgets a measurement of the last round that was out of turn (--eval-every): for going on. */
+void hn_fedref_forget_last(hn_fedref *r);
 /* Bytes of one client's message, and of the server's. */
 int64_t hn_fedref_bytes_up(const hn_fedref *r);
 int64_t hn_fedref_bytes_down(const hn_fedref *r);
@@ -143,8 +161,8 @@ void hn_fedref_damage(const hn_fedref *r, int64_t round, int64_t client, hn_fed_
 /* ---- fedref_folder.c ---- */
 /* Takes the folder, checks that what is there is this run's, reads the newest state, or begins. */
 HN_NODISCARD hn_status hn_fedref_folder_open(hn_fedref *r);
-/* The same for a run that is there, to be read only. */
-HN_NODISCARD hn_status hn_fedref_folder_read(hn_fedref *r);
+/* The same for a run that is there. write: files of it will be, so it is taken; else only read. */
+HN_NODISCARD hn_status hn_fedref_folder_read(hn_fedref *r, bool write);
 HN_NODISCARD hn_status hn_fedref_save(hn_fedref *r);
 
 /* ---- fedref_state.c: fedref.json and residuals of a checkpoint ---- */

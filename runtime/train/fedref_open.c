@@ -30,10 +30,14 @@ void hn_fedref_close(hn_fedref *r)
     hn_free(r->task);
     hn_free(r->round);
     hn_free(r->tally);
-    for (int64_t i = 0; i < r->n_refusals; i++) hn_free(r->refusal[i].reason);
+    hn_free(r->old_tally);
+    hn_free(r->old);
+    hn_fedref_forget_refusals(r, 0);
     hn_free(r->refusal);
     hn_free(r->class_best);
     hn_free(r->class_last);
+    hn_free(r->turn_best);
+    hn_free(r->turn_last);
     hn_free(r->injection);
     hn_fed_layout_free(&r->layout);
     hn_partition_free(&r->partition);
@@ -122,17 +126,37 @@ static hn_status open_schedule(hn_fedref *r)
                        c->quorum, r->schedule.per_round);
     r->calls = hn_calloc((size_t)r->schedule.per_round, sizeof *r->calls);
     r->task = hn_calloc((size_t)r->schedule.per_round, sizeof *r->task);
-    if (r->calls == NULL || r->task == NULL)
+    r->old = hn_calloc((size_t)r->schedule.per_round, sizeof *r->old);
+    if (r->calls == NULL || r->task == NULL || r->old == NULL)
         return HN_FAIL(HN_ERR_MEMORY, "table of %" PRId64 " clients", r->schedule.per_round);
     return hn_fed_schedule_round(&r->schedule, 1, r->calls); /* its options are good */
 }
 
-static hn_status check_injections(const hn_fedref *r)
+/* Damage to a message that nobody sends does nothing: a test that asks for it shows nothing. */
+static hn_status warn_of_idle(hn_fedref *r, const hn_injection *in)
 {
-    for (int64_t i = 0; i < r->n_injections; i++)
-        if (r->injection[i].client >= r->partition.clients)
-            return HN_FAIL(HN_ERR_ARG, "--inject: client %" PRId64 " of %" PRId64,
-                           r->injection[i].client, r->partition.clients);
+    HN_TRY(hn_fed_schedule_round(&r->schedule, in->round, r->calls));
+    const hn_fed_call *end = r->calls + r->schedule.per_round, *call = r->calls;
+    while (call < end && call->client != in->client) call++;
+    if (call == end || call->fate == HN_FED_DROPS)
+        hn_warn(&r->log,
+                "--inject: client %" PRId64 " %s in round %" PRId64 ": there is nothing to damage",
+                in->client, call == end ? "is not asked" : "drops out", in->round);
+    return HN_OK;
+}
+
+static hn_status check_injections(hn_fedref *r, bool simulate)
+{
+    for (int64_t i = 0; i < r->n_injections; i++) {
+        const hn_injection *in = &r->injection[i];
+        if (in->client >= r->partition.clients)
+            return HN_FAIL(HN_ERR_ARG, "--inject: client %" PRId64 " of %" PRId64, in->client,
+                           r->partition.clients);
+        if (in->round < 1 || in->round > r->c->rounds)
+            return HN_FAIL(HN_ERR_ARG, "--inject: round %" PRId64 " of %" PRId64, in->round,
+                           r->c->rounds);
+        if (simulate) HN_TRY(warn_of_idle(r, in));
+    }
     return HN_OK;
 }
 
@@ -165,13 +189,20 @@ static hn_status make_tables(hn_fedref *r)
     const size_t clients = (size_t)r->partition.clients, classes = (size_t)hn_fedref_classes(r);
     r->round = hn_calloc((size_t)r->c->rounds, sizeof *r->round);
     r->tally = hn_calloc(clients, sizeof *r->tally);
+    r->old_tally = hn_calloc(clients, sizeof *r->old_tally);
     r->residual = hn_calloc(clients, sizeof *r->residual);
     r->class_best = hn_calloc(classes, sizeof *r->class_best);
     r->class_last = hn_calloc(classes, sizeof *r->class_last);
-    if (!r->round || !r->tally || !r->residual || !r->class_best || !r->class_last)
+    r->turn_best = hn_calloc(classes, sizeof *r->turn_best);
+    r->turn_last = hn_calloc(classes, sizeof *r->turn_last);
+    if (!r->round || !r->tally || !r->old_tally || !r->residual || !r->class_best ||
+        !r->class_last || !r->turn_best || !r->turn_last)
         return HN_FAIL(HN_ERR_MEMORY, "tables of %zu clients and %" PRId64 " rounds", clients,
                        r->c->rounds);
-    for (size_t k = 0; k < classes; k++) r->class_best[k] = r->class_last[k] = NAN;
+    for (size_t k = 0; k < classes; k++) {
+        r->class_best[k] = r->class_last[k] = NAN;
+        r->turn_best[k] = r->turn_last[k] = NAN;
+    }
     return HN_OK;
 }
 
@@ -225,11 +256,16 @@ hn_status hn_fedref_open(const hn_fedref_call *call, bool simulate, hn_fedref *r
                        r->c->fed.data);
     HN_TRY(open_partition(r));
     HN_TRY(open_schedule(r));
-    HN_TRY(check_injections(r));
+    HN_TRY(check_injections(r, simulate));
     HN_TRY(digest_data(r));
     HN_TRY(open_payload(r));
     HN_TRY(make_tables(r));
     return simulate ? open_simulation(r) : HN_OK;
+}
+
+void hn_fedref_forget_refusals(hn_fedref *r, int64_t n)
+{
+    while (r->n_refusals > n) hn_free(r->refusal[--r->n_refusals].reason);
 }
 
 hn_status hn_fedref_refuse(hn_fedref *r, int64_t round, int64_t client, const char *reason)

@@ -78,10 +78,34 @@ static hn_status check_given(const hn_fedref_call *call)
     return HN_OK;
 }
 
+/* -1 is "as the method has it"; another number below 0 would quietly be that, too. */
+static hn_status check_signs(const hn_fedref_config *c)
+{
+    const struct {
+        const char *option;
+        double v;
+    } all[] = {{"server-rate", c->rate},
+               {"server-beta1", c->server_beta1},
+               {"server-beta2", c->server_beta2},
+               {"tau", c->tau},
+               {"trim", c->trim},
+               {"ema", c->ema},
+               {"lambda1", c->lambda1},
+               {"lambda2", c->lambda2},
+               {"growth", c->growth},
+               {"lambda2-cap", c->cap}};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+        if (all[i].v < 0 && all[i].v != -1)
+            return HN_FAIL(HN_ERR_ARG, "--%s %g: 0 or above, or -1: as the method has it",
+                           all[i].option, all[i].v);
+    return HN_OK;
+}
+
 hn_status hn_fedref_check_options(const hn_fedref_call *call)
 {
     const hn_fedref_config *c = call->config;
     if (call->given != NULL) HN_TRY(check_given(call));
+    HN_TRY(check_signs(c));
     HN_TRY(hn_fed_check_options(&c->fed, call->given));
     if (c->fisher && !is(c->simulate, "one"))
         return HN_FAIL(HN_ERR_ARG, "--fisher: with --simulate one only");
@@ -103,7 +127,7 @@ hn_status hn_fedref_check_options(const hn_fedref_call *call)
 
 static void take(double *to, double given)
 {
-    if (given >= 0) *to = given;
+    if (given != -1) *to = given;
 }
 
 hn_status hn_fedref_method(const hn_fedref_config *c, hn_fed_server_options *out)

@@ -179,12 +179,19 @@ static void set(json_t *o, const char *key, json_t *value, bool *ok)
 static json_t *real(double v) { return isfinite(v) ? json_real(v) : json_null(); }
 static json_t *whole(double v) { return json_integer((json_int_t)v); }
 
+/* A head may have more classes than the data: those have a number. */
+static json_t *class_json(const hn_fedref *r, int64_t k)
+{
+    const hn_images *v = hn_image_set_view(r->setup.train);
+    return k < v->n_classes ? json_string(v->class_name[k]) : json_sprintf("%" PRId64, k);
+}
+
 static json_t *classes_json(const hn_fedref *r, bool *ok)
 {
     json_t *all = json_array();
     for (int64_t k = 0; k < hn_fedref_classes(r); k++) {
         json_t *o = json_object();
-        set(o, "class", json_string(hn_image_set_view(r->setup.train)->class_name[k]), ok);
+        set(o, "class", class_json(r, k), ok);
         set(o, "best", real(r->class_best[k]), ok);
         set(o, "last", real(r->class_last[k]), ok);
         set(o, "forgetting", real(r->class_best[k] - r->class_last[k]), ok);
@@ -264,13 +271,17 @@ static hn_status save_script(const hn_fedref *r)
         if (!isnan(r->round[i].accuracy))
             fprintf(t.f, "%" PRId64 " %.6g %.6g\n", i + 1, 100 * r->round[i].accuracy,
                     r->round[i].loss);
+    fprintf(t.f, "EOD\nset terminal pngcairo size 900,520 font 'sans,11' background rgb 'white'\n"
+                 "set output '");
+    hn_plot_text(t.f, r->out);
+    fprintf(t.f, "/curve.png'\nset title '%s, ", r->c->method);
+    hn_plot_text(t.f, r->c->fed.model);
     fprintf(t.f,
-            "EOD\nset terminal pngcairo size 900,520 font 'sans,11' background rgb 'white'\n"
-            "set output '%s/curve.png'\nset title '%s, %s, %" PRId64 " of %" PRId64
-            " clients a round' noenhanced\nset xlabel 'round'\nset ylabel 'accuracy, %%'\n"
+            ", %" PRId64 " of %" PRId64 " clients a round' noenhanced\n"
+            "set xlabel 'round'\nset ylabel 'accuracy, %%'\n"
             "set y2label 'loss'\nset ytics nomirror\nset y2tics\nset y2range [0:*]\n"
             "set border lc rgb '#555555'\nset grid lc rgb '#dddddd'\nset key bottom right\n",
-            r->out, r->c->method, r->c->fed.model, r->schedule.per_round, r->partition.clients);
+            r->schedule.per_round, r->partition.clients);
     if (r->c->target > 0)
         fprintf(t.f, "set arrow from graph 0, first %g to graph 1, first %g nohead dt 2\n",
                 100 * r->c->target, 100 * r->c->target);

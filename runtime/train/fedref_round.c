@@ -14,6 +14,7 @@ typedef struct {
     hn_fedref *r;
     int64_t number, working; /* tasks */
     int64_t arrived;         /* updates in r->received */
+    int64_t refusals;        /* before it */
     hn_fedref_round row;
 } round_state;
 
@@ -34,6 +35,48 @@ int64_t hn_fedref_bytes_up(const hn_fedref *r)
     const hn_fed_config *c = &r->c->fed;
     return hn_fed_message_bytes(&r->layout, hn_fed_setup_encoding(c),
                                 hn_fed_setup_topk(c, &r->layout), r->method.fisher);
+}
+
+/* ---- it counts as a whole or not at all ---- */
+
+static void open_round(round_state *s)
+{
+    hn_fedref *r = s->r;
+    s->refusals = r->n_refusals;
+    memcpy(r->old_tally, r->tally, (size_t)r->partition.clients * sizeof *r->tally);
+}
+
+static void keep_round(round_state *s)
+{
+    hn_fedref *r = s->r;
+    while (r->n_old > 0) hn_free(r->old[--r->n_old].residual);
+    r->round[r->done++] = s->row;
+}
+
+static void take_back(round_state *s)
+{
+    hn_fedref *r = s->r;
+    hn_fed_server_cancel(r->server);
+    hn_fedref_forget_refusals(r, s->refusals);
+    memcpy(r->tally, r->old_tally, (size_t)r->partition.clients * sizeof *r->tally);
+    while (r->n_old > 0) {
+        const hn_fedref_old *old = &r->old[--r->n_old];
+        hn_free(r->residual[old->client]);
+        r->residual[old->client] = old->residual;
+    }
+}
+
+/* A copy of the client's residual to be worked on; the one it had is kept until the round is over.
+ */
+static hn_status replace_residual(hn_fedref *r, int64_t client)
+{
+    const size_t bytes = (size_t)r->layout.values * sizeof(float);
+    float *had = r->residual[client], *now = hn_calloc(1, bytes);
+    if (now == NULL) return HN_FAIL(HN_ERR_MEMORY, "residual of client %" PRId64, client);
+    if (had != NULL) memcpy(now, had, bytes);
+    r->residual[client] = now;
+    r->old[r->n_old++] = (hn_fedref_old){.client = client, .residual = had};
+    return HN_OK;
 }
 
 /* ---- who is asked, and what for ---- */
@@ -119,14 +162,10 @@ static hn_status encode(round_state *s, const hn_fed_task *task, const hn_fed_tr
                              .fisher = r->method.fisher ? t->fisher : NULL};
     hn_fed_coding coding = {.encoding = hn_fed_setup_encoding(c)};
     if (coding.encoding != HN_FED_F32) {
-        float **residual = &r->residual[task->client];
         coding.k = hn_fed_setup_topk(c, &r->layout);
         coding.base = r->sent;
-        if (c->feedback && *residual == NULL)
-            *residual = hn_calloc((size_t)r->layout.values, sizeof **residual);
-        if (c->feedback && *residual == NULL)
-            return HN_FAIL(HN_ERR_MEMORY, "residual of client %" PRId64, task->client);
-        coding.residual = *residual;
+        if (c->feedback) HN_TRY(replace_residual(r, task->client));
+        coding.residual = r->residual[task->client];
     }
     HN_TRY(hn_fed_encode_update(&r->layout, &u, &coding, &r->up));
     hn_fedref_damage(r, s->number, task->client, &r->up);
@@ -186,11 +225,13 @@ static hn_status take(void *context, int64_t i, const hn_fed_trained *t)
 
 /* ---- what comes of it ---- */
 
-static hn_status missed_quorum(const round_state *s)
+static hn_status missed_quorum(round_state *s)
 {
-    const hn_fedref *r = s->r;
+    hn_fedref *r = s->r;
     const int64_t good = s->working - (int64_t)s->row.rejected;
     if (good >= r->c->quorum || strcmp(r->c->below_quorum, "skip") == 0) return HN_OK;
+    take_back(s);
+    HN_TRY(hn_fedref_save(r));
     return HN_FAIL(HN_ERR_NUMERIC,
                    "round %" PRId64 ": %" PRId64 " good updates of %" PRId64
                    " clients, the quorum is %" PRId64 "; %s has the state behind round %" PRId64
@@ -221,13 +262,32 @@ static hn_status aggregate(round_state *s)
     return HN_OK;
 }
 
+static bool has_turn(const hn_fedref *r, int64_t round) { return round % r->c->eval_every == 0; }
+
+static void copy_classes(const hn_fedref *r, double *best, double *last, const double *from_best,
+                         const double *from_last)
+{
+    const size_t bytes = (size_t)hn_fedref_classes(r) * sizeof *best;
+    memcpy(best, from_best, bytes);
+    memcpy(last, from_last, bytes);
+}
+
+void hn_fedref_forget_last(hn_fedref *r)
+{
+    if (r->done == 0 || has_turn(r, r->done)) return;
+    hn_fedref_round *row = &r->round[r->done - 1];
+    row->accuracy = row->loss = NAN;
+    row->eval_s = 0;
+    copy_classes(r, r->class_best, r->class_last, r->turn_best, r->turn_last);
+}
+
 static hn_status evaluate(round_state *s)
 {
     hn_fedref *r = s->r;
     hn_fed_scores scores;
     const int64_t begun = hn_clock_ns();
     s->row.accuracy = s->row.loss = NAN;
-    if (s->number % r->c->eval_every != 0 && s->number != r->c->rounds) return HN_OK;
+    if (!has_turn(r, s->number) && s->number != r->c->rounds) return HN_OK;
     HN_TRY(hn_fed_client_set(r->evaluator, hn_fed_server_result(r->server)));
     HN_TRY(hn_fed_client_evaluate(r->evaluator, &scores));
     s->row.accuracy = scores.accuracy;
@@ -239,19 +299,31 @@ static hn_status evaluate(round_state *s)
         r->class_last[k] = a;
         if (!(r->class_best[k] >= a)) r->class_best[k] = a;
     }
+    if (has_turn(r, s->number))
+        copy_classes(r, r->turn_best, r->turn_last, r->class_best, r->class_last);
     return HN_OK;
+}
+
+static hn_status run(round_state *s)
+{
+    hn_fedref *r = s->r;
+    HN_TRY(send_model(s));
+    HN_TRY(call_clients(s));
+    HN_TRY(hn_fed_server_begin(r->server, s->number));
+    HN_TRY(r->sim->round(r->sim, r->sent, r->task, s->working, take, s));
+    HN_TRY(aggregate(s));
+    return evaluate(s);
 }
 
 hn_status hn_fedref_run_round(hn_fedref *r)
 {
     round_state s = {.r = r, .number = r->done + 1};
     s.row.round = (double)s.number;
-    HN_TRY(send_model(&s));
-    HN_TRY(call_clients(&s));
-    HN_TRY(hn_fed_server_begin(r->server, s.number));
-    HN_TRY(r->sim->round(r->sim, r->sent, r->task, s.working, take, &s));
-    HN_TRY(aggregate(&s));
-    HN_TRY(evaluate(&s));
-    r->round[r->done++] = s.row;
-    return HN_OK;
+    open_round(&s);
+    const hn_status st = run(&s);
+    if (st == HN_OK)
+        keep_round(&s);
+    else
+        take_back(&s);
+    return st;
 }

@@ -78,6 +78,8 @@ static hn_status state_json(const hn_fedref *r, json_t **out)
     set(o, "rejected", refusals_json(r, &ok), &ok);
     set(o, "class_best", reals(r->class_best, hn_fedref_classes(r), &ok), &ok);
     set(o, "class_last", reals(r->class_last, hn_fedref_classes(r), &ok), &ok);
+    set(o, "turn_best", reals(r->turn_best, hn_fedref_classes(r), &ok), &ok);
+    set(o, "turn_last", reals(r->turn_last, hn_fedref_classes(r), &ok), &ok);
     set(o, "gemm_plans", plans ? plans : json_null(), &ok);
     *out = o;
     return ok ? HN_OK
@@ -199,6 +201,8 @@ static hn_status read_json(hn_fedref *r, const json_t *o, const char *where)
         read_reals(json_object_get(o, "class_best"), where, "class_best", classes, r->class_best));
     HN_TRY(
         read_reals(json_object_get(o, "class_last"), where, "class_last", classes, r->class_last));
+    HN_TRY(read_reals(json_object_get(o, "turn_best"), where, "turn_best", classes, r->turn_best));
+    HN_TRY(read_reals(json_object_get(o, "turn_last"), where, "turn_last", classes, r->turn_last));
     if ((int64_t)json_array_size(tallies) != clients)
         return HN_FAIL(HN_ERR_FORMAT, "%s: 'clients' are not %" PRId64, where, clients);
     for (int64_t k = 0; k < clients; k++)

@@ -2,6 +2,7 @@
 #include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "runtime/base/alloc.h"
@@ -61,18 +62,25 @@ static hn_status run_rounds(hn_fedref *r)
     return hn_fedref_save(r);
 }
 
+static hn_status say_json(const hn_fedref *r)
+{
+    hn_fedref_summary s;
+    hn_fedref_summarize(r, &s);
+    json_t *o = json_pack("{s:s++, s:I}", "result", r->out, "/", "result.json", "rounds_done",
+                          (json_int_t)r->done);
+    bool good = o != NULL;
+    if (isfinite(s.last)) good = json_object_set_new(o, "accuracy", json_real(s.last)) == 0 && good;
+    char *line = good ? json_dumps(o, JSON_REAL_PRECISION(9)) : NULL;
+    json_decref(o);
+    if (line == NULL) return HN_FAIL(HN_ERR_MEMORY, "no memory for the last line");
+    fprintf(r->to, "%s\n", line);
+    free(line);
+    return HN_OK;
+}
+
 static void say_end(const hn_fedref *r)
 {
     const int number = hn_signals_caught();
-    if (r->json) {
-        hn_fedref_summary s;
-        hn_fedref_summarize(r, &s);
-        fprintf(r->to, "{\"result\": \"%s/result.json\", \"rounds_done\": %" PRId64, r->out,
-                r->done);
-        if (isfinite(s.last)) fprintf(r->to, ", \"accuracy\": %.6f", s.last);
-        fprintf(r->to, "}\n");
-        return;
-    }
     if (r->stopped)
         fprintf(r->to,
                 "stopped by %s behind round %" PRId64 " of %" PRId64
@@ -84,15 +92,27 @@ static void say_end(const hn_fedref *r)
     fprintf(r->to, "export:  hone-fedref export --run %s --to DIR\n", r->out);
 }
 
-/* Also behind a round that missed the quorum: what was reached stays. */
+/* What counts is written behind a round that failed, too; its error is the one that is told. */
+static hn_status write_after(const hn_fedref *r, hn_status st)
+{
+    char *why = hn_strdup(hn_last_text());
+    if (hn_fedref_write_results(r, true) != HN_OK && why != NULL) {
+        hn_warn(&r->log, "%s", hn_last_text());
+        st = HN_FAIL(st, "%s", why);
+    }
+    hn_free(why);
+    return st;
+}
+
 static hn_status train(hn_fedref *r)
 {
     HN_TRY(hn_fedref_write_results(r, false));
     start_progress(r);
     hn_status st = run_rounds(r);
     hn_progress_end(&r->progress);
-    HN_TRY(st);
+    if (st != HN_OK) return write_after(r, st);
     HN_TRY(hn_fedref_write_results(r, true));
+    if (r->json) return say_json(r);
     say_end(r);
     return HN_OK;
 }
@@ -162,14 +182,15 @@ static void print_memory(const hn_fedref *r, FILE *to)
     hn_plan_sizes client = {0}, eval;
     const double value = sizeof(float), mib = 0x1p20;
     const bool keeps = !is(r->c->fed.encoding, "f32") && r->c->fed.feedback;
+    const int64_t each = r->schedule.per_round, residuals = r->partition.clients + each;
     if (hn_fedref_engine(r)) hn_plan_sizes_of(hn_engine_program(hn_fedref_engine(r)), &client);
     hn_plan_sizes_of(hn_engine_program(hn_fed_client_engine(r->evaluator)), &eval);
     fprintf(to, "memory: the clients' engine %.1f MiB, the evaluation's %.1f MiB on the device\n",
             (double)client.total_bytes / mib, (double)eval.total_bytes / mib);
     fprintf(to, "        server %.1f MiB, updates of a round %.1f MiB, residuals %.1f MiB\n",
             (double)hn_fed_server_bytes(&r->layout, &r->method) / mib,
-            value * (double)(r->layout.n * (r->schedule.per_round + 2)) / mib,
-            keeps ? value * (double)(r->layout.values * r->partition.clients) / mib : 0);
+            value * (double)(r->layout.n * (each + 2)) / mib,
+            keeps ? value * (double)(r->layout.values * residuals) / mib : 0);
 }
 
 hn_status hn_fedref_check(const hn_fedref_call *c)
@@ -187,10 +208,10 @@ hn_status hn_fedref_check(const hn_fedref_call *c)
 
 /* ---- verbs on a run that is there ---- */
 
-static hn_status open_run(const hn_fedref_call *c, hn_fedref *r)
+static hn_status open_run(const hn_fedref_call *c, bool write, hn_fedref *r)
 {
     HN_TRY(hn_fedref_open(c, false, r));
-    HN_TRY(hn_fedref_folder_read(r));
+    HN_TRY(hn_fedref_folder_read(r, write));
     return hn_fed_client_set(r->evaluator, hn_fed_server_result(r->server));
 }
 
@@ -216,7 +237,7 @@ static hn_status print_scores(hn_fedref *r, FILE *to)
 hn_status hn_fedref_eval(const hn_fedref_call *c)
 {
     hn_fedref r;
-    hn_status st = open_run(c, &r);
+    hn_status st = open_run(c, false, &r);
     if (st == HN_OK) st = print_scores(&r, c->to);
     hn_fedref_close(&r);
     return st;
@@ -228,7 +249,7 @@ hn_status hn_fedref_export(const hn_fedref_call *c)
     const bool adapter = is(c->config->kind, "peft");
     hn_fedref r;
     if (hn_is_folder(to)) return HN_FAIL(HN_ERR_ARG, "--to %s: is there already", to);
-    hn_status st = open_run(c, &r);
+    hn_status st = open_run(c, false, &r);
     if (st == HN_OK && adapter && !is(r.c->fed.payload, "lora"))
         st = HN_FAIL(HN_ERR_ARG, "--kind peft: a run with --payload %s has no pairs",
                      r.c->fed.payload);
@@ -243,7 +264,7 @@ hn_status hn_fedref_export(const hn_fedref_call *c)
 hn_status hn_fedref_report(const hn_fedref_call *c)
 {
     hn_fedref r;
-    hn_status st = open_run(c, &r);
+    hn_status st = open_run(c, true, &r);
     if (st == HN_OK) st = hn_fedref_write_results(&r, true);
     if (st == HN_OK) {
         hn_fedref_print_rounds(&r, c->to);
@@ -268,7 +289,7 @@ hn_status hn_fedref_info(const hn_fedref_call *c)
 {
     hn_fedref r;
     char hex[HN_SHA256_HEX];
-    hn_status st = open_run(c, &r);
+    hn_status st = open_run(c, false, &r);
     if (st == HN_OK) st = hn_fed_layout_digest(&r.layout, hex);
     if (st == HN_OK) {
         print_layout(&r, c->to);

@@ -127,9 +127,10 @@ static hn_status write_script(const hn_sparse *s, const cell *c, int64_t rows, i
                 percent(s, i) > 0.55 * most ? 0xffffff : 0x222222);
     fprintf(f, "EOD\nset terminal pngcairo size %d,%d font 'sans,11' background rgb 'white'\n",
             (int)(260 + 62 * columns), (int)(220 + 24 * rows));
-    fprintf(f, "set output '%s/support.png'\n", out);
+    fprintf(f, "set output '");
+    hn_plot_text(f, out);
     fprintf(f,
-            "set title 'trained part of each matrix, %%'\nset ylabel 'layer'\n"
+            "/support.png'\nset title 'trained part of each matrix, %%'\nset ylabel 'layer'\n"
             "set lmargin 18\nset border 3 lc rgb '#555555'\nset tics nomirror scale 0\nunset key\n"
             "set palette defined (0 '#f7fbff', 0.25 '#c6dbef', 0.5 '#6baed6', 0.75 '#2171b5', "
             "1 '#08306b')\nset cbrange [0:*]\nset style fill solid 1 border lc rgb 'white'\n");

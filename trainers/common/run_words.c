@@ -4,14 +4,17 @@
 
 #include "runtime/base/alloc.h"
 
-/* The value of --run on the command line; NULL without one. */
+/* The value of --run on the command line; NULL without one. A bare "run" is another option's. */
 static const char *run_of(int argc, char *const *argv)
 {
     const char *run = NULL;
     for (int i = 1; i < argc; i++) {
         const char *word = argv[i];
+        if (strcmp(word, "--run") == 0 && i + 1 < argc) {
+            run = argv[++i];
+            continue;
+        }
         if (strncmp(word, "--", 2) == 0) word += 2;
-        if (strcmp(word, "run") == 0 && i + 1 < argc) run = argv[i + 1];
         if (strncmp(word, "run=", 4) == 0) run = word + 4;
     }
     return run;
