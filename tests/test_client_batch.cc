@@ -264,6 +264,15 @@ TEST_F(ClientBatch, AnOverflowBeforeTheLastEpochMakesTheLossNaN)
     hn_image_set_free(set);
 }
 
+TEST_F(ClientBatch, BlocksRefuseWhatTheyWouldNotDo)
+{
+    const StripedImages images(model.vision, 40, 1);
+    hn_fed_sim *s = nullptr;
+    o.images = images.view();
+    o.local.batch = 33;
+    EXPECT_HN_FAIL(hn_fed_blocks_new(&o, &s), HN_ERR_UNSUPPORTED, "batches of 33");
+}
+
 TEST_F(ClientBatch, RefusesByName)
 {
     const StripedImages images(model.vision, 40, 1);

@@ -269,6 +269,8 @@ TEST(ClientCnn, SaysHowManyBytesItNeeds)
     EXPECT_HN_FAIL(hn_client_cnn_fits(&wide, 32, 232448), HN_ERR_UNSUPPORTED, "shared memory");
     wide.hidden = 32;
     EXPECT_HN_OK(hn_client_cnn_fits(&wide, 16, 232448));
+    EXPECT_HN_OK(hn_client_cnn_fits(&kSmall, 32, 232448));
+    EXPECT_HN_FAIL(hn_client_cnn_fits(&kSmall, 33, 232448), HN_ERR_UNSUPPORTED, "batches of 33");
 }
 
 TEST(ClientCnn, Refusals)

@@ -105,7 +105,8 @@ HN_NODISCARD hn_status hn_client_cnn_check_rows(const hn_client_cnn_args *a);
 
 /* Bytes of shared memory that a block needs at least, for a net that passes the check. */
 size_t hn_client_cnn_bytes(const hn_client_cnn_net *net, int64_t batch);
-/* HN_ERR_UNSUPPORTED, with both numbers, where they are more than `limit` (H200: 232,448). */
+/* HN_ERR_UNSUPPORTED for a batch beyond the limits, or, with both numbers, where the bytes are more
+ * than `limit` (H200: 232,448). */
 HN_NODISCARD hn_status hn_client_cnn_fits(const hn_client_cnn_net *net, int64_t batch,
                                           size_t limit);
 
