@@ -252,6 +252,7 @@ TEST_F(ClientBatch, AnOverflowBeforeTheLastEpochMakesTheLossNaN)
     }
     Both sims(o);
     hn_fed_sim *block = nullptr;
+    o.executor = HN_EXECUTOR_AUTO;
     ASSERT_HN_OK(hn_fed_blocks_new(&o, &block));
     for (size_t i = 0; i < 4 * 9; i++) sims.start[i] = 3e38f; /* conv1.weight */
     for (hn_fed_sim *s : {sims.one, sims.many, block}) {
@@ -271,6 +272,13 @@ TEST_F(ClientBatch, BlocksRefuseWhatTheyWouldNotDo)
     o.images = images.view();
     o.local.batch = 33;
     EXPECT_HN_FAIL(hn_fed_blocks_new(&o, &s), HN_ERR_UNSUPPORTED, "batches of 33");
+    o.local.batch = 4;
+    o.executor = HN_EXECUTOR_CHECK;
+    EXPECT_HN_FAIL(hn_fed_blocks_new(&o, &s), HN_ERR_UNSUPPORTED, "cuda-check");
+    o.executor = HN_EXECUTOR_AUTO;
+    if (hn_device_kind_of(device) != HN_DEVICE_CUDA) return;
+    o.resident = 0;
+    EXPECT_HN_FAIL(hn_fed_blocks_new(&o, &s), HN_ERR_UNSUPPORTED, "--resident");
 }
 
 TEST_F(ClientBatch, RefusesByName)
