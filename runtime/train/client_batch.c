@@ -47,6 +47,7 @@ static hn_device *device_of(const batch *b)
 static void free_batch(hn_fed_sim *s)
 {
     batch *b = (batch *)s;
+    if (b->engine) (void)!hn_device_wait(device_of(b)); /* nothing may be on its way */
     for (int i = 0; i < BUFFERS && b->engine; i++) {
         hn_device_fence_free(b->there[i]);
         if (b->back[i]) hn_device_release_host(device_of(b), b->back[i]);
@@ -290,9 +291,12 @@ static hn_status run_round(hn_fed_sim *s, const float *global, const hn_fed_task
     batch *b = (batch *)s;
     const int64_t most = b->o.at_once;
     for (int64_t i = 0; i < n; i++) HN_TRY(hn_fed_check_task(&b->o, &task[i]));
-    for (int64_t i = 0; i < n; i += most)
-        HN_TRY(run_group(b, global, task + i, n - i < most ? n - i : most, i, take, context));
-    return HN_OK;
+    hn_status st = HN_OK;
+    for (int64_t i = 0; i < n && st == HN_OK; i += most)
+        st = run_group(b, global, task + i, n - i < most ? n - i : most, i, take, context);
+    /* What is on its way would meet the next round's values. */
+    if (st != HN_OK) (void)!hn_device_wait(device_of(b));
+    return st;
 }
 
 hn_status hn_fed_replicas_new(const hn_fed_sim_options *o, hn_fed_sim **out)
