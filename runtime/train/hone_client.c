@@ -146,6 +146,7 @@ static hn_status set_payload(hone_client *c, const void *message, size_t n_bytes
     if (head.round <= c->round)
         return HN_FAIL(HN_ERR_ARG, "a model of round %" PRId64 ", the client is in round %" PRId64,
                        head.round, c->round);
+    c->at = EMPTY; /* values that have been set in part are never sent */
     HN_TRY(hn_fed_client_set(c->client, c->value));
     float *const model = c->value;
     c->value = c->model;
