@@ -1,6 +1,7 @@
 /* Clients as replicas against the same clients one by one. */
 #include "classifier_test.h"
 #include "runtime/train/client_batch.h"
+#include "runtime/train/client_block.h"
 #include "runtime/train/fed_client.h"
 
 namespace {
@@ -220,6 +221,64 @@ TEST_F(ClientBatch, ErrorsOfTheTakerEndTheRound)
     EXPECT_EQ(taken, 2);
     expect_close(round_of(sims.many, sims.start, clients.task),
                  round_of(sims.one, sims.start, clients.task), sims.start, 1e-5);
+}
+
+/* Pixels of 255 are more than the first convolution can take, those of 0 are nothing to it: the
+ * overflow comes in the first step of three, before the epoch whose loss counts. */
+TEST_F(ClientBatch, AnOverflowBeforeTheLastEpochMakesTheLossNaN)
+{
+    for (float &m : model.vision.mean) m = 0;
+    for (float &s : model.vision.std) s = 1;
+    std::vector<uint8_t> pixel(4 * 144);
+    std::fill(pixel.begin(), pixel.begin() + 144, (uint8_t)255);
+    const std::vector<int32_t> label = {0, 1, 2, 3};
+    hn_images v = {};
+    v.count = 4, v.h = v.w = 12, v.c = 1;
+    v.pixel = pixel.data(), v.label = label.data(), v.n_classes = 4;
+    hn_image_set *set = nullptr;
+    ASSERT_HN_OK(hn_image_set_make(&v, "black and white", &set));
+    o.images = hn_image_set_view(set);
+    o.local.batch = 1;
+    const std::vector<int32_t> index[] = {{0, 1}, {2, 3}};
+    std::vector<hn_fed_task> task;
+    for (int64_t k = 0; k < 2; k++)
+        task.push_back(
+            {.client = k, .index = index[k].data(), .n = 2, .steps = 3, .lr = 0.01, .seed = 0});
+    int32_t first = -1, last = -1;
+    while (first != 0 || last == 0) { /* the white one in front, and not again in the last step */
+        task[0].seed++;
+        hn_fed_rows(&o.local, &task[0], 0, &first);
+        hn_fed_rows(&o.local, &task[0], 2, &last);
+    }
+    Both sims(o);
+    hn_fed_sim *block = nullptr;
+    o.executor = HN_EXECUTOR_AUTO;
+    ASSERT_HN_OK(hn_fed_blocks_new(&o, &block));
+    for (size_t i = 0; i < 4 * 9; i++) sims.start[i] = 3e38f; /* conv1.weight */
+    for (hn_fed_sim *s : {sims.one, sims.many, block}) {
+        const Result r = round_of(s, sims.start, task);
+        ASSERT_EQ(r.loss.size(), 2u);
+        EXPECT_TRUE(std::isnan(r.loss[0])) << r.loss[0];
+        EXPECT_TRUE(std::isfinite(r.loss[1])) << r.loss[1];
+    }
+    hn_fed_sim_free(block);
+    hn_image_set_free(set);
+}
+
+TEST_F(ClientBatch, BlocksRefuseWhatTheyWouldNotDo)
+{
+    const StripedImages images(model.vision, 40, 1);
+    hn_fed_sim *s = nullptr;
+    o.images = images.view();
+    o.local.batch = 33;
+    EXPECT_HN_FAIL(hn_fed_blocks_new(&o, &s), HN_ERR_UNSUPPORTED, "batches of 33");
+    o.local.batch = 4;
+    o.executor = HN_EXECUTOR_CHECK;
+    EXPECT_HN_FAIL(hn_fed_blocks_new(&o, &s), HN_ERR_UNSUPPORTED, "cuda-check");
+    o.executor = HN_EXECUTOR_AUTO;
+    if (hn_device_kind_of(device) != HN_DEVICE_CUDA) return;
+    o.resident = 0;
+    EXPECT_HN_FAIL(hn_fed_blocks_new(&o, &s), HN_ERR_UNSUPPORTED, "--resident");
 }
 
 TEST_F(ClientBatch, RefusesByName)

@@ -225,10 +225,12 @@ TEST(ClientCnn, ValuesOfNoTensorAreCopied)
     apart.a.n += 9, apart.a.values_stride = apart.a.n;
     apart.start.insert(apart.start.begin(), 5, 3.5f);
     apart.start.insert(apart.start.end(), 4, -1.5f);
+    apart.start[2] = INFINITY; /* is not trained */
     const Set::Result r = apart.run();
+    EXPECT_EQ(r.status[0], HN_CLIENT_DONE);
     EXPECT_EQ(std::memcmp(r.values.data() + 5, dense.values.data(), (size_t)s.a.n * sizeof(float)),
               0);
-    for (size_t i = 0; i < 5; i++) EXPECT_EQ(r.values[i], 3.5f);
+    for (size_t i = 0; i < 5; i++) EXPECT_EQ(r.values[i], i == 2 ? INFINITY : 3.5f);
     for (size_t i = 0; i < 4; i++) EXPECT_EQ(r.values[(size_t)apart.a.n - 1 - i], -1.5f);
 }
 
@@ -269,6 +271,8 @@ TEST(ClientCnn, SaysHowManyBytesItNeeds)
     EXPECT_HN_FAIL(hn_client_cnn_fits(&wide, 32, 232448), HN_ERR_UNSUPPORTED, "shared memory");
     wide.hidden = 32;
     EXPECT_HN_OK(hn_client_cnn_fits(&wide, 16, 232448));
+    EXPECT_HN_OK(hn_client_cnn_fits(&kSmall, 32, 232448));
+    EXPECT_HN_FAIL(hn_client_cnn_fits(&kSmall, 33, 232448), HN_ERR_UNSUPPORTED, "batches of 33");
 }
 
 TEST(ClientCnn, Refusals)

@@ -177,6 +177,27 @@ TEST_F(EngineReplicas, FrozenOnesStayBitForBitAndOthersGoOn)
     EXPECT_TRUE(std::isnan(reports[0][1].loss));
 }
 
+/* As many steps as may be outstanding, twice. */
+TEST_F(EngineReplicas, ARestartDropsReportsThatNobodyTook)
+{
+    Classifier m(c, images, kReplicas * kEach);
+    settle(m, kReplicas);
+    m.open();
+    for (int repeat = 0; repeat < 2; repeat++) {
+        ASSERT_HN_OK(hn_engine_restart(m.e, 1));
+        hn_engine_set_replicas(m.e, kHow.data());
+        for (int64_t k = 0; k < HN_ENGINE_AHEAD; k++) {
+            fill(m, images, kSteps[0]);
+            ASSERT_HN_OK(hn_engine_step(m.e, k, 0.5, nullptr));
+        }
+    }
+    ASSERT_HN_OK(hn_engine_restart(m.e, 1));
+    bool there = true;
+    hn_step_report r[kReplicas];
+    ASSERT_HN_OK(hn_engine_report(m.e, true, &there, r));
+    EXPECT_FALSE(there);
+}
+
 TEST_F(EngineReplicas, RestartedAllAreLikeTheFirstWithoutMomentum)
 {
     Classifier m(c, images, kReplicas * kEach);

@@ -181,7 +181,9 @@ TEST_F(Sites, NameWhatDoesNotFit)
                    "client 7: sample 20 of 20");
     o.local.smoothing = 0.1f;
     EXPECT_HN_FAIL(Sim(o).status, HN_ERR_ARG, "smoothing");
-    o.local.smoothing = 0, o.per_region = 0;
+    o.local.smoothing = 0, o.local.fisher_images = 4;
+    EXPECT_HN_FAIL(Sim(o).status, HN_ERR_ARG, "Fisher");
+    o.local.fisher_images = 0, o.per_region = 0;
     EXPECT_HN_FAIL(Sim(o).status, HN_ERR_ARG, "0 of a region");
 }
 

@@ -527,6 +527,10 @@ TEST(FedServerSorted, TrimmedMeanIsByHand)
     EXPECT_EQ(one_sorted_round(HN_FED_TRIMMED_MEAN, 0.2, v), (std::vector<float>{3, -3}));
     /* floor(0.4 6) = 2: (2 + 3) / 2 */
     EXPECT_EQ(one_sorted_round(HN_FED_TRIMMED_MEAN, 0.4, v), (std::vector<float>{2.5, -2.5}));
+    /* floor(0.29 100) = 29, though 0.29 * 100 is 28.99...: 29 are huge at one end */
+    std::vector<float> many(100, 1);
+    std::fill(many.begin(), many.begin() + 29, 1e30f);
+    EXPECT_EQ(one_sorted_round(HN_FED_TRIMMED_MEAN, 0.29, many), (std::vector<float>{1, -1}));
     /* floor(0.1 6) = 0: the plain mean, without weights */
     EXPECT_EQ(one_sorted_round(HN_FED_TRIMMED_MEAN, 0.1, {1, 2, 6}), (std::vector<float>{3, -3}));
 }

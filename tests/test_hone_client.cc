@@ -56,7 +56,7 @@ class HoneClient : public ::testing::Test {
                "\nbatch-size=4\nlr=0.1\ndevice=" + test_device() + "\n" + more;
     }
     /* The layout, and the model before round 1, as a client has them. */
-    void open_server()
+    void open_server(const char *payload = "full")
     {
         hn_fed_config c = {};
         hn_fed_setup s = {};
@@ -64,13 +64,13 @@ class HoneClient : public ::testing::Test {
         const std::string data = folder(0);
         c.model = "mnist-cnn", c.image_size = 16, c.classes = 6, c.data = data.c_str();
         c.weights = c.eval_data = "", c.dtype = c.data_kind = "auto", c.augment = "none";
-        c.payload = "full", c.optimizer = "sgd", c.epoch_end = "part", c.executor = "auto";
+        c.payload = payload, c.optimizer = "sgd", c.epoch_end = "part", c.executor = "auto";
         c.device = test_device();
         c.batch_size = 4, c.eval_batch = 4;
+        c.lora_rank = 8, c.lora_alpha = 16, c.lora_targets.joined = "all-linear";
         ASSERT_HN_OK(hn_fed_setup_open(&c, nullptr, &s));
         ASSERT_HN_OK(hn_fed_setup_evaluator(&s, &client));
-        const hn_params *p = hn_engine_params(hn_fed_client_engine(client));
-        ASSERT_HN_OK(hn_fed_values_layout(p, &layout));
+        ASSERT_HN_OK(hn_fed_setup_layout(&s, client, &layout));
         std::vector<float> start((size_t)layout.n);
         ASSERT_HN_OK(hn_fed_client_get(client, start.data()));
         ASSERT_HN_OK(hn_fed_server_new(&layout, &method, start.data(), &server));
@@ -216,6 +216,35 @@ TEST_F(HoneClient, WhatWasNotSentGoesIntoTheNextMessage)
             ASSERT_EQ(hone_client_train_round(l->c, nullptr, nullptr), HONE_OK);
         }
         EXPECT_EQ(keeps.update() == forgets.update(), round == 1);
+    }
+}
+
+/* Heads and pairs of one shape fit on any body; the server's is that of seed 0. */
+TEST_F(HoneClient, ABaseOrScaleThatIsNotTheServersIsRefused)
+{
+    struct Case {
+        std::string payload, same, other, part;
+    };
+    const std::vector<Case> cases = {
+        {"head", "lr=0.2\n", "seed=1\n", "base"},
+        {"lora", "lora-alpha=16\n", "seed=1\n", "base"},
+        {"lora", "lr=0.2\n", "lora-alpha=8\n", "lora scale"},
+        {"full", "seed=1\n", "", ""},
+    };
+    for (const Case &k : cases) {
+        hn_fed_layout_free(&layout);
+        hn_fed_server_free(server);
+        server = nullptr;
+        open_server(k.payload.c_str());
+        const std::string m = model_message(1), payload = "payload=" + k.payload + "\n";
+        const Loaded same(config(0, payload + k.same));
+        ASSERT_EQ(same.code, HONE_OK) << hone_last_error();
+        EXPECT_EQ(hone_client_set_payload(same.c, m.data(), m.size()), HONE_OK)
+            << k.payload << ": " << hone_last_error();
+        if (k.other.empty()) continue;
+        const Loaded other(config(0, payload + k.other));
+        ASSERT_EQ(other.code, HONE_OK) << hone_last_error();
+        EXPECT_BAD(hone_client_set_payload(other.c, m.data(), m.size()), k.part.c_str());
     }
 }
 

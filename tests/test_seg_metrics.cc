@@ -177,6 +177,10 @@ TEST(SegMetrics, RefusesSizesThatAreNone)
     EXPECT_HN_FAIL(hn_seg_metrics(&v, &v, none.data(), mm.data(), 2, s), HN_ERR_SHAPE, "axis 1");
     EXPECT_HN_FAIL(hn_seg_metrics(&v, &v, n.data(), flat.data(), 2, s), HN_ERR_ARG, "0 mm");
     EXPECT_HN_FAIL(hn_seg_metrics(&v, &v, n.data(), wrong.data(), 2, s), HN_ERR_ARG, "axis 2");
+    for (const double far : {0.9e-6, 1.1e6, (double)INFINITY}) {
+        const Mm mm_far = {1, far, 1};
+        EXPECT_HN_FAIL(hn_seg_metrics(&v, &v, n.data(), mm_far.data(), 2, s), HN_ERR_ARG, "1e+06");
+    }
 }
 
 TEST(SegMetrics, EveryFailingAllocationIsReported)

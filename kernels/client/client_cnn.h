@@ -15,7 +15,8 @@
  * plain SGD with the proximal term of FedProx (Li et al. 2020). A step without images changes
  * nothing. p begins at `start`, and ends in `values`. loss[g] is the mean cross-entropy over the
  * images of the steps loss_from[g] .. client_steps[g]-1, each taken before its update; 0 without
- * any. status[g] is HN_CLIENT_NONFINITE where a loss or a value at the end is NaN or infinite.
+ * any. status[g] is HN_CLIENT_NONFINITE where a loss, or a trained value at the end, is NaN or
+ * infinite.
  *
  * Shapes     start [n], or [clients][n]; values [clients][n]. `at` says where tensors lie in the n
  *            values: convolutions [filters, kernel, kernel, channels in], layers [out, in], biases.
@@ -35,7 +36,8 @@
  *            outside the classes makes the loss NaN.
  * Errors     HN_ERR_ARG, HN_ERR_SHAPE, HN_ERR_UNSUPPORTED before the first write; the CPU function
  *            also reports a number of steps, image or label that is out of range, with its client,
- *            as HN_ERR_ARG. CUDA: HN_ERR_UNSUPPORTED where it does not fit, with the bytes.
+ *            as HN_ERR_ARG, and HN_ERR_MEMORY, by then some clients may have been written. CUDA:
+ *            HN_ERR_UNSUPPORTED where it does not fit, with the bytes.
  */
 #ifndef HN_CLIENT_CNN_H
 #define HN_CLIENT_CNN_H
@@ -105,7 +107,8 @@ HN_NODISCARD hn_status hn_client_cnn_check_rows(const hn_client_cnn_args *a);
 
 /* Bytes of shared memory that a block needs at least, for a net that passes the check. */
 size_t hn_client_cnn_bytes(const hn_client_cnn_net *net, int64_t batch);
-/* HN_ERR_UNSUPPORTED, with both numbers, where they are more than `limit` (H200: 232,448). */
+/* HN_ERR_UNSUPPORTED for a batch beyond the limits, or, with both numbers, where the bytes are more
+ * than `limit` (H200: 232,448). */
 HN_NODISCARD hn_status hn_client_cnn_fits(const hn_client_cnn_net *net, int64_t batch,
                                           size_t limit);
 

@@ -53,10 +53,11 @@ hn_status hn_client_cnn_check_net(const hn_client_cnn_net *net)
     return check_size("classes", net->classes, 2, HN_CLIENT_CNN_CLASSES);
 }
 
-/* Tensors lie in the n values, behind each other in any order. */
-static hn_status check_places(const hn_client_cnn_args *a)
+enum { MAX_TENSORS = 2 * HN_CLIENT_CNN_STEPS + 4 };
+
+/* Where each tensor of the net begins in a client's values, and its size; returns how many. */
+static int tensors_of(const hn_client_cnn_args *a, int64_t *first, int64_t *size)
 {
-    int64_t first[2 * HN_CLIENT_CNN_STEPS + 4], size[2 * HN_CLIENT_CNN_STEPS + 4];
     hn_client_cnn_at dense;
     const int64_t n = hn_client_cnn_layout(&a->net, &dense);
     int count = 0;
@@ -69,6 +70,14 @@ static hn_status check_places(const hn_client_cnn_args *a)
     first[count] = a->at.fc1_b, size[count++] = dense.fc2_w - dense.fc1_b;
     first[count] = a->at.fc2_w, size[count++] = dense.fc2_b - dense.fc2_w;
     first[count] = a->at.fc2_b, size[count++] = n - dense.fc2_b;
+    return count;
+}
+
+/* Tensors lie in the n values, behind each other in any order. */
+static hn_status check_places(const hn_client_cnn_args *a)
+{
+    int64_t first[MAX_TENSORS], size[MAX_TENSORS];
+    const int count = tensors_of(a, first, size);
     for (int i = 0; i < count; i++) {
         if (first[i] < 0 || first[i] > a->n - size[i])
             return HN_FAIL(HN_ERR_SHAPE,
@@ -345,6 +354,17 @@ static void update(const twin *t, const float *start, double lr)
     update_range(t, start, lr, at->fc2_b, net->classes);
 }
 
+/* Of the values that are trained. */
+static bool all_finite(const twin *t)
+{
+    int64_t first[MAX_TENSORS], size[MAX_TENSORS];
+    const int count = tensors_of(t->a, first, size);
+    for (int k = 0; k < count; k++)
+        for (int64_t i = 0; i < size[k]; i++)
+            if (!isfinite(t->p[first[k] + i])) return false;
+    return true;
+}
+
 static void train(const twin *t, int64_t g)
 {
     const hn_client_cnn_args *a = t->a;
@@ -366,12 +386,9 @@ static void train(const twin *t, int64_t g)
         losses += images;
     }
     loss = losses > 0 ? loss / (double)losses : loss;
-    int32_t status = isfinite(loss) ? HN_CLIENT_DONE : HN_CLIENT_NONFINITE;
-    for (int64_t i = 0; i < a->n; i++)
-        if (!isfinite(t->p[i])) status = HN_CLIENT_NONFINITE;
     memcpy(a->values + g * a->values_stride, t->p, (size_t)a->n * sizeof(float));
     a->loss[g] = (float)loss;
-    a->status[g] = status;
+    a->status[g] = isfinite(loss) && all_finite(t) ? HN_CLIENT_DONE : HN_CLIENT_NONFINITE;
 }
 
 static void twin_free(twin *t)

@@ -134,6 +134,10 @@ size_t hn_client_cnn_bytes(const hn_client_cnn_net *net, int64_t batch)
 
 hn_status hn_client_cnn_fits(const hn_client_cnn_net *net, int64_t batch, size_t limit)
 {
+    if (batch < 1 || batch > HN_CLIENT_CNN_BATCH)
+        return HN_FAIL(HN_ERR_UNSUPPORTED,
+                       "client_cnn: clients with batches of %" PRId64 " images, 1 to %d", batch,
+                       (int)HN_CLIENT_CNN_BATCH);
     const size_t n_bytes = hn_client_cnn_bytes(net, batch);
     if (n_bytes <= limit) return HN_OK;
     return HN_FAIL(HN_ERR_UNSUPPORTED,

@@ -1,10 +1,9 @@
 /* conv3d.h - three-dimensional convolution: forward, and the gradients of its input and its weight.
  *
- *   y[n,p,q,v,o]    = round(sum_{r,s,t,c} x[n, i(p,r), i(q,s), i(v,t), c] w[o,r,s,t,c] + bias[o])
- *   dx[n,i,j,k,c]   = round(sum over all (o,p,q,v,r,s,t) that read it of dy[n,p,q,v,o]
- * w[o,r,s,t,c])
- *                     (+ add[n,i,j,k,c])
- *   dw[o,r,s,t,c]  += sum_{n,p,q,v} dy[n,p,q,v,o] x[n, i(p,r), i(q,s), i(v,t), c]
+ *   y[n,p,q,v,o]   = round(sum_{r,s,t,c} x[n, i(p,r), i(q,s), i(v,t), c] w[o,r,s,t,c] + bias[o])
+ *   dx[n,i,j,k,c]  = round(sum of dy[n,p,q,v,o] w[o,r,s,t,c] over all (o,p,q,v,r,s,t) that read it
+ *                          (+ add[n,i,j,k,c]))
+ *   dw[o,r,s,t,c] += sum_{n,p,q,v} dy[n,p,q,v,o] x[n, i(p,r), i(q,s), i(v,t), c]
  *
  *   i(p,r) = p stride - pad + r dilation on each axis; x is 0 outside the volume
  *   out_d = (d + 2 pad - dilation (kd - 1) - 1) / stride + 1, rounded down; out_h, out_w likewise

@@ -17,13 +17,17 @@
  *
  * Shapes     logits, dlogits [rows, classes], rows ld_logits and ld_dlogits elements apart; labels,
  *            row_loss, prediction [rows]; loss_sum, count, hits [1]. With `replicas` = G > 1 the
- * rows are G equal groups in order, each with sums of its own: loss_sum and hits [G], count [G]
- * count_stride elements apart. Precision  logits and dlogits f32 or bf16; softmax and its sums fp32
- * (the twin in double), the sum of a call in double, added to loss_sum with one rounding. count and
- * hits are exact up to 2^24. CUDA       the same precision, sums in another order. A label outside
- * the range that is not HN_LABEL_IGNORED gives the loss NaN. Limits     rows, classes below 2^31;
- * any width and alignment; 0 <= eps <= 1. Aliasing   none. Repeats    bit for bit, for any number
- * of threads. Cost       three reads of the logits, of which the first is from memory, one write.
+ *            rows are G equal groups in order, each with sums of its own: loss_sum and hits [G],
+ *            count [G] count_stride elements apart.
+ * Precision  logits and dlogits f32 or bf16; softmax and its sums fp32 (the twin in double), the
+ *            sum of a call in double, added to loss_sum with one rounding. count and hits are exact
+ *            up to 2^24.
+ * CUDA       the same precision, sums in another order. A label outside the range that is not
+ *            HN_LABEL_IGNORED gives the loss NaN.
+ * Limits     rows, classes below 2^31; any width and alignment; 0 <= eps <= 1.
+ * Aliasing   none.
+ * Repeats    bit for bit, for any number of threads.
+ * Cost       three reads of the logits, of which the first is from memory, one write.
  * Errors     HN_ERR_ARG, HN_ERR_SHAPE, HN_ERR_UNSUPPORTED before the first write; the CPU functions
  *            also report a label outside the range, with its row, as HN_ERR_ARG. Where labels are
  *            in device memory the loader has checked them.

@@ -26,8 +26,8 @@
  * Precision  logits and dlogits f32 or bf16; fp32 arithmetic (the twin in double); sums of many
  *            voxels in double.
  * CUDA       a label that is no class and not HN_LABEL_IGNORED gives the loss NaN.
- * Limits     images voxels below 2^31; classes 2 to 16; smooth > 0; 0 <= alpha <= 1; gamma >= 0;
- *            weights finite. Any alignment.
+ * Limits     images voxels below 2^31; on CUDA at most 65535 images; classes 2 to 16; smooth > 0;
+ *            0 <= alpha <= 1; gamma >= 0; weights finite. Any alignment.
  * Aliasing   none.
  * Repeats    bit for bit, for any number of threads.
  * Cost       two reads of logits and labels, one write.

@@ -1,8 +1,11 @@
 /* upsample.h - volumes made larger by repeating their voxels, beside what they are joined with;
  * forward and backward.
  *
- *   y[i,j,k]  = [ skip[i,j,k] | x[f(i), f(j), f(k)] ]     f(i) = i d / out_d, rounded down; f(j),
- * f(k) dx[i,j,k] = round(sum of dy[p,q,v] over the voxels that f sends to (i, j, k))      likewise
+ *   y[i,j,k]  = [ skip[i,j,k] | x[f(i), f(j), f(k)] ]
+ *   dx[i,j,k] = round(sum of dy[p,q,v] over the voxels that f sends to (i, j, k))
+ *
+ *   f(i) = i d / out_d, rounded down; f(j) and f(k) likewise
+ *
  * PyTorch: interpolate(x, size, mode="nearest") and cat((skip, x), channels), as decoders of U-Nets
  * do it. Without skip: only the former; with skip of the size of x: only the latter. The gradient
  * of skip are the columns of dy that came from it.

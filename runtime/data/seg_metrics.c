@@ -9,13 +9,17 @@
 #include "runtime/base/alloc.h"
 #include "runtime/data/nifti.h" /* HN_NIFTI_MAX_SIDE */
 
+/* Of a voxel: squares of distances, and their differences by it, stay far inside fp64. */
+static const double LEAST_MM = 1e-6, MOST_MM = 1e6;
+
 static hn_status check(const int64_t size[3], const double *voxel_mm)
 {
     for (int a = 0; a < 3; a++) {
         if (size[a] < 1 || size[a] > HN_NIFTI_MAX_SIDE)
             return HN_FAIL(HN_ERR_SHAPE, "axis %d of a mask has length %" PRId64, a, size[a]);
-        if (voxel_mm != NULL && !(voxel_mm[a] > 0 && isfinite(voxel_mm[a])))
-            return HN_FAIL(HN_ERR_ARG, "voxels of %g mm along axis %d", voxel_mm[a], a);
+        if (voxel_mm != NULL && !(voxel_mm[a] >= LEAST_MM && voxel_mm[a] <= MOST_MM))
+            return HN_FAIL(HN_ERR_ARG, "voxels of %g mm along axis %d, %g to %g", voxel_mm[a], a,
+                           LEAST_MM, MOST_MM);
     }
     return HN_OK;
 }
@@ -46,9 +50,12 @@ hn_status hn_seg_dice(const uint8_t *got, const uint8_t *want, const int64_t siz
 /* ---- distance transform ---- */
 
 /* Squared distances along one line: out[i] = min over j of f[j] + (mm (i - j))^2, the lower
- * envelope of the parabolas rooted at j. Those of infinite f are left out. f        in [n], stride
- * 1; out [n] may not overlap it root     [n] scratch: whose parabola; from [n + 1] scratch: where
- * it begins to be the lowest */
+ * envelope of the parabolas rooted at j. Those of infinite f are left out.
+ *
+ * f     in [n]
+ * root  [n] scratch: whose parabola
+ * from  [n + 1] scratch: where it begins to be the lowest
+ * out   [n], does not overlap f */
 static void envelope(const double *f, int64_t n, double mm2, int32_t *root, double *from,
                      double *out)
 {

@@ -36,7 +36,7 @@ typedef struct {
 HN_NODISCARD hn_status hn_seg_dice(const uint8_t *got, const uint8_t *want, const int64_t size[3],
                                    int n_classes, hn_seg_score *score);
 /* The same with the surface distances of every class but 0.
- * voxel_mm   of a voxel along d, h, w
+ * voxel_mm   of a voxel along d, h, w: 1e-6 to 1e6
  * Memory     at most 26 bytes a voxel of the box around a class
  * Errors     also HN_ERR_MEMORY */
 HN_NODISCARD hn_status hn_seg_metrics(const uint8_t *got, const uint8_t *want,

@@ -429,7 +429,9 @@ static hn_status check_layout(const hn_fed_layout *l, const wire *w, const char 
                        " of %" PRId64,
                        who, w->tensors, w->elements, l->count, l->n);
     if (memcmp(digest, w->layout, DIGEST) != 0)
-        return HN_FAIL(HN_ERR_SHAPE, "%s: names, shapes or roles of its tensors are others", who);
+        return HN_FAIL(HN_ERR_SHAPE, "%s: names, shapes or roles of its tensors are others%s%s",
+                       who, l->binding ? ", or they belong to something else than " : "",
+                       l->binding ? l->binding : "");
     return HN_OK;
 }
 

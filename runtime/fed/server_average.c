@@ -78,6 +78,14 @@ static void sorted_mean(const hn_fed_pass *p, const hn_fed_chunk *c, int64_t cut
     }
 }
 
+/* floor(trim rows), also where the product of a decimal like 0.29 falls just below its integer; at
+ * least one is left. */
+static int64_t trimmed(double trim, int64_t rows)
+{
+    const int64_t cut = (int64_t)(trim * (double)rows + 1e-9), most = (rows - 1) / 2;
+    return cut < most ? cut : most;
+}
+
 void hn_fed_average(const hn_fed_pass *p, const hn_fed_chunk *c, hn_fed_sums *sums)
 {
     const hn_fed_server *s = p->s;
@@ -87,7 +95,7 @@ void hn_fed_average(const hn_fed_pass *p, const hn_fed_chunk *c, hn_fed_sums *su
     else if (s->o.method == HN_FED_MEDIAN)
         sorted_mean(p, c, (k - 1) / 2, sums);
     else if (s->o.method == HN_FED_TRIMMED_MEAN)
-        sorted_mean(p, c, (int64_t)(s->o.trim * (double)k), sums);
+        sorted_mean(p, c, trimmed(s->o.trim, k), sums);
     else
         weighted_mean(p, c, sums);
 }

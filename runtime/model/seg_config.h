@@ -1,15 +1,15 @@
 /* seg_config.h - what a network for segmentation of volumes is: by name, or from the description
  * that lies beside a MeshNet's weights.
  *
- * Names       unet3d-fets        the 3-D U-Net of FedRef's FeTS2022 experiment: pytorch-3dunet's
- *                                UNet3D with f_maps [4, 8, 16, 32], layer order "gcr", 4 groups;
- * one channel, four classes meshnet5           brainchop's models for grey and white matter: nine
- * convolutions of meshnet20          5 (20) channels with dilations 1 2 4 8 16 8 4 2 1, relu (elu),
- * and one of 1 x 1 x 1; one channel, three classes
- * *.arch.json a list in the order of the network: {"layer": "conv0", "kernel": 3, "dilation": 2,
- *             "out": 5} for a convolution with zeros around ("same"), {"activation": "relu" or
- *             "elu"} behind every one but the last. Layers are called conv0, conv1, ...
- * Errors      HN_ERR_FORMAT, HN_ERR_UNSUPPORTED, HN_ERR_SHAPE, with name or file and place.
+ * unet3d-fets  the 3-D U-Net of FedRef's FeTS2022 experiment: pytorch-3dunet's UNet3D with f_maps
+ *              [4, 8, 16, 32], layer order "gcr", 4 groups; one channel, four classes
+ * meshnet5     brainchop's models for grey and white matter: nine convolutions of 5 channels with
+ *              dilations 1 2 4 8 16 8 4 2 1, relu, and one of 1 x 1 x 1; one channel, three classes
+ * meshnet20    the same of 20 channels, with elu
+ * *.arch.json  a list in the order of the network: {"layer": "conv0", "kernel": 3, "dilation": 2,
+ *              "out": 5} for a convolution with zeros around ("same"), {"activation": "relu" or
+ *              "elu"} behind every one but the last. Layers are called conv0, conv1, ...
+ * Errors       HN_ERR_FORMAT, HN_ERR_UNSUPPORTED, HN_ERR_SHAPE, with name or file and place.
  */
 #ifndef HN_SEG_CONFIG_H
 #define HN_SEG_CONFIG_H

@@ -58,9 +58,9 @@ static const hn_vision_config presets[] = {
     VIT("vit-tiny-cifar", 32, 10, CIFAR10, 4, 192, 3),
     {.family = HN_VISION_CNN, .architecture = "mnist-cnn", .image = 28, .classes = 10, MNIST,
      .cnn = {.kernel = 5, .steps = 2, .width = {32, 64}, .hidden = 1024}},
-    /* The same for LEAF's FEMNIST (Caldas et al., 2018): digits and letters, by writer. */
     {.family = HN_VISION_CNN, .architecture = "mnist-cnn-small", .image = 28, .classes = 10, MNIST,
      .cnn = {.kernel = 3, .steps = 2, .width = {8, 16}, .hidden = 64}},
+    /* mnist-cnn for LEAF's FEMNIST (Caldas et al., 2018): digits and letters, by writer. */
     {.family = HN_VISION_CNN, .architecture = "femnist-cnn", .image = 28, .classes = 62, MNIST,
      .cnn = {.kernel = 5, .steps = 2, .width = {32, 64}, .hidden = 1024}},
     {.family = HN_VISION_CNN, .architecture = "cinic-cnn", .image = 32, .classes = 10, CIFAR10,

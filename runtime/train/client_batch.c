@@ -15,8 +15,7 @@ enum { BUFFERS = 2 }; /* results on their way: one comes while the other is take
 /* A client of the group. */
 typedef struct {
     const hn_fed_task *task;
-    double loss;           /* summed, of the steps that count */
-    int64_t images, first; /* theirs; the first step that counts */
+    hn_fed_loss loss;
 } client;
 
 typedef struct {
@@ -48,6 +47,7 @@ static hn_device *device_of(const batch *b)
 static void free_batch(hn_fed_sim *s)
 {
     batch *b = (batch *)s;
+    if (b->engine) (void)!hn_device_wait(device_of(b)); /* nothing may be on its way */
     for (int i = 0; i < BUFFERS && b->engine; i++) {
         hn_device_fence_free(b->there[i]);
         if (b->back[i]) hn_device_release_host(device_of(b), b->back[i]);
@@ -211,9 +211,7 @@ static hn_status take_reports(batch *b, int64_t n, int64_t enqueued, int64_t mos
         const int64_t step = b->taken++;
         for (int64_t g = 0; g < n; g++) {
             client *c = &b->client[g];
-            if (step < c->first || step >= c->task->steps) continue;
-            c->loss += b->report[g].loss_sum;
-            c->images += b->report[g].tokens;
+            if (step < c->task->steps) hn_fed_loss_add(&c->loss, &b->report[g]);
         }
     }
 }
@@ -258,9 +256,7 @@ static void begin_clients(batch *b, const hn_fed_task *task, int64_t n)
 {
     memset(b->how, 0, (size_t)b->o.at_once * sizeof *b->how);
     for (int64_t g = 0; g < n; g++) {
-        const int64_t epoch = hn_fed_epoch_steps(&b->o.local, task[g].n);
-        const int64_t first = task[g].steps > epoch ? task[g].steps - epoch : 0;
-        b->client[g] = (client){.task = &task[g], .first = first};
+        b->client[g] = (client){.task = &task[g], .loss = hn_fed_loss_begin(&b->o.local, &task[g])};
         b->how[g] = (hn_replica_step){.seed = task[g].seed, .lr_scale = task[g].lr};
     }
 }
@@ -279,12 +275,10 @@ static hn_status run_group(batch *b, const float *global, const hn_fed_task *tas
     const double seconds = (double)(hn_clock_ns() - begun) * 1e-9;
     HN_TRY(fetch(b, 0));
     for (int64_t g = 0; g < n; g++) {
-        const client *c = &b->client[g];
         if (g + 1 < n) HN_TRY(fetch(b, g + 1));
         HN_TRY(gather(b, g, global));
         const hn_fed_trained t = {.value = b->value,
-                                  .loss =
-                                      c->images > 0 ? (float)(c->loss / (double)c->images) : NAN,
+                                  .loss = hn_fed_loss_mean(&b->client[g].loss),
                                   .seconds = seconds * (double)task[g].steps / (double)steps};
         HN_TRY(take(context, first + g, &t));
     }
@@ -297,9 +291,12 @@ static hn_status run_round(hn_fed_sim *s, const float *global, const hn_fed_task
     batch *b = (batch *)s;
     const int64_t most = b->o.at_once;
     for (int64_t i = 0; i < n; i++) HN_TRY(hn_fed_check_task(&b->o, &task[i]));
-    for (int64_t i = 0; i < n; i += most)
-        HN_TRY(run_group(b, global, task + i, n - i < most ? n - i : most, i, take, context));
-    return HN_OK;
+    hn_status st = HN_OK;
+    for (int64_t i = 0; i < n && st == HN_OK; i += most)
+        st = run_group(b, global, task + i, n - i < most ? n - i : most, i, take, context);
+    /* What is on its way would meet the next round's values. */
+    if (st != HN_OK) (void)!hn_device_wait(device_of(b));
+    return st;
 }
 
 hn_status hn_fed_replicas_new(const hn_fed_sim_options *o, hn_fed_sim **out)

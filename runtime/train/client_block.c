@@ -104,6 +104,9 @@ static hn_status check(const hn_fed_sim_options *o)
     HN_TRY(hn_fed_check_images(o, o->images));
     if (v->family != HN_VISION_CNN) return refuse("only networks of the family cnn");
     if (o->model->dtype != HN_F32) return refuse("only fp32");
+    if (o->executor == HN_EXECUTOR_CHECK) return refuse("no --executor cuda-check");
+    if (hn_device_kind_of(o->device) == HN_DEVICE_CUDA && hn_fed_streams(o, o->images))
+        return refuse("no images beside a GPU's memory, and there are more than --resident GiB");
     if (o->images->h != v->image || o->images->w != v->image || o->images->c != v->channels)
         return HN_FAIL(HN_ERR_SHAPE, "%s: images of another size or other channels",
                        v->architecture);

@@ -3,10 +3,10 @@
  * (kernels/client/client_cnn.h). One launch a group of tasks.
  *
  * What it trains: networks of the family cnn that fit (hn_client_cnn_fits), whole, in fp32, by
- * plain SGD with FedProx; no augmentation, smoothing, momentum, decay or clipping. All else is
- * refused by name. The results are those of `one` up to the rounding of fp32, and of the same bits
- * for the same tasks, whatever group they are in. On the CPU the kernel's twin runs: slow, for
- * tests. */
+ * plain SGD with FedProx; no augmentation, smoothing, momentum, decay or clipping; on a GPU with
+ * all images in its memory, and no executor that compares. All else is refused by name. The results
+ * are those of `one` up to the rounding of fp32, and of the same bits for the same tasks, whatever
+ * group they are in. On the CPU the kernel's twin runs: slow, for tests. */
 #ifndef HN_CLIENT_BLOCK_H
 #define HN_CLIENT_BLOCK_H
 #include "runtime/train/fed_sim.h"

@@ -9,9 +9,19 @@ void hn_engine_set_replicas(hn_engine *e, const hn_replica_step *r)
     memcpy(e->replica, r, (size_t)e->o.replicas * sizeof *r);
 }
 
+/* Of a run that has failed; their host memory is free when their steps are done. */
+static hn_status drop_reports(hn_engine *e)
+{
+    for (; e->n_outcomes > 0; e->n_outcomes--) {
+        HN_TRY(hn_device_fence_wait(e->outcome[e->first].done));
+        e->first = (e->first + 1) % HN_ENGINE_AHEAD;
+    }
+    return HN_OK;
+}
+
 hn_status hn_engine_restart(hn_engine *e, uint64_t seed)
 {
-    if (e->n_outcomes > 0) return HN_FAIL(HN_ERR_ARG, "the reports of steps have not been taken");
+    HN_TRY(drop_reports(e));
     if (hn_params_sparse(e->params) != NULL)
         return HN_FAIL(HN_ERR_UNSUPPORTED, "an engine that restarts, with blocks that are trained");
     for (int64_t g = 0; g < e->o.replicas; g++)

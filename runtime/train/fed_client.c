@@ -156,28 +156,19 @@ static hn_status check_task(const hn_fed_client *c, const hn_fed_task *t)
     return hn_fed_check_task(&c->o, t);
 }
 
-/* Of the steps whose loss counts. */
-typedef struct {
-    double sum;
-    int64_t images, from; /* the first one that counts */
-    int64_t taken;        /* steps whose report has been taken */
-} loss_sum;
-
 /* Takes what is there, and waits where more than `most` of the enqueued steps are outstanding. */
-static hn_status take_reports(hn_fed_client *c, int64_t enqueued, int64_t most, loss_sum *l)
+static hn_status take_reports(hn_fed_client *c, int64_t enqueued, int64_t most, hn_fed_loss *l)
 {
     for (;;) {
         bool there;
         hn_step_report r;
         HN_TRY(hn_engine_report(c->engine, enqueued - l->taken > most, &there, &r));
         if (!there) return HN_OK;
-        if (l->taken++ < l->from) continue;
-        l->sum += r.loss_sum;
-        l->images += r.tokens;
+        hn_fed_loss_add(l, &r);
     }
 }
 
-static hn_status steps(hn_fed_client *c, const hn_fed_task *t, loss_sum *l)
+static hn_status steps(hn_fed_client *c, const hn_fed_task *t, hn_fed_loss *l)
 {
     for (int64_t step = 0; step < t->steps; step++) {
         (void)hn_fed_rows(&c->o.local, t, step, c->image);
@@ -190,12 +181,12 @@ static hn_status steps(hn_fed_client *c, const hn_fed_task *t, loss_sum *l)
 
 hn_status hn_fed_client_train(hn_fed_client *c, const hn_fed_task *t, hn_fed_trained *out)
 {
-    const int64_t begun = hn_clock_ns(), epoch = hn_fed_epoch_steps(&c->o.local, t->n);
-    loss_sum l = {.from = t->steps > epoch ? t->steps - epoch : 0};
+    const int64_t begun = hn_clock_ns();
     HN_TRY(check_task(c, t));
+    hn_fed_loss l = hn_fed_loss_begin(&c->o.local, t);
     HN_TRY(hn_engine_restart(c->engine, t->seed));
     HN_TRY(steps(c, t, &l));
-    *out = (hn_fed_trained){.loss = l.images > 0 ? (float)(l.sum / (double)l.images) : NAN,
+    *out = (hn_fed_trained){.loss = hn_fed_loss_mean(&l),
                             .seconds = (double)(hn_clock_ns() - begun) * 1e-9};
     return HN_OK;
 }

@@ -66,24 +66,22 @@ static hn_status check_task(const segment_sim *s, const hn_fed_task *t)
 /* Reports are taken a few steps late: the host makes patches while the device computes. */
 static hn_status train(segment_sim *s, const hn_fed_task *t, hn_fed_trained *out)
 {
-    const int64_t begun = hn_clock_ns(), epoch = hn_fed_epoch_steps(&s->o.local, t->n);
-    double sum = 0, patches = 0;
+    const int64_t begun = hn_clock_ns();
     HN_TRY(check_task(s, t));
+    hn_fed_loss loss = hn_fed_loss_begin(&s->o.local, t);
     HN_TRY(hn_engine_restart(s->engine, t->seed));
-    for (int64_t step = 0, taken = 0; taken < t->steps;) {
+    for (int64_t step = 0; loss.taken < t->steps;) {
         if (step < t->steps) {
             HN_TRY(put_batch(s, t, step));
             HN_TRY(hn_engine_step(s->engine, step++, t->lr, NULL));
         }
         bool there = false;
         hn_step_report r;
-        const bool wait = step == t->steps || step - taken >= HN_ENGINE_AHEAD;
+        const bool wait = step == t->steps || step - loss.taken >= HN_ENGINE_AHEAD;
         HN_TRY(hn_engine_report(s->engine, wait, &there, &r));
-        if (!there || taken++ < t->steps - epoch) continue;
-        sum += r.loss_sum;
-        patches += (double)r.tokens;
+        if (there) hn_fed_loss_add(&loss, &r);
     }
-    *out = (hn_fed_trained){.loss = patches > 0 ? (float)(sum / patches) : NAN,
+    *out = (hn_fed_trained){.loss = hn_fed_loss_mean(&loss),
                             .seconds = (double)(hn_clock_ns() - begun) * 1e-9};
     return HN_OK;
 }
@@ -126,6 +124,8 @@ static hn_status check(const hn_fed_segment_options *o)
         l->frozen_norm)
         return HN_FAIL(HN_ERR_ARG, "augmentation, smoothing and batch norm of images in the "
                                    "training of a segmenter");
+    if (l->fisher_images > 0)
+        return HN_FAIL(HN_ERR_ARG, "a Fisher diagonal beside the training of a segmenter");
     return HN_OK;
 }
 

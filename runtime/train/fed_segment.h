@@ -29,7 +29,8 @@ typedef struct {
     hn_seg_terms terms;
     const hn_patches *train; /* of all clients together */
     int64_t per_region;
-    hn_fed_local local; /* augment, smoothing and frozen_norm are of images: zeros */
+    hn_fed_local local; /* augment, smoothing and frozen_norm are of images, fisher_images of `one`
+                         * (fed_sim.h): zeros */
     int64_t window[3];  /* of hn_fed_segment_evaluate */
     uint64_t seed;      /* of the first values */
 } hn_fed_segment_options;

@@ -3,6 +3,7 @@
 #include <inttypes.h>
 #include <math.h>
 #include <omp.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "runtime/base/alloc.h"
@@ -213,6 +214,28 @@ hn_status hn_fed_setup_evaluator(const hn_fed_setup *s, hn_fed_client **out)
     o.images = NULL;
     o.local.batch = s->c->eval_batch;
     return hn_fed_client_new(&o, hn_image_set_view(s->eval), out);
+}
+
+/* A fresh head travels, so where there are files the seed is nothing to what stays. */
+static hn_status bind_base(const hn_fed_setup *s, hn_fed_layout *l)
+{
+    const hn_vision_config *v = &s->model.vision;
+    const bool lora = is(s->c->payload, "lora");
+    char base[HN_SHA256_HEX], text[256], scale[48] = "";
+    if (s->model.dir)
+        HN_TRY(hn_model_dir_digest(s->model.dir, base));
+    else
+        snprintf(base, sizeof base, "%s", s->base_digest);
+    if (lora) snprintf(scale, sizeof scale, ", lora scale %.9g", s->peft.alpha / (double)s->peft.r);
+    snprintf(text, sizeof text, "base %s, images of side %" PRId64 " and %" PRId64 " channels%s",
+             base, v->image, v->channels, scale);
+    return hn_fed_layout_bind(l, text);
+}
+
+hn_status hn_fed_setup_layout(const hn_fed_setup *s, const hn_fed_client *c, hn_fed_layout *out)
+{
+    HN_TRY(hn_fed_values_layout(hn_engine_params(hn_fed_client_engine(c)), out));
+    return is(s->c->payload, "full") ? HN_OK : bind_base(s, out);
 }
 
 double hn_fed_setup_lr(const hn_fed_config *c, int64_t round)

@@ -80,6 +80,11 @@ void hn_fed_setup_close(hn_fed_setup *s);
 
 /* A client that evaluates only, in batches of eval_batch. */
 HN_NODISCARD hn_status hn_fed_setup_evaluator(const hn_fed_setup *s, hn_fed_client **out);
+/* Names and shapes of what travels. With lora and head it belongs to what does not, and is bound to
+ * it (hn_fed_layout_bind): the tensors of the base's files or, without any, its configuration and
+ * seed; the images' size; lora's scale. */
+HN_NODISCARD hn_status hn_fed_setup_layout(const hn_fed_setup *s, const hn_fed_client *c,
+                                           hn_fed_layout *out);
 /* lr lr_decay^(round - 1); rounds count from 1. */
 double hn_fed_setup_lr(const hn_fed_config *c, int64_t round);
 /* Encoding and, of topk, the number of values of a layout that are sent: at least one. */

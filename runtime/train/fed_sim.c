@@ -3,10 +3,12 @@
 #include "runtime/train/fed_sim.h"
 
 #include <inttypes.h>
+#include <math.h>
 #include <string.h>
 
 #include "runtime/base/label.h"
 #include "runtime/base/rng.h"
+#include "runtime/base/step_block.h"
 #include "runtime/data/row_order.h"
 
 /* SplitMix64's finaliser: neighbours have nothing in common. */
@@ -106,6 +108,29 @@ void hn_fed_put_rows(const hn_images *s, bool streams, const int32_t *image, int
         else
             memset(out->pixel + (size_t)at * bytes, 0, bytes);
     }
+}
+
+/* ---- loss ---- */
+
+hn_fed_loss hn_fed_loss_begin(const hn_fed_local *l, const hn_fed_task *t)
+{
+    const int64_t epoch = hn_fed_epoch_steps(l, t->n);
+    return (hn_fed_loss){.from = t->steps > epoch ? t->steps - epoch : 0};
+}
+
+void hn_fed_loss_add(hn_fed_loss *l, const hn_step_report *r)
+{
+    const bool counts = l->taken++ >= l->from;
+    if (r->tokens == 0) return;
+    if (r->skipped == HN_STEP_NONFINITE || !isfinite(r->loss_sum)) l->sum = NAN; /* and stays it */
+    if (!counts) return;
+    l->sum += r->loss_sum;
+    l->images += r->tokens;
+}
+
+float hn_fed_loss_mean(const hn_fed_loss *l)
+{
+    return l->images > 0 ? (float)(l->sum / (double)l->images) : NAN;
 }
 
 /* ---- values ---- */

@@ -24,7 +24,8 @@
  * random     crop, flip and dropout: keyed by (task.seed, step of the task from 1, row of the
  *            batch): the step block's seed, step and row_offset 0 (runtime/base/step_block.h)
  * loss       mean over the images of the task's last E steps (all, where it has fewer), E those of
- *            an epoch; the penalty is not in it
+ *            an epoch; the penalty is not in it. NaN where any step of the task had a loss that is
+ * not finite, or a gradient, for which the step was left out: whoever aggregates refuses it
  */
 #ifndef HN_FED_SIM_H
 #define HN_FED_SIM_H
@@ -33,6 +34,7 @@
 #include "runtime/fed/layout.h"
 #include "runtime/model/model.h"
 #include "runtime/train/classifier_job.h"
+#include "runtime/train/engine.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -124,6 +126,18 @@ int64_t hn_fed_epoch_steps(const hn_fed_local *l, int64_t n);
 /* Rows of batch `step` of the task: numbers of images into image[batch], -1 is padding.
  * returns  how many are no padding */
 int64_t hn_fed_rows(const hn_fed_local *l, const hn_fed_task *t, int64_t step, int32_t *image);
+
+/* `loss` of a task out of the reports of its steps, in order. */
+typedef struct {
+    int64_t from;  /* the first step that counts, from 0 */
+    int64_t taken; /* reports so far */
+    double sum;
+    int64_t images;
+} hn_fed_loss;
+
+hn_fed_loss hn_fed_loss_begin(const hn_fed_local *l, const hn_fed_task *t);
+void hn_fed_loss_add(hn_fed_loss *l, const hn_step_report *r);
+float hn_fed_loss_mean(const hn_fed_loss *l); /* NaN without images */
 
 /* Values that travel, of parameters that have been created or only declared. */
 int64_t hn_fed_values_count(const hn_params *p);

@@ -176,7 +176,7 @@ static hn_status digest_data(hn_fedref *r)
 static hn_status open_payload(hn_fedref *r)
 {
     HN_TRY(hn_fed_setup_evaluator(&r->setup, &r->evaluator));
-    HN_TRY(hn_fed_values_layout(hn_engine_params(hn_fed_client_engine(r->evaluator)), &r->layout));
+    HN_TRY(hn_fed_setup_layout(&r->setup, r->evaluator, &r->layout));
     hn_info(&r->log,
             "payload: %" PRId64 " tensors, %" PRId64 " values (%" PRId64
             " of them running statistics)",

@@ -94,7 +94,7 @@ static hn_status open_client(hone_client *c)
     HN_TRY(hn_fed_setup_open(&c->config, &log, &c->setup));
     const hn_images *eval = c->setup.eval ? hn_image_set_view(c->setup.eval) : NULL;
     HN_TRY(hn_fed_client_new(&c->setup.sim, eval, &c->client));
-    HN_TRY(hn_fed_values_layout(hn_engine_params(hn_fed_client_engine(c->client)), &c->layout));
+    HN_TRY(hn_fed_setup_layout(&c->setup, c->client, &c->layout));
     const bool keeps = hn_fed_setup_encoding(&c->config) != HN_FED_F32 && c->config.feedback;
     c->model = hn_malloc((size_t)c->layout.n * sizeof *c->model);
     c->value = hn_malloc((size_t)c->layout.n * sizeof *c->value);
@@ -146,6 +146,7 @@ static hn_status set_payload(hone_client *c, const void *message, size_t n_bytes
     if (head.round <= c->round)
         return HN_FAIL(HN_ERR_ARG, "a model of round %" PRId64 ", the client is in round %" PRId64,
                        head.round, c->round);
+    c->at = EMPTY; /* values that have been set in part are never sent */
     HN_TRY(hn_fed_client_set(c->client, c->value));
     float *const model = c->value;
     c->value = c->model;

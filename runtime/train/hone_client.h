@@ -15,8 +15,10 @@
  *
  * Messages   bytes as runtime/fed/message.h of hone lays them down: header, checksum, little-endian
  *            values. They carry round and client number and the digest of the model's layout, so
- *            that a message of another model, round or client is refused by name. A server is
- *            hone's (hn_fed_server), or anything that reads and writes this format.
+ *            that a message of another model, round or client is refused by name; with
+ *            payload=head and payload=lora also one of another base (files, or configuration and
+ *            seed) or LoRA scale. A server is hone's (hn_fed_server), or anything that reads and
+ *            writes this format.
  * Bits       the same configuration, images, client number and messages give the same update.
  * Errors     0: done. HONE_BAD_INPUT: a configuration, message or argument that cannot be;
  *            HONE_FAILED: memory, device, file. hone_last_error() says what in one line, on the
