@@ -174,6 +174,9 @@ HN_NODISCARD hn_status hn_fedref_state_load(hn_fedref *r, const char *dir);
 HN_NODISCARD hn_status hn_fedref_append(const hn_fedref *r);
 /* Every file of results; draw: and the picture. */
 HN_NODISCARD hn_status hn_fedref_write_results(const hn_fedref *r, bool draw);
+/* What class k is called: its number, in `text`, where the data have no such class. */
+enum { HN_FEDREF_CLASS = 24 };
+const char *hn_fedref_class(const hn_fedref *r, int64_t k, char text[HN_FEDREF_CLASS]);
 void hn_fedref_print_rounds(const hn_fedref *r, FILE *to);
 void hn_fedref_print_result(const hn_fedref *r, FILE *to);
 

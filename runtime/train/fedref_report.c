@@ -179,19 +179,20 @@ static void set(json_t *o, const char *key, json_t *value, bool *ok)
 static json_t *real(double v) { return isfinite(v) ? json_real(v) : json_null(); }
 static json_t *whole(double v) { return json_integer((json_int_t)v); }
 
-/* A head may have more classes than the data: those have a number. */
-static json_t *class_json(const hn_fedref *r, int64_t k)
+const char *hn_fedref_class(const hn_fedref *r, int64_t k, char text[HN_FEDREF_CLASS])
 {
     const hn_images *v = hn_image_set_view(r->setup.train);
-    return k < v->n_classes ? json_string(v->class_name[k]) : json_sprintf("%" PRId64, k);
+    snprintf(text, HN_FEDREF_CLASS, "%" PRId64, k);
+    return k < v->n_classes ? v->class_name[k] : text;
 }
 
 static json_t *classes_json(const hn_fedref *r, bool *ok)
 {
+    char text[HN_FEDREF_CLASS];
     json_t *all = json_array();
     for (int64_t k = 0; k < hn_fedref_classes(r); k++) {
         json_t *o = json_object();
-        set(o, "class", class_json(r, k), ok);
+        set(o, "class", json_string(hn_fedref_class(r, k, text)), ok);
         set(o, "best", real(r->class_best[k]), ok);
         set(o, "last", real(r->class_last[k]), ok);
         set(o, "forgetting", real(r->class_best[k] - r->class_last[k]), ok);

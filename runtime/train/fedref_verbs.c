@@ -218,7 +218,7 @@ static hn_status open_run(const hn_fedref_call *c, bool write, hn_fedref *r)
 static hn_status print_scores(hn_fedref *r, FILE *to)
 {
     hn_fed_scores s;
-    const hn_images *v = hn_image_set_view(r->setup.train);
+    char text[HN_FEDREF_CLASS];
     HN_TRY(hn_fed_client_evaluate(r->evaluator, &s));
     fprintf(to,
             "behind round %" PRId64 ": accuracy %.4f %% (%" PRId64 " of %" PRId64 "), loss %.6f\n",
@@ -229,7 +229,7 @@ static hn_status print_scores(hn_fedref *r, FILE *to)
                 then == s.accuracy ? ", the same" : "");
     for (int64_t k = 0; k < hn_fedref_classes(r); k++)
         if (s.class_rows[k] > 0)
-            fprintf(to, "  %-20s %8.2f %% of %" PRId64 "\n", v->class_name[k],
+            fprintf(to, "  %-20s %8.2f %% of %" PRId64 "\n", hn_fedref_class(r, k, text),
                     100 * (double)s.class_hits[k] / (double)s.class_rows[k], s.class_rows[k]);
     return HN_OK;
 }
