@@ -96,7 +96,7 @@ def add_arguments(p, name, seeds, smoke_seeds):
     p.add_argument("--tables-only", action="store_true", help="runs none")
     p.add_argument("--out", help=f"default: runs/{name}, with --smoke runs/{name}-smoke")
     p.add_argument("--jobs", type=int, default=1, help="cells at a time")
-    p.add_argument("--shard", type=shard, default=(1, 1), help="i/n: every n-th cell (or group of cells) from the i-th")
+    p.add_argument("--shard", type=shard, default=(1, 1), help="i/n: every n-th cell from the i-th")
     p.add_argument(
         "--seeds",
         type=whole_numbers,

@@ -44,7 +44,7 @@ slow a curve begins, and is not comparable with the forgetting above (January 20
 | FEMNIST accuracy (25 rounds) | -3.1604 | -3.1848 | -3.1971 | -3.0594 | -3.1649 | -3.2411 | -3.0855 |
 | FEMNIST F1 (25 rounds) | -3.3535 | -3.3582 | -3.3881 | -3.2448 | -3.3462 | -3.4560 | -3.2683 |
 """,
-    "payload": """Authors' repository, November and December 2025 (commit decd2a8 of 15 December 2025):
+    "payload": """Authors' repository, November and December 2025 (commit decd2a8, 15 December):
 "communication resource ratio" relative to FedRef = 1. How it was computed is not known; bytes of a
 round are those of FedAvg and four more. Accuracies of all methods were 6-9 % (FEMNIST) and 9.7-10.0
 % (CINIC-10, chance is 10 %) at that time.
@@ -77,7 +77,7 @@ README of July 2025 (commit a9e66d4), in the order FedAvg / FedProx / FedOpt / F
 | FeTS | 16.78 / 16.80 / 16.67 / 16.81 | 21.49 / 21.53 / 21.39 / 21.53 | 15.29 / 12.20 / 12.54 / 12.13 |
 | DRIVE | 30.23 / 30.23 / 30.23 / 32.27 | 45.95 / 45.95 / 45.95 / 48.17 | 14.82 / 14.82 / 14.82 / 14.79 |
 """,
-    "time": """Authors' repository: no table of client times (as of 20 January 2026). The client's code of
-FedRef is that of FedAvg.
+    "time": """Authors' repository: no table of client times (as of 20 January 2026). The client's
+code of FedRef is that of FedAvg.
 """,
 }

@@ -17,7 +17,8 @@ what is there).
 Without --full: all methods on MNIST and CIFAR-10 (Dirichlet 0.1, 0.5, 100), Fashion-MNIST and
 PneumoniaMNIST in sites, penalties on two streams, payloads, robustness, times. --full adds
 penalties on all streams and more of Fashion-MNIST. --only takes of all cells those whose name
-matches. Data are found through HONE_DATA (default ../shared/data).
+matches; --shard leaves the cells of a method on a stream together. Data are found through HONE_DATA
+(default ../shared/data).
 """
 
 import argparse
@@ -32,13 +33,15 @@ import cells
 import fedref_cells
 import fedref_table
 
+BY_ROUND = ("accuracy", "client_s", "server_ms")
+
 
 def arguments(work):
     p = argparse.ArgumentParser(
         prog="fedref.sh", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     cells.add_arguments(p, "fedref", [0, 1, 2, 3, 4], [0, 1])
-    p.add_argument("--rounds", type=int, help="of parts choice and run; default: each stream its own")
+    p.add_argument("--rounds", type=int, help="of choice and run; default: each stream its own")
     p.add_argument("--program", default=str(cells.ROOT / "build" / "hone-fedref"))
     a = p.parse_args()
     cells.settle(work, a)
@@ -81,10 +84,9 @@ class FedrefWork(cells.Work):
         result = json.loads((run / "result.json").read_text())
         with (run / "rounds.csv").open(newline="") as file:
             rows = list(csv.DictReader(file))
-        column = lambda name: [float(row[name] or "nan") for row in rows]
         result["simulate"] = cell.simulate if has_gpu(a) else "one"
-        for name in ("accuracy", "loss", "client_s", "server_ms"):
-            result[f"by_round_{name}"] = column(name)
+        for name in ("accuracy",) if cell.part == "choice" else BY_ROUND:
+            result[f"by_round_{name}"] = [float(row[name]) for row in rows]
         return result
 
     def summary(self, result):

@@ -12,7 +12,6 @@ least 0; by class: the same of each class, and then the mean.
 """
 
 import json
-import math
 import pathlib
 import re
 import shutil
@@ -20,7 +19,7 @@ import sys
 
 import rank_map
 from cells import deviation, head, mean, row
-from fedref_cells import CHOICE_SEED, METHODS
+from fedref_cells import METHODS
 from fedref_published import PUBLISHED
 
 TITLES = {
@@ -71,7 +70,7 @@ class Done:
     def megabytes(self):
         return None if self.bytes_to_target is None else self.bytes_to_target / 1e6
 
-    def per_round(self, what):
+    def typical(self, what):
         """The median, which knows no first round's preparations."""
         values = sorted(getattr(self, f"by_round_{what}"))
         return values[len(values) // 2]
@@ -137,9 +136,8 @@ def choices(out):
 
 
 def best_rate(rates):
-    """The lowest of equals; one that came to no number never."""
-    score = lambda rate: rates[rate] if math.isfinite(rates[rate]) else -1
-    return max(sorted(rates), key=score)
+    """The lowest of equals."""
+    return max(sorted(rates), key=rates.get)
 
 
 class Kept:
@@ -219,14 +217,9 @@ def penalties_table(kept, stream, p):
     if not any(kind.startswith("lambda-") for kind in p.kinds):
         return
     yield from head("", "rate", *MEASURED, *REACHED[:2], "seeds")
-    yield row("fedavg", kept.rate(stream, p, "fedavg"), *measured(p, "fedavg"), *row_end(p, "fedavg"))
-    for kind, title in PENALTIES:
+    for kind, title in (("fedavg", "fedavg"), *PENALTIES):
         rate = kept.rate(stream, p, kind)
-        yield row(title, rate, *measured(p, kind), *row_end(p, kind))
-
-
-def row_end(p, kind):
-    return [*reached(p, kind)[:2], p.seeds(kind)]
+        yield row(title, rate, *measured(p, kind), *reached(p, kind)[:2], p.seeds(kind))
 
 
 PAYLOADS = (
@@ -247,19 +240,21 @@ def payload_table(kept, stream, p):
         *("payload", "rate", "values", "bytes up, a client and round", "of the whole, %"),
         *("late", "minus the whole", "MB of the run", *REACHED[:2], "seeds"),
     )
-    dense = next((c.message_bytes_up for c in p.kinds.get("full", {}).values()), None)
+    message = lambda c: c.bytes_up / (c.rounds_done * c.per_round)
+    dense = next((message(c) for c in p.kinds.get("full", {}).values()), None)
     for kind, title in PAYLOADS:
-        share = p.of(kind, lambda c: dense and 100 * c.message_bytes_up / dense, "{:.2f}")
+        share = p.of(kind, lambda c: dense and 100 * message(c) / dense, "{:.2f}")
         yield row(
             title,
             kept.rate(stream, p, kind),
             p.of(kind, lambda c: c.payload_values, "{:,.0f}").partition(" (")[0],
-            p.of(kind, lambda c: c.message_bytes_up, "{:,.0f}").partition(" (")[0],
+            p.of(kind, message, "{:,.0f}").partition(" (")[0],
             share.partition(" (")[0],
             p.of(kind, Done.late),
             "" if kind == "full" else p.difference(kind, "full", Done.late),
             p.of(kind, lambda c: (c.bytes_up + c.bytes_down) / 1e6, "{:,.1f}").partition(" (")[0],
-            *row_end(p, kind),
+            *reached(p, kind)[:2],
+            p.seeds(kind),
         )
 
 
@@ -301,8 +296,8 @@ def time_table(kept, stream, p):
     for kind in METHODS:
         yield row(
             kind,
-            p.of(kind, lambda c: c.per_round("client_s"), "{:.4f}"),
-            p.of(kind, lambda c: c.per_round("server_ms"), "{:.3f}"),
+            p.of(kind, lambda c: c.typical("client_s"), "{:.4f}"),
+            p.of(kind, lambda c: c.typical("server_ms"), "{:.3f}"),
             p.of(kind, lambda c: c.message_bytes_up, "{:,.0f}"),
         )
 
@@ -323,8 +318,12 @@ def settings_line(p):
     for key in (*SETTINGS, "target"):
         found = sorted({c.options[key] for c in those if key in c.options})
         words += [f"{key} {', '.join(found)}"] if found else []
-    simulated = ", ".join(sorted({c.simulate for c in those}))
-    return f"{'; '.join(words)}. Simulated: {simulated}; {', '.join(sorted({c.device for c in those}))}."
+    simulated, devices = (", ".join(sorted(set(found))) for found in zip(*map(where, those)))
+    return f"{'; '.join(words)}. Simulated: {simulated}; {devices}."
+
+
+def where(c):
+    return c.simulate, c.device
 
 
 def section(name, kept):
