@@ -84,7 +84,7 @@ class Suite(NamedTuple):
 VIT = "vit-tiny-imagenet/model.f16.safetensors"
 
 MODELS = {
-    # Two convolutions of 8 and 16 channels, 64 hidden: the largest that fits into a block.
+    # Two convolutions of 8 and 16 channels, 64 hidden: a client fits into a block of the GPU.
     "small": Model({"model": "mnist-cnn-small"}, "block"),
     "cinic": Model({"model": "cinic-cnn"}, "replicas"),
     "vit": Model(
@@ -97,9 +97,9 @@ MODELS = {
 
 # ---- streams ----
 #
-# Targets were declared before any federated cell was run. The same network was trained on all of a
-# stream's images in one place (one client with everything: sgd, 0.03, batches of 32, seed 1000).
-# The odds of an error there, wrong to right, are multiplied by 1.5 where the clients are alike or
+# Targets were declared before any cell of these streams was run. The same network was trained on
+# all of a stream's images in one place (one client with everything: sgd, 0.03, batches of 32, seed
+# 1000). The odds of an error there, wrong to right, are multiplied by 1.5 where the clients are alike or
 # differ in size alone, by 2 at alpha 0.5, and by 3 at alpha 0.1, and the accuracy is rounded to
 # half a percent: what a user might still accept for leaving the images where they are, by one rule
 # for all streams that knows nothing of any method.
