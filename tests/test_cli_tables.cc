@@ -1,5 +1,5 @@
-/* scripts/tables/pearl.sh and sparse.sh: their cells, what they run and do not run again, and their
- * tables. */
+/* scripts/tables/pearl.sh, sparse.sh and fedref.sh: their cells, what they run and do not run
+ * again, and their tables. */
 #include "cli_test.h"
 
 namespace {
@@ -9,7 +9,7 @@ namespace {
 
 class Tables {
     TempDir dir_;
-    std::string script_; /* "pearl" or "sparse" */
+    std::string script_; /* "pearl", "sparse" or "fedref" */
 
   public:
     explicit Tables(const std::string &script = "pearl") : script_(script) {}
@@ -18,8 +18,9 @@ class Tables {
     {
         const char *bin = std::getenv("HONE_BIN");
         const std::string folder = bin ? bin : "build";
-        const std::string programs =
-            script_ == "pearl" ? " --program " + folder + "/hone-pearl" : " --programs " + folder;
+        const std::string programs = script_ == "sparse"
+                                         ? " --programs " + folder
+                                         : " --program " + folder + "/hone-" + script_;
         Ran r;
         const int status =
             system(("scripts/tables/" + script_ + ".sh" + programs + " --out " + (dir_ / "out") +
@@ -168,6 +169,80 @@ TEST(CliSparseTables, SkipsWhatNeedsAGpu)
     expect_done(r);
     EXPECT_TRUE(contains(r.err, "1 skipped: ")) << r.err;
     EXPECT_TRUE(contains(r.out, "1 of 1 cells are missing: step/llama-3.2-1b/block-32.")) << r.out;
+}
+
+/* The line that begins so, or nothing. */
+std::string row_of(const std::string &text, const std::string &begin)
+{
+    for (const auto &line : lines_of(text))
+        if (line.compare(0, begin.size(), begin) == 0) return line;
+    return "";
+}
+
+/* A method's runs are where its learning rate is chosen. */
+TEST(CliFedrefTables, ShardsShareTheCells)
+{
+    NEED_PYTHON();
+    const Tables w("fedref");
+    const Ran all = w.run("--list --full");
+    expect_done(all);
+    std::set<std::string> cells;
+    size_t together = 0;
+    for (const char *shard : {"1/3", "2/3", "3/3"}) {
+        const Ran part = w.run(std::string("--list --full --shard ") + shard);
+        expect_done(part);
+        for (const auto &line : lines_of(part.out)) {
+            EXPECT_TRUE(cells.insert(line).second) << line;
+            EXPECT_EQ(contains(line, "\tmnist/train"), line.compare(0, 5, "mnist") == 0) << line;
+            EXPECT_EQ(contains(line, "vit-tiny"), contains(line, "cifar10-vit/")) << line;
+            const size_t at = line.find("/run/median-s0\t");
+            if (at == std::string::npos) continue;
+            const std::string choice = line.substr(0, at) + "/choice/median-lr0.01-s1000\t";
+            EXPECT_TRUE(contains(part.out, choice)) << line;
+            together++;
+        }
+    }
+    EXPECT_EQ(together, 11u); /* streams */
+    EXPECT_EQ(cells.size(), lines_of(all.out).size());
+}
+
+/* Lambda 0 is FedAvg bit for bit; of six clients, two a round are refused, in three rounds. */
+TEST(CliFedrefTables, ChoosesRatesAndComparesMethods)
+{
+    NEED_PYTHON();
+    HN_NEED_DATA(mnist, "mnist");
+    const Tables w("fedref");
+    const std::string cells = "mnist-a0.5/(choice|run)/(fedavg|lambda-0)-|/fedavg-(clean|inj)",
+                      smoke = "--smoke --seeds 0 --jobs 2 --only '" + cells + "' --rounds ";
+    const Ran first = w.run(smoke + "2");
+    expect_done(first);
+    EXPECT_TRUE(contains(row_of(first.out, "| v3, lambda2 0 "), " | +0.00 | ")) << first.out;
+    EXPECT_TRUE(contains(row_of(first.out, "| v3, lambda2 1 "), " | - | - | ")) << first.out;
+    const std::string robust = row_of(first.out.substr(first.out.find("## Robust")), "| fedavg |");
+    EXPECT_TRUE(contains(robust, " | 6 | - | - | 1 |")) << robust;
+    EXPECT_TRUE(contains(first.out, "Not built yet")) << first.out;
+    EXPECT_FALSE(contains(first.out, "cells are missing")) << first.out;
+    const std::string cell = w / "out/mnist-a0.5/run/lambda-0-s0";
+    EXPECT_FALSE(std::filesystem::exists(cell)); /* its states */
+    const std::string json = read_file(cell + ".json");
+    const Ran again = w.run(smoke + "2");
+    expect_done(again);
+    EXPECT_TRUE(contains(again.err, "2 cells, 2 done before")) << again.err;
+    EXPECT_EQ(again.out, first.out);
+    EXPECT_EQ(read_file(cell + ".json"), json);
+    const Ran other = w.run(smoke + "3");
+    EXPECT_EQ(other.code, 2);
+    EXPECT_TRUE(contains(other.err, "rounds=2, not 3")) << other.err;
+}
+
+TEST(CliFedrefTables, SaysWhichCellsWaitForARate)
+{
+    NEED_PYTHON();
+    const Tables w("fedref");
+    const Ran r = w.run("--smoke --only '^mnist-a0.5/run/(median|ema)-s0'");
+    EXPECT_EQ(r.code, 1);
+    EXPECT_TRUE(contains(r.err, "2 cells wait for the choice of their rate")) << r.err;
+    EXPECT_TRUE(contains(r.out, "2 of 2 cells are missing: mnist-a0.5/run/ema, ")) << r.out;
 }
 
 } // namespace

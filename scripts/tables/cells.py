@@ -1,4 +1,5 @@
-"""Cells of tables: runs of programs, each kept as one JSON file. What pearl.sh and sparse.sh share.
+"""Cells of tables: runs of programs, each kept as one JSON file. What pearl.sh, sparse.sh and
+fedref.sh share.
 
 A cell has a `name`, as place/.../kind-s<seed>, and `options`, which decide what comes out. Of a
 cell, DIR/<name>.json is what was asked for and what came of it, DIR/<name>.log what the programs
@@ -43,6 +44,10 @@ class Work:
     def alone(self, cell):
         """Whether nothing else may run beside it."""
         return False
+
+    def group(self, cell):
+        """Cells of one group go to one shard."""
+        return cell.name
 
     def next(self, a, cell, run):
         """The Command that is next, by what lies in the folder; None: all are done. One that ends
@@ -118,7 +123,9 @@ def choose(work, a, cells):
     if a.only:
         cells = [c for c in cells if a.only.search(c.name)]
     i, n = a.shard
-    cells = cells[i - 1 :: n]
+    groups = list(dict.fromkeys(work.group(c) for c in cells))
+    mine = set(groups[i - 1 :: n])
+    cells = [c for c in cells if work.group(c) in mine]
     if not cells:
         fail(work.script, "no cell is left: --list without --only and --shard shows their names")
     return cells
@@ -307,8 +314,8 @@ def missing_files(work, a, cells):
 
 
 def execute(work, a, cells, programs, prepare=None):
-    """Runs what is not there yet; whether all of it is there then, but for what cannot be here.
-    prepare: is called with the cells that will run."""
+    """Runs what is not there yet; whether all of it is there then, but for what cannot be here,
+    or None where a signal has ended it. prepare: is called with the cells that will run."""
     todo = [cell for cell in cells if not is_done(work, a, cell)]
     print(f"{len(cells)} cells, {len(cells) - len(todo)} done before", file=sys.stderr)
     reasons = {cell.name: work.why_not(a, cell) for cell in todo}
@@ -336,7 +343,7 @@ def execute(work, a, cells, programs, prepare=None):
         runner.all()
     except KeyboardInterrupt:
         print(f"{work.script}: stopped; the same call goes on", file=sys.stderr)
-        return False
+        return None
     for what, those in (("failed", runner.failed), ("unfinished", runner.unfinished)):
         if those:
             print(f"{len(those)} {what}: {' '.join(c.name for c in those)}", file=sys.stderr)

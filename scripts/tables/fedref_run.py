@@ -1,0 +1,156 @@
+"""Runs the cells of fedref.sh, some at a time, and prints their tables.
+
+    scripts/tables/fedref.sh [--smoke | --full | --only REGEX] [--seeds 0,1,2,3,4] [--rounds N]
+                             [--out DIR] [--jobs N] [--shard i/n] [--device D] [--program FILE]
+
+A cell is one run of hone-fedref: DIR/<cell>.json is its result.json with what was asked for and the
+accuracies by round, DIR/<cell>.log what it said. First come those of part `choice`, which try the
+learning rates with a seed of their own and are measured on images that no table shows; then those
+of part `run`, each method at its best rate. Small networks train as blocks or replicas where there
+is a GPU. A cell whose JSON is there is not run again; one that was run with other options is an
+error. Its files (DIR/<cell>/) are removed when it is done, but for --keep-runs. A cell that takes
+longer than --limit seconds is stopped with its state saved and goes on in the next call; one that
+fails is named, the others go on and the call ends with 1. Tables (Markdown) go to standard output
+and DIR/fedref.md, pictures to DIR where gnuplot is (fedref_table.py; --tables-only makes them of
+what is there).
+
+Without --full: all methods on MNIST and CIFAR-10 (Dirichlet 0.1, 0.5, 100), Fashion-MNIST and
+PneumoniaMNIST in sites, penalties on two streams, payloads, robustness, times. --full adds
+penalties on all streams and more of Fashion-MNIST. --only takes of all cells those whose name
+matches; --shard leaves the cells of a method on a stream together. Data are found through HONE_DATA
+(default ../shared/data).
+"""
+
+import argparse
+import csv
+import glob
+import json
+import pathlib
+import shutil
+import sys
+
+import cells
+import fedref_cells
+import fedref_table
+
+BY_ROUND = ("accuracy", "client_s", "server_ms")
+
+
+def arguments(work):
+    p = argparse.ArgumentParser(
+        prog="fedref.sh", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    cells.add_arguments(p, "fedref", [0, 1, 2, 3, 4], [0, 1])
+    p.add_argument("--rounds", type=int, help="of choice and run; default: each stream its own")
+    p.add_argument("--program", default=str(cells.ROOT / "build" / "hone-fedref"))
+    a = p.parse_args()
+    cells.settle(work, a)
+    return a
+
+
+def has_gpu(a):
+    return a.device != "cpu" and bool(glob.glob("/dev/nvidia[0-9]*"))
+
+
+class FedrefWork(cells.Work):
+    script = "fedref.sh"
+
+    def files(self, cell):
+        return cell.files
+
+    def group(self, cell):
+        return cell.group
+
+    def alone(self, cell):
+        return cell.part == "time"
+
+    def next(self, a, cell, run):
+        kept = run / "result.json"
+        result = json.loads(kept.read_text()) if kept.exists() else {}
+        if result.get("rounds_done", 0) == cell.options["rounds"]:
+            return None
+        # How clients are simulated moves results by rounding only; it is no option of a cell.
+        simulate = cell.simulate if has_gpu(a) else "one"
+        options = {**cell.options, "simulate": simulate, "device": a.device, "out": run}
+        options["save-every"] = 25
+        if (run / "index.json").exists():
+            options["resume"] = "auto"
+        else:
+            shutil.rmtree(run, ignore_errors=True)
+        words = [word.replace("{out}", str(a.out)) for word in cells.words_of(options, a.data)]
+        return cells.Command("train", [a.program, "train", *words])
+
+    def result(self, a, cell, run, seconds):
+        result = json.loads((run / "result.json").read_text())
+        with (run / "rounds.csv").open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        result["simulate"] = cell.simulate if has_gpu(a) else "one"
+        for name in ("accuracy",) if cell.part == "choice" else BY_ROUND:
+            result[f"by_round_{name}"] = [float(row[name]) for row in rows]
+        return result
+
+    def summary(self, result):
+        return f"{100 * result['last_accuracy']:.2f} %"
+
+
+def with_rates(a, chosen):
+    """Cells of part run at the best of their rates, and those of which not all were tried."""
+    tried = fedref_table.choices(a.out)
+    ready, waiting = [], []
+    for cell in (c for c in chosen if c.part == "run"):
+        rates = tried.get((cell.stream, cell.rate_of), {})
+        if set(rates) >= set(fedref_cells.rates_of(a.suite, cell.rate_of)):
+            ready.append(cell.at(fedref_table.best_rate(rates)))
+        else:
+            waiting.append(cell)
+    return ready, waiting
+
+
+def prepare(a, todo):
+    for made in sorted({cell.made for cell in todo if cell.made}):
+        fedref_cells.prepare(made, a.data, a.out)
+
+
+def show(work, a, chosen):
+    ready, waiting = with_rates(a, chosen)
+    cells.show(work, a, [c for c in chosen if c.part != "run"] + ready)
+    for cell in waiting:
+        print(f"{cell.name}\twaits for its rate\t{' '.join(cell.files)}")
+
+
+def run(work, a, chosen):
+    """Whether all is there then."""
+    execute = lambda those: cells.execute(
+        work, a, those, [a.program], lambda todo: prepare(a, todo)
+    )
+    good = execute([c for c in chosen if c.part != "run"])
+    if good is None:
+        return False
+    ready, waiting = with_rates(a, chosen)
+    if ready:
+        good = execute(ready) and good
+    if waiting:
+        print(f"{len(waiting)} cells wait for the choice of their rate", file=sys.stderr)
+    return good and not waiting
+
+
+def main():
+    work = FedrefWork()
+    a = arguments(work)
+    a.suite = fedref_cells.smoke() if a.smoke else fedref_cells.whole(a.full or a.only)
+    settings = {"rounds": a.rounds} if a.rounds else {}
+    chosen = cells.choose(work, a, fedref_cells.make(a.suite, a.seeds, settings))
+    if a.list:
+        show(work, a, chosen)
+        return 0
+    good = a.tables_only or run(work, a, chosen)
+    text = fedref_table.tables(a.out, [cell.name for cell in chosen])
+    print(text)
+    if a.out.is_dir():
+        (a.out / "fedref.md").write_text(text)
+        fedref_table.pictures(a.out)
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
