@@ -10,7 +10,8 @@
  *
  * Shapes     x, dx [n, d, h, w, c], y, dy [n, out_d, out_h, out_w, c], index the same in bytes;
  *            voxels ld_* elements apart, volumes behind each other.
- * Precision  all f32 or all bf16; bits are copied. A NaN is a maximum, the last one of several.
+ * Precision  all f32 or all bf16; values are copied. A NaN is a maximum, the last one of several,
+ *            and comes out as one, of which bits is not promised.
  * Limits     voxels and c 1 to 2^31 - 1; size 1 to 6, so that an index is one byte, and no longer
  *            than a side. Any width and alignment.
  * Aliasing   none.

@@ -1,5 +1,5 @@
 /* A thread makes up to 8 channels of one voxel of the result: forward all that its cube holds,
- * backward what its cube's index says. Bits are only copied, through fp32. */
+ * backward what its cube's index says. Values are only copied, through fp32. */
 #include "kernels/conv/pool3d.h"
 #include "runtime/base/cuda_vec.h"
 
