@@ -1,7 +1,8 @@
 """Runs the cells of sparse.sh, some at a time, and prints their tables.
 
-    scripts/tables/sparse.sh [--smoke | --full | --only REGEX] [--seeds 0,1,2,3,4] [--out DIR]
-                             [--jobs N] [--shard i/n] [--device D] [--dtype T] [--programs DIR]
+    scripts/tables/sparse.sh [--smoke | --full | --only REGEX] [--seeds 0,1,2,3,4] [--all-rates]
+                             [--out DIR] [--jobs N] [--shard i/n] [--device D] [--dtype T]
+                             [--programs DIR]
 
 A cell is one run of hone-full, hone-lora or hone-sparse at one learning rate, judged on two parts
 of the target's text that training never sees (valid chooses the rate, test is what the tables show)
@@ -11,8 +12,10 @@ the programs said, DIR/data the texts, written once. A cell whose JSON is there 
 one that was run with other options is an error. Its files (DIR/<cell>/) are removed when it is
 done, but for --keep-runs. A cell that takes longer than --limit seconds is stopped with a
 checkpoint and goes on in the next call; one that fails is named, the others go on and the call
-ends with 1. Tables (Markdown) go to standard output and DIR/sparse.md, pictures to DIR where
-gnuplot is (sparse_table.py; --tables-only makes them of what is there).
+ends with 1. The first seed tries all learning rates, the others run at the one that was best for it
+by valid (--all-rates: every seed at every rate). Tables (Markdown) go to standard output and
+DIR/sparse.md, pictures to DIR where gnuplot is (sparse_table.py; --tables-only makes them of what
+is there).
 
 Without --full: all tables on babyllama-char105 and Shakespeare, T1 on two more targets and with
 stories260k. --full adds the other tables there. --only takes of all cells those whose name matches.
@@ -46,6 +49,7 @@ def arguments(work):
     p.add_argument(
         "--programs", default=str(cells.ROOT / "build"), help="folder of hone's programs"
     )
+    p.add_argument("--all-rates", action="store_true", help="with every seed")
     a = p.parse_args()
     cells.settle(work, a)
     a.programs = pathlib.Path(a.programs)
@@ -213,21 +217,64 @@ def prepare(a, suite, chosen):
             cells.fail("sparse.sh", error)
 
 
+def in_stages(a, chosen):
+    """Cells of the first seed, and those without a rate; of the others those at the rate that was
+    best there, and those of kinds of which not all rates were tried."""
+    early = [c for c in chosen if a.all_rates or c.seed == a.seeds[0] or "lr" not in c.options]
+    early_names = {c.name for c in early}
+    tried = {}  # of what was asked for; {kind: {rate: cell}}
+    for c in early:
+        if "lr" in c.options:
+            tried.setdefault((c.target, c.model, c.kind), {})[c.options["lr"]] = c
+    best = {}
+    for key, rates in tried.items():
+        kept = {rate: cells.path_of(a, c, ".json") for rate, c in rates.items()}
+        if all(path.exists() for path in kept.values()):
+            valid = lambda rate: json.loads(kept[rate].read_text())["valid"]
+            best[key] = min(sorted(kept), key=valid)
+    ready, waiting = [], []
+    for c in (c for c in chosen if c.name not in early_names):
+        key = (c.target, c.model, c.kind)
+        if key not in best:
+            waiting.append(c)
+        elif c.options["lr"] == best[key]:
+            ready.append(c)
+    return early, ready, waiting
+
+
+def run(work, a, chosen, programs, prepare):
+    """Whether all is there then."""
+    early, _, _ = in_stages(a, chosen)
+    good = cells.execute(work, a, early, programs, prepare) if early else True
+    if good is None:
+        return False
+    _, ready, waiting = in_stages(a, chosen)
+    if ready:
+        good = bool(cells.execute(work, a, ready, programs, prepare)) and good
+    if waiting:
+        print(f"{len(waiting)} cells wait for the choice of their rate", file=sys.stderr)
+    return good and not waiting
+
+
 def main():
     work = SparseWork()
     a = arguments(work)
     suite = sparse_cells.smoke() if a.smoke else sparse_cells.whole(a.full or a.only)
     all_cells = sparse_cells.make(suite, a.seeds, {"dtype": a.dtype})
     chosen = cells.choose(work, a, all_cells)
+    early, ready, waiting = in_stages(a, chosen)
     if a.list:
-        cells.show(work, a, chosen)
+        cells.show(work, a, early + ready)
+        for cell in waiting:
+            print(f"{cell.name}\twaits for its rate\t{' '.join(cell.files)}")
         return 0
     good = True
     if not a.tables_only:
         names = {c.options["program"] for c in chosen} - {"bench-step"}
         programs = [str(a.programs / f"hone-{name}") for name in sorted(names | {"full"})]
-        good = cells.execute(work, a, chosen, programs, lambda todo: prepare(a, suite, todo))
-    text = sparse_table.tables(a.out, [cell.name for cell in chosen])
+        good = run(work, a, chosen, programs, lambda todo: prepare(a, suite, todo))
+        early, ready, waiting = in_stages(a, chosen)
+    text = sparse_table.tables(a.out, [cell.name for cell in early + ready + waiting])
     print(text)
     if a.out.is_dir():
         (a.out / "sparse.md").write_text(text)

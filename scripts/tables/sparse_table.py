@@ -5,7 +5,8 @@ Losses are in nats a token (of babyllama: a character), mean and standard deviat
 lower is better. test: a part of the target's text that neither training nor the choice of the
 learning rate has seen. source: stories that the base model has written before; its rise is what
 was forgotten. Of each method the learning rate with the least loss on a third part (valid) stands
-there; "*" behind it: it is the least or largest that was tried, and a better one may lie beyond.
+there, of the first seed where the others ran at that rate alone; "*" behind it: it is the least or
+largest that was tried, and a better one may lie beyond.
 Differences are taken seed by seed and then averaged. b<rank>: as many trained values as LoRA of
 that rank on all linear layers has (methods with blocks as many as whole blocks make).
 """
