@@ -169,6 +169,26 @@ TEST(CliFedref, PayloadsOfPairsAndHeads)
 }
 
 /* What is exported is what was measured. */
+TEST(CliFedref, StatisticsThatStayDoNotTravel)
+{
+    const FedPlace w;
+    const Words run =
+        w.cnn("train", "1") + fedavg +
+        Words{"--model", "resnet20", "--lr", "1e-4"}; /* frozen norms do not hold it */
+    const auto info = [&](const std::string &name, const Words &how) {
+        expect_done(w.run(run + how + w.to(name)));
+        const Ran r = w.run({"hone-fedref", "info", "--run", w / name});
+        EXPECT_EQ(r.code, 0) << r.err;
+        return r.out;
+    };
+    const std::string head = info("head", {"--payload", "head"}),
+                      frozen = info("frozen", {"--frozen-norm"}),
+                      full = info("full", {"--epoch-end", "join"});
+    EXPECT_TRUE(contains(head, "payload: 390 values")) << head; /* 6 x 64 and 6 */
+    for (const auto &text : {head, frozen}) EXPECT_FALSE(contains(text, "buffer")) << text;
+    EXPECT_TRUE(contains(full, "buffer")) << full;
+}
+
 TEST(CliFedref, TheExportedModelHasTheAccuracyOfTheRun)
 {
     const FedPlace w;

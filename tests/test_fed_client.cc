@@ -1,5 +1,6 @@
 /* Clients of a federated round on an engine of one replica, and what all simulations share. */
 #include "classifier_test.h"
+#include "runtime/base/alloc.h"
 #include "runtime/train/fed_client.h"
 #include "runtime/train/fed_fisher.h"
 
@@ -245,7 +246,7 @@ TEST_F(FedClient, LayoutHasTheOrderOfTheValues)
     Opened c(o);
     hn_fed_layout l = {};
     const hn_params *p = hn_engine_params(hn_fed_client_engine(c.c));
-    ASSERT_HN_OK(hn_fed_values_layout(p, &l));
+    ASSERT_HN_OK(hn_fed_values_layout(&o.local, p, &l));
     EXPECT_EQ(l.n, hn_fed_client_values(c.c));
     const auto v = c.values();
     for (int64_t i = 0; i < l.count; i++) {
@@ -253,6 +254,45 @@ TEST_F(FedClient, LayoutHasTheOrderOfTheValues)
         ASSERT_HN_OK(hn_param_get(hn_params_find(p, l.tensor[i].name), one.data()));
         EXPECT_TRUE(std::equal(one.begin(), one.end(), v.begin() + l.tensor[i].first));
     }
+    hn_fed_layout_free(&l);
+}
+
+/* What cannot change is no part of the payload, and is there all the same. */
+TEST_F(FedClient, FrozenStatisticsDoNotTravel)
+{
+    model.vision = small_model("resnet20");
+    const StripedImages images(model.vision, 24, 1);
+    o.images = images.view();
+    o.local.join = true;
+    Opened moving(o);
+    o.local.frozen_norm = true;
+    Opened frozen(o, images.view());
+    const hn_params *p = hn_engine_params(hn_fed_client_engine(frozen.c));
+    hn_fed_layout l = {};
+    ASSERT_HN_OK(hn_fed_values_layout(&o.local, p, &l));
+    float *before = nullptr, *after = nullptr;
+    ASSERT_HN_OK(hn_params_get_buffers(p, &before));
+    int64_t buffers = 0;
+    for (int64_t i = 0; i < hn_params_count(p); i++)
+        if (hn_params_at(p, i)->buffer) buffers += hn_param_values(hn_params_at(p, i));
+    EXPECT_GT(buffers, 0);
+    EXPECT_EQ(l.n, l.values);
+    EXPECT_EQ(l.n, hn_fed_client_values(frozen.c));
+    EXPECT_EQ(l.n + buffers, hn_fed_client_values(moving.c));
+    const auto start = frozen.values(), end = frozen.after(start, task(all, 3));
+    EXPECT_FALSE(same_bits(start, end));
+    ASSERT_HN_OK(hn_params_get_buffers(p, &after));
+    EXPECT_EQ(memcmp(before, after, (size_t)buffers * sizeof *before), 0);
+    /* whoever only evaluates has them from the model, too */
+    hn_fed_scores s = {}, t = {};
+    ASSERT_HN_OK(hn_fed_client_evaluate(frozen.c, &s));
+    o.images = nullptr;
+    Opened only(o, images.view());
+    ASSERT_HN_OK(hn_fed_client_set(only.c, end.data()));
+    ASSERT_HN_OK(hn_fed_client_evaluate(only.c, &t));
+    EXPECT_EQ(s.loss, t.loss);
+    hn_free(before);
+    hn_free(after);
     hn_fed_layout_free(&l);
 }
 

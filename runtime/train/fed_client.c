@@ -105,7 +105,7 @@ static hn_status open(hn_fed_client *c)
     if (c->eval) HN_TRY(sort_by_class(c));
     HN_TRY(open_engine(c));
     HN_TRY(hn_engine_allocate(c->engine));
-    c->n_values = hn_fed_values_count(hn_engine_params(c->engine));
+    c->n_values = hn_fed_values_count(&c->o.local, hn_engine_params(c->engine));
     return hn_model_load(c->o.model, hn_engine_params(c->engine), c->o.seed);
 }
 
@@ -127,12 +127,12 @@ int64_t hn_fed_client_values(const hn_fed_client *c) { return c->n_values; }
 
 hn_status hn_fed_client_set(hn_fed_client *c, const float *value)
 {
-    return hn_fed_values_set(hn_engine_params(c->engine), value);
+    return hn_fed_values_set(&c->o.local, hn_engine_params(c->engine), value);
 }
 
 hn_status hn_fed_client_get(const hn_fed_client *c, float *value)
 {
-    return hn_fed_values_get(hn_engine_params(c->engine), value);
+    return hn_fed_values_get(&c->o.local, hn_engine_params(c->engine), value);
 }
 
 /* ---- micro-batches ---- */

@@ -232,10 +232,16 @@ static hn_status bind_base(const hn_fed_setup *s, hn_fed_layout *l)
     return hn_fed_layout_bind(l, text);
 }
 
+static bool everything_travels(const hn_fed_setup *s)
+{
+    const bool stays = s->sim.local.frozen_norm && hn_vision_has_batch_norm(&s->model.vision);
+    return is(s->c->payload, "full") && !stays;
+}
+
 hn_status hn_fed_setup_layout(const hn_fed_setup *s, const hn_fed_client *c, hn_fed_layout *out)
 {
-    HN_TRY(hn_fed_values_layout(hn_engine_params(hn_fed_client_engine(c)), out));
-    return is(s->c->payload, "full") ? HN_OK : bind_base(s, out);
+    HN_TRY(hn_fed_values_layout(&s->sim.local, hn_engine_params(hn_fed_client_engine(c)), out));
+    return everything_travels(s) ? HN_OK : bind_base(s, out);
 }
 
 double hn_fed_setup_lr(const hn_fed_config *c, int64_t round)

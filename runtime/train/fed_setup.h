@@ -5,6 +5,7 @@
  *   full    every parameter, and running statistics
  *   lora    low-rank pairs and the head (lora_hook.h), and running statistics
  *   head    the head alone: the body, batch norms included, stays as it is
+ * Running statistics that stay (frozen_norm, head) do not travel.
  */
 #ifndef HN_FED_SETUP_H
 #define HN_FED_SETUP_H
@@ -80,8 +81,8 @@ void hn_fed_setup_close(hn_fed_setup *s);
 
 /* A client that evaluates only, in batches of eval_batch. */
 HN_NODISCARD hn_status hn_fed_setup_evaluator(const hn_fed_setup *s, hn_fed_client **out);
-/* Names and shapes of what travels. With lora and head it belongs to what does not, and is bound to
- * it (hn_fed_layout_bind): the tensors of the base's files or, without any, its configuration and
+/* Names and shapes of what travels. Where something stays it belongs to that, and is bound to it
+ * (hn_fed_layout_bind): the tensors of the base's files or, without any, its configuration and
  * seed; the images' size; lora's scale. */
 HN_NODISCARD hn_status hn_fed_setup_layout(const hn_fed_setup *s, const hn_fed_client *c,
                                            hn_fed_layout *out);

@@ -11,8 +11,9 @@
  *
  * values     what travels: one fp32 vector, the trained parameters and the buffers of the model in
  *            the order of hn_params (hn_params_count), each dense and in the order of files, as
- *            hn_param_get gives it. hn_fed_values_* below. Parameters that are not trained are
- *            those of the model on every client, from the same seed.
+ *            hn_param_get gives it. hn_fed_values_* below. What does not change does not travel:
+ *            parameters that are not trained, and buffers with frozen_norm, are those of the model
+ *            on every client, from the same seed.
  * step       mean gradient over the images of a batch (+ mu (w - global values) of the trained
  *            ones: FedProx, Li et al., 2020, equation 2), norm clipped where asked for, then the
  *            optimizer, whose state begins with zeros in every task; step s of a task, from 0, is
@@ -140,14 +141,16 @@ void hn_fed_loss_add(hn_fed_loss *l, const hn_step_report *r);
 float hn_fed_loss_mean(const hn_fed_loss *l); /* NaN without images */
 
 /* Values that travel, of parameters that have been created or only declared. */
-int64_t hn_fed_values_count(const hn_params *p);
-/* Whether q is part of them. */
-bool hn_fed_travels(const hn_param *q);
+int64_t hn_fed_values_count(const hn_fed_local *l, const hn_params *p);
+/* Whether q is part of them: it changes. */
+bool hn_fed_travels(const hn_fed_local *l, const hn_param *q);
 /* Their names, shapes in files and roles; the message of a real client has the same. */
-HN_NODISCARD hn_status hn_fed_values_layout(const hn_params *p, hn_fed_layout *out);
+HN_NODISCARD hn_status hn_fed_values_layout(const hn_fed_local *l, const hn_params *p,
+                                            hn_fed_layout *out);
 /* Out of an engine of one replica, and into it. */
-HN_NODISCARD hn_status hn_fed_values_get(const hn_params *p, float *value);
-HN_NODISCARD hn_status hn_fed_values_set(const hn_params *p, const float *value);
+HN_NODISCARD hn_status hn_fed_values_get(const hn_fed_local *l, const hn_params *p, float *value);
+HN_NODISCARD hn_status hn_fed_values_set(const hn_fed_local *l, const hn_params *p,
+                                         const float *value);
 
 #ifdef __cplusplus
 }
