@@ -168,7 +168,6 @@ TEST(CliFedref, PayloadsOfPairsAndHeads)
         {"--kind peft", "--payload head"});
 }
 
-/* What is exported is what was measured. */
 TEST(CliFedref, StatisticsThatStayDoNotTravel)
 {
     const FedPlace w;
@@ -189,6 +188,7 @@ TEST(CliFedref, StatisticsThatStayDoNotTravel)
     EXPECT_TRUE(contains(full, "buffer")) << full;
 }
 
+/* What is exported is what was measured. */
 TEST(CliFedref, TheExportedModelHasTheAccuracyOfTheRun)
 {
     const FedPlace w;

@@ -139,6 +139,7 @@ static hn_status open(batch *b)
         return HN_FAIL(HN_ERR_ARG, "%" PRId64 " clients at once as replicas, at least 2",
                        b->o.at_once);
     if (b->o.images == NULL) return HN_FAIL(HN_ERR_ARG, "clients without images to train on");
+    HN_TRY(hn_fed_check_dense(&b->o.local, "replicas"));
     HN_TRY(hn_fed_check_images(&b->o, b->o.images));
     HN_TRY(hn_fed_check_padding(&b->o));
     b->streams = hn_fed_streams(&b->o, b->o.images);

@@ -88,6 +88,7 @@ static hn_status check_local(const hn_fed_local *l)
 {
     const hn_optimizer *p = &l->optimizer;
     const hn_augment *a = &l->augment;
+    HN_TRY(hn_fed_check_dense(l, "blocks"));
     if (p->kind != HN_OPTIMIZER_SGD || p->momentum != 0) return refuse("only plain SGD");
     if (p->weight_decay != 0) return refuse("no weight decay");
     if (p->max_grad_norm != 0) return refuse("no clipping");

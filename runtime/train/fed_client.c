@@ -6,6 +6,7 @@
 #include "runtime/base/alloc.h"
 #include "runtime/base/clock.h"
 #include "runtime/train/fed_fisher.h"
+#include "runtime/train/fed_sparse.h"
 
 struct hn_fed_client {
     hn_fed_sim_options o;
@@ -13,8 +14,9 @@ struct hn_fed_client {
     bool stream_train, stream_eval;
     hn_classifier_job job;
     hn_engine *engine;
-    int64_t n_values;
-    int32_t *image; /* [batch] of the micro-batch that is made */
+    hn_fed_sparse *blocks;     /* NULL: none travel */
+    int64_t n_dense, n_values; /* without changes of blocks; in all */
+    int32_t *image;            /* [batch] of the micro-batch that is made */
     /* Held-out images, class by class. */
     int32_t *by_class;    /* [eval->count] */
     int64_t *class_first; /* [classes + 1] in by_class */
@@ -24,6 +26,7 @@ struct hn_fed_client {
 void hn_fed_client_free(hn_fed_client *c)
 {
     if (c == NULL) return;
+    hn_fed_sparse_free(c->blocks);
     hn_engine_free(c->engine);
     hn_free(c->image);
     hn_free(c->by_class);
@@ -59,6 +62,8 @@ static hn_status open_engine(hn_fed_client *c)
                                       .frozen_norm = l->frozen_norm,
                                       .dtype = c->o.model->dtype};
     hn_classifier_job_init(&c->job, &co);
+    hn_sparse_options room = {0};
+    if (l->support) room = hn_fed_sparse_room(l->support);
     const hn_engine_options o = {.device = c->o.device,
                                  .executor = c->o.executor,
                                  .job = &c->job.job,
@@ -69,6 +74,7 @@ static hn_status open_engine(hn_fed_client *c)
                                  .recompute = HN_RECOMPUTE_AUTO,
                                  .optimizer = l->optimizer,
                                  .anchor = {.weight = c->o.images ? l->mu : 0},
+                                 .sparse = room,
                                  .seed = c->o.seed};
     return hn_engine_new(&o, &c->engine);
 }
@@ -105,8 +111,13 @@ static hn_status open(hn_fed_client *c)
     if (c->eval) HN_TRY(sort_by_class(c));
     HN_TRY(open_engine(c));
     HN_TRY(hn_engine_allocate(c->engine));
-    c->n_values = hn_fed_values_count(&c->o.local, hn_engine_params(c->engine));
-    return hn_model_load(c->o.model, hn_engine_params(c->engine), c->o.seed);
+    const hn_params *p = hn_engine_params(c->engine);
+    const hn_fed_support *support = c->o.local.support;
+    c->n_dense = c->n_values = hn_fed_values_count(&c->o.local, p);
+    HN_TRY(hn_model_load(c->o.model, p, c->o.seed));
+    if (support == NULL) return HN_OK;
+    c->n_values += support->values;
+    return hn_fed_sparse_new(support, p, &c->blocks);
 }
 
 hn_status hn_fed_client_new(const hn_fed_sim_options *o, const hn_images *eval, hn_fed_client **out)
@@ -127,12 +138,14 @@ int64_t hn_fed_client_values(const hn_fed_client *c) { return c->n_values; }
 
 hn_status hn_fed_client_set(hn_fed_client *c, const float *value)
 {
-    return hn_fed_values_set(&c->o.local, hn_engine_params(c->engine), value);
+    HN_TRY(hn_fed_values_set(&c->o.local, hn_engine_params(c->engine), value));
+    return c->blocks ? hn_fed_sparse_set(c->blocks, value + c->n_dense) : HN_OK;
 }
 
 hn_status hn_fed_client_get(const hn_fed_client *c, float *value)
 {
-    return hn_fed_values_get(&c->o.local, hn_engine_params(c->engine), value);
+    HN_TRY(hn_fed_values_get(&c->o.local, hn_engine_params(c->engine), value));
+    return c->blocks ? hn_fed_sparse_get(c->blocks, value + c->n_dense) : HN_OK;
 }
 
 /* ---- micro-batches ---- */

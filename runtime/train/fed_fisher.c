@@ -56,6 +56,8 @@ static hn_status make_zero(hn_fed_fisher *f)
 
 hn_status hn_fed_fisher_new(const hn_fed_sim_options *o, hn_fed_fisher **out)
 {
+    if (o->local.support != NULL)
+        return HN_FAIL(HN_ERR_UNSUPPORTED, "a Fisher diagonal of blocks (--payload sparse)");
     hn_fed_fisher *f = hn_calloc(1, sizeof *f);
     if (f == NULL) return HN_FAIL(HN_ERR_MEMORY, "%zu bytes for a Fisher", sizeof *f);
     f->o = *o;

@@ -124,6 +124,7 @@ static hn_status check(const hn_fed_segment_options *o)
         l->frozen_norm)
         return HN_FAIL(HN_ERR_ARG, "augmentation, smoothing and batch norm of images in the "
                                    "training of a segmenter");
+    HN_TRY(hn_fed_check_dense(l, "segmenters"));
     if (l->fisher_images > 0)
         return HN_FAIL(HN_ERR_ARG, "a Fisher diagonal beside the training of a segmenter");
     return HN_OK;

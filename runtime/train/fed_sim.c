@@ -75,6 +75,14 @@ hn_status hn_fed_check_padding(const hn_fed_sim_options *o)
                    v->architecture);
 }
 
+hn_status hn_fed_check_dense(const hn_fed_local *l, const char *simulation)
+{
+    if (l->support == NULL) return HN_OK;
+    return HN_FAIL(HN_ERR_UNSUPPORTED,
+                   "clients as %s: no blocks of weights (--payload sparse); clients one by one",
+                   simulation);
+}
+
 hn_status hn_fed_check_task(const hn_fed_sim_options *o, const hn_fed_task *t)
 {
     if (t->n < 1 || t->steps < 1)

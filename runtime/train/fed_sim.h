@@ -32,7 +32,7 @@
 #define HN_FED_SIM_H
 #include "runtime/adapt/params.h"
 #include "runtime/data/images.h"
-#include "runtime/fed/layout.h"
+#include "runtime/fed/support.h"
 #include "runtime/model/model.h"
 #include "runtime/train/classifier_job.h"
 #include "runtime/train/engine.h"
@@ -47,9 +47,12 @@ typedef struct {
     hn_optimizer optimizer;
     float mu; /* FedProx; 0: no penalty */
     hn_augment augment;
-    float smoothing;       /* of labels */
-    bool frozen_norm;      /* batch norm by its running values */
-    bool join;             /* batches are always full */
+    float smoothing;  /* of labels */
+    bool frozen_norm; /* batch norm by its running values */
+    bool join;        /* batches are always full */
+    /* Blocks of weights that adapt.sparse names, whose changes are trained and travel behind the
+     * other values (fed_sparse.h); NULL: none. `one` only */
+    const hn_fed_support *support;
     int64_t fisher_images; /* for the diagonal Fisher that clients send besides (fed_fisher.h), at
                             * most so many of a client; 0: none. `one` only */
 } hn_fed_local;
@@ -110,6 +113,8 @@ static inline void hn_fed_sim_free(hn_fed_sim *s)
 HN_NODISCARD hn_status hn_fed_check_images(const hn_fed_sim_options *o, const hn_images *set);
 /* HN_ERR_UNSUPPORTED: batches that may be padded, and a model whose batch norm would count it. */
 HN_NODISCARD hn_status hn_fed_check_padding(const hn_fed_sim_options *o);
+/* HN_ERR_UNSUPPORTED: changes of blocks, in a simulation that is not `one`. */
+HN_NODISCARD hn_status hn_fed_check_dense(const hn_fed_local *l, const char *simulation);
 /* HN_ERR_ARG: no images or steps, an image that the set does not have. */
 HN_NODISCARD hn_status hn_fed_check_task(const hn_fed_sim_options *o, const hn_fed_task *t);
 /* Whether the pixels come along with every micro-batch: they do not lie on a GPU. */
@@ -140,7 +145,8 @@ hn_fed_loss hn_fed_loss_begin(const hn_fed_local *l, const hn_fed_task *t);
 void hn_fed_loss_add(hn_fed_loss *l, const hn_step_report *r);
 float hn_fed_loss_mean(const hn_fed_loss *l); /* NaN without images */
 
-/* Values that travel, of parameters that have been created or only declared. */
+/* Values that travel, of parameters that have been created or only declared: all but changes of
+ * blocks. */
 int64_t hn_fed_values_count(const hn_fed_local *l, const hn_params *p);
 /* Whether q is part of them: it changes. */
 bool hn_fed_travels(const hn_fed_local *l, const hn_param *q);

@@ -91,6 +91,7 @@ typedef struct {
     hn_fed_server *server;
     hn_fed_call *calls; /* [per_round] */
     hn_fed_task *task;  /* [per_round] of those who work */
+    hn_fed_bytes ids;   /* of the blocks that travel: a client's first message; empty: none do */
     hn_fed_bytes down, up;
     float *sent;        /* [layout n] the model as clients have it */
     float *received;    /* [per_round][layout n] updates, until the round is over */

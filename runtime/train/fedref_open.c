@@ -19,6 +19,7 @@ void hn_fedref_close(hn_fedref *r)
     hn_fed_server_free(r->server);
     hn_fed_sim_free(r->sim);
     hn_fed_client_free(r->evaluator);
+    hn_fed_bytes_free(&r->ids);
     hn_fed_bytes_free(&r->down);
     hn_fed_bytes_free(&r->up);
     for (int64_t k = 0; r->residual && k < r->partition.clients; k++) hn_free(r->residual[k]);
@@ -175,6 +176,8 @@ static hn_status digest_data(hn_fedref *r)
 
 static hn_status open_payload(hn_fedref *r)
 {
+    HN_TRY(hn_fed_setup_choose(&r->setup));
+    if (r->setup.support.count > 0) HN_TRY(hn_fed_support_encode(&r->setup.support, &r->ids));
     HN_TRY(hn_fed_setup_evaluator(&r->setup, &r->evaluator));
     HN_TRY(hn_fed_setup_layout(&r->setup, r->evaluator, &r->layout));
     hn_info(&r->log,

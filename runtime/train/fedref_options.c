@@ -111,6 +111,13 @@ hn_status hn_fedref_check_options(const hn_verb_call *call)
         return HN_FAIL(HN_ERR_ARG, "--fisher: with --simulate one only");
     if (c->fisher && is(c->fed.encoding, "topk"))
         return HN_FAIL(HN_ERR_ARG, "--fisher: not with --encoding topk");
+    if (c->fisher && is(c->fed.payload, "sparse"))
+        return HN_FAIL(HN_ERR_ARG, "--fisher: not with --payload sparse");
+    if (is(c->fed.payload, "sparse") && !is(c->simulate, "one"))
+        return HN_FAIL(HN_ERR_ARG,
+                       "--simulate %s: blocks (--payload sparse) are trained one client after the "
+                       "other: --simulate one",
+                       c->simulate);
     if (is(c->method, "fedprox") && c->fed.mu == 0)
         return HN_FAIL(HN_ERR_ARG, "--method fedprox: with --mu 0 it is fedavg");
     if (is(c->partition, "group") && c->groups[0] == '\0')

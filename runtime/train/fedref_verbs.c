@@ -175,6 +175,11 @@ static void print_payload(const hn_fedref *r, FILE *to)
             "a round: %" PRId64 " of %" PRId64 " clients, %" PRId64 " bytes up, %" PRId64 " down\n",
             r->schedule.per_round, r->partition.clients, up * r->schedule.per_round,
             down * r->schedule.per_round);
+    if (r->ids.n > 0)
+        fprintf(to,
+                "blocks:  %" PRId64 " in %" PRId64
+                " matrices, %zu bytes of ids that each client receives once\n",
+                r->setup.support.blocks, r->setup.support.count, r->ids.n);
 }
 
 static void print_memory(const hn_fedref *r, FILE *to)
