@@ -204,7 +204,8 @@ static hn_status take_matrix(const uint8_t *bytes, size_t n, size_t *at, hn_fed_
     name[r.name] = '\0';
     *at += (size_t)r.name;
     hn_fed_matrix m = {.name = name, .out = r.out, .in = r.in, .br = r.br, .bc = r.bc, .n = r.n};
-    if (strlen(name) != (size_t)r.name || !is_shape(&m) || m.n > blocks_of(&m))
+    if (strlen(name) != (size_t)r.name || !is_shape(&m) || m.n > blocks_of(&m) ||
+        hn_fed_support_find(s, name) >= 0)
         return HN_FAIL(HN_ERR_FORMAT, "ids of blocks: matrix %" PRId64 ": no name or shape",
                        s->count);
     int32_t *id = hn_malloc((size_t)m.n * sizeof *id);
@@ -214,7 +215,7 @@ static hn_status take_matrix(const uint8_t *bytes, size_t n, size_t *at, hn_fed_
     m.id = id;
     if (st == HN_OK) st = hn_fed_support_add(s, &m);
     hn_free(id);
-    return st == HN_ERR_ARG ? HN_ERR_FORMAT : st;
+    return st;
 }
 
 static hn_status take_all(const uint8_t *bytes, size_t n, hn_fed_support *s)

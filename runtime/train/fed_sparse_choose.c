@@ -77,7 +77,11 @@ static hn_status list_matrices(choosing *c)
                                                    .shape = l->sparse,
                                                    .weight = 1};
     }
-    return c->n > 0 ? HN_OK : HN_FAIL(HN_ERR_ARG, "--sparse-targets: no layer is left");
+    if (c->n > 0) return HN_OK;
+    return c->pack.n > 0
+               ? HN_FAIL(HN_ERR_ARG, "--sparse-mask %s: the model has none of its matrices",
+                         c->o->mask)
+               : HN_FAIL(HN_ERR_ARG, "--sparse-targets: no layer is left");
 }
 
 /* ---- by the weights ---- */
