@@ -276,6 +276,11 @@ TEST_F(ClientBatch, BlocksRefuseWhatTheyWouldNotDo)
     o.executor = HN_EXECUTOR_CHECK;
     EXPECT_HN_FAIL(hn_fed_blocks_new(&o, &s), HN_ERR_UNSUPPORTED, "cuda-check");
     o.executor = HN_EXECUTOR_AUTO;
+    const hn_fed_support support = {};
+    o.local.support = &support;
+    EXPECT_HN_FAIL(hn_fed_blocks_new(&o, &s), HN_ERR_UNSUPPORTED, "as blocks: no blocks of");
+    EXPECT_HN_FAIL(hn_fed_replicas_new(&o, &s), HN_ERR_UNSUPPORTED, "as replicas: no blocks of");
+    o.local.support = nullptr;
     if (hn_device_kind_of(device) != HN_DEVICE_CUDA) return;
     o.resident = 0;
     EXPECT_HN_FAIL(hn_fed_blocks_new(&o, &s), HN_ERR_UNSUPPORTED, "--resident");
