@@ -297,6 +297,8 @@ TEST(CliFedrefRobust, RefusesWhatCannotBe)
     refused(w, run + Words{"--model", "tests/fixtures/models/llama"}, {"a decoder"});
     const Words sparse = run + Words{"--payload", "sparse"}, adamw = {"--optimizer", "adamw"};
     refused(w, sparse, {"--optimizer sgd", "--payload sparse", "adamw"});
+    if (std::string(test_device()) == "cpu") refused(w, run + Words{"--lanes", "2"}, {"--lanes 2"});
+    refused(w, run + Words{"--lanes", "2", "--simulate", "replicas"}, {"--lanes:", "one"});
     for (const char *how : {"replicas", "block"})
         refused(w, sparse + adamw + Words{"--simulate", how}, {how, "--payload sparse"});
     refused(w, sparse + adamw + Words{"--fisher"}, {"--fisher", "--payload sparse"});

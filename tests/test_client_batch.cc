@@ -94,7 +94,7 @@ struct Both {
         EXPECT_HN_OK(hn_fed_replicas_new(&o, &many));
         EXPECT_EQ(one->n_values, many->n_values);
         start.resize((size_t)one->n_values);
-        EXPECT_HN_OK(hn_fed_client_get(hn_fed_one_client(one), start.data()));
+        EXPECT_HN_OK(hn_fed_client_get(hn_fed_one_client(one, 0), start.data()));
     }
     ~Both()
     {

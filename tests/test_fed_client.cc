@@ -324,6 +324,66 @@ TEST_F(FedClient, OneByOneIsTheClientTaskByTask)
     hn_fed_sim_free(sim);
 }
 
+/* Tasks of all lengths in lanes: results in order, and the same bits as one after the other. */
+TEST_F(FedClient, LanesChangeNoBit)
+{
+    const StripedImages images(model.vision, 24, 1);
+    const std::vector<int32_t> few = {2, 4, 6};
+    o.images = images.view();
+    o.local.optimizer.momentum = 0.9;
+    o.local.augment = {.pad = 1, .flip = 0.5f};
+    std::vector<hn_fed_task> tasks;
+    for (int64_t k = 0; k < 11; k++)
+        tasks.push_back(k % 3 ? task(few, 1 + k % 4, k) : task(all, 12, k));
+    struct Got {
+        std::vector<std::vector<float>> value;
+        std::vector<float> loss;
+        int64_t n;
+    };
+    const auto run = [&](int64_t lanes) {
+        std::vector<hn_device *> more((size_t)lanes - 1);
+        for (auto &d : more) EXPECT_HN_OK(hn_device_open(test_device(), &d));
+        o.lane = more.data();
+        o.lanes = lanes;
+        hn_fed_sim *sim = nullptr;
+        EXPECT_HN_OK(hn_fed_one_new(&o, &sim));
+        EXPECT_EQ(hn_fed_one_lanes(sim), lanes);
+        std::vector<float> start((size_t)sim->n_values);
+        EXPECT_HN_OK(hn_fed_client_get(hn_fed_one_client(sim, lanes - 1), start.data()));
+        Got got = {{}, {}, sim->n_values};
+        const auto take = [](void *context, int64_t i, const hn_fed_trained *t) {
+            Got *g = (Got *)context;
+            EXPECT_EQ(i, (int64_t)g->value.size());
+            g->value.emplace_back(t->value, t->value + g->n);
+            g->loss.push_back(t->loss);
+            return HN_OK;
+        };
+        EXPECT_HN_OK(sim->round(sim, start.data(), tasks.data(), 11, take, &got));
+        /* a round that ends early leaves nothing behind for the next one */
+        EXPECT_HN_FAIL(sim->round(
+                           sim, start.data(), tasks.data(), 11,
+                           [](void *c, int64_t i, const hn_fed_trained *) {
+                               (void)c;
+                               return i == 3 ? HN_FAIL(HN_ERR_IO, "enough") : HN_OK;
+                           },
+                           nullptr),
+                       HN_ERR_IO, "enough");
+        Got again = {{}, {}, sim->n_values};
+        EXPECT_HN_OK(sim->round(sim, start.data(), tasks.data(), 11, take, &again));
+        for (size_t i = 0; i < 11; i++) EXPECT_TRUE(same_bits(got.value[i], again.value[i])) << i;
+        hn_fed_sim_free(sim);
+        for (hn_device *d : more) hn_device_close(d);
+        return got;
+    };
+    const Got one = run(1);
+    for (const int64_t lanes : {2, 3, 16}) {
+        const Got many = run(lanes);
+        EXPECT_TRUE(same_bits(many.loss, one.loss)) << lanes;
+        for (size_t i = 0; i < 11; i++)
+            EXPECT_TRUE(same_bits(many.value[i], one.value[i])) << lanes << " lanes, task " << i;
+    }
+}
+
 /* Squares of the gradients of single images, which steps of rate 1 show. */
 TEST_F(FedClient, FisherIsTheMeanSquareOfTheGradients)
 {

@@ -57,6 +57,7 @@ static const hn_option call_rows[] = {
     {"save-every",      FIELD(save_every),      "1",    1, 1e6, NULL, "rounds from state to state on disk"},
     {"keep",            FIELD(keep),            "1",    1, 1e6, NULL, "newest states that stay on disk"},
     {"simulate",        FIELD(simulate),        "one",  0, 0, "one|replicas|block", "clients one after the other, any network; as replicas of one engine, small ones; each in a block of the GPU, the smallest"},
+    {"lanes",           FIELD(lanes),           "1",    1, 64, NULL, "one: clients at a time on a GPU, each on a stream of its own; the results are the same bits, the memory is that of as many"},
     {"at-once",         FIELD(at_once),         "0",    0, 1e5, NULL, "replicas, block: clients of a group; 0: all of a round"},
     {"inject",          FIELD(inject),          "",     0, 0, NULL, "damage to updates, for tests: KIND:CLIENT@ROUND,..; nan, shape, stale, garbage, truncated"},
     {"log-format",      FIELD(log_format),      "text", 0, 0, "text|json", "json: one object a round on standard output"},

@@ -65,8 +65,10 @@ typedef struct {
     const hn_images *images; /* of all clients together, with the labels that count; the same */
     double resident;         /* GiB of a GPU's memory for their pixels, else they are streamed */
     hn_fed_local local;
-    uint64_t seed;   /* of parameters that are in no file */
-    int64_t at_once; /* tasks in a group, at most; one by one for `one` */
+    uint64_t seed;          /* of parameters that are in no file */
+    int64_t at_once;        /* tasks in a group, at most; one by one for `one`, but for its lanes */
+    hn_device *const *lane; /* [lanes - 1] of `one`: more devices like the first, of one GPU */
+    int64_t lanes;          /* 0 and 1: one task after the other */
 } hn_fed_sim_options;
 
 /* A client's work in a round. */

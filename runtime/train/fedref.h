@@ -45,7 +45,7 @@ typedef struct {
     int64_t fisher_images;
     /* the run */
     const char *out, *resume, *log_format, *inject, *simulate;
-    int64_t eval_every, save_every, stop_after, keep, at_once;
+    int64_t eval_every, save_every, stop_after, keep, at_once, lanes;
     /* verbs on a run that is there */
     const char *run, *to, *kind;
 } hn_fedref_config;

@@ -48,10 +48,10 @@ static hn_status index_check(const hn_fedref *r, const char *where)
 
 static hn_status make_settings(hn_fedref *r)
 {
-    static const char *const free_keys[] = {"model",   "weights",  "data",       "eval-data",
-                                            "groups",  "out",      "device",     "executor",
-                                            "threads", "resident", "eval-batch", "save-every",
-                                            "keep",    "rounds",   "log-format", "below-quorum"};
+    static const char *const free_keys[] = {
+        "model",  "weights",  "data",       "eval-data",    "groups",     "out",
+        "device", "executor", "threads",    "resident",     "eval-batch", "save-every",
+        "keep",   "rounds",   "log-format", "below-quorum", "lanes"};
     return hn_run_settings(r->call->yaml, free_keys, sizeof free_keys / sizeof *free_keys,
                            &r->settings);
 }

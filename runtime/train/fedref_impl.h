@@ -86,7 +86,8 @@ typedef struct {
     /* the parts of a round */
     hn_fed_layout layout;
     hn_fed_client *evaluator;
-    hn_fed_sim *sim; /* NULL: nothing is trained */
+    hn_fed_sim *sim;  /* NULL: nothing is trained */
+    hn_device **lane; /* [lanes - 1] besides the setup's */
     hn_fed_server_options method;
     hn_fed_server *server;
     hn_fed_call *calls; /* [per_round] */

@@ -59,15 +59,18 @@ const char *hn_fedref_reason(const hn_fedref_config *c, const char *option)
     if (is(option, "late-least") && c->late == 0) return "an option of --late";
     if (is(option, "fisher-images") && !c->fisher) return "an option of --fisher";
     if (is(option, "at-once") && is(c->simulate, "one")) return "--simulate one has one at a time";
+    if (is(option, "lanes") && !is(c->simulate, "one")) return "an option of --simulate one";
     const char *reason = partition_reason(c, option);
     return reason ? reason : hn_fed_reason(&c->fed, option);
 }
 
 static hn_status check_given(const hn_verb_call *call)
 {
-    static const char *const more[] = {"alpha", "shards", "groups", "late-least", "at-once"};
+    static const char *const more[] = {"alpha",      "shards",  "groups",
+                                       "late-least", "at-once", "lanes"};
+    enum { N_MORE = sizeof more / sizeof *more };
     const hn_fedref_config *c = call->config;
-    for (int i = 0; i < N_SERVER + 5; i++) {
+    for (int i = 0; i < N_SERVER + N_MORE; i++) {
         const char *option = i < N_SERVER ? server_options[i].option : more[i - N_SERVER];
         const char *reason = hn_fedref_reason(c, option);
         if (reason != NULL && hn_options_given(call->given, option))

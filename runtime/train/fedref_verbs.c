@@ -184,6 +184,7 @@ static void print_payload(const hn_fedref *r, FILE *to)
 
 static void print_memory(const hn_fedref *r, FILE *to)
 {
+    const int64_t lanes = is(r->c->simulate, "one") ? r->c->lanes : 1;
     hn_plan_sizes client = {0}, eval;
     const double value = sizeof(float), mib = 0x1p20;
     const bool keeps = !is(r->c->fed.encoding, "f32") && r->c->fed.feedback;
@@ -191,7 +192,7 @@ static void print_memory(const hn_fedref *r, FILE *to)
     if (hn_fedref_engine(r)) hn_plan_sizes_of(hn_engine_program(hn_fedref_engine(r)), &client);
     hn_plan_sizes_of(hn_engine_program(hn_fed_client_engine(r->evaluator)), &eval);
     fprintf(to, "memory: the clients' engine %.1f MiB, the evaluation's %.1f MiB on the device\n",
-            (double)client.total_bytes / mib, (double)eval.total_bytes / mib);
+            (double)(client.total_bytes * (size_t)lanes) / mib, (double)eval.total_bytes / mib);
     fprintf(to, "        server %.1f MiB, updates of a round %.1f MiB, residuals %.1f MiB\n",
             (double)hn_fed_server_bytes(&r->layout, &r->method) / mib,
             value * (double)(r->layout.n * (each + 2)) / mib,
