@@ -22,6 +22,7 @@ typedef struct {
     hn_params *declared;
     hn_select_matrix *matrix; /* [n]; names are those of `declared` */
     int64_t n;
+    hn_classifier_job job;
     hn_engine *engine; /* whose weights are looked at; NULL: they decide nothing */
     hn_fed_support *out;
 } choosing;
@@ -89,11 +90,10 @@ static hn_status list_matrices(choosing *c)
 /* An engine without a graph, on the CPU: its parameters are what files or seed say. */
 static hn_status load_weights(choosing *c)
 {
-    hn_classifier_job job;
     const hn_classifier_options co = {.config = &c->m->vision, .dtype = c->m->dtype};
-    hn_classifier_job_init(&job, &co);
+    hn_classifier_job_init(&c->job, &co);
     const hn_engine_options o = {
-        .executor = HN_EXECUTOR_CPU, .job = &job.job, .dtype = c->m->dtype, .seed = c->o->seed};
+        .executor = HN_EXECUTOR_CPU, .job = &c->job.job, .dtype = c->m->dtype, .seed = c->o->seed};
     HN_TRY(hn_engine_new(&o, &c->engine));
     HN_TRY(hn_engine_allocate(c->engine));
     return hn_model_load(c->m, hn_engine_params(c->engine), c->o->seed);
