@@ -487,8 +487,9 @@ TEST_F(FedClient, AllBlocksOfMatricesAreTheMatrices)
     const StripedImages images(model.vision, 24, 1);
     const TwoLayers two(model.vision, 4, 1);
     o.images = images.view();
+    /* eps: gradients that are nearly 0 differ in nothing but rounding */
     o.local.optimizer = {
-        .kind = HN_OPTIMIZER_ADAMW, .beta1 = 0.9, .beta2 = 0.99, .eps = 1e-8, .max_grad_norm = 1};
+        .kind = HN_OPTIMIZER_ADAMW, .beta1 = 0.9, .beta2 = 0.99, .eps = 1e-3, .max_grad_norm = 1};
     for (const float mu : {0.0f, 0.5f}) {
         o.local.mu = mu;
         o.local.support = nullptr;
