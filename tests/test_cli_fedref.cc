@@ -168,6 +168,71 @@ TEST(CliFedref, PayloadsOfPairsAndHeads)
         {"--kind peft", "--payload head"});
 }
 
+TEST(CliFedref, StatisticsThatStayDoNotTravel)
+{
+    const FedPlace w;
+    const Words run =
+        w.cnn("train", "1") + fedavg +
+        Words{"--model", "resnet20", "--lr", "1e-4"}; /* frozen norms do not hold it */
+    const auto info = [&](const std::string &name, const Words &how) {
+        expect_done(w.run(run + how + w.to(name)));
+        const Ran r = w.run({"hone-fedref", "info", "--run", w / name});
+        EXPECT_EQ(r.code, 0) << r.err;
+        return r.out;
+    };
+    const std::string head = info("head", {"--payload", "head"}),
+                      frozen = info("frozen", {"--frozen-norm"}),
+                      full = info("full", {"--epoch-end", "join"});
+    EXPECT_TRUE(contains(head, "payload: 390 values")) << head; /* 6 x 64 and 6 */
+    for (const auto &text : {head, frozen}) EXPECT_FALSE(contains(text, "buffer")) << text;
+    EXPECT_TRUE(contains(full, "buffer")) << full;
+}
+
+/* Ids once, then changes alone: bytes, the model that comes out, and going on. */
+TEST(CliFedref, PayloadOfBlocks)
+{
+    const FedPlace w;
+    Words run = w.vit();
+    const auto lr = std::find(run.begin(), run.end(), "--lr");
+    run.erase(lr, lr + 2);
+    run = run + Words{"--payload", "sparse",   "--optimizer", "adamw",           "--lr",
+                      "0.01",      "--epochs", "2",           "--sparse-budget", "lora:2"};
+    expect_done(w.run(run + w.to("run")));
+    const Json r(w / "run/result.json");
+    const double up = r.number("message_bytes_up"), ids = r.number("message_bytes_ids");
+    EXPECT_EQ(up, 4 * r.number("payload_values") + 128);
+    EXPECT_GT(ids, 64);
+    EXPECT_LT(ids, up / 2);
+    EXPECT_EQ(w.column("run", "bytes_up"), std::vector<double>(3, 8 * up));
+    EXPECT_EQ(w.column("run", "bytes_down"), (std::vector<double>{8 * (up + ids), 8 * up, 8 * up}));
+    const auto accuracy = w.column("run", "accuracy");
+    EXPECT_GT(accuracy.back(), 0.25); /* six classes */
+    const Ran eval = w.run({"hone-fedref", "eval", "--run", w / "run"});
+    EXPECT_TRUE(contains(eval.out, ", the same")) << eval.out << eval.err;
+    const Ran info = w.run({"hone-fedref", "info", "--run", w / "run"});
+    EXPECT_TRUE(contains(info.out, "attn.qkv.weight.blocks") ||
+                contains(info.out, "query.weight.blocks"))
+        << info.out;
+    EXPECT_TRUE(contains(info.out, "bytes of ids")) << info.out;
+    /* the exported model is the whole one, with the changes in it */
+    const std::string bytes = w.model("run");
+    const Ran whole = w.run({"hone-full", "eval", "--model", w / "run-model", "--data",
+                             w / "data/t10k-images-idx3-ubyte", "--device", test_device()});
+    char want[32];
+    std::snprintf(want, sizeof want, "%.2f %%", 100 * accuracy.back());
+    EXPECT_TRUE(contains(whole.out, want)) << want << " is not in " << whole.out << whole.err;
+    expect_done(w.run(run + w.to("cut") + Words{"--stop-after", "1"}));
+    expect_done(w.run(run + w.to("cut") + Words{"--resume", "auto"}));
+    EXPECT_TRUE(w.model("cut") == bytes);
+    EXPECT_EQ(w.rounds("cut"), w.rounds("run"));
+    /* other blocks, another run; bf16 with what was rounded away kept */
+    expect_refused(w.run(run + w.to("cut") + Words{"--resume", "auto", "--sparse-score", "random"}),
+                   2, {"sparse-score"});
+    expect_done(w.run(run + w.to("random") +
+                      Words{"--sparse-score", "random", "--encoding", "bf16", "--rounds", "1"}));
+    EXPECT_FALSE(w.model("random") == bytes);
+}
+
 /* What is exported is what was measured. */
 TEST(CliFedref, TheExportedModelHasTheAccuracyOfTheRun)
 {
@@ -176,7 +241,7 @@ TEST(CliFedref, TheExportedModelHasTheAccuracyOfTheRun)
         const std::string name = payload[1];
         w.trained(name, w.vit() + payload);
         const Ran r = w.run({"hone-full", "eval", "--model", w / (name + "-model"), "--data",
-                             w / "data", "--device", test_device()});
+                             w / "data/t10k-images-idx3-ubyte", "--device", test_device()});
         expect_done(r);
         char want[32];
         std::snprintf(want, sizeof want, "%.2f %%", 100 * w.column(name, "accuracy").back());

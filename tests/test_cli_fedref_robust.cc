@@ -267,6 +267,11 @@ TEST(CliFedrefRobust, RefusesOptionsThatMeanNothing)
     refused(w, run + Words{"--lora-rank", "4"}, {"--lora-rank:", "--payload lora"});
     refused(w, run + Words{"--beta1", "0.5"}, {"--beta1:", "adamw"});
     refused(w, run + Words{"--pad", "2"}, {"--pad:"});
+    refused(w, run + Words{"--sparse-score", "random"}, {"--sparse-score:", "--payload sparse"});
+    const Words sparse = run + Words{"--payload", "sparse", "--optimizer", "adamw"};
+    refused(w, sparse + Words{"--sparse-lift-rank", "4"}, {"--sparse-lift-rank:", "lift"});
+    refused(w, sparse + Words{"--sparse-mask", "pack", "--sparse-budget", "1%"},
+            {"--sparse-budget:", "--sparse-mask"});
     refused(w, run + Words{"--frozen-norm", "--payload", "head"}, {"--frozen-norm:"});
 }
 
@@ -290,6 +295,18 @@ TEST(CliFedrefRobust, RefusesWhatCannotBe)
     refused(w, run + Words{"--partition", "group"}, {"--groups"});
     refused(w, run + Words{"--model", "resnet20"}, {"--epoch-end part", "batch norm"});
     refused(w, run + Words{"--model", "tests/fixtures/models/llama"}, {"a decoder"});
+    const Words sparse = run + Words{"--payload", "sparse"}, adamw = {"--optimizer", "adamw"};
+    refused(w, sparse, {"--optimizer sgd", "--payload sparse", "adamw"});
+    if (std::string(test_device()) == "cpu") refused(w, run + Words{"--lanes", "2"}, {"--lanes 2"});
+    refused(w, run + Words{"--lanes", "2", "--simulate", "replicas"}, {"--lanes:", "one"});
+    for (const char *how : {"replicas", "block"})
+        refused(w, sparse + adamw + Words{"--simulate", how}, {how, "--payload sparse"});
+    refused(w, sparse + adamw + Words{"--fisher"}, {"--fisher", "--payload sparse"});
+    refused(w, sparse + adamw + Words{"--sparse-budget", "2"}, {"2"});
+    refused(w, sparse + adamw + Words{"--sparse-block", "256x256"}, {"256"});
+    refused(w, sparse + adamw + Words{"--sparse-mask", "no-pack"}, {"no-pack"});
+    refused(w, sparse + adamw + Words{"--sparse-targets", "nothing"},
+            {"--sparse-targets", "nothing"});
     refused(w, run + Words{"--payload", "lora", "--lora-targets", "nothing"},
             {"--lora-targets", "nothing"});
     std::filesystem::remove(w / "data/t10k-images-idx3-ubyte");

@@ -94,7 +94,7 @@ struct Both {
         EXPECT_HN_OK(hn_fed_replicas_new(&o, &many));
         EXPECT_EQ(one->n_values, many->n_values);
         start.resize((size_t)one->n_values);
-        EXPECT_HN_OK(hn_fed_client_get(hn_fed_one_client(one), start.data()));
+        EXPECT_HN_OK(hn_fed_client_get(hn_fed_one_client(one, 0), start.data()));
     }
     ~Both()
     {
@@ -276,6 +276,11 @@ TEST_F(ClientBatch, BlocksRefuseWhatTheyWouldNotDo)
     o.executor = HN_EXECUTOR_CHECK;
     EXPECT_HN_FAIL(hn_fed_blocks_new(&o, &s), HN_ERR_UNSUPPORTED, "cuda-check");
     o.executor = HN_EXECUTOR_AUTO;
+    const hn_fed_support support = {};
+    o.local.support = &support;
+    EXPECT_HN_FAIL(hn_fed_blocks_new(&o, &s), HN_ERR_UNSUPPORTED, "as blocks: no blocks of");
+    EXPECT_HN_FAIL(hn_fed_replicas_new(&o, &s), HN_ERR_UNSUPPORTED, "as replicas: no blocks of");
+    o.local.support = nullptr;
     if (hn_device_kind_of(device) != HN_DEVICE_CUDA) return;
     o.resident = 0;
     EXPECT_HN_FAIL(hn_fed_blocks_new(&o, &s), HN_ERR_UNSUPPORTED, "--resident");

@@ -1,150 +1,54 @@
 /* kernels/conv: the convolution and its gradients, by twin and fast functions, beside PyTorch's and
  * ONNX's values; its rows in the graph. */
+#include "conv_test.h"
 #include "graph_test.h"
-#include "kernel_test.h"
 #include "kernels/conv/conv2d.h"
-#include "kernels/linear/linear_dw.h"
 #include "onnx_vectors.h"
 
 namespace {
 
-struct Shape {
-    hn_dtype dtype, bias_dtype;
-    hn_conv2d_shape s;
-    int64_t replicas;
-};
-
-hn_status fast(const hn_conv2d_args &a)
-{
-    Scratch scratch(hn_conv2d_fwd_fast_scratch(&a));
-    return hn_conv2d_fwd_fast(&a, scratch.data());
-}
-hn_status fast(const hn_conv2d_dx_args &a)
-{
-    Scratch scratch(hn_conv2d_dx_fast_scratch(&a));
-    return hn_conv2d_dx_fast(&a, scratch.data());
-}
-hn_status fast(const hn_conv2d_dw_args &a)
-{
-    Scratch scratch(hn_conv2d_dw_fast_scratch(&a));
-    return hn_conv2d_dw_fast(&a, scratch.data());
-}
-
-class Conv2d : public ::testing::TestWithParam<Shape> {
-  protected:
-    const Shape p = GetParam();
-    const hn_conv2d_shape &s = p.s;
-    const int64_t g = p.replicas ? p.replicas : 1, taps = hn_conv2d_taps(&s);
-    const int64_t rows = s.n * s.h * s.w;
-    const int64_t out_rows = s.n * hn_conv2d_out_h(&s) * hn_conv2d_out_w(&s);
-    Matrix x{p.dtype, rows, s.in}, w{p.dtype, g *s.out, taps}, bias{p.bias_dtype, g, s.out};
-    Matrix dy{p.dtype, out_rows, s.out, 1}, add{p.dtype, rows, s.in, 5};
-
-    void SetUp() override { x.normal(1), w.normal(2), bias.normal(3), dy.normal(5), add.normal(6); }
-    Matrix y() { return Matrix(p.dtype, out_rows, s.out); }
-    Matrix dx() { return Matrix(p.dtype, rows, s.in); }
-    Matrix dw() { return Matrix(HN_F32, g * s.out, taps); }
-
-    hn_conv2d_args fwd(Matrix &to, bool full)
+/* For conv_test.h. */
+struct Functions {
+    using Shape = hn_conv2d_shape;
+    using Fwd = hn_conv2d_args;
+    using Dx = hn_conv2d_dx_args;
+    using Dw = hn_conv2d_dw_args;
+    static int64_t taps(const Shape &s) { return hn_conv2d_taps(&s); }
+    static int64_t rows_in(const Shape &s) { return s.n * s.h * s.w; }
+    static int64_t rows_out(const Shape &s)
     {
-        hn_conv2d_args a = {};
-        a.x = x.data(), a.w = w.data(), a.y = to.data(), a.shape = s;
-        if (full) a.bias = bias.data(), a.relu = true;
-        a.ld_x = x.ld(), a.ld_w = w.ld(), a.ld_y = to.ld();
-        a.replicas = p.replicas, a.w_stride = s.out * w.ld(), a.bias_stride = bias.ld();
-        a.dtype = p.dtype, a.bias_dtype = p.bias_dtype;
-        return a;
+        return s.n * hn_conv2d_out_h(&s) * hn_conv2d_out_w(&s);
     }
-    hn_conv2d_dx_args back(Matrix &to, bool full)
+    static void add_all(Fwd &a) { a.relu = true; }
+    static hn_status twin(const Fwd &a) { return hn_conv2d_fwd_cpu(&a); }
+    static hn_status twin(const Dx &a) { return hn_conv2d_dx_cpu(&a); }
+    static hn_status twin(const Dw &a) { return hn_conv2d_dw_cpu(&a); }
+    static hn_status fast(const Fwd &a)
     {
-        hn_conv2d_dx_args a = {};
-        a.dy = dy.data(), a.w = w.data(), a.dx = to.data(), a.shape = s;
-        if (full) a.add = add.data();
-        a.ld_dy = dy.ld(), a.ld_w = w.ld(), a.ld_add = add.ld(), a.ld_dx = to.ld();
-        a.replicas = p.replicas, a.w_stride = s.out * w.ld();
-        a.dtype = p.dtype;
-        return a;
+        Scratch scratch(hn_conv2d_fwd_fast_scratch(&a));
+        return hn_conv2d_fwd_fast(&a, scratch.data());
     }
-    hn_conv2d_dw_args weight(Matrix &to)
+    static hn_status fast(const Dx &a)
     {
-        hn_conv2d_dw_args a = {};
-        a.dy = dy.data(), a.x = x.data(), a.dw = to.f32(), a.shape = s;
-        a.ld_dy = dy.ld(), a.ld_x = x.ld(), a.ld_dw = to.ld();
-        a.replicas = p.replicas, a.dw_stride = s.out * to.ld();
-        a.dtype = p.dtype;
-        return a;
+        Scratch scratch(hn_conv2d_dx_fast_scratch(&a));
+        return hn_conv2d_dx_fast(&a, scratch.data());
+    }
+    static hn_status fast(const Dw &a)
+    {
+        Scratch scratch(hn_conv2d_dw_fast_scratch(&a));
+        return hn_conv2d_dw_fast(&a, scratch.data());
     }
 };
+using Plain = PlainConv<Functions>;
 
-TEST_P(Conv2d, FastMatchesTwin)
-{
-    for (const bool full : {false, true}) {
-        Matrix want = y(), got = y();
-        const auto a = fwd(want, full), b = fwd(got, full);
-        ASSERT_HN_OK(hn_conv2d_fwd_cpu(&a));
-        ASSERT_HN_OK(fast(b));
-        EXPECT_LT(rel_l2(got.values(), want.values()), tolerance(p.dtype)) << full;
-    }
-}
-
-TEST_P(Conv2d, FastInputGradientMatchesTwin)
-{
-    for (const bool full : {false, true}) {
-        Matrix want = dx(), got = dx();
-        const auto a = back(want, full), b = back(got, full);
-        ASSERT_HN_OK(hn_conv2d_dx_cpu(&a));
-        ASSERT_HN_OK(fast(b));
-        EXPECT_LT(rel_l2(got.values(), want.values()), tolerance(p.dtype)) << full;
-    }
-}
-
-TEST_P(Conv2d, FastWeightGradientMatchesTwinAndAccumulates)
-{
-    Matrix want = dw(), got = dw();
-    want.normal(8), got.normal(8);
-    const auto a = weight(want), b = weight(got);
-    ASSERT_HN_OK(hn_conv2d_dw_cpu(&a));
-    ASSERT_HN_OK(fast(b));
-    EXPECT_LT(rel_l2(got.values(), want.values()), tolerance(HN_F32));
-}
-
-TEST_P(Conv2d, BitsDoNotDependOnThreads)
-{
-    std::vector<std::vector<float>> first;
-    for (const int threads : {1, 2, 3}) {
-        Matrix to = y(), to_dx = dx(), to_dw = dw();
-        to_dw.normal(8);
-        on_threads(threads, [&] {
-            EXPECT_HN_OK(fast(fwd(to, true)));
-            EXPECT_HN_OK(fast(back(to_dx, true)));
-            EXPECT_HN_OK(fast(weight(to_dw)));
-        });
-        const std::vector<std::vector<float>> now = {to.values(), to_dx.values(), to_dw.values()};
-        if (first.empty()) first = now;
-        for (size_t k = 0; k < now.size(); k++) EXPECT_TRUE(same_bits(now[k], first[k])) << k;
-    }
-}
-
-TEST_P(Conv2d, InputGradientMayBeTheAddedOperand)
-{
-    Matrix want = dx();
-    ASSERT_HN_OK(fast(back(want, true)));
-    auto a = back(add, true);
-    ASSERT_HN_OK(fast(a));
-    EXPECT_TRUE(same_bits(add.values(), want.values()));
-    add.normal(6);
-    Matrix twin = dx();
-    auto b = back(twin, true), c = back(add, true);
-    ASSERT_HN_OK(hn_conv2d_dx_cpu(&b));
-    ASSERT_HN_OK(hn_conv2d_dx_cpu(&c));
-    EXPECT_TRUE(same_bits(add.values(), twin.values()));
-}
+class Conv2d : public ConvTest<Functions> {};
+HN_CONV_TESTS(Conv2d)
 
 /* Smallest; a tile of rows and one past it, parts of columns, blocks and runs of dw; what is left
  * over by strides, windows in the padding alone, taps that never meet a pixel; kernels of one
  * pixel; groups, also of one channel with two outputs; depthwise in whole registers and not;
  * replicas. */
-const Shape shapes[] = {
+const ConvCase<Functions> shapes[] = {
     {HN_F32, HN_F32, {1, 1, 1, 1, 1, 1, 1, 1, 0, 1, 1}, 0},
     {HN_F32, HN_F32, {1, 8, 8, 3, 5, 3, 3, 1, 1, 1, 1}, 0},
     {HN_F32, HN_BF16, {1, 5, 13, 2, 3, 3, 3, 1, 1, 1, 1}, 0},
@@ -181,42 +85,6 @@ INSTANTIATE_TEST_SUITE_P(Shapes, Conv2d, ::testing::ValuesIn(shapes), [](const a
                      i.param.replicas, i.param.dtype, i.param.bias_dtype);
 });
 
-/* f32 operands without gaps; y, dx and dw (from zero) by the twin or the fast functions. */
-struct Plain {
-    hn_conv2d_shape s;
-    std::vector<float> x, w, bias, dy;
-    bool relu = false;
-
-    std::vector<float> y(bool by_fast) const
-    {
-        std::vector<float> to((size_t)(s.n * hn_conv2d_out_h(&s) * hn_conv2d_out_w(&s) * s.out));
-        hn_conv2d_args a = {};
-        a.x = x.data(), a.w = w.data(), a.y = to.data(), a.shape = s, a.relu = relu;
-        a.bias = bias.empty() ? nullptr : bias.data();
-        a.ld_x = s.in, a.ld_w = hn_conv2d_taps(&s), a.ld_y = s.out;
-        EXPECT_HN_OK(by_fast ? fast(a) : hn_conv2d_fwd_cpu(&a));
-        return to;
-    }
-    std::vector<float> dx(bool by_fast) const
-    {
-        std::vector<float> to((size_t)(s.n * s.h * s.w * s.in));
-        hn_conv2d_dx_args a = {};
-        a.dy = dy.data(), a.w = w.data(), a.dx = to.data(), a.shape = s;
-        a.ld_dy = s.out, a.ld_w = hn_conv2d_taps(&s), a.ld_dx = s.in;
-        EXPECT_HN_OK(by_fast ? fast(a) : hn_conv2d_dx_cpu(&a));
-        return to;
-    }
-    std::vector<float> dw(bool by_fast) const
-    {
-        std::vector<float> to((size_t)(s.out * hn_conv2d_taps(&s)));
-        hn_conv2d_dw_args a = {};
-        a.dy = dy.data(), a.x = x.data(), a.dw = to.data(), a.shape = s;
-        a.ld_dy = s.out, a.ld_x = s.in, a.ld_dw = hn_conv2d_taps(&s);
-        EXPECT_HN_OK(by_fast ? fast(a) : hn_conv2d_dw_cpu(&a));
-        return to;
-    }
-};
-
 TEST(Conv2dValues, MatchHandComputedOnes)
 {
     /* 1 2 3   times 1  2   with a border of zeros, every second window:
@@ -226,11 +94,11 @@ TEST(Conv2dValues, MatchHandComputedOnes)
         {1, 3, 3, 1, 1, 2, 2, 2, 1, 1, 1}, {1, 2, 3, 4, 5, 6, 7, 8, 9}, {1, 2, 3, -1}, {}, {}};
     c.dy = {1, 10, 100, 1000};
     for (const bool by_fast : {false, true}) {
-        c.bias = {}, c.relu = false;
+        c.bias = {}, c.all = false;
         /* {0 0; 0 1}, {0 0; 2 3}, {0 4; 0 7}, {5 6; 8 9} */
         EXPECT_EQ(c.y(by_fast), (std::vector<float>{-1, 3, 1, 32}));
         c.bias = {-2};
-        c.relu = true;
+        c.all = true;
         EXPECT_EQ(c.y(by_fast), (std::vector<float>{0, 1, 0, 30}));
         EXPECT_EQ(c.dx(by_fast),
                   (std::vector<float>{-1, 30, -10, 200, 1000, 2000, -100, 3000, -1000}));
@@ -275,13 +143,13 @@ TEST(Conv2dReplicas, EqualSeparateCalls)
         a.ld_x = x.ld(), a.ld_w = w.ld(), a.ld_y = y.ld();
         for (const int64_t stride : {4 * w.ld(), (int64_t)0}) { /* own weights, and shared */
             a.w_stride = stride;
-            ASSERT_HN_OK(fast(a));
+            ASSERT_HN_OK(Functions::fast(a));
             const auto together = y.values();
             for (int64_t g = 0; g < 3; g++) {
                 hn_conv2d_args b = a;
                 b.x = x.f32() + 2 * g * pixels * x.ld(), b.w = w.f32() + g * stride;
                 b.y = one.data(), b.shape.n = 2, b.replicas = 0, b.ld_y = one.ld();
-                ASSERT_HN_OK(fast(b));
+                ASSERT_HN_OK(Functions::fast(b));
                 const auto v = one.values();
                 EXPECT_TRUE(std::equal(v.begin(), v.end(), together.begin() + g * 2 * outs * 4));
             }
@@ -379,45 +247,9 @@ TEST(Conv2dCheck, MissingScratchIsAnErrorBeforeTheFirstWrite)
 
 /* ---- PyTorch and ONNX ---- */
 
-std::vector<float> floats_of(const hn_st_file *f, const std::string &name)
-{
-    const hn_st_tensor *t = hn_st_find(f, name.c_str());
-    if (t == nullptr) return ADD_FAILURE() << name << " is missing", std::vector<float>();
-    std::vector<float> v((size_t)hn_st_elements(t));
-    EXPECT_HN_OK(hn_st_convert(t, HN_F32, v.data()));
-    return v;
-}
-
 TEST(Conv2dGolden, MatchesPyTorch)
 {
-    hn_st_file *f = nullptr;
-    ASSERT_HN_OK(hn_st_open("tests/fixtures/golden/conv2d.safetensors", &f));
-    int n = 0;
-    for (; hn_st_find(f, (std::to_string(n) + ".shape").c_str()); n++) {
-        const std::string k = std::to_string(n) + ".";
-        SCOPED_TRACE("case " + std::to_string(n));
-        int64_t v[11];
-        ASSERT_HN_OK(hn_st_convert(hn_st_find(f, (k + "shape").c_str()), HN_I64, v));
-        const Plain c = {{v[0], v[1], v[2], v[3], v[4], v[5], v[6], v[7], v[8], v[9], v[10]},
-                         floats_of(f, k + "x"),
-                         floats_of(f, k + "w"),
-                         floats_of(f, k + "bias"),
-                         floats_of(f, k + "dy")};
-        for (const bool by_fast : {false, true}) { /* twin: one rounding, to f32 */
-            const double tolerance = by_fast ? 1e-6 : 1e-7;
-            EXPECT_LT(rel_l2(c.y(by_fast), floats_of(f, k + "y")), tolerance);
-            EXPECT_LT(rel_l2(c.dx(by_fast), floats_of(f, k + "dx")), tolerance);
-            EXPECT_LT(rel_l2(c.dw(by_fast), floats_of(f, k + "dw")), tolerance);
-        }
-        std::vector<float> db((size_t)v[4]);
-        hn_linear_db_args b = {};
-        b.dy = c.dy.data(), b.db = db.data(), b.out = b.ld_dy = v[4];
-        b.rows = (int64_t)c.dy.size() / v[4];
-        ASSERT_HN_OK(hn_linear_db_cpu(&b));
-        EXPECT_LT(rel_l2(db, floats_of(f, k + "db")), 1e-7);
-    }
-    hn_st_close(f);
-    EXPECT_EQ(n, 13);
+    expect_golden_convolutions<Functions>("tests/fixtures/golden/conv2d.safetensors", 13);
 }
 
 /* [a, b, h, w] as [a, h, w, b]. */

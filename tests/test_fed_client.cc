@@ -1,7 +1,10 @@
 /* Clients of a federated round on an engine of one replica, and what all simulations share. */
 #include "classifier_test.h"
+#include "runtime/base/alloc.h"
+#include "runtime/file/sparse_pack.h"
 #include "runtime/train/fed_client.h"
 #include "runtime/train/fed_fisher.h"
+#include "runtime/train/fed_sparse.h"
 
 namespace {
 
@@ -245,7 +248,7 @@ TEST_F(FedClient, LayoutHasTheOrderOfTheValues)
     Opened c(o);
     hn_fed_layout l = {};
     const hn_params *p = hn_engine_params(hn_fed_client_engine(c.c));
-    ASSERT_HN_OK(hn_fed_values_layout(p, &l));
+    ASSERT_HN_OK(hn_fed_values_layout(&o.local, p, &l));
     EXPECT_EQ(l.n, hn_fed_client_values(c.c));
     const auto v = c.values();
     for (int64_t i = 0; i < l.count; i++) {
@@ -253,6 +256,45 @@ TEST_F(FedClient, LayoutHasTheOrderOfTheValues)
         ASSERT_HN_OK(hn_param_get(hn_params_find(p, l.tensor[i].name), one.data()));
         EXPECT_TRUE(std::equal(one.begin(), one.end(), v.begin() + l.tensor[i].first));
     }
+    hn_fed_layout_free(&l);
+}
+
+/* What cannot change is no part of the payload, and is there all the same. */
+TEST_F(FedClient, FrozenStatisticsDoNotTravel)
+{
+    model.vision = small_model("resnet20");
+    const StripedImages images(model.vision, 24, 1);
+    o.images = images.view();
+    o.local.join = true;
+    Opened moving(o);
+    o.local.frozen_norm = true;
+    Opened frozen(o, images.view());
+    const hn_params *p = hn_engine_params(hn_fed_client_engine(frozen.c));
+    hn_fed_layout l = {};
+    ASSERT_HN_OK(hn_fed_values_layout(&o.local, p, &l));
+    float *before = nullptr, *after = nullptr;
+    ASSERT_HN_OK(hn_params_get_buffers(p, &before));
+    int64_t buffers = 0;
+    for (int64_t i = 0; i < hn_params_count(p); i++)
+        if (hn_params_at(p, i)->buffer) buffers += hn_param_values(hn_params_at(p, i));
+    EXPECT_GT(buffers, 0);
+    EXPECT_EQ(l.n, l.values);
+    EXPECT_EQ(l.n, hn_fed_client_values(frozen.c));
+    EXPECT_EQ(l.n + buffers, hn_fed_client_values(moving.c));
+    const auto start = frozen.values(), end = frozen.after(start, task(all, 3));
+    EXPECT_FALSE(same_bits(start, end));
+    ASSERT_HN_OK(hn_params_get_buffers(p, &after));
+    EXPECT_EQ(memcmp(before, after, (size_t)buffers * sizeof *before), 0);
+    /* whoever only evaluates has them from the model, too */
+    hn_fed_scores s = {}, t = {};
+    ASSERT_HN_OK(hn_fed_client_evaluate(frozen.c, &s));
+    o.images = nullptr;
+    Opened only(o, images.view());
+    ASSERT_HN_OK(hn_fed_client_set(only.c, end.data()));
+    ASSERT_HN_OK(hn_fed_client_evaluate(only.c, &t));
+    EXPECT_EQ(s.loss, t.loss);
+    hn_free(before);
+    hn_free(after);
     hn_fed_layout_free(&l);
 }
 
@@ -280,6 +322,66 @@ TEST_F(FedClient, OneByOneIsTheClientTaskByTask)
     ASSERT_EQ(got.value.size(), 2u);
     for (size_t i = 0; i < 2; i++) EXPECT_TRUE(same_bits(got.value[i], c.after(start, tasks[i])));
     hn_fed_sim_free(sim);
+}
+
+/* Tasks of all lengths in lanes: results in order, and the same bits as one after the other. */
+TEST_F(FedClient, LanesChangeNoBit)
+{
+    const StripedImages images(model.vision, 24, 1);
+    const std::vector<int32_t> few = {2, 4, 6};
+    o.images = images.view();
+    o.local.optimizer.momentum = 0.9;
+    o.local.augment = {.pad = 1, .flip = 0.5f};
+    std::vector<hn_fed_task> tasks;
+    for (int64_t k = 0; k < 11; k++)
+        tasks.push_back(k % 3 ? task(few, 1 + k % 4, k) : task(all, 12, k));
+    struct Got {
+        std::vector<std::vector<float>> value;
+        std::vector<float> loss;
+        int64_t n;
+    };
+    const auto run = [&](int64_t lanes) {
+        std::vector<hn_device *> more((size_t)lanes - 1);
+        for (auto &d : more) EXPECT_HN_OK(hn_device_open(test_device(), &d));
+        o.lane = more.data();
+        o.lanes = lanes;
+        hn_fed_sim *sim = nullptr;
+        EXPECT_HN_OK(hn_fed_one_new(&o, &sim));
+        EXPECT_EQ(hn_fed_one_lanes(sim), lanes);
+        std::vector<float> start((size_t)sim->n_values);
+        EXPECT_HN_OK(hn_fed_client_get(hn_fed_one_client(sim, lanes - 1), start.data()));
+        Got got = {{}, {}, sim->n_values};
+        const auto take = [](void *context, int64_t i, const hn_fed_trained *t) {
+            Got *g = (Got *)context;
+            EXPECT_EQ(i, (int64_t)g->value.size());
+            g->value.emplace_back(t->value, t->value + g->n);
+            g->loss.push_back(t->loss);
+            return HN_OK;
+        };
+        EXPECT_HN_OK(sim->round(sim, start.data(), tasks.data(), 11, take, &got));
+        /* a round that ends early leaves nothing behind for the next one */
+        EXPECT_HN_FAIL(sim->round(
+                           sim, start.data(), tasks.data(), 11,
+                           [](void *c, int64_t i, const hn_fed_trained *) {
+                               (void)c;
+                               return i == 3 ? HN_FAIL(HN_ERR_IO, "enough") : HN_OK;
+                           },
+                           nullptr),
+                       HN_ERR_IO, "enough");
+        Got again = {{}, {}, sim->n_values};
+        EXPECT_HN_OK(sim->round(sim, start.data(), tasks.data(), 11, take, &again));
+        for (size_t i = 0; i < 11; i++) EXPECT_TRUE(same_bits(got.value[i], again.value[i])) << i;
+        hn_fed_sim_free(sim);
+        for (hn_device *d : more) hn_device_close(d);
+        return got;
+    };
+    const Got one = run(1);
+    for (const int64_t lanes : {2, 3, 16}) {
+        const Got many = run(lanes);
+        EXPECT_TRUE(same_bits(many.loss, one.loss)) << lanes;
+        for (size_t i = 0; i < 11; i++)
+            EXPECT_TRUE(same_bits(many.value[i], one.value[i])) << lanes << " lanes, task " << i;
+    }
 }
 
 /* Squares of the gradients of single images, which steps of rate 1 show. */
@@ -312,6 +414,231 @@ TEST_F(FedClient, FisherIsTheMeanSquareOfTheGradients)
     }
     EXPECT_LT(rel_l2(h, want), 1e-4); /* g is a difference of two fp32 */
     hn_fed_fisher_free(f);
+}
+
+/* ---- changes of blocks ---- */
+
+/* Weights of two layers of the network: all of them in blocks, or dense. */
+struct TwoLayers {
+    hn_fed_support support = {};
+    static bool has(const char *name)
+    {
+        return std::string(name) == "conv2.weight" || std::string(name) == "fc1.weight";
+    }
+    static hn_adapt_kind dense(const void *, const char *name)
+    {
+        return has(name) ? HN_ADAPT_FULL : HN_ADAPT_FROZEN;
+    }
+    static hn_status blocks(const void *context, const char *module, int64_t, int64_t,
+                            hn_block_shape *choice)
+    {
+        *choice = hn_fed_sparse_shape((const hn_fed_support *)context, module);
+        return HN_OK;
+    }
+    /* Every `step`th block. */
+    TwoLayers(const hn_vision_config &v, int64_t side, int64_t step)
+    {
+        hn_params *p = nullptr;
+        EXPECT_HN_OK(hn_params_new(nullptr, &p));
+        EXPECT_HN_OK(hn_vision_declare(&v, p));
+        for (int64_t i = 0; i < hn_params_linears(p); i++) {
+            const hn_linear_layer *l = hn_params_linear_at(p, i);
+            if (!has(l->weight->name)) continue;
+            std::vector<int32_t> id;
+            for (int64_t b = 0; b < l->out * l->in / (side * side); b += step)
+                id.push_back((int32_t)b);
+            const hn_fed_matrix m = {.name = l->weight->name,
+                                     .out = l->out,
+                                     .in = l->in,
+                                     .br = side,
+                                     .bc = side,
+                                     .n = (int64_t)id.size(),
+                                     .id = id.data(),
+                                     .values = 0};
+            EXPECT_HN_OK(hn_fed_support_add(&support, &m));
+        }
+        EXPECT_EQ(support.count, 2);
+        hn_params_free(p);
+    }
+    ~TwoLayers() { hn_fed_support_free(&support); }
+    TwoLayers(const TwoLayers &) = delete;
+    hn_adapt adapt() const
+    {
+        return {.parameter = nullptr, .linear = nullptr, .sparse = blocks, .context = &support};
+    }
+};
+
+std::vector<float> weights_of(const Opened &c)
+{
+    std::vector<float> all;
+    for (const char *name : {"conv2.weight", "fc1.weight"}) {
+        const hn_param *q = hn_params_find(hn_engine_params(hn_fed_client_engine(c.c)), name);
+        std::vector<float> v((size_t)hn_param_values(q));
+        EXPECT_HN_OK(hn_param_get(q, v.data()));
+        all.insert(all.end(), v.begin(), v.end());
+    }
+    return all;
+}
+
+/* With every block of some matrices a payload of blocks is a dense one of these matrices, also held
+ * back by FedProx; both are sums of the same updates, rounded at other places. */
+TEST_F(FedClient, AllBlocksOfMatricesAreTheMatrices)
+{
+    const StripedImages images(model.vision, 24, 1);
+    const TwoLayers two(model.vision, 4, 1);
+    o.images = images.view();
+    /* eps: gradients that are nearly 0 differ in nothing but rounding */
+    o.local.optimizer = {
+        .kind = HN_OPTIMIZER_ADAMW, .beta1 = 0.9, .beta2 = 0.99, .eps = 1e-3, .max_grad_norm = 1};
+    for (const float mu : {0.0f, 0.5f}) {
+        o.local.mu = mu;
+        o.local.support = nullptr;
+        adapt = {.parameter = TwoLayers::dense, .linear = nullptr, .context = nullptr};
+        Opened dense(o);
+        o.local.support = &two.support;
+        adapt = two.adapt();
+        Opened blocks(o);
+        ASSERT_EQ(hn_fed_client_values(blocks.c), two.support.values);
+        ASSERT_EQ(hn_fed_client_values(dense.c), two.support.values);
+        const std::vector<float> zero((size_t)two.support.values);
+        EXPECT_TRUE(same_bits(blocks.values(), zero));
+        const auto before = weights_of(dense);
+        EXPECT_TRUE(same_bits(before, weights_of(blocks)));
+        hn_fed_task t = task(all, 5);
+        t.lr = 0.01;
+        hn_fed_trained a, b;
+        /* a second round begins where the first one ended */
+        const auto d1 = dense.after(dense.values(), t, &a), s1 = blocks.after(zero, t, &b);
+        EXPECT_NEAR(a.loss, b.loss, 1e-5);
+        EXPECT_LT(rel_l2(weights_of(blocks), weights_of(dense)), 1e-5);
+        dense.after(d1, t);
+        blocks.after(s1, t);
+        const auto end = weights_of(dense);
+        EXPECT_LT(rel_l2(weights_of(blocks), end), 1e-5);
+        EXPECT_GT(rel_l2(end, before), 1e-2);
+    }
+}
+
+/* Only the chosen blocks move; a task begins young whatever ran before; and whoever only evaluates
+ * has the same network. */
+TEST_F(FedClient, ChangesOfBlocksAreTheWholeOfAClient)
+{
+    const StripedImages images(model.vision, 24, 1);
+    const TwoLayers two(model.vision, 2 * 2, 3);
+    o.images = images.view();
+    o.local.optimizer = {.kind = HN_OPTIMIZER_ADAMW, .beta1 = 0.9, .beta2 = 0.99, .eps = 1e-8};
+    o.local.support = &two.support;
+    adapt = two.adapt();
+    Opened used(o), fresh(o, images.view());
+    const std::vector<float> zero((size_t)two.support.values);
+    const auto before = weights_of(fresh);
+    const auto one = fresh.after(zero, task(all, 3));
+    used.after(zero, task(all, 6, 2));
+    EXPECT_TRUE(same_bits(used.after(zero, task(all, 3)), one));
+    const auto weights = weights_of(fresh);
+    const size_t moved =
+        (size_t)std::count_if(weights.begin(), weights.end(),
+                              [&, i = (size_t)0](float w) mutable { return w != before[i++]; });
+    EXPECT_GT(moved, one.size() / 2);
+    EXPECT_LE(moved, one.size());
+    hn_fed_scores s = {}, t = {};
+    ASSERT_HN_OK(hn_fed_client_evaluate(fresh.c, &s));
+    o.images = nullptr;
+    Opened only(o, images.view());
+    ASSERT_HN_OK(hn_fed_client_set(only.c, one.data()));
+    EXPECT_TRUE(same_bits(only.values(), one));
+    EXPECT_TRUE(same_bits(weights_of(only), weights));
+    ASSERT_HN_OK(hn_fed_client_evaluate(only.c, &t));
+    EXPECT_EQ(s.loss, t.loss);
+    /* changes are not added to changes */
+    ASSERT_HN_OK(hn_fed_client_set(only.c, one.data()));
+    EXPECT_TRUE(same_bits(weights_of(only), weights));
+    ASSERT_HN_OK(hn_fed_client_set(only.c, zero.data()));
+    EXPECT_TRUE(same_bits(weights_of(only), before));
+}
+
+TEST_F(FedClient, BlocksAreChosenByTheWeights)
+{
+    const hn_fed_sparse_options base = {.block = "4x4",
+                                        .budget = "0.25",
+                                        .score = "magnitude",
+                                        .lift_rank = 2,
+                                        .mask = nullptr,
+                                        .seed = 3};
+    hn_peft_config targets = {};
+    for (const char *name : {"conv2", "fc1"})
+        ASSERT_HN_OK(hn_names_add(&targets.targets.list, name));
+    const auto chosen = [&](const char *score, const char *budget = "0.25") {
+        hn_fed_sparse_options c = base;
+        c.score = score, c.budget = budget;
+        hn_fed_support s = {};
+        EXPECT_HN_OK(hn_fed_sparse_choose(&c, &model, &targets, &s));
+        std::vector<int32_t> id;
+        for (int64_t i = 0; i < s.count; i++)
+            id.insert(id.end(), s.matrix[i].id, s.matrix[i].id + s.matrix[i].n);
+        EXPECT_EQ((int64_t)id.size(), s.blocks);
+        EXPECT_EQ(s.values, 16 * s.blocks);
+        hn_fed_support_free(&s);
+        return id;
+    };
+    const auto by_size = chosen("magnitude"), random = chosen("random"), lift = chosen("lift");
+    EXPECT_EQ(by_size, chosen("magnitude"));
+    EXPECT_NE(by_size, random);
+    EXPECT_NE(by_size, lift);
+    EXPECT_EQ(random.size(), by_size.size());
+    EXPECT_GT(chosen("random", "1").size(), 3 * random.size());
+    hn_fed_sparse_options c = base;
+    hn_fed_support s = {};
+    c.budget = "2";
+    EXPECT_HN_FAIL(hn_fed_sparse_choose(&c, &model, &targets, &s), HN_ERR_ARG, "2");
+    c = base, c.block = "128x128";
+    EXPECT_HN_FAIL(hn_fed_sparse_choose(&c, &model, &targets, &s), HN_ERR_SHAPE, "conv2");
+    c = base, c.mask = "/nonexistent/pack";
+    EXPECT_HN_FAIL(hn_fed_sparse_choose(&c, &model, &targets, &s), HN_ERR_IO, "/nonexistent");
+    EXPECT_EQ(s.count, 0);
+    hn_peft_config_clear(&targets);
+}
+
+/* A delta pack that names its blocks: they are taken, and its changes are not. */
+TEST_F(FedClient, BlocksAreThoseOfAMask)
+{
+    const TempDir dir;
+    const std::string path = dir / "delta.safetensors";
+    const std::vector<float> change(2 * 16, 1.0f);
+    const hn_peft_config targets = {};
+    const auto pack = [&](const char *name, int64_t out, int64_t in) {
+        std::vector<int32_t> id = {1, 4};
+        hn_pack_matrix m = {.name = const_cast<char *>(name),
+                            .out = out,
+                            .in = in,
+                            .br = 4,
+                            .bc = 4,
+                            .n = 2,
+                            .id = id.data(),
+                            .delta = const_cast<float *>(change.data()),
+                            .set = false};
+        hn_pack_writer w = {};
+        EXPECT_HN_OK(hn_pack_add(&w, &m, HN_F32));
+        EXPECT_HN_OK(hn_pack_save(path.c_str(), &w, nullptr));
+        hn_pack_writer_free(&w);
+    };
+    const hn_fed_sparse_options c = {.block = nullptr,
+                                     .budget = nullptr,
+                                     .score = nullptr,
+                                     .lift_rank = 0,
+                                     .mask = path.c_str(),
+                                     .seed = 0};
+    hn_fed_support s = {};
+    pack("conv2.weight", 8, 36);
+    ASSERT_HN_OK(hn_fed_sparse_choose(&c, &model, &targets, &s));
+    ASSERT_EQ(s.count, 1);
+    EXPECT_STREQ(s.matrix->name, "conv2.weight");
+    EXPECT_EQ(std::vector<int32_t>(s.matrix->id, s.matrix->id + 2), (std::vector<int32_t>{1, 4}));
+    hn_fed_support_free(&s);
+    pack("conv2.weight", 8, 40);
+    EXPECT_HN_FAIL(hn_fed_sparse_choose(&c, &model, &targets, &s), HN_ERR_SHAPE, "conv2.weight");
+    pack("conv9.weight", 8, 36);
+    EXPECT_HN_FAIL(hn_fed_sparse_choose(&c, &model, &targets, &s), HN_ERR_ARG, "--sparse-mask");
 }
 
 TEST_F(FedClient, RefusesByName)

@@ -50,19 +50,24 @@ class Sites : public testing::Test {
 
 struct Sim {
     hn_fed_sim *s = nullptr;
+    hn_fed_local local;
     hn_status status;
-    explicit Sim(const hn_fed_segment_options &o) { status = hn_fed_segment_new(&o, &s); }
+    explicit Sim(const hn_fed_segment_options &o) : local(o.local)
+    {
+        status = hn_fed_segment_new(&o, &s);
+    }
     Sim(const Sim &) = delete;
     ~Sim() { hn_fed_sim_free(s); }
+    const hn_params *params() const { return hn_engine_params(hn_fed_segment_engine(s)); }
     std::vector<float> values() const
     {
         std::vector<float> v((size_t)s->n_values);
-        EXPECT_HN_OK(hn_fed_values_get(hn_engine_params(hn_fed_segment_engine(s)), v.data()));
+        EXPECT_HN_OK(hn_fed_values_get(&local, params(), v.data()));
         return v;
     }
     void set(const std::vector<float> &v) const
     {
-        EXPECT_HN_OK(hn_fed_values_set(hn_engine_params(hn_fed_segment_engine(s)), v.data()));
+        EXPECT_HN_OK(hn_fed_values_set(&local, params(), v.data()));
     }
 };
 

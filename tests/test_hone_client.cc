@@ -17,6 +17,7 @@ class HoneClient : public ::testing::Test {
     hn_fed_layout layout = {};
     hn_fed_server *server = nullptr;
     hn_fed_server_options method = hn_fed_server_defaults(HN_FED_FEDAVG);
+    std::string ids; /* of blocks, of a payload of them */
 
     HoneClient()
     {
@@ -68,7 +69,14 @@ class HoneClient : public ::testing::Test {
         c.device = test_device();
         c.batch_size = 4, c.eval_batch = 4;
         c.lora_rank = 8, c.lora_alpha = 16, c.lora_targets.joined = "all-linear";
+        c.sparse_block = "auto", c.sparse_budget = "lora:8", c.sparse_score = "magnitude";
+        c.sparse_targets.joined = "all-linear";
         ASSERT_HN_OK(hn_fed_setup_open(&c, nullptr, &s));
+        ASSERT_HN_OK(hn_fed_setup_choose(&s));
+        hn_fed_bytes b = {};
+        ASSERT_HN_OK(hn_fed_support_encode(&s.support, &b));
+        ids.assign((const char *)b.data, b.n);
+        hn_fed_bytes_free(&b);
         ASSERT_HN_OK(hn_fed_setup_evaluator(&s, &client));
         ASSERT_HN_OK(hn_fed_setup_layout(&s, client, &layout));
         std::vector<float> start((size_t)layout.n);
@@ -246,6 +254,92 @@ TEST_F(HoneClient, ABaseOrScaleThatIsNotTheServersIsRefused)
         ASSERT_EQ(other.code, HONE_OK) << hone_last_error();
         EXPECT_BAD(hone_client_set_payload(other.c, m.data(), m.size()), k.part.c_str());
     }
+}
+
+const std::string kBlocks = "payload=sparse\noptimizer=adamw\nlr=0.01\n";
+
+/* Ids once, then rounds, as in the simulation. */
+TEST_F(HoneClient, ClientsOfBlocksMakeTheModelOfTheSimulation)
+{
+    hn_fed_layout_free(&layout);
+    hn_fed_server_free(server);
+    server = nullptr;
+    open_server("sparse");
+    std::vector<std::unique_ptr<Loaded>> clients;
+    for (int k = 0; k < kClients; k++) {
+        clients.push_back(std::make_unique<Loaded>(config(k, kBlocks), k));
+        ASSERT_EQ(clients.back()->code, HONE_OK) << hone_last_error();
+        ASSERT_EQ(hone_client_set_payload(clients.back()->c, ids.data(), ids.size()), HONE_OK)
+            << hone_last_error();
+        EXPECT_EQ(hone_client_values(clients.back()->c), layout.n);
+    }
+    const auto start = values();
+    for (int64_t round = 1; round <= 2; round++) {
+        std::vector<std::string> updates;
+        const std::string m = model_message(round);
+        for (const auto &l : clients) {
+            ASSERT_EQ(hone_client_set_payload(l->c, m.data(), m.size()), HONE_OK)
+                << hone_last_error();
+            ASSERT_EQ(hone_client_train_round(l->c, nullptr, nullptr), HONE_OK);
+            updates.push_back(l->update());
+        }
+        aggregate(round, updates);
+    }
+    Words run = w.cnn("train", "2") + Words{"--method",  "fedavg", "--classes",   "6",
+                                            "--payload", "sparse", "--optimizer", "adamw"};
+    run[(size_t)(std::find(run.begin(), run.end(), "--clients") - run.begin()) + 1] = "4";
+    run[(size_t)(std::find(run.begin(), run.end(), "--lr") - run.begin()) + 1] = "0.01";
+    expect_done(w.run(run + w.to("run")));
+    hn_fed_server *simulated = nullptr;
+    ASSERT_HN_OK(
+        hn_fed_server_load(&layout, &method, (w / "run/checkpoint-2").c_str(), &simulated));
+    EXPECT_FALSE(same_bits(values(), start));
+    EXPECT_TRUE(same_bits(
+        values(), {hn_fed_server_values(simulated), hn_fed_server_values(simulated) + layout.n}));
+    hn_fed_server_free(simulated);
+}
+
+TEST_F(HoneClient, IdsOfBlocksComeFirstAndOnce)
+{
+    hn_fed_layout_free(&layout);
+    hn_fed_server_free(server);
+    server = nullptr;
+    open_server("sparse");
+    const std::string m = model_message(1);
+    const Loaded l(config(0, kBlocks)), full(config(0));
+    hone_scores scores = {.size = sizeof scores};
+    ASSERT_EQ(l.code, HONE_OK) << hone_last_error();
+    EXPECT_EQ(hone_client_values(l.c), 0);
+    EXPECT_EQ(hone_client_images(l.c), 24);
+    EXPECT_BAD(hone_client_set_payload(l.c, m.data(), m.size()), "ids of its blocks come first");
+    EXPECT_BAD(hone_client_evaluate(l.c, &scores), "no ids");
+    EXPECT_BAD(hone_client_train_round(l.c, nullptr, nullptr), "no model of a round");
+    EXPECT_BAD(hone_client_set_payload(full.c, ids.data(), ids.size()), "payload full");
+    /* ids that are none, or of another network, are as if they had not come */
+    EXPECT_BAD(hone_client_set_payload(l.c, ids.data(), ids.size() - 1), "ids of blocks");
+    const int32_t one[] = {0};
+    const hn_fed_matrix other = {.name = "conv2.weight",
+                                 .out = 8,
+                                 .in = 8,
+                                 .br = 1,
+                                 .bc = 1,
+                                 .n = 1,
+                                 .id = one,
+                                 .values = 0};
+    hn_fed_support s = {};
+    hn_fed_bytes b = {};
+    ASSERT_HN_OK(hn_fed_support_add(&s, &other));
+    ASSERT_HN_OK(hn_fed_support_encode(&s, &b));
+    EXPECT_BAD(hone_client_set_payload(l.c, b.data, b.n), "conv2.weight");
+    hn_fed_bytes_free(&b);
+    hn_fed_support_free(&s);
+    ASSERT_EQ(hone_client_set_payload(l.c, ids.data(), ids.size()), HONE_OK) << hone_last_error();
+    EXPECT_BAD(hone_client_set_payload(l.c, ids.data(), ids.size()), "second");
+    ASSERT_EQ(hone_client_set_payload(l.c, m.data(), m.size()), HONE_OK) << hone_last_error();
+    EXPECT_EQ(hone_client_evaluate(l.c, &scores), HONE_OK);
+    const Loaded chooses(config(0, kBlocks + "sparse-budget=1%\n"));
+    EXPECT_EQ(chooses.code, HONE_BAD_INPUT);
+    EXPECT_TRUE(contains(hone_last_error(), "sparse-budget")) << hone_last_error();
 }
 
 TEST_F(HoneClient, RefusesWhatCannotBe)

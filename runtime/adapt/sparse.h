@@ -144,6 +144,9 @@ typedef struct {
 HN_NODISCARD hn_status hn_sparse_select(hn_sparse *s, const hn_block_lists *l,
                                         const hn_block_start *start, bool keep_dropped);
 HN_NODISCARD hn_status hn_sparse_revert(hn_sparse *s);
+/* Blocks are as young as at the beginning; changes and moments stay.
+ * Errors  HN_ERR_UNSUPPORTED where selections gather */
+HN_NODISCARD hn_status hn_sparse_restart(hn_sparse *s);
 
 /* Blocks that went and kept their change (sparse_kept.c), of matrix i; they may have come back.
  * What W had there at first is kept aside, for hn_sparse_revert. */

@@ -399,6 +399,13 @@ hn_status hn_sparse_revert(hn_sparse *s)
     return st == HN_OK ? hn_sparse_forget_kept(s) : st;
 }
 
+hn_status hn_sparse_restart(hn_sparse *s)
+{
+    if (s->o.candidates > 0)
+        return HN_FAIL(HN_ERR_UNSUPPORTED, "an engine that restarts, with selections of blocks");
+    return fill_bytes(s, s->age, 0);
+}
+
 /* ---- values ---- */
 
 hn_block_set hn_sparse_set_of(hn_sparse_part part)

@@ -5,4 +5,5 @@
 #include "runtime/fed/layout.h"
 #include "runtime/fed/message.h"
 #include "runtime/fed/server.h"
+#include "runtime/fed/support.h"
 #endif

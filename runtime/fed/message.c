@@ -4,19 +4,15 @@
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
-#include <zlib.h>
 
 #include "runtime/base/alloc.h"
 #include "runtime/base/bf16.h"
 #include "runtime/fed/compress.h"
+#include "runtime/fed/wire.h"
 #include "runtime/file/gap_code.h"
 
-#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
-#error "a message is written as it lies in memory, little-endian"
-#endif
-
 static const char MAGIC[8] = {'h', 'o', 'n', 'e', '-', 'f', 'e', 'd'};
-enum { VERSION = 1, DIFFERENCE = 1, FISHER = 2, DIGEST = 32, WHO = 64 };
+enum { VERSION = 1, DIFFERENCE = 1, FISHER = 2, DIGEST = HN_FED_DIGEST, WHO = 64 };
 
 /* The first HN_FED_HEADER_BYTES bytes, as message.h draws them. */
 typedef struct {
@@ -111,17 +107,9 @@ static hn_status reserve(hn_fed_bytes *b, size_t n)
     return HN_OK;
 }
 
-static uint32_t checksum(const uint8_t *bytes, size_t n)
-{
-    const size_t at = offsetof(wire, crc);
-    uLong crc = crc32_z(0, bytes, at);
-    crc = crc32_z(crc, bytes + at + sizeof(uint32_t), n - at - sizeof(uint32_t));
-    return (uint32_t)crc;
-}
-
 void hn_fed_seal(hn_fed_bytes *b)
 {
-    const uint32_t crc = checksum(b->data, b->n);
+    const uint32_t crc = hn_fed_checksum(b->data, b->n, offsetof(wire, crc));
     memcpy(b->data + offsetof(wire, crc), &crc, sizeof crc);
 }
 
@@ -129,11 +117,7 @@ static hn_status raw_digest(const hn_fed_layout *l, uint8_t digest[DIGEST])
 {
     char hex[HN_SHA256_HEX];
     HN_TRY(hn_fed_layout_digest(l, hex));
-    for (int i = 0; i < DIGEST; i++) {
-        unsigned byte = 0;
-        sscanf(hex + (ptrdiff_t)2 * i, "%2x", &byte);
-        digest[i] = (uint8_t)byte;
-    }
+    hn_fed_raw_digest(hex, digest);
     return HN_OK;
 }
 
@@ -547,7 +531,8 @@ hn_status hn_fed_decode(const hn_fed_layout *l, const void *bytes, size_t n, hn_
     char who[WHO] = "the global model";
     HN_TRY(read_header(bytes, n, &w));
     if (w.kind == HN_FED_UPDATE) snprintf(who, sizeof who, "update of client %" PRId64, w.client);
-    if (checksum(bytes, n) != w.crc) return HN_FAIL(HN_ERR_FORMAT, "%s: bad checksum", who);
+    if (hn_fed_checksum(bytes, n, offsetof(wire, crc)) != w.crc)
+        return HN_FAIL(HN_ERR_FORMAT, "%s: bad checksum", who);
     if (w.kind != (uint32_t)kind)
         return HN_FAIL(HN_ERR_FORMAT, "%s: expected %s", who,
                        kind == HN_FED_MODEL ? "a global model" : "an update");

@@ -110,7 +110,7 @@ static hn_status open_values(batch *b)
     const hn_program *program = hn_engine_program(b->engine);
     const char *const begin = hn_program_replica(program, HN_MEM_TRAINED, 0, &b->bytes);
     size_t work;
-    b->sim.n_values = hn_fed_values_count(p);
+    b->sim.n_values = hn_fed_values_count(&b->o.local, p);
     if (b->bytes / sizeof(float) > INT32_MAX)
         return HN_FAIL(HN_ERR_UNSUPPORTED, "%zu bytes of trained values a client", b->bytes);
     b->place = hn_calloc((size_t)b->sim.n_values, sizeof *b->place);
@@ -119,7 +119,7 @@ static hn_status open_values(batch *b)
         return HN_FAIL(HN_ERR_MEMORY, "%" PRId64 " values of a client", b->sim.n_values);
     for (int64_t i = 0, at = 0; i < hn_params_count(p); i++) {
         const hn_param *q = hn_params_at(p, i);
-        if (!hn_fed_travels(q)) continue;
+        if (!hn_fed_travels(&b->o.local, q)) continue;
         place_param(q, begin, b->place + at);
         at += hn_param_values(q);
     }
@@ -139,6 +139,7 @@ static hn_status open(batch *b)
         return HN_FAIL(HN_ERR_ARG, "%" PRId64 " clients at once as replicas, at least 2",
                        b->o.at_once);
     if (b->o.images == NULL) return HN_FAIL(HN_ERR_ARG, "clients without images to train on");
+    HN_TRY(hn_fed_check_dense(&b->o.local, "replicas"));
     HN_TRY(hn_fed_check_images(&b->o, b->o.images));
     HN_TRY(hn_fed_check_padding(&b->o));
     b->streams = hn_fed_streams(&b->o, b->o.images);
@@ -163,7 +164,7 @@ static hn_status send_global(batch *b, const float *global)
     float *const flat = b->back[0];
     for (int64_t i = 0, at = 0; i < hn_params_count(p); i++) {
         const hn_param *q = hn_params_at(p, i);
-        if (!hn_fed_travels(q)) continue;
+        if (!hn_fed_travels(&b->o.local, q)) continue;
         if (q->buffer) HN_TRY(hn_param_set(q, global + at));
         at += hn_param_values(q);
     }

@@ -88,6 +88,7 @@ static hn_status check_local(const hn_fed_local *l)
 {
     const hn_optimizer *p = &l->optimizer;
     const hn_augment *a = &l->augment;
+    HN_TRY(hn_fed_check_dense(l, "blocks"));
     if (p->kind != HN_OPTIMIZER_SGD || p->momentum != 0) return refuse("only plain SGD");
     if (p->weight_decay != 0) return refuse("no weight decay");
     if (p->max_grad_norm != 0) return refuse("no clipping");
@@ -137,7 +138,7 @@ static hn_status open_values(blocks *b)
     b->sim.n_values = a->n;
     HN_TRY(hn_params_new(b->o.adapt, &b->params));
     HN_TRY(hn_vision_declare(&b->o.model->vision, b->params));
-    if (hn_fed_values_count(b->params) != a->n) return refuse("only --payload full");
+    if (hn_fed_values_count(&b->o.local, b->params) != a->n) return refuse("only --payload full");
     b->place = hn_calloc((size_t)a->n, sizeof *b->place);
     b->value = hn_calloc((size_t)a->n, sizeof *b->value);
     if (b->place == NULL || b->value == NULL)

@@ -202,7 +202,7 @@ HN_NODISCARD hn_status hn_engine_anchor_set(const hn_engine *e, const hn_param *
  * are now, and what is random follows `seed`. Of replicas the values are those of replica 0, which
  * the others get; hn_engine_set_replicas comes behind. Optimizer steps count from 0 again: the
  * caller gives their numbers. Reports that nobody has taken are dropped.
- * Errors HN_ERR_UNSUPPORTED: blocks are trained */
+ * Errors HN_ERR_UNSUPPORTED: selections of blocks gather */
 HN_NODISCARD hn_status hn_engine_restart(hn_engine *e, uint64_t seed);
 /* Runs a micro-batch again, looking at every node, without touching parameters: the error names
  * the first operation that wrote NaN or infinity; HN_OK when none did. Sums are spoilt after it:

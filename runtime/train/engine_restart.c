@@ -22,8 +22,7 @@ static hn_status drop_reports(hn_engine *e)
 hn_status hn_engine_restart(hn_engine *e, uint64_t seed)
 {
     HN_TRY(drop_reports(e));
-    if (hn_params_sparse(e->params) != NULL)
-        return HN_FAIL(HN_ERR_UNSUPPORTED, "an engine that restarts, with blocks that are trained");
+    if (hn_params_sparse(e->params) != NULL) HN_TRY(hn_sparse_restart(hn_params_sparse(e->params)));
     for (int64_t g = 0; g < e->o.replicas; g++)
         e->replica[g] = (hn_replica_step){.seed = seed, .lr_scale = 1};
     HN_TRY(hn_program_spread(e->program, HN_MEM_TRAINED));

@@ -5,7 +5,7 @@
 
 #include "runtime/base/alloc.h"
 #include "runtime/base/clock.h"
-#include "runtime/train/fed_fisher.h"
+#include "runtime/train/fed_sparse.h"
 
 struct hn_fed_client {
     hn_fed_sim_options o;
@@ -13,8 +13,13 @@ struct hn_fed_client {
     bool stream_train, stream_eval;
     hn_classifier_job job;
     hn_engine *engine;
-    int64_t n_values;
-    int32_t *image; /* [batch] of the micro-batch that is made */
+    hn_fed_sparse *blocks;     /* NULL: none travel */
+    int64_t n_dense, n_values; /* without changes of blocks; in all */
+    int32_t *image;            /* [batch] of the micro-batch that is made */
+    /* The task that is under way. */
+    hn_fed_task task;
+    hn_fed_loss loss;
+    int64_t step, begun; /* steps that are enqueued; when it began */
     /* Held-out images, class by class. */
     int32_t *by_class;    /* [eval->count] */
     int64_t *class_first; /* [classes + 1] in by_class */
@@ -24,6 +29,7 @@ struct hn_fed_client {
 void hn_fed_client_free(hn_fed_client *c)
 {
     if (c == NULL) return;
+    hn_fed_sparse_free(c->blocks);
     hn_engine_free(c->engine);
     hn_free(c->image);
     hn_free(c->by_class);
@@ -59,6 +65,8 @@ static hn_status open_engine(hn_fed_client *c)
                                       .frozen_norm = l->frozen_norm,
                                       .dtype = c->o.model->dtype};
     hn_classifier_job_init(&c->job, &co);
+    hn_sparse_options room = {0};
+    if (l->support) room = hn_fed_sparse_room(l->support);
     const hn_engine_options o = {.device = c->o.device,
                                  .executor = c->o.executor,
                                  .job = &c->job.job,
@@ -69,6 +77,7 @@ static hn_status open_engine(hn_fed_client *c)
                                  .recompute = HN_RECOMPUTE_AUTO,
                                  .optimizer = l->optimizer,
                                  .anchor = {.weight = c->o.images ? l->mu : 0},
+                                 .sparse = room,
                                  .seed = c->o.seed};
     return hn_engine_new(&o, &c->engine);
 }
@@ -105,8 +114,13 @@ static hn_status open(hn_fed_client *c)
     if (c->eval) HN_TRY(sort_by_class(c));
     HN_TRY(open_engine(c));
     HN_TRY(hn_engine_allocate(c->engine));
-    c->n_values = hn_fed_values_count(hn_engine_params(c->engine));
-    return hn_model_load(c->o.model, hn_engine_params(c->engine), c->o.seed);
+    const hn_params *p = hn_engine_params(c->engine);
+    const hn_fed_support *support = c->o.local.support;
+    c->n_dense = c->n_values = hn_fed_values_count(&c->o.local, p);
+    HN_TRY(hn_model_load(c->o.model, p, c->o.seed));
+    if (support == NULL) return HN_OK;
+    c->n_values += support->values;
+    return hn_fed_sparse_new(support, p, &c->blocks);
 }
 
 hn_status hn_fed_client_new(const hn_fed_sim_options *o, const hn_images *eval, hn_fed_client **out)
@@ -127,12 +141,14 @@ int64_t hn_fed_client_values(const hn_fed_client *c) { return c->n_values; }
 
 hn_status hn_fed_client_set(hn_fed_client *c, const float *value)
 {
-    return hn_fed_values_set(hn_engine_params(c->engine), value);
+    HN_TRY(hn_fed_values_set(&c->o.local, hn_engine_params(c->engine), value));
+    return c->blocks ? hn_fed_sparse_set(c->blocks, value + c->n_dense) : HN_OK;
 }
 
 hn_status hn_fed_client_get(const hn_fed_client *c, float *value)
 {
-    return hn_fed_values_get(hn_engine_params(c->engine), value);
+    HN_TRY(hn_fed_values_get(&c->o.local, hn_engine_params(c->engine), value));
+    return c->blocks ? hn_fed_sparse_get(c->blocks, value + c->n_dense) : HN_OK;
 }
 
 /* ---- micro-batches ---- */
@@ -157,37 +173,57 @@ static hn_status check_task(const hn_fed_client *c, const hn_fed_task *t)
 }
 
 /* Takes what is there, and waits where more than `most` of the enqueued steps are outstanding. */
-static hn_status take_reports(hn_fed_client *c, int64_t enqueued, int64_t most, hn_fed_loss *l)
+static hn_status take_reports(hn_fed_client *c, int64_t most)
 {
     for (;;) {
         bool there;
         hn_step_report r;
-        HN_TRY(hn_engine_report(c->engine, enqueued - l->taken > most, &there, &r));
+        HN_TRY(hn_engine_report(c->engine, c->step - c->loss.taken > most, &there, &r));
         if (!there) return HN_OK;
-        hn_fed_loss_add(l, &r);
+        hn_fed_loss_add(&c->loss, &r);
     }
 }
 
-static hn_status steps(hn_fed_client *c, const hn_fed_task *t, hn_fed_loss *l)
+hn_status hn_fed_client_begin(hn_fed_client *c, const hn_fed_task *t)
 {
-    for (int64_t step = 0; step < t->steps; step++) {
-        (void)hn_fed_rows(&c->o.local, t, step, c->image);
+    c->begun = hn_clock_ns();
+    c->step = 0;
+    c->task = (hn_fed_task){0};
+    HN_TRY(check_task(c, t));
+    c->loss = hn_fed_loss_begin(&c->o.local, t);
+    HN_TRY(hn_engine_restart(c->engine, t->seed));
+    c->task = *t;
+    return HN_OK;
+}
+
+hn_status hn_fed_client_advance(hn_fed_client *c, bool wait, hn_fed_progress *out)
+{
+    const bool steps = c->step < c->task.steps;
+    if (steps) {
+        (void)hn_fed_rows(&c->o.local, &c->task, c->step, c->image);
         HN_TRY(put_batch(c, c->o.images, c->stream_train));
-        HN_TRY(hn_engine_step(c->engine, step, t->lr, NULL));
-        HN_TRY(take_reports(c, step + 1, HN_ENGINE_AHEAD - 1, l));
+        HN_TRY(hn_engine_step(c->engine, c->step, c->task.lr, NULL));
+        c->step++;
+        HN_TRY(take_reports(c, HN_ENGINE_AHEAD - 1));
+    } else {
+        HN_TRY(take_reports(c, wait ? 0 : c->step));
     }
-    return take_reports(c, t->steps, 0, l);
+    *out = steps ? HN_FED_STEPPED : c->loss.taken < c->task.steps ? HN_FED_WAITS : HN_FED_DONE;
+    return HN_OK;
+}
+
+void hn_fed_client_end(const hn_fed_client *c, hn_fed_trained *out)
+{
+    *out = (hn_fed_trained){.loss = hn_fed_loss_mean(&c->loss),
+                            .seconds = (double)(hn_clock_ns() - c->begun) * 1e-9};
 }
 
 hn_status hn_fed_client_train(hn_fed_client *c, const hn_fed_task *t, hn_fed_trained *out)
 {
-    const int64_t begun = hn_clock_ns();
-    HN_TRY(check_task(c, t));
-    hn_fed_loss l = hn_fed_loss_begin(&c->o.local, t);
-    HN_TRY(hn_engine_restart(c->engine, t->seed));
-    HN_TRY(steps(c, t, &l));
-    *out = (hn_fed_trained){.loss = hn_fed_loss_mean(&l),
-                            .seconds = (double)(hn_clock_ns() - begun) * 1e-9};
+    hn_fed_progress p = HN_FED_WAITS;
+    HN_TRY(hn_fed_client_begin(c, t));
+    while (p != HN_FED_DONE) HN_TRY(hn_fed_client_advance(c, true, &p));
+    hn_fed_client_end(c, out);
     return HN_OK;
 }
 
@@ -224,69 +260,3 @@ hn_status hn_fed_client_evaluate(hn_fed_client *c, hn_fed_scores *out)
     *out = s;
     return HN_OK;
 }
-
-/* ---- one by one ---- */
-
-typedef struct {
-    hn_fed_sim sim;
-    hn_fed_client *client;
-    hn_fed_fisher *fisher; /* NULL: none is sent */
-    float *value, *h;
-} one;
-
-static hn_status one_round(hn_fed_sim *s, const float *global, const hn_fed_task *task, int64_t n,
-                           hn_fed_take take, void *context)
-{
-    one *o = (one *)s;
-    for (int64_t i = 0; i < n; i++) {
-        hn_fed_trained t;
-        HN_TRY(hn_fed_client_set(o->client, global));
-        HN_TRY(hn_fed_client_train(o->client, &task[i], &t));
-        HN_TRY(hn_fed_client_get(o->client, o->value));
-        t.value = o->value;
-        if (o->fisher) HN_TRY(hn_fed_fisher_of(o->fisher, &task[i], o->value, o->h));
-        t.fisher = o->h;
-        HN_TRY(take(context, i, &t));
-    }
-    return HN_OK;
-}
-
-static void one_free(hn_fed_sim *s)
-{
-    one *o = (one *)s;
-    hn_fed_client_free(o->client);
-    hn_fed_fisher_free(o->fisher);
-    hn_free(o->value);
-    hn_free(o->h);
-    hn_free(o);
-}
-
-static hn_status open_one(const hn_fed_sim_options *options, one *o)
-{
-    HN_TRY(hn_fed_client_new(options, NULL, &o->client));
-    const size_t bytes = (size_t)o->client->n_values * sizeof *o->value;
-    o->sim.n_values = o->client->n_values;
-    o->value = hn_malloc(bytes);
-    if (options->local.fisher_images > 0) {
-        HN_TRY(hn_fed_fisher_new(options, &o->fisher));
-        o->h = hn_malloc(bytes);
-    }
-    if (o->value == NULL || (o->fisher && o->h == NULL))
-        return HN_FAIL(HN_ERR_MEMORY, "%" PRId64 " values of a client", o->sim.n_values);
-    return HN_OK;
-}
-
-hn_status hn_fed_one_new(const hn_fed_sim_options *options, hn_fed_sim **out)
-{
-    one *o = hn_calloc(1, sizeof *o);
-    if (o == NULL) return HN_FAIL(HN_ERR_MEMORY, "%zu bytes for a simulation", sizeof *o);
-    o->sim = (hn_fed_sim){.round = one_round, .free = one_free};
-    const hn_status st = open_one(options, o);
-    if (st != HN_OK)
-        one_free(&o->sim);
-    else
-        *out = &o->sim;
-    return st;
-}
-
-hn_fed_client *hn_fed_one_client(const hn_fed_sim *s) { return ((const one *)s)->client; }

@@ -38,6 +38,15 @@ HN_NODISCARD hn_status hn_fed_client_get(const hn_fed_client *c, float *value);
 HN_NODISCARD hn_status hn_fed_client_train(hn_fed_client *c, const hn_fed_task *t,
                                            hn_fed_trained *out);
 
+/* The same in parts, for a host that keeps several clients at work: begin, advance until it is
+ * done, end. Between them nothing else is called with this client; the task's images live that
+ * long. advance  one more step, or behind the last one what has become of them. wait: behind the
+ * last one until it is done; false: it may be HN_FED_WAITS */
+typedef enum { HN_FED_STEPPED, HN_FED_WAITS, HN_FED_DONE } hn_fed_progress;
+HN_NODISCARD hn_status hn_fed_client_begin(hn_fed_client *c, const hn_fed_task *t);
+HN_NODISCARD hn_status hn_fed_client_advance(hn_fed_client *c, bool wait, hn_fed_progress *out);
+void hn_fed_client_end(const hn_fed_client *c, hn_fed_trained *out);
+
 /* Of the held-out images, all and class by class. */
 typedef struct {
     double accuracy, loss;
@@ -48,10 +57,13 @@ typedef struct {
 /* Errors  HN_ERR_ARG: made without held-out images */
 HN_NODISCARD hn_status hn_fed_client_evaluate(hn_fed_client *c, hn_fed_scores *out);
 
-/* The simulation `one`. Errors: those of hn_fed_client_new */
+/* The simulation `one` (fed_one.c): a client for each lane, whose tasks run at the same time on a
+ * GPU, each on the stream of its device. Results are the same bits with any number of lanes, and
+ * come in the order of the tasks. Errors: those of hn_fed_client_new */
 HN_NODISCARD hn_status hn_fed_one_new(const hn_fed_sim_options *o, hn_fed_sim **out);
-/* The client behind it. */
-hn_fed_client *hn_fed_one_client(const hn_fed_sim *s);
+/* The client behind lane k, of so many. */
+hn_fed_client *hn_fed_one_client(const hn_fed_sim *s, int64_t k);
+int64_t hn_fed_one_lanes(const hn_fed_sim *s);
 
 #ifdef __cplusplus
 }

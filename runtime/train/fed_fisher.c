@@ -56,6 +56,8 @@ static hn_status make_zero(hn_fed_fisher *f)
 
 hn_status hn_fed_fisher_new(const hn_fed_sim_options *o, hn_fed_fisher **out)
 {
+    if (o->local.support != NULL)
+        return HN_FAIL(HN_ERR_UNSUPPORTED, "a Fisher diagonal of blocks (--payload sparse)");
     hn_fed_fisher *f = hn_calloc(1, sizeof *f);
     if (f == NULL) return HN_FAIL(HN_ERR_MEMORY, "%zu bytes for a Fisher", sizeof *f);
     f->o = *o;
@@ -92,7 +94,7 @@ hn_status hn_fed_fisher_of(hn_fed_fisher *f, const hn_fed_task *t, const float *
 {
     const hn_fed_local one = {.batch = 1};
     const int64_t most = f->o.local.fisher_images, images = t->n < most ? t->n : most;
-    HN_TRY(hn_fed_values_set(hn_engine_params(f->engine), value));
+    HN_TRY(hn_fed_values_set(&f->o.local, hn_engine_params(f->engine), value));
     HN_TRY(each(f, false, 0, NULL));
     for (int64_t i = 0; i < images; i++) {
         hn_engine_input in;

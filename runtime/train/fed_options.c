@@ -44,10 +44,16 @@ static const hn_option local_rows[] = {
     {"mu",              FIELD(mu),              "0",    0, 1e6, NULL, "FedProx: weight of mu/2 |w - m|^2, m the model that the server sent; 0: none"},
     {"frozen-norm",     FIELD(frozen_norm),     "off",  0, 0, NULL, "batch norm by its running values, which stay"},
     HN_OPT_TITLE("Payload: what is trained, and travels"),
-    {"payload",         FIELD(payload),         "full", 0, 0, "full|lora|head", "every parameter; low-rank pairs and the head; the head alone"},
+    {"payload",         FIELD(payload),         "full", 0, 0, "full|lora|head|sparse", "every parameter; low-rank pairs and the head; the head alone; changes of chosen blocks of weights and the head"},
     {"lora-rank",       FIELD(lora_rank),       "8",    1, 65536, NULL, "rank r of the update B A"},
     {"lora-alpha",      FIELD(lora_alpha),      "16",   1e-6, 1e9, NULL, "the update is scaled by alpha / r"},
     {"lora-targets",    FIELD(lora_targets),    "all-linear", 0, 0, NULL, "modules by the end of their names (attn.qkv), or all-linear: every linear layer and convolution but the head and the stem or patch embedding"},
+    {"sparse-block",    FIELD(sparse_block),    "auto", 0, 0, "auto|1x1|4x4|16x16|32x32|64x64|128x128|256x256|row|column", "shape of the blocks; auto: 16x16, 4x4 or 1x1, the first that divides a matrix"},
+    {"sparse-budget",   FIELD(sparse_budget),   "lora:8", 0, 0, NULL, "values of all blocks: a share as 0.01 or 1%, lora:RANK, values:COUNT or blocks:COUNT; each matrix has its part by size"},
+    {"sparse-score",    FIELD(sparse_score),    "magnitude", 0, 0, "magnitude|random|lift|diagonal", "which blocks of a matrix, chosen once on the server: |weight|; at random; |rank-r weight|; the diagonal"},
+    {"sparse-lift-rank", FIELD(sparse_lift_rank), "8",  1, 65536, NULL, "r of |rank-r weight|"},
+    {"sparse-targets",  FIELD(sparse_targets),  "all-linear", 0, 0, NULL, "modules by the end of their names, or all-linear, as --lora-targets"},
+    {"sparse-mask",     FIELD(sparse_mask),     "",     0, 0, NULL, "delta pack whose blocks are taken instead, all of them"},
     {"encoding",        FIELD(encoding),        "f32",  0, 0, "f32|bf16|topk", "of what clients send: values, values rounded to bf16, or the differences of largest magnitude"},
     {"topk",            FIELD(topk),            "0.01", 1e-9, 1, NULL, "topk: share of the values that are sent"},
     {"feedback",        FIELD(feedback),        "on",   0, 0, NULL, "topk, bf16: what was not sent is added to the client's next difference (error feedback)"},
@@ -86,11 +92,23 @@ const char *hn_fed_reason(const hn_fed_config *c, const char *option)
 {
     static const char *const sgd[] = {"momentum", "nesterov", NULL},
                              *const adamw[] = {"beta1", "beta2", "adam-eps", NULL},
-                             *const lora[] = {"lora-rank", "lora-alpha", "lora-targets", NULL};
+                             *const lora[] = {"lora-rank", "lora-alpha", "lora-targets", NULL},
+                             *const sparse[] = {"sparse-block",
+                                                "sparse-budget",
+                                                "sparse-score",
+                                                "sparse-targets",
+                                                "sparse-lift-rank",
+                                                "sparse-mask",
+                                                NULL};
     if (one_of(option, sgd) && !is(c->optimizer, "sgd")) return "an option of --optimizer sgd";
     if (one_of(option, adamw) && !is(c->optimizer, "adamw"))
         return "an option of --optimizer adamw";
     if (one_of(option, lora) && !is(c->payload, "lora")) return "an option of --payload lora";
+    if (one_of(option, sparse) && !is(c->payload, "sparse")) return "an option of --payload sparse";
+    if (one_of(option, sparse) && !is(option, "sparse-mask") && c->sparse_mask[0] != '\0')
+        return "--sparse-mask has the blocks";
+    if (is(option, "sparse-lift-rank") && !is(c->sparse_score, "lift"))
+        return "an option of --sparse-score lift";
     if (is(option, "frozen-norm") && is(c->payload, "head"))
         return "--payload head freezes norms in any case";
     if (is(option, "topk") && !is(c->encoding, "topk")) return "an option of --encoding topk";
@@ -111,6 +129,9 @@ hn_status hn_fed_check_options(const hn_fed_config *c, const hn_options_store *g
                 return HN_FAIL(HN_ERR_ARG, "--%s: %s", row[i].name, reason);
         }
     }
+    if (is(c->payload, "sparse") && !is(c->optimizer, "adamw"))
+        return HN_FAIL(HN_ERR_ARG, "--optimizer %s: blocks (--payload sparse) are trained by adamw",
+                       c->optimizer);
     if (c->nesterov && is(c->optimizer, "sgd") && c->momentum <= 0)
         return HN_FAIL(HN_ERR_ARG, "--nesterov: a form of momentum, here --momentum 0");
     return HN_OK;

@@ -93,9 +93,9 @@ static hn_status run_round(hn_fed_sim *sim, const float *global, const hn_fed_ta
     const hn_params *p = hn_engine_params(s->engine);
     for (int64_t i = 0; i < n; i++) {
         hn_fed_trained t;
-        HN_TRY(hn_fed_values_set(p, global));
+        HN_TRY(hn_fed_values_set(&s->o.local, p, global));
         HN_TRY(train(s, &task[i], &t));
-        HN_TRY(hn_fed_values_get(p, s->value));
+        HN_TRY(hn_fed_values_get(&s->o.local, p, s->value));
         t.value = s->value;
         HN_TRY(take(context, i, &t));
     }
@@ -124,6 +124,7 @@ static hn_status check(const hn_fed_segment_options *o)
         l->frozen_norm)
         return HN_FAIL(HN_ERR_ARG, "augmentation, smoothing and batch norm of images in the "
                                    "training of a segmenter");
+    HN_TRY(hn_fed_check_dense(l, "segmenters"));
     if (l->fisher_images > 0)
         return HN_FAIL(HN_ERR_ARG, "a Fisher diagonal beside the training of a segmenter");
     return HN_OK;
@@ -152,7 +153,7 @@ static hn_status open_engine(segment_sim *s)
     const hn_params *p = hn_engine_params(s->engine);
     for (int64_t i = 0; i < hn_params_count(p); i++)
         HN_TRY(hn_param_init(hn_params_at(p, i), o->seed));
-    s->sim.n_values = hn_fed_values_count(p);
+    s->sim.n_values = hn_fed_values_count(&s->o.local, p);
     return HN_OK;
 }
 

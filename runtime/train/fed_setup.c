@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "runtime/base/alloc.h"
+#include "runtime/train/fed_sparse.h"
 #include "runtime/train/lora_hook.h"
 
 static bool is(const char *a, const char *b) { return strcmp(a, b) == 0; }
@@ -15,6 +16,7 @@ static const char *or_null(const char *text) { return text && text[0] ? text : N
 void hn_fed_setup_close(hn_fed_setup *s)
 {
     hn_peft_config_clear(&s->peft);
+    hn_fed_support_free(&s->support);
     hn_image_set_free(s->train);
     hn_image_set_free(s->eval);
     hn_model_close(&s->model);
@@ -82,14 +84,14 @@ static hn_adapt_kind head_only(const void *context, const char *name)
     return strncmp(name, head, n) == 0 && name[n] == '.' ? HN_ADAPT_FULL : HN_ADAPT_FROZEN;
 }
 
-static hn_status add_targets(hn_text_list from, hn_names *to)
+static hn_status add_targets(hn_text_list from, const char *option, hn_names *to)
 {
     char name[256];
     for (int64_t i = 0;; i++) {
         const int64_t n = hn_text_list_item(from, i, name, sizeof name);
         if (n < 0) return HN_OK;
         if (n >= (int64_t)sizeof name)
-            return HN_FAIL(HN_ERR_ARG, "--lora-targets: a name of %" PRId64 " bytes", n);
+            return HN_FAIL(HN_ERR_ARG, "%s: a name of %" PRId64 " bytes", option, n);
         HN_TRY(hn_names_add(to, name));
     }
 }
@@ -114,14 +116,27 @@ static hn_status choose_lora(hn_fed_setup *s)
     if (is(c->lora_targets.joined, "all-linear"))
         HN_TRY(hn_lora_every_layer(&s->model, &s->peft.targets.list));
     else
-        HN_TRY(add_targets(c->lora_targets, &s->peft.targets.list));
+        HN_TRY(add_targets(c->lora_targets, "--lora-targets", &s->peft.targets.list));
     HN_TRY(hn_lora_save_head(&s->model, &s->peft));
     s->adapt = hn_lora_hook(&s->peft);
     return check_lora(s);
 }
 
+static hn_status blocks_of(const void *context, const char *module, int64_t in, int64_t out,
+                           hn_block_shape *choice)
+{
+    const hn_fed_setup *s = context;
+    (void)in, (void)out;
+    *choice = hn_fed_sparse_shape(&s->support, module);
+    return HN_OK;
+}
+
 static hn_status choose_payload(hn_fed_setup *s)
 {
+    if (is(s->c->payload, "sparse")) {
+        s->adapt = (hn_adapt){.parameter = head_only, .sparse = blocks_of, .context = s};
+        return HN_OK;
+    }
     s->adapt = (hn_adapt){.parameter = is(s->c->payload, "head") ? head_only : every_parameter,
                           .context = s};
     return is(s->c->payload, "lora") ? choose_lora(s) : HN_OK;
@@ -165,6 +180,7 @@ static hn_optimizer optimizer_of(const hn_fed_config *c)
 static void fill_simulation(hn_fed_setup *s)
 {
     const hn_fed_config *c = s->c;
+    const bool sparse = is(c->payload, "sparse");
     s->sim = (hn_fed_sim_options){.device = s->device,
                                   .executor = hn_executor_of(c->executor),
                                   .model = &s->model,
@@ -177,7 +193,8 @@ static void fill_simulation(hn_fed_setup *s)
                                             .augment = augment_of(c),
                                             .smoothing = (float)c->label_smoothing,
                                             .frozen_norm = c->frozen_norm || is(c->payload, "head"),
-                                            .join = is(c->epoch_end, "join")},
+                                            .join = is(c->epoch_end, "join"),
+                                            .support = sparse ? &s->support : NULL},
                                   .seed = (uint64_t)c->seed,
                                   .at_once = 1};
 }
@@ -208,6 +225,54 @@ hn_status hn_fed_setup_open(const hn_fed_config *c, const hn_log *log, hn_fed_se
     return check_epoch_end(s);
 }
 
+/* ---- blocks ---- */
+
+static hn_status find_targets(hn_fed_setup *s)
+{
+    const hn_text_list wanted = s->c->sparse_targets;
+    hn_params *p = NULL;
+    if (is(wanted.joined, "all-linear"))
+        HN_TRY(hn_lora_every_layer(&s->model, &s->peft.targets.list));
+    else
+        HN_TRY(add_targets(wanted, "--sparse-targets", &s->peft.targets.list));
+    HN_TRY(hn_lora_save_head(&s->model, &s->peft));
+    if (is(wanted.joined, "all-linear")) return HN_OK;
+    HN_TRY(hn_params_new(NULL, &p));
+    hn_status st = hn_vision_declare(&s->model.vision, p);
+    if (st == HN_OK) st = hn_lora_check_names(p, &s->peft.targets.list, "--sparse-targets");
+    hn_params_free(p);
+    return st;
+}
+
+hn_status hn_fed_setup_choose(hn_fed_setup *s)
+{
+    const hn_fed_config *c = s->c;
+    const hn_fed_sparse_options o = {.block = c->sparse_block,
+                                     .budget = c->sparse_budget,
+                                     .score = c->sparse_score,
+                                     .lift_rank = c->sparse_lift_rank,
+                                     .mask = or_null(c->sparse_mask),
+                                     .seed = (uint64_t)c->seed};
+    if (!is(c->payload, "sparse")) return HN_OK;
+    HN_TRY(find_targets(s));
+    HN_TRY(hn_fed_sparse_choose(&o, &s->model, &s->peft, &s->support));
+    hn_info(&s->log,
+            "blocks: %" PRId64 " in %" PRId64 " matrices, %" PRId64 " values, chosen by %s",
+            s->support.blocks, s->support.count, s->support.values,
+            o.mask ? "--sparse-mask" : c->sparse_score);
+    return HN_OK;
+}
+
+hn_status hn_fed_setup_take(hn_fed_setup *s, const void *bytes, size_t n)
+{
+    if (!is(s->c->payload, "sparse"))
+        return HN_FAIL(HN_ERR_ARG, "ids of blocks, for a payload %s", s->c->payload);
+    if (s->support.count > 0) return HN_FAIL(HN_ERR_ARG, "a second message with ids of blocks");
+    return hn_fed_support_decode(bytes, n, &s->support);
+}
+
+/* ---- clients ---- */
+
 hn_status hn_fed_setup_evaluator(const hn_fed_setup *s, hn_fed_client **out)
 {
     hn_fed_sim_options o = s->sim;
@@ -220,22 +285,31 @@ hn_status hn_fed_setup_evaluator(const hn_fed_setup *s, hn_fed_client **out)
 static hn_status bind_base(const hn_fed_setup *s, hn_fed_layout *l)
 {
     const hn_vision_config *v = &s->model.vision;
-    const bool lora = is(s->c->payload, "lora");
-    char base[HN_SHA256_HEX], text[256], scale[48] = "";
+    const bool lora = is(s->c->payload, "lora"), sparse = is(s->c->payload, "sparse");
+    char base[HN_SHA256_HEX], ids[HN_SHA256_HEX], text[384], more[96] = "";
     if (s->model.dir)
         HN_TRY(hn_model_dir_digest(s->model.dir, base));
     else
         snprintf(base, sizeof base, "%s", s->base_digest);
-    if (lora) snprintf(scale, sizeof scale, ", lora scale %.9g", s->peft.alpha / (double)s->peft.r);
+    if (sparse) HN_TRY(hn_fed_support_digest(&s->support, ids));
+    if (sparse) snprintf(more, sizeof more, ", blocks %s", ids);
+    if (lora) snprintf(more, sizeof more, ", lora scale %.9g", s->peft.alpha / (double)s->peft.r);
     snprintf(text, sizeof text, "base %s, images of side %" PRId64 " and %" PRId64 " channels%s",
-             base, v->image, v->channels, scale);
+             base, v->image, v->channels, more);
     return hn_fed_layout_bind(l, text);
+}
+
+static bool everything_travels(const hn_fed_setup *s)
+{
+    const bool stays = s->sim.local.frozen_norm && hn_vision_has_batch_norm(&s->model.vision);
+    return is(s->c->payload, "full") && !stays;
 }
 
 hn_status hn_fed_setup_layout(const hn_fed_setup *s, const hn_fed_client *c, hn_fed_layout *out)
 {
-    HN_TRY(hn_fed_values_layout(hn_engine_params(hn_fed_client_engine(c)), out));
-    return is(s->c->payload, "full") ? HN_OK : bind_base(s, out);
+    HN_TRY(hn_fed_values_layout(&s->sim.local, hn_engine_params(hn_fed_client_engine(c)), out));
+    HN_TRY(hn_fed_sparse_layout(&s->support, out));
+    return everything_travels(s) ? HN_OK : bind_base(s, out);
 }
 
 double hn_fed_setup_lr(const hn_fed_config *c, int64_t round)

@@ -5,6 +5,9 @@
  *   full    every parameter, and running statistics
  *   lora    low-rank pairs and the head (lora_hook.h), and running statistics
  *   head    the head alone: the body, batch norms included, stays as it is
+ *   sparse  changes of blocks of weights, chosen once on the server (fed_sparse.h), and the head,
+ * and running statistics; the server sends the blocks' ids first, once Running statistics that stay
+ * (frozen_norm, head) do not travel.
  */
 #ifndef HN_FED_SETUP_H
 #define HN_FED_SETUP_H
@@ -36,7 +39,9 @@ typedef struct {
     const char *payload, *encoding;
     int64_t lora_rank;
     double lora_alpha, topk;
-    hn_text_list lora_targets;
+    hn_text_list lora_targets, sparse_targets;
+    const char *sparse_block, *sparse_budget, *sparse_score, *sparse_mask;
+    int64_t sparse_lift_rank;
     bool feedback;
     int64_t seed;
     /* machine */
@@ -67,7 +72,8 @@ typedef struct {
     hn_model model;
     const char *base_digest;
     hn_image_set *train, *eval; /* eval NULL: nothing is held out */
-    hn_peft_config peft;        /* of lora */
+    hn_peft_config peft;        /* of lora; targets of sparse */
+    hn_fed_support support;     /* of sparse: empty until it is chosen or taken */
     hn_adapt adapt;
     hn_fed_sim_options sim; /* images: those of `train`; at_once 1 */
 } hn_fed_setup;
@@ -78,11 +84,18 @@ HN_NODISCARD hn_status hn_fed_setup_open(const hn_fed_config *c, const hn_log *l
                                          hn_fed_setup *s);
 void hn_fed_setup_close(hn_fed_setup *s);
 
+/* Payload sparse, before there is a client: the server chooses, a client takes what it is sent
+ * (hn_fed_support_encode). With another payload the
+ * server has nothing to choose, and a client refuses ids: HN_ERR_ARG.
+ * Errors  those of hn_fed_sparse_choose and hn_fed_support_decode */
+HN_NODISCARD hn_status hn_fed_setup_choose(hn_fed_setup *s);
+HN_NODISCARD hn_status hn_fed_setup_take(hn_fed_setup *s, const void *bytes, size_t n);
+
 /* A client that evaluates only, in batches of eval_batch. */
 HN_NODISCARD hn_status hn_fed_setup_evaluator(const hn_fed_setup *s, hn_fed_client **out);
-/* Names and shapes of what travels. With lora and head it belongs to what does not, and is bound to
- * it (hn_fed_layout_bind): the tensors of the base's files or, without any, its configuration and
- * seed; the images' size; lora's scale. */
+/* Names and shapes of what travels. Where something stays it belongs to that, and is bound to it
+ * (hn_fed_layout_bind): the tensors of the base's files or, without any, its configuration and
+ * seed; the images' size; lora's scale; the blocks of sparse. */
 HN_NODISCARD hn_status hn_fed_setup_layout(const hn_fed_setup *s, const hn_fed_client *c,
                                            hn_fed_layout *out);
 /* lr lr_decay^(round - 1); rounds count from 1. */

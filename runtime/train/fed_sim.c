@@ -75,6 +75,14 @@ hn_status hn_fed_check_padding(const hn_fed_sim_options *o)
                    v->architecture);
 }
 
+hn_status hn_fed_check_dense(const hn_fed_local *l, const char *simulation)
+{
+    if (l->support == NULL) return HN_OK;
+    return HN_FAIL(HN_ERR_UNSUPPORTED,
+                   "clients as %s: no blocks of weights (--payload sparse); clients one by one",
+                   simulation);
+}
+
 hn_status hn_fed_check_task(const hn_fed_sim_options *o, const hn_fed_task *t)
 {
     if (t->n < 1 || t->steps < 1)
@@ -135,43 +143,46 @@ float hn_fed_loss_mean(const hn_fed_loss *l)
 
 /* ---- values ---- */
 
-bool hn_fed_travels(const hn_param *q) { return q->trained || q->buffer; }
+bool hn_fed_travels(const hn_fed_local *l, const hn_param *q)
+{
+    return q->trained || (q->buffer && !l->frozen_norm);
+}
 
-int64_t hn_fed_values_count(const hn_params *p)
+int64_t hn_fed_values_count(const hn_fed_local *l, const hn_params *p)
 {
     int64_t n = 0;
     for (int64_t i = 0; i < hn_params_count(p); i++)
-        if (hn_fed_travels(hn_params_at(p, i))) n += hn_param_values(hn_params_at(p, i));
+        if (hn_fed_travels(l, hn_params_at(p, i))) n += hn_param_values(hn_params_at(p, i));
     return n;
 }
 
-hn_status hn_fed_values_layout(const hn_params *p, hn_fed_layout *out)
+hn_status hn_fed_values_layout(const hn_fed_local *l, const hn_params *p, hn_fed_layout *out)
 {
     for (int64_t i = 0; i < hn_params_count(p); i++) {
         const hn_param *q = hn_params_at(p, i);
         const hn_fed_role role = q->buffer ? HN_FED_BUFFER : HN_FED_VALUE;
-        if (hn_fed_travels(q))
+        if (hn_fed_travels(l, q))
             HN_TRY(hn_fed_layout_add(out, q->name, q->file_ndim, q->file_dim, role));
     }
     return HN_OK;
 }
 
-hn_status hn_fed_values_get(const hn_params *p, float *value)
+hn_status hn_fed_values_get(const hn_fed_local *l, const hn_params *p, float *value)
 {
     for (int64_t i = 0; i < hn_params_count(p); i++) {
         const hn_param *q = hn_params_at(p, i);
-        if (!hn_fed_travels(q)) continue;
+        if (!hn_fed_travels(l, q)) continue;
         HN_TRY(hn_param_get(q, value));
         value += hn_param_values(q);
     }
     return HN_OK;
 }
 
-hn_status hn_fed_values_set(const hn_params *p, const float *value)
+hn_status hn_fed_values_set(const hn_fed_local *l, const hn_params *p, const float *value)
 {
     for (int64_t i = 0; i < hn_params_count(p); i++) {
         const hn_param *q = hn_params_at(p, i);
-        if (!hn_fed_travels(q)) continue;
+        if (!hn_fed_travels(l, q)) continue;
         HN_TRY(hn_param_set(q, value));
         value += hn_param_values(q);
     }

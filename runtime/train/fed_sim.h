@@ -11,8 +11,9 @@
  *
  * values     what travels: one fp32 vector, the trained parameters and the buffers of the model in
  *            the order of hn_params (hn_params_count), each dense and in the order of files, as
- *            hn_param_get gives it. hn_fed_values_* below. Parameters that are not trained are
- *            those of the model on every client, from the same seed.
+ *            hn_param_get gives it. hn_fed_values_* below. What does not change does not travel:
+ *            parameters that are not trained, and buffers with frozen_norm, are those of the model
+ *            on every client, from the same seed.
  * step       mean gradient over the images of a batch (+ mu (w - global values) of the trained
  *            ones: FedProx, Li et al., 2020, equation 2), norm clipped where asked for, then the
  *            optimizer, whose state begins with zeros in every task; step s of a task, from 0, is
@@ -31,7 +32,7 @@
 #define HN_FED_SIM_H
 #include "runtime/adapt/params.h"
 #include "runtime/data/images.h"
-#include "runtime/fed/layout.h"
+#include "runtime/fed/support.h"
 #include "runtime/model/model.h"
 #include "runtime/train/classifier_job.h"
 #include "runtime/train/engine.h"
@@ -46,9 +47,12 @@ typedef struct {
     hn_optimizer optimizer;
     float mu; /* FedProx; 0: no penalty */
     hn_augment augment;
-    float smoothing;       /* of labels */
-    bool frozen_norm;      /* batch norm by its running values */
-    bool join;             /* batches are always full */
+    float smoothing;  /* of labels */
+    bool frozen_norm; /* batch norm by its running values */
+    bool join;        /* batches are always full */
+    /* Blocks of weights that adapt.sparse names, whose changes are trained and travel behind the
+     * other values (fed_sparse.h); NULL: none. `one` only */
+    const hn_fed_support *support;
     int64_t fisher_images; /* for the diagonal Fisher that clients send besides (fed_fisher.h), at
                             * most so many of a client; 0: none. `one` only */
 } hn_fed_local;
@@ -61,8 +65,10 @@ typedef struct {
     const hn_images *images; /* of all clients together, with the labels that count; the same */
     double resident;         /* GiB of a GPU's memory for their pixels, else they are streamed */
     hn_fed_local local;
-    uint64_t seed;   /* of parameters that are in no file */
-    int64_t at_once; /* tasks in a group, at most; one by one for `one` */
+    uint64_t seed;          /* of parameters that are in no file */
+    int64_t at_once;        /* tasks in a group, at most; one by one for `one`, but for its lanes */
+    hn_device *const *lane; /* [lanes - 1] of `one`: more devices like the first, of one GPU */
+    int64_t lanes;          /* 0 and 1: one task after the other */
 } hn_fed_sim_options;
 
 /* A client's work in a round. */
@@ -109,6 +115,8 @@ static inline void hn_fed_sim_free(hn_fed_sim *s)
 HN_NODISCARD hn_status hn_fed_check_images(const hn_fed_sim_options *o, const hn_images *set);
 /* HN_ERR_UNSUPPORTED: batches that may be padded, and a model whose batch norm would count it. */
 HN_NODISCARD hn_status hn_fed_check_padding(const hn_fed_sim_options *o);
+/* HN_ERR_UNSUPPORTED: changes of blocks, in a simulation that is not `one`. */
+HN_NODISCARD hn_status hn_fed_check_dense(const hn_fed_local *l, const char *simulation);
 /* HN_ERR_ARG: no images or steps, an image that the set does not have. */
 HN_NODISCARD hn_status hn_fed_check_task(const hn_fed_sim_options *o, const hn_fed_task *t);
 /* Whether the pixels come along with every micro-batch: they do not lie on a GPU. */
@@ -139,15 +147,18 @@ hn_fed_loss hn_fed_loss_begin(const hn_fed_local *l, const hn_fed_task *t);
 void hn_fed_loss_add(hn_fed_loss *l, const hn_step_report *r);
 float hn_fed_loss_mean(const hn_fed_loss *l); /* NaN without images */
 
-/* Values that travel, of parameters that have been created or only declared. */
-int64_t hn_fed_values_count(const hn_params *p);
-/* Whether q is part of them. */
-bool hn_fed_travels(const hn_param *q);
+/* Values that travel, of parameters that have been created or only declared: all but changes of
+ * blocks. */
+int64_t hn_fed_values_count(const hn_fed_local *l, const hn_params *p);
+/* Whether q is part of them: it changes. */
+bool hn_fed_travels(const hn_fed_local *l, const hn_param *q);
 /* Their names, shapes in files and roles; the message of a real client has the same. */
-HN_NODISCARD hn_status hn_fed_values_layout(const hn_params *p, hn_fed_layout *out);
+HN_NODISCARD hn_status hn_fed_values_layout(const hn_fed_local *l, const hn_params *p,
+                                            hn_fed_layout *out);
 /* Out of an engine of one replica, and into it. */
-HN_NODISCARD hn_status hn_fed_values_get(const hn_params *p, float *value);
-HN_NODISCARD hn_status hn_fed_values_set(const hn_params *p, const float *value);
+HN_NODISCARD hn_status hn_fed_values_get(const hn_fed_local *l, const hn_params *p, float *value);
+HN_NODISCARD hn_status hn_fed_values_set(const hn_fed_local *l, const hn_params *p,
+                                         const float *value);
 
 #ifdef __cplusplus
 }

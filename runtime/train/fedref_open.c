@@ -18,7 +18,10 @@ void hn_fedref_close(hn_fedref *r)
     hn_progress_end(&r->progress);
     hn_fed_server_free(r->server);
     hn_fed_sim_free(r->sim);
+    for (int64_t k = 0; r->lane && k + 1 < r->c->lanes; k++) hn_device_close(r->lane[k]);
+    hn_free(r->lane);
     hn_fed_client_free(r->evaluator);
+    hn_fed_bytes_free(&r->ids);
     hn_fed_bytes_free(&r->down);
     hn_fed_bytes_free(&r->up);
     for (int64_t k = 0; r->residual && k < r->partition.clients; k++) hn_free(r->residual[k]);
@@ -175,6 +178,8 @@ static hn_status digest_data(hn_fedref *r)
 
 static hn_status open_payload(hn_fedref *r)
 {
+    HN_TRY(hn_fed_setup_choose(&r->setup));
+    if (r->setup.support.count > 0) HN_TRY(hn_fed_support_encode(&r->setup.support, &r->ids));
     HN_TRY(hn_fed_setup_evaluator(&r->setup, &r->evaluator));
     HN_TRY(hn_fed_setup_layout(&r->setup, r->evaluator, &r->layout));
     hn_info(&r->log,
@@ -217,6 +222,24 @@ static hn_status open_server(hn_fedref *r)
     return st;
 }
 
+/* Each lane has a device with a stream of its own on the same GPU. */
+static hn_status open_lanes(hn_fedref *r)
+{
+    const int64_t n = r->c->lanes;
+    if (n == 1) return HN_OK;
+    if (hn_device_kind_of(r->setup.device) != HN_DEVICE_CUDA)
+        return HN_FAIL(HN_ERR_ARG,
+                       "--lanes %" PRId64 ": clients on the CPU come one after the other, each on "
+                       "all threads",
+                       n);
+    r->lane = hn_calloc((size_t)n, sizeof *r->lane);
+    if (r->lane == NULL) return HN_FAIL(HN_ERR_MEMORY, "%" PRId64 " lanes", n);
+    for (int64_t k = 0; k + 1 < n; k++) HN_TRY(hn_device_open(r->c->fed.device, &r->lane[k]));
+    r->setup.sim.lane = r->lane;
+    r->setup.sim.lanes = n;
+    return HN_OK;
+}
+
 static hn_status open_simulation(hn_fedref *r)
 {
     const int64_t n = r->layout.n, each = r->schedule.per_round;
@@ -228,7 +251,10 @@ static hn_status open_simulation(hn_fedref *r)
     HN_TRY(open_server(r));
     const int64_t at_once = r->c->at_once;
     if (r->method.fisher) r->setup.sim.local.fisher_images = r->c->fisher_images;
-    if (is(r->c->simulate, "one")) return hn_fed_one_new(&r->setup.sim, &r->sim);
+    if (is(r->c->simulate, "one")) {
+        HN_TRY(open_lanes(r));
+        return hn_fed_one_new(&r->setup.sim, &r->sim);
+    }
     r->setup.sim.at_once = at_once > 0 && at_once < each ? at_once : each;
     return is(r->c->simulate, "block") ? hn_fed_blocks_new(&r->setup.sim, &r->sim)
                                        : hn_fed_replicas_new(&r->setup.sim, &r->sim);
@@ -238,10 +264,10 @@ hn_engine *hn_fedref_engine(const hn_fedref *r)
 {
     if (is(r->c->simulate, "block")) return NULL;
     return is(r->c->simulate, "replicas") ? hn_fed_replicas_engine(r->sim)
-                                          : hn_fed_client_engine(hn_fed_one_client(r->sim));
+                                          : hn_fed_client_engine(hn_fed_one_client(r->sim, 0));
 }
 
-hn_status hn_fedref_open(const hn_fedref_call *call, bool simulate, hn_fedref *r)
+hn_status hn_fedref_open(const hn_verb_call *call, bool simulate, hn_fedref *r)
 {
     *r =
         (hn_fedref){.c = call->config, .call = call, .log = call->log, .to = call->to, .saved = -1};

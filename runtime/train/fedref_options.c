@@ -59,15 +59,18 @@ const char *hn_fedref_reason(const hn_fedref_config *c, const char *option)
     if (is(option, "late-least") && c->late == 0) return "an option of --late";
     if (is(option, "fisher-images") && !c->fisher) return "an option of --fisher";
     if (is(option, "at-once") && is(c->simulate, "one")) return "--simulate one has one at a time";
+    if (is(option, "lanes") && !is(c->simulate, "one")) return "an option of --simulate one";
     const char *reason = partition_reason(c, option);
     return reason ? reason : hn_fed_reason(&c->fed, option);
 }
 
-static hn_status check_given(const hn_fedref_call *call)
+static hn_status check_given(const hn_verb_call *call)
 {
-    static const char *const more[] = {"alpha", "shards", "groups", "late-least", "at-once"};
+    static const char *const more[] = {"alpha",      "shards",  "groups",
+                                       "late-least", "at-once", "lanes"};
+    enum { N_MORE = sizeof more / sizeof *more };
     const hn_fedref_config *c = call->config;
-    for (int i = 0; i < N_SERVER + 5; i++) {
+    for (int i = 0; i < N_SERVER + N_MORE; i++) {
         const char *option = i < N_SERVER ? server_options[i].option : more[i - N_SERVER];
         const char *reason = hn_fedref_reason(c, option);
         if (reason != NULL && hn_options_given(call->given, option))
@@ -101,7 +104,7 @@ static hn_status check_signs(const hn_fedref_config *c)
     return HN_OK;
 }
 
-hn_status hn_fedref_check_options(const hn_fedref_call *call)
+hn_status hn_fedref_check_options(const hn_verb_call *call)
 {
     const hn_fedref_config *c = call->config;
     if (call->given != NULL) HN_TRY(check_given(call));
@@ -111,6 +114,13 @@ hn_status hn_fedref_check_options(const hn_fedref_call *call)
         return HN_FAIL(HN_ERR_ARG, "--fisher: with --simulate one only");
     if (c->fisher && is(c->fed.encoding, "topk"))
         return HN_FAIL(HN_ERR_ARG, "--fisher: not with --encoding topk");
+    if (c->fisher && is(c->fed.payload, "sparse"))
+        return HN_FAIL(HN_ERR_ARG, "--fisher: not with --payload sparse");
+    if (is(c->fed.payload, "sparse") && !is(c->simulate, "one"))
+        return HN_FAIL(HN_ERR_ARG,
+                       "--simulate %s: blocks (--payload sparse) are trained one client after the "
+                       "other: --simulate one",
+                       c->simulate);
     if (is(c->method, "fedprox") && c->fed.mu == 0)
         return HN_FAIL(HN_ERR_ARG, "--method fedprox: with --mu 0 it is fedavg");
     if (is(c->partition, "group") && c->groups[0] == '\0')

@@ -225,6 +225,7 @@ static void add_setting(const hn_fedref *r, json_t *o, bool *ok)
     set(o, "payload_values", whole((double)r->layout.n), ok);
     set(o, "message_bytes_up", whole((double)hn_fedref_bytes_up(r)), ok);
     set(o, "message_bytes_down", whole((double)hn_fedref_bytes_down(r)), ok);
+    if (r->ids.n > 0) set(o, "message_bytes_ids", whole((double)r->ids.n), ok);
     set(o, "seed", whole((double)c->fed.seed), ok);
     set(o, "settings", json_string(r->settings), ok);
     set(o, "device", json_string(hn_device_text(r->setup.device)), ok);

@@ -115,8 +115,10 @@ static hn_status call_clients(round_state *s)
     for (int64_t i = 0; i < r->schedule.per_round; i++) {
         const hn_fed_call *call = &r->calls[i];
         hn_fedref_tally *t = &r->tally[call->client];
+        const double ids = t->asked > 0 ? 0 : (double)r->ids.n; /* it has them from then on */
         t->asked++;
-        t->bytes_down += bytes;
+        t->bytes_down += bytes + ids;
+        s->row.bytes_down += bytes + ids;
         t->dropped += call->fate == HN_FED_DROPS;
         t->late += call->fate == HN_FED_LATE;
         s->row.dropped += call->fate == HN_FED_DROPS;
@@ -124,7 +126,6 @@ static hn_status call_clients(round_state *s)
         if (call->fate != HN_FED_DROPS) r->task[s->working++] = task_of(s, call);
     }
     s->row.asked = (double)r->schedule.per_round;
-    s->row.bytes_down = bytes * s->row.asked;
     return HN_OK;
 }
 

@@ -218,6 +218,9 @@ static hn_status use_plans(const hn_fedref *r, const json_t *o, const char *wher
     if (r->sim == NULL || hn_fedref_engine(r) == NULL) return HN_OK;
     if (json_is_null(plans)) plans = NULL;
     HN_TRY(hn_engine_use_gemm_plans(hn_fedref_engine(r), plans, where));
+    for (int64_t k = 1; strcmp(r->c->simulate, "one") == 0 && k < hn_fed_one_lanes(r->sim); k++)
+        HN_TRY(hn_engine_use_gemm_plans(hn_fed_client_engine(hn_fed_one_client(r->sim, k)), plans,
+                                        where));
     return hn_engine_use_gemm_plans(hn_fed_client_engine(r->evaluator), plans, where);
 }
 

@@ -117,7 +117,7 @@ static hn_status train(hn_fedref *r)
     return HN_OK;
 }
 
-hn_status hn_fedref_train(const hn_fedref_call *c)
+hn_status hn_fedref_train(const hn_verb_call *c)
 {
     hn_fedref r;
     hn_status st = hn_fedref_open(c, true, &r);
@@ -175,10 +175,16 @@ static void print_payload(const hn_fedref *r, FILE *to)
             "a round: %" PRId64 " of %" PRId64 " clients, %" PRId64 " bytes up, %" PRId64 " down\n",
             r->schedule.per_round, r->partition.clients, up * r->schedule.per_round,
             down * r->schedule.per_round);
+    if (r->ids.n > 0)
+        fprintf(to,
+                "blocks:  %" PRId64 " in %" PRId64
+                " matrices, %zu bytes of ids that each client receives once\n",
+                r->setup.support.blocks, r->setup.support.count, r->ids.n);
 }
 
 static void print_memory(const hn_fedref *r, FILE *to)
 {
+    const int64_t lanes = is(r->c->simulate, "one") ? r->c->lanes : 1;
     hn_plan_sizes client = {0}, eval;
     const double value = sizeof(float), mib = 0x1p20;
     const bool keeps = !is(r->c->fed.encoding, "f32") && r->c->fed.feedback;
@@ -186,14 +192,14 @@ static void print_memory(const hn_fedref *r, FILE *to)
     if (hn_fedref_engine(r)) hn_plan_sizes_of(hn_engine_program(hn_fedref_engine(r)), &client);
     hn_plan_sizes_of(hn_engine_program(hn_fed_client_engine(r->evaluator)), &eval);
     fprintf(to, "memory: the clients' engine %.1f MiB, the evaluation's %.1f MiB on the device\n",
-            (double)client.total_bytes / mib, (double)eval.total_bytes / mib);
+            (double)(client.total_bytes * (size_t)lanes) / mib, (double)eval.total_bytes / mib);
     fprintf(to, "        server %.1f MiB, updates of a round %.1f MiB, residuals %.1f MiB\n",
             (double)hn_fed_server_bytes(&r->layout, &r->method) / mib,
             value * (double)(r->layout.n * (each + 2)) / mib,
             keeps ? value * (double)(r->layout.values * residuals) / mib : 0);
 }
 
-hn_status hn_fedref_check(const hn_fedref_call *c)
+hn_status hn_fedref_check(const hn_verb_call *c)
 {
     hn_fedref r;
     hn_status st = hn_fedref_open(c, true, &r);
@@ -208,7 +214,7 @@ hn_status hn_fedref_check(const hn_fedref_call *c)
 
 /* ---- verbs on a run that is there ---- */
 
-static hn_status open_run(const hn_fedref_call *c, bool write, hn_fedref *r)
+static hn_status open_run(const hn_verb_call *c, bool write, hn_fedref *r)
 {
     HN_TRY(hn_fedref_open(c, false, r));
     HN_TRY(hn_fedref_folder_read(r, write));
@@ -234,7 +240,7 @@ static hn_status print_scores(hn_fedref *r, FILE *to)
     return HN_OK;
 }
 
-hn_status hn_fedref_eval(const hn_fedref_call *c)
+hn_status hn_fedref_eval(const hn_verb_call *c)
 {
     hn_fedref r;
     hn_status st = open_run(c, false, &r);
@@ -243,10 +249,11 @@ hn_status hn_fedref_eval(const hn_fedref_call *c)
     return st;
 }
 
-hn_status hn_fedref_export(const hn_fedref_call *c)
+hn_status hn_fedref_export(const hn_verb_call *c)
 {
-    const char *to = c->config->to;
-    const bool adapter = is(c->config->kind, "peft");
+    const hn_fedref_config *config = c->config;
+    const char *to = config->to;
+    const bool adapter = is(config->kind, "peft");
     hn_fedref r;
     if (hn_is_folder(to)) return HN_FAIL(HN_ERR_ARG, "--to %s: is there already", to);
     hn_status st = open_run(c, false, &r);
@@ -261,7 +268,7 @@ hn_status hn_fedref_export(const hn_fedref_call *c)
     return st;
 }
 
-hn_status hn_fedref_report(const hn_fedref_call *c)
+hn_status hn_fedref_report(const hn_verb_call *c)
 {
     hn_fedref r;
     hn_status st = open_run(c, true, &r);
@@ -285,7 +292,7 @@ static void print_layout(const hn_fedref *r, FILE *to)
     }
 }
 
-hn_status hn_fedref_info(const hn_fedref_call *c)
+hn_status hn_fedref_info(const hn_verb_call *c)
 {
     hn_fedref r;
     char hex[HN_SHA256_HEX];

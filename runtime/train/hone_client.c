@@ -40,17 +40,24 @@ static int code_of(hn_status st)
 
 /* ---- loading ---- */
 
-void hone_client_free(hone_client *c)
+static void close_client(hone_client *c)
 {
-    if (c == NULL) return;
     hn_fed_client_free(c->client);
     hn_fed_layout_free(&c->layout);
-    hn_fed_bytes_free(&c->update);
-    hn_fed_setup_close(&c->setup);
-    hn_options_free(c->store);
     hn_free(c->model);
     hn_free(c->value);
     hn_free(c->residual);
+    c->client = NULL;
+    c->model = c->value = c->residual = NULL;
+}
+
+void hone_client_free(hone_client *c)
+{
+    if (c == NULL) return;
+    close_client(c);
+    hn_fed_bytes_free(&c->update);
+    hn_fed_setup_close(&c->setup);
+    hn_options_free(c->store);
     hn_free(c);
 }
 
@@ -88,10 +95,9 @@ static hn_status parse(hone_client *c, char *text)
     return st == HN_OK ? hn_fed_check_options(&c->config, c->store) : st;
 }
 
+/* With payload sparse once the ids are there. */
 static hn_status open_client(hone_client *c)
 {
-    const hn_log log = {say, c};
-    HN_TRY(hn_fed_setup_open(&c->config, &log, &c->setup));
     const hn_images *eval = c->setup.eval ? hn_image_set_view(c->setup.eval) : NULL;
     HN_TRY(hn_fed_client_new(&c->setup.sim, eval, &c->client));
     HN_TRY(hn_fed_setup_layout(&c->setup, c->client, &c->layout));
@@ -102,6 +108,27 @@ static hn_status open_client(hone_client *c)
     if (c->model == NULL || c->value == NULL || (keeps && c->residual == NULL))
         return HN_FAIL(HN_ERR_MEMORY, "%" PRId64 " values of a client", c->layout.n);
     return HN_OK;
+}
+
+/* Which blocks is the server's business, and comes as a message. */
+static hn_status check_blocks(const hone_client *c)
+{
+    static const char *const names[] = {"sparse-block",     "sparse-budget",  "sparse-score",
+                                        "sparse-lift-rank", "sparse-targets", "sparse-mask"};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        if (hn_options_given(c->store, names[i]))
+            return HN_FAIL(HN_ERR_ARG, "config: %s: the server chooses the blocks", names[i]);
+    return HN_OK;
+}
+
+static bool has_blocks(const hone_client *c) { return strcmp(c->config.payload, "sparse") == 0; }
+
+static hn_status open_setup(hone_client *c)
+{
+    const hn_log log = {say, c};
+    HN_TRY(check_blocks(c));
+    HN_TRY(hn_fed_setup_open(&c->config, &log, &c->setup));
+    return has_blocks(c) ? HN_OK : open_client(c);
 }
 
 static hn_status load(const hone_client_options *o, hone_client **out)
@@ -118,7 +145,7 @@ static hn_status load(const hone_client_options *o, hone_client **out)
         c->context = o->context;
         st = parse(c, text);
     }
-    if (st == HN_OK) st = open_client(c);
+    if (st == HN_OK) st = open_setup(c);
     hn_free(text);
     if (st == HN_OK)
         *out = c;
@@ -138,9 +165,23 @@ int64_t hone_client_round(const hone_client *c) { return c->round; }
 
 /* ---- a round ---- */
 
+/* A client that cannot be opened with these ids is as it was. */
+static hn_status take_blocks(hone_client *c, const void *message, size_t n_bytes)
+{
+    HN_TRY(hn_fed_setup_take(&c->setup, message, n_bytes));
+    const hn_status st = open_client(c);
+    if (st == HN_OK) return HN_OK;
+    close_client(c);
+    hn_fed_support_free(&c->setup.support);
+    return st;
+}
+
 static hn_status set_payload(hone_client *c, const void *message, size_t n_bytes)
 {
     hn_fed_head head;
+    if (hn_fed_is_support(message, n_bytes)) return take_blocks(c, message, n_bytes);
+    if (c->client == NULL)
+        return HN_FAIL(HN_ERR_ARG, "a model, but the ids of its blocks come first");
     HN_TRY(
         hn_fed_decode(&c->layout, message, n_bytes, HN_FED_MODEL, -1, NULL, &head, c->value, NULL));
     if (head.round <= c->round)
@@ -248,6 +289,8 @@ int hone_client_evaluate(hone_client *c, hone_scores *out)
     hn_fed_scores s;
     if (out == NULL || out->size < sizeof *out)
         return code_of(HN_FAIL(HN_ERR_ARG, "hone_client_evaluate: a struct without its size"));
+    if (c->client == NULL)
+        return code_of(HN_FAIL(HN_ERR_ARG, "hone_client_evaluate: there are no ids of blocks"));
     const hn_status st = hn_fed_client_evaluate(c->client, &s);
     if (st == HN_OK) {
         out->accuracy = s.accuracy;

@@ -18,7 +18,8 @@
  *            that a message of another model, round or client is refused by name; with
  *            payload=head and payload=lora also one of another base (files, or configuration and
  *            seed) or LoRA scale. A server is hone's (hn_fed_server), or anything that reads and
- *            writes this format.
+ *            writes this format. With payload=sparse the first message is that of the blocks' ids
+ *            (runtime/fed/support.h), which the server sends once.
  * Bits       the same configuration, images, client number and messages give the same update.
  * Errors     0: done. HONE_BAD_INPUT: a configuration, message or argument that cannot be;
  *            HONE_FAILED: memory, device, file. hone_last_error() says what in one line, on the
@@ -59,11 +60,11 @@ int hone_client_load(const hone_client_options *o, hone_client **out);
 void hone_client_free(hone_client *c); /* accepts NULL */
 
 int64_t hone_client_images(const hone_client *c); /* of training: n_k of its messages */
-int64_t hone_client_values(const hone_client *c); /* elements of the payload */
+int64_t hone_client_values(const hone_client *c); /* elements of the payload; 0: no ids yet */
 int64_t hone_client_round(const hone_client *c);  /* of the message that was set last; -1: none */
 
 /* The server's message: the model of a round. Rounds rise; a message of a round that is not above
- * the last one is refused. */
+ * the last one is refused. Or the ids of payload=sparse, once, before the first model. */
 int hone_client_set_payload(hone_client *c, const void *message, size_t n_bytes);
 
 typedef struct {
