@@ -276,6 +276,23 @@ typedef union {
         float w_dice, w_focal, w_cross, smooth, alpha, gamma; /* hn_seg_terms */
         bool want_dlogits, want_prediction;
     } seg_loss;
+    struct {
+        float eps; /* of the normalisation; 0: none */
+    } modulate;
+    struct {
+        int64_t group_rows; /* of y, under one label; 0: 1 */
+        bool want_dy, want_group_loss;
+    } regression;
+    struct {
+        float noise; /* standard deviation on z */
+        hn_dtype to; /* of z: f32 or bf16 */
+        uint64_t key;
+        bool want_dz;
+    } curve_point;
+    struct {
+        int64_t episodes; /* equal runs of the rows; 0: 1 */
+        hn_dtype to;      /* of u: f32 or bf16 */
+    } support_context;
 } hn_attr;
 
 struct hn_node {
