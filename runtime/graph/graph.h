@@ -105,13 +105,14 @@ struct hn_tensor {
     hn_tensor *next;             /* ... and the next of the same base */
     hn_tensor *grad;             /* trained parameter: its fp32 gradient buffer; else NULL */
     const hn_block_rule *blocks; /* of a matrix that is trained in blocks; else NULL */
-    bool needs_grad;             /* a gradient must reach this tensor */
-    bool has_columns;            /* hn_view_columns or hn_view_shape has made views of it */
-    bool flat;                   /* a view whose last axis is not a part of that of base, ... */
-    bool fixed_pitch;            /* ... and that base: its rows must stay without gaps */
-    bool keep;                   /* hn_graph_keep: stays untouched to the end of its graph */
-    int64_t index;               /* number in its graph (transient) or program */
-    void *data;                  /* first element (of replica 0), NULL before hn_plan_allocate */
+    int64_t still, n_still; /* of the gradient of a bias: n elements that nothing is added to */
+    bool needs_grad;        /* a gradient must reach this tensor */
+    bool has_columns;       /* hn_view_columns or hn_view_shape has made views of it */
+    bool flat;              /* a view whose last axis is not a part of that of base, ... */
+    bool fixed_pitch;       /* ... and that base: its rows must stay without gaps */
+    bool keep;              /* hn_graph_keep: stays untouched to the end of its graph */
+    int64_t index;          /* number in its graph (transient) or program */
+    void *data;             /* first element (of replica 0), NULL before hn_plan_allocate */
 };
 
 /* Whose kernels attention runs on. */
@@ -287,6 +288,23 @@ typedef union {
         float mean[4], std[4];           /* of the channels; std 0: 1 */
         uint64_t key;                    /* random stream */
     } few_shot;                          /* few_shot_prep */
+    struct {
+        float eps; /* of the normalisation; 0: none */
+    } modulate;
+    struct {
+        int64_t group_rows; /* of y, under one label; 0: 1 */
+        bool want_dy, want_group_loss;
+    } regression;
+    struct {
+        float noise; /* standard deviation on z */
+        hn_dtype to; /* of z: f32 or bf16 */
+        uint64_t key;
+        bool want_dz;
+    } curve_point;
+    struct {
+        int64_t episodes; /* equal runs of the rows; 0: 1 */
+        hn_dtype to;      /* of u: f32 or bf16 */
+    } support_context;
 } hn_attr;
 
 struct hn_node {
