@@ -1,14 +1,7 @@
 /* hone-fedref: federated training of image classifiers, simulated: clients that keep their images,
  * a server that averages and corrects (FedRef, and the methods that it is compared with). */
-#include <signal.h>
-#include <stdio.h>
-#include <string.h>
-
-#include "runtime/base/alloc.h"
-#include "runtime/base/nearest.h"
-#include "runtime/train/cli.h"
 #include "runtime/train/fedref.h"
-#include "trainers/common/run_words.h"
+#include "trainers/common/verb_program.h"
 
 #define FIELD(f) HN_OPT(hn_fedref_config, f)
 
@@ -79,147 +72,62 @@ static const hn_option export_rows[] = {
 };
 /* clang-format on */
 
-enum { MAX_ROWS = 160 };
+enum { RUN, EXPORT, MODEL, PARTITION, LOCAL, SERVER, CALL, MACHINE, N_GROUPS };
+enum {
+    TRAIN = 1u << MODEL | 1u << PARTITION | 1u << LOCAL | 1u << SERVER | 1u << CALL | 1u << MACHINE,
+    OF_RUN = TRAIN | 1u << RUN,
+};
 
-typedef struct {
-    hn_option row[MAX_ROWS];
-    size_t n;
-} table;
-
-static void add(table *t, const hn_option *row, size_t n)
-{
-    memcpy(t->row + t->n, row, n * sizeof *row);
-    t->n += n;
-}
-#define ADD(t, rows) add(t, rows, sizeof(rows) / sizeof *(rows))
-
-static void add_shared(table *t, hn_fed_row_group g)
-{
-    size_t n;
-    const hn_option *row = hn_fed_option_rows(g, &n);
-    add(t, row, n);
-}
-
-static void add_train(table *t)
-{
-    add_shared(t, HN_FED_ROWS_MODEL);
-    ADD(t, partition_rows);
-    add_shared(t, HN_FED_ROWS_LOCAL);
-    ADD(t, server_rows);
-    ADD(t, call_rows);
-    add_shared(t, HN_FED_ROWS_MACHINE);
-}
-
-typedef struct {
-    const char *name, *help;
-    hn_status (*run)(const hn_fedref_call *c);
-    bool of_run, exports;
-} verb;
-
-static const verb verbs[] = {
-    {"train", "run the rounds: clients train, the server aggregates", hn_fedref_train, false,
+static const hn_verb verbs[] = {
+    {"train", "run the rounds: clients train, the server aggregates", hn_fedref_train, TRAIN,
      false},
     {"check", "clients and their images, bytes of a round, memory; trains nothing", hn_fedref_check,
-     false, false},
-    {"eval", "measure a run's model once more, class by class", hn_fedref_eval, true, false},
-    {"export", "a run's model as a folder", hn_fedref_export, true, true},
-    {"report", "a run's table, CSV files and picture once more", hn_fedref_report, true, false},
-    {"info", "what travels in a run, and where its server is", hn_fedref_info, true, false},
+     TRAIN, false},
+    {"eval", "measure a run's model once more, class by class", hn_fedref_eval, OF_RUN, true},
+    {"export", "a run's model as a folder", hn_fedref_export, OF_RUN | 1u << EXPORT, true},
+    {"report", "a run's table, CSV files and picture once more", hn_fedref_report, OF_RUN, true},
+    {"info", "what travels in a run, and where its server is", hn_fedref_info, OF_RUN, true},
 };
-enum { N_VERBS = sizeof verbs / sizeof *verbs };
 
-static void print_log(void *context, hn_log_level level, const char *text)
+static const char *reason(const void *config, const char *option)
 {
-    (void)context;
-    fprintf(stderr, "%s%s\n", level == HN_LOG_WARN ? "warning: " : "", text);
+    return hn_fedref_reason(config, option);
 }
 
-static void usage(FILE *to)
+static hn_verb_rows shared(hn_fed_row_group g)
 {
-    fprintf(to, "hone-fedref: federated training of image classifiers\n\nusage: hone-fedref VERB "
-                "[--config FILE.yaml] [--option value] [option=value]\n\n");
-    for (int i = 0; i < N_VERBS; i++) fprintf(to, "  %-7s %s\n", verbs[i].name, verbs[i].help);
-    fprintf(to, "\nhone-fedref VERB --help lists the options of a verb\n");
+    hn_verb_rows rows;
+    rows.row = hn_fed_option_rows(g, &rows.n);
+    return rows;
 }
 
-static const verb *find_verb(const char *name)
-{
-    const char *names[N_VERBS];
-    for (int i = 0; i < N_VERBS; i++) {
-        names[i] = verbs[i].name;
-        if (strcmp(name, verbs[i].name) == 0) return &verbs[i];
+#define ROWS(rows)                          \
+    {                                       \
+        rows, sizeof(rows) / sizeof *(rows) \
     }
-    const char *near = hn_nearest(name, names, N_VERBS);
-    fprintf(stderr, "hone-fedref: no verb '%s'%s%s%s; hone-fedref --help lists them\n", name,
-            near ? ", did you mean '" : "", near ? near : "", near ? "'" : "");
-    return NULL;
-}
-
-/* Of one call, not of the run. */
-static bool is_of_call(const char *name)
-{
-    return strcmp(name, "resume") == 0 || strcmp(name, "stop-after") == 0;
-}
-
-/* The options that reproduce the run: those that mean nothing for it would be refused. */
-static hn_status record_options(const hn_fedref_config *c, char **yaml)
-{
-    table all = {.n = 0}, kept = {.n = 0};
-    add_train(&all);
-    for (size_t i = 0; i < all.n; i++) {
-        const char *name = all.row[i].name;
-        if (name == NULL || (hn_fedref_reason(c, name) == NULL && !is_of_call(name)))
-            kept.row[kept.n++] = all.row[i];
-    }
-    return hn_options_yaml(kept.row, kept.n, c, yaml);
-}
-
-static hn_status run_verb(const verb *v, int argc, char *const *argv)
-{
-    table t = {.n = 0};
-    hn_fedref_config config = {0};
-    hn_options_store *store = NULL;
-    char **list = NULL, *yaml = NULL;
-    if (v->of_run) ADD(&t, run_rows);
-    if (v->exports) ADD(&t, export_rows);
-    add_train(&t);
-    hn_status st = v->of_run ? hn_run_words(&argc, argv, &list) : HN_OK;
-    if (st == HN_OK) st = hn_options_parse(t.row, t.n, argc, list ? list : argv, &config, &store);
-    if (st == HN_OK && hn_options_help_wanted(store)) {
-        printf("hone-fedref %s: %s\n\n", v->name, v->help);
-        hn_options_help(t.row, t.n, stdout);
-    } else if (st == HN_OK) {
-        st = record_options(&config, &yaml);
-        const hn_fedref_call call = {.config = &config,
-                                     .given = store,
-                                     .yaml = yaml,
-                                     .log = {.line = print_log},
-                                     .to = stdout};
-        if (st == HN_OK) st = v->run(&call);
-        if (st == HN_OK && (fflush(stdout) != 0 || ferror(stdout)))
-            st = HN_FAIL(HN_ERR_IO, "writing to standard output");
-    }
-    hn_free(yaml);
-    hn_options_free(store);
-    hn_run_words_free(list);
-    return st;
-}
 
 int main(int argc, char **argv)
 {
-    hn_limit_spinning(argv);
-    signal(SIGXFSZ, SIG_IGN); /* a limit on file sizes is an error of write(), as a full disk is */
-    if (argc < 2) {
-        usage(stderr);
-        return 2;
-    }
-    if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0) {
-        usage(stdout);
-        return 0;
-    }
-    const verb *v = find_verb(argv[1]);
-    if (v == NULL) return 2;
-    const hn_status st = run_verb(v, argc - 1, argv + 1);
-    if (st != HN_OK) fprintf(stderr, "hone-fedref %s: %s\n", v->name, hn_last_error());
-    return hn_status_exit_code(st);
+    static const char *const of_call[] = {"resume", "stop-after", NULL};
+    const hn_verb_rows group[N_GROUPS] = {
+        [RUN] = ROWS(run_rows),
+        [EXPORT] = ROWS(export_rows),
+        [MODEL] = shared(HN_FED_ROWS_MODEL),
+        [PARTITION] = ROWS(partition_rows),
+        [LOCAL] = shared(HN_FED_ROWS_LOCAL),
+        [SERVER] = ROWS(server_rows),
+        [CALL] = ROWS(call_rows),
+        [MACHINE] = shared(HN_FED_ROWS_MACHINE),
+    };
+    const hn_verb_program program = {.name = "hone-fedref",
+                                     .summary = "federated training of image classifiers",
+                                     .verb = verbs,
+                                     .n_verbs = sizeof verbs / sizeof *verbs,
+                                     .group = group,
+                                     .n_groups = N_GROUPS,
+                                     .recorded = TRAIN,
+                                     .config_size = sizeof(hn_fedref_config),
+                                     .reason = reason,
+                                     .of_call = of_call};
+    return hn_verb_program_main(&program, argc, argv);
 }

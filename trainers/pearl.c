@@ -1,15 +1,8 @@
 /* hone-pearl: continual learning of image classifiers with low-rank updates whose ranks are chosen
  * for each task (PEARL), and the methods that it is compared with. */
-#include <signal.h>
-#include <stdio.h>
-#include <string.h>
-
-#include "runtime/base/alloc.h"
-#include "runtime/base/nearest.h"
-#include "runtime/data/images.h"
-#include "runtime/train/cli.h"
 #include "runtime/train/pearl.h"
-#include "trainers/common/run_words.h"
+#include "runtime/data/images.h"
+#include "trainers/common/verb_program.h"
 
 #define FIELD(f) HN_OPT(hn_pearl_config, f)
 
@@ -102,131 +95,45 @@ static const hn_option export_rows[] = {
 };
 /* clang-format on */
 
-enum {
-    N_TRAIN = sizeof train_rows / sizeof *train_rows,
-    N_RUN = sizeof run_rows / sizeof *run_rows,
-    N_EXPORT = sizeof export_rows / sizeof *export_rows,
-    MAX_ROWS = N_TRAIN + N_RUN + N_EXPORT
-};
+enum { RUN, EXPORT, TRAIN, N_GROUPS };
+enum { OF_RUN = 1u << RUN | 1u << TRAIN };
 
-typedef struct {
-    const char *name, *help;
-    hn_status (*run)(const hn_pearl_call *c);
-    bool of_run, exports;
-} verb;
-
-static const verb verbs[] = {
-    {"train", "learn the tasks of a stream one after the other", hn_pearl_train, false, false},
-    {"check", "tasks, layers with shapes and caps, memory; trains nothing", hn_pearl_check, false,
+static const hn_verb verbs[] = {
+    {"train", "learn the tasks of a stream one after the other", hn_pearl_train, 1u << TRAIN,
      false},
-    {"eval", "accuracies once more from a run's records", hn_pearl_eval, true, false},
-    {"export", "the network of a task as a model folder", hn_pearl_export, true, true},
-    {"report", "a run's tables and CSV files once more", hn_pearl_report, true, false},
+    {"check", "tasks, layers with shapes and caps, memory; trains nothing", hn_pearl_check,
+     1u << TRAIN, false},
+    {"eval", "accuracies once more from a run's records", hn_pearl_eval, OF_RUN, true},
+    {"export", "the network of a task as a model folder", hn_pearl_export, OF_RUN | 1u << EXPORT,
+     true},
+    {"report", "a run's tables and CSV files once more", hn_pearl_report, OF_RUN, true},
 };
-enum { N_VERBS = sizeof verbs / sizeof *verbs };
 
-static void print_log(void *context, hn_log_level level, const char *text)
+static const char *reason(const void *config, const char *option)
 {
-    (void)context;
-    fprintf(stderr, "%s%s\n", level == HN_LOG_WARN ? "warning: " : "", text);
+    return hn_pearl_reason(config, option);
 }
 
-static void usage(FILE *to)
-{
-    fprintf(to, "hone-pearl: continual learning of image classifiers\n\nusage: hone-pearl VERB "
-                "[--config FILE.yaml] [--option value] [option=value]\n\n");
-    for (int i = 0; i < N_VERBS; i++) fprintf(to, "  %-7s %s\n", verbs[i].name, verbs[i].help);
-    fprintf(to, "\nhone-pearl VERB --help lists the options of a verb\n");
-}
-
-static const verb *find_verb(const char *name)
-{
-    const char *names[N_VERBS];
-    for (int i = 0; i < N_VERBS; i++) {
-        names[i] = verbs[i].name;
-        if (strcmp(name, verbs[i].name) == 0) return &verbs[i];
+#define ROWS(rows)                          \
+    {                                       \
+        rows, sizeof(rows) / sizeof *(rows) \
     }
-    const char *near = hn_nearest(name, names, N_VERBS);
-    fprintf(stderr, "hone-pearl: no verb '%s'%s%s%s; hone-pearl --help lists them\n", name,
-            near ? ", did you mean '" : "", near ? near : "", near ? "'" : "");
-    return NULL;
-}
-
-static size_t table_of(const verb *v, hn_option *row)
-{
-    size_t n = 0;
-    if (v->of_run) memcpy(row, run_rows, sizeof run_rows), n = N_RUN;
-    if (v->exports) memcpy(row + n, export_rows, sizeof export_rows), n += N_EXPORT;
-    memcpy(row + n, train_rows, sizeof train_rows);
-    return n + N_TRAIN;
-}
-
-/* Of one call, not of the run. */
-static bool is_of_call(const char *name)
-{
-    static const char *const names[] = {"resume", "start-from", "stop-after", "stop-after-steps"};
-    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
-        if (strcmp(name, names[i]) == 0) return true;
-    return false;
-}
-
-/* The options that reproduce the run: those that mean nothing for it would be refused. */
-static hn_status record_options(const hn_pearl_config *c, char **yaml)
-{
-    hn_option row[N_TRAIN];
-    size_t n = 0;
-    for (size_t i = 0; i < N_TRAIN; i++) {
-        const char *name = train_rows[i].name;
-        if (name == NULL || (hn_pearl_reason(c, name) == NULL && !is_of_call(name)))
-            row[n++] = train_rows[i];
-    }
-    return hn_options_yaml(row, n, c, yaml);
-}
-
-static hn_status run_verb(const verb *v, int argc, char *const *argv)
-{
-    hn_option row[MAX_ROWS];
-    const size_t n = table_of(v, row);
-    hn_pearl_config config = {0};
-    hn_options_store *store = NULL;
-    char **list = NULL, *yaml = NULL;
-    hn_status st = v->of_run ? hn_run_words(&argc, argv, &list) : HN_OK;
-    if (st == HN_OK) st = hn_options_parse(row, n, argc, list ? list : argv, &config, &store);
-    if (st == HN_OK && hn_options_help_wanted(store)) {
-        printf("hone-pearl %s: %s\n\n", v->name, v->help);
-        hn_options_help(row, n, stdout);
-    } else if (st == HN_OK) {
-        st = record_options(&config, &yaml);
-        const hn_pearl_call call = {.config = &config,
-                                    .given = store,
-                                    .yaml = yaml,
-                                    .log = {.line = print_log},
-                                    .to = stdout};
-        if (st == HN_OK) st = v->run(&call);
-        if (st == HN_OK && (fflush(stdout) != 0 || ferror(stdout)))
-            st = HN_FAIL(HN_ERR_IO, "writing to standard output");
-    }
-    hn_free(yaml);
-    hn_options_free(store);
-    hn_run_words_free(list);
-    return st;
-}
 
 int main(int argc, char **argv)
 {
-    hn_limit_spinning(argv);
-    signal(SIGXFSZ, SIG_IGN); /* a limit on file sizes is an error of write(), as a full disk is */
-    if (argc < 2) {
-        usage(stderr);
-        return 2;
-    }
-    if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0) {
-        usage(stdout);
-        return 0;
-    }
-    const verb *v = find_verb(argv[1]);
-    if (v == NULL) return 2;
-    const hn_status st = run_verb(v, argc - 1, argv + 1);
-    if (st != HN_OK) fprintf(stderr, "hone-pearl %s: %s\n", v->name, hn_last_error());
-    return hn_status_exit_code(st);
+    static const char *const of_call[] = {"resume", "start-from", "stop-after", "stop-after-steps",
+                                          NULL};
+    static const hn_verb_rows group[N_GROUPS] = {
+        [RUN] = ROWS(run_rows), [EXPORT] = ROWS(export_rows), [TRAIN] = ROWS(train_rows)};
+    const hn_verb_program program = {.name = "hone-pearl",
+                                     .summary = "continual learning of image classifiers",
+                                     .verb = verbs,
+                                     .n_verbs = sizeof verbs / sizeof *verbs,
+                                     .group = group,
+                                     .n_groups = N_GROUPS,
+                                     .recorded = 1u << TRAIN,
+                                     .config_size = sizeof(hn_pearl_config),
+                                     .reason = reason,
+                                     .of_call = of_call};
+    return hn_verb_program_main(&program, argc, argv);
 }

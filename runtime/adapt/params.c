@@ -53,15 +53,19 @@ static hn_status declare(hn_params *p, const hn_param *what, const char *name, h
 static hn_status declare_base(hn_params *p, const char *name, int64_t rows, int64_t cols,
                               hn_init init, double init_scale, hn_param **out)
 {
+    const hn_adapt_kind kind =
+        p->adapt.parameter ? p->adapt.parameter(p->adapt.context, name) : HN_ADAPT_FROZEN;
     const hn_param q = {
         .ndim = rows ? 2 : 1,
         .dim = {rows ? rows : cols, rows ? cols : 0},
-        .trained =
-            p->adapt.parameter && p->adapt.parameter(p->adapt.context, name) == HN_ADAPT_FULL,
+        .trained = kind == HN_ADAPT_FULL,
+        .given = kind == HN_ADAPT_GIVEN,
         .decay = rows > 0,
         .init = init,
         .init_scale = init_scale,
     };
+    if (q.given && rows > 0)
+        return HN_FAIL(HN_ERR_UNSUPPORTED, "%s: a matrix that is given, only vectors can be", name);
     return declare(p, &q, name, out);
 }
 
@@ -353,6 +357,7 @@ static hn_status create_param(hn_program *program, hn_param *q, const hn_params_
     if (q->trained) return q->master ? HN_OK : create_stack(program, q->stack, o, work);
     if (q->value != NULL) return HN_OK;
     const char *prefix = o->prefix ? o->prefix : "";
+    if (q->given) return create(program, HN_MEM_WORK, prefix, q, o->dtype, &q->value);
     if (q->buffer) return create(program, HN_MEM_STATE, prefix, q, HN_F32, &q->value);
     return create(program, HN_MEM_WEIGHT, prefix, q, o->dtype, &q->value);
 }
@@ -391,12 +396,15 @@ hn_status hn_params_create(hn_params *p, hn_program *program, const hn_params_op
     for (int decayed = 1; decayed >= 0; decayed--) {
         for (int64_t i = 0; i < p->n; i++) {
             hn_param *q = p->param[i];
+            if (q->given) continue;
             if (q->trained ? q->decay == (decayed == 1) : decayed == 1)
                 HN_TRY(create_param(program, q, o, p->flat.work));
         }
         if (decayed) p->flat.n_decay = hn_program_class_elements(program, HN_MEM_TRAINED, HN_F32);
     }
     p->flat.n = p->flat.n_dense = hn_program_class_elements(program, HN_MEM_TRAINED, HN_F32);
+    for (int64_t i = 0; i < p->n; i++) /* behind the working copies, which lie as the masters do */
+        if (p->param[i]->given) HN_TRY(create_param(program, p->param[i], o, p->flat.work));
     if (!o->gradients) return HN_OK;
     if (hn_params_in_blocks(p)) {
         HN_TRY(create_sparse(p, program, o));

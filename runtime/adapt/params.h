@@ -27,7 +27,14 @@
 extern "C" {
 #endif
 
-typedef enum { HN_ADAPT_FROZEN, HN_ADAPT_FULL } hn_adapt_kind;
+typedef enum {
+    HN_ADAPT_FROZEN,
+    HN_ADAPT_FULL,
+    /* A vector, of a value a replica, that is not trained: graphs of the program write it (`store`
+     * into hn_param.value, or into a view of it: a row a replica). Of the dtype that is computed
+     * in. Declaring a matrix so fails with HN_ERR_UNSUPPORTED. */
+    HN_ADAPT_GIVEN
+} hn_adapt_kind;
 
 typedef struct {
     int64_t rank;  /* 0: no low-rank update */
@@ -84,6 +91,7 @@ typedef struct {
     hn_order order;
     int64_t taps;        /* of HN_ORDER_TAPS: kh kw, or kd kh kw */
     bool trained, decay; /* decay: weight decay applies (matrices, not norms and biases) */
+    bool given;          /* HN_ADAPT_GIVEN */
     bool adapter;        /* belongs to the method (low-rank A or B), not to the base model */
     bool buffer;         /* running statistics: fp32, written by operations, never trained */
     hn_init init;

@@ -118,6 +118,15 @@ const char *hn_image_set_digest(const hn_image_set *s);
 /* The class of that name or number; -1 if there is none. */
 int32_t hn_image_set_class(const hn_image_set *s, const char *name);
 
+enum { HN_SUPERCLASS_NONE = -1, HN_SUPERCLASS_MIXED = -2 };
+/* The superclasses of the classes: CIFAR-100 with its fine labels has them in its files.
+ * of_class  out [n_classes]: below the number returned; NONE: the class has no image; MIXED: its
+ *           images have several
+ * name      out [number returned]
+ * Returns how many there are, 0: the data know none (then nothing is written) */
+int32_t hn_image_set_superclasses(const hn_image_set *s, const int32_t **of_class,
+                                  const char *const **name);
+
 typedef struct {
     double mean[HN_IMAGE_MAX_CHANNELS], sd[HN_IMAGE_MAX_CHANNELS]; /* of a channel, 0..255 */
 } hn_image_stats;

@@ -279,6 +279,27 @@ typedef union {
     struct {
         float decay;
     } moving_average;
+    struct {
+        float eps; /* of the normalisation; 0: none */
+    } modulate;
+    struct {
+        int64_t group_rows; /* of y, under one label; 0: 1 */
+        bool want_dy, want_group_loss;
+    } regression;
+    struct {
+        float noise; /* standard deviation on z */
+        hn_dtype to; /* of z: f32 or bf16 */
+        uint64_t key;
+        bool want_dz;
+    } curve_point;
+    struct {
+        int64_t episodes; /* equal runs of the rows; 0: 1 */
+        hn_dtype to;      /* of u: f32 or bf16 */
+    } support_context;
+    struct {
+        float alpha;
+        bool want_rounded;
+    } add_scaled;
 } hn_attr;
 
 struct hn_node {

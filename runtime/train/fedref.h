@@ -20,10 +20,8 @@
  * continued run has the bits of an uninterrupted one (seconds differ). */
 #ifndef HN_FEDREF_H
 #define HN_FEDREF_H
-#include <stdio.h>
-
-#include "runtime/base/log.h"
 #include "runtime/train/fed_setup.h"
+#include "runtime/train/verb_call.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -52,15 +50,8 @@ typedef struct {
     const char *run, *to, *kind;
 } hn_fedref_config;
 
-typedef struct {
-    const hn_fedref_config *config;
-    const hn_options_store *given; /* what the user has set; NULL: nothing is refused for it */
-    const char *yaml;              /* the options of train, for run.yaml */
-    hn_log log;
-    FILE *to; /* results */
-} hn_fedref_call;
-
-/* Errors name option, file, client or round: HN_ERR_ARG and the like for wrong input, others while
+/* The config of a call is an hn_fedref_config.
+ * Errors name option, file, client or round: HN_ERR_ARG and the like for wrong input, others while
  * running (hn_status_exit_code). */
 
 /* Why an option means nothing beside the others; NULL: it does. Such options are refused where they
@@ -70,17 +61,17 @@ const char *hn_fedref_reason(const hn_fedref_config *c, const char *option);
 /* Runs the rounds that are left. A signal or --stop-after ends behind a round: HN_OK. Fewer updates
  * than the quorum, with --below-quorum stop: HN_ERR_NUMERIC naming the round; the state before it
  * is saved. Results are written behind an error, too, of the rounds that count. */
-HN_NODISCARD hn_status hn_fedref_train(const hn_fedref_call *c);
+HN_NODISCARD hn_status hn_fedref_train(const hn_verb_call *c);
 /* What train would do: clients, bytes of a round, memory. */
-HN_NODISCARD hn_status hn_fedref_check(const hn_fedref_call *c);
+HN_NODISCARD hn_status hn_fedref_check(const hn_verb_call *c);
 /* The newest model of the run in `run` measured once more, class by class. */
-HN_NODISCARD hn_status hn_fedref_eval(const hn_fedref_call *c);
+HN_NODISCARD hn_status hn_fedref_eval(const hn_verb_call *c);
 /* That model as a folder `to`: whole ("model"), or the adapter ("peft"). */
-HN_NODISCARD hn_status hn_fedref_export(const hn_fedref_call *c);
+HN_NODISCARD hn_status hn_fedref_export(const hn_verb_call *c);
 /* Tables, CSV files and the picture anew from the state of `run`. */
-HN_NODISCARD hn_status hn_fedref_report(const hn_fedref_call *c);
+HN_NODISCARD hn_status hn_fedref_report(const hn_verb_call *c);
 /* What travels in `run`: tensors, roles, bytes of messages; and where the server is. */
-HN_NODISCARD hn_status hn_fedref_info(const hn_fedref_call *c);
+HN_NODISCARD hn_status hn_fedref_info(const hn_verb_call *c);
 
 #ifdef __cplusplus
 }

@@ -1,14 +1,11 @@
 /* The run's folder: its index, and how a run takes up what is there. */
-#define _POSIX_C_SOURCE 200809L
 #include <inttypes.h>
-#include <stdio.h>
 #include <string.h>
-#include <time.h>
 
 #include "runtime/base/alloc.h"
-#include "runtime/base/clock.h"
 #include "runtime/file/folder.h"
 #include "runtime/train/fedref_impl.h"
+#include "runtime/train/run_folder.h"
 #include "runtime/train/run_settings.h"
 
 static hn_status in_out(const hn_fedref *r, const char *name, char **path)
@@ -92,36 +89,6 @@ static hn_status read_newest(hn_fedref *r, bool *there)
 
 /* ---- opening ---- */
 
-static hn_status choose_out(hn_fedref *r)
-{
-    const hn_fedref_config *c = r->c;
-    char date[32];
-    const time_t now = (time_t)hn_clock_wall_s();
-    struct tm parts;
-    localtime_r(&now, &parts);
-    strftime(date, sizeof date, "%Y%m%d-%H%M%S", &parts);
-    const bool folder = c->resume[0] != '\0' && strcmp(c->resume, "auto") != 0;
-    const char *out = folder ? c->resume : c->out;
-    if (folder && c->out[0] != '\0' && strcmp(c->out, c->resume) != 0)
-        return HN_FAIL(HN_ERR_ARG, "--resume %s and --out %s: a run goes on in its own folder",
-                       c->resume, c->out);
-    r->out = out[0] ? hn_strdup(out) : hn_asprintf("runs/hone-fedref-%s", date);
-    return r->out ? HN_OK : HN_FAIL(HN_ERR_MEMORY, "no memory for the out folder's name");
-}
-
-static hn_status check_start(const hn_fedref *r, bool there)
-{
-    const hn_fedref_config *c = r->c;
-    if (there && c->resume[0] == '\0')
-        return HN_FAIL(HN_ERR_ARG,
-                       "--out %s holds a run; continue it with --resume auto or choose another "
-                       "folder",
-                       r->out);
-    if (!there && c->resume[0] != '\0' && strcmp(c->resume, "auto") != 0)
-        return HN_FAIL(HN_ERR_ARG, "--resume %s: there is no run (index.json)", c->resume);
-    return HN_OK;
-}
-
 static hn_status save_yaml(const hn_fedref *r)
 {
     char *path = NULL;
@@ -135,7 +102,7 @@ static hn_status open_index(hn_fedref *r, const char *index)
 {
     const bool there = hn_is_file(index);
     bool state = false;
-    HN_TRY(check_start(r, there));
+    HN_TRY(hn_run_folder_check(r->out, r->c->resume, there));
     HN_TRY(hn_outdir_lock(r->out, &r->lock));
     if (there) {
         HN_TRY(hn_json_load(index, &r->index));
@@ -157,7 +124,7 @@ static hn_status open_index(hn_fedref *r, const char *index)
 hn_status hn_fedref_folder_open(hn_fedref *r)
 {
     char *index = NULL;
-    HN_TRY(choose_out(r));
+    HN_TRY(hn_run_folder_choose("hone-fedref", r->c->out, r->c->resume, &r->out));
     HN_TRY(make_settings(r));
     HN_TRY(in_out(r, "index.json", &index));
     const hn_status st = open_index(r, index);

@@ -72,7 +72,7 @@ typedef struct {
 
 typedef struct {
     const hn_fedref_config *c;
-    const hn_fedref_call *call;
+    const hn_verb_call *call;
     hn_log log;
     FILE *to;
     bool json; /* lines for machines */
@@ -124,7 +124,7 @@ static inline int64_t hn_fedref_classes(const hn_fedref *r)
 }
 
 /* ---- fedref_options.c ---- */
-HN_NODISCARD hn_status hn_fedref_check_options(const hn_fedref_call *call);
+HN_NODISCARD hn_status hn_fedref_check_options(const hn_verb_call *call);
 /* The server's options: the method's defaults, and what was given. */
 HN_NODISCARD hn_status hn_fedref_method(const hn_fedref_config *c, hn_fed_server_options *out);
 /* "nan:3@2,shape:5@4": client 3 in round 2, ... *out is new, NULL for "" */
@@ -132,7 +132,7 @@ HN_NODISCARD hn_status hn_fedref_injections(const char *text, hn_injection **out
 
 /* ---- fedref_open.c: data, model, partition, layout ---- */
 /* simulate: clients will train, too */
-HN_NODISCARD hn_status hn_fedref_open(const hn_fedref_call *call, bool simulate, hn_fedref *r);
+HN_NODISCARD hn_status hn_fedref_open(const hn_verb_call *call, bool simulate, hn_fedref *r);
 void hn_fedref_close(hn_fedref *r);
 /* Adds to the list of refused updates; reason is copied. */
 HN_NODISCARD hn_status hn_fedref_refuse(hn_fedref *r, int64_t round, int64_t client,

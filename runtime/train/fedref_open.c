@@ -241,7 +241,7 @@ hn_engine *hn_fedref_engine(const hn_fedref *r)
                                           : hn_fed_client_engine(hn_fed_one_client(r->sim));
 }
 
-hn_status hn_fedref_open(const hn_fedref_call *call, bool simulate, hn_fedref *r)
+hn_status hn_fedref_open(const hn_verb_call *call, bool simulate, hn_fedref *r)
 {
     *r =
         (hn_fedref){.c = call->config, .call = call, .log = call->log, .to = call->to, .saved = -1};

@@ -63,7 +63,7 @@ const char *hn_fedref_reason(const hn_fedref_config *c, const char *option)
     return reason ? reason : hn_fed_reason(&c->fed, option);
 }
 
-static hn_status check_given(const hn_fedref_call *call)
+static hn_status check_given(const hn_verb_call *call)
 {
     static const char *const more[] = {"alpha", "shards", "groups", "late-least", "at-once"};
     const hn_fedref_config *c = call->config;
@@ -101,7 +101,7 @@ static hn_status check_signs(const hn_fedref_config *c)
     return HN_OK;
 }
 
-hn_status hn_fedref_check_options(const hn_fedref_call *call)
+hn_status hn_fedref_check_options(const hn_verb_call *call)
 {
     const hn_fedref_config *c = call->config;
     if (call->given != NULL) HN_TRY(check_given(call));

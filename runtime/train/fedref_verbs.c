@@ -117,7 +117,7 @@ static hn_status train(hn_fedref *r)
     return HN_OK;
 }
 
-hn_status hn_fedref_train(const hn_fedref_call *c)
+hn_status hn_fedref_train(const hn_verb_call *c)
 {
     hn_fedref r;
     hn_status st = hn_fedref_open(c, true, &r);
@@ -193,7 +193,7 @@ static void print_memory(const hn_fedref *r, FILE *to)
             keeps ? value * (double)(r->layout.values * residuals) / mib : 0);
 }
 
-hn_status hn_fedref_check(const hn_fedref_call *c)
+hn_status hn_fedref_check(const hn_verb_call *c)
 {
     hn_fedref r;
     hn_status st = hn_fedref_open(c, true, &r);
@@ -208,7 +208,7 @@ hn_status hn_fedref_check(const hn_fedref_call *c)
 
 /* ---- verbs on a run that is there ---- */
 
-static hn_status open_run(const hn_fedref_call *c, bool write, hn_fedref *r)
+static hn_status open_run(const hn_verb_call *c, bool write, hn_fedref *r)
 {
     HN_TRY(hn_fedref_open(c, false, r));
     HN_TRY(hn_fedref_folder_read(r, write));
@@ -234,7 +234,7 @@ static hn_status print_scores(hn_fedref *r, FILE *to)
     return HN_OK;
 }
 
-hn_status hn_fedref_eval(const hn_fedref_call *c)
+hn_status hn_fedref_eval(const hn_verb_call *c)
 {
     hn_fedref r;
     hn_status st = open_run(c, false, &r);
@@ -243,10 +243,11 @@ hn_status hn_fedref_eval(const hn_fedref_call *c)
     return st;
 }
 
-hn_status hn_fedref_export(const hn_fedref_call *c)
+hn_status hn_fedref_export(const hn_verb_call *c)
 {
-    const char *to = c->config->to;
-    const bool adapter = is(c->config->kind, "peft");
+    const hn_fedref_config *config = c->config;
+    const char *to = config->to;
+    const bool adapter = is(config->kind, "peft");
     hn_fedref r;
     if (hn_is_folder(to)) return HN_FAIL(HN_ERR_ARG, "--to %s: is there already", to);
     hn_status st = open_run(c, false, &r);
@@ -261,7 +262,7 @@ hn_status hn_fedref_export(const hn_fedref_call *c)
     return st;
 }
 
-hn_status hn_fedref_report(const hn_fedref_call *c)
+hn_status hn_fedref_report(const hn_verb_call *c)
 {
     hn_fedref r;
     hn_status st = open_run(c, true, &r);
@@ -285,7 +286,7 @@ static void print_layout(const hn_fedref *r, FILE *to)
     }
 }
 
-hn_status hn_fedref_info(const hn_fedref_call *c)
+hn_status hn_fedref_info(const hn_verb_call *c)
 {
     hn_fedref r;
     char hex[HN_SHA256_HEX];

@@ -29,10 +29,7 @@
  * A kill loses at most --save-every steps; a continued run has the bits of an uninterrupted one. */
 #ifndef HN_PEARL_H
 #define HN_PEARL_H
-#include <stdio.h>
-
-#include "runtime/base/log.h"
-#include "runtime/base/options.h"
+#include "runtime/train/verb_call.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -76,15 +73,8 @@ typedef struct {
     int64_t task;
 } hn_pearl_config;
 
-typedef struct {
-    const hn_pearl_config *config;
-    const hn_options_store *given; /* what the user has set; NULL: nothing is refused for it */
-    const char *yaml;              /* the options of train, for run.yaml */
-    hn_log log;
-    FILE *to; /* results */
-} hn_pearl_call;
-
-/* Errors name option, file or task: HN_ERR_ARG and the like for wrong input, others while running
+/* The config of a call is an hn_pearl_config.
+ * Errors name option, file or task: HN_ERR_ARG and the like for wrong input, others while running
  * (hn_status_exit_code). */
 
 /* Why an option means nothing beside the others; NULL: it does. Such options are refused where they
@@ -93,15 +83,15 @@ const char *hn_pearl_reason(const hn_pearl_config *c, const char *option);
 
 /* Learns the tasks that have no record yet. A signal or --stop-after-steps saves and ends: HN_OK.
  */
-HN_NODISCARD hn_status hn_pearl_train(const hn_pearl_call *c);
+HN_NODISCARD hn_status hn_pearl_train(const hn_verb_call *c);
 /* What train would do: tasks, layers with shapes and caps, memory of the largest phase. */
-HN_NODISCARD hn_status hn_pearl_check(const hn_pearl_call *c);
+HN_NODISCARD hn_status hn_pearl_check(const hn_verb_call *c);
 /* Accuracies once more, from the records of the run in `run`, and whether they are the same. */
-HN_NODISCARD hn_status hn_pearl_eval(const hn_pearl_call *c);
+HN_NODISCARD hn_status hn_pearl_eval(const hn_verb_call *c);
 /* The network of task `task` of `run` as a model folder `to`. */
-HN_NODISCARD hn_status hn_pearl_export(const hn_pearl_call *c);
+HN_NODISCARD hn_status hn_pearl_export(const hn_verb_call *c);
 /* Tables and CSV files anew from the records of `run`. */
-HN_NODISCARD hn_status hn_pearl_report(const hn_pearl_call *c);
+HN_NODISCARD hn_status hn_pearl_report(const hn_verb_call *c);
 
 #ifdef __cplusplus
 }

@@ -1,15 +1,12 @@
 /* The run's folder: its index, which says what belongs to the run, and how a run takes up what is
  * there. */
-#define _POSIX_C_SOURCE 200809L
 #include <inttypes.h>
-#include <stdio.h>
 #include <string.h>
-#include <time.h>
 
 #include "runtime/base/alloc.h"
-#include "runtime/base/clock.h"
 #include "runtime/file/folder.h"
 #include "runtime/train/pearl_impl.h"
+#include "runtime/train/run_folder.h"
 #include "runtime/train/run_settings.h"
 
 static char *path_in(const char *dir, const char *name) { return hn_asprintf("%s/%s", dir, name); }
@@ -131,20 +128,9 @@ static hn_status read_folder(hn_pearl *r, const char *index)
 
 static hn_status choose_out(hn_pearl *r)
 {
-    const hn_pearl_config *c = r->c;
-    char date[32];
-    const time_t now = (time_t)hn_clock_wall_s();
-    struct tm parts;
-    localtime_r(&now, &parts);
-    strftime(date, sizeof date, "%Y%m%d-%H%M%S", &parts);
-    const bool folder = c->resume[0] != '\0' && strcmp(c->resume, "auto") != 0;
-    const char *out = folder ? c->resume : c->out;
-    if (folder && c->out[0] != '\0' && strcmp(c->out, c->resume) != 0)
-        return HN_FAIL(HN_ERR_ARG, "--resume %s and --out %s: a run goes on in its own folder",
-                       c->resume, c->out);
-    r->out = out[0] ? hn_strdup(out) : hn_asprintf("runs/hone-pearl-%s", date);
-    r->working = r->out ? path_in(r->out, "working") : NULL;
-    return r->working ? HN_OK : HN_FAIL(HN_ERR_MEMORY, "no memory for the out folder's name");
+    HN_TRY(hn_run_folder_choose("hone-pearl", r->c->out, r->c->resume, &r->out));
+    r->working = path_in(r->out, "working");
+    return r->working ? HN_OK : no_memory(r->out);
 }
 
 static hn_status make_settings(hn_pearl *r)
@@ -154,20 +140,6 @@ static hn_status make_settings(hn_pearl *r)
                                             "resident", "save-every", "log-every", "log-format"};
     return hn_run_settings(r->call->yaml, free_keys, sizeof free_keys / sizeof *free_keys,
                            &r->settings);
-}
-
-/* Whether the folder may be gone on with, and from where. */
-static hn_status check_start(const hn_pearl *r, bool there)
-{
-    const hn_pearl_config *c = r->c;
-    if (there && c->resume[0] == '\0' && c->start_from == 0)
-        return HN_FAIL(HN_ERR_ARG,
-                       "--out %s holds a run; continue it with --resume auto or choose another "
-                       "folder",
-                       r->out);
-    if (!there && c->resume[0] != '\0' && strcmp(c->resume, "auto") != 0)
-        return HN_FAIL(HN_ERR_ARG, "--resume %s: there is no run (index.json)", c->resume);
-    return HN_OK;
 }
 
 static hn_status check_start_task(const hn_pearl *r)
@@ -206,7 +178,8 @@ hn_status hn_pearl_folder_open(hn_pearl *r)
     char *index = path_in(r->out, "index.json");
     if (index == NULL) return no_memory(r->out);
     const bool there = hn_is_file(index);
-    hn_status st = check_start(r, there);
+    const bool goes_on = there && r->c->start_from > 0;
+    hn_status st = goes_on ? HN_OK : hn_run_folder_check(r->out, r->c->resume, there);
     if (st == HN_OK) st = hn_outdir_lock(r->out, &r->lock);
     if (st == HN_OK) st = there ? read_folder(r, index) : index_new(r);
     hn_free(index);

@@ -80,7 +80,7 @@ typedef struct {
 
 typedef struct {
     const hn_pearl_config *c;
-    const hn_pearl_call *call;
+    const hn_verb_call *call;
     hn_log log;
     FILE *to;
     hn_pearl_strategy strategy;
@@ -128,10 +128,10 @@ typedef struct {
 
 /* ---- pearl_options.c ---- */
 hn_pearl_strategy hn_pearl_strategy_of(const char *name);
-HN_NODISCARD hn_status hn_pearl_check_options(const hn_pearl_call *call);
+HN_NODISCARD hn_status hn_pearl_check_options(const hn_verb_call *call);
 
 /* ---- pearl_open.c: data, model, and what its parameters are ---- */
-HN_NODISCARD hn_status hn_pearl_open(const hn_pearl_call *call, hn_pearl *r);
+HN_NODISCARD hn_status hn_pearl_open(const hn_verb_call *call, hn_pearl *r);
 void hn_pearl_close(hn_pearl *r);
 /* The configuration with a head of so many classes. */
 HN_NODISCARD hn_status hn_pearl_sizes(const hn_pearl *r, int64_t classes, hn_vision_config *out);

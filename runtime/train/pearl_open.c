@@ -358,7 +358,7 @@ static hn_status make_tables(hn_pearl *r)
     return HN_OK;
 }
 
-hn_status hn_pearl_open(const hn_pearl_call *call, hn_pearl *r)
+hn_status hn_pearl_open(const hn_verb_call *call, hn_pearl *r)
 {
     *r = (hn_pearl){.c = call->config, .call = call, .log = call->log, .to = call->to};
     HN_TRY(hn_pearl_check_options(call));

@@ -89,7 +89,7 @@ const char *hn_pearl_reason(const hn_pearl_config *c, const char *option)
     return reason ? reason : optimizer_reason(c, option);
 }
 
-hn_status hn_pearl_check_options(const hn_pearl_call *call)
+hn_status hn_pearl_check_options(const hn_verb_call *call)
 {
     static const char *const more[] = {"allocator", "pad",   "momentum", "nesterov",
                                        "beta1",     "beta2", "adam-eps"};

@@ -127,7 +127,7 @@ static hn_status run_rounds(hn_pearl *r)
     return say_result(r);
 }
 
-hn_status hn_pearl_train(const hn_pearl_call *c)
+hn_status hn_pearl_train(const hn_verb_call *c)
 {
     hn_pearl r;
     hn_status st = hn_pearl_open(c, &r);
@@ -187,7 +187,7 @@ static hn_status print_memory(hn_pearl *r, FILE *to)
     return HN_OK;
 }
 
-hn_status hn_pearl_check(const hn_pearl_call *c)
+hn_status hn_pearl_check(const hn_verb_call *c)
 {
     hn_pearl r;
     hn_status st = hn_pearl_open(c, &r);
@@ -200,12 +200,11 @@ hn_status hn_pearl_check(const hn_pearl_call *c)
 
 /* ---- verbs on a run that is there ---- */
 
-static hn_status open_run(const hn_pearl_call *c, hn_pearl *r)
+static hn_status open_run(const hn_verb_call *c, hn_pearl *r)
 {
     HN_TRY(hn_pearl_open(c, r));
     HN_TRY(hn_pearl_folder_read(r));
-    if (r->done == 0)
-        return HN_FAIL(HN_ERR_ARG, "--run %s: no task has been learned", c->config->run);
+    if (r->done == 0) return HN_FAIL(HN_ERR_ARG, "--run %s: no task has been learned", r->c->run);
     return HN_OK;
 }
 
@@ -225,7 +224,7 @@ static hn_status compare(const hn_pearl *r, const json_t *digests, const double 
     return HN_OK;
 }
 
-hn_status hn_pearl_eval(const hn_pearl_call *c)
+hn_status hn_pearl_eval(const hn_verb_call *c)
 {
     hn_pearl r;
     json_t *digests = NULL;
@@ -304,29 +303,30 @@ static hn_status export_task(const hn_pearl *r, int task, const char *dir)
     return st;
 }
 
-hn_status hn_pearl_export(const hn_pearl_call *c)
+hn_status hn_pearl_export(const hn_verb_call *c)
 {
-    const int64_t task = c->config->task;
+    const hn_pearl_config *config = c->config;
+    const int64_t task = config->task;
     hn_pearl r;
     hn_folder *folder = NULL;
-    if (hn_is_folder(c->config->to))
-        return HN_FAIL(HN_ERR_ARG, "--to %s: is there already", c->config->to);
+    if (hn_is_folder(config->to))
+        return HN_FAIL(HN_ERR_ARG, "--to %s: is there already", config->to);
     hn_status st = open_run(c, &r);
     if (st == HN_OK && task > r.done)
         st = HN_FAIL(HN_ERR_ARG, "--task %" PRId64 ": the run has learned %d", task, r.done);
-    if (st == HN_OK) st = hn_folder_begin(c->config->to, &folder);
+    if (st == HN_OK) st = hn_folder_begin(config->to, &folder);
     if (st == HN_OK) st = export_task(&r, (int)task - 1, hn_folder_temporary(folder));
     if (st == HN_OK) {
         st = hn_folder_commit(folder, false);
         folder = NULL;
     }
     hn_folder_abort(folder);
-    if (st == HN_OK) fprintf(c->to, "task %" PRId64 " as a model: %s\n", task, c->config->to);
+    if (st == HN_OK) fprintf(c->to, "task %" PRId64 " as a model: %s\n", task, config->to);
     hn_pearl_close(&r);
     return st;
 }
 
-hn_status hn_pearl_report(const hn_pearl_call *c)
+hn_status hn_pearl_report(const hn_verb_call *c)
 {
     hn_pearl r;
     hn_status st = open_run(c, &r);

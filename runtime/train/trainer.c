@@ -8,10 +8,8 @@
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
-#include <time.h>
 
 #include "runtime/base/alloc.h"
-#include "runtime/base/clock.h"
 #include "runtime/base/progress.h"
 #include "runtime/base/save.h"
 #include "runtime/file/checkpoint.h"
@@ -20,6 +18,7 @@
 #include "runtime/file/tfevents.h"
 #include "runtime/train/export.h"
 #include "runtime/train/option_kinds.h"
+#include "runtime/train/run_folder.h"
 #include "runtime/train/schedule.h"
 #include "runtime/train/signals.h"
 #include "runtime/train/state.h"
@@ -97,18 +96,6 @@ static hn_status plan_steps(trainer *t)
         return HN_FAIL(HN_ERR_ARG, "--warmup-steps %" PRId64 " of %" PRId64 " steps",
                        c->warmup_steps, t->total);
     return hn_schedule_kind_of(c->schedule, &t->schedule.kind);
-}
-
-static hn_status choose_out(trainer *t)
-{
-    char date[32];
-    const time_t now = (time_t)hn_clock_wall_s();
-    struct tm parts;
-    localtime_r(&now, &parts);
-    strftime(date, sizeof date, "%Y%m%d-%H%M%S", &parts);
-    t->out = t->c->out[0] ? hn_strdup(t->c->out)
-                          : hn_asprintf("runs/%s-%s", t->s->method->program, date);
-    return t->out ? HN_OK : HN_FAIL(HN_ERR_MEMORY, "no memory for the out folder's name");
 }
 
 /* Entries of the log in a checkpoint; what a run of more has to say is in metrics.csv. */
@@ -297,7 +284,7 @@ static hn_status open_inputs(trainer *t, const hn_option_table *table)
 {
     hn_session *s = t->s;
     HN_TRY(hn_check_run_options(s));
-    HN_TRY(choose_out(t));
+    HN_TRY(hn_run_folder_choose(s->method->program, t->c->out, "", &t->out));
     HN_TRY(refuse_older_run(t)); /* before the data are tokenised */
     HN_TRY(hn_session_machine(s, false));
     HN_TRY(hn_session_model(s, true));
