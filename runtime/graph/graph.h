@@ -278,6 +278,18 @@ typedef union {
         bool want_dlogits, want_prediction;
     } seg_loss;
     struct {
+        int64_t support, ways; /* support rows of a replica; the most classes of an episode */
+        float scale, offset;   /* logits = scale (cosine + offset) */
+        bool want_dfeatures, want_prediction, want_logits;
+    } proto_ce;
+    struct {
+        int64_t height, width, channels; /* of the output */
+        hn_dtype to;                     /* f32 or bf16 */
+        float augment;                   /* probability */
+        float mean[4], std[4];           /* of the channels; std 0: 1 */
+        uint64_t key;                    /* random stream */
+    } few_shot;                          /* few_shot_prep */
+    struct {
         float decay;
     } moving_average;
     struct {
