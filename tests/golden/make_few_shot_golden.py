@@ -193,7 +193,8 @@ def main():
             "few_shot_prep": [
                 few_shot_prep(rng, "up", 4, 5, 5, 3, 2, (12, 12), [5, 6, 7, 8], **rgb),
                 few_shot_prep(rng, "down", 3, 20, 15, 3, 4, (9, 10), [3], **rgb),
-                few_shot_prep(rng, "gray", 3, 8, 8, 1, 4, (8, 8), [2, 4], [0.13], [0.31]),
+                # seed 3 leaves the batch as it is
+                few_shot_prep(rng, "gray", 3, 8, 8, 1, 4, (8, 8), [2, 3], [0.13], [0.31]),
             ],
         },
     )
