@@ -120,7 +120,7 @@ TEST(FewShotPrep, CleanRowsAreThoseOfImagePrep)
 
 TEST(FewShotPrep, EqualsPyTorch)
 {
-    const Golden file = Golden::load("tests/golden/few_shot.json");
+    const Golden file = Golden::load("tests/golden/episode.json");
     const Golden list = file["few_shot_prep"];
     ASSERT_GT(list.size(), 0u);
     int changed = 0, same = 0;

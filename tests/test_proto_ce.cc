@@ -128,7 +128,7 @@ TEST(ProtoCe, MatchesHandComputedValues)
 
 TEST(ProtoCe, EqualsPyTorch)
 {
-    const Golden file = Golden::load("tests/golden/few_shot.json");
+    const Golden file = Golden::load("tests/golden/episode.json");
     const Golden list = file["proto_ce"];
     ASSERT_GT(list.size(), 0u);
     for (size_t i = 0; i < list.size(); i++) {

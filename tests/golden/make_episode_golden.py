@@ -1,6 +1,6 @@
 """The loss of prototypes and the batches of few-shot tuning, by PyTorch.
 
-Writes tests/golden/few_shot.json:
+Writes tests/golden/episode.json:
 
   proto_ce       by case: settings, features, labels (-100: ignored, -1: a query without label), and
                  loss, count, hits, dfeatures, logits (null: class without support), prediction of
@@ -178,9 +178,9 @@ def main():
     rng = np.random.default_rng(12)
     rgb = dict(mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225])
     write_json(
-        GOLDEN / "few_shot.json",
+        GOLDEN / "episode.json",
         {
-            "made_by": "tests/golden/make_few_shot_golden.py",
+            "made_by": "tests/golden/make_episode_golden.py",
             "versions": {
                 "python": platform.python_version(),
                 "torch": torch.__version__.split("+")[0],
