@@ -168,6 +168,18 @@ static hn_status settle_sparse(hn_params *p, hn_linear_layer *l)
                    l->module);
 }
 
+/* What of the bias stays. */
+static hn_status settle_still(const hn_params *p, const hn_linear_layer *l)
+{
+    hn_param *b = l->bias;
+    if (p->adapt.still == NULL || b == NULL || !b->trained) return HN_OK;
+    p->adapt.still(p->adapt.context, l->module, l->out, &b->still, &b->n_still);
+    if (b->still >= 0 && b->n_still >= 0 && b->n_still <= l->out && b->still <= l->out - b->n_still)
+        return HN_OK;
+    return HN_FAIL(HN_ERR_SHAPE, "%s: %" PRId64 " elements from %" PRId64 " on are to stay",
+                   b->name, b->n_still, b->still);
+}
+
 static hn_status declare_layer(hn_params *p, const char *module, const hn_linear_layer *what,
                                bool bias, double init_scale)
 {
@@ -193,6 +205,7 @@ static hn_status declare_layer(hn_params *p, const char *module, const hn_linear
     set_taps(l, l->weight);
     snprintf(name, sizeof name, "%s.bias", module);
     if (bias) HN_TRY(declare_base(p, name, 0, l->out, HN_INIT_ZERO, 0, &l->bias));
+    HN_TRY(settle_still(p, l));
     if (l->lowrank.rank > 0) HN_TRY(declare_lowrank(p, l));
     HN_TRY(hn_grow(&p->linear, &p->cap_linear, p->n_linear, sizeof *p->linear));
     p->linear[p->n_linear++] = l;
@@ -309,6 +322,8 @@ static hn_status create_trained(hn_program *program, hn_param *q, const hn_param
     if (o->moments > 1) HN_TRY(create(program, HN_MEM_MOMENT2, "v:", q, HN_F32, &q->moment2));
     q->value->needs_grad = true;
     q->value->grad = q->grad;
+    q->grad->still = q->still;
+    q->grad->n_still = q->n_still;
     return HN_OK;
 }
 

@@ -60,6 +60,11 @@ typedef struct {
      * the whole weight is trained or the low-rank update is materialised. */
     hn_status (*sparse)(const void *context, const char *module, int64_t in, int64_t out,
                         hn_block_shape *choice);
+    /* Of the bias of a linear layer that is trained: n elements from *first on that stay as they
+     * are, by a gradient of 0 (and no weight decay, which biases have none of): the key's part of
+     * q | k | v, whose gradient is round-off. Sets both, 0 on entry, or leaves them: none.
+     * Declaring the layer fails with HN_ERR_SHAPE where there are no such elements. */
+    void (*still)(const void *context, const char *module, int64_t out, int64_t *first, int64_t *n);
     const void *context;
 } hn_adapt;
 
@@ -89,11 +94,12 @@ typedef struct {
     int file_ndim; /* shape in files */
     int64_t file_dim[HN_PARAM_DIMS];
     hn_order order;
-    int64_t taps;        /* of HN_ORDER_TAPS: kh kw, or kd kh kw */
-    bool trained, decay; /* decay: weight decay applies (matrices, not norms and biases) */
-    bool given;          /* HN_ADAPT_GIVEN */
-    bool adapter;        /* belongs to the method (low-rank A or B), not to the base model */
-    bool buffer;         /* running statistics: fp32, written by operations, never trained */
+    int64_t taps;           /* of HN_ORDER_TAPS: kh kw, or kd kh kw */
+    bool trained, decay;    /* decay: weight decay applies (matrices, not norms and biases) */
+    bool given;             /* HN_ADAPT_GIVEN */
+    int64_t still, n_still; /* elements of a trained bias that stay as they are */
+    bool adapter;           /* belongs to the method (low-rank A or B), not to the base model */
+    bool buffer;            /* running statistics: fp32, written by operations, never trained */
     hn_init init;
     double init_scale;
     uint64_t key;      /* random stream of the initialiser */

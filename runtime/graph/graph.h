@@ -105,13 +105,14 @@ struct hn_tensor {
     hn_tensor *next;             /* ... and the next of the same base */
     hn_tensor *grad;             /* trained parameter: its fp32 gradient buffer; else NULL */
     const hn_block_rule *blocks; /* of a matrix that is trained in blocks; else NULL */
-    bool needs_grad;             /* a gradient must reach this tensor */
-    bool has_columns;            /* hn_view_columns or hn_view_shape has made views of it */
-    bool flat;                   /* a view whose last axis is not a part of that of base, ... */
-    bool fixed_pitch;            /* ... and that base: its rows must stay without gaps */
-    bool keep;                   /* hn_graph_keep: stays untouched to the end of its graph */
-    int64_t index;               /* number in its graph (transient) or program */
-    void *data;                  /* first element (of replica 0), NULL before hn_plan_allocate */
+    int64_t still, n_still; /* of the gradient of a bias: n elements that nothing is added to */
+    bool needs_grad;        /* a gradient must reach this tensor */
+    bool has_columns;       /* hn_view_columns or hn_view_shape has made views of it */
+    bool flat;              /* a view whose last axis is not a part of that of base, ... */
+    bool fixed_pitch;       /* ... and that base: its rows must stay without gaps */
+    bool keep;              /* hn_graph_keep: stays untouched to the end of its graph */
+    int64_t index;          /* number in its graph (transient) or program */
+    void *data;             /* first element (of replica 0), NULL before hn_plan_allocate */
 };
 
 /* Whose kernels attention runs on. */

@@ -68,6 +68,7 @@ static size_t collect(const hn_verb_program *p, unsigned groups, const void *con
     return n;
 }
 
+/* row: room for the rows of the record. */
 static hn_status call(const hn_verb_program *p, const hn_verb *v, const void *config,
                       const hn_options_store *given, hn_option *row)
 {
@@ -84,9 +85,9 @@ static hn_status call(const hn_verb_program *p, const hn_verb *v, const void *co
 
 static hn_status run_verb(const hn_verb_program *p, const hn_verb *v, int argc, char *const *argv)
 {
-    size_t n = 0;
-    for (int g = 0; g < p->n_groups; g++) n += p->group[g].n;
-    hn_option *row = hn_calloc(n, sizeof *row);
+    size_t most = 0, n;
+    for (int g = 0; g < p->n_groups; g++) most += p->group[g].n;
+    hn_option *row = hn_calloc(2 * most, sizeof *row); /* the store reads the verb's rows later */
     void *config = hn_calloc(1, p->config_size);
     hn_options_store *store = NULL;
     char **list = NULL;
@@ -99,7 +100,7 @@ static hn_status run_verb(const hn_verb_program *p, const hn_verb *v, int argc, 
         printf("%s %s: %s\n\n", p->name, v->name, v->help);
         hn_options_help(row, n, stdout);
     } else {
-        st = call(p, v, config, store, row);
+        st = call(p, v, config, store, row + most);
     }
 
 done:
