@@ -9,6 +9,7 @@
 #include "runtime/model/model.h"
 #include "runtime/train/few_shot_stats.h"
 #include "runtime/train/hyperflow.h"
+#include "runtime/train/theta.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -57,6 +58,9 @@ typedef struct {
     hn_device *device;
     hn_model model;
     const char *base_digest;
+    hn_theta theta; /* what is adapted */
+    hn_model encoder; /* once a stage wants it */
+    const char *encoder_digest;
     hn_hf_domain *domain; /* those of training first */
     int64_t n_domains, n_train;
     hn_hf_target *target;
@@ -92,6 +96,39 @@ bool hn_hyperflow_must_stop(const hn_hyperflow *r, int64_t done_here);
 /* Of a stage; without a terminal a line every so many units. */
 void hn_hyperflow_progress(hn_hyperflow *r, const char *step, const char *unit, int64_t done,
                            int64_t total);
+
+/* ---- hyperflow_encoder.c ---- */
+/* r->encoder: opened, after it was trained where it has to be. r->stopped: asked to stop. */
+HN_NODISCARD hn_status hn_hyperflow_encoder(hn_hyperflow *r);
+
+/* ---- hyperflow_cell.c ---- */
+/* What was chosen on validation episodes; value 0 is no adaptation, and always tried. */
+typedef struct {
+    const char *what; /* "lr", "stop" */
+    const char *on;   /* which episodes */
+    double value[HN_HYPERFLOW_CHOICES + 1], accuracy[HN_HYPERFLOW_CHOICES + 1];
+    int n, best; /* n 0: nothing was */
+} hn_hf_choice;
+
+typedef struct {
+    const char *label, *domain, *settings;
+    const char *sampler, *digest; /* which episodes: text and digest of the sampler */
+    const char *device;
+    bool in_domain;
+    hn_hf_choice choice;
+    const double *accuracy; /* [episodes] */
+    int64_t episodes;
+    double seconds;         /* of the test episodes */
+    double flops;           /* of an episode's adaptation; 0: none */
+    uint64_t planned_bytes; /* of the engines that adapt and classify, largest of them */
+} hn_hf_cell;
+
+/* domain NULL: of a cell that is of no domain. */
+HN_NODISCARD hn_status hn_hf_cell_path(const hn_hyperflow *r, const char *label, const char *domain,
+                                       char **path);
+/* Errors: HN_ERR_ARG where it is there with other settings, naming the first that differs */
+HN_NODISCARD hn_status hn_hf_cell_there(const char *path, const char *settings, bool *there);
+HN_NODISCARD hn_status hn_hf_cell_save(const char *path, const hn_hf_cell *c);
 
 /* ---- hyperflow_folder.c ---- */
 /* <run>/<name>; hn_free it. */

@@ -17,6 +17,8 @@ void hn_hyperflow_close(hn_hyperflow *r)
     hn_outdir_unlock(r->lock);
     hn_free(r->out);
     hn_free(r->settings);
+    hn_theta_free(&r->theta);
+    hn_model_close(&r->encoder);
     hn_model_close(&r->model);
     hn_device_close(r->device);
     *r = (hn_hyperflow){0};
@@ -57,6 +59,9 @@ hn_status hn_hyperflow_open(const hn_verb_call *call, hn_hyperflow *r)
     if (r->c->threads > 0) omp_set_num_threads((int)r->c->threads);
     HN_TRY(open_model(r));
     HN_TRY(check_files(r));
+    HN_TRY(hn_theta_make(&r->model.vision,
+                         strcmp(r->c->adapted, "qv") == 0 ? HN_THETA_QV : HN_THETA_BIASES,
+                         &r->theta));
     HN_TRY(hn_hyperflow_domains(r));
     HN_TRY(hn_device_open(r->c->device, &r->device));
     hn_info(&r->log, "device: %s", hn_device_text(r->device));
