@@ -119,7 +119,8 @@ const char *hn_image_set_digest(const hn_image_set *s);
 int32_t hn_image_set_class(const hn_image_set *s, const char *name);
 
 enum { HN_SUPERCLASS_NONE = -1, HN_SUPERCLASS_MIXED = -2 };
-/* The superclasses of the classes: CIFAR-100 with its fine labels has them in its files.
+/* The superclasses of the classes: CIFAR-100 with its fine labels has them in its files; joined
+ * data sets (A+B) have none.
  * of_class  out [n_classes]: below the number returned; NONE: the class has no image; MIXED: its
  *           images have several
  * name      out [number returned]
