@@ -35,25 +35,22 @@
  *
  * Shapes     features, dfeatures [replicas (support + queries), width], rows ld_* elements apart;
  *            labels [replicas (support + queries)]; prediction [replicas queries]; logits
- *            [replicas queries, ways], rows ld_logits apart, -infinity for classes without support;
+ *            [replicas queries, ways], rows ld_logits apart, -FLT_MAX for classes without support;
  *            loss_sum, hits [replicas]; count [replicas], count_stride elements apart.
  * Precision  features and dfeatures f32 or bf16, logits f32; fp32 arithmetic and sums in order (the
  *            CPU function in double), the loss of a replica summed in double, added with one
  *            rounding. count and hits are exact up to 2^24.
- * CUDA       one block a replica, everything in its shared memory where 2 ways width +
- *            queries (ways + 1) floats fit into 40 KiB, else in scratch. Labels are not checked: a
+ * CUDA       one block a replica, its sums in shared memory where they fit into 40 KiB, else in
+ *            scratch. Labels are not checked: a
  *            support row whose label is no class takes no part; a query row whose label is no class
  *            or one without support is not counted and has gradient 0 (its prediction and logits
  *            are made).
- * Limits     support, queries >= 1; 1 <= ways <= 64; any width and alignment; scale positive and
- *            finite, offset finite; rows below 2^31.
- * Aliasing   none.
- * Repeats    bit for bit.
- * Cost       the features read three times (twice without gradient), written once; per replica
- *            2 queries ways width products for the logits and 4 more for the gradient.
- * Errors     HN_ERR_ARG, HN_ERR_SHAPE, HN_ERR_UNSUPPORTED before the first write; the CPU function
- *            also reports, as HN_ERR_ARG with its row, a label that is none of the above and a
- *            query row whose class has no support.
+ * Limits     support, queries >= 1; 1 <= ways <= 64; width below 2^25; any alignment; scale
+ * positive, it and offset finite; rows below 2^31. Aliasing   none. Repeats    bit for bit. Cost
+ * the features read three times (twice without gradient), written once; per replica 2 queries ways
+ * width products for the logits and 4 more for the gradient. Errors     HN_ERR_ARG, HN_ERR_SHAPE,
+ * HN_ERR_UNSUPPORTED before the first write; the CPU function also reports, as HN_ERR_ARG with its
+ * row, a label that is none of the above and a query row whose class has no support.
  */
 #ifndef HN_PROTO_CE_H
 #define HN_PROTO_CE_H
@@ -70,6 +67,8 @@ extern "C" {
 #endif
 
 enum { HN_PROTO_WAYS = 64, HN_PROTO_UNLABELLED = -1 };
+
+#define HN_PROTO_EPS 1e-8 /* the least norm */
 
 typedef struct {
     const void *features;  /* in  [replicas (support + queries), width] */

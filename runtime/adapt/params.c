@@ -320,6 +320,7 @@ static hn_status create_trained(hn_program *program, hn_param *q, const hn_param
     HN_TRY(create(program, HN_MEM_GRAD, "grad:", q, HN_F32, &q->grad));
     if (o->moments > 0) HN_TRY(create(program, HN_MEM_MOMENT1, "m:", q, HN_F32, &q->moment1));
     if (o->moments > 1) HN_TRY(create(program, HN_MEM_MOMENT2, "v:", q, HN_F32, &q->moment2));
+    if (o->average) HN_TRY(create(program, HN_MEM_AVERAGE, "average:", q, HN_F32, &q->average));
     q->value->needs_grad = true;
     q->value->grad = q->grad;
     q->grad->still = q->still;
@@ -332,6 +333,8 @@ static hn_status create_stack(hn_program *program, hn_group *g, const hn_params_
                               bool work)
 {
     hn_tensor *all, *copy = NULL, *view[HN_MAX_PARTS], *copies[HN_MAX_PARTS] = {NULL};
+    if (o->average)
+        return HN_FAIL(HN_ERR_UNSUPPORTED, "averages of low-rank updates of a fused group");
     HN_TRY(hn_storage_stack(g, program, HN_MEM_TRAINED, "", HN_F32, &g->a_master, view));
     if (work) HN_TRY(hn_storage_stack(g, program, HN_MEM_WORK, "work:", o->dtype, &copy, copies));
     if (g->a == NULL) g->a = copy ? copy : g->a_master;

@@ -107,6 +107,7 @@ typedef struct {
     hn_group *stack;   /* A of a fused group: its tensors are rows of the group's; else NULL */
     hn_tensor *master; /* fp32, NULL when frozen */
     hn_tensor *grad, *moment1, *moment2; /* NULL when frozen */
+    hn_tensor *average;                  /* fp32; NULL: none is kept */
 } hn_param;
 
 typedef struct {
@@ -180,6 +181,7 @@ hn_fuse_rule hn_fuse_rule_of(hn_dtype dtype, bool gpu);
 typedef struct {
     hn_dtype dtype; /* of frozen weights and activations: f32 or bf16 */
     int moments;    /* optimizer moments per trained value: 0, 1 or 2 */
+    bool average;   /* room for an average of every trained value over steps; no fused group */
     bool gradients; /* false: nothing is trained in this program (evaluation, generation) */
     hn_fuse_rule fuse;
     bool border; /* store low-rank pairs around their weights where shapes allow (storage.c) */

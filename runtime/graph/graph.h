@@ -55,8 +55,8 @@ const char *hn_type_text(const hn_type *t, char *buffer, size_t size);
 hn_type hn_type_2d(hn_dtype dtype, int64_t rows, int64_t cols);
 hn_type hn_type_1d(hn_dtype dtype, int64_t n);
 
-/* Memory classes. TRAINED, WORK, GRAD, MOMENT1 and MOMENT2 have the same layout in elements, so one
- * flat pass serves clipping, the update and all-reduce. */
+/* Memory classes. From TRAINED to AVERAGE they have the same layout in elements, so one flat pass
+ * serves clipping, the update and all-reduce. */
 /* clang-format off */
 #define HN_MEM_LIST(X)                                                       \
     X(TRANSIENT, "activations")      /* placed by the plan, shared in time */\
@@ -66,6 +66,7 @@ hn_type hn_type_1d(hn_dtype dtype, int64_t n);
     X(GRAD,      "gradients")        /* fp32 sums, then the token count */   \
     X(MOMENT1,   "first moments")                                            \
     X(MOMENT2,   "second moments")                                           \
+    X(AVERAGE,   "averages")         /* of trained values over steps */      \
     X(INPUT,     "batch")                                                    \
     X(CACHE,     "key/value cache")                                          \
     X(STATE,     "tables and step state")
@@ -277,6 +278,21 @@ typedef union {
         bool want_dlogits, want_prediction;
     } seg_loss;
     struct {
+        int64_t support, ways; /* support rows of a replica; the most classes of an episode */
+        float scale, offset;   /* logits = scale (cosine + offset) */
+        bool want_dfeatures, want_prediction, want_logits;
+    } proto_ce;
+    struct {
+        int64_t height, width, channels; /* of the output */
+        hn_dtype to;                     /* f32 or bf16 */
+        float augment;                   /* probability */
+        float mean[4], std[4];           /* of the channels; std 0: 1 */
+        uint64_t key;                    /* random stream */
+    } few_shot;                          /* few_shot_prep */
+    struct {
+        float decay;
+    } moving_average;
+    struct {
         float eps; /* of the normalisation; 0: none */
     } modulate;
     struct {
@@ -293,6 +309,10 @@ typedef union {
         int64_t episodes; /* equal runs of the rows; 0: 1 */
         hn_dtype to;      /* of u: f32 or bf16 */
     } support_context;
+    struct {
+        float alpha;
+        bool want_rounded;
+    } add_scaled;
 } hn_attr;
 
 struct hn_node {
