@@ -101,6 +101,10 @@ void hn_hyperflow_progress(hn_hyperflow *r, const char *step, const char *unit, 
 /* r->encoder: opened, after it was trained where it has to be. r->stopped: asked to stop. */
 HN_NODISCARD hn_status hn_hyperflow_encoder(hn_hyperflow *r);
 
+/* ---- hyperflow_features.c ---- */
+/* out [images of the domain, width of the encoder's features], read or made. */
+HN_NODISCARD hn_status hn_hyperflow_features(hn_hyperflow *r, const hn_hf_domain *d, float *out);
+
 /* ---- hyperflow_cell.c ---- */
 /* What was chosen on validation episodes; value 0 is no adaptation, and always tried. */
 typedef struct {
