@@ -281,15 +281,15 @@ static hn_status write_model(const encoder_run *e, const char *dir)
     return hn_remove_tree(e->state);
 }
 
-static hn_status open_named(const hn_hyperflow *r, const char *path, const char *weights,
-                            hn_model *m)
+static hn_status open_named(const hn_hyperflow *r, const hn_hf_encoder *from, hn_model *m)
 {
-    const hn_hyperflow_config *c = r->c;
-    const hn_model_options o = {.path = path, .weights = weights, .dtype = c->dtype};
+    const char *path = from->path;
+    const hn_model_options o = {
+        .path = path, .weights = or_null(from->weights), .dtype = r->c->dtype};
     HN_TRY(hn_model_open_as(&o, &r->log, m));
     if (m->kind != HN_MODEL_CLASSIFIER)
         return HN_FAIL(HN_ERR_ARG, "--encoder %s: a decoder; it reads images", path);
-    const hn_vision_override sizes = {.image = c->encoder_image};
+    const hn_vision_override sizes = {.image = from->image};
     HN_TRY(hn_model_override(m, &sizes, false));
     if (m->vision.channels != r->model.vision.channels)
         return HN_FAIL(HN_ERR_ARG,
@@ -301,7 +301,8 @@ static hn_status open_named(const hn_hyperflow *r, const char *path, const char 
 static hn_status train_encoder(encoder_run *e, const char *dir)
 {
     const hn_hyperflow *r = e->r;
-    HN_TRY(open_named(r, r->c->encoder, NULL, &e->model));
+    const hn_hf_encoder fresh = {.path = r->c->encoder, .image = r->c->encoder_image};
+    HN_TRY(open_named(r, &fresh, &e->model));
     HN_TRY(gather(r, e->model.vision.image, &e->set));
     const hn_images *v = hn_image_set_view(e->set);
     const hn_vision_override o = {.classes = v->n_classes};
@@ -326,19 +327,35 @@ static hn_status make_encoder(hn_hyperflow *r, const char *dir)
     return st;
 }
 
+bool hn_hf_encoder_is_trained(const hn_hyperflow_config *c)
+{
+    return !hn_is_folder(c->encoder) && or_null(c->encoder_weights) == NULL;
+}
+
+hn_status hn_hyperflow_encoder_open(hn_hyperflow *r, const hn_hf_encoder *from)
+{
+    char *dir = NULL;
+    hn_hf_encoder e = *from;
+    if (or_null(e.path) == NULL) {
+        HN_TRY(hn_hyperflow_path(r, "encoder", &dir));
+        e = (hn_hf_encoder){.path = dir};
+    }
+    const hn_status st = open_named(r, &e, &r->encoder);
+    hn_free(dir);
+    HN_TRY(st);
+    return hn_model_digest(&r->encoder, (uint64_t)r->c->seed, &r->encoder_digest);
+}
+
 hn_status hn_hyperflow_encoder(hn_hyperflow *r)
 {
     const hn_hyperflow_config *c = r->c;
+    const bool trained = hn_hf_encoder_is_trained(c);
+    const hn_hf_encoder given = {
+        .path = trained ? "" : c->encoder, .weights = c->encoder_weights, .image = c->encoder_image};
     char *dir = NULL;
-    if (hn_is_folder(c->encoder) || or_null(c->encoder_weights))
-        HN_TRY(open_named(r, c->encoder, or_null(c->encoder_weights), &r->encoder));
-    else {
-        HN_TRY(hn_hyperflow_path(r, "encoder", &dir));
-        hn_status st = hn_is_folder(dir) ? HN_OK : make_encoder(r, dir);
-        if (st == HN_OK && !r->stopped) st = open_named(r, dir, NULL, &r->encoder);
-        hn_free(dir);
-        HN_TRY(st);
-    }
-    if (r->stopped) return HN_OK;
-    return hn_model_digest(&r->encoder, (uint64_t)c->seed, &r->encoder_digest);
+    HN_TRY(hn_hyperflow_path(r, "encoder", &dir));
+    const hn_status st = !trained || hn_is_folder(dir) ? HN_OK : make_encoder(r, dir);
+    hn_free(dir);
+    HN_TRY(st);
+    return r->stopped ? HN_OK : hn_hyperflow_encoder_open(r, &given);
 }

@@ -98,7 +98,14 @@ void hn_hyperflow_progress(hn_hyperflow *r, const char *step, const char *unit, 
                            int64_t total);
 
 /* ---- hyperflow_encoder.c ---- */
-/* r->encoder: opened, after it was trained where it has to be. r->stopped: asked to stop. */
+/* Where an encoder is. path "": in the run's folder, trained there. */
+typedef struct {
+    const char *path, *weights; /* weights: NULL or "" without a file of them */
+    int64_t image;              /* side that it reads; 0: as it says */
+} hn_hf_encoder;
+bool hn_hf_encoder_is_trained(const hn_hyperflow_config *c); /* by train's options, here */
+HN_NODISCARD hn_status hn_hyperflow_encoder_open(hn_hyperflow *r, const hn_hf_encoder *from);
+/* By train's options. r->encoder: opened, after it was trained where it has to be. r->stopped: asked to stop. */
 HN_NODISCARD hn_status hn_hyperflow_encoder(hn_hyperflow *r);
 
 /* ---- hyperflow_features.c ---- */
