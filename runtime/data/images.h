@@ -107,6 +107,11 @@ HN_NODISCARD hn_status hn_image_set_make(const hn_images *v, const char *name, h
  * Errors  HN_ERR_ARG: none; HN_ERR_SHAPE; HN_ERR_MEMORY */
 HN_NODISCARD hn_status hn_image_sets_join(const hn_image_set *const *sets, int n,
                                           hn_image_set **out);
+/* Sets of the same classes in the same order (a set and its held-out images), one behind the other,
+ * as one set of these classes (copied).
+ * Errors  HN_ERR_ARG: none, other classes; HN_ERR_SHAPE; HN_ERR_MEMORY */
+HN_NODISCARD hn_status hn_image_sets_pool(const hn_image_set *const *sets, int n,
+                                          hn_image_set **out);
 void hn_image_set_free(hn_image_set *s); /* accepts NULL */
 
 const hn_images *hn_image_set_view(const hn_image_set *s);
