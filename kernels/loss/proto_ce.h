@@ -45,7 +45,7 @@
  *            support row whose label is no class takes no part; a query row whose label is no class
  *            or one without support is not counted and has gradient 0 (its prediction and logits
  *            are made).
- * Limits     support, queries >= 1; 1 <= ways <= 64; width below 2^25; any alignment; scale
+ * Limits     support, queries >= 1; 1 <= ways <= 64; width below 2^24; any alignment; scale
  * positive, it and offset finite; rows below 2^31. Aliasing   none. Repeats    bit for bit. Cost
  * the features read three times (twice without gradient), written once; per replica 2 queries ways
  * width products for the logits and 4 more for the gradient. Errors     HN_ERR_ARG, HN_ERR_SHAPE,

@@ -7,7 +7,7 @@
 
 #include "runtime/base/check.h"
 
-enum { MOST_WIDTH = INT32_MAX / HN_PROTO_WAYS /* slots width stays below 2^31 */ };
+enum { MOST_WIDTH = (1 << 24) - 1 }; /* so that ways width and a block more are an int */
 
 static const char op[] = "proto_ce";
 

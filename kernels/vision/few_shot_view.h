@@ -27,13 +27,14 @@ static HN_HOST_DEVICE inline int32_t hn_few_shot_weight(hn_image_tap tap)
 
 /* M from the weighted sums of the bytes of each channel. */
 static HN_HOST_DEVICE inline float hn_few_shot_mean(const hn_image_rule *rule, int32_t channels,
-                                                    const int64_t *sum)
+                                                    const int64_t sum[HN_IMAGE_CHANNELS])
 {
     const int64_t pixels = (int64_t)rule->out_height * rule->out_width;
     const double weights = (double)(pixels * HN_FEW_SHOT_ONE * HN_FEW_SHOT_ONE);
     double mean = 0.0;
-    for (int32_t k = 0; k < channels; k++)
-        mean += fma((double)sum[k] / weights, (double)rule->factor[k], (double)rule->shift[k]);
+    for (int32_t k = 0; k < HN_IMAGE_CHANNELS; k++)
+        if (k < channels)
+            mean += fma((double)sum[k] / weights, (double)rule->factor[k], (double)rule->shift[k]);
     return (float)(mean / (double)channels);
 }
 
@@ -91,14 +92,18 @@ hn_few_shot_source(const hn_image_rule *rule, const hn_few_shot_view *v, int32_t
     return inside;
 }
 
-/* The colours of a pixel of the clean image with mean M; `share` is 1 / channels. */
+/* The colours of a pixel of the clean image with mean M; `share` is 1 / channels. Loops go to the
+ * most channels: a kernel keeps x in registers. */
 static HN_HOST_DEVICE inline void hn_few_shot_colour(const hn_few_shot_view *v, float mean,
-                                                     int32_t channels, float share, float *x)
+                                                     int32_t channels, float share,
+                                                     float x[HN_IMAGE_CHANNELS])
 {
     float sum = x[0];
-    for (int32_t k = 1; k < channels; k++) sum += x[k];
+    for (int32_t k = 1; k < HN_IMAGE_CHANNELS; k++)
+        if (k < channels) sum += x[k];
     const float grey = fmaf(v->contrast, fmaf(sum, share, -mean), mean + v->brightness);
-    for (int32_t k = 0; k < channels; k++) x[k] = fmaf(v->colour, fmaf(-sum, share, x[k]), grey);
+    for (int32_t k = 0; k < HN_IMAGE_CHANNELS; k++)
+        if (k < channels) x[k] = fmaf(v->colour, fmaf(-sum, share, x[k]), grey);
 }
 
 #ifdef __cplusplus
