@@ -45,7 +45,7 @@ typedef struct {
 } hn_class_groups;
 
 /* Superclasses where the data have them (CIFAR-100 with its fine labels), else the part of a
- * class's name before its first '/' (Omniglot: alphabet/character).
+ * class's name before its first '/' (Omniglot: alphabet/character); 4096 at most.
  * Errors  HN_ERR_ARG: neither; a class (named) without an image, or whose images have two
  *         superclasses; HN_ERR_MEMORY */
 HN_NODISCARD hn_status hn_class_groups_make(const hn_image_set *s, hn_class_groups *out);
@@ -97,7 +97,7 @@ HN_NODISCARD hn_status hn_class_split_make(const hn_image_set *s, const hn_class
                                            hn_class_split *out);
 void hn_class_split_free(hn_class_split *c); /* accepts an empty one */
 
-/* Two lines: how many classes each part has, the first names of each. */
+/* How many classes each part has, and the first names of each. */
 void hn_class_split_report(const hn_class_split *c, const hn_image_set *s, const hn_log *log);
 
 #ifdef __cplusplus

@@ -9,7 +9,7 @@
  *
  * fixed       way in way_min..way_max, shot (support images a class) in shot_min..shot_max, both
  *             uniform, drawn per episode; `query` images a class. Classes, then the images of each,
- *             uniform without replacement.
+ *             uniform without replacement. Groups are not looked at.
  * cdfsl       fixed with 5 ways, 15 queries a class and one shot count: BSCD-FSL (Guo et al.,
  *             arXiv 1912.07200).
  * meta        Meta-Dataset (Triantafillou et al., arXiv 1903.03096; google-research/meta-dataset
@@ -62,12 +62,14 @@ typedef struct {
     int32_t *support, *support_label;        /* [max_support] image of the set, label < way */
     int32_t *query, *query_label;            /* [max_query] */
     int32_t *classes;                        /* [max_way] class of the set that label k is */
+    int32_t *drawn;                          /* [max_support + max_query] of hn_episode_draw */
 } hn_episode;
 
 /* Arrays of these sizes, all padding. Errors  HN_ERR_ARG: a size below 0; HN_ERR_MEMORY */
 HN_NODISCARD hn_status hn_episode_make(int64_t max_way, int64_t max_support, int64_t max_query,
                                        hn_episode *out);
 void hn_episode_free(hn_episode *e); /* accepts an empty one */
+void hn_episode_pad(hn_episode *e);  /* fills what lies behind way, n_support and n_query */
 
 /* ---- a domain's classes ---- */
 
