@@ -49,7 +49,7 @@ TEST(DriftConfig, RefusesByName)
     };
     with(set("depth", 3), HN_ERR_FORMAT, "a.json: there is no key \"depth\"");
     with(set("version", 2), HN_ERR_UNSUPPORTED, "version 2");
-    with(set("heads", 3), HN_ERR_SHAPE, "width 16 is no multiple of heads 3");
+    with(set("heads", 3), HN_ERR_SHAPE, "width 16 is no multiple of 8 and of heads 3");
     with(set("time", 7), HN_ERR_SHAPE, "time 7 is odd");
     with(set("blocks", 0), HN_ERR_FORMAT, "blocks");
     with([](json_t *j) { json_object_del(j, "queries"); }, HN_ERR_FORMAT, "queries");
