@@ -3,94 +3,78 @@
 
 #include <inttypes.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "runtime/base/alloc.h"
-#include "runtime/base/label.h"
+#include "runtime/base/clock.h"
 #include "runtime/file/folder.h"
+#include "runtime/train/hyperflow_values.h"
 
 static bool is(const char *a, const char *b) { return strcmp(a, b) == 0; }
+
+/* Adam's steps of this length change no bias: such a task tells its support loss, and no more. */
+#define NO_LENGTH 1e-30
 
 /* ---- the file ---- */
 
 void hn_hf_network_free(hn_hf_network *n)
 {
     hn_st_close(n->file);
-    hn_free(n->sigma);
+    hn_drift_facts_free(&n->facts);
     *n = (hn_hf_network){0};
 }
 
-static hn_status config_of(hn_hf_network *n, const char *path)
+static hn_status same(const char *path, const char *what, const char *have, const char *want)
 {
-    const char *text = hn_st_metadata(n->file, "config");
-    json_t *json = NULL;
-    if (text == NULL) return HN_FAIL(HN_ERR_FORMAT, "%s: no drift network", path);
-    HN_TRY(hn_json_parse(text, strlen(text), path, &json));
-    const hn_status st = hn_drift_config_read(json, path, &n->config);
-    json_decref(json);
+    if (strcmp(have, want) == 0) return HN_OK;
+    return HN_FAIL(HN_ERR_ARG, "%s: of another %s: %s, now %s", path, what, have, want);
+}
+
+/* The encoder that train has used. */
+static hn_status open_encoder(hn_hyperflow *r, const char *path)
+{
+    json_t *o = NULL;
+    hn_hf_encoder from = {0};
+    const char *digest = NULL;
+    HN_TRY(hn_json_load(path, &o));
+    hn_status st = hn_json_get_text(o, "path", path, true, &from.path);
+    if (st == HN_OK) st = hn_json_get_text(o, "weights", path, true, &from.weights);
+    if (st == HN_OK) st = hn_json_get_i64(o, "image", path, 0, 4096, true, &from.image);
+    if (st == HN_OK) st = hn_json_get_text(o, "digest", path, true, &digest);
+    if (st == HN_OK) st = hn_hyperflow_encoder_open(r, &from);
+    if (st == HN_OK) st = same(path, "encoder", digest, r->encoder_digest);
+    json_decref(o);
     return st;
 }
 
-static hn_status same(const hn_hf_network *n, const char *path, const char *key, const char *want)
-{
-    const char *have = hn_st_metadata(n->file, key);
-    if (have != NULL && is(have, want)) return HN_OK;
-    return HN_FAIL(HN_ERR_ARG, "%s: of another %s: %s, now %s", path, key, have ? have : "none",
-                   want);
-}
-
-static hn_status sigma_of(hn_hf_network *n, const char *path)
-{
-    const hn_st_tensor *t = hn_st_find(n->file, "sigma");
-    if (t == NULL || t->ndim != 1 || t->dim[0] != n->config.tokens)
-        return HN_FAIL(HN_ERR_FORMAT, "%s: no sigma of %" PRId64 " tokens", path, n->config.tokens);
-    n->sigma = hn_malloc((size_t)n->config.tokens * sizeof *n->sigma);
-    if (n->sigma == NULL) return HN_FAIL(HN_ERR_MEMORY, "sigma");
-    HN_TRY(hn_st_convert(t, HN_F32, n->sigma));
-    for (int64_t i = 0; i < n->config.tokens; i++)
-        if (!(n->sigma[i] > 0))
-            return HN_FAIL(HN_ERR_FORMAT, "%s: sigma of token %" PRId64 ": %g", path, i,
-                           (double)n->sigma[i]);
-    return HN_OK;
-}
-
-static const char *text_of(const hn_hf_network *n, const char *key)
-{
-    const char *text = hn_st_metadata(n->file, key);
-    return text ? text : "";
-}
-
-static hn_status read_network(hn_hyperflow *r, const char *path, hn_hf_network *n)
+static hn_status read_network(hn_hyperflow *r, const char *path, const char *encoder,
+                              hn_hf_network *n)
 {
     HN_TRY(hn_st_open(path, &n->file));
-    HN_TRY(config_of(n, path));
-    HN_TRY(same(n, path, "backbone", r->base_digest));
-    HN_TRY(same(n, path, "layout", r->theta.digest));
-    if (n->config.tokens != r->theta.tokens || n->config.token_width != r->theta.width)
-        return HN_FAIL(HN_ERR_FORMAT, "%s: tokens of another backbone", path);
-    HN_TRY(sigma_of(n, path));
-    const hn_hf_encoder from = {.path = text_of(n, "encoder_path"),
-                                .weights = text_of(n, "encoder_weights"),
-                                .image = strtol(text_of(n, "encoder_image"), NULL, 10)};
-    HN_TRY(hn_hyperflow_encoder_open(r, &from));
-    HN_TRY(same(n, path, "encoder", r->encoder_digest));
+    HN_TRY(hn_drift_facts_read(n->file, &n->facts));
+    HN_TRY(same(path, "backbone", n->facts.backbone, r->base_digest));
+    HN_TRY(same(path, "set of biases", n->facts.layout, r->theta.digest));
+    HN_TRY(open_encoder(r, encoder));
     HN_TRY(hn_sha256_file(path, NULL, n->digest));
-    if (n->config.features != hn_vision_width(&r->encoder.vision))
-        return HN_FAIL(HN_ERR_FORMAT, "%s: features of another width than the encoder's", path);
+    const hn_drift_config *c = &n->facts.config;
+    if (c->tokens != r->theta.tokens || c->token_width != r->theta.width ||
+        c->features != hn_vision_width(&r->encoder.vision))
+        return HN_FAIL(HN_ERR_FORMAT, "%s: sizes of another backbone or encoder", path);
     return HN_OK;
 }
 
 hn_status hn_hf_network_open(hn_hyperflow *r, hn_hf_network *out)
 {
     hn_hf_network n = {0};
-    char *path = hn_asprintf("%s/%s/drift.safetensors", r->out, r->c->drift);
-    hn_status st = path ? HN_OK : HN_FAIL(HN_ERR_MEMORY, "no memory for a path");
+    char *path = hn_asprintf("%s/%s/drift.safetensors", r->out, r->c->drift),
+         *encoder = hn_asprintf("%s/%s/encoder.json", r->out, r->c->drift);
+    hn_status st = path && encoder ? HN_OK : HN_FAIL(HN_ERR_MEMORY, "no memory for a path");
     if (st == HN_OK && !hn_is_file(path))
         st = HN_FAIL(HN_ERR_ARG, "%s: not there: hone-hyperflow train --run %s --drift %s makes it",
                      path, r->out, r->c->drift);
-    if (st == HN_OK) st = read_network(r, path, &n);
+    if (st == HN_OK) st = read_network(r, path, encoder, &n);
     hn_free(path);
+    hn_free(encoder);
     if (st == HN_OK)
         *out = n;
     else
@@ -98,22 +82,17 @@ hn_status hn_hf_network_open(hn_hyperflow *r, hn_hf_network *out)
     return st;
 }
 
-hn_status hn_hf_network_load(const hn_hf_network *n, hn_params *p)
+hn_drift_config hn_hf_drift_config(const hn_hyperflow *r)
 {
-    for (int64_t i = 0; i < hn_params_count(p); i++) {
-        hn_param *q = hn_params_at(p, i);
-        const hn_st_tensor *t = hn_st_find(n->file, q->name);
-        const int64_t count = hn_param_values(q);
-        if (t == NULL || hn_st_elements(t) != count)
-            return HN_FAIL(HN_ERR_FORMAT, "%s: no %s of %" PRId64 " values", hn_st_where(n->file),
-                           q->name, count);
-        float *v = hn_malloc((size_t)count * sizeof *v);
-        hn_status st = v ? hn_st_convert(t, HN_F32, v) : HN_FAIL(HN_ERR_MEMORY, "%s", q->name);
-        if (st == HN_OK) st = hn_param_set(q, v);
-        hn_free(v);
-        HN_TRY(st);
-    }
-    return HN_OK;
+    const hn_hyperflow_config *c = r->c;
+    hn_drift_config d = hn_drift_config_default(r->theta.tokens, r->theta.width,
+                                                hn_vision_width(&r->encoder.vision));
+    d.width = c->width;
+    d.blocks = c->blocks;
+    d.heads = c->width > 64 ? c->width / 64 : 1;
+    d.intermediate = c->width * c->mlp;
+    d.queries = c->queries;
+    return d;
 }
 
 hn_integrator hn_hf_integrator(const hn_hyperflow_config *c)
@@ -148,38 +127,6 @@ void hn_hf_drift_close(hn_hf_drift *d)
 
 const char *hn_hf_drift_digest(const hn_hf_drift *d) { return d->network.digest; }
 
-/* The backbone's own biases: parameters on the CPU for as long as they are read. */
-static hn_status read_theta0(const hn_hyperflow *r, float *theta0)
-{
-    hn_few_shot_tuner *t = NULL;
-    hn_hf_bench b = {0};
-    hn_status st = hn_hf_bench_open(r, &r->domain[0], HN_HF_TRAIN, HN_HF_TRAIN, &b);
-    if (st == HN_OK) {
-        hn_few_shot_tune_options o = hn_hf_tune_options(r, &b, hn_hf_theta_set(r));
-        o.steps = 0;
-        o.at_once = 1;
-        st = hn_few_shot_tuner_new(&o, &t);
-    }
-    if (st == HN_OK) st = hn_few_shot_tuner_open(t);
-    if (st == HN_OK)
-        memcpy(theta0, hn_few_shot_tuner_theta0(t), (size_t)r->theta.count * sizeof *theta0);
-    hn_few_shot_tuner_free(t);
-    hn_hf_bench_close(&b);
-    return st;
-}
-
-hn_status hn_hf_theta0(const hn_hyperflow *r, float **out)
-{
-    *out = hn_malloc((size_t)r->theta.count * sizeof **out);
-    if (*out == NULL) return HN_FAIL(HN_ERR_MEMORY, "%" PRId64 " biases", r->theta.count);
-    const hn_status st = read_theta0(r, *out);
-    if (st != HN_OK) {
-        hn_free(*out);
-        *out = NULL;
-    }
-    return st;
-}
-
 hn_status hn_hf_drift_open(hn_hyperflow *r, hn_hf_drift **out)
 {
     hn_hf_drift *d = hn_calloc(1, sizeof *d);
@@ -204,7 +151,7 @@ static hn_status features_of(hn_hyperflow *r, hn_hf_drift *d, const hn_hf_domain
     float **f = &d->feature[domain - r->domain];
     if (*f == NULL) {
         const size_t n = (size_t)(hn_image_set_view(domain->images)->count *
-                                  d->network.config.features);
+                                  d->network.facts.config.features);
         *f = hn_malloc(n * sizeof **f);
         if (*f == NULL) return HN_FAIL(HN_ERR_MEMORY, "features of %s", domain->name);
         HN_TRY(hn_hyperflow_features(r, domain, *f));
@@ -241,7 +188,7 @@ static hn_status open_adaptor(runner *x)
     const hn_hyperflow *r = x->e->r;
     const hn_adaptor_options o = {.device = r->device,
                                   .executor = hn_executor_of(r->c->executor),
-                                  .drift = &x->drift->network.config,
+                                  .drift = &x->drift->network.facts.config,
                                   .integrator = hn_hf_integrator(r->c),
                                   .steps = r->c->integration_steps,
                                   .episodes = x->at_once,
@@ -250,8 +197,8 @@ static hn_status open_adaptor(runner *x)
                                   .dtype = r->model.dtype};
     HN_TRY(hn_adaptor_new(&o, &x->adaptor));
     HN_TRY(hn_adaptor_allocate(x->adaptor));
-    HN_TRY(hn_hf_network_load(&x->drift->network, hn_adaptor_drift(x->adaptor)));
-    return hn_adaptor_set_theta(x->adaptor, x->drift->theta0, x->drift->network.sigma);
+    HN_TRY(hn_drift_file_load(x->drift->network.file, hn_adaptor_drift(x->adaptor)));
+    return hn_adaptor_set_theta(x->adaptor, x->drift->theta0, x->drift->network.facts.sigma);
 }
 
 /* losses: of the support images, which a step of no length tells; else hits of the queries. */
@@ -266,7 +213,7 @@ static hn_status runner_open(hn_hf_eval *e, const hn_hf_bench *b, bool losses, r
     HN_TRY(hn_few_shot_tuner_new(&o, &x->tuner));
     HN_TRY(hn_few_shot_tuner_open(x->tuner));
     x->at_once = hn_few_shot_tuner_at_once(x->tuner);
-    const int64_t width = e->drift->network.config.features;
+    const int64_t width = e->drift->network.facts.config.features;
     x->gathered = hn_malloc((size_t)(b->sizes.support * width) * sizeof *x->gathered);
     x->theta = hn_malloc((size_t)(x->at_once * r->theta.count) * sizeof *x->theta);
     x->task = hn_calloc((size_t)x->at_once, sizeof *x->task);
@@ -279,7 +226,7 @@ static hn_status runner_open(hn_hf_eval *e, const hn_hf_bench *b, bool losses, r
 static hn_status adapt(runner *x, const hn_episode *episode, int64_t n, double stop)
 {
     const hn_hf_drift *d = x->drift;
-    const int64_t width = d->network.config.features, count = x->e->r->theta.count;
+    const int64_t width = d->network.facts.config.features, count = x->e->r->theta.count;
     hn_adaptor_batch b;
     if (stop == 0) {
         for (int64_t i = 0; i < n; i++)
@@ -307,7 +254,7 @@ static hn_status classify(runner *x, const hn_episode *episode, int64_t n, bool 
 {
     for (int64_t i = 0; i < n; i++)
         x->task[i] = (hn_few_shot_task){.episode = &episode[i],
-                                        .lr = losses ? HN_HF_NO_LENGTH : 0,
+                                        .lr = losses ? NO_LENGTH : 0,
                                         .theta = x->theta + i * x->e->r->theta.count};
     return hn_few_shot_tune(x->tuner, x->task, n, take, context);
 }
@@ -427,5 +374,192 @@ hn_status hn_hf_drift_cell(hn_hf_eval *e, const char *method, hn_hf_cell *cell)
     hn_status st = runner_open(e, &e->bench, false, &x);
     if (st == HN_OK) st = drift_cell(&x, method, cell);
     runner_close(&x);
+    return st;
+}
+
+/* ---- descent: the support loss along the way, of tasks that it was trained on ---- */
+
+enum { MOST_TASKS = 64, TIMES = 10 }; /* tasks of a domain; parts of the time */
+
+typedef struct {
+    double loss[TIMES + 1], *tuning; /* sums over the tasks, by time; by knot */
+    double *to;
+    int64_t n;
+} descent;
+
+static hn_status take_loss(void *context, int64_t i, const hn_few_shot_result *t)
+{
+    descent *d = context;
+    (void)i;
+    *d->to += t->loss_first;
+    return HN_OK;
+}
+
+static hn_status along_drift(runner *x, const hn_episode *episode, int64_t n, descent *d)
+{
+    for (int k = 0; k <= TIMES; k++) {
+        d->to = &d->loss[k];
+        HN_TRY(adapt(x, episode, n, (double)k / TIMES));
+        HN_TRY(classify(x, episode, n, true, take_loss, d));
+    }
+    return HN_OK;
+}
+
+/* Knot k of the trajectories `place` of the file, as biases. */
+static void biases_at(runner *x, const hn_trajectories *t, const int64_t *place, int64_t n,
+                      int64_t k)
+{
+    const int64_t count = x->e->r->theta.count;
+    for (int64_t i = 0; i < n; i++) {
+        hn_trajectory one;
+        hn_trajectories_at(t, place[i], &one);
+        const hn_f16 *knot = one.knot + k * count;
+        for (int64_t j = 0; j < count; j++)
+            x->theta[i * count + j] =
+                x->drift->theta0[j] + one.facts.unit * hn_f16_to_f32(knot[j]);
+    }
+}
+
+static hn_status along_tuning(runner *x, const hn_trajectories *t, const int64_t *place,
+                              const hn_episode *episode, int64_t n, descent *d)
+{
+    for (int64_t k = 0; k < t->head.knots; k++) {
+        d->to = &d->tuning[k];
+        biases_at(x, t, place, n, k);
+        HN_TRY(classify(x, episode, n, true, take_loss, d));
+    }
+    return HN_OK;
+}
+
+/* Trajectories place [n] of one domain, which begin at the backbone. */
+static hn_status tasks(runner *x, const hn_trajectories *t, const int64_t *place, int64_t n,
+                       descent *d)
+{
+    hn_episode *episode = hn_calloc((size_t)n, sizeof *episode);
+    hn_status st = episode ? HN_OK : HN_FAIL(HN_ERR_MEMORY, "%" PRId64 " episodes", n);
+    const hn_episode_sizes *s = &x->bench->sizes;
+    for (int64_t i = 0; i < n && st == HN_OK; i++) {
+        hn_trajectory one;
+        hn_trajectories_at(t, place[i], &one);
+        st = hn_episode_make(s->way, s->support, s->query, &episode[i]);
+        if (st == HN_OK) st = hn_episode_draw(x->bench->main, one.facts.episode, &episode[i]);
+    }
+    if (st == HN_OK) st = along_drift(x, episode, n, d);
+    if (st == HN_OK) st = along_tuning(x, t, place, episode, n, d);
+    if (st == HN_OK) d->n += n;
+    hn_hf_episodes_free(episode, n);
+    return st;
+}
+
+static hn_status domain_tasks(runner *x, const hn_trajectories *t, int64_t domain, descent *d)
+{
+    int64_t place[MOST_TASKS], n = 0;
+    for (int64_t i = 0; i < t->n && n < MOST_TASKS; i++) {
+        hn_trajectory one;
+        hn_trajectories_at(t, i, &one);
+        if (one.facts.domain == domain && one.facts.init == 0) place[n++] = i;
+    }
+    for (int64_t at = 0; at < n; at += x->at_once)
+        HN_TRY(tasks(x, t, place + at, n - at < x->at_once ? n - at : x->at_once, d));
+    return HN_OK;
+}
+
+static hn_status all_tasks(hn_hf_eval *e, const hn_trajectories *t, descent *d)
+{
+    hn_hyperflow *r = e->r;
+    for (int64_t k = 0; k < r->n_train; k++) {
+        hn_hf_bench b = {0};
+        runner x = {0};
+        hn_status st = hn_hf_bench_open(r, &r->domain[k], HN_HF_TRAIN, HN_HF_TRAIN, &b);
+        if (st == HN_OK) st = runner_open(e, &b, true, &x);
+        if (st == HN_OK) st = domain_tasks(&x, t, k, d);
+        runner_close(&x);
+        hn_hf_bench_close(&b);
+        HN_TRY(st);
+    }
+    return d->n > 0 ? HN_OK : HN_FAIL(HN_ERR_ARG, "no trajectory that begins at the backbone");
+}
+
+static json_t *means(const double *sum, int64_t points, int64_t n, bool times, bool *ok)
+{
+    json_t *list = json_array();
+    for (int64_t k = 0; k < points; k++) {
+        const double v = times ? (double)k / (double)(points - 1) : sum[k] / (double)n;
+        *ok = json_array_append_new(list, json_real(v)) == 0 && *ok;
+    }
+    return list;
+}
+
+static double least_of(const double *v, int64_t n)
+{
+    double least = v[0];
+    for (int64_t i = 1; i < n; i++) least = v[i] < least ? v[i] : least;
+    return least;
+}
+
+static hn_status save_descent(const hn_hf_eval *e, const descent *d, int64_t knots,
+                              const char *settings, const char *path)
+{
+    char label[HN_HF_LABEL];
+    bool ok = true;
+    const double n = (double)d->n, drop = (d->loss[0] - least_of(d->loss, TIMES + 1)) / n,
+                 tuning = (d->tuning[0] - d->tuning[knots - 1]) / n;
+    hn_hf_label(e->r, "hyperflow", label);
+    json_t *o = json_pack("{s:i, s:s, s:s, s:I, s:f, s:f, s:f}", "format", HN_HYPERFLOW_FORMAT,
+                          "method", label, "settings", settings, "episodes", (json_int_t)d->n,
+                          "drop", drop, "tuning_drop", tuning, "share",
+                          tuning > 0 ? drop / tuning : 0.0);
+    const struct {
+        const char *key;
+        const double *sum;
+        int64_t points;
+        bool times;
+    } lists[] = {{"times", d->loss, TIMES + 1, true},
+                 {"losses", d->loss, TIMES + 1, false},
+                 {"tuning_times", d->tuning, knots, true},
+                 {"tuning_losses", d->tuning, knots, false}};
+    for (size_t i = 0; i < sizeof lists / sizeof *lists; i++)
+        ok = json_object_set_new(
+                 o, lists[i].key,
+                 means(lists[i].sum, lists[i].points, d->n, lists[i].times, &ok)) == 0 &&
+             ok;
+    const hn_status st =
+        o && ok ? hn_json_save(path, o, false) : HN_FAIL(HN_ERR_MEMORY, "no memory for %s", path);
+    json_decref(o);
+    return st;
+}
+
+static hn_status make_descent(hn_hf_eval *e, const char *settings, const char *path)
+{
+    hn_trajectories t = {0};
+    char *file = NULL;
+    descent d = {0};
+    HN_TRY(hn_hyperflow_path(e->r, "trajectories.bin", &file));
+    hn_status st = hn_trajectories_open(file, &t);
+    if (st == HN_OK) {
+        d.tuning = hn_calloc((size_t)t.head.knots, sizeof *d.tuning);
+        st = d.tuning ? all_tasks(e, &t, &d) : HN_FAIL(HN_ERR_MEMORY, "knots");
+    }
+    if (st == HN_OK) st = save_descent(e, &d, t.head.knots, settings, path);
+    hn_trajectories_close(&t);
+    hn_free(d.tuning);
+    hn_free(file);
+    return st;
+}
+
+hn_status hn_hf_descent(hn_hf_eval *e)
+{
+    char label[HN_HF_LABEL], *path = NULL;
+    bool there = false;
+    const hn_hyperflow_config *c = e->r->c;
+    hn_hf_label(e->r, "descent", label);
+    char *settings = hn_asprintf("integration: %s %" PRId64 "\ndrift: %s", c->integrator,
+                                 c->integration_steps, hn_hf_drift_digest(e->drift));
+    hn_status st = settings ? hn_hf_cell_path(e->r, label, NULL, &path)
+                            : HN_FAIL(HN_ERR_MEMORY, "no memory for settings");
+    if (st == HN_OK) st = hn_hf_cell_there(path, settings, &there);
+    if (st == HN_OK && !there) st = make_descent(e, settings, path);
+    hn_free(path);
+    hn_free(settings);
     return st;
 }

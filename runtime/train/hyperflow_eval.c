@@ -284,7 +284,7 @@ static hn_status eval(hn_hyperflow *r)
 hn_status hn_hyperflow_eval(const hn_verb_call *c)
 {
     hn_hyperflow r;
-    hn_status st = hn_hyperflow_open(c, &r);
+    hn_status st = hn_hyperflow_open(c, true, &r);
     if (st == HN_OK) {
         hn_signals_watch();
         st = eval(&r);

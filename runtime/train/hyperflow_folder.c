@@ -45,12 +45,13 @@ static hn_status index_check(const hn_hyperflow *r, const char *where, const cha
         const char *key, *value, *what;
     } facts[] = {{"base_model", r->base_digest, "base model"},
                  {"data", data, "data or class split"}};
+    const size_t n = r->n_domains > 0 ? 2 : 1; /* without the images only the base */
     const char *settings = NULL;
     int64_t version = 0;
     HN_TRY(hn_json_get_i64(r->index, "format", where, 1, HN_HYPERFLOW_FORMAT, true, &version));
     HN_TRY(hn_json_get_text(have, "settings", where, true, &settings));
     HN_TRY(hn_run_settings_same(where, settings, r->settings));
-    for (size_t i = 0; i < sizeof facts / sizeof *facts; i++) {
+    for (size_t i = 0; i < n; i++) {
         const char *value;
         HN_TRY(hn_json_get_text(have, facts[i].key, where, true, &value));
         if (strcmp(value, facts[i].value) != 0)

@@ -154,7 +154,7 @@ static hn_status prepare(maker *m, const hn_hf_bench *b, const hn_few_shot_tuner
 
 static void show(maker *m)
 {
-    char detail[64];
+    char detail[HN_HYPERFLOW_NAME + 64];
     snprintf(detail, sizeof detail, "%s  loss %.4f to %.4f", m->r->domain[m->domain].name,
              m->loss_first / (double)m->seen, m->loss_last / (double)m->seen);
     hn_progress_update(&m->r->progress, m->done, m->seen * m->r->c->tune_steps, detail);
@@ -394,7 +394,7 @@ static hn_status generate(hn_hyperflow *r)
 hn_status hn_hyperflow_generate(const hn_verb_call *c)
 {
     hn_hyperflow r;
-    hn_status st = hn_hyperflow_open(c, &r);
+    hn_status st = hn_hyperflow_open(c, true, &r);
     if (st == HN_OK) {
         hn_signals_watch();
         st = generate(&r);

@@ -51,7 +51,7 @@ static hn_status check_files(const hn_hyperflow *r)
     return st;
 }
 
-hn_status hn_hyperflow_open(const hn_verb_call *call, hn_hyperflow *r)
+hn_status hn_hyperflow_open(const hn_verb_call *call, bool domains, hn_hyperflow *r)
 {
     *r = (hn_hyperflow){.c = call->config, .call = call, .log = call->log, .to = call->to};
     HN_TRY(hn_hyperflow_check_options(call));
@@ -62,7 +62,7 @@ hn_status hn_hyperflow_open(const hn_verb_call *call, hn_hyperflow *r)
     HN_TRY(hn_theta_make(&r->model.vision,
                          strcmp(r->c->adapted, "qv") == 0 ? HN_THETA_QV : HN_THETA_BIASES,
                          &r->theta));
-    HN_TRY(hn_hyperflow_domains(r));
+    if (domains) HN_TRY(hn_hyperflow_domains(r));
     HN_TRY(hn_device_open(r->c->device, &r->device));
     hn_info(&r->log, "device: %s", hn_device_text(r->device));
     return HN_OK;

@@ -458,7 +458,7 @@ hn_status hn_hyperflow_write_results(const hn_hyperflow *r)
 hn_status hn_hyperflow_report(const hn_verb_call *c)
 {
     hn_hyperflow r;
-    hn_status st = hn_hyperflow_open(c, &r);
+    hn_status st = hn_hyperflow_open(c, false, &r);
     if (st == HN_OK) st = hn_hyperflow_folder_read(&r, true);
     if (st == HN_OK) st = hn_hyperflow_write_results(&r);
     hn_hyperflow_close(&r);
