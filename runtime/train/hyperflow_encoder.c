@@ -289,7 +289,9 @@ static hn_status open_named(const hn_hyperflow *r, const hn_hf_encoder *from, hn
     HN_TRY(hn_model_open_as(&o, &r->log, m));
     if (m->kind != HN_MODEL_CLASSIFIER)
         return HN_FAIL(HN_ERR_ARG, "--encoder %s: a decoder; it reads images", path);
-    const hn_vision_override sizes = {.image = from->image};
+    const bool fresh = m->dir == NULL; /* it may have any number of channels */
+    const hn_vision_override sizes = {.image = from->image,
+                                      .channels = fresh ? r->model.vision.channels : 0};
     HN_TRY(hn_model_override(m, &sizes, false));
     if (m->vision.channels != r->model.vision.channels)
         return HN_FAIL(HN_ERR_ARG,
