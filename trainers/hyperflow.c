@@ -105,7 +105,20 @@ static const hn_option machine_rows[] = {
 };
 /* clang-format on */
 
-enum { RUN, NAME, EXPORT, ADAPT, TRAIN, INTEGRATION, EVAL, GENERATE, CALL, STOP, MACHINE, N_GROUPS };
+enum {
+    RUN,
+    NAME,
+    EXPORT,
+    ADAPT,
+    TRAIN,
+    INTEGRATION,
+    EVAL,
+    GENERATE,
+    CALL,
+    STOP,
+    MACHINE,
+    N_GROUPS
+};
 #define BIT(group) (1u << (group))
 enum {
     ALL = BIT(GENERATE) | BIT(MACHINE), /* what every verb has */

@@ -48,7 +48,8 @@ typedef struct {
     double held_images;
     /* episodes */
     const char *protocol;
-    int64_t way, way_most, shot, shot_most, query, max_support, max_query, test_episodes, valid_episodes;
+    int64_t way, way_most, shot, shot_most, query, max_support, max_query, test_episodes,
+        valid_episodes;
     /* fine-tuning */
     int64_t tune_steps, at_once, lora_rank;
     hn_text_list rates, full_rates;

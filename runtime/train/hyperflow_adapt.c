@@ -25,9 +25,9 @@ typedef struct {
     hn_image_set *support_set;
     int32_t *support, *label, *query, *query_label; /* owned; query_label NULL: not known */
     int64_t n_support, n_query, ways;
-    char **query_name;             /* [n_query] names of files; NULL of an episode */
-    const char **class_name;       /* [ways] */
-    char *what;                    /* for the delta's metadata */
+    char **query_name;       /* [n_query] names of files; NULL of an episode */
+    const char **class_name; /* [ways] */
+    char *what;              /* for the delta's metadata */
     hn_adaptor *adaptor;
     float *theta;
     int32_t *prediction;
@@ -58,8 +58,9 @@ static hn_status check_classes(const char *dir, const hn_image_set *s)
 {
     const hn_images *v = hn_image_set_view(s);
     if (v->n_classes < 2)
-        return HN_FAIL(HN_ERR_ARG, "--support %s: one class only, '%s'; at least two are told apart",
-                       dir, v->class_name[0]);
+        return HN_FAIL(HN_ERR_ARG,
+                       "--support %s: one class only, '%s'; at least two are told apart", dir,
+                       v->class_name[0]);
     if (v->n_classes > MOST_CLASSES)
         return HN_FAIL(HN_ERR_ARG, "--support %s: %d classes, at most %d", dir, (int)v->n_classes,
                        MOST_CLASSES);
@@ -102,9 +103,8 @@ static hn_status check_folders(const char *dir)
 static hn_status read_support(adapting *a)
 {
     const hn_hyperflow *r = a->r;
-    hn_image_options o = {.data = r->c->support,
-                          .kind = HN_IMAGES_FOLDER,
-                          .channels = (int)r->model.vision.channels};
+    hn_image_options o = {
+        .data = r->c->support, .kind = HN_IMAGES_FOLDER, .channels = (int)r->model.vision.channels};
     HN_TRY(check_folders(o.data));
     hn_status st = hn_image_sets_open(&o, &a->support_set, NULL);
     if (st == HN_ERR_SHAPE) { /* of several sizes: squares of the side that the backbone reads */

@@ -23,8 +23,7 @@ hn_status hn_hf_cell_there(const char *path, const char *settings, bool *there)
     *there = false;
     if (!hn_is_file(path)) return HN_OK;
     HN_TRY(hn_json_load(path, &cell));
-    hn_status st =
-        hn_json_get_i64(cell, "format", path, 1, HN_HYPERFLOW_FORMAT, true, &version);
+    hn_status st = hn_json_get_i64(cell, "format", path, 1, HN_HYPERFLOW_FORMAT, true, &version);
     if (st == HN_OK) st = hn_json_get_text(cell, "settings", path, true, &then);
     if (st == HN_OK) st = hn_run_settings_same(path, then, settings);
     *there = st == HN_OK;
@@ -83,8 +82,8 @@ hn_status hn_hf_cell_save(const char *path, const hn_hf_cell *c)
     set(o, "flops", json_real(c->flops), &ok);
     set(o, "device", json_string(c->device), &ok);
     set(o, "accuracy", numbers(c->accuracy, c->episodes, &ok), &ok);
-    const hn_status st = ok ? hn_json_save(path, o, false)
-                            : HN_FAIL(HN_ERR_MEMORY, "no memory for %s", path);
+    const hn_status st =
+        ok ? hn_json_save(path, o, false) : HN_FAIL(HN_ERR_MEMORY, "no memory for %s", path);
     json_decref(o);
     return st;
 }

@@ -128,7 +128,9 @@ static hn_status test_domains(hn_hyperflow *r)
         HN_TRY(target_part(&s, d, &t->part));
         t->domain = d - r->domain;
         snprintf(t->name, sizeof t->name, "%s%s", s.name,
-                 t->part == HN_HF_HELD ? "-held-out" : d->trains ? "-test" : "");
+                 t->part == HN_HF_HELD ? "-held-out"
+                 : d->trains           ? "-test"
+                                       : "");
         for (int64_t k = 0; k < r->n_targets; k++)
             if (is(r->target[k].name, t->name))
                 return HN_FAIL(HN_ERR_ARG, "--test-domains: %s is there twice", t->name);
@@ -243,7 +245,8 @@ static void keep_from(const hn_hyperflow *r, bool trains, const hn_images *v, ke
     }
 }
 
-/* At most so many images of a class; of a domain that does not train, some as validation classes. */
+/* At most so many images of a class; of a domain that does not train, some as validation classes.
+ */
 static hn_status keep(const hn_hyperflow *r, const hn_hf_domain *d, const both_sets *all,
                       kept_images *k)
 {

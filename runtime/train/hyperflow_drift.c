@@ -150,8 +150,8 @@ static hn_status features_of(hn_hyperflow *r, hn_hf_drift *d, const hn_hf_domain
 {
     float **f = &d->feature[domain - r->domain];
     if (*f == NULL) {
-        const size_t n = (size_t)(hn_image_set_view(domain->images)->count *
-                                  d->network.facts.config.features);
+        const size_t n =
+            (size_t)(hn_image_set_view(domain->images)->count * d->network.facts.config.features);
         *f = hn_malloc(n * sizeof **f);
         if (*f == NULL) return HN_FAIL(HN_ERR_MEMORY, "features of %s", domain->name);
         HN_TRY(hn_hyperflow_features(r, domain, *f));
@@ -265,8 +265,7 @@ static hn_status accuracies(runner *x, const hn_episode_sampler *s, int64_t tota
 {
     hn_status st = HN_OK;
     for (scores->first = 0; scores->first < total && st == HN_OK; scores->first += x->at_once) {
-        const int64_t n =
-            total - scores->first < x->at_once ? total - scores->first : x->at_once;
+        const int64_t n = total - scores->first < x->at_once ? total - scores->first : x->at_once;
         hn_episode *episode = NULL;
         HN_TRY(hn_hf_draw(s, &x->bench->sizes, scores->first, n, &episode));
         st = adapt(x, episode, n, stop);
@@ -415,8 +414,7 @@ static void biases_at(runner *x, const hn_trajectories *t, const int64_t *place,
         hn_trajectories_at(t, place[i], &one);
         const hn_f16 *knot = one.knot + k * count;
         for (int64_t j = 0; j < count; j++)
-            x->theta[i * count + j] =
-                x->drift->theta0[j] + one.facts.unit * hn_f16_to_f32(knot[j]);
+            x->theta[i * count + j] = x->drift->theta0[j] + one.facts.unit * hn_f16_to_f32(knot[j]);
     }
 }
 
@@ -505,10 +503,10 @@ static hn_status save_descent(const hn_hf_eval *e, const descent *d, int64_t kno
     const double n = (double)d->n, drop = (d->loss[0] - least_of(d->loss, TIMES + 1)) / n,
                  tuning = (d->tuning[0] - d->tuning[knots - 1]) / n;
     hn_hf_label(e->r, "hyperflow", label);
-    json_t *o = json_pack("{s:i, s:s, s:s, s:I, s:f, s:f, s:f}", "format", HN_HYPERFLOW_FORMAT,
-                          "method", label, "settings", settings, "episodes", (json_int_t)d->n,
-                          "drop", drop, "tuning_drop", tuning, "share",
-                          tuning > 0 ? drop / tuning : 0.0);
+    json_t *o =
+        json_pack("{s:i, s:s, s:s, s:I, s:f, s:f, s:f}", "format", HN_HYPERFLOW_FORMAT, "method",
+                  label, "settings", settings, "episodes", (json_int_t)d->n, "drop", drop,
+                  "tuning_drop", tuning, "share", tuning > 0 ? drop / tuning : 0.0);
     const struct {
         const char *key;
         const double *sum;
@@ -519,9 +517,9 @@ static hn_status save_descent(const hn_hf_eval *e, const descent *d, int64_t kno
                  {"tuning_times", d->tuning, knots, true},
                  {"tuning_losses", d->tuning, knots, false}};
     for (size_t i = 0; i < sizeof lists / sizeof *lists; i++)
-        ok = json_object_set_new(
-                 o, lists[i].key,
-                 means(lists[i].sum, lists[i].points, d->n, lists[i].times, &ok)) == 0 &&
+        ok = json_object_set_new(o, lists[i].key,
+                                 means(lists[i].sum, lists[i].points, d->n, lists[i].times, &ok)) ==
+                 0 &&
              ok;
     const hn_status st =
         o && ok ? hn_json_save(path, o, false) : HN_FAIL(HN_ERR_MEMORY, "no memory for %s", path);

@@ -66,9 +66,8 @@ static hn_status gather(const hn_hyperflow *r, int64_t side, hn_image_set **out)
         most += (size_t)hn_image_set_view(r->domain[i].images)->count;
     gathered g = {.pixel = hn_malloc(most * (size_t)(side * side * c)),
                   .label = hn_malloc(most * sizeof *g.label)};
-    hn_status st = g.pixel && g.label
-                       ? HN_OK
-                       : HN_FAIL(HN_ERR_MEMORY, "%zu images for the encoder", most);
+    hn_status st =
+        g.pixel && g.label ? HN_OK : HN_FAIL(HN_ERR_MEMORY, "%zu images for the encoder", most);
     for (int64_t i = 0; i < r->n_train && st == HN_OK; i++)
         st = gather_domain(&r->domain[i], side, &g);
     if (st == HN_OK) {
@@ -135,8 +134,8 @@ static hn_status read_epoch(encoder_run *e)
     HN_TRY(hn_ckpt_newest(e->state, &e->r->log, &dir, &done));
     if (dir == NULL) return HN_OK;
     char *path = hn_asprintf("%s/values.safetensors", dir);
-    hn_status st = path ? read_values(path, e->n, e->value)
-                        : HN_FAIL(HN_ERR_MEMORY, "no memory for a path");
+    hn_status st =
+        path ? read_values(path, e->n, e->value) : HN_FAIL(HN_ERR_MEMORY, "no memory for a path");
     if (st == HN_OK) st = hn_fed_client_set(e->client, e->value);
     if (st == HN_OK) e->done = done;
     hn_free(path);
@@ -218,8 +217,8 @@ static hn_status train_epochs(encoder_run *e)
         if (st == HN_OK) st = save_epoch(e);
         snprintf(detail, sizeof detail, "loss %.4f", (double)loss);
         if (st == HN_OK)
-            hn_progress_update(&r->progress, e->done,
-                               (here + 1) * hn_image_set_view(e->set)->count, detail);
+            hn_progress_update(&r->progress, e->done, (here + 1) * hn_image_set_view(e->set)->count,
+                               detail);
         r->stopped = hn_hyperflow_must_stop(r, 0);
     }
     hn_progress_end(&r->progress);
@@ -352,8 +351,9 @@ hn_status hn_hyperflow_encoder(hn_hyperflow *r)
 {
     const hn_hyperflow_config *c = r->c;
     const bool trained = hn_hf_encoder_is_trained(c);
-    const hn_hf_encoder given = {
-        .path = trained ? "" : c->encoder, .weights = c->encoder_weights, .image = c->encoder_image};
+    const hn_hf_encoder given = {.path = trained ? "" : c->encoder,
+                                 .weights = c->encoder_weights,
+                                 .image = c->encoder_image};
     char *dir = NULL;
     HN_TRY(hn_hyperflow_path(r, "encoder", &dir));
     const hn_status st = !trained || hn_is_folder(dir) ? HN_OK : make_encoder(r, dir);

@@ -31,8 +31,11 @@ static hn_tune_set set_of(const hn_hyperflow *r, const char *method)
     static const struct {
         const char *method;
         hn_tune_set set;
-    } sets[] = {{"direct", HN_TUNE_NONE}, {"head", HN_TUNE_HEAD}, {"ln", HN_TUNE_LN},
-                {"lora", HN_TUNE_LORA},   {"full", HN_TUNE_FULL}};
+    } sets[] = {{"direct", HN_TUNE_NONE},
+                {"head", HN_TUNE_HEAD},
+                {"ln", HN_TUNE_LN},
+                {"lora", HN_TUNE_LORA},
+                {"full", HN_TUNE_FULL}};
     for (size_t i = 0; i < sizeof sets / sizeof *sets; i++)
         if (is(sets[i].method, method)) return sets[i].set;
     return hn_hf_theta_set(r); /* bias */
@@ -64,10 +67,10 @@ static hn_status test_episodes(const hn_hf_eval *e, hn_few_shot_tuner *t, double
         hn_episode *episode = NULL;
         st = hn_hf_draw(e->bench.main, &e->bench.sizes, s->first, n, &episode);
         for (int64_t i = 0; i < n; i++)
-            task[i] = (hn_few_shot_task){
-                .episode = &episode[i],
-                .lr = lr,
-                .seed = hn_hf_seed(r, e->target->name, "test", 0, s->first + i)};
+            task[i] =
+                (hn_few_shot_task){.episode = &episode[i],
+                                   .lr = lr,
+                                   .seed = hn_hf_seed(r, e->target->name, "test", 0, s->first + i)};
         if (st == HN_OK) st = hn_few_shot_tune(t, task, n, hn_hf_take_accuracy, s);
         hn_hf_episodes_free(episode, n);
         if (st == HN_OK) hn_hf_eval_show(e, s->first + n);
@@ -140,8 +143,7 @@ void hn_hf_label(const hn_hyperflow *r, const char *method, char label[HN_HF_LAB
     if (!is(c->drift, "drift"))
         at += (size_t)snprintf(label + at, HN_HF_LABEL - at, "@%.40s", c->drift);
     if ((!is(c->integrator, "euler") || c->integration_steps != 10) && at < HN_HF_LABEL)
-        snprintf(label + at, HN_HF_LABEL - at, "@%s%" PRId64, c->integrator,
-                 c->integration_steps);
+        snprintf(label + at, HN_HF_LABEL - at, "@%s%" PRId64, c->integrator, c->integration_steps);
 }
 
 static hn_status measure(hn_hf_eval *e, const char *method, const char *path, const char *settings)

@@ -120,8 +120,7 @@ static hn_status write_file(packing *k)
                                        {"scale", k->text[3]}};
     HN_TRY(hn_st_save(r->c->to, k->entry, k->n, metadata, sizeof metadata / sizeof *metadata,
                       &bytes, NULL));
-    fprintf(r->to, "%s: %" PRId64 " tensors, %.1f MiB\n", r->c->to, k->n,
-            (double)bytes / 0x1p20);
+    fprintf(r->to, "%s: %" PRId64 " tensors, %.1f MiB\n", r->c->to, k->n, (double)bytes / 0x1p20);
     return HN_OK;
 }
 

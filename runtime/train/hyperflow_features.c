@@ -132,8 +132,7 @@ hn_status hn_hyperflow_features(hn_hyperflow *r, const hn_hf_domain *d, float *o
     HN_TRY(hn_hyperflow_path(r, "features", &dir));
     char *path = hn_asprintf("%s/%s.safetensors", dir, d->name);
     hn_status st = path ? hn_make_dirs(dir) : HN_FAIL(HN_ERR_MEMORY, "no memory for a path");
-    if (st == HN_OK)
-        st = load_or_make(r, d, path, hn_vision_width(&r->encoder.vision), out);
+    if (st == HN_OK) st = load_or_make(r, d, path, hn_vision_width(&r->encoder.vision), out);
     hn_free(path);
     hn_free(dir);
     return st;

@@ -19,8 +19,8 @@ static hn_status data_digest(const hn_hyperflow *r, char hex[HN_SHA256_HEX])
 {
     char *all = hn_strdup("");
     for (int64_t i = 0; all != NULL && i < r->n_train; i++) {
-        char *longer = hn_asprintf(
-            "%s%s\n", all, hn_episode_source_digest(r->domain[i].source[HN_HF_TRAIN]));
+        char *longer =
+            hn_asprintf("%s%s\n", all, hn_episode_source_digest(r->domain[i].source[HN_HF_TRAIN]));
         hn_free(all);
         all = longer;
     }
@@ -63,9 +63,9 @@ static hn_status index_check(const hn_hyperflow *r, const char *where, const cha
 
 static hn_status make_settings(hn_hyperflow *r)
 {
-    static const char *const free_keys[] = {"model",        "weights", "data",   "test-domains",
-                                            "held-images",  "budget",  "device", "executor",
-                                            "threads"};
+    static const char *const free_keys[] = {"model",        "weights",     "data",
+                                            "test-domains", "held-images", "budget",
+                                            "device",       "executor",    "threads"};
     return hn_run_settings(r->call->yaml, free_keys, sizeof free_keys / sizeof *free_keys,
                            &r->settings);
 }

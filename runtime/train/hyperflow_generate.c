@@ -42,8 +42,8 @@ static hn_status rate_keep(const char *path, json_t *rates, const char *domain,
     json_t *tried = json_array(), *one = json_object();
     bool ok = tried && one;
     for (int i = 0; ok && i < c->n; i++)
-        ok = json_array_append_new(
-                 tried, json_pack("{s:f, s:f}", "lr", c->value[i], "accuracy", c->accuracy[i])) == 0;
+        ok = json_array_append_new(tried, json_pack("{s:f, s:f}", "lr", c->value[i], "accuracy",
+                                                    c->accuracy[i])) == 0;
     ok = json_object_set_new(one, "lr", json_real(c->value[c->best])) == 0 && ok;
     ok = json_object_set_new(one, "tried", tried) == 0 && ok;
     ok = json_object_set_new(rates, domain, one) == 0 && ok;
@@ -95,15 +95,15 @@ static hn_status choose_rates(hn_hyperflow *r, double *lr)
 typedef struct {
     hn_hyperflow *r;
     hn_trajectory_writer *writer;
-    double *lr;          /* [n_train] */
-    const float *sigma;  /* [tokens]; NULL: of the first starts, which have no noise */
-    int64_t next;        /* first record that may be missing */
-    int64_t done, here;  /* records that are there; batches of this call */
+    double *lr;         /* [n_train] */
+    const float *sigma; /* [tokens]; NULL: of the first starts, which have no noise */
+    int64_t next;       /* first record that may be missing */
+    int64_t done, here; /* records that are there; batches of this call */
     /* of the batch at hand */
     int64_t domain, init, first, n;
-    hn_episode *episode;    /* [at_once] */
-    hn_few_shot_task *task; /* the same */
-    float *start;           /* [at_once D] */
+    hn_episode *episode;          /* [at_once] */
+    hn_few_shot_task *task;       /* the same */
+    float *start;                 /* [at_once D] */
     double loss_first, loss_last; /* sums of this call, for the line of progress */
     int64_t seen;
 } maker;
@@ -128,7 +128,8 @@ static hn_status take(void *context, int64_t i, const hn_few_shot_result *t)
     m->loss_first += t->loss_first;
     m->loss_last += t->loss_last;
     m->seen++;
-    return hn_trajectory_put(m->writer, m->first + i, &facts, e->support, e->support_label, t->knot);
+    return hn_trajectory_put(m->writer, m->first + i, &facts, e->support, e->support_label,
+                             t->knot);
 }
 
 /* Task i of a batch is record first + i. */
@@ -136,8 +137,7 @@ static hn_status prepare(maker *m, const hn_hf_bench *b, const hn_few_shot_tuner
 {
     const hn_hyperflow *r = m->r;
     const int64_t count = r->theta.count, episodes = hn_hf_episodes(r);
-    const int64_t number =
-        m->first + i - m->init * episodes - hn_hf_first_episode(r, m->domain);
+    const int64_t number = m->first + i - m->init * episodes - hn_hf_first_episode(r, m->domain);
     HN_TRY(hn_episode_draw(b->main, number, &m->episode[i]));
     float *start = m->start + i * count;
     m->task[i] = (hn_few_shot_task){
@@ -146,7 +146,8 @@ static hn_status prepare(maker *m, const hn_hf_bench *b, const hn_few_shot_tuner
         .seed = hn_hf_seed(r, r->domain[m->domain].name, "trajectory", m->init, number)};
     if (m->init == 0) return HN_OK;
     memcpy(start, hn_few_shot_tuner_theta0(t), (size_t)count * sizeof *start);
-    hn_theta_add_noise(&r->theta, hn_hf_seed(r, r->domain[m->domain].name, "start", m->init, number),
+    hn_theta_add_noise(&r->theta,
+                       hn_hf_seed(r, r->domain[m->domain].name, "start", m->init, number),
                        (float)r->c->noise, m->sigma, start);
     m->task[i].theta = start;
     return HN_OK;
@@ -229,7 +230,8 @@ static hn_status run_domain(maker *m)
     const int64_t base = m->init * hn_hf_episodes(r);
     const int64_t end = base + hn_hf_first_episode(r, m->domain + 1);
     hn_hf_bench b = {0};
-    HN_TRY(hn_trajectory_writer_next(m->writer, base + hn_hf_first_episode(r, m->domain), &m->next));
+    HN_TRY(
+        hn_trajectory_writer_next(m->writer, base + hn_hf_first_episode(r, m->domain), &m->next));
     if (m->next >= end) return HN_OK; /* nothing is missing */
     hn_status st = hn_hf_bench_open(r, &r->domain[m->domain], HN_HF_TRAIN, HN_HF_TRAIN, &b);
     if (st == HN_OK) st = with_tuner(m, &b, end);
@@ -366,7 +368,8 @@ static hn_status run_all(hn_hyperflow *r, const hn_trajectory_head *h, const cha
                 "--out %s --resume auto\n",
                 m.done, h->records, r->out, r->out);
     else if (st == HN_OK)
-        fprintf(r->to, "trajectories: %s (%" PRId64 ")\ntrain:        hone-hyperflow train --run %s\n",
+        fprintf(r->to,
+                "trajectories: %s (%" PRId64 ")\ntrain:        hone-hyperflow train --run %s\n",
                 path, h->records, r->out);
     return st;
 }

@@ -24,13 +24,7 @@ enum {
 /* What a domain's classes, or images, are for. Of a domain of training: classes of its split, those
  * of --hold-out apart. Of another one: TEST is all of them with most of their images, VALID the
  * same classes with the others: as classes of their own, behind those of TEST. */
-typedef enum {
-    HN_HF_TRAIN,
-    HN_HF_VALID,
-    HN_HF_TEST,
-    HN_HF_HELD,
-    HN_HF_PARTS
-} hn_hf_part;
+typedef enum { HN_HF_TRAIN, HN_HF_VALID, HN_HF_TEST, HN_HF_HELD, HN_HF_PARTS } hn_hf_part;
 const char *hn_hf_part_name(hn_hf_part p); /* "train", "valid", "test", "held-out" */
 
 typedef struct {
@@ -38,7 +32,7 @@ typedef struct {
     char *path;
     bool trains; /* it is one of --train-domains */
     hn_image_set *images;
-    hn_class_groups groups;               /* n 0: none */
+    hn_class_groups groups;                 /* n 0: none */
     hn_episode_source *source[HN_HF_PARTS]; /* NULL: no class */
 } hn_hf_domain;
 
@@ -58,7 +52,7 @@ typedef struct {
     hn_device *device;
     hn_model model;
     const char *base_digest;
-    hn_theta theta; /* what is adapted */
+    hn_theta theta;   /* what is adapted */
     hn_model encoder; /* once a stage wants it */
     const char *encoder_digest;
     hn_hf_domain *domain; /* those of training first */
@@ -106,7 +100,8 @@ typedef struct {
 } hn_hf_encoder;
 bool hn_hf_encoder_is_trained(const hn_hyperflow_config *c); /* by train's options, here */
 HN_NODISCARD hn_status hn_hyperflow_encoder_open(hn_hyperflow *r, const hn_hf_encoder *from);
-/* By train's options. r->encoder: opened, after it was trained where it has to be. r->stopped: asked to stop. */
+/* By train's options. r->encoder: opened, after it was trained where it has to be. r->stopped:
+ * asked to stop. */
 HN_NODISCARD hn_status hn_hyperflow_encoder(hn_hyperflow *r);
 
 /* ---- hyperflow_features.c ---- */

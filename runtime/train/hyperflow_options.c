@@ -66,8 +66,8 @@ static const char *episode_reason(const hn_hyperflow_config *c, const char *opti
 static const char *encoder_reason(const hn_hyperflow_config *c, const char *option)
 {
     const bool folder = hn_is_folder(c->encoder);
-    const bool trains = is(option, "encoder-epochs") || is(option, "encoder-batch") ||
-                        is(option, "encoder-lr");
+    const bool trains =
+        is(option, "encoder-epochs") || is(option, "encoder-batch") || is(option, "encoder-lr");
     if (is(option, "encoder-weights") && folder) return "the folder of --encoder has its weights";
     if (trains && (folder || set(c->encoder_weights)))
         return "an encoder that has weights is not trained";
@@ -88,10 +88,11 @@ const char *hn_hyperflow_reason(const hn_hyperflow_config *c, const char *option
 
 static hn_status check_given(const hn_verb_call *call)
 {
-    static const char *const names[] = {"noise",          "way",        "way-most",    "shot",
-                                        "shot-most",      "query-shot", "max-support", "max-query",
-                                        "encoder-epochs", "encoder-lr", "encoder-batch",
-                                        "encoder-weights", "query",     "episode"};
+    static const char *const names[] = {"noise",       "way",           "way-most",
+                                        "shot",        "shot-most",     "query-shot",
+                                        "max-support", "max-query",     "encoder-epochs",
+                                        "encoder-lr",  "encoder-batch", "encoder-weights",
+                                        "query",       "episode"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         if (!hn_options_given(call->given, names[i])) continue;
         const char *reason = hn_hyperflow_reason(call->config, names[i]);

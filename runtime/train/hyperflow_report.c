@@ -269,8 +269,8 @@ static hn_status save_json(const hn_hyperflow *r, const results *s)
     set(o, "cells", cells, &ok);
     set(o, "summary", summary_json(s, &ok), &ok);
     set(o, "descent", descent, &ok);
-    const hn_status st = ok ? hn_json_save(path, o, false)
-                            : HN_FAIL(HN_ERR_MEMORY, "no memory for result.json");
+    const hn_status st =
+        ok ? hn_json_save(path, o, false) : HN_FAIL(HN_ERR_MEMORY, "no memory for result.json");
     json_decref(o);
     hn_free(path);
     return st;
@@ -307,8 +307,9 @@ static hn_status draw(text_file *t, const hn_hyperflow *r, const char *name)
 
 static void begin_picture(FILE *f, const hn_hyperflow *r, const char *png, int width)
 {
-    fprintf(f, "set terminal pngcairo size %d,520 font 'sans,11' background rgb 'white'\n"
-               "set output '",
+    fprintf(f,
+            "set terminal pngcairo size %d,520 font 'sans,11' background rgb 'white'\n"
+            "set output '",
             width);
     hn_plot_text(f, r->out);
     fprintf(f, "/%s'\nset border lc rgb '#555555'\nset grid y lc rgb '#dddddd'\n", png);
@@ -416,8 +417,7 @@ static void print_summary(const results *s, FILE *to)
         for (int64_t i = 0; i < s->n_methods; i++) {
             const summary m = summarize(s, s->method[i], side == 0);
             if (m.domains == 0) continue;
-            fprintf(to,
-                    "%-9s %-24s %6.2f %% over %" PRId64 "; to direct %+5.2f +- %.2f (paired)\n",
+            fprintf(to, "%-9s %-24s %6.2f %% over %" PRId64 "; to direct %+5.2f +- %.2f (paired)\n",
                     side == 0 ? "in" : "out", s->method[i], 100 * m.mean, m.domains,
                     100 * m.difference, 100 * m.ci95);
         }

@@ -49,13 +49,13 @@ static hn_status open_file(teacher *t)
     const hn_hyperflow *r = t->r;
     char *path = NULL;
     HN_TRY(hn_hyperflow_path(r, "trajectories.bin", &path));
-    hn_status st = hn_is_file(path)
-                       ? hn_trajectories_open(path, &t->file)
-                       : HN_FAIL(HN_ERR_ARG, "%s: not there: hone-hyperflow generate makes it",
-                                 path);
+    hn_status st =
+        hn_is_file(path)
+            ? hn_trajectories_open(path, &t->file)
+            : HN_FAIL(HN_ERR_ARG, "%s: not there: hone-hyperflow generate makes it", path);
     const hn_trajectory_head *h = &t->file.head;
-    if (st == HN_OK && (strcmp(h->layout, r->theta.digest) != 0 ||
-                        strcmp(h->backbone, r->base_digest) != 0))
+    if (st == HN_OK &&
+        (strcmp(h->layout, r->theta.digest) != 0 || strcmp(h->backbone, r->base_digest) != 0))
         st = HN_FAIL(HN_ERR_ARG, "%s: trajectories of another backbone or other biases", path);
     if (st == HN_OK && t->file.n < h->records)
         st = HN_FAIL(HN_ERR_ARG,
@@ -147,10 +147,10 @@ static hn_status save_encoder(const teacher *t)
     const hn_hyperflow_config *c = t->r->c;
     const bool trained = hn_hf_encoder_is_trained(c);
     char *path = hn_asprintf("%s/encoder.json", t->out);
-    json_t *o = json_pack("{s:s, s:s, s:I, s:s}", "path", trained ? "" : c->encoder, "weights",
-                          trained ? "" : c->encoder_weights, "image",
-                          (json_int_t)(trained ? 0 : c->encoder_image), "digest",
-                          t->r->encoder_digest);
+    json_t *o =
+        json_pack("{s:s, s:s, s:I, s:s}", "path", trained ? "" : c->encoder, "weights",
+                  trained ? "" : c->encoder_weights, "image",
+                  (json_int_t)(trained ? 0 : c->encoder_image), "digest", t->r->encoder_digest);
     const hn_status st = path && o ? hn_json_save(path, o, false)
                                    : HN_FAIL(HN_ERR_MEMORY, "no memory for encoder.json");
     json_decref(o);

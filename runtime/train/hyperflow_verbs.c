@@ -18,8 +18,7 @@ static hn_status print_part(const hn_hyperflow *r, const hn_hf_domain *d, hn_hf_
     if (d->source[part] == NULL) return HN_OK;
     HN_TRY(hn_hyperflow_sampler(r, d, part, &s));
     const hn_episode_sizes z = hn_episode_sampler_sizes(s);
-    fprintf(r->to,
-            "  %-9s %4d classes   %s   (rows: support %" PRId64 ", query %" PRId64 ")\n",
+    fprintf(r->to, "  %-9s %4d classes   %s   (rows: support %" PRId64 ", query %" PRId64 ")\n",
             hn_hf_part_name(part), (int)hn_episode_source_classes(d->source[part], &classes),
             hn_episode_sampler_text(s), z.support, z.query);
     hn_episode_sampler_free(s);
@@ -31,8 +30,8 @@ static hn_status print_domains(const hn_hyperflow *r)
     for (int64_t i = 0; i < r->n_domains; i++) {
         const hn_hf_domain *d = &r->domain[i];
         const hn_images *v = hn_image_set_view(d->images);
-        fprintf(r->to, "%s: %" PRId64 " images of %" PRId64 " x %" PRId64 "%s\n", d->name,
-                v->count, v->h, v->w, d->trains ? ", trained on" : "");
+        fprintf(r->to, "%s: %" PRId64 " images of %" PRId64 " x %" PRId64 "%s\n", d->name, v->count,
+                v->h, v->w, d->trains ? ", trained on" : "");
         for (int p = 0; p < HN_HF_PARTS; p++) HN_TRY(print_part(r, d, (hn_hf_part)p));
     }
     return HN_OK;
@@ -51,8 +50,7 @@ static hn_status print_work(const hn_hyperflow *r)
     fprintf(r->to,
             "generate: %" PRId64 " trajectories (%" PRId64 " episodes, %" PRId64
             " starts), %" PRId64 " steps each; %.3f GiB on disk\n",
-            h.records, hn_hf_episodes(r), c->inits, c->tune_steps,
-            (double)bytes.file_bytes / gib);
+            h.records, hn_hf_episodes(r), c->inits, c->tune_steps, (double)bytes.file_bytes / gib);
     fprintf(r->to, "train: %" PRId64 " steps of %" PRId64 " support sets at %" PRId64 " points\n",
             c->iterations, c->drift_batch, c->times);
     fprintf(r->to,
@@ -76,19 +74,22 @@ hn_status hn_hyperflow_check(const hn_verb_call *c)
 
 typedef struct {
     hn_hf_bench bench;
-    hn_adaptor *adaptor;
+    hn_images few;                  /* as many images as an episode has: others need not be there */
+    hn_adaptor *adaptor, *whole;    /* to the biases; to the predictions */
     hn_few_shot_tuner *full, *bias; /* one episode at a time; those of the trajectories */
 } planned;
 
 static void planned_free(planned *p)
 {
     hn_adaptor_free(p->adaptor);
+    hn_adaptor_free(p->whole);
     hn_few_shot_tuner_free(p->full);
     hn_few_shot_tuner_free(p->bias);
     hn_hf_bench_close(&p->bench);
 }
 
-static hn_status plan_adaptor(hn_hyperflow *r, planned *p)
+static hn_status plan_adaptor(const hn_hyperflow *r, const planned *p, bool classifies,
+                              hn_adaptor **out)
 {
     const hn_drift_config drift = hn_hf_drift_config(r);
     const hn_adaptor_options o = {.device = r->device,
@@ -99,67 +100,80 @@ static hn_status plan_adaptor(hn_hyperflow *r, planned *p)
                                   .episodes = 1,
                                   .support = p->bench.sizes.support,
                                   .encoder = &r->encoder.vision,
-                                  .backbone = &r->model.vision,
+                                  .backbone = classifies ? &r->model.vision : NULL,
                                   .theta = &r->theta,
-                                  .queries = p->bench.sizes.query,
-                                  .ways = p->bench.sizes.way,
+                                  .queries = classifies ? p->bench.sizes.query : 0,
+                                  .ways = classifies ? p->bench.sizes.way : 0,
                                   .scale = (float)r->c->scale,
                                   .offset = (float)r->c->offset,
-                                  .images = hn_image_set_view(p->bench.domain->images),
+                                  .images = &p->few,
                                   .dtype = r->model.dtype};
-    return hn_adaptor_new(&o, &p->adaptor);
+    return hn_adaptor_new(&o, out);
 }
 
 static hn_status plan_tuners(hn_hyperflow *r, planned *p)
 {
     hn_few_shot_tune_options o = hn_hf_tune_options(r, &p->bench, HN_TUNE_FULL);
     o.at_once = 1;
+    o.queries = 0;
+    o.images = &p->few;
     HN_TRY(hn_few_shot_tuner_new(&o, &p->full));
     o = hn_hf_tune_options(r, &p->bench, hn_hf_theta_set(r));
     return hn_few_shot_tuner_new(&o, &p->bias);
 }
 
-/* Of the engines in question without the images, which lie there in any case. */
-static double adaptor_bytes(const planned *p)
+static double adaptor_bytes(const hn_adaptor *a)
 {
     hn_plan_sizes s = {0};
-    hn_plan_sizes_of(hn_engine_program(hn_adaptor_engine(p->adaptor)), &s);
+    hn_plan_sizes_of(hn_engine_program(hn_adaptor_engine(a)), &s);
     return (double)s.total_bytes;
 }
 
 static void print_cost(const hn_hyperflow *r, const planned *p)
 {
-    const hn_adaptor_cost f = hn_adaptor_flops(p->adaptor);
+    const hn_adaptor_cost f = hn_adaptor_flops(p->whole);
     const hn_episode_sizes *z = &p->bench.sizes;
-    const double image = f.backbone / (double)(z->support + z->query);
+    const double image = f.backbone / (double)(z->support + z->query), adapt = f.encoder + f.drift;
     /* a step: support images twice, forward and twice as much backward */
     const double full = (double)(r->c->tune_steps * 2 * z->support) * 3 * image;
-    const double bytes = adaptor_bytes(p), most = (double)hn_few_shot_tuner_bytes(p->full);
+    const double bytes = adaptor_bytes(p->adaptor), most = (double)hn_few_shot_tuner_bytes(p->full);
     fprintf(r->to,
-            "an episode of %" PRId64 " support and %" PRId64 " query images:\n"
-            "  adaptation        %8.1f MiB planned (with encoder, drift network, backbone, images)\n"
-            "  full fine-tuning  %8.1f MiB, %" PRId64 " steps: adaptation takes %.1f %% of it\n"
+            "an episode of %" PRId64 " support and %" PRId64 " query images, %" PRId64
+            " steps of tuning, %" PRId64 " of integration (%s):\n",
+            z->support, z->query, r->c->tune_steps, r->c->integration_steps, r->c->integrator);
+    fprintf(
+        r->to,
+        "  adaptation        %10.1f MiB planned (encoder, drift network); with the backbone and "
+        "the queries %.1f\n"
+        "  full fine-tuning  %10.1f MiB: adaptation takes %.2f %% of it\n",
+        bytes / mib, adaptor_bytes(p->whole) / mib, most / mib, 100 * bytes / most);
+    fprintf(r->to,
             "  adaptation        %10.3f GFLOP (encoder %.3f, drift network %.3f)\n"
-            "  full fine-tuning  %10.3f GFLOP: adaptation takes %.3f %% of it\n"
+            "  full fine-tuning  %10.3f GFLOP: adaptation takes %.4f %% of it\n"
             "  classification    %10.3f GFLOP (backbone, support and queries)\n",
-            z->support, z->query, bytes / mib, most / mib, r->c->tune_steps, 100 * bytes / most,
-            1e-9 * (f.encoder + f.drift), 1e-9 * f.encoder, 1e-9 * f.drift, 1e-9 * full,
-            100 * (f.encoder + f.drift) / full, 1e-9 * f.backbone);
-    fprintf(r->to, "trajectories: %" PRId64 " episodes at once, %.1f MiB\n",
-            hn_few_shot_tuner_at_once(p->bias), (double)hn_few_shot_tuner_bytes(p->bias) / mib);
+            1e-9 * adapt, 1e-9 * f.encoder, 1e-9 * f.drift, 1e-9 * full, 100 * adapt / full,
+            1e-9 * f.backbone);
+    const double each = (double)(r->c->tune_steps * z->support) * 4 * image;
+    fprintf(r->to,
+            "trajectories: %" PRId64 " episodes at once, %.1f MiB; %" PRId64
+            " of about %.3f TFLOP each: %.1f PFLOP\n",
+            hn_few_shot_tuner_at_once(p->bias), (double)hn_few_shot_tuner_bytes(p->bias) / mib,
+            r->c->trajectories, 1e-12 * each, 1e-15 * each * (double)r->c->trajectories);
 }
 
 static hn_status print_plan(hn_hyperflow *r, planned *p)
 {
-    const hn_hf_encoder from = {.path = r->c->encoder,
-                                .weights = r->c->encoder_weights,
-                                .image = r->c->encoder_image};
+    const hn_hf_encoder from = {
+        .path = r->c->encoder, .weights = r->c->encoder_weights, .image = r->c->encoder_image};
     HN_TRY(hn_hyperflow_encoder_open(r, &from));
     HN_TRY(hn_hf_bench_open(r, &r->domain[0], HN_HF_TRAIN, HN_HF_VALID, &p->bench));
-    HN_TRY(plan_adaptor(r, p));
+    p->few = *hn_image_set_view(p->bench.domain->images);
+    const int64_t rows = p->bench.sizes.support + p->bench.sizes.query;
+    if (p->few.count > rows) p->few.count = rows;
+    HN_TRY(plan_adaptor(r, p, false, &p->adaptor));
+    HN_TRY(plan_adaptor(r, p, true, &p->whole));
     HN_TRY(plan_tuners(r, p));
-    char *adaptor = hn_adaptor_plan_text(p->adaptor),
-         *full = hn_few_shot_tuner_plan_text(p->full);
+    char *adaptor = hn_adaptor_plan_text(p->adaptor), *full = hn_few_shot_tuner_plan_text(p->full);
     const bool there = adaptor != NULL && full != NULL;
     if (there) fprintf(r->to, "adaptation\n%s\nfull fine-tuning\n%s\n", adaptor, full);
     hn_free(adaptor);
