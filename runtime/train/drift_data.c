@@ -1,6 +1,7 @@
 #include "runtime/train/drift_data.h"
 
 #include <inttypes.h>
+#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -135,7 +136,7 @@ hn_status hn_drift_data_make(const hn_trajectories *t, const int64_t *first_row,
                              const int64_t *n_images, int64_t domains, hn_drift_data *out)
 {
     hn_drift_data d = {.n = t->n, .knots = t->head.knots, .support = t->head.support};
-    arrays a;
+    arrays a = {0};
     place *p = hn_calloc((size_t)(t->n > 0 ? t->n : 1), sizeof *p);
     hn_status st = p ? HN_OK : HN_FAIL(HN_ERR_MEMORY, "%" PRId64 " records to sort", t->n);
     HN_TRY_GOTO(st, st, done);
