@@ -52,8 +52,10 @@ __device__ __forceinline__ void add_noise(const Operands<T> &a, int64_t r, int64
     float four[4];
     if constexpr (kWidth == 1) {
         normals(rng, row, (uint32_t)(d / 4), four);
-        point[0] += a.noise * (d % 4 == 0 ? four[0] : d % 4 == 1 ? four[1]
-                               : d % 4 == 2 ? four[2] : four[3]);
+        point[0] += a.noise * (d % 4 == 0   ? four[0]
+                               : d % 4 == 1 ? four[1]
+                               : d % 4 == 2 ? four[2]
+                                            : four[3]);
     } else {
 #pragma unroll
         for (int b = 0; b < kWidth / 4; b++) {

@@ -16,8 +16,8 @@ struct Operands {
     const F *f;
     const int32_t *labels;
     U *u;
-    int64_t features, ld_f, ld_u;
-    int rows, parts; /* of an episode; blocks of an episode */
+    int64_t features, cols, ld_f, ld_u; /* cols: of u */
+    int rows, parts;                    /* of an episode; blocks of an episode */
 };
 
 /* The class whose first row is j, a warp: columns 0 .. 2 F of all its rows. */
@@ -55,7 +55,6 @@ __global__ void __launch_bounds__(kThreads) context_kernel(const Operands<F, U> 
     __shared__ short next[HN_SUPPORT_ROWS]; /* the next row of the class; -1: none */
     const int64_t episode = blockIdx.x / (unsigned)a.parts, first = episode * a.rows;
     const int part = (int)(blockIdx.x - episode * a.parts), lane = (int)threadIdx.x % kWarp;
-    const int64_t cols = hn_support_context_cols(a.features);
     for (int i = (int)threadIdx.x; i < a.rows; i += kThreads) label[i] = a.labels[first + i];
     __syncthreads();
     for (int i = (int)threadIdx.x; i < a.rows; i += kThreads) {
@@ -67,7 +66,7 @@ __global__ void __launch_bounds__(kThreads) context_kernel(const Operands<F, U> 
     for (int j = part * kWarps + (int)threadIdx.x / kWarp; j < a.rows; j += a.parts * kWarps) {
         const bool padding = label[j] == HN_LABEL_IGNORED; /* the same for the warp, as below */
         U *const u = a.u + (first + j) * a.ld_u;
-        for (int64_t c = (padding ? 0 : 2 * a.features + 1) + lane; c < cols; c += kWarp)
+        for (int64_t c = (padding ? 0 : 2 * a.features + 1) + lane; c < a.cols; c += kWarp)
             u[c] = hn_round<U>(0.0f);
         int k = 0;
         while (!padding && label[k] != label[j]) k++;
@@ -79,8 +78,9 @@ template <class F, class U>
 void launch(const hn_support_context_args *a, cudaStream_t stream)
 {
     const int64_t rows = a->rows / a->episodes, parts = (rows + kBlockRows - 1) / kBlockRows;
-    const Operands<F, U> o = {(const F *)a->f, a->labels, (U *)a->u,  a->features,
-                              a->ld_f,         a->ld_u,   (int)rows, (int)parts};
+    const Operands<F, U> o = {
+        (const F *)a->f, a->labels, (U *)a->u, a->features, hn_support_context_cols(a->features),
+        a->ld_f,         a->ld_u,   (int)rows, (int)parts};
     const bool packs = a->features % HN_VEC == 0 && hn_vectors_fit(a->f, a->ld_f, a->f_dtype) &&
                        hn_vectors_fit(a->u, a->ld_u, a->u_dtype);
     const unsigned grid = hn_grid(a->episodes * parts, 1, INT32_MAX);
