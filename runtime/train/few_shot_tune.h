@@ -19,7 +19,8 @@
  * captured; a step waits for nothing, knots are copied out between steps.
  *
  * Repeats    bit for bit. A result depends on the task, the options and, for the rounding of
- *            products, on at_once; not on the other tasks.
+ *            products, on the task's place in its group of at_once; not on the other tasks. So who
+ *            goes on with a list begins at a multiple of at_once.
  */
 #ifndef HN_FEW_SHOT_TUNE_H
 #define HN_FEW_SHOT_TUNE_H
@@ -102,7 +103,7 @@ const float *hn_few_shot_tuner_theta0(const hn_few_shot_tuner *t);
 /* Plans of both engines, a title above each; hn_free it. NULL: no memory. */
 char *hn_few_shot_tuner_plan_text(const hn_few_shot_tuner *t);
 
-/* Runs task[0 .. n); take gets them in that order. take may be called while the device works on.
+/* Runs task[0 .. n); take gets them in that order.
  * Errors  HN_ERR_ARG: an episode that does not fit the rows, a theta that the set has none of, an
  *         lr that is no number; those of a run */
 HN_NODISCARD hn_status hn_few_shot_tune(hn_few_shot_tuner *t, const hn_few_shot_task *task,

@@ -8,6 +8,7 @@
 #include "runtime/train/export.h"
 #include "runtime/train/fedref.h"
 #include "runtime/train/few_shot_stats.h"
+#include "runtime/train/few_shot_tune.h"
 #include "runtime/train/generator.h"
 #include "runtime/train/hone_client.h"
 #include "runtime/train/job.h"
