@@ -8,8 +8,8 @@
  *   z[r tokens + s, c]  = round(point + noise * normal(row_offset + r, s width + c))
  *   dz[r tokens + s, c] = tangent
  *
- * normal: four standard normal numbers of one Philox block (rng.h, Box-Muller) at a time, of the
- * words v of columns 4b .. 4b + 3, with u = (v + 1/2) / 2^32 rounded to fp32 and at most 1 - 2^-24:
+ * normal: the words v0 .. v3 of a Philox block (rng.h), columns 4b .. 4b + 3 of row row_offset + r,
+ * make four standard normal numbers (Box, Muller, 1958): with u = float(v) 2^-32 + 2^-33,
  *   sqrt(-2 ln u0) cos(2 pi u1),  sqrt(-2 ln u0) sin(2 pi u1),  and the same of u2, u3
  * index[r] < 0: a row of padding, z and dz 0.
  *
@@ -20,12 +20,12 @@
  *            twin in double).
  * Random     by (seed, step, op_hash, row_offset + r, s width + c), read through `state` when the
  *            operation runs; NULL where noise is 0. CUDA: state is device memory; the normal
- *            numbers agree to some ulp with the CPU's.
+ *            numbers agree with the CPU's to 2e-6.
  * CUDA       index is not checked: an index past n makes NaN and reads nothing.
  * Limits     knots 2 to 1024, tokens and all else below 2^31; noise >= 0; any alignment.
  * Aliasing   none.
  * Repeats    bit for bit, for any number of threads.
- * Cost       reads all knots of a row's trajectory once.
+ * Cost       reads a row's knots once, those with both weights 0 not at all.
  * Errors     HN_ERR_ARG, HN_ERR_SHAPE, HN_ERR_UNSUPPORTED before the first write; the CPU functions
  *            also report an index past n, with its row, as HN_ERR_ARG.
  */

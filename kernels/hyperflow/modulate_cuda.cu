@@ -226,6 +226,7 @@ __global__ void __launch_bounds__(kWideThreads) wide_fwd_kernel(const Forward<T>
         const T *s = a.x + row * a.ld_x;
         float total = 0.0f, sum = 0.0f, square = 0.0f, v[kWidth], b[kWidth];
         if (a.res != nullptr || a.eps > 0.0f)
+#pragma unroll 1
             for (int64_t j = threadIdx.x * kWidth; j < a.cols; j += kStep) {
                 hn_load_span<kWidth>(s + j, a.cols - j, v);
                 if (a.res != nullptr) {
@@ -241,6 +242,7 @@ __global__ void __launch_bounds__(kWideThreads) wide_fwd_kernel(const Forward<T>
         Moments m = {0.0f, 1.0f};
         if (a.eps > 0.0f) {
             const float near = hn_block_sum<kWideThreads>(total) / a.width;
+#pragma unroll 1
             for (int64_t j = threadIdx.x * kWidth; j < a.cols; j += kStep) {
                 hn_load_span<kWidth>(s + j, a.cols - j, v);
 #pragma unroll
@@ -254,6 +256,7 @@ __global__ void __launch_bounds__(kWideThreads) wide_fwd_kernel(const Forward<T>
             square = hn_block_sum<kWideThreads>(square);
             m = moments_of(near, sum, square, a.width, a.eps);
         }
+#pragma unroll 1
         for (int64_t j = threadIdx.x * kWidth; j < a.cols; j += kStep) {
             float g[kWidth];
             hn_load_span<kWidth>(s + j, a.cols - j, v);
