@@ -453,14 +453,6 @@ static hn_status check_targets(const hn_hyperflow *r)
     return HN_OK;
 }
 
-hn_status hn_hyperflow_domains(hn_hyperflow *r)
-{
-    HN_TRY(list_domains(r));
-    for (int64_t i = 0; i < r->n_domains; i++) HN_TRY(open_domain(r, &r->domain[i]));
-    HN_TRY(check_held_out(r));
-    return check_targets(r);
-}
-
 /* ---- episodes ---- */
 
 hn_status hn_hyperflow_sampler(const hn_hyperflow *r, const hn_hf_domain *d, hn_hf_part part,
@@ -486,9 +478,35 @@ hn_status hn_hyperflow_sampler(const hn_hyperflow *r, const hn_hf_domain *d, hn_
                                  .shot_min = c->shot,
                                  .shot_max = c->shot_most,
                                  .query = c->query};
-        if (n < most)
-            hn_info(&r->log, "%s: %" PRId64 " classes: episodes have no more",
-                    hn_episode_source_name(d->source[part]), n);
     }
     return hn_episode_sampler_make(d->source[part], &o, out);
+}
+
+/* Now, not after hours: whether every part that will be drawn from has episodes. */
+static hn_status check_episodes(const hn_hyperflow *r, const hn_hf_domain *d, hn_hf_part part)
+{
+    hn_episode_sampler *s = NULL;
+    const int32_t *classes;
+    const int64_t n = hn_episode_source_classes(d->source[part], &classes),
+                  most = r->c->way_most > 0 ? r->c->way_most : r->c->way;
+    const hn_status st = hn_hyperflow_sampler(r, d, part, &s);
+    hn_episode_sampler_free(s);
+    if (st == HN_OK && is(r->c->protocol, "fixed") && n < most)
+        hn_info(&r->log, "%s/%s: episodes have %" PRId64 " classes, there are no more", d->name,
+                hn_hf_part_name(part), n);
+    return st;
+}
+
+hn_status hn_hyperflow_domains(hn_hyperflow *r)
+{
+    HN_TRY(list_domains(r));
+    for (int64_t i = 0; i < r->n_domains; i++) HN_TRY(open_domain(r, &r->domain[i]));
+    HN_TRY(check_held_out(r));
+    HN_TRY(check_targets(r));
+    for (int64_t i = 0; i < r->n_train; i++) HN_TRY(check_episodes(r, &r->domain[i], HN_HF_TRAIN));
+    for (int64_t i = 0; i < r->n_domains; i++)
+        HN_TRY(check_episodes(r, &r->domain[i], HN_HF_VALID));
+    for (int64_t i = 0; i < r->n_targets; i++)
+        HN_TRY(check_episodes(r, &r->domain[r->target[i].domain], r->target[i].part));
+    return HN_OK;
 }
