@@ -103,6 +103,9 @@ const float *hn_few_shot_tuner_theta0(const hn_few_shot_tuner *t);
 /* Plans of both engines, a title above each; hn_free it. NULL: no memory. */
 char *hn_few_shot_tuner_plan_text(const hn_few_shot_tuner *t);
 
+/* The engine of tuning, else that of evaluation: its plan and profile; not to be stepped. */
+hn_engine *hn_few_shot_tuner_engine(const hn_few_shot_tuner *t);
+
 /* Runs task[0 .. n); take gets them in that order.
  * Errors  HN_ERR_ARG: an episode that does not fit the rows, a theta that the set has none of, an
  *         lr that is no number; those of a run */
