@@ -1,27 +1,8 @@
 /* Drift networks: configurations, forward and backward beside PyTorch, and what the network does
  * not see: the order of images, the padding behind them, other tasks of the batch. */
-#include <cmath>
-
-#include "kernels/hyperflow/support_context.h"
-#include "model_test.h"
-#include "runtime/model/drift.h"
+#include "drift_test.h"
 
 namespace {
-
-/* As in tests/golden/make_drift_golden.py. */
-hn_drift_config small()
-{
-    return {.tokens = 5,
-            .token_width = 4,
-            .features = 3,
-            .width = 16,
-            .blocks = 2,
-            .heads = 2,
-            .intermediate = 24,
-            .queries = 4,
-            .time = 8,
-            .norm_eps = 1e-6};
-}
 
 TEST(DriftConfig, ReadsWhatItHasWritten)
 {
@@ -36,7 +17,7 @@ TEST(DriftConfig, ReadsWhatItHasWritten)
 
 TEST(DriftConfig, RefusesByName)
 {
-    const hn_drift_config c = small();
+    const hn_drift_config c = small_drift();
     const auto with = [&](auto change, hn_status code, const char *text) {
         json_t *j = hn_drift_config_json(&c);
         hn_drift_config out = {};
@@ -49,7 +30,7 @@ TEST(DriftConfig, RefusesByName)
     };
     with(set("depth", 3), HN_ERR_FORMAT, "a.json: there is no key \"depth\"");
     with(set("version", 2), HN_ERR_UNSUPPORTED, "version 2");
-    with(set("heads", 3), HN_ERR_SHAPE, "width 16 is no multiple of heads 3");
+    with(set("heads", 3), HN_ERR_SHAPE, "width 16 is no multiple of 8 and of heads 3");
     with(set("time", 7), HN_ERR_SHAPE, "time 7 is odd");
     with(set("blocks", 0), HN_ERR_FORMAT, "blocks");
     with([](json_t *j) { json_object_del(j, "queries"); }, HN_ERR_FORMAT, "queries");
@@ -73,97 +54,6 @@ TEST(DriftConfig, HasTheParametersOfTheSpecification)
     EXPECT_NEAR(hn_drift_slope_flops(&c1, &one), 0.5e9, 0.1e9);
 }
 
-/* What support_context.h says, in double. */
-std::vector<float> contexts(const hn_drift_config &c, const std::vector<float> &f,
-                            const std::vector<int32_t> &label, int64_t tasks)
-{
-    const int64_t n = (int64_t)label.size() / tasks, d = c.features;
-    const int64_t cols = hn_support_context_cols(d);
-    std::vector<float> u((size_t)(tasks * n * cols));
-    for (int64_t r = 0; r < tasks * n; r++) {
-        if (label[(size_t)r] == HN_LABEL_IGNORED) continue;
-        std::vector<double> sum((size_t)d);
-        int64_t same = 0;
-        for (int64_t s = r / n * n; s < r / n * n + n; s++) {
-            if (label[(size_t)s] != label[(size_t)r]) continue;
-            for (int64_t k = 0; k < d; k++) sum[(size_t)k] += (double)f[(size_t)(s * d + k)];
-            same++;
-        }
-        for (int64_t k = 0; k < d; k++) {
-            u[(size_t)(r * cols + k)] = f[(size_t)(r * d + k)];
-            u[(size_t)(r * cols + d + k)] = (float)(sum[(size_t)k] / (double)same);
-        }
-        u[(size_t)(r * cols + 2 * d)] = (float)std::log((double)same);
-    }
-    return u;
-}
-
-/* A network on the device of HONE_TEST_DEVICE. */
-class Drift : public ModelRun {
-  public:
-    const hn_drift_config c;
-    const hn_drift_rows rows;
-    hn_drift_tables tables = {};
-    hn_tensor *context, *offsets, *sinusoids, *z, *dslope = nullptr, *slope = nullptr;
-    hn_drift_task task = {};
-    hn_graph *g = nullptr;
-
-    Drift(const hn_drift_config &config, hn_drift_rows r, bool training, bool one_time = false)
-        : ModelRun(training), c(config), rows(r)
-    {
-        EXPECT_HN_OK(hn_drift_declare(&c, params));
-        create();
-        EXPECT_HN_OK(hn_drift_tables_new(&c, program, HN_F32, &rows, &tables));
-        const int64_t points = r.tasks * r.points;
-        const hn_type type = hn_type_2d(HN_F32, points * c.tokens, c.token_width);
-        context = input("context", hn_type_2d(HN_F32, r.tasks * r.support,
-                                              hn_support_context_cols(c.features)));
-        offsets = input("offsets", hn_type_1d(HN_I32, 2 * r.tasks + 1));
-        sinusoids = input("times", hn_type_2d(HN_F32, one_time ? 1 : points, c.time));
-        z = input("z", type);
-        g = graph("slope", training);
-        const hn_drift_build b = {
-            .config = &c, .params = params, .tables = &tables, .attention = HN_ATTENTION_OWN};
-        hn_tensor *time = nullptr;
-        EXPECT_HN_OK(hn_drift_task_of(&b, g, context, offsets, &task));
-        EXPECT_HN_OK(hn_drift_times(&b, g, sinusoids, &time));
-        EXPECT_HN_OK(hn_drift_slope(&b, g, &task, z, time, &slope));
-        hn_graph_keep(slope);
-        if (training) {
-            dslope = input("dslope", type);
-            EXPECT_HN_OK(hn_graph_backward(g, 1, &slope, &dslope));
-        }
-        plan(64);
-        EXPECT_HN_OK(hn_drift_tables_fill(&c, &tables));
-    }
-    /* times: one a point, or one. */
-    void fill(const std::vector<float> &f, const std::vector<int32_t> &label,
-              const std::vector<int32_t> &images, const std::vector<float> &points,
-              const std::vector<float> &times)
-    {
-        std::vector<int32_t> at((size_t)(2 * rows.tasks + 1));
-        std::vector<float> row((size_t)(c.time * (int64_t)times.size()));
-        hn_drift_support_offsets(&rows, images.data(), at.data());
-        for (size_t i = 0; i < times.size(); i++)
-            hn_drift_time_row(&c, (double)times[i], &row[i * (size_t)c.time]);
-        ASSERT_HN_OK(hn_tensor_set(context, contexts(c, f, label, rows.tasks).data()));
-        ASSERT_HN_OK(hn_tensor_write(offsets, 0, at.data(), at.size() * sizeof at[0]));
-        ASSERT_HN_OK(hn_tensor_set(sinusoids, row.data()));
-        ASSERT_HN_OK(hn_tensor_set(z, points.data()));
-    }
-    std::vector<float> values(const hn_tensor *t) const
-    {
-        std::vector<float> v((size_t)hn_type_elements(&t->type));
-        EXPECT_HN_OK(hn_tensor_get(t, v.data()));
-        return v;
-    }
-    std::vector<float> slopes()
-    {
-        run(g);
-        return values(slope);
-    }
-};
-
 struct Numbers {
     const StFile file{"tests/fixtures/golden/drift.safetensors"};
     const std::vector<float> features = file.floats("features"), z = file.floats("z"),
@@ -178,7 +68,7 @@ constexpr hn_drift_rows kRows = {.tasks = 2, .support = 6, .points = 3};
 TEST(Drift, MatchesPyTorchForwardAndBackward)
 {
     const Numbers n;
-    Drift m(small(), kRows, true);
+    Drift m(small_drift(), kRows, true);
     m.load(n.file);
     m.fill(n.features, n.labels, n.images, n.z, n.t);
     ASSERT_HN_OK(hn_tensor_set(m.dslope, n.dslope.data()));
@@ -197,7 +87,7 @@ TEST(Drift, OneTimeForAllIsThatTimeForEach)
     const Numbers n;
     hn_drift_rows rows = kRows;
     rows.points = 1;
-    Drift each(small(), rows, false), one(small(), rows, false, true);
+    Drift each(small_drift(), rows, false), one(small_drift(), rows, false, true);
     const std::vector<float> z(n.z.begin(), n.z.begin() + 2 * 5 * 4);
     for (Drift *m : {&each, &one}) m->load(n.file);
     each.fill(n.features, n.labels, n.images, z, {n.t[0], n.t[0]});
@@ -208,7 +98,7 @@ TEST(Drift, OneTimeForAllIsThatTimeForEach)
 TEST(Drift, BeginsWithoutASlope)
 {
     const Numbers n;
-    Drift m(small(), kRows, false);
+    Drift m(small_drift(), kRows, false);
     for (int64_t i = 0; i < hn_params_count(m.params); i++)
         ASSERT_HN_OK(hn_param_init(hn_params_at(m.params, i), 3));
     m.fill(n.features, n.labels, n.images, n.z, n.t);
@@ -220,7 +110,7 @@ TEST(Drift, BeginsWithoutASlope)
 TEST(Drift, DoesNotSeeNamesOfClassesOrTheOrderOfImages)
 {
     const Numbers n;
-    Drift m(small(), kRows, false);
+    Drift m(small_drift(), kRows, false);
     m.load(n.file);
     m.fill(n.features, n.labels, n.images, n.z, n.t);
     const auto want = m.slopes();
@@ -243,7 +133,7 @@ TEST(Drift, DoesNotSeeNamesOfClassesOrTheOrderOfImages)
 TEST(Drift, APointDependsOnItsOwnTaskAlone)
 {
     const Numbers n;
-    Drift both(small(), kRows, false), alone(small(), {1, 6, 1}, false);
+    Drift both(small_drift(), kRows, false), alone(small_drift(), {1, 6, 1}, false);
     for (Drift *m : {&both, &alone}) m->load(n.file);
     both.fill(n.features, n.labels, n.images, n.z, n.t);
     const auto all = both.slopes();
@@ -262,7 +152,7 @@ TEST(Drift, APointDependsOnItsOwnTaskAlone)
 
 TEST(Drift, RefusesWhatDoesNotFit)
 {
-    const hn_drift_config c = small();
+    const hn_drift_config c = small_drift();
     ModelRun m(false);
     hn_drift_tables t = {};
     const auto refused = [&](hn_drift_rows r, const char *text) {

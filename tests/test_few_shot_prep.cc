@@ -118,6 +118,17 @@ TEST(FewShotPrep, CleanRowsAreThoseOfImagePrep)
         }
 }
 
+TEST(FewShotPrep, SameBitsForAnyNumberOfThreads)
+{
+    for (const Shape &s : kShapes) {
+        Problem one(s, HN_BF16), three(s, HN_BF16);
+        Result a, b;
+        on_threads(1, [&] { a = one.run(); });
+        on_threads(3, [&] { b = three.run(); });
+        EXPECT_TRUE(a == b);
+    }
+}
+
 TEST(FewShotPrep, EqualsPyTorch)
 {
     const Golden file = Golden::load("tests/golden/episode.json");

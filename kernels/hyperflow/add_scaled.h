@@ -9,11 +9,17 @@
  *
  * Shapes     a [period, cols], b, y, rounded [rows, cols], rows ld_* elements apart; s [period];
  *            rows is a multiple of period.
- * Precision  a, s, y f32; b f32 or bf16; rounded bf16. One fp32 product for w, one for w b, one
- * sum. Limits     every dimension 1 to 2^31 - 1; any width and alignment; alpha finite. Aliasing y
- * may be a where period is rows, and b where that is f32, with the same leading dimension; no other
- * overlap. Repeats    the same bits everywhere: twin, fast, any number of threads, CUDA. Errors
- * HN_ERR_ARG, HN_ERR_SHAPE, HN_ERR_UNSUPPORTED before the first write.
+ * Precision  a, s, y f32; b f32 or bf16; rounded bf16. fp32: w is rounded, then product and sum, at
+ *            once or one by one. Where b is 0, y is a, bit for bit.
+ *
+ * Limits     every dimension 1 to 2^31 - 1; any width and alignment; alpha finite.
+ *
+ * Aliasing   y may be a where period is rows, and b where that is f32, with the same leading
+ *            dimension; no other overlap.
+ *
+ * Repeats    bit for bit, for any number of threads.
+ *
+ * Errors     HN_ERR_ARG, HN_ERR_SHAPE, HN_ERR_UNSUPPORTED before the first write.
  */
 #ifndef HN_ADD_SCALED_H
 #define HN_ADD_SCALED_H

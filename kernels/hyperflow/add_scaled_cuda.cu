@@ -1,6 +1,5 @@
 /* A thread takes 8 neighbouring values of a row (1 where alignment forbids 16-byte accesses): it
- * reads, then writes, so that y may lie on a or b. Product and sum are rounded one by one, as on
- * the CPU. */
+ * reads, then writes, so that y may lie on a or b. */
 #include "kernels/hyperflow/add_scaled.h"
 
 #include "runtime/base/cuda_vec.h"
@@ -16,12 +15,12 @@ __global__ void __launch_bounds__(kThreads) add_scaled_kernel(const hn_add_scale
     const int64_t spans = (a.cols + kWidth - 1) / kWidth, step = (int64_t)gridDim.x * kThreads;
     for (int64_t k = (int64_t)blockIdx.x * kThreads + threadIdx.x; k < a.rows * spans; k += step) {
         const int64_t i = k / spans, j = k % spans * kWidth, n = a.cols - j, p = i % a.period;
-        const float w = a.s != nullptr ? __fmul_rn(a.alpha, a.s[p]) : a.alpha;
+        const float w = a.s != nullptr ? a.alpha * a.s[p] : a.alpha;
         float x[kWidth], b[kWidth];
         hn_load_span<kWidth>(a.a + p * a.ld_a + j, n, x);
         hn_load_span<kWidth>((const T *)a.b + i * a.ld_b + j, n, b);
 #pragma unroll
-        for (int e = 0; e < kWidth; e++) x[e] = __fadd_rn(x[e], __fmul_rn(w, b[e]));
+        for (int e = 0; e < kWidth; e++) x[e] += w * b[e];
         hn_store_span<kWidth>(a.y + i * a.ld_y + j, n, x);
         if (a.rounded != nullptr)
             hn_store_span<kWidth>((__nv_bfloat16 *)a.rounded + i * a.ld_rounded + j, n, x);

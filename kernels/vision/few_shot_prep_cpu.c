@@ -1,3 +1,4 @@
+/* Twin and fast function in one: image by image, every pixel worked out where it is wanted. */
 #include "kernels/vision/few_shot_prep.h"
 
 #include <inttypes.h>
@@ -6,6 +7,7 @@
 
 #include "kernels/vision/few_shot_view.h"
 #include "runtime/base/check.h"
+#include "runtime/base/multiversion.h"
 
 static const char op[] = "few_shot_prep";
 
@@ -125,8 +127,8 @@ static void clean_pixel(const few_shot *f, int64_t image, int32_t r, int32_t q, 
 }
 
 /* Row `row` of y: a view of the image, -1: padding. */
-static void write_row(const few_shot *f, int64_t row, int64_t image, const hn_few_shot_view *view,
-                      float mean)
+HN_MULTIVERSION static void write_row(const few_shot *f, int64_t row, int64_t image,
+                                      const hn_few_shot_view *view, float mean)
 {
     const hn_few_shot_prep_args *const a = f->a;
     for (int64_t p = 0; p < a->out_height * a->out_width; p++) {
@@ -159,6 +161,7 @@ hn_status hn_few_shot_prep_cpu(const hn_few_shot_prep_args *a, void *scratch)
     sum_weights(f.rule.out_height, f.rule.fixed.height, f.row_weights);
     sum_weights(f.rule.out_width, f.rule.fixed.width, f.column_weights);
     const hn_few_shot_view clean = {.changed = false};
+#pragma omp parallel for schedule(static)
     for (int64_t i = 0; i < hn_replica_count(a->replicas) * a->support; i++) {
         const int64_t g = i / a->support, j = i % a->support, image = a->index[i];
         const hn_rng_state *const state = hn_few_shot_state(a->state, a->state_stride, g);

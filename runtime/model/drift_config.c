@@ -56,9 +56,10 @@ hn_status hn_drift_config_check(const hn_drift_config *c, const char *where)
         if (size_of(c, k) < 1 || size_of(c, k) > sizes[k].most)
             return HN_FAIL(HN_ERR_SHAPE, "%s: %s %" PRId64 ", must be 1 to %" PRId64, where,
                            sizes[k].key, size_of(c, k), sizes[k].most);
-    if (c->width % c->heads != 0)
-        return HN_FAIL(HN_ERR_SHAPE, "%s: width %" PRId64 " is no multiple of heads %" PRId64,
-                       where, c->width, c->heads);
+    if (c->width % 8 != 0 || c->width % c->heads != 0)
+        return HN_FAIL(HN_ERR_SHAPE,
+                       "%s: width %" PRId64 " is no multiple of 8 and of heads %" PRId64, where,
+                       c->width, c->heads);
     if (c->time % 2 != 0)
         return HN_FAIL(HN_ERR_SHAPE, "%s: time %" PRId64 " is odd: half are sines, half cosines",
                        where, c->time);

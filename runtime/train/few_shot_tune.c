@@ -196,7 +196,7 @@ static hn_status make_engines(hn_few_shot_tuner *t)
 
 hn_device *hn_few_shot_device(const hn_few_shot_tuner *t)
 {
-    return hn_program_device(hn_engine_program(t->tune ? t->tune : t->eval));
+    return hn_program_device(hn_engine_program(hn_few_shot_tuner_engine(t)));
 }
 
 void hn_few_shot_tuner_free(hn_few_shot_tuner *t)
@@ -274,13 +274,23 @@ hn_status hn_few_shot_tuner_open(hn_few_shot_tuner *t)
     return hn_few_shot_values_open(t);
 }
 
+hn_engine *hn_few_shot_tuner_engine(const hn_few_shot_tuner *t)
+{
+    return t->tune ? t->tune : t->eval;
+}
+
 int64_t hn_few_shot_tuner_at_once(const hn_few_shot_tuner *t) { return t->o.at_once; }
 
 int64_t hn_few_shot_tuner_trained(const hn_few_shot_tuner *t)
 {
     if (t->o.set == HN_TUNE_HEAD) return t->o.ways * (hn_vision_width(&t->o.model->vision) + 1);
     if (t->theta.count > 0) return t->theta.count; /* without the parts that stay */
-    return hn_params_trained(hn_engine_params(t->tune ? t->tune : t->eval));
+    return hn_params_trained(hn_engine_params(hn_few_shot_tuner_engine(t)));
+}
+
+size_t hn_few_shot_tuner_bytes(const hn_few_shot_tuner *t)
+{
+    return plan_bytes(t->tune) + plan_bytes(t->eval);
 }
 
 int64_t hn_few_shot_tuner_knots(const hn_few_shot_tuner *t)
