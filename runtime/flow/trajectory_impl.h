@@ -5,6 +5,10 @@
 
 #include "runtime/flow/trajectory.h"
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 #if defined(__BYTE_ORDER__) && __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
 #error "the trajectory file is written as it lies in memory, little-endian"
 #endif
@@ -59,4 +63,8 @@ static inline uint64_t hn_trajectory_at_(const hn_trajectory_places *p, int64_t 
 {
     return (uint64_t)HN_TRAJECTORY_HEAD_BYTES + (uint64_t)record * p->n_bytes;
 }
+
+#ifdef __cplusplus
+}
+#endif
 #endif

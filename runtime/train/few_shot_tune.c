@@ -288,6 +288,11 @@ int64_t hn_few_shot_tuner_trained(const hn_few_shot_tuner *t)
     return hn_params_trained(hn_engine_params(hn_few_shot_tuner_engine(t)));
 }
 
+size_t hn_few_shot_tuner_bytes(const hn_few_shot_tuner *t)
+{
+    return plan_bytes(t->tune) + plan_bytes(t->eval);
+}
+
 int64_t hn_few_shot_tuner_knots(const hn_few_shot_tuner *t)
 {
     return t->o.knot_every > 0 ? t->o.steps / t->o.knot_every + 1 : 0;
