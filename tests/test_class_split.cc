@@ -152,6 +152,19 @@ TEST(ClassGroups, AreTheSuperclassesOfCifar100)
     ImageSets lacking(d.str());
     ASSERT_HN_OK(lacking.status);
     EXPECT_HN_FAIL(Groups(lacking.train).status, HN_ERR_ARG, "class 'fine99' has no image");
+    /* the superclass of a class that only the other set has */
+    const std::string only = d / "only.bin", train = d / "train.bin";
+    write_file(only, cifar(100, {99}, 5));
+    ImageSets rest(only), most(train);
+    ASSERT_HN_OK(rest.status);
+    ASSERT_HN_OK(most.status);
+    const hn_image_set *parts[] = {most.train, rest.train}, *mix[] = {most.train, mixed.train};
+    ASSERT_HN_OK(hn_image_sets_pool(parts, 2, &pool));
+    EXPECT_EQ(Groups(pool).of()[99], 19);
+    hn_image_set_free(pool);
+    ASSERT_HN_OK(hn_image_sets_pool(mix, 2, &pool));
+    EXPECT_HN_FAIL(Groups(pool).status, HN_ERR_ARG, "class 'fine42' has images of several");
+    hn_image_set_free(pool);
     write_file(d / "coarse_classes.txt", "one\ntwo\n");
     EXPECT_HN_FAIL(ImageSets(d.str()).status, HN_ERR_FORMAT, "2 names of classes");
 }

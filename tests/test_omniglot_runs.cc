@@ -169,6 +169,50 @@ TEST(OmniglotRuns, RefuseDamagedImages)
     EXPECT_HN_FAIL(Runs(d.str()).status, HN_ERR_IO, "run02/training");
 }
 
+// ---- the drawings: an idx set with labels of 16 bits ----
+
+TEST(OmniglotDrawings, AreFoundAndRefuseDamage)
+{
+    TempDir d;
+    const auto labels = [](const std::vector<int> &v) {
+        std::string s;
+        for (int l : v) s += {(char)(l >> 8), (char)l};
+        return idx(0x0b, {(uint32_t)v.size()}, s);
+    };
+    const std::string file = d / "labels-idx1-short", good = labels({0, 1, 300, 2});
+    std::string names;
+    for (int i = 0; i < 301; i++)
+        names += (i % 2 ? "Greek/character" : "Latin/character") + std::to_string(i) + "\n";
+    write_file(d / "images-7x5-idx3-ubyte.gz", gzip(idx_images(4, 7, 5, 1)));
+    write_file(d / "classes.txt", names);
+    write_file(d / "all_runs.zip", "PK"); /* beside it: not looked at */
+    write_file(file, good);
+    ImageSets s(d.str());
+    ASSERT_HN_OK(s.status);
+    EXPECT_EQ(s.t()->label[2], 300);
+    hn_class_groups g = {};
+    ASSERT_HN_OK(hn_class_groups_make(s.train, &g));
+    EXPECT_EQ(g.n, 2);
+    EXPECT_EQ(g.of_class[300], 0);
+    hn_class_groups_free(&g);
+    const std::pair<std::string, const char *> bad[] = {
+        {labels({0, 1, 301, 2}), "image 2: label 301 is not in 0..300"},
+        {labels({0, 1, -1, 2}), "image 2: label -1 is not in 0..300"},
+        {labels({0, 1, 2}), "3 labels for 4 images"},
+        {good.substr(0, good.size() - 1), "the file is cut off"},
+        {good + "x", "something follows"},
+        {idx(0x0d, {4}, std::string(16, 0)), "idx of type 0x0d"}};
+    for (const auto &[bytes, says] : bad) {
+        write_file(file, bytes);
+        EXPECT_HN_FAIL(ImageSets(d.str()).status, HN_ERR_FORMAT, says);
+    }
+    write_file(file, good);
+    write_file(d / "classes.txt", names + "Greek/character1\n");
+    EXPECT_HN_FAIL(ImageSets(d.str()).status, HN_ERR_FORMAT, "'Greek/character1' stands twice");
+    fs::remove(file);
+    EXPECT_HN_FAIL(ImageSets(d.str()).status, HN_ERR_ARG, "labels-idx1-ubyte) are not beside it");
+}
+
 // ---- the real ones ----
 
 struct Point {

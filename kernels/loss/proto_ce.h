@@ -41,16 +41,18 @@
  *            CPU function in double), the loss of a replica summed in double, added with one
  *            rounding. count and hits are exact up to 2^24.
  * CUDA       one block a replica, its sums in shared memory where they fit into 40 KiB, else in
- *            scratch. Labels are not checked: a
- *            support row whose label is no class takes no part; a query row whose label is no class
- *            or one without support is not counted and has gradient 0 (its prediction and logits
- *            are made).
- * Limits     support, queries >= 1; 1 <= ways <= 64; width below 2^24; any alignment; scale
- * positive, it and offset finite; rows below 2^31. Aliasing   none. Repeats    bit for bit. Cost
- * the features read three times (twice without gradient), written once; per replica 2 queries ways
- * width products for the logits and 4 more for the gradient. Errors     HN_ERR_ARG, HN_ERR_SHAPE,
- * HN_ERR_UNSUPPORTED before the first write; the CPU function also reports, as HN_ERR_ARG with its
- * row, a label that is none of the above and a query row whose class has no support.
+ *            scratch. Labels are not checked: a support row whose label is no class takes no part;
+ *            a query row whose label is no class, or one without support, is not counted and has
+ *            gradient 0 (its prediction and logits are made).
+ * Limits     support, queries >= 1; 1 <= ways <= 64; width below 2^24; rows below 2^31; any
+ *            alignment; scale positive, it and offset finite.
+ * Aliasing   none.
+ * Repeats    bit for bit.
+ * Cost       the features read three times (twice without gradient), from memory once, and written
+ *            once; per replica 2 queries ways width flops for the logits, 4 more for the gradient.
+ * Errors     HN_ERR_ARG, HN_ERR_SHAPE, HN_ERR_UNSUPPORTED before the first write; the CPU function
+ *            also reports, as HN_ERR_ARG with its row, a label that is none of the above and a
+ *            query row whose class has no support.
  */
 #ifndef HN_PROTO_CE_H
 #define HN_PROTO_CE_H

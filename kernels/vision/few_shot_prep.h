@@ -18,8 +18,8 @@
  *   the augmented rows are the clean ones unless U(a[0]) < augment
  *   flipped  U(a[1]) < 1/2                                  all rows of the replica, or none
  *   b = U(w[0][0]) - 1/2    s = 2 U(w[0][1])    c = U(w[0][2]) + 1/2
- *   down  = B(w[1][0], 2 t + 1) - t, t = (height + 4) / 8 rounded down;  right likewise from
- * w[1][1]
+ *   down  = B(w[1][0], 2 t + 1) - t, t = (out_height + 4) / 8 rounded down
+ *   right = the same from w[1][1] and out_width
  *
  * An index of -1 is padding: both rows are 0 and their labels HN_LABEL_IGNORED. Else both have
  * labels[g support + j], which for proto_ce makes the augmented rows the queries.
@@ -31,15 +31,19 @@
  *            out_channels], pixels ld_y apart, 0 in channels behind `channels`; y_labels
  *            [replicas 2 support].
  * Precision  y f32 or bf16, rounded once from fp32 fused multiply-adds. M from integer sums over
- * the bytes, whose bilinear weights are rounded to 1/1024 for it: within 1e-4 deviations of the
- * channels of the exact mean. Limits     channels 1 .. 4; sides of images below 4096, of y below
- * 65536, pixels of an output image below 2^31; any alignment. Aliasing   none. Repeats    bit for
- * bit everywhere: CPU, CUDA, any number of threads, any cut of the rows. Random     seed, step and
- * row_offset are read through `state` when the operation runs, one state a replica, state_stride
- * bytes apart. CUDA: state is device memory. CUDA       an index outside -1 .. count-1 is padding.
- * Two kernels: means, then pixels. Errors     HN_ERR_ARG, HN_ERR_SHAPE, HN_ERR_UNSUPPORTED before
- * the first write; the CPU function also reports an index outside -1 .. count-1, with its row, as
- * HN_ERR_ARG.
+ *            the bytes, whose bilinear weights are rounded to 1/1024 for it: y stays within 2e-4
+ *            of exact arithmetic.
+ * Limits     channels 1 .. 4; sides of images below 4096, of y below 65536, pixels of an output
+ *            image below 2^31; any alignment.
+ * Aliasing   none.
+ * Repeats    bit for bit everywhere: CPU, CUDA, any number of threads, any cut of the rows.
+ * Random     seed, step and row_offset are read through `state` when the operation runs, one state
+ *            a replica, state_stride bytes apart. CUDA: state is device memory.
+ * CUDA       an index outside -1 .. count-1 is padding. Two kernels: means, then pixels.
+ * Cost       y written once; the bytes of an image read three times, from memory once.
+ * Errors     HN_ERR_ARG, HN_ERR_SHAPE, HN_ERR_UNSUPPORTED before the first write (what clean rows
+ *            share with image_prep is named as that one's); the CPU function also reports an index
+ *            outside -1 .. count-1, with its row, as HN_ERR_ARG.
  */
 #ifndef HN_FEW_SHOT_PREP_H
 #define HN_FEW_SHOT_PREP_H

@@ -409,6 +409,19 @@ static hn_status check_alike(const hn_image_set *a, const hn_image_set *b)
     return HN_OK;
 }
 
+/* What another set's images say of the superclasses, too. */
+static void merge_superclasses(hn_image_set *s, const hn_image_set *from)
+{
+    if (from->n_super != s->n_super || s->n_super == 0) return;
+    for (int32_t c = 0; c < s->v.n_classes; c++) {
+        const int32_t said = from->super_of[c];
+        if (s->super_of[c] == HN_SUPERCLASS_NONE)
+            s->super_of[c] = said;
+        else if (said != HN_SUPERCLASS_NONE && said != s->super_of[c])
+            s->super_of[c] = HN_SUPERCLASS_MIXED;
+    }
+}
+
 hn_status hn_image_sets_pool(const hn_image_set *const *sets, int n, hn_image_set **out)
 {
     hn_status st = HN_OK;
@@ -434,6 +447,7 @@ hn_status hn_image_sets_pool(const hn_image_set *const *sets, int n, hn_image_se
                (size_t)hn_image_set_bytes(sets[k]));
         memcpy(s->label + at, sets[k]->label, (size_t)sets[k]->v.count * sizeof *s->label);
         at += sets[k]->v.count;
+        merge_superclasses(s, sets[k]);
     }
     HN_TRY_GOTO(st, hn_images_seal(s), done);
     *out = s;

@@ -184,8 +184,8 @@ static hn_status make_engines(hn_few_shot_tuner *t)
         HN_TRY(fit(t, &fits));
         if (fits) return HN_OK;
         if (t->o.at_once <= least)
-            return HN_FAIL(HN_ERR_MEMORY, "not even %" PRId64 " episodes at once fit: %zu bytes",
-                           least, plan_bytes(t->tune) + plan_bytes(t->eval));
+            return HN_FAIL(HN_ERR_MEMORY, "not even %" PRId64 " at once fit: %zu bytes", least,
+                           plan_bytes(t->tune) + plan_bytes(t->eval));
         free_engines(t);
         t->o.at_once = t->o.at_once / 2 > least ? t->o.at_once / 2 : least;
         HN_TRY(new_engines(t));
@@ -286,6 +286,11 @@ int64_t hn_few_shot_tuner_trained(const hn_few_shot_tuner *t)
     if (t->o.set == HN_TUNE_HEAD) return t->o.ways * (hn_vision_width(&t->o.model->vision) + 1);
     if (t->theta.count > 0) return t->theta.count; /* without the parts that stay */
     return hn_params_trained(hn_engine_params(hn_few_shot_tuner_engine(t)));
+}
+
+size_t hn_few_shot_tuner_bytes(const hn_few_shot_tuner *t)
+{
+    return plan_bytes(t->tune) + plan_bytes(t->eval);
 }
 
 int64_t hn_few_shot_tuner_knots(const hn_few_shot_tuner *t)

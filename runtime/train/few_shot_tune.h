@@ -97,6 +97,7 @@ HN_NODISCARD hn_status hn_few_shot_tuner_open(hn_few_shot_tuner *t);
 int64_t hn_few_shot_tuner_at_once(const hn_few_shot_tuner *t);
 int64_t hn_few_shot_tuner_trained(const hn_few_shot_tuner *t); /* values of an episode */
 int64_t hn_few_shot_tuner_knots(const hn_few_shot_tuner *t);   /* K / knot_every + 1; 0: none */
+size_t hn_few_shot_tuner_bytes(const hn_few_shot_tuner *t);    /* planned, of both engines */
 /* Which numbers theta is, and theta_0 [D] once it is open; NULL for other sets. */
 const hn_theta *hn_few_shot_tuner_theta(const hn_few_shot_tuner *t);
 const float *hn_few_shot_tuner_theta0(const hn_few_shot_tuner *t);
