@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Checks that includes follow the arrows between the folders, in C and CUDA sources:
 #   base <- kernels <- device, graph <- model, adapt <- train <- trainers
-#   base <- file <- model;  base <- data;  base, file <- fed <- train;  base, device <- comm
+#   base <- file <- model;  base <- data;  base, file <- fed, flow <- train;  base, device <- comm
 #   tests and bench see everything
 # and that quoted includes are paths from the root to a header that exists, that only .cu files,
 # cuda_*.h and runtime/device touch CUDA's headers, and that no two files share a name.
@@ -37,12 +37,13 @@ check() {
             may["runtime/file"] = file_
             may["runtime/data"] = base " runtime/data"
             may["runtime/fed"] = file_ " runtime/fed"
+            may["runtime/flow"] = file_ " runtime/flow"
             may["runtime/comm"] = base " runtime/device runtime/comm"
             may["runtime/adapt"] = graph " runtime/adapt"
             # builders call the hook of runtime/adapt; adapt knows no model
             may["runtime/model"] = graph " runtime/file runtime/adapt runtime/model"
             may["runtime/train"] = graph " runtime/file runtime/adapt runtime/model" \
-                                   " runtime/data runtime/fed runtime/comm runtime/train"
+                                   " runtime/data runtime/fed runtime/flow runtime/comm runtime/train"
             may["trainers"] = may["runtime/train"] " trainers"
             may["bench"] = may["trainers"] " bench"
             may["tests"] = may["bench"] " tests"

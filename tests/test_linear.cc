@@ -58,7 +58,8 @@ class Linear : public ::testing::TestWithParam<Shape> {
     }
     hn_linear_db_args of_bias(Matrix &to)
     {
-        return {dy.data(), to.f32(), s.rows, s.out, dy.ld(), s.replicas, to.ld(), s.dtype, 2.0f};
+        return {dy.data(), to.f32(), s.rows, s.out, dy.ld(), s.replicas,
+                to.ld(),   s.dtype,  2.0f,   0,     0};
     }
     hn_status fast(const hn_linear_args &a)
     {
@@ -187,6 +188,32 @@ TEST(LinearTwin, MatchesHandComputedValues)
     d.dy = add, d.db = db, d.rows = d.out = d.ld_dy = 2;
     ASSERT_HN_OK(hn_linear_db_cpu(&d));
     EXPECT_EQ(std::vector<float>(db, db + 2), (std::vector<float>{9, 11}));
+}
+
+/* The part of a bias that is said to stay gets nothing, the rest what it gets without. */
+TEST(LinearDb, StillColumnsStayBitForBit)
+{
+    for (const int64_t replicas : {1, 3})
+        for (const bool fast : {false, true}) {
+            Matrix dy(HN_BF16, 9, 130), all(HN_F32, replicas, 130), some(HN_F32, replicas, 130);
+            dy.normal(1), all.normal(2), some.normal(2);
+            const std::vector<float> before = some.values();
+            hn_linear_db_args a = {};
+            a.dy = dy.data(), a.db = all.f32(), a.rows = 9, a.out = 130, a.ld_dy = dy.ld();
+            a.replicas = replicas, a.db_stride = all.ld(), a.dtype = HN_BF16;
+            ASSERT_HN_OK(fast ? hn_linear_db_fast(&a) : hn_linear_db_cpu(&a));
+            a.db = some.f32(), a.still = 40, a.n_still = 70;
+            ASSERT_HN_OK(fast ? hn_linear_db_fast(&a) : hn_linear_db_cpu(&a));
+            const std::vector<float> got = some.values(), want = all.values();
+            for (size_t i = 0; i < got.size(); i++) {
+                const bool still = i % 130 >= 40 && i % 130 < 110;
+                EXPECT_EQ(got[i], still ? before[i] : want[i]) << i;
+                EXPECT_NE(want[i], before[i]) << i;
+            }
+            a.still = 61;
+            EXPECT_HN_FAIL(hn_linear_db_check(&a), HN_ERR_SHAPE,
+                           "70 columns from 61 on stay, of 130");
+        }
 }
 
 TEST(LinearReplicas, EqualSeparateCalls)
@@ -402,8 +429,8 @@ class LinearCuda : public Linear {
     }
     hn_linear_db_args of_bias_on(OnDevice &d, DeviceMatrix &to)
     {
-        return {d.dy.data(), to.f32(), s.rows,  s.out, d.dy.ld(),
-                s.replicas,  to.ld(),  s.dtype, 2.0f};
+        return {d.dy.data(), to.f32(), s.rows, s.out, d.dy.ld(), s.replicas,
+                to.ld(),     s.dtype,  2.0f,   0,     0};
     }
     /* All four functions with everything they take, scratch of the promised size. */
     struct Results {
@@ -576,8 +603,9 @@ TEST(LinearDbCuda, CudaMatchesCpuAtEveryEdge)
                 Matrix dy(t, s.rows, s.out, gap), want(HN_F32, g, s.out);
                 DeviceMatrix on(t, s.rows, s.out, gap), got(HN_F32, g, s.out);
                 dy.normal(1), on.normal(1), want.normal(2), got.normal(2);
-                hn_linear_db_args a = {dy.data(),  want.f32(), s.rows, s.out, dy.ld(),
-                                       s.replicas, want.ld(),  t,      0.5f};
+                hn_linear_db_args a = {dy.data(), want.f32(), s.rows,    s.out,
+                                       dy.ld(),   s.replicas, want.ld(), t,
+                                       0.5f,      s.out / 3,  s.out / 2};
                 ASSERT_HN_OK(hn_linear_db_cpu(&a));
                 a.dy = on.data(), a.db = got.f32(), a.ld_dy = on.ld(), a.db_stride = got.ld();
                 DeviceScratch scratch(hn_linear_db_cuda_scratch(&a));

@@ -452,4 +452,96 @@ TEST_F(ParamsFile, LowRankPairsOfConvolutionsHaveTheShapesOfPeft)
     EXPECT_HN_FAIL(hn_params_conv(p, "grouped", &s), HN_ERR_SHAPE, "2 groups of 3 and 8");
 }
 
+/* A vector that is given: a graph writes a row for each replica, or a part of it through a view. */
+TEST(ParamsGiven, GraphsWriteAValueForEachReplica)
+{
+    for (const hn_dtype dtype : {HN_F32, HN_BF16})
+        for (const int64_t replicas : {1, 3}) {
+            const auto kind = [](const void *, const char *name) {
+                if (std::string(name) == "m.bias") return HN_ADAPT_GIVEN;
+                return std::string(name) == "n.bias" ? HN_ADAPT_FULL : HN_ADAPT_FROZEN;
+            };
+            hn_device *device;
+            hn_program *p;
+            hn_params *params;
+            hn_graph *g;
+            hn_tensor *theta, *part, *whole, *pair, *x, *y, *z;
+            const hn_adapt adapt = {.parameter = kind};
+            const hn_params_options o = {.dtype = dtype, .moments = 2, .gradients = true};
+            const hn_type rows = {.dtype = HN_F32, .ndim = 2, .dim = {2 * replicas, 8}};
+            const hn_type input = hn_type_2d(dtype, 2 * replicas, 16);
+            ASSERT_HN_OK(hn_program_new(replicas, &p));
+            ASSERT_HN_OK(hn_params_new(&adapt, &params));
+            ASSERT_HN_OK(hn_params_linear(params, "m", 16, 24, true, 0.3));
+            ASSERT_HN_OK(hn_params_linear(params, "n", 24, 5, true, 0.3));
+            ASSERT_HN_OK(hn_params_create(params, p, &o));
+            const hn_param *m = hn_params_find(params, "m.bias"),
+                           *n = hn_params_find(params, "n.bias");
+            ASSERT_HN_OK(hn_program_tensor(p, HN_MEM_INPUT, "theta", &rows, &theta));
+            ASSERT_HN_OK(hn_program_tensor(p, HN_MEM_INPUT, "x", &input, &x));
+            ASSERT_HN_OK(hn_graph_new(p, "g", false, &g));
+            /* tokens 0 and 1 of a replica are its columns 0..7 and 16..23 */
+            const int64_t dim[] = {replicas, 16};
+            ASSERT_HN_OK(hn_view_shape(g, theta, 2, dim, &whole));
+            for (int64_t k = 0; k < 2; k++) {
+                const std::string name = "part" + std::to_string(k);
+                ASSERT_HN_OK(hn_program_view(p, name.c_str(), m->value, 0, 1, 16 * k, 8, &part));
+                ASSERT_HN_OK(hn_view_columns(g, whole, 8 * k, 8, &pair));
+                hn_tensor *const in[] = {pair, part};
+                ASSERT_HN_OK(hn_emit(g, HN_OP_STORE, "store", in, nullptr, nullptr));
+            }
+            ASSERT_HN_OK(hn_params_linear_fwd(params, g, "m", x, &y));
+            ASSERT_HN_OK(hn_params_linear_fwd(params, g, "n", y, &z));
+            hn_graph_keep(y);
+            hn_graph_keep(z);
+            ASSERT_HN_OK(hn_device_open(test_device(), &device));
+            const hn_plan_options plan = {.device = device};
+            ASSERT_HN_OK(hn_plan_build(p, &plan));
+            ASSERT_HN_OK(hn_plan_allocate(p));
+            EXPECT_EQ(hn_params_trained(params), 5);
+            EXPECT_TRUE(m->given && m->master == nullptr && m->grad == nullptr);
+            std::vector<float> w(24 * 16, 0.25f), bias(24), of_n(5, 2),
+                in(32 * (size_t)replicas, 1);
+            for (size_t i = 0; i < bias.size(); i++) bias[i] = (float)i;
+            ASSERT_HN_OK(hn_param_set(hn_params_find(params, "m.weight"), w.data()));
+            ASSERT_HN_OK(hn_param_set(m, bias.data()));
+            ASSERT_HN_OK(hn_param_set(n, of_n.data()));
+            ASSERT_HN_OK(hn_tensor_set(x, in.data()));
+            std::vector<float> t(16 * (size_t)replicas);
+            for (size_t i = 0; i < t.size(); i++) t[i] = 100 + (float)i;
+            ASSERT_HN_OK(hn_tensor_set(theta, t.data()));
+            const hn_run_options run = {};
+            ASSERT_HN_OK(hn_graph_run(g, &run));
+            std::vector<float> out(48 * (size_t)replicas), got(24), last(10 * (size_t)replicas);
+            ASSERT_HN_OK(hn_tensor_get(y, out.data()));
+            ASSERT_HN_OK(hn_tensor_get(z, last.data()));
+            EXPECT_EQ(last,
+                      std::vector<float>(last.size(), 2)); /* n's copies are where they were */
+            for (int64_t r = 0; r < replicas; r++) {
+                std::vector<float> want = bias;
+                for (size_t i = 0; i < 8; i++) {
+                    want[i] = t[(size_t)r * 16 + i];
+                    want[16 + i] = t[(size_t)r * 16 + 8 + i];
+                }
+                ASSERT_HN_OK(hn_param_get_replica(m, r, got.data()));
+                EXPECT_EQ(got, want) << r;
+                for (size_t i = 0; i < 48; i++)
+                    EXPECT_EQ(out[(size_t)r * 48 + i], 4 + want[i % 24]) << r << " " << i;
+            }
+            hn_params_free(params);
+            hn_program_free(p);
+            hn_device_close(device);
+        }
+}
+
+TEST(ParamsGiven, IsAVector)
+{
+    hn_params *p;
+    const hn_adapt adapt = {.parameter = [](const void *, const char *) { return HN_ADAPT_GIVEN; }};
+    ASSERT_HN_OK(hn_params_new(&adapt, &p));
+    EXPECT_HN_FAIL(hn_params_linear(p, "m", 4, 4, true, 0), HN_ERR_UNSUPPORTED,
+                   "m.weight: a matrix that is given");
+    hn_params_free(p);
+}
+
 } // namespace

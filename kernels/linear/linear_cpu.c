@@ -1,5 +1,7 @@
 #include "kernels/linear/linear.h"
 
+#include <inttypes.h>
+
 #include "kernels/linear/linear_dw.h"
 #include "runtime/base/check.h"
 
@@ -51,6 +53,10 @@ hn_status hn_linear_db_check(const hn_linear_db_args *a)
     HN_TRY(hn_check_matrix("linear_db", "dy", a->dy, a->rows, a->out, a->ld_dy));
     HN_TRY(hn_check_pointer("linear_db", "db", a->db));
     HN_TRY(hn_check_replicas("linear_db", a->rows, a->replicas));
+    if (a->still < 0 || a->n_still < 0 || a->n_still > a->out || a->still > a->out - a->n_still)
+        return HN_FAIL(HN_ERR_SHAPE,
+                       "linear_db: %" PRId64 " columns from %" PRId64 " on stay, of %" PRId64,
+                       a->n_still, a->still, a->out);
     return hn_check_stride("linear_db", "db", a->replicas, a->db_stride, a->out);
 }
 
@@ -128,6 +134,7 @@ hn_status hn_linear_db_cpu(const hn_linear_db_args *a)
     for (int64_t g = 0; g < replicas; g++)
         for (int64_t o = 0; o < a->out; o++) {
             double sum = 0.0;
+            if (hn_linear_db_is_still(a, o)) continue;
             for (int64_t i = g * group; i < (g + 1) * group; i++)
                 sum += (double)hn_get_f32(a->dy, a->dtype, i * a->ld_dy + o);
             float *const db = a->db + g * a->db_stride + o;

@@ -56,6 +56,7 @@ constexpr int kDeep = 4;                    /* rows that a thread has under way 
 
 struct Columns {
     int64_t rows, cols, ld, length, runs, replicas; /* rows and runs of one replica */
+    int64_t still, n_still;
 };
 
 Columns columns_of(const hn_linear_db_args *a)
@@ -65,7 +66,8 @@ Columns columns_of(const hn_linear_db_args *a)
     const int64_t wanted = strips < kSumBlocks ? kSumBlocks / strips : 1;
     const int64_t shared = (rows + wanted - 1) / wanted;
     const int64_t length = shared > kLeastRun ? shared : kLeastRun;
-    return {rows, a->out, a->ld_dy, length, (rows + length - 1) / length, replicas};
+    return {rows,     a->out,   a->ld_dy,  length, (rows + length - 1) / length,
+            replicas, a->still, a->n_still};
 }
 
 /* Adds every kStep-th of n rows, which lie ld apart from `from` on; `left` columns are there from
@@ -111,6 +113,7 @@ __global__ void __launch_bounds__(kThreads, 3)
     const int64_t strips = (c.cols + kCols - 1) / kCols;
     const int64_t at = blockIdx.x / (uint32_t)strips; /* replica, run */
     const int64_t strip = (blockIdx.x - at * strips) * kCols;
+    if (strip >= c.still && strip + kCols <= c.still + c.n_still) return; /* nobody reads them */
     const int64_t g = (uint32_t)at / (uint32_t)c.runs, first = (at - g * c.runs) * c.length;
     const int64_t rows = c.rows - first < c.length ? c.rows - first : c.length;
     const int64_t left = c.cols - strip - x; /* columns from this thread's first on */
@@ -138,10 +141,11 @@ __global__ void __launch_bounds__(HN_RUN_THREADS)
     const int64_t strips = (c.cols + HN_RUN_COLS - 1) / HN_RUN_COLS;
     const int64_t g = blockIdx.x / (uint32_t)strips;
     const int64_t col = (blockIdx.x - g * strips) * HN_RUN_COLS + threadIdx.x % HN_RUN_COLS;
-    const bool writes = threadIdx.x < HN_RUN_COLS && col < c.cols;
+    const bool moves = col < c.cols && !(col >= c.still && col < c.still + c.n_still);
+    const bool writes = threadIdx.x < HN_RUN_COLS && moves;
     float *const to = db + g * db_stride + col;
     const float before = writes ? *to : 0.0f; /* on its way with the runs */
-    const float sum = hn_add_runs(part + g * c.runs * c.cols + col, c.cols, c.runs, col < c.cols);
+    const float sum = hn_add_runs(part + g * c.runs * c.cols + col, c.cols, c.runs, moves);
     if (writes) *to = before + alpha * sum;
 }
 

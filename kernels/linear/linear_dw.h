@@ -3,6 +3,8 @@
  *   dw[o,k] += alpha * sum_i dy[i,o] x'[i,k]     x' = x, or dropout(x) where drop.p > 0
  *   db[o]   += alpha * sum_i dy[i,o]
  *
+ * but for n_still columns of db from `still` on, which stay as they are.
+ *
  * The mask of x' is made again from the key of the forward operation, and x' is rounded to the
  * dtype of x, so that it is the very operand that forward used (kernels/random/dropout.h).
  *
@@ -67,9 +69,15 @@ typedef struct {
     int64_t ld_dy;
     int64_t replicas; /* 0: no replica axis */
     int64_t db_stride;
-    hn_dtype dtype; /* of dy */
-    float alpha;    /* 0: not given, 1 */
+    hn_dtype dtype;         /* of dy */
+    float alpha;            /* 0: not given, 1 */
+    int64_t still, n_still; /* columns that get nothing */
 } hn_linear_db_args;
+
+static inline bool hn_linear_db_is_still(const hn_linear_db_args *a, int64_t o)
+{
+    return o >= a->still && o < a->still + a->n_still;
+}
 
 HN_NODISCARD hn_status hn_linear_db_check(const hn_linear_db_args *a);
 HN_NODISCARD hn_status hn_linear_db_cpu(const hn_linear_db_args *a);

@@ -150,7 +150,8 @@ static void sum_columns(const hn_linear_db_args *a, int64_t g, int64_t o, int64_
         add_to(part, n, total);
     }
     float *const db = a->db + g * a->db_stride + o;
-    for (int64_t j = 0; j < n; j++) db[j] += alpha_of(a->alpha) * total[j];
+    for (int64_t j = 0; j < n; j++)
+        if (!hn_linear_db_is_still(a, o + j)) db[j] += alpha_of(a->alpha) * total[j];
 }
 
 hn_status hn_linear_db_fast(const hn_linear_db_args *a)

@@ -1,5 +1,5 @@
 /* image_box.h - which piece of an image a row takes, and where a resized pixel comes from: the same
- * bits on the host and in kernels. For image_prep's sources.
+ * bits on the host and in kernels. For the sources of this folder.
  *
  * Compilers may fuse a product and a sum where they stand side by side, each in its own way. So
  * what is multiplied and added is written as fma here, and products else only meet products.

@@ -1,15 +1,15 @@
 /* A block takes 1024 pixels of one output image, a thread a pixel with all its channels at a time;
  * one thread draws the image's box for the block. */
-#include "kernels/vision/image_box.h"
+#include "kernels/vision/cuda_image.h"
 #include "runtime/base/check.h"
-#include "runtime/base/cuda_math.h"
 
 namespace {
+
+using namespace hn_image;
 
 constexpr int kThreads = 256;
 constexpr int64_t kPixels = 4 * kThreads; /* of a block: a CIFAR image */
 constexpr int64_t kMaxBlocks = INT32_MAX; /* then blocks take several pieces */
-constexpr int kPack = 4;                  /* channels of a store of 8 or 16 bytes */
 
 template <class T>
 struct Prep {
@@ -41,59 +41,6 @@ __device__ __forceinline__ void take_crop(const Prep<T> &a, const hn_image_box &
         v[k] = inside && k < a.channels ? (float)from[k] : 0.0f;
 }
 
-template <class T>
-__device__ __forceinline__ void take_resized(const Prep<T> &a, const hn_image_box &b, int64_t image,
-                                             int32_t r, int32_t q, float (&v)[HN_IMAGE_CHANNELS])
-{
-    const hn_image_tap y = hn_image_tap_of(r, a.rule.out_height, b.height);
-    const hn_image_tap x = hn_image_tap_of(q, a.rule.out_width, b.width);
-    const uint8_t *const base = a.images + image * a.rule.height * a.rule.width * a.ld_images;
-    const uint8_t *const above = base + (int64_t)(b.top + y.first) * a.rule.width * a.ld_images;
-    const uint8_t *const below = base + (int64_t)(b.top + y.second) * a.rule.width * a.ld_images;
-    const int64_t first = (b.left + x.first) * a.ld_images;
-    const int64_t second = (b.left + x.second) * a.ld_images;
-#pragma unroll
-    for (int k = 0; k < HN_IMAGE_CHANNELS; k++) {
-        v[k] = 0.0f;
-        if (k >= a.channels) continue;
-        const float up = hn_image_mix((float)above[first + k], (float)above[second + k], x.weight);
-        const float down =
-            hn_image_mix((float)below[first + k], (float)below[second + k], x.weight);
-        v[k] = hn_image_mix(up, down, y.weight);
-    }
-}
-
-__device__ __forceinline__ void store_pack(float *to, const float (&v)[kPack])
-{
-    *reinterpret_cast<float4 *>(to) = make_float4(v[0], v[1], v[2], v[3]);
-}
-
-__device__ __forceinline__ void store_pack(__nv_bfloat16 *to, const float (&v)[kPack])
-{
-    const __nv_bfloat162 pair[2] = {__floats2bfloat162_rn(v[0], v[1]),
-                                    __floats2bfloat162_rn(v[2], v[3])};
-    uint2 word;
-    memcpy(&word, pair, sizeof word);
-    *reinterpret_cast<uint2 *>(to) = word;
-}
-
-/* The channels of a pixel; those behind v are 0. */
-template <bool kPacks, class T>
-__device__ __forceinline__ void store(T *to, int64_t channels, const float (&v)[kPack])
-{
-    static_assert((int)kPack == (int)HN_IMAGE_CHANNELS, "v is the first pack");
-    if constexpr (kPacks) {
-        const float zero[kPack] = {};
-        store_pack(to, v);
-        for (int64_t k = kPack; k < channels; k += kPack) store_pack(to + k, zero);
-    } else {
-#pragma unroll
-        for (int k = 0; k < kPack; k++)
-            if (k < channels) to[k] = hn_round<T>(v[k]);
-        for (int64_t k = kPack; k < channels; k++) to[k] = hn_round<T>(0.0f);
-    }
-}
-
 /* The rule's address is taken: __grid_constant__ saves each thread a copy of the arguments. */
 template <class T, bool kResized, bool kPacks>
 __global__ void __launch_bounds__(kThreads) image_prep_kernel(const __grid_constant__ Prep<T> a)
@@ -119,7 +66,7 @@ __global__ void __launch_bounds__(kThreads) image_prep_kernel(const __grid_const
                 int32_t q = (int32_t)p - r * a.rule.out_width;
                 if (box.flip) q = a.rule.out_width - 1 - q;
                 if (kResized)
-                    take_resized(a, box, image, r, q, v);
+                    take_resized(a.images, a.ld_images, a.channels, a.rule, box, image, r, q, v);
                 else
                     take_crop(a, box, image, r, q, v);
 #pragma unroll
@@ -155,8 +102,7 @@ void launch(const hn_image_prep_args *a, cudaStream_t stream)
                           (uint32_t)pixels,
                           hn_divisor_of(a->out_width),
                           hn_image_rule_of(a)};
-    const bool packs = a->out_channels % kPack == 0 && a->ld_y % kPack == 0 &&
-                       (uintptr_t)a->y % (kPack * sizeof(T)) == 0;
+    const bool packs = in_packs(a->y, a->out_channels, a->ld_y, a->dtype);
     const auto kernel =
         a->resized
             ? (packs ? image_prep_kernel<T, true, true> : image_prep_kernel<T, true, false>)

@@ -53,15 +53,19 @@ static hn_status declare(hn_params *p, const hn_param *what, const char *name, h
 static hn_status declare_base(hn_params *p, const char *name, int64_t rows, int64_t cols,
                               hn_init init, double init_scale, hn_param **out)
 {
+    const hn_adapt_kind kind =
+        p->adapt.parameter ? p->adapt.parameter(p->adapt.context, name) : HN_ADAPT_FROZEN;
     const hn_param q = {
         .ndim = rows ? 2 : 1,
         .dim = {rows ? rows : cols, rows ? cols : 0},
-        .trained =
-            p->adapt.parameter && p->adapt.parameter(p->adapt.context, name) == HN_ADAPT_FULL,
+        .trained = kind == HN_ADAPT_FULL,
+        .given = kind == HN_ADAPT_GIVEN,
         .decay = rows > 0,
         .init = init,
         .init_scale = init_scale,
     };
+    if (q.given && rows > 0)
+        return HN_FAIL(HN_ERR_UNSUPPORTED, "%s: a matrix that is given, only vectors can be", name);
     return declare(p, &q, name, out);
 }
 
@@ -164,6 +168,18 @@ static hn_status settle_sparse(hn_params *p, hn_linear_layer *l)
                    l->module);
 }
 
+/* What of the bias stays. */
+static hn_status settle_still(const hn_params *p, const hn_linear_layer *l)
+{
+    hn_param *b = l->bias;
+    if (p->adapt.still == NULL || b == NULL || !b->trained) return HN_OK;
+    p->adapt.still(p->adapt.context, l->module, l->out, &b->still, &b->n_still);
+    if (b->still >= 0 && b->n_still >= 0 && b->n_still <= l->out && b->still <= l->out - b->n_still)
+        return HN_OK;
+    return HN_FAIL(HN_ERR_SHAPE, "%s: %" PRId64 " elements from %" PRId64 " on are to stay",
+                   b->name, b->n_still, b->still);
+}
+
 static hn_status declare_layer(hn_params *p, const char *module, const hn_linear_layer *what,
                                bool bias, double init_scale)
 {
@@ -189,6 +205,7 @@ static hn_status declare_layer(hn_params *p, const char *module, const hn_linear
     set_taps(l, l->weight);
     snprintf(name, sizeof name, "%s.bias", module);
     if (bias) HN_TRY(declare_base(p, name, 0, l->out, HN_INIT_ZERO, 0, &l->bias));
+    HN_TRY(settle_still(p, l));
     if (l->lowrank.rank > 0) HN_TRY(declare_lowrank(p, l));
     HN_TRY(hn_grow(&p->linear, &p->cap_linear, p->n_linear, sizeof *p->linear));
     p->linear[p->n_linear++] = l;
@@ -303,8 +320,11 @@ static hn_status create_trained(hn_program *program, hn_param *q, const hn_param
     HN_TRY(create(program, HN_MEM_GRAD, "grad:", q, HN_F32, &q->grad));
     if (o->moments > 0) HN_TRY(create(program, HN_MEM_MOMENT1, "m:", q, HN_F32, &q->moment1));
     if (o->moments > 1) HN_TRY(create(program, HN_MEM_MOMENT2, "v:", q, HN_F32, &q->moment2));
+    if (o->average) HN_TRY(create(program, HN_MEM_AVERAGE, "average:", q, HN_F32, &q->average));
     q->value->needs_grad = true;
     q->value->grad = q->grad;
+    q->grad->still = q->still;
+    q->grad->n_still = q->n_still;
     return HN_OK;
 }
 
@@ -313,6 +333,8 @@ static hn_status create_stack(hn_program *program, hn_group *g, const hn_params_
                               bool work)
 {
     hn_tensor *all, *copy = NULL, *view[HN_MAX_PARTS], *copies[HN_MAX_PARTS] = {NULL};
+    if (o->average)
+        return HN_FAIL(HN_ERR_UNSUPPORTED, "averages of low-rank updates of a fused group");
     HN_TRY(hn_storage_stack(g, program, HN_MEM_TRAINED, "", HN_F32, &g->a_master, view));
     if (work) HN_TRY(hn_storage_stack(g, program, HN_MEM_WORK, "work:", o->dtype, &copy, copies));
     if (g->a == NULL) g->a = copy ? copy : g->a_master;
@@ -350,6 +372,7 @@ static hn_status create_param(hn_program *program, hn_param *q, const hn_params_
     if (q->trained) return q->master ? HN_OK : create_stack(program, q->stack, o, work);
     if (q->value != NULL) return HN_OK;
     const char *prefix = o->prefix ? o->prefix : "";
+    if (q->given) return create(program, HN_MEM_WORK, prefix, q, o->dtype, &q->value);
     if (q->buffer) return create(program, HN_MEM_STATE, prefix, q, HN_F32, &q->value);
     return create(program, HN_MEM_WEIGHT, prefix, q, o->dtype, &q->value);
 }
@@ -388,12 +411,15 @@ hn_status hn_params_create(hn_params *p, hn_program *program, const hn_params_op
     for (int decayed = 1; decayed >= 0; decayed--) {
         for (int64_t i = 0; i < p->n; i++) {
             hn_param *q = p->param[i];
+            if (q->given) continue;
             if (q->trained ? q->decay == (decayed == 1) : decayed == 1)
                 HN_TRY(create_param(program, q, o, p->flat.work));
         }
         if (decayed) p->flat.n_decay = hn_program_class_elements(program, HN_MEM_TRAINED, HN_F32);
     }
     p->flat.n = p->flat.n_dense = hn_program_class_elements(program, HN_MEM_TRAINED, HN_F32);
+    for (int64_t i = 0; i < p->n; i++) /* behind the working copies, which lie as the masters do */
+        if (p->param[i]->given) HN_TRY(create_param(program, p->param[i], o, p->flat.work));
     if (!o->gradients) return HN_OK;
     if (hn_params_in_blocks(p)) {
         HN_TRY(create_sparse(p, program, o));

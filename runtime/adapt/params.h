@@ -27,7 +27,14 @@
 extern "C" {
 #endif
 
-typedef enum { HN_ADAPT_FROZEN, HN_ADAPT_FULL } hn_adapt_kind;
+typedef enum {
+    HN_ADAPT_FROZEN,
+    HN_ADAPT_FULL,
+    /* A vector, of a value a replica, that is not trained: graphs of the program write it (`store`
+     * into hn_param.value, or into a view of it: a row a replica). Of the dtype that is computed
+     * in. Declaring a matrix so fails with HN_ERR_UNSUPPORTED. */
+    HN_ADAPT_GIVEN
+} hn_adapt_kind;
 
 typedef struct {
     int64_t rank;  /* 0: no low-rank update */
@@ -53,6 +60,11 @@ typedef struct {
      * the whole weight is trained or the low-rank update is materialised. */
     hn_status (*sparse)(const void *context, const char *module, int64_t in, int64_t out,
                         hn_block_shape *choice);
+    /* Of the bias of a linear layer that is trained: n elements from *first on that stay as they
+     * are, by a gradient of 0 (and no weight decay, which biases have none of): the key's part of
+     * q | k | v, whose gradient is round-off. Sets both, 0 on entry, or leaves them: none.
+     * Declaring the layer fails with HN_ERR_SHAPE where there are no such elements. */
+    void (*still)(const void *context, const char *module, int64_t out, int64_t *first, int64_t *n);
     const void *context;
 } hn_adapt;
 
@@ -82,10 +94,12 @@ typedef struct {
     int file_ndim; /* shape in files */
     int64_t file_dim[HN_PARAM_DIMS];
     hn_order order;
-    int64_t taps;        /* of HN_ORDER_TAPS: kh kw, or kd kh kw */
-    bool trained, decay; /* decay: weight decay applies (matrices, not norms and biases) */
-    bool adapter;        /* belongs to the method (low-rank A or B), not to the base model */
-    bool buffer;         /* running statistics: fp32, written by operations, never trained */
+    int64_t taps;           /* of HN_ORDER_TAPS: kh kw, or kd kh kw */
+    bool trained, decay;    /* decay: weight decay applies (matrices, not norms and biases) */
+    bool given;             /* HN_ADAPT_GIVEN */
+    int64_t still, n_still; /* elements of a trained bias that stay as they are */
+    bool adapter;           /* belongs to the method (low-rank A or B), not to the base model */
+    bool buffer;            /* running statistics: fp32, written by operations, never trained */
     hn_init init;
     double init_scale;
     uint64_t key;      /* random stream of the initialiser */
@@ -93,6 +107,7 @@ typedef struct {
     hn_group *stack;   /* A of a fused group: its tensors are rows of the group's; else NULL */
     hn_tensor *master; /* fp32, NULL when frozen */
     hn_tensor *grad, *moment1, *moment2; /* NULL when frozen */
+    hn_tensor *average;                  /* fp32; NULL: none is kept */
 } hn_param;
 
 typedef struct {
@@ -166,6 +181,7 @@ hn_fuse_rule hn_fuse_rule_of(hn_dtype dtype, bool gpu);
 typedef struct {
     hn_dtype dtype; /* of frozen weights and activations: f32 or bf16 */
     int moments;    /* optimizer moments per trained value: 0, 1 or 2 */
+    bool average;   /* room for an average of every trained value over steps; no fused group */
     bool gradients; /* false: nothing is trained in this program (evaluation, generation) */
     hn_fuse_rule fuse;
     bool border; /* store low-rank pairs around their weights where shapes allow (storage.c) */

@@ -34,7 +34,7 @@ enum { BORDER_PITCH = 64 };
 
 static bool is_frozen(const hn_linear_layer *l)
 {
-    return !l->weight->trained && (l->bias == NULL || !l->bias->trained);
+    return !l->weight->trained && (l->bias == NULL || !(l->bias->trained || l->bias->given));
 }
 
 hn_fuse_rule hn_fuse_rule_of(hn_dtype dtype, bool gpu)

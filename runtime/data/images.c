@@ -191,6 +191,45 @@ hn_status hn_images_name_classes(hn_image_set *s, const char *folder, const char
     return HN_OK;
 }
 
+/* ---- superclasses ---- */
+
+static void free_superclasses(hn_image_set *s)
+{
+    for (int32_t i = 0; s->super_name != NULL && i < s->n_super; i++) hn_free(s->super_name[i]);
+    hn_free(s->super_name);
+    hn_free(s->super_of);
+    s->super_name = NULL;
+    s->super_of = NULL;
+    s->n_super = 0;
+}
+
+hn_status hn_images_copy_superclasses(hn_image_set *s, const hn_image_set *from)
+{
+    free_superclasses(s);
+    if (from->n_super == 0) return HN_OK;
+    const size_t n = (size_t)from->v.n_classes;
+    s->super_of = hn_malloc(n * sizeof *s->super_of);
+    s->super_name = hn_calloc((size_t)from->n_super, sizeof *s->super_name);
+    if (s->super_of == NULL || s->super_name == NULL)
+        return HN_FAIL(HN_ERR_MEMORY, "no memory for superclasses");
+    s->n_super = from->n_super;
+    memcpy(s->super_of, from->super_of, n * sizeof *s->super_of);
+    for (int32_t i = 0; i < s->n_super; i++) {
+        s->super_name[i] = hn_strdup(from->super_name[i]);
+        if (s->super_name[i] == NULL) return HN_FAIL(HN_ERR_MEMORY, "no memory for a name");
+    }
+    return HN_OK;
+}
+
+int32_t hn_image_set_superclasses(const hn_image_set *s, const int32_t **of_class,
+                                  const char *const **name)
+{
+    if (s->n_super == 0) return 0;
+    *of_class = s->super_of;
+    *name = (const char *const *)s->super_name;
+    return s->n_super;
+}
+
 hn_status hn_images_check_labels(const hn_image_set *s, const char *path)
 {
     for (int64_t i = 0; i < s->v.count; i++)
@@ -215,6 +254,7 @@ int32_t hn_image_set_class(const hn_image_set *s, const char *name)
 void hn_image_set_free(hn_image_set *s)
 {
     if (s == NULL) return;
+    free_superclasses(s);
     free_names(s);
     hn_mapfile_close(&s->map);
     hn_free(s->pixel);

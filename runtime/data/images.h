@@ -107,6 +107,11 @@ HN_NODISCARD hn_status hn_image_set_make(const hn_images *v, const char *name, h
  * Errors  HN_ERR_ARG: none; HN_ERR_SHAPE; HN_ERR_MEMORY */
 HN_NODISCARD hn_status hn_image_sets_join(const hn_image_set *const *sets, int n,
                                           hn_image_set **out);
+/* Sets of the same classes in the same order (a set and its held-out images), one behind the other,
+ * as one set of these classes (copied).
+ * Errors  HN_ERR_ARG: none, other classes; HN_ERR_SHAPE; HN_ERR_MEMORY */
+HN_NODISCARD hn_status hn_image_sets_pool(const hn_image_set *const *sets, int n,
+                                          hn_image_set **out);
 void hn_image_set_free(hn_image_set *s); /* accepts NULL */
 
 const hn_images *hn_image_set_view(const hn_image_set *s);
@@ -117,6 +122,16 @@ const char *hn_image_set_kind(const hn_image_set *s); /* "CIFAR-10 binary", ... 
 const char *hn_image_set_digest(const hn_image_set *s);
 /* The class of that name or number; -1 if there is none. */
 int32_t hn_image_set_class(const hn_image_set *s, const char *name);
+
+enum { HN_SUPERCLASS_NONE = -1, HN_SUPERCLASS_MIXED = -2 };
+/* The superclasses of the classes: CIFAR-100 with its fine labels has them in its files; joined
+ * data sets (A+B) have none.
+ * of_class  out [n_classes]: below the number returned; NONE: the class has no image; MIXED: its
+ *           images have several
+ * name      out [number returned]
+ * Returns how many there are, 0: the data know none (then nothing is written) */
+int32_t hn_image_set_superclasses(const hn_image_set *s, const int32_t **of_class,
+                                  const char *const **name);
 
 typedef struct {
     double mean[HN_IMAGE_MAX_CHANNELS], sd[HN_IMAGE_MAX_CHANNELS]; /* of a channel, 0..255 */

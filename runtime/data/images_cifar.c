@@ -106,6 +106,42 @@ void hn_cifar_copy(const uint8_t *data, int64_t count, hn_image_kind kind, bool 
     }
 }
 
+/* What the coarse labels say of the fine classes. */
+static hn_status note_superclasses(hn_image_set *s, const uint8_t *data, int64_t count)
+{
+    if (s->super_of == NULL) {
+        s->super_of = hn_malloc(100 * sizeof *s->super_of);
+        if (s->super_of == NULL) return HN_FAIL(HN_ERR_MEMORY, "no memory for superclasses");
+        for (int i = 0; i < 100; i++) s->super_of[i] = HN_SUPERCLASS_NONE;
+    }
+    for (int64_t i = 0; i < count; i++) {
+        const uint8_t *p = data + i * record_of(HN_IMAGES_CIFAR100);
+        int32_t *super = &s->super_of[p[1]];
+        if (*super == HN_SUPERCLASS_NONE)
+            *super = p[0];
+        else if (*super != p[0])
+            *super = HN_SUPERCLASS_MIXED;
+    }
+    return HN_OK;
+}
+
+/* Their names, by the same files and rules as those of coarse classes. */
+static hn_status name_superclasses(const hn_image_files *f, const char *const *files,
+                                   hn_image_set *s)
+{
+    hn_image_set *twenty = NULL;
+    HN_TRY(hn_images_new(s->name, &twenty));
+    hn_status st = hn_images_name_classes(twenty, f->folder, files, 20);
+    if (st == HN_OK && twenty->class_name == NULL) st = hn_images_number_classes(twenty, 20);
+    if (st == HN_OK) {
+        s->super_name = twenty->class_name;
+        s->n_super = 20;
+        twenty->class_name = NULL;
+    }
+    hn_image_set_free(twenty);
+    return st;
+}
+
 /* Appends a file's records; *room: images there is room for. */
 static hn_status append(hn_image_set *s, const hn_data_bytes *b, const char *path, bool coarse,
                         int64_t most_bytes, hn_image_kind *kind, int64_t room[2])
@@ -121,7 +157,7 @@ static hn_status append(hn_image_set *s, const hn_data_bytes *b, const char *pat
     HN_TRY(hn_reserve(&s->label, &room[1], count, sizeof *s->label));
     hn_cifar_copy(b->data, n, *kind, coarse, s->label + s->v.count, s->pixel + s->v.count * PIXELS);
     s->v.count = count;
-    return HN_OK;
+    return *kind == HN_IMAGES_CIFAR100 && !coarse ? note_superclasses(s, b->data, n) : HN_OK;
 }
 
 static hn_status name_classes(const hn_image_files *f, hn_image_kind kind, bool coarse,
@@ -133,6 +169,7 @@ static hn_status name_classes(const hn_image_files *f, hn_image_kind kind, bool 
     const bool is_ten = kind == HN_IMAGES_CIFAR10;
     const int32_t n = is_ten ? 10 : coarse ? 20 : 100;
     HN_TRY(hn_images_name_classes(s, f->folder, is_ten ? ten : coarse ? twenty : hundred, n));
+    if (s->super_of != NULL) HN_TRY(name_superclasses(f, twenty, s));
     return s->class_name ? HN_OK : hn_images_number_classes(s, n);
 }
 

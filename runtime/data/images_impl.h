@@ -18,6 +18,9 @@ struct hn_image_set {
     int32_t *label;
     char **class_name; /* NULL until it is known how many there are */
     int32_t *part_class;
+    int32_t *super_of; /* [n_classes] as hn_image_set_superclasses gives them; NULL: none */
+    char **super_name; /* [n_super] */
+    int32_t n_super;
     char *name;
     const char *kind;
     char digest[HN_SHA256_HEX];
@@ -109,6 +112,8 @@ HN_NODISCARD hn_status hn_images_new(const char *name, hn_image_set **out);
 HN_NODISCARD hn_status hn_images_room(hn_image_set *s, const hn_images *v, int64_t count);
 HN_NODISCARD hn_status hn_images_copy_names(hn_image_set *s, const char *const *name, int32_t n);
 HN_NODISCARD hn_status hn_images_copy_parts(hn_image_set *s, const int32_t *part_class, int n);
+/* The superclasses of another set of the same classes; none where it has none. */
+HN_NODISCARD hn_status hn_images_copy_superclasses(hn_image_set *s, const hn_image_set *from);
 /* image_size and channels of the options. */
 HN_NODISCARD hn_status hn_images_settle(hn_image_set *s, const hn_image_options *o);
 /* The last step: the face's pointers and the digest. */

@@ -131,7 +131,8 @@ static hn_status align(hn_image_set *train, hn_image_set *eval)
                        (int)e->n_classes - 1, train->name, (int)t->n_classes);
     else if (e->n_classes > t->n_classes)
         HN_TRY(hn_images_number_classes(train, e->n_classes));
-    return hn_images_copy_names(eval, (const char *const *)train->class_name, t->n_classes);
+    HN_TRY(hn_images_copy_names(eval, (const char *const *)train->class_name, t->n_classes));
+    return hn_images_copy_superclasses(eval, train);
 }
 
 /* ---- cutting ---- */
@@ -149,6 +150,7 @@ static hn_status pick(const hn_image_set *s, const bool *chosen, bool which, int
     HN_TRY_GOTO(st, hn_images_room(p, &s->v, n), done);
     HN_TRY_GOTO(st, hn_images_copy_names(p, (const char *const *)s->class_name, s->v.n_classes),
                 done);
+    HN_TRY_GOTO(st, hn_images_copy_superclasses(p, s), done);
     for (int64_t i = 0, k = 0; i < s->v.count; i++) {
         if (chosen[i] != which) continue;
         memcpy(p->pixel + k * image, s->v.pixel + i * image, (size_t)image);
@@ -384,6 +386,76 @@ hn_status hn_image_sets_join(const hn_image_set *const *sets, int n, hn_image_se
 {
     if (n < 1) return HN_FAIL(HN_ERR_ARG, "no image sets to join");
     return join(sets, sets, n, out);
+}
+
+/* ---- pooling ---- */
+
+/* Errors name both sets. */
+static hn_status check_alike(const hn_image_set *a, const hn_image_set *b)
+{
+    const hn_images *v = &a->v, *w = &b->v;
+    if (v->h != w->h || v->w != w->w || v->c != w->c)
+        return HN_FAIL(HN_ERR_SHAPE,
+                       "%s: images of %" PRId64 " x %" PRId64 " pixels and %d channel(s); those of "
+                       "%s have %" PRId64 " x %" PRId64 " and %d",
+                       b->name, w->w, w->h, w->c, a->name, v->w, v->h, v->c);
+    if (v->n_classes != w->n_classes)
+        return HN_FAIL(HN_ERR_ARG, "%s has %d classes, %s has %d", a->name, (int)v->n_classes,
+                       b->name, (int)w->n_classes);
+    for (int32_t c = 0; c < v->n_classes; c++)
+        if (strcmp(a->class_name[c], b->class_name[c]) != 0)
+            return HN_FAIL(HN_ERR_ARG, "class %d is '%s' in %s and '%s' in %s", (int)c,
+                           a->class_name[c], a->name, b->class_name[c], b->name);
+    return HN_OK;
+}
+
+/* What another set's images say of the superclasses, too. */
+static void merge_superclasses(hn_image_set *s, const hn_image_set *from)
+{
+    if (from->n_super != s->n_super || s->n_super == 0) return;
+    for (int32_t c = 0; c < s->v.n_classes; c++) {
+        const int32_t said = from->super_of[c];
+        if (s->super_of[c] == HN_SUPERCLASS_NONE)
+            s->super_of[c] = said;
+        else if (said != HN_SUPERCLASS_NONE && said != s->super_of[c])
+            s->super_of[c] = HN_SUPERCLASS_MIXED;
+    }
+}
+
+hn_status hn_image_sets_pool(const hn_image_set *const *sets, int n, hn_image_set **out)
+{
+    hn_status st = HN_OK;
+    hn_image_set *s = NULL;
+    int64_t count = 0, at = 0;
+    if (n < 1) return HN_FAIL(HN_ERR_ARG, "no image sets to pool");
+    for (int k = 0; k < n; k++) {
+        HN_TRY(check_alike(sets[0], sets[k]));
+        count += sets[k]->v.count;
+    }
+    if (count > INT32_MAX)
+        return HN_FAIL(HN_ERR_SHAPE, "%" PRId64 " images: at most %d", count, INT32_MAX);
+    const hn_images *v = &sets[0]->v;
+    HN_TRY(hn_images_new(sets[0]->name, &s));
+    s->kind = sets[0]->kind;
+    s->named = sets[0]->named;
+    HN_TRY_GOTO(st, hn_images_room(s, v, count), done);
+    HN_TRY_GOTO(st, hn_images_copy_names(s, v->class_name, v->n_classes), done);
+    HN_TRY_GOTO(st, hn_images_copy_parts(s, v->part_class, v->n_parts), done);
+    HN_TRY_GOTO(st, hn_images_copy_superclasses(s, sets[0]), done);
+    for (int k = 0; k < n; k++) {
+        memcpy(s->pixel + at * v->h * v->w * v->c, sets[k]->v.pixel,
+               (size_t)hn_image_set_bytes(sets[k]));
+        memcpy(s->label + at, sets[k]->label, (size_t)sets[k]->v.count * sizeof *s->label);
+        at += sets[k]->v.count;
+        merge_superclasses(s, sets[k]);
+    }
+    HN_TRY_GOTO(st, hn_images_seal(s), done);
+    *out = s;
+    s = NULL;
+
+done:
+    hn_image_set_free(s);
+    return st;
 }
 
 /* ---- A+B ---- */

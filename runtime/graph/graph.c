@@ -105,7 +105,7 @@ static hn_tensor *new_tensor(hn_program *p, hn_mem mem, const char *name, const 
     return t;
 }
 
-static bool is_trained_class(hn_mem m) { return m >= HN_MEM_TRAINED && m <= HN_MEM_MOMENT2; }
+static bool is_trained_class(hn_mem m) { return m >= HN_MEM_TRAINED && m <= HN_MEM_AVERAGE; }
 
 hn_status hn_program_tensor(hn_program *p, hn_mem mem, const char *name, const hn_type *type,
                             hn_tensor **out)

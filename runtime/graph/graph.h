@@ -55,8 +55,8 @@ const char *hn_type_text(const hn_type *t, char *buffer, size_t size);
 hn_type hn_type_2d(hn_dtype dtype, int64_t rows, int64_t cols);
 hn_type hn_type_1d(hn_dtype dtype, int64_t n);
 
-/* Memory classes. TRAINED, WORK, GRAD, MOMENT1 and MOMENT2 have the same layout in elements, so one
- * flat pass serves clipping, the update and all-reduce. */
+/* Memory classes. From TRAINED to AVERAGE they have the same layout in elements, so one flat pass
+ * serves clipping, the update and all-reduce. */
 /* clang-format off */
 #define HN_MEM_LIST(X)                                                       \
     X(TRANSIENT, "activations")      /* placed by the plan, shared in time */\
@@ -66,6 +66,7 @@ hn_type hn_type_1d(hn_dtype dtype, int64_t n);
     X(GRAD,      "gradients")        /* fp32 sums, then the token count */   \
     X(MOMENT1,   "first moments")                                            \
     X(MOMENT2,   "second moments")                                           \
+    X(AVERAGE,   "averages")         /* of trained values over steps */      \
     X(INPUT,     "batch")                                                    \
     X(CACHE,     "key/value cache")                                          \
     X(STATE,     "tables and step state")
@@ -105,13 +106,14 @@ struct hn_tensor {
     hn_tensor *next;             /* ... and the next of the same base */
     hn_tensor *grad;             /* trained parameter: its fp32 gradient buffer; else NULL */
     const hn_block_rule *blocks; /* of a matrix that is trained in blocks; else NULL */
-    bool needs_grad;             /* a gradient must reach this tensor */
-    bool has_columns;            /* hn_view_columns or hn_view_shape has made views of it */
-    bool flat;                   /* a view whose last axis is not a part of that of base, ... */
-    bool fixed_pitch;            /* ... and that base: its rows must stay without gaps */
-    bool keep;                   /* hn_graph_keep: stays untouched to the end of its graph */
-    int64_t index;               /* number in its graph (transient) or program */
-    void *data;                  /* first element (of replica 0), NULL before hn_plan_allocate */
+    int64_t still, n_still; /* of the gradient of a bias: n elements that nothing is added to */
+    bool needs_grad;        /* a gradient must reach this tensor */
+    bool has_columns;       /* hn_view_columns or hn_view_shape has made views of it */
+    bool flat;              /* a view whose last axis is not a part of that of base, ... */
+    bool fixed_pitch;       /* ... and that base: its rows must stay without gaps */
+    bool keep;              /* hn_graph_keep: stays untouched to the end of its graph */
+    int64_t index;          /* number in its graph (transient) or program */
+    void *data;             /* first element (of replica 0), NULL before hn_plan_allocate */
 };
 
 /* Whose kernels attention runs on. */
@@ -275,6 +277,42 @@ typedef union {
         float w_dice, w_focal, w_cross, smooth, alpha, gamma; /* hn_seg_terms */
         bool want_dlogits, want_prediction;
     } seg_loss;
+    struct {
+        int64_t support, ways; /* support rows of a replica; the most classes of an episode */
+        float scale, offset;   /* logits = scale (cosine + offset) */
+        bool want_dfeatures, want_prediction, want_logits;
+    } proto_ce;
+    struct {
+        int64_t height, width, channels; /* of the output */
+        hn_dtype to;                     /* f32 or bf16 */
+        float augment;                   /* probability */
+        float mean[4], std[4];           /* of the channels; std 0: 1 */
+        uint64_t key;                    /* random stream */
+    } few_shot;                          /* few_shot_prep */
+    struct {
+        float decay;
+    } moving_average;
+    struct {
+        float eps; /* of the normalisation; 0: none */
+    } modulate;
+    struct {
+        int64_t group_rows; /* of y, under one label; 0: 1 */
+        bool want_dy, want_group_loss;
+    } regression;
+    struct {
+        float noise; /* standard deviation on z */
+        hn_dtype to; /* of z: f32 or bf16 */
+        uint64_t key;
+        bool want_dz;
+    } curve_point;
+    struct {
+        int64_t episodes; /* equal runs of the rows; 0: 1 */
+        hn_dtype to;      /* of u: f32 or bf16 */
+    } support_context;
+    struct {
+        float alpha;
+        bool want_rounded;
+    } add_scaled;
 } hn_attr;
 
 struct hn_node {

@@ -17,6 +17,8 @@ static hn_linear_db_args args_of(const hn_node *n)
         .db_stride = hn_replica_stride(db),
         .dtype = dy->type.dtype,
         .alpha = n->attr.linear.alpha,
+        .still = db->still,
+        .n_still = db->n_still,
     };
 }
 

@@ -1,5 +1,6 @@
 /* to = cast(a), in place of what `to` held: into a persistent tensor or a view; the mathematics is
- * in kernels/activation/elementwise.h */
+ * in kernels/activation/elementwise.h. Where `to` is a vector with replicas, a has a row for each.
+ */
 #include "kernels/activation/elementwise.h"
 #include "runtime/graph/op_util.h"
 
@@ -9,10 +10,16 @@ static hn_status infer(const hn_node *n, hn_type *out)
 {
     (void)out;
     const hn_type *a = &n->in[A]->type, *to = &n->in[TO]->type;
+    const int64_t replicas = hn_replicas_of(n->in[TO]);
+    const bool rows_of_vector = to->ndim == 1 && a->ndim == 2 && !hn_replicas_of(n->in[A]) &&
+                                hn_type_rows(a) == (replicas ? replicas : 1) &&
+                                hn_type_cols(a) == to->dim[0];
     hn_type same = *a;
     same.dtype = to->dtype;
     if (!hn_is_real(a) || !hn_is_real(to))
         return HN_FAIL(HN_ERR_UNSUPPORTED, "a and the place it goes to are f32 or bf16");
+    if (rows_of_vector) return HN_OK;
+    if (replicas) return HN_FAIL(HN_ERR_SHAPE, "no row of a for each replica of a vector");
     if (!hn_type_same(&same, to) || hn_replicas_of(n->in[A]))
         return HN_FAIL(HN_ERR_SHAPE, "a and the place it goes to have other axes, or replicas");
     return HN_OK;
@@ -27,7 +34,7 @@ static hn_cast_args args_of(const hn_node *n)
         .rows = hn_type_rows(a),
         .cols = hn_type_cols(a),
         .ld_a = hn_type_ld(a),
-        .ld_y = hn_type_ld(to),
+        .ld_y = hn_replicas_of(n->in[TO]) ? hn_replica_stride(n->in[TO]) : hn_type_ld(to),
         .dtype = a->dtype,
         .y_dtype = to->dtype,
     };
@@ -68,6 +75,7 @@ const hn_op_def hn_op_store = {
     .n_in = 2,
     .n_out = 1,
     .alias = {1 + TO},
+    .replicas = true,
     .infer = infer,
     .run_cpu = run_cpu,
     .run_cuda = run_cuda,

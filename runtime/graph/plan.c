@@ -78,7 +78,7 @@ hn_status hn_plan_build(hn_program *p, const hn_plan_options *o)
     return HN_OK;
 }
 
-static bool has_replicas(hn_mem m) { return m >= HN_MEM_TRAINED && m <= HN_MEM_MOMENT2; }
+static bool has_replicas(hn_mem m) { return m >= HN_MEM_TRAINED && m <= HN_MEM_AVERAGE; }
 
 static size_t block_bytes(const hn_program *p, int m)
 {

@@ -59,6 +59,32 @@ int64_t hn_vision_layers(const hn_vision_config *c);
 /* Width of the features. */
 int64_t hn_vision_width(const hn_vision_config *c);
 
+/* The biases of a block of a vision transformer, in the order in which they are used. */
+typedef enum {
+    HN_VIT_NORM1,
+    HN_VIT_QUERY,
+    HN_VIT_KEY,
+    HN_VIT_VALUE,
+    HN_VIT_PROJ,
+    HN_VIT_NORM2,
+    HN_VIT_FC1,
+    HN_VIT_FC2,
+    HN_VIT_BIASES
+} hn_vit_bias;
+
+enum { HN_VIT_BIAS_NAME = 160 };
+
+/* Where one of them lies: elements first .. first+n-1 of the vector of that name. */
+typedef struct {
+    char name[HN_VIT_BIAS_NAME];
+    int64_t first, n;
+} hn_vit_bias_place;
+
+/* Errors  HN_ERR_ARG: no vision transformer, no such block; HN_ERR_UNSUPPORTED: q, k and v have no
+ *         biases */
+HN_NODISCARD hn_status hn_vision_vit_bias(const hn_vision_config *c, int64_t layer, hn_vit_bias b,
+                                          hn_vit_bias_place *out);
+
 /* Whether images of a batch see each other in training, unless frozen_norm. */
 bool hn_vision_has_batch_norm(const hn_vision_config *c);
 

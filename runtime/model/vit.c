@@ -117,6 +117,43 @@ hn_status hn_vit_declare(const hn_vision_config *c, hn_params *p)
     return hn_vision_declare_ln(p, n->norm, c->vit.hidden);
 }
 
+/* ---- biases by place ---- */
+
+static const char *suffix_of(const names *n, hn_vit_bias b)
+{
+    switch (b) {
+    case HN_VIT_NORM1: return n->norm1;
+    case HN_VIT_QUERY: return n->qkv ? n->qkv : n->q;
+    case HN_VIT_KEY: return n->qkv ? n->qkv : n->k;
+    case HN_VIT_VALUE: return n->qkv ? n->qkv : n->v;
+    case HN_VIT_PROJ: return n->proj;
+    case HN_VIT_NORM2: return n->norm2;
+    case HN_VIT_FC1: return n->fc1;
+    default: return n->fc2;
+    }
+}
+
+hn_status hn_vision_vit_bias(const hn_vision_config *c, int64_t layer, hn_vit_bias b,
+                             hn_vit_bias_place *out)
+{
+    const hn_vit_sizes *s = &c->vit;
+    const names *n = names_of(c);
+    const bool of_qkv = b == HN_VIT_QUERY || b == HN_VIT_KEY || b == HN_VIT_VALUE;
+    char name[HN_MODULE_NAME];
+    if (c->family != HN_VISION_VIT)
+        return HN_FAIL(HN_ERR_ARG, "%s: no vision transformer", c->architecture);
+    if (layer < 0 || layer >= s->layers || (unsigned)b >= HN_VIT_BIASES)
+        return HN_FAIL(HN_ERR_ARG, "%s: bias %d of block %" PRId64 " of %" PRId64, c->architecture,
+                       (int)b, layer, s->layers);
+    if (of_qkv && !s->qkv_bias)
+        return HN_FAIL(HN_ERR_UNSUPPORTED, "%s: queries, keys and values have no biases",
+                       c->architecture);
+    out->n = b == HN_VIT_FC1 ? s->intermediate : s->hidden;
+    out->first = of_qkv && n->qkv != NULL ? (b - HN_VIT_QUERY) * s->hidden : 0;
+    snprintf(out->name, sizeof out->name, "%s.bias", in_layer(n, layer, suffix_of(n, b), name));
+    return HN_OK;
+}
+
 /* ---- recording ---- */
 
 static hn_status linear(const hn_vision_pass *v, int64_t layer, const char *suffix, hn_tensor *x,

@@ -109,6 +109,18 @@ static hn_status record_range(hn_engine *e, const char *name, int64_t first, int
                    adamw ? &adamw_attr : &sgd_attr, NULL);
 }
 
+/* Of the values behind the update. */
+static hn_status record_average(hn_engine *e)
+{
+    const int64_t n = hn_params_flat(e->params)->n;
+    const hn_attr attr = {.moving_average = {.decay = (float)e->o.average}};
+    hn_tensor *in[2];
+    if (e->o.average == 0) return HN_OK;
+    HN_TRY(hn_program_range(e->program, HN_MEM_AVERAGE, "averages", HN_F32, 0, n, &in[0]));
+    HN_TRY(hn_program_range(e->program, HN_MEM_TRAINED, "averaged", HN_F32, 0, n, &in[1]));
+    return hn_emit(e->update, HN_OP_MOVING_AVERAGE, "average", in, &attr, NULL);
+}
+
 static hn_status record_update(hn_engine *e)
 {
     const hn_flat *flat = hn_params_flat(e->params);
@@ -127,7 +139,8 @@ static hn_status record_update(hn_engine *e)
         HN_TRY(hn_engine_record_zero(e->update, flat->count));
         HN_TRY(hn_engine_record_discard(e, grad));
     }
-    return hn_params_refresh(e->params, e->update);
+    HN_TRY(hn_params_refresh(e->params, e->update));
+    return record_average(e);
 }
 
 static hn_status record_eval(hn_engine *e)
@@ -180,14 +193,19 @@ static hn_status record(hn_engine *e)
     const bool adamw = o->optimizer.kind == HN_OPTIMIZER_ADAMW;
     const bool gpu = o->executor != HN_EXECUTOR_CPU; /* chosen by now */
     HN_TRY(check_replicas(e));
+    if (!(o->average >= 0 && o->average < 1))
+        return HN_FAIL(HN_ERR_ARG, "average: decay %g, must be in [0, 1)", o->average);
     HN_TRY(hn_program_new(o->replicas, &e->program));
     HN_TRY(hn_params_new(o->adapt, &e->params));
     HN_TRY(o->job->declare(o->job, e->params));
+    if (o->average > 0 && hn_params_in_blocks(e->params))
+        return HN_FAIL(HN_ERR_UNSUPPORTED, "average: blocks of weights are trained");
     if (o->train && hn_params_trained(e->params) == 0 && !hn_params_in_blocks(e->params))
         return HN_FAIL(HN_ERR_ARG, "nothing to train: no parameter of the model was chosen");
     const hn_params_options po = {.dtype = o->dtype,
                                   .moments = adamw ? 2 : o->optimizer.momentum > 0,
                                   .gradients = o->train,
+                                  .average = o->average > 0,
                                   .fuse = hn_fuse_rule_of(o->dtype, gpu),
                                   .border = gpu && o->dtype == HN_BF16,
                                   .sparse = o->sparse};

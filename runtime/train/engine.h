@@ -79,6 +79,8 @@ typedef struct {
     size_t memory; /* bytes that may be taken on the device; 0: what is free there */
     hn_optimizer optimizer;
     hn_anchor anchor;         /* zeros: none */
+    double average;           /* decay of a moving average of all trained values (kernels/optim/
+                               * moving_average.h), hn_param.average; 0: none */
     hn_sparse_options sparse; /* of a hook that wants blocks trained (runtime/adapt/sparse.h) */
     uint64_t seed;
     hn_side side; /* the next two: as in hn_plan_options */

@@ -29,6 +29,7 @@ hn_status hn_engine_restart(hn_engine *e, uint64_t seed)
     HN_TRY(hn_program_spread(e->program, HN_MEM_WORK));
     HN_TRY(hn_program_clear(e->program, HN_MEM_MOMENT1));
     HN_TRY(hn_program_clear(e->program, HN_MEM_MOMENT2));
+    HN_TRY(hn_program_clear(e->program, HN_MEM_AVERAGE));
     if (e->ref == NULL) return HN_OK;
     return hn_device_copy(hn_program_device(e->program), e->ref->data, e->values->data,
                           hn_type_bytes(&e->ref->type));

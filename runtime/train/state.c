@@ -103,13 +103,13 @@ static hn_status save_moments(const char *path, const hn_params *p)
     hn_sparse_entries blocks = {0};
     entries e = {0};
     hn_status st = hn_sparse_save_moments(hn_params_sparse(p), &blocks);
-    if (st == HN_OK) st = entries_new(2 * n_params + blocks.n, &e);
+    if (st == HN_OK) st = entries_new(3 * n_params + blocks.n, &e);
     for (int64_t i = 0; st == HN_OK && i < n_params; i++) {
         const hn_param *q = hn_params_at(p, i);
-        const hn_tensor *moment[] = {q->moment1, q->moment2};
-        for (int k = 0; k < 2 && st == HN_OK; k++) {
+        const hn_tensor *moment[] = {q->moment1, q->moment2, q->average};
+        for (int k = 0; k < 3 && st == HN_OK; k++) {
             if (moment[k] == NULL) continue;
-            const char *name = hn_arena_text(&names, "%s.%c", q->name, "mv"[k]);
+            const char *name = hn_arena_text(&names, "%s.%c", q->name, "mva"[k]);
             if (name == NULL)
                 st = HN_FAIL(HN_ERR_MEMORY, "no memory for a moment's name");
             else
@@ -441,10 +441,10 @@ static hn_status load_moments(const char *dir, const hn_params *p)
     HN_TRY_GOTO(st, hn_st_open(path, &f), done);
     for (int64_t i = 0; i < hn_params_count(p); i++) {
         const hn_param *q = hn_params_at(p, i);
-        hn_tensor *moment[] = {q->moment1, q->moment2};
-        for (int k = 0; k < 2; k++) {
+        hn_tensor *moment[] = {q->moment1, q->moment2, q->average};
+        for (int k = 0; k < 3; k++) {
             if (moment[k] == NULL) continue;
-            snprintf(name, sizeof name, "%s.%c", q->name, "mv"[k]);
+            snprintf(name, sizeof name, "%s.%c", q->name, "mva"[k]);
             HN_TRY_GOTO(st, read_tensor(f, name, q, dense), done);
             HN_TRY_GOTO(st, hn_param_write(q, moment[k], dense), done);
         }

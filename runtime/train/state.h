@@ -3,11 +3,10 @@
  *   delta.safetensors         trained values in fp32 by parameter name; metadata delta.manifest:
  *                             format version, base digest, encodings dense, lowrank, and those of
  *                             blocks (sparse_state.h)
- *   optimizer-0.safetensors   moments, "<parameter>.m" and "<parameter>.v"
- *   state.json                format version, step, counters, identities, log, plans of the matrix
- *                             products on a GPU
- *   trainer_state.json        the same log in the words of Hugging Face's Trainer
- *   run.yaml                  the options that reproduce the run
+ *   optimizer-0.safetensors   moments, "<parameter>.m" and "<parameter>.v"; averages,
+ * "<parameter>.a" state.json                format version, step, counters, identities, log, plans
+ * of the matrix products on a GPU trainer_state.json        the same log in the words of Hugging
+ * Face's Trainer run.yaml                  the options that reproduce the run
  *
  * A state that was saved and loaded continues bit for bit. Readers refuse newer versions and
  * another base model, data set, tokenizer or set of options that decide about the result. */

@@ -1,9 +1,10 @@
 #!/bin/sh
 # Writes seed inputs for the fuzz targets: make_seeds.sh DIR gives DIR/safetensors, DIR/config,
-# DIR/images, DIR/tasks, DIR/nifti and DIR/fed_message.
+# DIR/images, DIR/tasks, DIR/nifti, DIR/fed_message and DIR/trajectory.
 set -eu
 [ $# -eq 1 ] || { echo "usage: $0 DIR" >&2; exit 2; }
-mkdir -p "$1/safetensors" "$1/config" "$1/images" "$1/tasks" "$1/nifti" "$1/fed_message"
+mkdir -p "$1/safetensors" "$1/config" "$1/images" "$1/tasks" "$1/nifti" "$1/fed_message" \
+    "$1/trajectory"
 here=$(dirname "$0")
 
 # safetensors NAME JSON DATA: length of the JSON in 8 bytes (below 256), JSON, data
@@ -87,3 +88,13 @@ message f32_fisher 0 2 60 400 ''
 message bf16 1 1 60 112 ''
 message bf16_fisher 1 3 60 208 ''
 message topk 2 1 2 32 '\1'
+
+# sizes (records 1, knots 2, numbers 1, support 1), then a record; the target fills in the rest: facts
+# of episode 1 in domain 0 with unit 1, one image, one knot of 1 and one of 2
+{
+    printf '\001\002\001\001'
+    printf '\0\0\0\0\001\0\0\0'
+    printf '\001\0\0\0\0\0\0\0'; zeros 8
+    zeros 8; printf '\0\0\200\077'; zeros 8; printf '\001\0\0\0'
+    printf '\005\0\0\0\0\0\0\0'; printf '\0\074\0\100'; zeros 4
+} > "$1/trajectory/one"

@@ -1,0 +1,151 @@
+/* hyperflow_impl.h - what the files hyperflow_*.c share; for them only. */
+#ifndef HN_HYPERFLOW_IMPL_H
+#define HN_HYPERFLOW_IMPL_H
+#include "runtime/base/json.h"
+#include "runtime/base/progress.h"
+#include "runtime/data/episodes.h"
+#include "runtime/file/checkpoint.h"
+#include "runtime/graph/run.h"
+#include "runtime/model/model.h"
+#include "runtime/train/few_shot_stats.h"
+#include "runtime/train/hyperflow.h"
+#include "runtime/train/theta.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+enum {
+    HN_HYPERFLOW_FORMAT = 1,   /* of index.json, drift.json and cells; readers refuse newer ones */
+    HN_HYPERFLOW_CHOICES = 16, /* learning rates, stop times that are tried */
+    HN_HYPERFLOW_NAME = 64     /* bytes of a domain's name */
+};
+
+/* What a domain's classes, or images, are for. Of a domain of training: classes of its split, those
+ * of --hold-out apart. Of another one: TEST is all of them with most of their images, VALID the
+ * same classes with the others: as classes of their own, behind those of TEST. */
+typedef enum { HN_HF_TRAIN, HN_HF_VALID, HN_HF_TEST, HN_HF_HELD, HN_HF_PARTS } hn_hf_part;
+const char *hn_hf_part_name(hn_hf_part p); /* "train", "valid", "test", "held-out" */
+
+typedef struct {
+    char name[HN_HYPERFLOW_NAME];
+    char *path;
+    bool trains; /* it is one of --train-domains */
+    hn_image_set *images;
+    hn_class_groups groups;                 /* n 0: none */
+    hn_episode_source *source[HN_HF_PARTS]; /* NULL: no class */
+} hn_hf_domain;
+
+/* What eval measures: one of --test-domains. */
+typedef struct {
+    char name[HN_HYPERFLOW_NAME + 16]; /* as given; in file names ':' is '-' */
+    int64_t domain;
+    hn_hf_part part;
+} hn_hf_target;
+
+typedef struct {
+    const hn_hyperflow_config *c;
+    const hn_verb_call *call;
+    hn_log log;
+    FILE *to;
+    /* inputs */
+    hn_device *device;
+    hn_model model;
+    const char *base_digest;
+    hn_theta theta;   /* what is adapted */
+    hn_model encoder; /* once a stage wants it */
+    const char *encoder_digest;
+    hn_hf_domain *domain; /* those of training first */
+    int64_t n_domains, n_train;
+    hn_hf_target *target;
+    int64_t n_targets;
+    double rate[HN_HYPERFLOW_CHOICES];
+    int n_rates;
+    /* the run */
+    char *out, *settings;
+    hn_outdir *lock;
+    json_t *index;
+    hn_progress progress;
+    bool stopped; /* asked to */
+} hn_hyperflow;
+
+/* ---- hyperflow_options.c ---- */
+HN_NODISCARD hn_status hn_hyperflow_check_options(const hn_verb_call *call);
+/* out [HN_HYPERFLOW_CHOICES]. Errors: HN_ERR_ARG naming the option */
+HN_NODISCARD hn_status hn_hyperflow_numbers(hn_text_list list, const char *option, double least,
+                                            double most, double *out, int *n);
+
+/* ---- hyperflow_domain.c ---- */
+HN_NODISCARD hn_status hn_hyperflow_domains(hn_hyperflow *r);
+void hn_hyperflow_domains_free(hn_hyperflow *r);
+/* Episodes of a part: --way becomes the number of classes where there are fewer. */
+HN_NODISCARD hn_status hn_hyperflow_sampler(const hn_hyperflow *r, const hn_hf_domain *d,
+                                            hn_hf_part part, hn_episode_sampler **out);
+
+/* ---- hyperflow_open.c: model, machine, domains ---- */
+/* domains: their images are read, and compared with those of the run. */
+HN_NODISCARD hn_status hn_hyperflow_open(const hn_verb_call *call, bool domains, hn_hyperflow *r);
+void hn_hyperflow_close(hn_hyperflow *r);
+/* Whether a signal has come, or --stop-after is reached. */
+bool hn_hyperflow_must_stop(const hn_hyperflow *r, int64_t done_here);
+/* Of a stage; without a terminal a line every so many units. */
+void hn_hyperflow_progress(hn_hyperflow *r, const char *step, const char *unit, int64_t done,
+                           int64_t total);
+
+/* ---- hyperflow_encoder.c ---- */
+/* Where an encoder is. path "": in the run's folder, trained there. */
+typedef struct {
+    const char *path, *weights; /* weights: NULL or "" without a file of them */
+    int64_t image;              /* side that it reads; 0: as it says */
+} hn_hf_encoder;
+bool hn_hf_encoder_is_trained(const hn_hyperflow_config *c); /* by train's options, here */
+HN_NODISCARD hn_status hn_hyperflow_encoder_open(hn_hyperflow *r, const hn_hf_encoder *from);
+/* By train's options. r->encoder: opened, after it was trained where it has to be. r->stopped:
+ * asked to stop. */
+HN_NODISCARD hn_status hn_hyperflow_encoder(hn_hyperflow *r);
+
+/* ---- hyperflow_features.c ---- */
+/* out [images of the domain, width of the encoder's features], read or made. */
+HN_NODISCARD hn_status hn_hyperflow_features(hn_hyperflow *r, const hn_hf_domain *d, float *out);
+
+/* ---- hyperflow_cell.c ---- */
+/* What was chosen on validation episodes; value 0 is no adaptation, and always tried. */
+typedef struct {
+    const char *what; /* "lr", "stop" */
+    const char *on;   /* which episodes */
+    double value[HN_HYPERFLOW_CHOICES + 1], accuracy[HN_HYPERFLOW_CHOICES + 1];
+    int n, best; /* n 0: nothing was */
+} hn_hf_choice;
+
+typedef struct {
+    const char *label, *domain, *settings;
+    const char *sampler, *digest; /* which episodes: text and digest of the sampler */
+    const char *device;
+    bool in_domain;
+    hn_hf_choice choice;
+    const double *accuracy; /* [episodes] */
+    int64_t episodes;
+    double seconds;         /* of the test episodes */
+    double flops;           /* of an episode's adaptation; 0: none */
+    uint64_t planned_bytes; /* of the engines that adapt and classify, largest of them */
+} hn_hf_cell;
+
+/* domain NULL: of a cell that is of no domain. */
+HN_NODISCARD hn_status hn_hf_cell_path(const hn_hyperflow *r, const char *label, const char *domain,
+                                       char **path);
+/* Errors: HN_ERR_ARG where it is there with other settings, naming the first that differs */
+HN_NODISCARD hn_status hn_hf_cell_there(const char *path, const char *settings, bool *there);
+HN_NODISCARD hn_status hn_hf_cell_save(const char *path, const hn_hf_cell *c);
+
+/* ---- hyperflow_folder.c ---- */
+/* <run>/<name>; hn_free it. */
+HN_NODISCARD hn_status hn_hyperflow_path(const hn_hyperflow *r, const char *name, char **path);
+/* Takes the folder of generate, checks that what is there is this run's, or begins. */
+HN_NODISCARD hn_status hn_hyperflow_folder_open(hn_hyperflow *r);
+/* The same for a run that is there. write: files of it will be, so it is taken; else only read. */
+HN_NODISCARD hn_status hn_hyperflow_folder_read(hn_hyperflow *r, bool write);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,55 @@
+/* hyperflow_tune.h - episodes of a domain as the tuner (few_shot_tune.h) wants them; for the files
+ * hyperflow_*.c only. */
+#ifndef HN_HYPERFLOW_TUNE_H
+#define HN_HYPERFLOW_TUNE_H
+#include "runtime/flow/trajectory.h"
+#include "runtime/train/few_shot_tune.h"
+#include "runtime/train/hyperflow_impl.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* What is measured, and what choices are made on: two parts of a domain, in one engine. */
+typedef struct {
+    const hn_hf_domain *domain;
+    hn_episode_sampler *main, *valid;
+    hn_episode_sizes sizes; /* of either */
+} hn_hf_bench;
+
+HN_NODISCARD hn_status hn_hf_bench_open(const hn_hyperflow *r, const hn_hf_domain *d,
+                                        hn_hf_part part, hn_hf_part valid, hn_hf_bench *out);
+void hn_hf_bench_close(hn_hf_bench *b); /* accepts an empty one */
+
+/* Episodes first .. first + n - 1 of a sampler. *out: hn_hf_episodes_free */
+HN_NODISCARD hn_status hn_hf_draw(const hn_episode_sampler *s, const hn_episode_sizes *sizes,
+                                  int64_t first, int64_t n, hn_episode **out);
+void hn_hf_episodes_free(hn_episode *e, int64_t n); /* accepts NULL */
+
+/* What --adapted trains. */
+hn_tune_set hn_hf_theta_set(const hn_hyperflow *r);
+hn_few_shot_tune_options hn_hf_tune_options(const hn_hyperflow *r, const hn_hf_bench *b,
+                                            hn_tune_set set);
+/* Of what is random for episode `number` of a domain: `what` and `i` say of which of its uses. */
+uint64_t hn_hf_seed(const hn_hyperflow *r, const char *domain, const char *what, int64_t i,
+                    int64_t number);
+
+/* choice: value [n] are tried on the validation episodes; accuracy and best come of it. */
+HN_NODISCARD hn_status hn_hf_choose_with(const hn_hyperflow *r, const hn_hf_bench *b,
+                                         hn_few_shot_tuner *t, hn_hf_choice *choice);
+/* The same with a tuner of its own. */
+HN_NODISCARD hn_status hn_hf_choose_rate(const hn_hyperflow *r, const hn_hf_bench *b,
+                                         hn_tune_set set, hn_hf_choice *choice);
+
+/* ---- hyperflow_generate.c ---- */
+int64_t hn_hf_episodes(const hn_hyperflow *r); /* of all domains together */
+/* Its episodes are [that, that of the next domain). */
+int64_t hn_hf_first_episode(const hn_hyperflow *r, int64_t domain);
+HN_NODISCARD hn_status hn_hf_trajectory_head(const hn_hyperflow *r, hn_trajectory_head *h);
+/* sigma [tokens]: root mean square of what tuning changes, over the starts without noise. */
+HN_NODISCARD hn_status hn_hf_sigma(const hn_hyperflow *r, const hn_trajectories *t, float *sigma);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

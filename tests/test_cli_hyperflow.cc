@@ -1,0 +1,361 @@
+/* hone-hyperflow: its stages, how they go on, what they choose by, bad support sets. */
+#include "pearl_test.h"
+
+namespace {
+
+/* Images of 12 x 12: class k has stripes of direction k / 6 and phase k mod 6, in noise. */
+std::string stripes(int n, int classes, unsigned seed)
+{
+    std::mt19937 rng(seed);
+    std::string s;
+    for (int i = 0; i < n; i++)
+        for (int y = 0; y < 12; y++)
+            for (int x = 0; x < 12; x++) {
+                const int k = i % classes, at = k < 6 ? y + x : y + 2 * x + 5;
+                s += (char)(at % 6 == k % 6 ? 150 + rng() % 90 : 20 + rng() % 130);
+            }
+    return s;
+}
+
+/* Domain "near" of 12 classes with 12 images each; "far" of 3 with 30 each; a small transformer. */
+class FlowPlace {
+    TempDir dir_;
+
+    void domain(const std::string &name, int n, int classes, const std::string &pixel)
+    {
+        std::filesystem::create_directories(dir_ / ("data/" + name));
+        std::vector<int> label((size_t)n);
+        for (int i = 0; i < n; i++) label[(size_t)i] = i % classes;
+        const std::string at = dir_ / ("data/" + name + "/train-");
+        write_file(at + "images-idx3-ubyte", idx(8, {(uint32_t)n, 12, 12}, pixel));
+        write_file(at + "labels-idx1-ubyte", idx_labels(label));
+    }
+
+  public:
+    FlowPlace()
+    {
+        domain("near", 144, 12, stripes(144, 12, 1));
+        far(stripes(90, 3, 2));
+        write_file(dir_ / "vit.json",
+                   R"({"model_type":"vit","architectures":["ViTForImageClassification"],)"
+                   R"("image_size":12,"patch_size":4,"num_channels":1,"hidden_size":16,)"
+                   R"("num_hidden_layers":2,"num_attention_heads":2,"intermediate_size":32})");
+    }
+    void far(const std::string &pixel) { domain("far", 90, 3, pixel); }
+    std::string operator/(const std::string &name) const { return dir_ / name; }
+    Ran run(const Words &words) const { return Program(words, dir_.str()).wait(); }
+
+    /* 12 episodes from 2 starts. */
+    Words generate(const std::string &out) const
+    {
+        return {"hone-hyperflow",
+                "generate",
+                "--model",
+                dir_ / "vit.json",
+                "--data",
+                dir_ / "data",
+                "--train-domains",
+                "near",
+                "--test-domains",
+                "near:test,far",
+                "--split",
+                "50/25/25",
+                "--way",
+                "3",
+                "--shot",
+                "2",
+                "--query-shot",
+                "3",
+                "--valid-episodes",
+                "3",
+                "--tune-steps",
+                "4",
+                "--knots",
+                "3",
+                "--trajectories",
+                "24",
+                "--inits",
+                "2",
+                "--at-once",
+                "4",
+                "--rates",
+                "1e-3,1e-2",
+                "--device",
+                test_device(),
+                "--out",
+                dir_ / out};
+    }
+    Words of(const std::string &verb, const std::string &out) const
+    {
+        return {"hone-hyperflow", verb, "--run", dir_ / out};
+    }
+    Words train(const std::string &out) const
+    {
+        return of("train", out) + Words{"--encoder",        "mnist-cnn-small",
+                                        "--encoder-image",  "12",
+                                        "--encoder-epochs", "2",
+                                        "--encoder-batch",  "16",
+                                        "--width",          "16",
+                                        "--blocks",         "1",
+                                        "--queries",        "2",
+                                        "--iterations",     "8",
+                                        "--warmup",         "2",
+                                        "--drift-batch",    "3",
+                                        "--times",          "4",
+                                        "--save-every",     "4",
+                                        "--log-every",      "4"};
+    }
+    Words eval(const std::string &out, const std::string &methods) const
+    {
+        return of("eval", out) +
+               Words{"--methods", methods, "--test-episodes", "6", "--full-rates", "1e-3"};
+    }
+    std::string bytes(const std::string &name) const { return read_file(dir_ / name); }
+    /* A member of a cell as text: seconds are none of it. */
+    std::string member(const std::string &cell, const std::string &key) const
+    {
+        const Json json(dir_ / cell);
+        char *text = json_dumps(json.at(key), JSON_COMPACT | JSON_ENCODE_ANY);
+        const std::string all = text ? text : "none";
+        free(text);
+        return all;
+    }
+};
+
+/* A copy of `from` under another name: a run that goes its own way from there on. */
+void copy_run(const FlowPlace &w, const std::string &from, const std::string &to)
+{
+    std::filesystem::copy(w / from, w / to, std::filesystem::copy_options::recursive);
+}
+
+TEST(CliHyperflow, StagesEndInPredictionsAndOneFile)
+{
+    const FlowPlace w;
+    expect_done(w.run(w.generate("run")));
+    expect_done(w.run(w.train("run")));
+    const Ran eval =
+        w.run(w.eval("run", "direct,head,bias,ln,lora,full,hyperflow,hyperflow-global,descent"));
+    expect_done(eval);
+    EXPECT_TRUE(contains(eval.out, "hyperflow: support loss falls by")) << eval.out;
+    const Json result(w / "run/result.json");
+    EXPECT_EQ(json_array_size(result.at("cells")), 16u);
+    EXPECT_EQ(json_array_size(result.at("descent")), 1u);
+    EXPECT_TRUE(std::filesystem::exists(w / "run/accuracy.gnuplot"));
+    EXPECT_TRUE(std::filesystem::exists(w / "run/descent.gnuplot"));
+    for (const std::string method : {"direct", "full", "hyperflow"}) /* paired */
+        EXPECT_EQ(w.member("run/cells/" + method + ".far.json", "sampler_digest"),
+                  w.member("run/cells/direct.far.json", "sampler_digest"));
+    const Words to = {"--to", w / "one.safetensors"};
+    expect_done(w.run(w.of("export", "run") + to));
+    hn_st_file *f = nullptr;
+    EXPECT_HN_OK(hn_st_open((w / "one.safetensors").c_str(), &f));
+    for (const char *name :
+         {"backbone.vit.layernorm.weight", "encoder.conv1.weight", "drift.input.weight", "sigma"})
+        EXPECT_NE(hn_st_find(f, name), nullptr) << name;
+    EXPECT_EQ(hn_st_find(f, "backbone.classifier.weight"), nullptr);
+    EXPECT_NE(hn_st_metadata(f, "drift.config"), nullptr);
+    hn_st_close(f);
+    expect_refused(w.run(w.of("export", "run") + to), 2, {"one.safetensors", "is there"});
+    const Ran info = w.run(w.of("info", "run"));
+    expect_done(info);
+    EXPECT_TRUE(contains(info.out, "trajectories: 24 of 24")) << info.out;
+    EXPECT_TRUE(contains(info.out, "drift network drift: step 8, done")) << info.out;
+}
+
+/* Time 0 is no adaptation: the episode's accuracy is that of the cell `direct`. */
+TEST(CliHyperflow, AdaptAtTimeZeroIsDirectTransfer)
+{
+    const FlowPlace w;
+    expect_done(w.run(w.generate("run")));
+    expect_done(w.run(w.train("run")));
+    expect_done(w.run(w.eval("run", "direct")));
+    const Json cell(w / "run/cells/direct.far.json");
+    for (const std::string episode : {"0", "4"}) {
+        const Words adapt = w.of("adapt", "run") + Words{"--of", "far", "--episode", episode};
+        const Ran zero = w.run(adapt + Words{"--stop", "0", "--to", w / ("zero" + episode)});
+        expect_done(zero);
+        char want[48];
+        std::snprintf(want, sizeof want, "(%.2f %%)", 100 * cell.number("accuracy." + episode));
+        EXPECT_TRUE(contains(zero.out, want)) << want << " is not in " << zero.out;
+        expect_done(w.run(adapt + Words{"--stop", "1", "--to", w / ("one" + episode)}));
+        EXPECT_NE(w.bytes("zero" + episode + "/delta.safetensors"),
+                  w.bytes("one" + episode + "/delta.safetensors"));
+        EXPECT_EQ(lines_of(w.bytes("one" + episode + "/predictions.csv")).size(), 1u + 3 * 3);
+    }
+}
+
+TEST(CliHyperflow, GenerateGoesOnWithTheSameBits)
+{
+    const FlowPlace w;
+    expect_done(w.run(w.generate("whole")));
+    const std::string want = w.bytes("whole/trajectories.bin");
+    const Ran stopped = w.run(w.generate("stopped") + Words{"--stop-after", "2"});
+    expect_done(stopped);
+    EXPECT_TRUE(contains(stopped.out, "stopped with 8 of 24")) << stopped.out;
+    EXPECT_NE(w.bytes("stopped/trajectories.bin"), want);
+    expect_refused(w.run(w.generate("stopped")), 2, {"holds a run", "--resume auto"});
+    expect_refused(w.run(w.train("stopped")), 2, {"8 of 24 trajectories"});
+    expect_done(w.run(w.generate("stopped") + Words{"--resume", "auto"}));
+    EXPECT_EQ(w.bytes("stopped/trajectories.bin"), want);
+    {
+        Program killed(w.generate("killed"), w / "");
+        EXPECT_TRUE(killed.says("trajectory "));
+        killed.kill(SIGKILL);
+        killed.wait();
+    }
+    expect_done(w.run(w.generate("killed") + Words{"--resume", "auto"}));
+    EXPECT_EQ(w.bytes("killed/trajectories.bin"), want);
+    expect_refused(w.run(w.generate("killed") + Words{"--resume", "auto", "--shot", "1"}), 2,
+                   {"shot: 2", "shot: 1"});
+}
+
+TEST(CliHyperflow, TrainAndEvalGoOnWithTheSameBits)
+{
+    const FlowPlace w;
+    expect_done(w.run(w.generate("whole")));
+    copy_run(w, "whole", "parts");
+    expect_done(w.run(w.train("whole")));
+    const Ran stopped = w.run(w.train("parts") + Words{"--stop-after", "4"});
+    expect_done(stopped);
+    EXPECT_TRUE(contains(stopped.out, "stopped behind step 4 of 8")) << stopped.out;
+    expect_refused(w.run(w.eval("parts", "hyperflow")), 2, {"drift.safetensors", "train"});
+    expect_done(w.run(w.train("parts")));
+    EXPECT_EQ(w.bytes("parts/drift/drift.safetensors"), w.bytes("whole/drift/drift.safetensors"));
+    EXPECT_EQ(w.bytes("parts/encoder/model.safetensors"),
+              w.bytes("whole/encoder/model.safetensors"));
+    expect_done(w.run(w.eval("whole", "direct,bias,hyperflow")));
+    for (int i = 0; i < 6; i++)
+        expect_done(w.run(w.eval("parts", "direct,bias,hyperflow") + Words{"--stop-after", "1"}));
+    for (const std::string cell : {"direct.near-test", "bias.near-test", "hyperflow.near-test",
+                                   "direct.far", "bias.far", "hyperflow.far"}) {
+        EXPECT_EQ(w.member("parts/cells/" + cell + ".json", "accuracy"),
+                  w.member("whole/cells/" + cell + ".json", "accuracy"));
+        if (cell.substr(0, 6) == "direct") continue; /* without a choice */
+        EXPECT_EQ(w.member("parts/cells/" + cell + ".json", "tried"),
+                  w.member("whole/cells/" + cell + ".json", "tried"));
+    }
+    /* what is there stays, and is not taken for another's */
+    const std::string kept = w.bytes("parts/cells/bias.far.json");
+    expect_done(w.run(w.eval("parts", "bias")));
+    EXPECT_EQ(w.bytes("parts/cells/bias.far.json"), kept);
+    expect_refused(w.run(w.eval("parts", "bias") + Words{"--test-episodes", "7"}), 2,
+                   {"test-episodes: 6", "test-episodes: 7"});
+}
+
+/* Every fifth image of a class of "far" is for validation. When all others change, accuracies
+ * do, but nothing of what a choice is made by. */
+TEST(CliHyperflow, ChoicesDoNotLookAtTestEpisodes)
+{
+    FlowPlace w;
+    expect_done(w.run(w.generate("run")));
+    expect_done(w.run(w.train("run")));
+    copy_run(w, "run", "other");
+    expect_done(w.run(w.eval("run", "direct,bias,full,hyperflow") + Words{"--only", "far"}));
+    std::string pixel = stripes(90, 3, 2);
+    std::mt19937 rng(9);
+    for (int i = 0; i < 90; i++)
+        if (i / 3 % 5 != 4)
+            for (int k = 0; k < 144; k++) pixel[(size_t)(144 * i + k)] = (char)rng();
+    w.far(pixel);
+    expect_done(w.run(w.eval("other", "direct,bias,full,hyperflow") + Words{"--only", "far"}));
+    EXPECT_NE(w.member("run/cells/direct.far.json", "accuracy"),
+              w.member("other/cells/direct.far.json", "accuracy"));
+    for (const std::string cell : {"bias", "full", "hyperflow"})
+        EXPECT_EQ(w.member("run/cells/" + cell + ".far.json", "tried"),
+                  w.member("other/cells/" + cell + ".far.json", "tried"))
+            << cell;
+    /* no adaptation is a candidate of each */
+    EXPECT_EQ(Json(w / "run/cells/full.far.json").number("tried.0.lr"), 0);
+    EXPECT_EQ(Json(w / "run/cells/hyperflow.far.json").number("tried.0.stop"), 0);
+}
+
+/* A grey PNG without compression to speak of. */
+std::string png(int side, unsigned seed)
+{
+    const auto be = [](uint32_t v) {
+        return std::string{(char)(v >> 24), (char)(v >> 16), (char)(v >> 8), (char)v};
+    };
+    const auto chunk = [&](const std::string &type, const std::string &data) {
+        const std::string body = type + data;
+        return be((uint32_t)data.size()) + body +
+               be((uint32_t)crc32(0, (const Bytef *)body.data(), (uInt)body.size()));
+    };
+    std::string raw;
+    const std::string pixel = pixels((size_t)(side * side), seed);
+    for (int y = 0; y < side; y++) raw += '\0' + pixel.substr((size_t)(side * y), (size_t)side);
+    uLongf n = compressBound((uLong)raw.size());
+    std::string packed(n, '\0');
+    compress((Bytef *)packed.data(), &n, (const Bytef *)raw.data(), (uLong)raw.size());
+    packed.resize(n);
+    return "\x89PNG\r\n\x1a\n" +
+           chunk("IHDR", be((uint32_t)side) + be((uint32_t)side) + std::string{8, 0, 0, 0, 0}) +
+           chunk("IDAT", packed) + chunk("IEND", "");
+}
+
+void put_class(const FlowPlace &w, const std::string &set, const std::string &name, int images)
+{
+    std::filesystem::create_directories(w / (set + "/" + name));
+    for (int i = 0; i < images; i++)
+        write_file(w / (set + "/" + name + "/" + std::to_string(i) + ".png"),
+                   png(12, (unsigned)(i + (int)name.size())));
+}
+
+TEST(CliHyperflow, BadSupportSetsAreNamed)
+{
+    const FlowPlace w;
+    expect_done(w.run(w.generate("run")));
+    expect_done(w.run(w.train("run")));
+    const auto adapt = [&](const std::string &set) {
+        return w.run(w.of("adapt", "run") +
+                     Words{"--support", w / set, "--query", w / "good/b", "--to", w / "out"});
+    };
+    put_class(w, "good", "a", 2), put_class(w, "good", "b", 3);
+    put_class(w, "one", "a", 2);
+    expect_refused(adapt("one"), 2, {"one class only", "'a'"});
+    put_class(w, "empty", "a", 2), put_class(w, "empty", "b", 0), put_class(w, "empty", "c", 1);
+    expect_refused(adapt("empty"), 2, {"class 'b' has no image"});
+    put_class(w, "torn", "a", 2), put_class(w, "torn", "b", 2);
+    write_file(w / "torn/b/1.png", png(12, 5).substr(0, 60));
+    expect_refused(adapt("torn"), 2, {"torn/b/1.png"});
+    put_class(w, "gone", "a", 2), put_class(w, "gone", "b", 2);
+    std::filesystem::create_symlink(w / "nowhere.png", w / "gone/b/2.png");
+    expect_refused(adapt("gone"), 2, {"gone/b/2.png"});
+    for (int k = 0; k < 65; k++) put_class(w, "many", "k" + std::to_string(k), 1);
+    expect_refused(adapt("many"), 2, {"65 classes, at most 64"});
+    expect_refused(adapt("none"), 2, {"none", "no such folder"});
+    const Ran good = adapt("good");
+    expect_done(good);
+    EXPECT_EQ(lines_of(w.bytes("out/predictions.csv")).size(), 4u);
+    EXPECT_TRUE(contains(good.out, "2 classes, 5 support images")) << good.out;
+    expect_refused(adapt("good"), 2, {"--to", "is there already"});
+}
+
+TEST(CliHyperflow, WhatMeansNothingIsRefused)
+{
+    const FlowPlace w;
+    const Words run = w.generate("none");
+    expect_refused(w.run(run + Words{"--knots", "4"}), 2, {"--knots 4", "--tune-steps 4"});
+    expect_refused(w.run(run + Words{"--protocol", "cdfsl"}), 2, {"--way", "fixed"});
+    expect_refused(w.run(run + Words{"--inits", "1", "--noise", "0.1"}), 2, {"--noise", "inits"});
+    expect_refused(w.run(run + Words{"--trajectories", "25"}), 2, {"--trajectories 25", "2"});
+    expect_refused(w.run(run + Words{"--train-domains", "nowhere"}), 2, {"nowhere"});
+    expect_refused(w.run(run + Words{"--test-domains", "far:held-out"}), 2, {"far:held-out"});
+    expect_refused(w.run(run + Words{"--hold-out", "trees"}), 2, {"--hold-out", "trees"});
+    expect_refused(w.run(run + Words{"--split", "50/60/10"}), 2, {"--split", "100"});
+    expect_refused(w.run(run + Words{"--rates", "1e-3,zero"}), 2, {"--rates", "zero"});
+    expect_refused(w.run(run + Words{"--model", "resnet20"}), 2, {"resnet20", "transformer"});
+    expect_refused(w.run(run + Words{"--budget", "1e-9"}), 2, {"--budget"});
+    expect_refused(w.run(run + Words{"--max-support", "9"}), 2, {"--max-support", "meta-dataset"});
+    EXPECT_FALSE(std::filesystem::exists(w / "none"));
+    const Words check(run.begin() + 2, run.end() - 2);
+    const Ran c = w.run(Words{"hone-hyperflow", "check"} + check);
+    expect_done(c);
+    EXPECT_TRUE(contains(c.out, "24 trajectories (12 episodes, 2 starts)")) << c.out;
+    const Ran p = w.run(Words{"hone-hyperflow", "plan", "--encoder", "mnist-cnn-small",
+                              "--encoder-image", "12", "--width", "16"} +
+                        check);
+    expect_done(p);
+    EXPECT_TRUE(contains(p.out, "adaptation takes")) << p.out;
+}
+
+} // namespace
