@@ -1,11 +1,13 @@
-/* hone-fedref: federated training of image classifiers, simulated: clients that keep their images,
- * a server that averages and corrects (FedRef, and the methods that it is compared with). */
+/* hone-fedref: federated training of image classifiers and of segmenters of volumes, simulated:
+ * clients that keep their data, a server that averages and corrects (FedRef, and the methods that
+ * it is compared with). */
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "runtime/base/alloc.h"
 #include "runtime/base/nearest.h"
+#include "runtime/data/volumes.h"
 #include "runtime/train/cli.h"
 #include "runtime/train/fedref.h"
 #include "trainers/common/run_words.h"
@@ -13,21 +15,45 @@
 #define FIELD(f) HN_OPT(hn_fedref_config, f)
 
 /* clang-format off */
+static const hn_option volume_rows[] = {
+    HN_OPT_TITLE("Volumes, for models that segment them"),
+    {"labels",          FIELD(volumes.labels),  "",     0, 0, NULL, "folder of the labels of a folder of volumes (default: beside them, NAME_seg), or their file for one volume"},
+    {"volume",          FIELD(volumes.volume),  "0",    0, 1e6, NULL, "which one of a 4-D image"},
+    {"intensity",       FIELD(volumes.intensity), "zscore", 0, 0, HN_INTENSITIES, "what each volume's values are scaled by"},
+    {"relabel",         FIELD(volumes.relabel), "",     0, 0, NULL, "labels that get other numbers: 4:3 for BraTS and FeTS"},
+    {"patch",           FIELD(volumes.patch),   "64",   0, 0, NULL, "voxels of a patch along the file's axes: 64, or 64x96x80"},
+    {"per-region",      FIELD(volumes.per_region), "8", 1, 1e6, NULL, "patches of a region in an epoch; every one is drawn anew"},
+    {"foreground",      FIELD(volumes.foreground), "0.5", 0, 1, NULL, "probability that a patch is laid around a voxel that is not background"},
+    {"flip",            FIELD(volumes.flip),    "0",    0, 1, NULL, "probability that an axis of a patch is flipped, each axis"},
+    {"pad-value",       FIELD(volumes.pad),     "0",    -1e9, 1e9, NULL, "value outside of regions, where patches and windows reach over them"},
+    {"sites",           FIELD(volumes.sites),   "",     0, 0, NULL, "cut the labelled box of each volume into so many regions along its axes, each a site: 2x2x2; default: sites of the list, or each volume one"},
+    {"scale-spread",    FIELD(volumes.scale_spread), "0", 0, 0.999, NULL, "of --sites: its scanner multiplies values by 1 +- this"},
+    {"shift-spread",    FIELD(volumes.shift_spread), "0", 0, 1e6, NULL, "of --sites: and adds +- this"},
+    {"dice-weight",     FIELD(volumes.w_dice),  "1",    0, 1e6, NULL, "of soft Dice in the loss"},
+    {"focal-weight",    FIELD(volumes.w_focal), "0",    0, 1e6, NULL, "of the focal loss"},
+    {"cross-weight",    FIELD(volumes.w_cross), "1",    0, 1e6, NULL, "of cross-entropy"},
+    {"focal-alpha",     FIELD(volumes.focal_alpha), "0.25", 0, 1, NULL, "focal loss: weight of a voxel's class, 1 - alpha that of the others"},
+    {"focal-gamma",     FIELD(volumes.focal_gamma), "2", 0, 100, NULL, "focal loss: exponent"},
+    {"window",          FIELD(volumes.window),  "",     0, 0, NULL, "of the evaluation, as --patch, which is the default"},
+    {"overlap",         FIELD(volumes.overlap), "0.5",  0, 0.95, NULL, "of neighbouring windows"},
+    {"gaussian",        FIELD(volumes.gaussian), "on",  0, 0, NULL, "the middle of a window counts most; off: all of it alike"},
+};
+
 static const hn_option partition_rows[] = {
-    HN_OPT_TITLE("Partition: who has which images"),
-    {"partition",       FIELD(partition),       "iid",  0, 0, "iid|dirichlet|mixture|shards|group|quantity", "random and even; by class, shares from Dirichlet(alpha); a mix of classes a client; sorted by label and cut; a group a client; random and uneven"},
+    HN_OPT_TITLE("Partition: who has which images or patches"),
+    {"partition",       FIELD(partition),       "iid",  0, 0, "iid|dirichlet|mixture|shards|group|quantity", "random and even; by class, shares from Dirichlet(alpha); a mix of classes a client; sorted by label and cut; a group (of volumes: a site) a client; random and uneven"},
     {"clients",         FIELD(clients),         "10",   0, 1e6, NULL, "that there are; 0 with group: as many as groups"},
     {"alpha",           FIELD(alpha),           "0.5",  1e-6, 1e9, NULL, "of Dirichlet: small: few classes a client"},
     {"shards",          FIELD(shards),          "2",    1, 1e6, NULL, "of a client"},
-    {"groups",          FIELD(groups),          "",     0, 0, NULL, "file with a number for each image, in their order: writer, site"},
-    {"min-samples",     FIELD(min_samples),     "1",    1, 1e9, NULL, "images that every client has at least"},
+    {"groups",          FIELD(groups),          "",     0, 0, NULL, "file with a number for each image, in their order: writer, site; volumes know theirs"},
+    {"min-samples",     FIELD(min_samples),     "1",    1, 1e9, NULL, "images or patches that every client has at least"},
     HN_OPT_TITLE("Rounds"),
     {"rounds",          FIELD(rounds),          "100",  1, 1e6, NULL, "of the run"},
     {"per-round",       FIELD(per_round),       "0",    0, 1e6, NULL, "clients that are asked in a round, at random; 0: all"},
     {"dropout",         FIELD(dropout),         "0",    0, 0.999, NULL, "probability that an asked client sends nothing"},
     {"late",            FIELD(late),            "0",    0, 0.999, NULL, "probability that a client does only a share of its steps"},
     {"late-least",      FIELD(late_least),      "0.1",  0.001, 1, NULL, "least such share"},
-    {"target",          FIELD(target),          "0",    0, 1, NULL, "accuracy to reach, declared before: rounds and bytes until then; 0: none"},
+    {"target",          FIELD(target),          "0",    0, 1, NULL, "accuracy (volumes: mean Dice) to reach, declared before: rounds and bytes until then; 0: none"},
 };
 
 static const hn_option server_rows[] = {
@@ -103,6 +129,7 @@ static void add_shared(table *t, hn_fed_row_group g)
 static void add_train(table *t)
 {
     add_shared(t, HN_FED_ROWS_MODEL);
+    ADD(t, volume_rows);
     ADD(t, partition_rows);
     add_shared(t, HN_FED_ROWS_LOCAL);
     ADD(t, server_rows);
@@ -119,8 +146,8 @@ typedef struct {
 static const verb verbs[] = {
     {"train", "run the rounds: clients train, the server aggregates", hn_fedref_train, false,
      false},
-    {"check", "clients and their images, bytes of a round, memory; trains nothing", hn_fedref_check,
-     false, false},
+    {"check", "clients and what they have, bytes of a round, memory; trains nothing",
+     hn_fedref_check, false, false},
     {"eval", "measure a run's model once more, class by class", hn_fedref_eval, true, false},
     {"export", "a run's model as a folder", hn_fedref_export, true, true},
     {"report", "a run's table, CSV files and picture once more", hn_fedref_report, true, false},
@@ -136,7 +163,8 @@ static void print_log(void *context, hn_log_level level, const char *text)
 
 static void usage(FILE *to)
 {
-    fprintf(to, "hone-fedref: federated training of image classifiers\n\nusage: hone-fedref VERB "
+    fprintf(to, "hone-fedref: federated training of image classifiers and segmenters of "
+                "volumes\n\nusage: hone-fedref VERB "
                 "[--config FILE.yaml] [--option value] [option=value]\n\n");
     for (int i = 0; i < N_VERBS; i++) fprintf(to, "  %-7s %s\n", verbs[i].name, verbs[i].help);
     fprintf(to, "\nhone-fedref VERB --help lists the options of a verb\n");
