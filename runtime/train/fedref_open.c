@@ -106,7 +106,8 @@ static hn_status open_partition(hn_fedref *r)
     const hn_fedref_subject *s = r->about;
     const hn_partition_options o = partition_options(r->c);
     HN_TRY(make_partition(r, &o));
-    return hn_partition_report(&r->partition, s->label, s->n_labels, &r->log);
+    /* A site is no class. */
+    return hn_partition_report(&r->partition, s->volumes ? NULL : s->label, s->n_labels, &r->log);
 }
 
 static hn_status open_schedule(hn_fedref *r)

@@ -103,20 +103,21 @@ static hn_status read_volumes(const volumes_subject *m, const char *data, const 
     return HN_OK;
 }
 
-static hn_status make_regions(volumes_subject *m)
+/* The regions of a set: its volumes as they are, or cut, with the scanners of those sites. */
+static hn_status make_regions(const volumes_subject *m, const hn_volumes *of, hn_regions *out)
 {
     const hn_fedref_volume_config *v = &m->c->volumes;
     if (v->sites[0] == '\0') {
         if (v->scale_spread > 0 || v->shift_spread > 0)
             return HN_FAIL(HN_ERR_ARG, "--scale-spread, --shift-spread: of sites that --sites cuts "
                                        "out of volumes");
-        return hn_regions_of_volumes(&m->train, &m->all);
+        return hn_regions_of_volumes(of, out);
     }
     hn_site_options o = {.scale_spread = (float)v->scale_spread,
                          .shift_spread = (float)v->shift_spread,
                          .seed = (uint64_t)m->c->fed.seed};
     HN_TRY(sizes_of("sites", v->sites, o.cuts));
-    return hn_regions_cut(&m->train, &o, &m->all);
+    return hn_regions_cut(of, &o, out);
 }
 
 /* Other volumes, or the ends of all regions. */
@@ -135,7 +136,7 @@ static hn_status hold_out(volumes_subject *m)
     HN_TRY(read_volumes(m, f->eval_data, NULL, &m->other));
     m->train_regions = m->all;
     m->all = (hn_regions){0};
-    return hn_regions_of_volumes(&m->other, &m->eval_regions);
+    return make_regions(m, &m->other, &m->eval_regions);
 }
 
 static hn_status open_patches(volumes_subject *m)
@@ -206,7 +207,7 @@ static hn_status digest_regions(const hn_volumes *v, const hn_regions *r, char h
 static hn_status open_volumes(volumes_subject *m)
 {
     HN_TRY(read_volumes(m, m->c->fed.data, or_null(m->c->volumes.labels), &m->train));
-    HN_TRY(make_regions(m));
+    HN_TRY(make_regions(m, &m->train, &m->all));
     HN_TRY(hold_out(m));
     HN_TRY(open_patches(m));
     HN_TRY(name_sites(m));
