@@ -98,6 +98,9 @@ HN_NODISCARD hn_status hn_fed_setup_evaluator(const hn_fed_setup *s, hn_fed_clie
  * seed; the images' size; lora's scale; the blocks of sparse. */
 HN_NODISCARD hn_status hn_fed_setup_layout(const hn_fed_setup *s, const hn_fed_client *c,
                                            hn_fed_layout *out);
+/* What clients do, as far as the kind of their data has nothing to do with it: batch, optimizer,
+ * mu, the end of an epoch. */
+hn_fed_local hn_fed_setup_local(const hn_fed_config *c);
 /* lr lr_decay^(round - 1); rounds count from 1. */
 double hn_fed_setup_lr(const hn_fed_config *c, int64_t round);
 /* Encoding and, of topk, the number of values of a layout that are sent: at least one. */
