@@ -188,6 +188,9 @@ TEST(CliFedrefVolumes, RefusesWhatHasNoMeaning)
     expect_refused(w.run(run + Words{"--groups", "g.txt"}), 2, {"--groups", "segments volumes"});
     expect_refused(w.run(run + Words{"--partition", "dirichlet"}), 2, {"dirichlet", "by classes"});
     expect_refused(w.run(run + Words{"--payload", "lora"}), 2, {"--payload lora", "full or head"});
+    expect_refused(w.run(run + Words{"--payload", "sparse", "--optimizer", "adamw"}), 2,
+                   {"--payload sparse", "full or head"});
+    expect_refused(w.run(run + Words{"--lanes", "2"}), 2, {"--lanes", "segments volumes"});
     expect_refused(w.run(run + Words{"--simulate", "replicas"}), 2, {"--simulate replicas"});
     expect_refused(w.run(run + Words{"--focal-gamma", "1"}), 2,
                    {"--focal-gamma", "--focal-weight"});
