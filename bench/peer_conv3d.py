@@ -1,20 +1,23 @@
 """PyTorch's convolutions of volumes beside hone's: 3 x 3 x 3, bf16, channels last.
 
-    python3 bench/peer_conv3d.py [--seconds 1] [--layout channels_last|contiguous]
+    python3 bench/peer_conv3d.py [--seconds 0.3] [--most 55] [--layout channels_last|contiguous]
 
 For the shapes of bench_conv3d.c: forward, gradient of x, gradient of w, each by itself through
 aten::convolution_backward, with torch.backends.cudnn.benchmark on (cuDNN's fastest algorithm,
 whatever it repeats). One JSON line a measurement: mean milliseconds of calls back to back on CUDA
 events, TFLOP/s and GB/s as hone-bench counts them. hone's side of the comparison is `hone-bench
---filter conv3d`, run on the same machine right before or after.
+--filter conv3d`, run on the same machine right before or after. cuDNN's search for the fastest
+algorithm takes seconds for some shapes: behind --most seconds no further measurement begins, and a
+line says how many are left.
 """
 
 import argparse
 import json
+import time
 
 import torch
 
-from peer_attention import milliseconds
+from peer_clock import milliseconds
 
 # d, h, w, in, out, dilation
 SHAPES = [
@@ -25,7 +28,8 @@ SHAPES = [
 ]
 
 
-def measure(shape, layout, seconds):
+def measure(shape, layout, seconds, end):
+    """How many of the three passes were left out: the time was over."""
     d, h, w, channels, out, dilation = shape
     memory = torch.channels_last_3d if layout == "channels_last" else torch.contiguous_format
 
@@ -48,7 +52,11 @@ def measure(shape, layout, seconds):
     calls = {"fwd": forward, "dx": lambda: backward(True, False), "dw": lambda: backward(False, True)}
     flops = 2.0 * d * h * w * 27 * channels * out
     moved = 2.0 * d * h * w * (channels + out)
+    left = 0
     for name, call in calls.items():
+        if time.monotonic() > end:
+            left += 1
+            continue
         line = {"who": "torch", "layout": layout, "pass": name}
         line |= dict(zip(("d", "h", "w", "in", "out", "dilation"), shape))
         try:
@@ -60,16 +68,20 @@ def measure(shape, layout, seconds):
             line |= {"gb_s": round(1e-6 * moved / ms, 1)}
         line |= {"versions": torch.__version__, "cudnn": torch.backends.cudnn.version()}
         print(json.dumps(line), flush=True)
+    return left
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seconds", type=float, default=1.0)
+    parser.add_argument("--seconds", type=float, default=0.3)
+    parser.add_argument("--most", type=float, default=55.0, help="seconds of all of it")
     parser.add_argument("--layout", choices=("channels_last", "contiguous"), default="channels_last")
     args = parser.parse_args()
     torch.backends.cudnn.benchmark = True
-    for shape in SHAPES:
-        measure(shape, args.layout, args.seconds)
+    end = time.monotonic() + args.most
+    left = sum(measure(shape, args.layout, args.seconds, end) for shape in SHAPES)
+    if left:
+        print(json.dumps({"who": "torch", "left": left, "most": args.most}))
 
 
 if __name__ == "__main__":

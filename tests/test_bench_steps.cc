@@ -1,5 +1,4 @@
-/* hone-bench-step, hone-bench-vision and hone-bench-clients: what their records hold, on the CPU.
- */
+/* hone-bench-step, -vision, -volumes and -clients: what their records hold, on the CPU. */
 #include <jansson.h>
 
 #include <cmath>
@@ -134,6 +133,18 @@ TEST(BenchVision, RecordHoldsWhatRan)
     /* 32 * 25 + 32, 64 * 800 + 64, 1024 * 1024 + 1024, 10 * 1024 + 10: everything */
     EXPECT_EQ(r.number("trained"), 832 + 51264 + 1049600 + 10250);
     EXPECT_NEAR(r.number("loss_first"), std::log(10), 0.1); /* of ten classes, untrained */
+}
+
+TEST(BenchVolumes, RecordHoldsWhatRan)
+{
+    const Record r({"hone-bench-volumes", "--patch", "8", "--batch", "2", "--warmup", "2",
+                    "--steps", "3", "--seconds", "0", "--device", "cpu"});
+    expect_clock(r, "patches_per_s", 2);
+    EXPECT_EQ(r.text("model"), "unet3d-fets");
+    EXPECT_EQ(r.number("patch"), 8);
+    EXPECT_EQ(r.number("classes"), 4);
+    EXPECT_EQ(r.number("trained"), 64136);
+    EXPECT_GT(r.number("loss_first"), 1); /* log 4, and most of a Dice of 1 */
 }
 
 /* Two groups, of two clients and of one; steps of 4 and of 2 images. */

@@ -1,26 +1,52 @@
-/* hone-fedref: federated training of image classifiers, simulated: clients that keep their images,
- * a server that averages and corrects (FedRef, and the methods that it is compared with). */
+/* hone-fedref: federated training of image classifiers and of segmenters of volumes, simulated:
+ * clients that keep their data, a server that averages and corrects (FedRef, and the methods that
+ * it is compared with). */
 #include "runtime/train/fedref.h"
+#include "runtime/data/volumes.h"
 #include "trainers/common/verb_program.h"
 
 #define FIELD(f) HN_OPT(hn_fedref_config, f)
 
 /* clang-format off */
+static const hn_option volume_rows[] = {
+    HN_OPT_TITLE("Volumes, for models that segment them"),
+    {"labels",          FIELD(volumes.labels),  "",     0, 0, NULL, "folder of the labels of a folder of volumes (default: beside them, NAME_seg), or their file for one volume"},
+    {"volume",          FIELD(volumes.volume),  "0",    0, 1e6, NULL, "which one of a 4-D image"},
+    {"intensity",       FIELD(volumes.intensity), "zscore", 0, 0, HN_INTENSITIES, "what each volume's values are scaled by"},
+    {"relabel",         FIELD(volumes.relabel), "",     0, 0, NULL, "labels that get other numbers: 4:3 for BraTS and FeTS"},
+    {"patch",           FIELD(volumes.patch),   "64",   0, 0, NULL, "voxels of a patch along the file's axes: 64, or 64x96x80"},
+    {"per-region",      FIELD(volumes.per_region), "8", 1, 1e6, NULL, "patches of a region in an epoch; every one is drawn anew"},
+    {"foreground",      FIELD(volumes.foreground), "0.5", 0, 1, NULL, "probability that a patch is laid around a voxel that is not background"},
+    {"flip",            FIELD(volumes.flip),    "0",    0, 1, NULL, "probability that an axis of a patch is flipped, each axis"},
+    {"pad-value",       FIELD(volumes.pad),     "0",    -1e9, 1e9, NULL, "value outside of regions, where patches and windows reach over them"},
+    {"sites",           FIELD(volumes.sites),   "",     0, 0, NULL, "cut the labelled box of each volume into so many regions along its axes, each a site: 2x2x2; held-out volumes likewise, with the same scanners; default: sites of the list, or each volume one"},
+    {"scale-spread",    FIELD(volumes.scale_spread), "0", 0, 0.999, NULL, "of --sites: its scanner multiplies values by 1 +- this"},
+    {"shift-spread",    FIELD(volumes.shift_spread), "0", 0, 1e6, NULL, "of --sites: and adds +- this"},
+    {"dice-weight",     FIELD(volumes.w_dice),  "1",    0, 1e6, NULL, "of soft Dice in the loss"},
+    {"focal-weight",    FIELD(volumes.w_focal), "0",    0, 1e6, NULL, "of the focal loss"},
+    {"cross-weight",    FIELD(volumes.w_cross), "1",    0, 1e6, NULL, "of cross-entropy"},
+    {"focal-alpha",     FIELD(volumes.focal_alpha), "0.25", 0, 1, NULL, "focal loss: weight of a voxel's class, 1 - alpha that of the others"},
+    {"focal-gamma",     FIELD(volumes.focal_gamma), "2", 0, 100, NULL, "focal loss: exponent"},
+    {"window",          FIELD(volumes.window),  "",     0, 0, NULL, "of the evaluation, as --patch, which is the default"},
+    {"overlap",         FIELD(volumes.overlap), "0.5",  0, 0.95, NULL, "of neighbouring windows"},
+    {"gaussian",        FIELD(volumes.gaussian), "on",  0, 0, NULL, "the middle of a window counts most; off: all of it alike"},
+};
+
 static const hn_option partition_rows[] = {
-    HN_OPT_TITLE("Partition: who has which images"),
-    {"partition",       FIELD(partition),       "iid",  0, 0, "iid|dirichlet|mixture|shards|group|quantity", "random and even; by class, shares from Dirichlet(alpha); a mix of classes a client; sorted by label and cut; a group a client; random and uneven"},
+    HN_OPT_TITLE("Partition: who has which images or patches"),
+    {"partition",       FIELD(partition),       "iid",  0, 0, "iid|dirichlet|mixture|shards|group|quantity", "random and even; by class, shares from Dirichlet(alpha); a mix of classes a client; sorted by label and cut; a group (of volumes: a site) a client; random and uneven"},
     {"clients",         FIELD(clients),         "10",   0, 1e6, NULL, "that there are; 0 with group: as many as groups"},
     {"alpha",           FIELD(alpha),           "0.5",  1e-6, 1e9, NULL, "of Dirichlet: small: few classes a client"},
     {"shards",          FIELD(shards),          "2",    1, 1e6, NULL, "of a client"},
-    {"groups",          FIELD(groups),          "",     0, 0, NULL, "file with a number for each image, in their order: writer, site"},
-    {"min-samples",     FIELD(min_samples),     "1",    1, 1e9, NULL, "images that every client has at least"},
+    {"groups",          FIELD(groups),          "",     0, 0, NULL, "file with a number for each image, in their order: writer, site; volumes know theirs"},
+    {"min-samples",     FIELD(min_samples),     "1",    1, 1e9, NULL, "images or patches that every client has at least"},
     HN_OPT_TITLE("Rounds"),
     {"rounds",          FIELD(rounds),          "100",  1, 1e6, NULL, "of the run"},
     {"per-round",       FIELD(per_round),       "0",    0, 1e6, NULL, "clients that are asked in a round, at random; 0: all"},
     {"dropout",         FIELD(dropout),         "0",    0, 0.999, NULL, "probability that an asked client sends nothing"},
     {"late",            FIELD(late),            "0",    0, 0.999, NULL, "probability that a client does only a share of its steps"},
     {"late-least",      FIELD(late_least),      "0.1",  0.001, 1, NULL, "least such share"},
-    {"target",          FIELD(target),          "0",    0, 1, NULL, "accuracy to reach, declared before: rounds and bytes until then; 0: none"},
+    {"target",          FIELD(target),          "0",    0, 1, NULL, "accuracy (volumes: mean Dice) to reach, declared before: rounds and bytes until then; 0: none"},
 };
 
 static const hn_option server_rows[] = {
@@ -73,17 +99,18 @@ static const hn_option export_rows[] = {
 };
 /* clang-format on */
 
-enum { RUN, EXPORT, MODEL, PARTITION, LOCAL, SERVER, CALL, MACHINE, N_GROUPS };
+enum { RUN, EXPORT, MODEL, VOLUMES, PARTITION, LOCAL, SERVER, CALL, MACHINE, N_GROUPS };
 enum {
-    TRAIN = 1u << MODEL | 1u << PARTITION | 1u << LOCAL | 1u << SERVER | 1u << CALL | 1u << MACHINE,
+    TRAIN = 1u << MODEL | 1u << VOLUMES | 1u << PARTITION | 1u << LOCAL | 1u << SERVER |
+            1u << CALL | 1u << MACHINE,
     OF_RUN = TRAIN | 1u << RUN,
 };
 
 static const hn_verb verbs[] = {
     {"train", "run the rounds: clients train, the server aggregates", hn_fedref_train, TRAIN,
      false},
-    {"check", "clients and their images, bytes of a round, memory; trains nothing", hn_fedref_check,
-     TRAIN, false},
+    {"check", "clients and what they have, bytes of a round, memory; trains nothing",
+     hn_fedref_check, TRAIN, false},
     {"eval", "measure a run's model once more, class by class", hn_fedref_eval, OF_RUN, true},
     {"export", "a run's model as a folder", hn_fedref_export, OF_RUN | 1u << EXPORT, true},
     {"report", "a run's table, CSV files and picture once more", hn_fedref_report, OF_RUN, true},
@@ -114,21 +141,23 @@ int main(int argc, char **argv)
         [RUN] = ROWS(run_rows),
         [EXPORT] = ROWS(export_rows),
         [MODEL] = shared(HN_FED_ROWS_MODEL),
+        [VOLUMES] = ROWS(volume_rows),
         [PARTITION] = ROWS(partition_rows),
         [LOCAL] = shared(HN_FED_ROWS_LOCAL),
         [SERVER] = ROWS(server_rows),
         [CALL] = ROWS(call_rows),
         [MACHINE] = shared(HN_FED_ROWS_MACHINE),
     };
-    const hn_verb_program program = {.name = "hone-fedref",
-                                     .summary = "federated training of image classifiers",
-                                     .verb = verbs,
-                                     .n_verbs = sizeof verbs / sizeof *verbs,
-                                     .group = group,
-                                     .n_groups = N_GROUPS,
-                                     .recorded = TRAIN,
-                                     .config_size = sizeof(hn_fedref_config),
-                                     .reason = reason,
-                                     .of_call = of_call};
+    const hn_verb_program program = {
+        .name = "hone-fedref",
+        .summary = "federated training of image classifiers and segmenters of volumes",
+        .verb = verbs,
+        .n_verbs = sizeof verbs / sizeof *verbs,
+        .group = group,
+        .n_groups = N_GROUPS,
+        .recorded = TRAIN,
+        .config_size = sizeof(hn_fedref_config),
+        .reason = reason,
+        .of_call = of_call};
     return hn_verb_program_main(&program, argc, argv);
 }

@@ -307,12 +307,18 @@ hn_status hn_conv3d_dx_cuda(const hn_conv3d_dx_args *a, hn_gemm_cuda *gemm, void
 
 /* ---- gradient of w ---- */
 
+/* Pointers may be NULL here, and turn out to be unaligned: room for either way. */
 size_t hn_conv3d_dw_cuda_scratch(const hn_conv3d_dw_args *a)
 {
-    const hn_conv3d_shape s = hn_conv3d_one_replica_(&a->shape, a->replicas);
-    if (hn_conv3d_direct_dw_fits(&s)) return hn_conv3d_direct_dw_scratch(&s);
-    const hn_conv3d_view_ v = hn_conv3d_view_x_(&s, a->x, a->dtype, a->ld_x);
-    return pieces_of(&v, s.n).patch_bytes;
+    hn_conv3d_dw_args one = *a;
+    one.shape = hn_conv3d_one_replica_(&a->shape, a->replicas);
+    one.x = one.dy = nullptr;
+    const hn_conv3d_view_ v = hn_conv3d_view_x_(&one.shape, nullptr, a->dtype, a->ld_x);
+    const size_t least = hn_conv3d_direct_dw_fits(&one.shape)
+                             ? hn_conv3d_direct_dw_scratch(&one.shape)
+                             : pieces_of(&v, one.shape.n).patch_bytes;
+    const size_t mma = hn_conv3d_mma_dw_fits(&one) ? hn_conv3d_mma_dw_scratch(&one.shape) : 0;
+    return mma > least ? mma : least;
 }
 
 /* One replica, whose operands begin at those of a. */
@@ -348,8 +354,12 @@ hn_status hn_conv3d_dw_cuda(const hn_conv3d_dw_args *a, hn_gemm_cuda *gemm, void
         const int64_t dy = at * hn_conv3d_voxels_out(&one.shape) * a->ld_dy;
         one.x = element(a->x, x, a->dtype), one.dy = element(a->dy, dy, a->dtype);
         one.dw = a->dw + at * a->dw_stride;
-        HN_TRY(hn_conv3d_direct_dw_fits(&one.shape) ? hn_conv3d_direct_dw(&one, scratch, stream)
-                                                    : dw_by_patches(&one, gemm, scratch, stream));
+        if (hn_conv3d_mma_dw_fits(&one))
+            HN_TRY(hn_conv3d_mma_dw(&one, scratch, stream));
+        else if (hn_conv3d_direct_dw_fits(&one.shape))
+            HN_TRY(hn_conv3d_direct_dw(&one, scratch, stream));
+        else
+            HN_TRY(dw_by_patches(&one, gemm, scratch, stream));
     }
     return HN_OK;
 }

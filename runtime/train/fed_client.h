@@ -39,9 +39,10 @@ HN_NODISCARD hn_status hn_fed_client_train(hn_fed_client *c, const hn_fed_task *
                                            hn_fed_trained *out);
 
 /* The same in parts, for a host that keeps several clients at work: begin, advance until it is
- * done, end. Between them nothing else is called with this client; the task's images live that
- * long. advance  one more step, or behind the last one what has become of them. wait: behind the
- * last one until it is done; false: it may be HN_FED_WAITS */
+ * done, end. Between them nothing else is called with this client; the task's images live so long.
+ *
+ * advance   enqueues one more step; behind the last one looks at what has become of them
+ * wait      behind the last one: waits until it is done. false: it may be HN_FED_WAITS */
 typedef enum { HN_FED_STEPPED, HN_FED_WAITS, HN_FED_DONE } hn_fed_progress;
 HN_NODISCARD hn_status hn_fed_client_begin(hn_fed_client *c, const hn_fed_task *t);
 HN_NODISCARD hn_status hn_fed_client_advance(hn_fed_client *c, bool wait, hn_fed_progress *out);

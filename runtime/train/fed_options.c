@@ -1,6 +1,7 @@
 /* The options of a client: the rows of their table, and which of them mean something. */
 #include <string.h>
 
+#include "runtime/model/seg_model.h"
 #include "runtime/train/fed_setup.h"
 
 #define FIELD(f) HN_OPT(hn_fed_config, f)
@@ -8,15 +9,15 @@
 /* clang-format off */
 static const hn_option model_rows[] = {
     HN_OPT_TITLE("Model"),
-    {"model",           FIELD(model),           NULL,   0, 0, NULL, "name of an architecture (mnist-cnn, cinic-cnn, resnet18-cifar, vit-tiny-cifar), a config.json, or a folder with weights"},
+    {"model",           FIELD(model),           NULL,   0, 0, NULL, "name of an architecture (mnist-cnn, cinic-cnn, resnet18-cifar, vit-tiny-cifar), a config.json, or a folder with weights; hone-fedref also segments volumes: " HN_SEG_NAMES ", a *.arch.json, or a folder that it exported"},
     {"weights",         FIELD(weights),         "",     0, 0, NULL, "safetensors file with weights of a named model or config.json"},
     {"image-size",      FIELD(image_size),      "0",    0, 4096, NULL, "side of the images that the network reads, in pixels; 0: as the model says"},
     {"classes",         FIELD(classes),         "0",    0, 1e6, NULL, "of the head, where a client's images have not all of them; 0: those of the images"},
     {"dtype",           FIELD(dtype),           "auto", 0, 0, "auto|f32|bf16", "compute type; auto: that of the files, f32 for random weights"},
     HN_OPT_TITLE("Data"),
-    {"data",            FIELD(data),            NULL,   0, 0, NULL, "idx or CIFAR files, or a folder of them or of classes; A+B joins sets"},
-    {"eval-data",       FIELD(eval_data),       "",     0, 0, NULL, "held-out images; default: those of the folder"},
-    {"eval-split",      FIELD(eval_split),      "0",    0, 0.9, NULL, "share of each class that is held out where nothing else is"},
+    {"data",            FIELD(data),            NULL,   0, 0, NULL, "idx or CIFAR files, or a folder of them or of classes; A+B joins sets. Volumes: a folder of NIfTI files, one file, or a list: image, labels, site"},
+    {"eval-data",       FIELD(eval_data),       "",     0, 0, NULL, "held-out images or volumes; default: those of a folder of images"},
+    {"eval-split",      FIELD(eval_split),      "0",    0, 0.9, NULL, "share of each class that is held out where nothing else is; of volumes: the end of each region"},
     {"eval-batch",      FIELD(eval_batch),      "256",  1, 65536, NULL, "images of a batch of the evaluation"},
     {"data-kind",       FIELD(data_kind),       "auto", 0, 0, HN_IMAGE_KINDS, "what the files are"},
     {"coarse",          FIELD(coarse),          "off",  0, 0, NULL, "CIFAR-100: the 20 coarse classes"},
@@ -27,8 +28,8 @@ static const hn_option model_rows[] = {
 
 static const hn_option local_rows[] = {
     HN_OPT_TITLE("Local training"),
-    {"epochs",          FIELD(epochs),          "1",    1, 1e6, NULL, "of a client over its images, each round"},
-    {"batch-size",      FIELD(batch_size),      "32",   1, 65536, NULL, "images of a step"},
+    {"epochs",          FIELD(epochs),          "1",    1, 1e6, NULL, "of a client over its images or patches, each round"},
+    {"batch-size",      FIELD(batch_size),      "32",   1, 65536, NULL, "images, or patches, of a step"},
     {"epoch-end",       FIELD(epoch_end),       "part", 0, 0, "part|join", "part: the last batch of an epoch is what is left; join: it goes on in the next epoch, for models with batch norm"},
     {"optimizer",       FIELD(optimizer),       "sgd",  0, 0, "sgd|adamw", "update rule; its moments begin with zeros in every round"},
     {"lr",              FIELD(lr),              "0.03", 0, 1e3, NULL, "learning rate of the clients"},

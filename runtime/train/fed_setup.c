@@ -177,24 +177,29 @@ static hn_optimizer optimizer_of(const hn_fed_config *c)
                           .max_grad_norm = c->max_grad_norm};
 }
 
+hn_fed_local hn_fed_setup_local(const hn_fed_config *c)
+{
+    return (hn_fed_local){.batch = c->batch_size,
+                          .optimizer = optimizer_of(c),
+                          .mu = (float)c->mu,
+                          .join = is(c->epoch_end, "join")};
+}
+
 static void fill_simulation(hn_fed_setup *s)
 {
     const hn_fed_config *c = s->c;
-    const bool sparse = is(c->payload, "sparse");
+    hn_fed_local local = hn_fed_setup_local(c);
+    local.augment = augment_of(c);
+    local.smoothing = (float)c->label_smoothing;
+    local.frozen_norm = c->frozen_norm || is(c->payload, "head");
+    if (is(c->payload, "sparse")) local.support = &s->support;
     s->sim = (hn_fed_sim_options){.device = s->device,
                                   .executor = hn_executor_of(c->executor),
                                   .model = &s->model,
                                   .adapt = &s->adapt,
                                   .images = hn_image_set_view(s->train),
                                   .resident = c->resident,
-                                  .local = {.batch = c->batch_size,
-                                            .optimizer = optimizer_of(c),
-                                            .mu = (float)c->mu,
-                                            .augment = augment_of(c),
-                                            .smoothing = (float)c->label_smoothing,
-                                            .frozen_norm = c->frozen_norm || is(c->payload, "head"),
-                                            .join = is(c->epoch_end, "join"),
-                                            .support = sparse ? &s->support : NULL},
+                                  .local = local,
                                   .seed = (uint64_t)c->seed,
                                   .at_once = 1};
 }

@@ -5,9 +5,10 @@
  *   full    every parameter, and running statistics
  *   lora    low-rank pairs and the head (lora_hook.h), and running statistics
  *   head    the head alone: the body, batch norms included, stays as it is
- *   sparse  changes of blocks of weights, chosen once on the server (fed_sparse.h), and the head,
- * and running statistics; the server sends the blocks' ids first, once Running statistics that stay
- * (frozen_norm, head) do not travel.
+ *   sparse  changes of blocks of weights, chosen once on the server (fed_sparse.h), the head, and
+ *           running statistics; the server sends the blocks' ids first, once
+ *
+ * Running statistics that stay (frozen_norm, head) do not travel.
  */
 #ifndef HN_FED_SETUP_H
 #define HN_FED_SETUP_H
@@ -84,10 +85,10 @@ HN_NODISCARD hn_status hn_fed_setup_open(const hn_fed_config *c, const hn_log *l
                                          hn_fed_setup *s);
 void hn_fed_setup_close(hn_fed_setup *s);
 
-/* Payload sparse, before there is a client: the server chooses, a client takes what it is sent
- * (hn_fed_support_encode). With another payload the
- * server has nothing to choose, and a client refuses ids: HN_ERR_ARG.
- * Errors  those of hn_fed_sparse_choose and hn_fed_support_decode */
+/* Payload sparse, before there is a client: the server chooses the blocks, a client takes what it
+ * is sent (hn_fed_support_encode). With another payload the first does nothing, the second fails.
+ * Errors  those of hn_fed_sparse_choose and hn_fed_support_decode; HN_ERR_ARG: another payload, or
+ *         ids a second time */
 HN_NODISCARD hn_status hn_fed_setup_choose(hn_fed_setup *s);
 HN_NODISCARD hn_status hn_fed_setup_take(hn_fed_setup *s, const void *bytes, size_t n);
 
@@ -98,6 +99,9 @@ HN_NODISCARD hn_status hn_fed_setup_evaluator(const hn_fed_setup *s, hn_fed_clie
  * seed; the images' size; lora's scale; the blocks of sparse. */
 HN_NODISCARD hn_status hn_fed_setup_layout(const hn_fed_setup *s, const hn_fed_client *c,
                                            hn_fed_layout *out);
+/* What clients do, as far as the kind of their data has nothing to do with it: batch, optimizer,
+ * mu, the end of an epoch. */
+hn_fed_local hn_fed_setup_local(const hn_fed_config *c);
 /* lr lr_decay^(round - 1); rounds count from 1. */
 double hn_fed_setup_lr(const hn_fed_config *c, int64_t round);
 /* Encoding and, of topk, the number of values of a layout that are sent: at least one. */

@@ -1,20 +1,20 @@
-/* fedref.h - federated training of an image classifier, simulated on one machine: hone-fedref's
- * options and verbs.
+/* fedref.h - federated training of an image classifier, or of a segmenter of volumes, simulated on
+ * one machine: hone-fedref's options and verbs.
  *
- * The images are parted among clients (partition.h); in each round some clients are asked
- * (client_schedule.h), train from the model that the server sent them (fed_sim.h), and send
- * updates as the messages that travel in earnest (message.h); the server makes the next model out
- * of those it takes (server.h), and that is measured on held-out images.
+ * The samples (images, or patches of regions of volumes) are parted among clients (partition.h); in
+ * each round some clients are asked (client_schedule.h), train from the model that the server sent
+ * them (fed_sim.h), and send updates as the messages that travel in earnest (message.h); the server
+ * makes the next model out of those it takes (server.h), and that is measured on held-out ones.
  *
  * A run's folder:
  *   run.yaml  index.json    options; what a continuation is compared by
  *   checkpoint-<round>/     the newest state: the server's, fedref.json (what follows, and counts),
  *                           residuals.safetensors where clients keep some
  *   rounds.csv              a line a round
- *   clients.csv             a line a client: its images, what it was asked and sent
+ *   clients.csv             a line a client: its samples, what it was asked and sent
  *   rejected.csv            updates that were refused: round, client, reason
  *   result.json             one cell of a table
- *   curve.gnuplot, .png     accuracy by round, where gnuplot is on the PATH
+ *   curve.gnuplot, .png     accuracy or Dice by round, where gnuplot is on the PATH
  *
  * Nothing of a round counts before it is over; a kill loses at most --save-every rounds, and a
  * continued run has the bits of an uninterrupted one (seconds differ). */
@@ -27,8 +27,19 @@
 extern "C" {
 #endif
 
+/* Of --model's that segment volumes (seg_model.h). */
+typedef struct {
+    const char *labels, *intensity, *relabel, *patch, *window, *sites;
+    int64_t volume, per_region;
+    double foreground, flip, scale_spread, shift_spread, pad;
+    double w_dice, w_focal, w_cross, focal_alpha, focal_gamma;
+    double overlap;
+    bool gaussian;
+} hn_fedref_volume_config;
+
 typedef struct {
     hn_fed_config fed; /* of a client */
+    hn_fedref_volume_config volumes;
     /* partition */
     const char *partition, *groups;
     int64_t clients, shards, min_samples;

@@ -8,10 +8,7 @@
 #include "runtime/train/lora_hook.h"
 #include "runtime/train/pearl_values.h"
 
-static const hn_params *params_of(const hn_fedref *r)
-{
-    return hn_engine_params(hn_fed_client_engine(r->evaluator));
-}
+static const hn_params *params_of(const hn_fedref *r) { return hn_engine_params(r->about->engine); }
 
 /* W + scale B A, in the order of files. */
 static hn_status add_pair(const hn_linear_layer *l, hn_value *w)
@@ -39,31 +36,6 @@ static hn_status collect(const hn_params *p, hn_values *all)
     return HN_OK;
 }
 
-static hn_status write_json(const json_t *o, const char *dir, const char *name)
-{
-    char *path = hn_asprintf("%s/%s", dir, name);
-    if (path == NULL) return HN_FAIL(HN_ERR_MEMORY, "no memory to write %s", dir);
-    const hn_status st = hn_json_save(path, o, false);
-    hn_free(path);
-    return st;
-}
-
-static hn_status write_settings(const hn_fedref *r, const char *dir)
-{
-    const hn_images *v = hn_image_set_view(r->setup.train);
-    const bool named = v->n_classes == hn_fedref_classes(r); /* every class of the head */
-    json_t *config = NULL, *preprocessor = NULL;
-    hn_status st = hn_model_config(&r->setup.model, named ? v->n_classes : 0,
-                                   named ? (char *const *)v->class_name : NULL, &config);
-    if (st == HN_OK) st = write_json(config, dir, "config.json");
-    if (st == HN_OK) st = hn_model_preprocessor(&r->setup.model, NULL, &preprocessor);
-    if (st == HN_OK && preprocessor != NULL)
-        st = write_json(preprocessor, dir, "preprocessor_config.json");
-    json_decref(config);
-    json_decref(preprocessor);
-    return st;
-}
-
 static hn_status write_weights(const hn_fedref *r, const char *dir)
 {
     static const char *const metadata[][2] = {{"format", "pt"}};
@@ -84,7 +56,7 @@ hn_status hn_fedref_write_model(const hn_fedref *r, const char *dir)
     HN_TRY(hn_folder_begin(dir, &folder));
     const char *t = hn_folder_temporary(folder);
     hn_status st = write_weights(r, t);
-    if (st == HN_OK) st = write_settings(r, t);
+    if (st == HN_OK) st = r->about->write_settings(r->about, t);
     if (st != HN_OK) {
         hn_folder_abort(folder);
         return st;
@@ -95,7 +67,7 @@ hn_status hn_fedref_write_model(const hn_fedref *r, const char *dir)
 hn_status hn_fedref_write_adapter(const hn_fedref *r, const char *dir)
 {
     hn_peft_adapter a = {0};
-    HN_TRY(hn_lora_get(params_of(r), &r->setup.peft, &a));
+    HN_TRY(hn_lora_get(params_of(r), r->about->peft, &a));
     const hn_status st = hn_peft_save(dir, &a, HN_F32);
     hn_lora_release(&a);
     return st;

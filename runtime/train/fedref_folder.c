@@ -19,7 +19,7 @@ static hn_status in_out(const hn_fedref *r, const char *name, char **path)
 static hn_status index_new(hn_fedref *r)
 {
     r->index = json_pack("{s:i, s:s, s:{s:s, s:s, s:s}}", "format", HN_FEDREF_FORMAT, "program",
-                         "hone-fedref", "identity", "base_model", r->setup.base_digest, "data",
+                         "hone-fedref", "identity", "base_model", r->about->base_digest, "data",
                          r->data_digest, "settings", r->settings);
     return r->index ? HN_OK : HN_FAIL(HN_ERR_MEMORY, "no memory for the index");
 }
@@ -29,7 +29,7 @@ static hn_status index_check(const hn_fedref *r, const char *where)
     const json_t *have = json_object_get(r->index, "identity");
     const struct {
         const char *key, *value, *what;
-    } facts[] = {{"base_model", r->setup.base_digest, "base model"},
+    } facts[] = {{"base_model", r->about->base_digest, "base model"},
                  {"data", r->data_digest, "data or partition"}};
     const char *settings = NULL;
     int64_t version = 0;
@@ -49,9 +49,9 @@ static hn_status index_check(const hn_fedref *r, const char *where)
 static hn_status make_settings(hn_fedref *r)
 {
     static const char *const free_keys[] = {
-        "model",  "weights",  "data",       "eval-data",    "groups",     "out",
-        "device", "executor", "threads",    "resident",     "eval-batch", "save-every",
-        "keep",   "rounds",   "log-format", "below-quorum", "lanes"};
+        "model",      "weights", "data",     "eval-data",  "groups",       "labels",
+        "out",        "device",  "executor", "threads",    "resident",     "eval-batch",
+        "save-every", "keep",    "rounds",   "log-format", "below-quorum", "lanes"};
     return hn_run_settings(r->call->yaml, free_keys, sizeof free_keys / sizeof *free_keys,
                            &r->settings);
 }

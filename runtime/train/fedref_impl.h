@@ -7,7 +7,7 @@
 #include "runtime/data/partition.h"
 #include "runtime/fed/server.h"
 #include "runtime/file/checkpoint.h"
-#include "runtime/train/fedref.h"
+#include "runtime/train/fedref_subject.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -18,8 +18,8 @@ enum { HN_FEDREF_FORMAT = 1 }; /* of index.json and fedref.json; readers refuse 
 /* One round: a line of rounds.csv. Counts are exact in a double. */
 typedef struct {
     double round, asked, dropped, late, used, rejected;
-    double accuracy, loss; /* of held-out images; NaN: not measured in this round */
-    double client_loss;    /* mean over the clients that were used, by samples */
+    double score, loss, hd95; /* of held-out data (fedref_subject.h); NaN: not measured */
+    double client_loss;       /* mean over the clients that were used, by samples */
     double bytes_down, bytes_up;
     double changed, corrected; /* 0 or 1: as in hn_fed_round_report */
     double lambda2, update_norm, correction_norm;
@@ -32,11 +32,12 @@ typedef struct {
     size_t offset;
     bool time;
 } hn_fedref_column;
-extern const hn_fedref_column hn_fedref_columns[];
-extern const int hn_fedref_n_columns;
-static inline double hn_fedref_cell(const hn_fedref_round *r, int column)
+enum { HN_FEDREF_COLUMNS = 19 };
+/* [HN_FEDREF_COLUMNS] those of images, or of volumes: their scores are other ones. */
+const hn_fedref_column *hn_fedref_columns(bool volumes);
+static inline double hn_fedref_cell(const hn_fedref_round *r, const hn_fedref_column *column)
 {
-    return *(const double *)((const char *)r + hn_fedref_columns[column].offset);
+    return *(const double *)((const char *)r + column->offset);
 }
 
 /* What became of a client so far. */
@@ -77,7 +78,7 @@ typedef struct {
     FILE *to;
     bool json; /* lines for machines */
     /* inputs */
-    hn_fed_setup setup;
+    hn_fedref_subject *about;
     hn_partition partition;
     hn_fed_schedule schedule;
     hn_injection *injection;
@@ -85,9 +86,6 @@ typedef struct {
     char *data_digest, *settings;
     /* the parts of a round */
     hn_fed_layout layout;
-    hn_fed_client *evaluator;
-    hn_fed_sim *sim;  /* NULL: nothing is trained */
-    hn_device **lane; /* [lanes - 1] besides the setup's */
     hn_fed_server_options method;
     hn_fed_server *server;
     hn_fed_call *calls; /* [per_round] */
@@ -107,7 +105,7 @@ typedef struct {
     hn_fedref_tally *old_tally; /* [clients] before the open round */
     hn_fedref_refusal *refusal;
     int64_t n_refusals, cap_refusals;
-    double *class_best, *class_last; /* [classes] accuracies; NaN: none yet */
+    double *class_best, *class_last; /* [classes] scores; NaN: none yet */
     /* The last round is measured out of turn, too; these are without that, for a run that is made
      * longer. */
     double *turn_best, *turn_last;
@@ -120,10 +118,7 @@ typedef struct {
     bool stopped;  /* asked to */
 } hn_fedref;
 
-static inline int64_t hn_fedref_classes(const hn_fedref *r)
-{
-    return r->setup.model.vision.classes;
-}
+static inline int64_t hn_fedref_classes(const hn_fedref *r) { return r->about->classes; }
 
 /* ---- fedref_options.c ---- */
 HN_NODISCARD hn_status hn_fedref_check_options(const hn_verb_call *call);
@@ -132,7 +127,7 @@ HN_NODISCARD hn_status hn_fedref_method(const hn_fedref_config *c, hn_fed_server
 /* "nan:3@2,shape:5@4": client 3 in round 2, ... *out is new, NULL for "" */
 HN_NODISCARD hn_status hn_fedref_injections(const char *text, hn_injection **out, int64_t *n);
 
-/* ---- fedref_open.c: data, model, partition, layout ---- */
+/* ---- fedref_open.c: subject, partition, layout ---- */
 /* simulate: clients will train, too */
 HN_NODISCARD hn_status hn_fedref_open(const hn_verb_call *call, bool simulate, hn_fedref *r);
 void hn_fedref_close(hn_fedref *r);
@@ -142,9 +137,6 @@ HN_NODISCARD hn_status hn_fedref_refuse(hn_fedref *r, int64_t round, int64_t cli
 
 /* Keeps the first n of that list. */
 void hn_fedref_forget_refusals(hn_fedref *r, int64_t n);
-
-/* Of the simulation; NULL: it has none. */
-hn_engine *hn_fedref_engine(const hn_fedref *r);
 
 /* ---- fedref_round.c ---- */
 /* Round r->done + 1, up to its line in r->round; r->done goes up. After an error nothing of the
@@ -176,14 +168,11 @@ HN_NODISCARD hn_status hn_fedref_state_load(hn_fedref *r, const char *dir);
 HN_NODISCARD hn_status hn_fedref_append(const hn_fedref *r);
 /* Every file of results; draw: and the picture. */
 HN_NODISCARD hn_status hn_fedref_write_results(const hn_fedref *r, bool draw);
-/* What class k is called: its number, in `text`, where the data have no such class. */
-enum { HN_FEDREF_CLASS = 24 };
-const char *hn_fedref_class(const hn_fedref *r, int64_t k, char text[HN_FEDREF_CLASS]);
 void hn_fedref_print_rounds(const hn_fedref *r, FILE *to);
 void hn_fedref_print_result(const hn_fedref *r, FILE *to);
 
 typedef struct {
-    double best, last, last_loss;
+    double best, last, last_loss, last_hd95;
     int64_t best_round;
     double forgetting;       /* max(0, best earlier - last) */
     double class_forgetting; /* the same class by class, then the mean */

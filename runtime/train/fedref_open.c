@@ -1,4 +1,4 @@
-/* What a run works on: model and images, who has which, and what travels. */
+/* What a run works on: its subject, who has which samples, and what travels. */
 #define _POSIX_C_SOURCE 200809L
 #include <ctype.h>
 #include <inttypes.h>
@@ -7,8 +7,7 @@
 
 #include "runtime/base/alloc.h"
 #include "runtime/base/mapfile.h"
-#include "runtime/train/client_batch.h"
-#include "runtime/train/client_block.h"
+#include "runtime/model/seg_model.h"
 #include "runtime/train/fedref_impl.h"
 
 static bool is(const char *a, const char *b) { return strcmp(a, b) == 0; }
@@ -17,10 +16,6 @@ void hn_fedref_close(hn_fedref *r)
 {
     hn_progress_end(&r->progress);
     hn_fed_server_free(r->server);
-    hn_fed_sim_free(r->sim);
-    for (int64_t k = 0; r->lane && k + 1 < r->c->lanes; k++) hn_device_close(r->lane[k]);
-    hn_free(r->lane);
-    hn_fed_client_free(r->evaluator);
     hn_fed_bytes_free(&r->ids);
     hn_fed_bytes_free(&r->down);
     hn_fed_bytes_free(&r->up);
@@ -49,11 +44,11 @@ void hn_fedref_close(hn_fedref *r)
     hn_free(r->out);
     hn_free(r->data_digest);
     hn_free(r->settings);
-    hn_fed_setup_close(&r->setup);
+    if (r->about) r->about->free(r->about);
     *r = (hn_fedref){0};
 }
 
-/* ---- who has which images ---- */
+/* ---- who has which samples ---- */
 
 /* A group number for each image, separated by spaces or line ends. */
 static hn_status read_groups(const char *path, int64_t n, int32_t *group)
@@ -94,21 +89,26 @@ static hn_partition_options partition_options(const hn_fedref_config *c)
                                   .min_samples = c->min_samples};
 }
 
+static hn_status make_partition(hn_fedref *r, const hn_partition_options *o)
+{
+    const hn_fedref_subject *s = r->about;
+    if (o->rule != HN_PARTITION_GROUP || s->grouped)
+        return hn_partition_make(o, s->label, s->label, s->samples, &r->partition);
+    int32_t *group = hn_malloc((size_t)s->samples * sizeof *group);
+    if (group == NULL) return HN_FAIL(HN_ERR_MEMORY, "groups of %" PRId64 " images", s->samples);
+    hn_status st = read_groups(r->c->groups, s->samples, group);
+    if (st == HN_OK) st = hn_partition_make(o, s->label, group, s->samples, &r->partition);
+    hn_free(group);
+    return st;
+}
+
 static hn_status open_partition(hn_fedref *r)
 {
-    const hn_images *v = hn_image_set_view(r->setup.train);
+    const hn_fedref_subject *s = r->about;
     const hn_partition_options o = partition_options(r->c);
-    int32_t *group = NULL;
-    hn_status st = HN_OK;
-    if (o.rule == HN_PARTITION_GROUP) {
-        group = hn_malloc((size_t)v->count * sizeof *group);
-        st = group ? read_groups(r->c->groups, v->count, group)
-                   : HN_FAIL(HN_ERR_MEMORY, "groups of %" PRId64 " images", v->count);
-    }
-    if (st == HN_OK) st = hn_partition_make(&o, v->label, group, v->count, &r->partition);
-    hn_free(group);
-    HN_TRY(st);
-    return hn_partition_report(&r->partition, v->label, v->n_classes, &r->log);
+    HN_TRY(make_partition(r, &o));
+    /* A site is no class. */
+    return hn_partition_report(&r->partition, s->volumes ? NULL : s->label, s->n_labels, &r->log);
 }
 
 static hn_status open_schedule(hn_fedref *r)
@@ -169,8 +169,7 @@ static hn_status digest_data(hn_fedref *r)
     const hn_partition *p = &r->partition;
     HN_TRY(hn_sha256(p->index, (size_t)p->first[p->clients] * sizeof *p->index, hex));
     r->data_digest =
-        hn_asprintf("%s held out %s parted %s", hn_image_set_digest(r->setup.train),
-                    r->setup.eval ? hn_image_set_digest(r->setup.eval) : "nothing", hex);
+        hn_asprintf("%s held out %s parted %s", r->about->train_digest, r->about->eval_digest, hex);
     return r->data_digest ? HN_OK : HN_FAIL(HN_ERR_MEMORY, "no memory for the data's digest");
 }
 
@@ -178,10 +177,8 @@ static hn_status digest_data(hn_fedref *r)
 
 static hn_status open_payload(hn_fedref *r)
 {
-    HN_TRY(hn_fed_setup_choose(&r->setup));
-    if (r->setup.support.count > 0) HN_TRY(hn_fed_support_encode(&r->setup.support, &r->ids));
-    HN_TRY(hn_fed_setup_evaluator(&r->setup, &r->evaluator));
-    HN_TRY(hn_fed_setup_layout(&r->setup, r->evaluator, &r->layout));
+    if (r->about->support != NULL) HN_TRY(hn_fed_support_encode(r->about->support, &r->ids));
+    HN_TRY(r->about->layout(r->about, &r->layout));
     hn_info(&r->log,
             "payload: %" PRId64 " tensors, %" PRId64 " values (%" PRId64
             " of them running statistics)",
@@ -216,28 +213,10 @@ static hn_status open_server(hn_fedref *r)
 {
     float *start = hn_malloc((size_t)r->layout.n * sizeof *start);
     if (start == NULL) return HN_FAIL(HN_ERR_MEMORY, "%" PRId64 " values", r->layout.n);
-    hn_status st = hn_fed_client_get(r->evaluator, start);
+    hn_status st = r->about->get(r->about, start);
     if (st == HN_OK) st = hn_fed_server_new(&r->layout, &r->method, start, &r->server);
     hn_free(start);
     return st;
-}
-
-/* Each lane has a device with a stream of its own on the same GPU. */
-static hn_status open_lanes(hn_fedref *r)
-{
-    const int64_t n = r->c->lanes;
-    if (n == 1) return HN_OK;
-    if (hn_device_kind_of(r->setup.device) != HN_DEVICE_CUDA)
-        return HN_FAIL(HN_ERR_ARG,
-                       "--lanes %" PRId64 ": clients on the CPU come one after the other, each on "
-                       "all threads",
-                       n);
-    r->lane = hn_calloc((size_t)n, sizeof *r->lane);
-    if (r->lane == NULL) return HN_FAIL(HN_ERR_MEMORY, "%" PRId64 " lanes", n);
-    for (int64_t k = 0; k + 1 < n; k++) HN_TRY(hn_device_open(r->c->fed.device, &r->lane[k]));
-    r->setup.sim.lane = r->lane;
-    r->setup.sim.lanes = n;
-    return HN_OK;
 }
 
 static hn_status open_simulation(hn_fedref *r)
@@ -249,22 +228,8 @@ static hn_status open_simulation(hn_fedref *r)
     if (r->sent == NULL || r->received == NULL || (r->method.fisher && r->fisher == NULL))
         return HN_FAIL(HN_ERR_MEMORY, "%" PRId64 " updates of %" PRId64 " values", each, n);
     HN_TRY(open_server(r));
-    const int64_t at_once = r->c->at_once;
-    if (r->method.fisher) r->setup.sim.local.fisher_images = r->c->fisher_images;
-    if (is(r->c->simulate, "one")) {
-        HN_TRY(open_lanes(r));
-        return hn_fed_one_new(&r->setup.sim, &r->sim);
-    }
-    r->setup.sim.at_once = at_once > 0 && at_once < each ? at_once : each;
-    return is(r->c->simulate, "block") ? hn_fed_blocks_new(&r->setup.sim, &r->sim)
-                                       : hn_fed_replicas_new(&r->setup.sim, &r->sim);
-}
-
-hn_engine *hn_fedref_engine(const hn_fedref *r)
-{
-    if (is(r->c->simulate, "block")) return NULL;
-    return is(r->c->simulate, "replicas") ? hn_fed_replicas_engine(r->sim)
-                                          : hn_fed_client_engine(hn_fed_one_client(r->sim, 0));
+    if (r->method.fisher) r->about->local.fisher_images = r->c->fisher_images;
+    return r->about->simulate(r->about, each);
 }
 
 hn_status hn_fedref_open(const hn_verb_call *call, bool simulate, hn_fedref *r)
@@ -274,12 +239,8 @@ hn_status hn_fedref_open(const hn_verb_call *call, bool simulate, hn_fedref *r)
     r->json = is(r->c->log_format, "json");
     HN_TRY(hn_fedref_check_options(call));
     HN_TRY(hn_fedref_injections(r->c->inject, &r->injection, &r->n_injections));
-    HN_TRY(hn_fed_setup_open(&r->c->fed, &r->log, &r->setup));
-    if (r->setup.eval == NULL)
-        return HN_FAIL(HN_ERR_ARG,
-                       "--data %s: nothing is held out to measure with; --eval-data or "
-                       "--eval-split says what",
-                       r->c->fed.data);
+    HN_TRY(hn_seg_model_is(r->c->fed.model) ? hn_fedref_volumes_open(r->c, &r->log, &r->about)
+                                            : hn_fedref_images_open(r->c, &r->log, &r->about));
     HN_TRY(open_partition(r));
     HN_TRY(open_schedule(r));
     HN_TRY(check_injections(r, simulate));

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "runtime/base/alloc.h"
+#include "runtime/model/seg_model.h"
 #include "runtime/train/fedref_impl.h"
 
 static bool is(const char *a, const char *b) { return strcmp(a, b) == 0; }
@@ -40,6 +41,40 @@ static const struct {
                       {"fisher-images", HN_FED_USES_FISHER}};
 enum { N_SERVER = sizeof server_options / sizeof *server_options };
 
+static const char *const volume_options[] = {
+    "labels",       "volume",       "intensity",   "relabel",      "patch",
+    "per-region",   "foreground",   "flip",        "pad-value",    "sites",
+    "scale-spread", "shift-spread", "dice-weight", "focal-weight", "cross-weight",
+    "focal-alpha",  "focal-gamma",  "window",      "overlap",      "gaussian"};
+enum { N_VOLUME = sizeof volume_options / sizeof *volume_options };
+
+static const char *const image_options[] = {
+    "image-size", "eval-batch", "data-kind",       "coarse",       "augment", "pad",
+    "resident",   "groups",     "label-smoothing", "alpha",        "shards",  "frozen-norm",
+    "at-once",    "lora-rank",  "lora-alpha",      "lora-targets", "lanes"};
+enum { N_IMAGE = sizeof image_options / sizeof *image_options };
+
+static bool among(const char *option, const char *const *names, int n)
+{
+    int i = 0;
+    while (i < n && !is(option, names[i])) i++;
+    return i < n;
+}
+
+static const char *subject_reason(const hn_fedref_config *c, const char *option)
+{
+    const bool volumes = hn_seg_model_is(c->fed.model);
+    const bool quantity = volumes && is(c->partition, "quantity") && is(option, "alpha");
+    if (volumes && !quantity && among(option, image_options, N_IMAGE))
+        return "has no meaning for a --model that segments volumes";
+    if (!volumes && among(option, volume_options, N_VOLUME))
+        return "an option of a --model that segments volumes";
+    if (volumes && c->volumes.w_focal == 0 &&
+        (is(option, "focal-alpha") || is(option, "focal-gamma")))
+        return "an option of --focal-weight";
+    return NULL;
+}
+
 static const char *partition_reason(const hn_fedref_config *c, const char *option)
 {
     const char *rule = c->partition;
@@ -60,24 +95,57 @@ const char *hn_fedref_reason(const hn_fedref_config *c, const char *option)
     if (is(option, "fisher-images") && !c->fisher) return "an option of --fisher";
     if (is(option, "at-once") && is(c->simulate, "one")) return "--simulate one has one at a time";
     if (is(option, "lanes") && !is(c->simulate, "one")) return "an option of --simulate one";
-    const char *reason = partition_reason(c, option);
+    const char *reason = subject_reason(c, option);
+    if (reason == NULL) reason = partition_reason(c, option);
     return reason ? reason : hn_fed_reason(&c->fed, option);
+}
+
+static hn_status check_names(const hn_verb_call *call, const char *const *names, int n)
+{
+    for (int i = 0; i < n; i++) {
+        const char *reason = hn_fedref_reason(call->config, names[i]);
+        if (reason != NULL && hn_options_given(call->given, names[i]))
+            return HN_FAIL(HN_ERR_ARG, "--%s: %s", names[i], reason);
+    }
+    return HN_OK;
 }
 
 static hn_status check_given(const hn_verb_call *call)
 {
     static const char *const more[] = {"alpha",      "shards",  "groups",
                                        "late-least", "at-once", "lanes"};
-    enum { N_MORE = sizeof more / sizeof *more };
     const hn_fedref_config *c = call->config;
-    for (int i = 0; i < N_SERVER + N_MORE; i++) {
-        const char *option = i < N_SERVER ? server_options[i].option : more[i - N_SERVER];
-        const char *reason = hn_fedref_reason(c, option);
+    for (int i = 0; i < N_SERVER; i++) {
+        const char *option = server_options[i].option, *reason = hn_fedref_reason(c, option);
         if (reason != NULL && hn_options_given(call->given, option))
-            return i < N_SERVER
-                       ? HN_FAIL(HN_ERR_ARG, "--%s: %s (--method %s)", option, reason, c->method)
-                       : HN_FAIL(HN_ERR_ARG, "--%s: %s", option, reason);
+            return HN_FAIL(HN_ERR_ARG, "--%s: %s (--method %s)", option, reason, c->method);
     }
+    HN_TRY(check_names(call, more, sizeof more / sizeof *more));
+    HN_TRY(check_names(call, image_options, N_IMAGE));
+    return check_names(call, volume_options, N_VOLUME);
+}
+
+/* What a segmenter's clients cannot do. */
+static hn_status check_volumes(const hn_fedref_config *c)
+{
+    const hn_fedref_volume_config *v = &c->volumes;
+    if (is(c->partition, "dirichlet") || is(c->partition, "mixture") || is(c->partition, "shards"))
+        return HN_FAIL(HN_ERR_ARG,
+                       "--partition %s: by classes, which patches of volumes do not have; iid, "
+                       "group (sites) or quantity",
+                       c->partition);
+    if (is(c->fed.payload, "lora") || is(c->fed.payload, "sparse"))
+        return HN_FAIL(HN_ERR_UNSUPPORTED,
+                       "--payload %s: low-rank pairs and blocks for convolutions of volumes are "
+                       "not built; full or head",
+                       c->fed.payload);
+    if (!is(c->simulate, "one"))
+        return HN_FAIL(HN_ERR_UNSUPPORTED, "--simulate %s: segmenters train one by one",
+                       c->simulate);
+    if (c->fisher)
+        return HN_FAIL(HN_ERR_UNSUPPORTED, "--fisher: not for a --model that segments volumes");
+    if (v->w_dice == 0 && v->w_focal == 0 && v->w_cross == 0)
+        return HN_FAIL(HN_ERR_ARG, "--dice-weight 0, --focal-weight 0, --cross-weight 0: no loss");
     return HN_OK;
 }
 
@@ -110,6 +178,8 @@ hn_status hn_fedref_check_options(const hn_verb_call *call)
     if (call->given != NULL) HN_TRY(check_given(call));
     HN_TRY(check_signs(c));
     HN_TRY(hn_fed_check_options(&c->fed, call->given));
+    const bool volumes = hn_seg_model_is(c->fed.model);
+    if (volumes) HN_TRY(check_volumes(c));
     if (c->fisher && !is(c->simulate, "one"))
         return HN_FAIL(HN_ERR_ARG, "--fisher: with --simulate one only");
     if (c->fisher && is(c->fed.encoding, "topk"))
@@ -123,7 +193,7 @@ hn_status hn_fedref_check_options(const hn_verb_call *call)
                        c->simulate);
     if (is(c->method, "fedprox") && c->fed.mu == 0)
         return HN_FAIL(HN_ERR_ARG, "--method fedprox: with --mu 0 it is fedavg");
-    if (is(c->partition, "group") && c->groups[0] == '\0')
+    if (!volumes && is(c->partition, "group") && c->groups[0] == '\0')
         return HN_FAIL(HN_ERR_ARG, "--partition group: --groups FILE says which group images are "
                                    "of");
     if (!is(c->partition, "group") && c->clients == 0)

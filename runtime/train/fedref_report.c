@@ -12,19 +12,27 @@
 
 #define COLUMN(name) #name, offsetof(hn_fedref_round, name)
 
-const hn_fedref_column hn_fedref_columns[] = {
-    {COLUMN(round), false},       {COLUMN(asked), false},
-    {COLUMN(dropped), false},     {COLUMN(late), false},
-    {COLUMN(used), false},        {COLUMN(rejected), false},
-    {COLUMN(accuracy), false},    {COLUMN(loss), false},
-    {COLUMN(client_loss), false}, {COLUMN(bytes_down), false},
-    {COLUMN(bytes_up), false},    {COLUMN(changed), false},
-    {COLUMN(corrected), false},   {COLUMN(lambda2), false},
-    {COLUMN(update_norm), false}, {COLUMN(correction_norm), false},
-    {COLUMN(client_s), true},     {COLUMN(server_ms), true},
-    {COLUMN(eval_s), true},
-};
-const int hn_fedref_n_columns = sizeof hn_fedref_columns / sizeof *hn_fedref_columns;
+/* score_name: what the score is called; second: what stands beside it. */
+#define COLUMNS(score_name, second)                                                               \
+    {                                                                                             \
+        {COLUMN(round), false}, {COLUMN(asked), false}, {COLUMN(dropped), false},                 \
+            {COLUMN(late), false}, {COLUMN(used), false}, {COLUMN(rejected), false},              \
+            {score_name, offsetof(hn_fedref_round, score), false}, {COLUMN(second), false},       \
+            {COLUMN(client_loss), false}, {COLUMN(bytes_down), false}, {COLUMN(bytes_up), false}, \
+            {COLUMN(changed), false}, {COLUMN(corrected), false}, {COLUMN(lambda2), false},       \
+            {COLUMN(update_norm), false}, {COLUMN(correction_norm), false},                       \
+            {COLUMN(client_s), true}, {COLUMN(server_ms), true},                                  \
+        {                                                                                         \
+            COLUMN(eval_s), true                                                                  \
+        }                                                                                         \
+    }
+
+const hn_fedref_column *hn_fedref_columns(bool volumes)
+{
+    static const hn_fedref_column of_images[HN_FEDREF_COLUMNS] = COLUMNS("accuracy", loss),
+                                  of_volumes[HN_FEDREF_COLUMNS] = COLUMNS("dice", hd95);
+    return volumes ? of_volumes : of_images;
+}
 
 /* ---- text files ---- */
 
@@ -62,23 +70,24 @@ static void print_cell(FILE *f, double v)
         fprintf(f, "%.9g", v);
 }
 
-static void print_row(FILE *f, const hn_fedref_round *row)
+static void print_row(FILE *f, const hn_fedref *r, int64_t i)
 {
-    for (int k = 0; k < hn_fedref_n_columns; k++) {
+    const hn_fedref_column *column = hn_fedref_columns(r->about->volumes);
+    for (int k = 0; k < HN_FEDREF_COLUMNS; k++) {
         if (k > 0) fputc(',', f);
-        print_cell(f, hn_fedref_cell(row, k));
+        print_cell(f, hn_fedref_cell(&r->round[i], &column[k]));
     }
     fputc('\n', f);
 }
 
 static hn_status save_rounds(const hn_fedref *r)
 {
+    const hn_fedref_column *column = hn_fedref_columns(r->about->volumes);
     text_file t;
     HN_TRY(text_open(&t));
-    for (int k = 0; k < hn_fedref_n_columns; k++)
-        fprintf(t.f, "%s%s", k ? "," : "", hn_fedref_columns[k].name);
+    for (int k = 0; k < HN_FEDREF_COLUMNS; k++) fprintf(t.f, "%s%s", k ? "," : "", column[k].name);
     fputc('\n', t.f);
-    for (int64_t i = 0; i < r->done; i++) print_row(t.f, &r->round[i]);
+    for (int64_t i = 0; i < r->done; i++) print_row(t.f, r, i);
     return text_save(&t, r, "rounds.csv");
 }
 
@@ -86,7 +95,7 @@ hn_status hn_fedref_append(const hn_fedref *r)
 {
     char *path = hn_asprintf("%s/rounds.csv", r->out);
     FILE *f = path ? fopen(path, "a") : NULL;
-    if (f != NULL) print_row(f, &r->round[r->done - 1]);
+    if (f != NULL) print_row(f, r, r->done - 1);
     const bool good = f != NULL && !ferror(f);
     const bool written = (f == NULL || fclose(f) == 0) && good;
     hn_free(path);
@@ -95,16 +104,19 @@ hn_status hn_fedref_append(const hn_fedref *r)
 
 static hn_status save_clients(const hn_fedref *r)
 {
-    const hn_images *v = hn_image_set_view(r->setup.train);
+    const hn_fedref_subject *about = r->about;
     const int64_t clients = r->partition.clients;
     text_file t;
     hn_client_samples *s = hn_calloc((size_t)clients, sizeof *s);
     if (s == NULL) return HN_FAIL(HN_ERR_MEMORY, "table of %" PRId64 " clients", clients);
-    hn_status st = hn_partition_count(&r->partition, v->label, v->n_classes, s);
+    hn_status st = hn_partition_count(&r->partition, about->label, about->n_labels, s);
     if (st == HN_OK) st = text_open(&t);
     if (st == HN_OK) {
-        fprintf(t.f, "client,samples,classes,top_class,top_samples,asked,used,rejected,dropped,"
-                     "late,bytes_down,bytes_up,seconds\n");
+        const char *kind = about->volumes ? "site" : "class";
+        fprintf(t.f,
+                "client,samples,%s,top_%s,top_samples,asked,used,rejected,dropped,late,bytes_down,"
+                "bytes_up,seconds\n",
+                about->kind, kind);
         for (int64_t k = 0; k < clients; k++) {
             const double *cell = (const double *)&r->tally[k];
             fprintf(t.f, "%" PRId64 ",%" PRId64 ",%d,%d,%" PRId64, k, s[k].samples,
@@ -143,16 +155,18 @@ static hn_status save_refusals(const hn_fedref *r)
 
 void hn_fedref_summarize(const hn_fedref *r, hn_fedref_summary *out)
 {
-    hn_fedref_summary s = {.best = NAN, .last = NAN, .last_loss = NAN, .forgetting = NAN};
+    hn_fedref_summary s = {
+        .best = NAN, .last = NAN, .last_loss = NAN, .last_hd95 = NAN, .forgetting = NAN};
     for (int64_t i = 0; i < r->done; i++) {
         const hn_fedref_round *row = &r->round[i];
         s.bytes_up += row->bytes_up;
         s.bytes_down += row->bytes_down;
         s.client_s += row->client_s;
         s.server_ms += row->server_ms;
-        if (isnan(row->accuracy)) continue;
-        s.last = row->accuracy;
+        if (isnan(row->score)) continue;
+        s.last = row->score;
         s.last_loss = row->loss;
+        s.last_hd95 = row->hd95;
         if (!(s.best >= s.last)) s.best = s.last, s.best_round = i + 1;
         if (r->c->target > 0 && s.target_round == 0 && s.last >= r->c->target) {
             s.target_round = i + 1;
@@ -179,11 +193,10 @@ static void set(json_t *o, const char *key, json_t *value, bool *ok)
 static json_t *real(double v) { return isfinite(v) ? json_real(v) : json_null(); }
 static json_t *whole(double v) { return json_integer((json_int_t)v); }
 
-const char *hn_fedref_class(const hn_fedref *r, int64_t k, char text[HN_FEDREF_CLASS])
+const char *hn_fedref_class(const hn_fedref_subject *s, int64_t k, char text[HN_FEDREF_CLASS])
 {
-    const hn_images *v = hn_image_set_view(r->setup.train);
     snprintf(text, HN_FEDREF_CLASS, "%" PRId64, k);
-    return k < v->n_classes ? v->class_name[k] : text;
+    return k < s->n_class_names ? s->class_name[k] : text;
 }
 
 static json_t *classes_json(const hn_fedref *r, bool *ok)
@@ -192,7 +205,7 @@ static json_t *classes_json(const hn_fedref *r, bool *ok)
     json_t *all = json_array();
     for (int64_t k = 0; k < hn_fedref_classes(r); k++) {
         json_t *o = json_object();
-        set(o, "class", json_string(hn_fedref_class(r, k, text)), ok);
+        set(o, "class", json_string(hn_fedref_class(r->about, k, text)), ok);
         set(o, "best", real(r->class_best[k]), ok);
         set(o, "last", real(r->class_last[k]), ok);
         set(o, "forgetting", real(r->class_best[k] - r->class_last[k]), ok);
@@ -228,7 +241,7 @@ static void add_setting(const hn_fedref *r, json_t *o, bool *ok)
     if (r->ids.n > 0) set(o, "message_bytes_ids", whole((double)r->ids.n), ok);
     set(o, "seed", whole((double)c->fed.seed), ok);
     set(o, "settings", json_string(r->settings), ok);
-    set(o, "device", json_string(hn_device_text(r->setup.device)), ok);
+    set(o, "device", json_string(hn_device_text(r->about->device)), ok);
 }
 
 static hn_status save_cell(const hn_fedref *r)
@@ -237,13 +250,14 @@ static hn_status save_cell(const hn_fedref *r)
     bool ok = true;
     json_t *o = json_object();
     char *path = hn_asprintf("%s/result.json", r->out);
+    const bool volumes = r->about->volumes;
     hn_fedref_summarize(r, &s);
     add_setting(r, o, &ok);
     set(o, "rounds_done", whole((double)r->done), &ok);
-    set(o, "best_accuracy", real(s.best), &ok);
+    set(o, volumes ? "best_dice" : "best_accuracy", real(s.best), &ok);
     set(o, "best_round", whole((double)s.best_round), &ok);
-    set(o, "last_accuracy", real(s.last), &ok);
-    set(o, "last_loss", real(s.last_loss), &ok);
+    set(o, volumes ? "last_dice" : "last_accuracy", real(s.last), &ok);
+    set(o, volumes ? "last_hd95_mm" : "last_loss", real(volumes ? s.last_hd95 : s.last_loss), &ok);
     set(o, "forgetting", real(s.forgetting), &ok);
     set(o, "class_forgetting", real(s.class_forgetting), &ok);
     set(o, "target", r->c->target > 0 ? json_real(r->c->target) : json_null(), &ok);
@@ -266,13 +280,15 @@ static hn_status save_cell(const hn_fedref *r)
 
 static hn_status save_script(const hn_fedref *r)
 {
+    const bool volumes = r->about->volumes;
+    const char *second = volumes ? "HD95, mm" : "loss";
     text_file t;
     HN_TRY(text_open(&t));
     fprintf(t.f, "$rounds << EOD\n");
     for (int64_t i = 0; i < r->done; i++)
-        if (!isnan(r->round[i].accuracy))
-            fprintf(t.f, "%" PRId64 " %.6g %.6g\n", i + 1, 100 * r->round[i].accuracy,
-                    r->round[i].loss);
+        if (!isnan(r->round[i].score))
+            fprintf(t.f, "%" PRId64 " %.6g %.6g\n", i + 1, 100 * r->round[i].score,
+                    volumes ? r->round[i].hd95 : r->round[i].loss);
     fprintf(t.f, "EOD\nset terminal pngcairo size 900,520 font 'sans,11' background rgb 'white'\n"
                  "set output '");
     hn_plot_text(t.f, r->out);
@@ -280,15 +296,17 @@ static hn_status save_script(const hn_fedref *r)
     hn_plot_text(t.f, r->c->fed.model);
     fprintf(t.f,
             ", %" PRId64 " of %" PRId64 " clients a round' noenhanced\n"
-            "set xlabel 'round'\nset ylabel 'accuracy, %%'\n"
-            "set y2label 'loss'\nset ytics nomirror\nset y2tics\nset y2range [0:*]\n"
+            "set xlabel 'round'\nset ylabel '%s, %%'\n"
+            "set y2label '%s'\nset ytics nomirror\nset y2tics\nset y2range [0:*]\n"
             "set border lc rgb '#555555'\nset grid lc rgb '#dddddd'\nset key bottom right\n",
-            r->schedule.per_round, r->partition.clients);
+            r->schedule.per_round, r->partition.clients, r->about->title, second);
     if (r->c->target > 0)
         fprintf(t.f, "set arrow from graph 0, first %g to graph 1, first %g nohead dt 2\n",
                 100 * r->c->target, 100 * r->c->target);
-    fprintf(t.f, "plot $rounds using 1:2 with lines lw 2 lc rgb '#2171b5' title 'accuracy', "
-                 "'' using 1:3 axes x1y2 with lines lw 1 lc rgb '#cb6d51' title 'loss'\n");
+    fprintf(t.f,
+            "plot $rounds using 1:2 with lines lw 2 lc rgb '#2171b5' title '%s', "
+            "'' using 1:3 axes x1y2 with lines lw 1 lc rgb '#cb6d51' title '%s'\n",
+            r->about->title, second);
     return text_save(&t, r, "curve.gnuplot");
 }
 
@@ -316,15 +334,17 @@ hn_status hn_fedref_write_results(const hn_fedref *r, bool draw)
 
 void hn_fedref_print_rounds(const hn_fedref *r, FILE *to)
 {
+    const bool volumes = r->about->volumes;
     const int64_t step = r->done > 40 ? (r->done + 39) / 40 : 1;
-    fprintf(to, "%6s %9s %9s %6s %9s %12s %12s %10s %10s\n", "round", "accuracy", "loss", "used",
-            "rejected", "bytes down", "bytes up", "client s", "server ms");
+    fprintf(to, "%6s %9s %9s %6s %9s %12s %12s %10s %10s\n", "round", r->about->title,
+            volumes ? "HD95, mm" : "loss", "used", "rejected", "bytes down", "bytes up", "client s",
+            "server ms");
     for (int64_t i = 0; i < r->done; i++) {
         const hn_fedref_round *row = &r->round[i];
         if ((i + 1) % step != 0 && i + 1 != r->done) continue;
         fprintf(to, "%6" PRId64 " %8.2f%% %9.4f %6.0f %9.0f %12.0f %12.0f %10.2f %10.2f\n", i + 1,
-                100 * row->accuracy, row->loss, row->used, row->rejected, row->bytes_down,
-                row->bytes_up, row->client_s, row->server_ms);
+                100 * row->score, volumes ? row->hd95 : row->loss, row->used, row->rejected,
+                row->bytes_down, row->bytes_up, row->client_s, row->server_ms);
     }
     for (int64_t i = 0; i < r->n_refusals; i++)
         fprintf(to, "rejected: round %" PRId64 ", client %" PRId64 ": %s\n", r->refusal[i].round,
@@ -339,9 +359,9 @@ void hn_fedref_print_result(const hn_fedref *r, FILE *to)
     hn_short_number(s.bytes_up, up);
     hn_short_number(s.bytes_down, down);
     fprintf(to,
-            "result:  %s/result.json (accuracy %.2f %%, best %.2f %% in round %" PRId64
+            "result:  %s/result.json (%s %.2f %%, best %.2f %% in round %" PRId64
             "; %sB up, %sB down)\n",
-            r->out, 100 * s.last, 100 * s.best, s.best_round, up, down);
+            r->out, r->about->title, 100 * s.last, 100 * s.best, s.best_round, up, down);
     if (r->c->target > 0 && s.target_round > 0)
         fprintf(to, "target:  %.2f %% in round %" PRId64 ", after %.0f bytes\n", 100 * r->c->target,
                 s.target_round, s.target_bytes);

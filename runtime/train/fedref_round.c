@@ -95,7 +95,7 @@ static hn_fed_task task_of(const round_state *s, const hn_fed_call *call)
 {
     const hn_fedref *r = s->r;
     const hn_partition *p = &r->partition;
-    const hn_fed_local *l = &r->setup.sim.local;
+    const hn_fed_local *l = &r->about->local;
     const int64_t n = p->first[call->client + 1] - p->first[call->client];
     const int64_t all = hn_fed_steps(l, n, r->c->fed.epochs);
     const int64_t steps = (int64_t)((double)all * call->share);
@@ -104,7 +104,7 @@ static hn_fed_task task_of(const round_state *s, const hn_fed_call *call)
                          .n = n,
                          .steps = steps < 1 ? 1 : steps,
                          .lr = hn_fed_setup_lr(&r->c->fed, s->number),
-                         .seed = hn_fed_task_seed(r->setup.sim.seed, s->number, call->client)};
+                         .seed = hn_fed_task_seed(r->about->seed, s->number, call->client)};
 }
 
 static hn_status call_clients(round_state *s)
@@ -277,7 +277,7 @@ void hn_fedref_forget_last(hn_fedref *r)
 {
     if (r->done == 0 || has_turn(r, r->done)) return;
     hn_fedref_round *row = &r->round[r->done - 1];
-    row->accuracy = row->loss = NAN;
+    row->score = row->loss = row->hd95 = NAN;
     row->eval_s = 0;
     copy_classes(r, r->class_best, r->class_last, r->turn_best, r->turn_last);
 }
@@ -285,18 +285,20 @@ void hn_fedref_forget_last(hn_fedref *r)
 static hn_status evaluate(round_state *s)
 {
     hn_fedref *r = s->r;
-    hn_fed_scores scores;
+    hn_fedref_subject *about = r->about;
+    hn_fedref_scores scores;
     const int64_t begun = hn_clock_ns();
-    s->row.accuracy = s->row.loss = NAN;
+    s->row.score = s->row.loss = s->row.hd95 = NAN;
     if (!has_turn(r, s->number) && s->number != r->c->rounds) return HN_OK;
-    HN_TRY(hn_fed_client_set(r->evaluator, hn_fed_server_result(r->server)));
-    HN_TRY(hn_fed_client_evaluate(r->evaluator, &scores));
-    s->row.accuracy = scores.accuracy;
+    HN_TRY(about->set(about, hn_fed_server_result(r->server)));
+    HN_TRY(about->evaluate(about, &scores));
+    s->row.score = scores.score;
     s->row.loss = scores.loss;
+    s->row.hd95 = scores.hd95;
     s->row.eval_s = since(begun);
     for (int64_t k = 0; k < hn_fedref_classes(r); k++) {
-        if (scores.class_rows[k] == 0) continue;
-        const double a = (double)scores.class_hits[k] / (double)scores.class_rows[k];
+        const double a = scores.class_score[k];
+        if (isnan(a)) continue;
         r->class_last[k] = a;
         if (!(r->class_best[k] >= a)) r->class_best[k] = a;
     }
@@ -311,7 +313,7 @@ static hn_status run(round_state *s)
     HN_TRY(send_model(s));
     HN_TRY(call_clients(s));
     HN_TRY(hn_fed_server_begin(r->server, s->number));
-    HN_TRY(r->sim->round(r->sim, r->sent, r->task, s->working, take, s));
+    HN_TRY(r->about->sim->round(r->about->sim, r->sent, r->task, s->working, take, s));
     HN_TRY(aggregate(s));
     return evaluate(s);
 }

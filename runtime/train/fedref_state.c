@@ -26,11 +26,13 @@ static json_t *reals(const double *v, int64_t n, bool *ok)
 
 static json_t *rounds_json(const hn_fedref *r, bool *ok)
 {
+    const hn_fedref_column *column = hn_fedref_columns(r->about->volumes);
     json_t *all = json_array();
     for (int64_t i = 0; i < r->done; i++) {
         json_t *row = json_array();
-        for (int k = 0; k < hn_fedref_n_columns; k++)
-            *ok = json_array_append_new(row, real(hn_fedref_cell(&r->round[i], k))) == 0 && *ok;
+        for (int k = 0; k < HN_FEDREF_COLUMNS; k++)
+            *ok = json_array_append_new(row, real(hn_fedref_cell(&r->round[i], &column[k]))) == 0 &&
+                  *ok;
         *ok = json_array_append_new(all, row) == 0 && *ok;
     }
     return all;
@@ -66,10 +68,11 @@ static void set(json_t *o, const char *key, json_t *value, bool *ok)
 static hn_status state_json(const hn_fedref *r, json_t **out)
 {
     bool ok = true;
+    const hn_fedref_column *column = hn_fedref_columns(r->about->volumes);
     json_t *o = json_object(), *names = json_array(), *plans = NULL;
-    if (hn_fedref_engine(r)) HN_TRY(hn_engine_gemm_plans(hn_fedref_engine(r), &plans));
-    for (int k = 0; k < hn_fedref_n_columns; k++)
-        ok = json_array_append_new(names, json_string(hn_fedref_columns[k].name)) == 0 && ok;
+    if (r->about->sim_engine) HN_TRY(hn_engine_gemm_plans(r->about->sim_engine, &plans));
+    for (int k = 0; k < HN_FEDREF_COLUMNS; k++)
+        ok = json_array_append_new(names, json_string(column[k].name)) == 0 && ok;
     set(o, "format", json_integer(HN_FEDREF_FORMAT), &ok);
     set(o, "round", json_integer((json_int_t)r->done), &ok);
     set(o, "columns", names, &ok);
@@ -145,26 +148,28 @@ static hn_status read_reals(const json_t *list, const char *where, const char *w
     return HN_OK;
 }
 
-static hn_status check_columns(const json_t *names, const char *where)
+static hn_status check_columns(const hn_fedref_column *column, const json_t *names,
+                               const char *where)
 {
-    bool same = (int)json_array_size(names) == hn_fedref_n_columns;
-    for (int k = 0; same && k < hn_fedref_n_columns; k++) {
+    bool same = (int)json_array_size(names) == HN_FEDREF_COLUMNS;
+    for (int k = 0; same && k < HN_FEDREF_COLUMNS; k++) {
         const char *name = json_string_value(json_array_get(names, (size_t)k));
-        same = name != NULL && strcmp(name, hn_fedref_columns[k].name) == 0;
+        same = name != NULL && strcmp(name, column[k].name) == 0;
     }
     return same ? HN_OK : HN_FAIL(HN_ERR_FORMAT, "%s: 'columns' of another version", where);
 }
 
 static hn_status read_rounds(hn_fedref *r, const json_t *all, const char *where)
 {
-    double cell[32];
+    const hn_fedref_column *column = hn_fedref_columns(r->about->volumes);
+    double cell[HN_FEDREF_COLUMNS];
     if ((int64_t)json_array_size(all) != r->done)
         return HN_FAIL(HN_ERR_FORMAT, "%s: 'rounds' has not %" PRId64 " of them", where, r->done);
     for (int64_t i = 0; i < r->done; i++) {
         HN_TRY(
-            read_reals(json_array_get(all, (size_t)i), where, "rounds", hn_fedref_n_columns, cell));
-        for (int k = 0; k < hn_fedref_n_columns; k++)
-            memcpy((char *)&r->round[i] + hn_fedref_columns[k].offset, &cell[k], sizeof *cell);
+            read_reals(json_array_get(all, (size_t)i), where, "rounds", HN_FEDREF_COLUMNS, cell));
+        for (int k = 0; k < HN_FEDREF_COLUMNS; k++)
+            memcpy((char *)&r->round[i] + column[k].offset, &cell[k], sizeof *cell);
     }
     return HN_OK;
 }
@@ -194,7 +199,8 @@ static hn_status read_json(hn_fedref *r, const json_t *o, const char *where)
     if (r->done > r->c->rounds)
         return HN_FAIL(HN_ERR_ARG, "--rounds %" PRId64 ": %s is behind round %" PRId64 " already",
                        r->c->rounds, where, r->done);
-    HN_TRY(check_columns(json_object_get(o, "columns"), where));
+    HN_TRY(
+        check_columns(hn_fedref_columns(r->about->volumes), json_object_get(o, "columns"), where));
     HN_TRY(read_rounds(r, json_object_get(o, "rounds"), where));
     HN_TRY(read_refusals(r, json_object_get(o, "rejected"), where));
     HN_TRY(
@@ -215,13 +221,14 @@ static hn_status read_json(hn_fedref *r, const json_t *o, const char *where)
 static hn_status use_plans(const hn_fedref *r, const json_t *o, const char *where)
 {
     const json_t *plans = json_object_get(o, "gemm_plans");
-    if (r->sim == NULL || hn_fedref_engine(r) == NULL) return HN_OK;
+    const hn_fedref_subject *s = r->about;
+    if (s->sim_engine == NULL) return HN_OK;
     if (json_is_null(plans)) plans = NULL;
-    HN_TRY(hn_engine_use_gemm_plans(hn_fedref_engine(r), plans, where));
-    for (int64_t k = 1; strcmp(r->c->simulate, "one") == 0 && k < hn_fed_one_lanes(r->sim); k++)
-        HN_TRY(hn_engine_use_gemm_plans(hn_fed_client_engine(hn_fed_one_client(r->sim, k)), plans,
-                                        where));
-    return hn_engine_use_gemm_plans(hn_fed_client_engine(r->evaluator), plans, where);
+    HN_TRY(hn_engine_use_gemm_plans(s->sim_engine, plans, where));
+    for (int64_t k = 0; k < s->n_lanes; k++)
+        HN_TRY(hn_engine_use_gemm_plans(s->lane[k], plans, where));
+    if (s->engine == s->sim_engine) return HN_OK;
+    return hn_engine_use_gemm_plans(s->engine, plans, where);
 }
 
 static hn_status take_residual(hn_fedref *r, const hn_st_tensor *t, const char *where)

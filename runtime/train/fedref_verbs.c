@@ -26,15 +26,16 @@ static void start_progress(hn_fedref *r)
 static void say_round(hn_fedref *r)
 {
     const hn_fedref_round *row = &r->round[r->done - 1];
+    const hn_fedref_column *column = hn_fedref_columns(r->about->volumes);
     char detail[160];
-    snprintf(detail, sizeof detail, "accuracy %.2f %%  client loss %.4f  used %.0f/%.0f",
-             100 * row->accuracy, row->client_loss, row->used, row->asked);
+    snprintf(detail, sizeof detail, "%s %.2f %%  client loss %.4f  used %.0f/%.0f", r->about->title,
+             100 * row->score, row->client_loss, row->used, row->asked);
     hn_progress_update(&r->progress, r->done, 0, detail);
     if (!r->json) return;
     fputc('{', r->to);
-    for (int k = 0; k < hn_fedref_n_columns; k++) {
-        const double v = hn_fedref_cell(row, k);
-        fprintf(r->to, "%s\"%s\": ", k ? ", " : "", hn_fedref_columns[k].name);
+    for (int k = 0; k < HN_FEDREF_COLUMNS; k++) {
+        const double v = hn_fedref_cell(row, &column[k]);
+        fprintf(r->to, "%s\"%s\": ", k ? ", " : "", column[k].name);
         if (isfinite(v))
             fprintf(r->to, "%.9g", v);
         else
@@ -69,7 +70,8 @@ static hn_status say_json(const hn_fedref *r)
     json_t *o = json_pack("{s:s++, s:I}", "result", r->out, "/", "result.json", "rounds_done",
                           (json_int_t)r->done);
     bool good = o != NULL;
-    if (isfinite(s.last)) good = json_object_set_new(o, "accuracy", json_real(s.last)) == 0 && good;
+    if (isfinite(s.last))
+        good = json_object_set_new(o, r->about->score, json_real(s.last)) == 0 && good;
     char *line = good ? json_dumps(o, JSON_REAL_PRECISION(9)) : NULL;
     json_decref(o);
     if (line == NULL) return HN_FAIL(HN_ERR_MEMORY, "no memory for the last line");
@@ -137,17 +139,18 @@ enum { MOST_CLIENTS = 24 }; /* that the table shows */
 
 static hn_status print_clients(const hn_fedref *r, FILE *to)
 {
-    const hn_images *v = hn_image_set_view(r->setup.train);
+    const hn_fedref_subject *about = r->about;
     const int64_t n = r->partition.clients;
     hn_client_samples *s = hn_calloc((size_t)n, sizeof *s);
     if (s == NULL) return HN_FAIL(HN_ERR_MEMORY, "table of %" PRId64 " clients", n);
-    const hn_status st = hn_partition_count(&r->partition, v->label, v->n_classes, s);
-    fprintf(to, "%7s %8s %8s %9s  %s\n", "client", "images", "classes", "steps", "most of class");
+    const hn_status st = hn_partition_count(&r->partition, about->label, about->n_labels, s);
+    fprintf(to, "%7s %8s %8s %9s  %s\n", "client", about->sample, about->kind, "steps",
+            about->volumes ? "most of site" : "most of class");
     for (int64_t k = 0; st == HN_OK && k < n && k < MOST_CLIENTS; k++)
         fprintf(to, "%7" PRId64 " %8" PRId64 " %8d %9" PRId64 "  %s (%" PRId64 ")\n", k,
                 s[k].samples, (int)s[k].classes,
-                hn_fed_steps(&r->setup.sim.local, s[k].samples, r->c->fed.epochs),
-                v->class_name[s[k].top], s[k].top_n);
+                hn_fed_steps(&about->local, s[k].samples, r->c->fed.epochs),
+                about->label_name[s[k].top], s[k].top_n);
     if (n > MOST_CLIENTS) fprintf(to, "    ... and %" PRId64 " more\n", n - MOST_CLIENTS);
     hn_free(s);
     return st;
@@ -155,7 +158,7 @@ static hn_status print_clients(const hn_fedref *r, FILE *to)
 
 static int64_t dense_values(const hn_fedref *r)
 {
-    const hn_params *p = hn_engine_params(hn_fed_client_engine(r->evaluator));
+    const hn_params *p = hn_engine_params(r->about->engine);
     int64_t n = 0;
     for (int64_t i = 0; i < hn_params_count(p); i++)
         if (!hn_params_at(p, i)->adapter) n += hn_param_values(hn_params_at(p, i));
@@ -179,20 +182,23 @@ static void print_payload(const hn_fedref *r, FILE *to)
         fprintf(to,
                 "blocks:  %" PRId64 " in %" PRId64
                 " matrices, %zu bytes of ids that each client receives once\n",
-                r->setup.support.blocks, r->setup.support.count, r->ids.n);
+                r->about->support->blocks, r->about->support->count, r->ids.n);
 }
 
 static void print_memory(const hn_fedref *r, FILE *to)
 {
-    const int64_t lanes = is(r->c->simulate, "one") ? r->c->lanes : 1;
-    hn_plan_sizes client = {0}, eval;
+    hn_plan_sizes client = {0}, eval = {0};
     const double value = sizeof(float), mib = 0x1p20;
     const bool keeps = !is(r->c->fed.encoding, "f32") && r->c->fed.feedback;
     const int64_t each = r->schedule.per_round, residuals = r->partition.clients + each;
-    if (hn_fedref_engine(r)) hn_plan_sizes_of(hn_engine_program(hn_fedref_engine(r)), &client);
-    hn_plan_sizes_of(hn_engine_program(hn_fed_client_engine(r->evaluator)), &eval);
-    fprintf(to, "memory: the clients' engine %.1f MiB, the evaluation's %.1f MiB on the device\n",
-            (double)(client.total_bytes * (size_t)lanes) / mib, (double)eval.total_bytes / mib);
+    const hn_fedref_subject *about = r->about;
+    const bool one = about->engine == about->sim_engine;
+    if (about->sim_engine) hn_plan_sizes_of(hn_engine_program(about->sim_engine), &client);
+    if (!one) hn_plan_sizes_of(hn_engine_program(about->engine), &eval);
+    fprintf(to, "memory: the clients' engine %.1f MiB",
+            (double)client.total_bytes * (double)(1 + about->n_lanes) / mib);
+    if (!one) fprintf(to, ", the evaluation's %.1f MiB", (double)eval.total_bytes / mib);
+    fprintf(to, " on the device\n");
     fprintf(to, "        server %.1f MiB, updates of a round %.1f MiB, residuals %.1f MiB\n",
             (double)hn_fed_server_bytes(&r->layout, &r->method) / mib,
             value * (double)(r->layout.n * (each + 2)) / mib,
@@ -218,25 +224,17 @@ static hn_status open_run(const hn_verb_call *c, bool write, hn_fedref *r)
 {
     HN_TRY(hn_fedref_open(c, false, r));
     HN_TRY(hn_fedref_folder_read(r, write));
-    return hn_fed_client_set(r->evaluator, hn_fed_server_result(r->server));
+    return r->about->set(r->about, hn_fed_server_result(r->server));
 }
 
 static hn_status print_scores(hn_fedref *r, FILE *to)
 {
-    hn_fed_scores s;
-    char text[HN_FEDREF_CLASS];
-    HN_TRY(hn_fed_client_evaluate(r->evaluator, &s));
-    fprintf(to,
-            "behind round %" PRId64 ": accuracy %.4f %% (%" PRId64 " of %" PRId64 "), loss %.6f\n",
-            r->done, 100 * s.accuracy, s.hits, s.rows, s.loss);
-    const double then = r->done > 0 ? r->round[r->done - 1].accuracy : NAN;
+    double now;
+    HN_TRY(r->about->print(r->about, r->done, to, &now));
+    const double then = r->done > 0 ? r->round[r->done - 1].score : NAN;
     if (!isnan(then))
         fprintf(to, "when it was recorded: %.4f %%%s\n", 100 * then,
-                then == s.accuracy ? ", the same" : "");
-    for (int64_t k = 0; k < hn_fedref_classes(r); k++)
-        if (s.class_rows[k] > 0)
-            fprintf(to, "  %-20s %8.2f %% of %" PRId64 "\n", hn_fedref_class(r, k, text),
-                    100 * (double)s.class_hits[k] / (double)s.class_rows[k], s.class_rows[k]);
+                then == now ? ", the same" : "");
     return HN_OK;
 }
 

@@ -2,6 +2,7 @@
 
     scripts/tables/fedref.sh [--smoke | --full | --only REGEX] [--seeds 0,1,2,3,4] [--rounds N]
                              [--out DIR] [--jobs N] [--shard i/n] [--device D] [--program FILE]
+                             [--fets DIR [--fets-partition CSV] [--fets-modality M] [--fets-most N]]
 
 A cell is one run of hone-fedref: DIR/<cell>.json is its result.json with what was asked for and the
 accuracies by round, DIR/<cell>.log what it said. First come those of part `choice`, which try the
@@ -15,7 +16,10 @@ and DIR/fedref.md, pictures to DIR where gnuplot is (fedref_table.py; --tables-o
 what is there).
 
 Without --full: all methods on MNIST and CIFAR-10 (Dirichlet 0.1, 0.5, 100), Fashion-MNIST and
-PneumoniaMNIST in sites, penalties on two streams, payloads, robustness, times. --full adds
+PneumoniaMNIST in sites, penalties on two streams, payloads, segmentation of the MNI volume in sites,
+robustness, times. --fets adds a user's copy of FeTS2022: DIR/<subject>/<subject>_flair.nii.gz and
+_seg.nii.gz, sites by DIR/partitioning_1.csv (Partition_ID, Subject_ID), at most --fets-most subjects
+of each. One modality: hone's networks for volumes read one channel, as that of the authors. --full adds
 penalties on all streams and more of Fashion-MNIST. --only takes of all cells those whose name
 matches; --shard leaves the cells of a method on a stream together. Data are found through HONE_DATA
 (default ../shared/data).
@@ -33,7 +37,32 @@ import cells
 import fedref_cells
 import fedref_table
 
-BY_ROUND = ("accuracy", "client_s", "server_ms")
+TIMES = ("client_s", "server_ms")
+MODALITIES = ("t1", "t1ce", "t2", "flair")
+
+
+def modality(text):
+    if text not in MODALITIES:
+        words = ", ".join(MODALITIES)
+        raise argparse.ArgumentTypeError(
+            f"'{text}': one of {words}; several as channels are not read: networks have one"
+        )
+    return text
+
+
+def fets_of(a):
+    """The user's copy, looked at."""
+    folder = pathlib.Path(a.fets)
+    partition = pathlib.Path(a.fets_partition or folder / "partitioning_1.csv")
+    copy = fedref_cells.Fets(folder, partition, a.fets_modality, a.fets_most)
+    try:
+        first = next(iter(copy.sites().items()))
+        copy.line(first[0], first[1][0])
+    except FileNotFoundError as error:
+        cells.fail("fedref.sh", f"--fets {a.fets}: there is no {error.filename or error}")
+    except (KeyError, StopIteration):
+        cells.fail("fedref.sh", f"{partition}: no columns Partition_ID and Subject_ID, or no line")
+    return copy
 
 
 def arguments(work):
@@ -43,8 +72,15 @@ def arguments(work):
     cells.add_arguments(p, "fedref", [0, 1, 2, 3, 4], [0, 1])
     p.add_argument("--rounds", type=int, help="of choice and run; default: each stream its own")
     p.add_argument("--program", default=str(cells.ROOT / "build" / "hone-fedref"))
+    p.add_argument("--fets", metavar="DIR", help="a copy of FeTS2022's training data")
+    p.add_argument("--fets-partition", metavar="CSV", help="default: DIR/partitioning_1.csv")
+    p.add_argument("--fets-modality", type=modality, default="flair", help="flair is the authors'")
+    p.add_argument("--fets-most", type=int, default=30, help="subjects of a site, at most")
     a = p.parse_args()
+    if a.fets and a.smoke:
+        cells.fail(work.script, "--fets: not with --smoke")
     cells.settle(work, a)
+    a.copy = fets_of(a) if a.fets else None
     return a
 
 
@@ -85,12 +121,13 @@ class FedrefWork(cells.Work):
         with (run / "rounds.csv").open(newline="") as file:
             rows = list(csv.DictReader(file))
         result["simulate"] = cell.simulate if has_gpu(a) else "one"
-        for name in ("accuracy",) if cell.part == "choice" else BY_ROUND:
-            result[f"by_round_{name}"] = [float(row[name]) for row in rows]
+        result["score"] = score = "dice" if "last_dice" in result else "accuracy"
+        for name in (score,) if cell.part == "choice" else (score, *TIMES):
+            result[f"by_round_{name}"] = [float(row[name]) for row in rows if row[name]]
         return result
 
     def summary(self, result):
-        return f"{100 * result['last_accuracy']:.2f} %"
+        return f"{100 * result['last_' + result['score']]:.2f} %"
 
 
 def with_rates(a, chosen):
@@ -108,7 +145,7 @@ def with_rates(a, chosen):
 
 def prepare(a, todo):
     for made in sorted({cell.made for cell in todo if cell.made}):
-        fedref_cells.prepare(made, a.data, a.out)
+        fedref_cells.prepare(made, a.data, a.out, a.copy)
 
 
 def show(work, a, chosen):
@@ -137,7 +174,7 @@ def run(work, a, chosen):
 def main():
     work = FedrefWork()
     a = arguments(work)
-    a.suite = fedref_cells.smoke() if a.smoke else fedref_cells.whole(a.full or a.only)
+    a.suite = fedref_cells.smoke() if a.smoke else fedref_cells.whole(a.full or a.only, a.fets)
     settings = {"rounds": a.rounds} if a.rounds else {}
     chosen = cells.choose(work, a, fedref_cells.make(a.suite, a.seeds, settings))
     if a.list:

@@ -1,7 +1,7 @@
 """Tables and pictures of the cells that fedref_run.py has made. Every figure is read from a cell's
 JSON; what has not been run is "-". Needs no more than Python; pictures need gnuplot.
 
-Accuracies are in percent, of test images, mean and standard deviation over the seeds. Late: the
+Accuracies are in percent, of test images (volumes: the mean Dice of the classes but background), mean and standard deviation over the seeds. Late: the
 mean over the last tenth of the rounds; last: of the last round; best: of any. Each method runs at
 the learning rate that was best (late accuracy, one seed of its own) on images held out of the
 training set; "*" behind it: the least or largest that was tried, a better one may lie beyond.
@@ -44,6 +44,9 @@ class Done:
         self.stream, self.part, rest = self.name.split("/")
         self.kind, rate, seed = re.fullmatch(r"(.*?)(?:-lr([\de.-]+))?-s(\d+)", rest).groups()
         self.rate, self.seed = float(self.options["lr"]), int(seed)
+        self.score = kept.get("score", "accuracy")
+        self.curve = kept[f"by_round_{self.score}"]
+        self.each = int(self.options.get("eval-every", 1))  # rounds from point to point of it
 
     def __getattr__(self, key):
         if key not in self.kept:
@@ -52,14 +55,13 @@ class Done:
 
     def late(self):
         """%, the mean over the last tenth of the rounds."""
-        curve = self.by_round_accuracy
-        return 100 * mean(curve[-max(1, len(curve) // 10) :])
+        return 100 * mean(self.curve[-max(1, len(self.curve) // 10) :])
 
     def last(self):
-        return 100 * self.last_accuracy
+        return 100 * self.kept[f"last_{self.score}"]
 
     def best(self):
-        return 100 * self.best_accuracy
+        return 100 * self.kept[f"best_{self.score}"]
 
     def forgot(self):
         return 100 * self.forgetting
@@ -84,6 +86,9 @@ class Place:
 
     def add(self, c):
         self.kinds.setdefault(c.kind, {})[c.seed] = c
+
+    def of_volumes(self):
+        return self.all()[0].score == "dice"
 
     def all(self):
         return [c for seeds in self.kinds.values() for c in seeds.values()]
@@ -172,7 +177,7 @@ def measured(p, kind, base="fedavg"):
         "" if kind == base else p.difference(kind, base, Done.late),
         p.of(kind, Done.last),
         p.of(kind, Done.best),
-        p.of(kind, lambda c: c.last_loss, "{:.3f}"),
+        p.of(kind, lambda c: c.kept.get("last_loss"), "{:.3f}"),
     ]
 
 
@@ -189,12 +194,33 @@ def reached(p, kind):
 
 
 def methods_table(kept, stream, p):
-    if "fedref-v3" not in p.kinds and "median" not in p.kinds:
+    if p.of_volumes() or ("fedref-v3" not in p.kinds and "median" not in p.kinds):
         return
     yield from head("method", "rate", *MEASURED, *REACHED, "seeds")
     for kind in METHODS:
         rate = kept.rate(stream, p, kind)
         yield row(kind, rate, *measured(p, kind), *reached(p, kind), p.seeds(kind))
+
+
+def segmentation_table(kept, stream, p):
+    if not p.of_volumes():
+        return
+    yield (
+        "Dice of the voxels of all held-out regions together; HD95: the 95th percentile of the"
+        " distances between surfaces, in mm, of the last round, the mean over classes and regions (a"
+        " class that only one of the masks has: the region's diagonal)."
+    )
+    yield ""
+    yield from head("method", "rate", *MEASURED[:-1], "HD95, mm", *REACHED, "seeds")
+    for kind in (name for name in METHODS if name in p.kinds):
+        yield row(
+            kind,
+            kept.rate(stream, p, kind),
+            *measured(p, kind)[:-1],
+            p.of(kind, lambda c: c.last_hd95_mm, "{:.2f}"),
+            *reached(p, kind),
+            p.seeds(kind),
+        )
 
 
 PENALTIES = (
@@ -308,8 +334,12 @@ TABLES = {
     "payload": ("run", payload_table),
     "robust": ("robust", robust_table),
     "time": ("time", time_table),
+    "segmentation": ("run", segmentation_table),
 }
-SETTINGS = ("model", "partition", "alpha", "clients", "per-round", "rounds", "epochs", "batch-size")
+SETTINGS = (
+    *("model", "partition", "alpha", "clients", "per-round", "rounds", "epochs", "batch-size"),
+    *("sites", "scale-spread", "shift-spread", "patch", "per-region"),
+)
 
 
 def settings_line(p):
@@ -328,8 +358,6 @@ def where(c):
 
 def section(name, kept):
     lines = []
-    if name == "segmentation":
-        return ["Not built yet: hone-fedref trains image classifiers.", ""]
     part, table = TABLES[name]
     for stream, p in kept.part(part).items():
         rows = list(table(kept, stream, p))
@@ -371,21 +399,24 @@ COLOURS = (
 
 
 def averages(seeds):
-    """Accuracy by round, the mean over the seeds."""
-    curves = [c.by_round_accuracy for c in seeds.values()]
-    return [100 * mean(values) for values in zip(*curves)]
+    """Rounds and accuracies, the mean over the seeds."""
+    those = list(seeds.values())
+    means = [100 * mean(values) for values in zip(*(c.curve for c in those))]
+    return [((i + 1) * those[0].each, v) for i, v in enumerate(means)]
 
 
 def curves(stream, p, kinds, to):
     text, plots = "", []
     for i, (kind, title) in enumerate(kinds):
-        rows = "\n".join(f"{r + 1}\t{v:.4f}" for r, v in enumerate(averages(p.kinds[kind])))
+        rows = "\n".join(f"{r}\t{v:.4f}" for r, v in averages(p.kinds[kind]))
         text += f"$s{i} << EOD\n{rows}\nEOD\n"
         style = f"lw {3 if kind == 'fedref-v3' else 1.5} lc rgb '{COLOURS[i % len(COLOURS)]}'"
         plots.append(f"$s{i} using 1:2 with lines {style} title {rank_map.quoted(title)}")
     target = next(iter(p.kinds[kinds[0][0]].values())).target
     if target:
         plots.append(f"{100 * target} with lines dashtype 2 lc rgb '#999999' title 'target'")
+    if p.of_volumes():
+        text += "set ylabel 'mean Dice of held-out regions, %'\n"
     text += f"set title {rank_map.quoted(stream)} noenhanced\nplot {', '.join(plots)}\n"
     rank_map.draw(str(to), 900, 520, STYLE + text)
 

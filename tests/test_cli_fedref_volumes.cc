@@ -1,0 +1,236 @@
+/* hone-fedref on volumes: sites, methods, going on, export, and what is refused. */
+#include "fedref_test.h"
+#include "runtime/data/nifti.h"
+
+namespace {
+
+const Words fedavg = {"--method", "fedavg"};
+
+enum { SIDE = 18 };
+
+/* A cube of SIDE voxels: bright balls are class 1, dark ones class 2, in grey noise. */
+struct Balls {
+    std::string value, label;
+    explicit Balls(unsigned seed) : value(SIDE * SIDE * SIDE, 0), label(value.size(), 0)
+    {
+        std::mt19937 rng(seed);
+        for (int ball = 0; ball < 10; ball++) {
+            int at[3];
+            for (int &a : at) a = (int)(rng() % SIDE);
+            for (int i = 0; i < (int)label.size(); i++) {
+                const int p[] = {i / SIDE / SIDE, i / SIDE % SIDE, i % SIDE};
+                int d = 0;
+                for (int a = 0; a < 3; a++) d += (p[a] - at[a]) * (p[a] - at[a]);
+                if (d <= 9) label[(size_t)i] = (char)(1 + ball % 2);
+            }
+        }
+        const int mean[] = {120, 200, 40};
+        for (size_t i = 0; i < value.size(); i++)
+            value[i] = (char)(mean[(int)label[i]] + (int)(rng() % 40));
+    }
+};
+
+void write_volume(const std::string &path, const std::string &bytes)
+{
+    hn_nifti_info info = {};
+    info.nx = info.ny = info.nz = SIDE;
+    info.space.unit = 2;
+    for (double &p : info.space.pixdim) p = 1;
+    EXPECT_HN_OK(hn_nifti_save_mask(path.c_str(), &info, (const uint8_t *)bytes.data()));
+}
+
+/* Two volumes with labels beside them in a folder, and a list of them as the sites north, south. */
+class VolumePlace : public FedPlace {
+  public:
+    VolumePlace()
+    {
+        std::filesystem::create_directory(*this / "volumes");
+        for (unsigned k = 0; k < 2; k++) {
+            const Balls b(k + 1);
+            const std::string name = *this / ("volumes/v" + std::to_string(k));
+            write_volume(name + ".nii", b.value);
+            write_volume(name + "_seg.nii", b.label);
+        }
+        write_file(*this / "small.arch.json",
+                   R"([{"layer": "conv0", "kernel": 3, "dilation": 1, "out": 8},)"
+                   R"({"activation": "relu"},)"
+                   R"({"layer": "conv1", "kernel": 3, "dilation": 2, "out": 8},)"
+                   R"({"activation": "relu"},)"
+                   R"({"layer": "conv2", "kernel": 1, "dilation": 1, "out": 3}])");
+        write_file(*this / "sites.csv", "# image, labels, site\n"
+                                        "volumes/v0.nii,volumes/v0_seg.nii,north\n"
+                                        "volumes/v1.nii,volumes/v1_seg.nii,south\n");
+    }
+    Words words(const std::string &verb = "train", const std::string &rounds = "2") const
+    {
+        return {"hone-fedref",  verb,
+                "--model",      *this / "small.arch.json",
+                "--data",       *this / "sites.csv",
+                "--eval-split", "0.25",
+                "--partition",  "group",
+                "--clients",    "0",
+                "--rounds",     rounds,
+                "--patch",      "8",
+                "--per-region", "4",
+                "--batch-size", "2",
+                "--optimizer",  "adamw",
+                "--lr",         "0.02",
+                "--intensity",  "zscore",
+                "--threads",    "1",
+                "--device",     test_device()};
+    }
+    /* With the balls' seeds for names and no sites: each volume is one. */
+    Words folder(const std::string &verb = "train") const
+    {
+        Words w = words(verb);
+        w[5] = *this / "volumes";
+        return w;
+    }
+};
+
+TEST(CliFedrefVolumes, LambdaZeroIsFedavgByteForByte)
+{
+    const VolumePlace w;
+    const Words run = w.words();
+    const Words zero = {"--lambda1", "0", "--lambda2", "0"};
+    const std::string want = w.trained("avg", run + fedavg);
+    EXPECT_TRUE(w.trained("v3", run + Words{"--method", "fedref-v3"} + zero) == want);
+    EXPECT_TRUE(w.trained("again", run + fedavg) == want);
+    EXPECT_FALSE(w.trained("seed", run + fedavg + Words{"--seed", "1"}) == want);
+    const Words on = {"--method", "fedref-v3", "--p", "1", "--lambda2", "0.1"};
+    EXPECT_FALSE(w.trained("on", run + on) == want);
+    EXPECT_FALSE(w.trained("prox", run + Words{"--method", "fedprox", "--mu", "1"}) == want);
+}
+
+TEST(CliFedrefVolumes, SitesAreClients)
+{
+    const VolumePlace w;
+    const Ran listed = w.run(w.words("check"));
+    expect_done(listed);
+    EXPECT_NE(listed.out.find("north (4)"), std::string::npos) << listed.out;
+    EXPECT_NE(listed.out.find("south (4)"), std::string::npos) << listed.out;
+    EXPECT_NE(listed.out.find("2 of 2 clients"), std::string::npos) << listed.out;
+    /* cut out of both volumes: eight regions, and clients that have patches of any */
+    const Words cut = {"--sites", "2x1x2", "--scale-spread", "0.1", "--shift-spread", "0.1"};
+    const Ran regions = w.run(w.folder("check") + cut);
+    expect_done(regions);
+    EXPECT_NE(regions.out.find("8 of 8 clients"), std::string::npos) << regions.out;
+    Words mixed = w.folder("check") + cut;
+    std::replace(mixed.begin(), mixed.end(), std::string("group"), std::string("iid"));
+    *std::find(mixed.begin(), mixed.end(), "0") = "3"; /* clients */
+    const Ran any = w.run(mixed);
+    expect_done(any);
+    EXPECT_NE(any.out.find("3 of 3 clients"), std::string::npos) << any.out;
+}
+
+/* Whatever stops it: the rounds and the model are those of a run in one go. */
+TEST(CliFedrefVolumes, GoesOnWithTheSameBits)
+{
+    const VolumePlace w;
+    const Words run = w.words("train", "4") + Words{"--method", "fedref-v3", "--p", "1"} +
+                      Words{"--encoding", "topk", "--topk", "0.2"};
+    const std::string want = w.trained("whole", run);
+    expect_done(w.run(run + Words{"--stop-after", "1"} + w.to("parts")));
+    expect_done(w.run(run + Words{"--stop-after", "3", "--resume", "auto"} + w.to("parts")));
+    EXPECT_TRUE(w.trained("parts", run + Words{"--resume", "auto"}) == want);
+    EXPECT_EQ(w.rounds("parts"), w.rounds("whole"));
+    expect_refused(w.run(run + Words{"--resume", "auto", "--eval-split", "0.3"} + w.to("parts")), 2,
+                   {"eval-split"});
+}
+
+/* The score goes up, is told in its own words, and is that of eval and of the exported folder. */
+TEST(CliFedrefVolumes, LearnsAndSaysDice)
+{
+    const VolumePlace w;
+    const Words run = w.words("train", "16") + fedavg +
+                      Words{"--flip", "0.5", "--target", "0.3", "--epochs", "4"};
+    const std::string model = w.trained("run", run);
+    const auto dice = w.column("run", "dice"), mm = w.column("run", "hd95");
+    ASSERT_EQ(dice.size(), 16u);
+    EXPECT_GT(dice.back(), dice.front() + 0.1);
+    EXPECT_LT(mm.back(), mm.front());
+    const Json r(w / "run/result.json");
+    EXPECT_NEAR(r.number("last_dice"), dice.back(), 1e-8);
+    EXPECT_NEAR(r.number("last_hd95_mm"), mm.back(), 1e-6);
+    EXPECT_GT(r.number("rounds_to_target"), 1);
+    const Ran eval = w.run({"hone-fedref", "eval", "--run", w / "run"});
+    expect_done(eval);
+    EXPECT_NE(eval.out.find(", the same"), std::string::npos) << eval.out;
+    EXPECT_NE(eval.out.find("class 2"), std::string::npos) << eval.out;
+    expect_done(w.run({"hone-fedref", "report", "--run", w / "run"}));
+    const Ran info = w.run({"hone-fedref", "info", "--run", w / "run"});
+    expect_done(info);
+    EXPECT_NE(info.out.find("conv2.weight"), std::string::npos) << info.out;
+    /* from the folder, without a step: lr 0 keeps the values */
+    Words again = w.words("train", "1") + fedavg + Words{"--lr", "0", "--flip", "0.5"};
+    again[3] = w / "run-model";
+    EXPECT_TRUE(w.trained("again", again) == model);
+    EXPECT_EQ(w.column("again", "dice")[0], dice.back());
+}
+
+TEST(CliFedrefVolumes, TheHeadAloneTravels)
+{
+    const VolumePlace w;
+    expect_done(w.run(w.words() + fedavg + Words{"--payload", "head"} + w.to("head")));
+    const Json r(w / "head/result.json");
+    EXPECT_EQ(r.number("payload_values"), 8 * 3 + 3);
+    Words unet = w.words() + fedavg + Words{"--classes", "3", "--focal-weight", "1"};
+    unet[3] = "unet3d-fets";
+    expect_done(w.run(unet + w.to("unet")));
+    EXPECT_EQ(w.column("unet", "used"), std::vector<double>(2, 2));
+}
+
+TEST(CliFedrefVolumes, RefusesWhatHasNoMeaning)
+{
+    const VolumePlace w;
+    const Words run = w.words() + w.to("none");
+    expect_refused(w.run(run + Words{"--augment", "crop"}), 2, {"--augment", "segments volumes"});
+    expect_refused(w.run(run + Words{"--groups", "g.txt"}), 2, {"--groups", "segments volumes"});
+    expect_refused(w.run(run + Words{"--partition", "dirichlet"}), 2, {"dirichlet", "by classes"});
+    expect_refused(w.run(run + Words{"--payload", "lora"}), 2, {"--payload lora", "full or head"});
+    expect_refused(w.run(run + Words{"--payload", "sparse", "--optimizer", "adamw"}), 2,
+                   {"--payload sparse", "full or head"});
+    expect_refused(w.run(run + Words{"--lanes", "2"}), 2, {"--lanes", "segments volumes"});
+    expect_refused(w.run(run + Words{"--simulate", "replicas"}), 2, {"--simulate replicas"});
+    expect_refused(w.run(run + Words{"--focal-gamma", "1"}), 2,
+                   {"--focal-gamma", "--focal-weight"});
+    expect_refused(w.run(w.cnn() + Words{"--patch", "8"} + w.to("none")), 2,
+                   {"--patch", "segments volumes"});
+    EXPECT_FALSE(std::filesystem::exists(w / "none"));
+}
+
+TEST(CliFedrefVolumes, NamesWrongInput)
+{
+    const VolumePlace w;
+    const Words run = w.words() + w.to("none");
+    expect_refused(w.run(run + Words{"--patch", "8x8"}), 2, {"--patch 8x8", "one length or three"});
+    expect_refused(w.run(run + Words{"--sites", "40"}), 2, {"40 sites along axis 0"});
+    expect_refused(w.run(run + Words{"--scale-spread", "0.1"}), 2, {"--sites cuts"});
+    expect_refused(w.run(run + Words{"--eval-split", "0"}), 2, {"nothing is held out"});
+    expect_refused(w.run(run + Words{"--relabel", "2:9"}), 2, {"v0: voxel", "label 9"});
+    Words small = run;
+    small[3] = "unet3d-fets";
+    expect_refused(w.run(small + Words{"--patch", "4"}), 2, {"--patch 4", "sides from 8"});
+    Words unknown = run;
+    unknown[3] = "unet3d-small";
+    expect_refused(w.run(unknown), 2, {"unet3d-small", "meshnet20"});
+    /* weights of another network */
+    expect_done(w.run(w.words() + fedavg + w.to("five")));
+    w.model("five");
+    Words twenty = run + Words{"--weights", w / "five-model/model.safetensors"};
+    twenty[3] = "meshnet20";
+    expect_refused(w.run(twenty), 2, {"model.safetensors", "conv0.weight", "another shape"});
+    /* one channel a volume: others are not read */
+    std::filesystem::create_directory(w / "two");
+    std::string json = read_file(w / "five-model/segmenter.json");
+    json.replace(json.find("\"channels\": 1"), 13, "\"channels\": 2");
+    write_file(w / "two/segmenter.json", json);
+    std::filesystem::copy_file(w / "five-model/model.safetensors", w / "two/model.safetensors");
+    Words two = run;
+    two[3] = w / "two";
+    const Ran refused = w.run(two);
+    expect_refused(refused, 2, {"two"});
+    EXPECT_FALSE(std::filesystem::exists(w / "none"));
+}
+
+} // namespace
