@@ -4,6 +4,7 @@
 
 #include "classifier_test.h"
 #include "model_test.h"
+#include "runtime/base/alloc.h"
 #include "runtime/base/label.h"
 #include "runtime/train/few_shot_head.h"
 #include "runtime/train/few_shot_job.h"
@@ -273,6 +274,31 @@ TEST_F(FewShotTune, TheLearningRateIsThatOfTheBestAccuracy)
     hn_few_shot_tuner_free(t);
 }
 
+TEST_F(FewShotTune, AsManyEpisodesAsFit)
+{
+    const auto bytes = [&](int64_t at_once) {
+        hn_few_shot_tuner *t = nullptr;
+        hn_plan_sizes s = {};
+        o.at_once = at_once, o.queries = 0;
+        EXPECT_HN_OK(hn_few_shot_tuner_new(&o, &t));
+        hn_plan_sizes_of(hn_engine_program(hn_few_shot_tuner_engine(t)), &s);
+        hn_few_shot_tuner_free(t);
+        return s.total_bytes;
+    };
+    o.set = HN_TUNE_FULL;
+    const size_t one = bytes(1), two = bytes(2), four = bytes(4);
+    hn_few_shot_tuner *t = nullptr;
+    o.at_once = 8, o.shrink = true, o.memory = (two + four) / 2;
+    ASSERT_HN_OK(hn_few_shot_tuner_new(&o, &t));
+    EXPECT_EQ(hn_few_shot_tuner_at_once(t), 2);
+    char *text = hn_few_shot_tuner_plan_text(t);
+    EXPECT_NE(std::string(text).find("2 episodes at once\ntuning\n"), std::string::npos) << text;
+    hn_free(text);
+    hn_few_shot_tuner_free(t);
+    o.memory = one / 2;
+    EXPECT_HN_FAIL(hn_few_shot_tuner_new(&o, &t), HN_ERR_MEMORY, "not even 1 at once fit");
+}
+
 TEST_F(FewShotTune, RefusesWhatDoesNotFit)
 {
     hn_few_shot_tuner *t = nullptr;
@@ -308,15 +334,16 @@ class Tuning {
     hn_engine *e = nullptr;
 
     Tuning(hn_device *device, const hn_vision_config *c, const hn_images *images, hn_adapt adapt,
-           int64_t support, int64_t ways, float scale, float offset)
+           int64_t support, int64_t ways, float scale, float offset, int64_t replicas = 1)
     {
         hn_few_shot_job_options jo = {};
-        jo.config = c, jo.images = images, jo.replicas = 1, jo.support = support, jo.ways = ways;
+        jo.config = c, jo.images = images, jo.replicas = replicas;
+        jo.support = support, jo.ways = ways;
         jo.scale = scale, jo.offset = offset;
         hn_engine_options o = {};
         adapt_ = adapt;
         o.device = device, o.executor = test_executor(), o.job = &job.job, o.adapt = &adapt_;
-        o.train = o.eval = true;
+        o.train = o.eval = true, o.replicas = replicas;
         o.optimizer.beta1 = 0.9, o.optimizer.beta2 = 0.999, o.optimizer.eps = 1e-8;
         EXPECT_HN_OK(hn_few_shot_job_init(&job, &jo));
         EXPECT_HN_OK(hn_engine_new(&o, &e));
@@ -346,17 +373,71 @@ class Tuning {
     hn_adapt adapt_;
 };
 
-std::vector<float> part(const std::vector<float> &qkv, size_t k)
-{
-    const size_t d = qkv.size() / 3;
-    return {qkv.begin() + (long)(k * d), qkv.begin() + (long)((k + 1) * d)};
-}
-
 double norm_of(const std::vector<float> &v)
 {
     double sum = 0;
     for (const float x : v) sum += (double)x * (double)x;
     return std::sqrt(sum);
+}
+
+/* Where only some parameters have replicas, and where all have. */
+TEST_F(FewShotTune, GradientsOfReplicasAreThoseOfEnginesOfTheirOwn)
+{
+    hn_theta theta = {};
+    ASSERT_HN_OK(hn_theta_make(&model.vision, HN_THETA_BIASES, &theta));
+    const auto norms = [](const void *, const char *name) {
+        return strstr(name, "norm") ? HN_ADAPT_FULL : HN_ADAPT_FROZEN;
+    };
+    const hn_adapt hooks[] = {
+        hn_theta_trained(&theta), {.parameter = norms}, {.parameter = every_parameter}};
+    const int64_t rows = o.support;
+    for (const hn_adapt &hook : hooks) {
+        Tuning all(device, &model.vision, images.view(), hook, rows, kWays, 10, 0, 3);
+        ASSERT_HN_OK(hn_model_load(&model, all.params(), 7));
+        std::vector<int32_t> image, label;
+        for (size_t g = 0; g < 3; g++) {
+            const auto &ep = episodes.all[g];
+            image.insert(image.end(), ep.support, ep.support + ep.n_support);
+            label.insert(label.end(), ep.support_label, ep.support_label + ep.n_support);
+            image.resize((g + 1) * (size_t)rows, -1);
+            label.resize((g + 1) * (size_t)rows, HN_LABEL_IGNORED);
+        }
+        ASSERT_HN_OK(hn_engine_begin(all.e, 0));
+        all.fill(image, label);
+        ASSERT_HN_OK(hn_engine_micro(all.e, 0));
+        for (int64_t g = 0; g < 3; g++) {
+            Tuning one(device, &model.vision, images.view(), hook, rows, kWays, 10, 0);
+            ASSERT_HN_OK(hn_model_load(&model, one.params(), 7));
+            ASSERT_HN_OK(hn_engine_begin(one.e, 0));
+            one.fill({image.begin() + g * rows, image.begin() + (g + 1) * rows},
+                     {label.begin() + g * rows, label.begin() + (g + 1) * rows});
+            ASSERT_HN_OK(hn_engine_micro(one.e, 0));
+            std::vector<float> got, want;
+            for (int64_t i = 0; i < hn_params_count(one.params()); i++) {
+                const hn_param *a = hn_params_at(all.params(), i),
+                               *b = hn_params_at(one.params(), i);
+                if (!a->trained) continue;
+                const hn_tensor replica = hn_tensor_replica(a->grad, g);
+                std::vector<float> x((size_t)hn_param_values(a)), y(x.size());
+                ASSERT_HN_OK(hn_param_read(a, &replica, x.data()));
+                ASSERT_HN_OK(hn_param_read(b, b->grad, y.data()));
+                if (norm_of(y) > 1e-3) {
+                    EXPECT_LT(rel_l2(x, y), 1e-4) << a->name;
+                }
+                got.insert(got.end(), x.begin(), x.end());
+                want.insert(want.end(), y.begin(), y.end());
+            }
+            EXPECT_GT(norm_of(want), 0.1);
+            EXPECT_LT(rel_l2(got, want), 1e-5) << g;
+        }
+    }
+    hn_theta_free(&theta);
+}
+
+std::vector<float> part(const std::vector<float> &qkv, size_t k)
+{
+    const size_t d = qkv.size() / 3;
+    return {qkv.begin() + (long)(k * d), qkv.begin() + (long)((k + 1) * d)};
 }
 
 TEST_F(FewShotTune, TheKeysBiasHasRoundOffForAGradientAndStays)

@@ -461,6 +461,7 @@ TEST(ParamsGiven, GraphsWriteAValueForEachReplica)
                 if (std::string(name) == "m.bias") return HN_ADAPT_GIVEN;
                 return std::string(name) == "n.bias" ? HN_ADAPT_FULL : HN_ADAPT_FROZEN;
             };
+            hn_device *device;
             hn_program *p;
             hn_params *params;
             hn_graph *g;
@@ -493,7 +494,8 @@ TEST(ParamsGiven, GraphsWriteAValueForEachReplica)
             ASSERT_HN_OK(hn_params_linear_fwd(params, g, "n", y, &z));
             hn_graph_keep(y);
             hn_graph_keep(z);
-            const hn_plan_options plan = {};
+            ASSERT_HN_OK(hn_device_open(test_device(), &device));
+            const hn_plan_options plan = {.device = device};
             ASSERT_HN_OK(hn_plan_build(p, &plan));
             ASSERT_HN_OK(hn_plan_allocate(p));
             EXPECT_EQ(hn_params_trained(params), 5);
@@ -528,6 +530,7 @@ TEST(ParamsGiven, GraphsWriteAValueForEachReplica)
             }
             hn_params_free(params);
             hn_program_free(p);
+            hn_device_close(device);
         }
 }
 

@@ -184,8 +184,8 @@ static hn_status make_engines(hn_few_shot_tuner *t)
         HN_TRY(fit(t, &fits));
         if (fits) return HN_OK;
         if (t->o.at_once <= least)
-            return HN_FAIL(HN_ERR_MEMORY, "not even %" PRId64 " episodes at once fit: %zu bytes",
-                           least, plan_bytes(t->tune) + plan_bytes(t->eval));
+            return HN_FAIL(HN_ERR_MEMORY, "not even %" PRId64 " at once fit: %zu bytes", least,
+                           plan_bytes(t->tune) + plan_bytes(t->eval));
         free_engines(t);
         t->o.at_once = t->o.at_once / 2 > least ? t->o.at_once / 2 : least;
         HN_TRY(new_engines(t));

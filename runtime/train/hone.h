@@ -6,6 +6,7 @@
 #include "runtime/data/hn_data.h"
 #include "runtime/fed/hn_fed.h"
 #include "runtime/file/hn_file.h"
+#include "runtime/flow/hn_flow.h"
 #include "runtime/graph/hn_graph.h"
 #include "runtime/model/hn_model.h"
 #include "runtime/train/hn_train.h"
