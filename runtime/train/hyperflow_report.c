@@ -373,7 +373,7 @@ static hn_status draw_descent(const hn_hyperflow *r, const results *s)
     }
     begin_picture(t.f, r, "descent.png", 820);
     fprintf(t.f, "set xlabel 'time (1: all steps of tuning)'\n"
-                 "set ylabel 'loss on the support images'\nset yrange [0:*]\n"
+                 "set ylabel 'loss on the support images'\nset key bottom left\n"
                  "set key noenhanced\nplot $tuning with linespoints lw 2 pt 6 lc rgb '#2171b5' "
                  "title 'tuning'");
     for (int64_t i = 0; i < s->n_descents; i++) {
