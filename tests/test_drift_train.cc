@@ -230,6 +230,85 @@ TEST_F(DriftJob, RefusesWhatDoesNotFit)
     refused([](O &) {}, HN_ERR_ARG, "sigma of token 1 is 0");
 }
 
+/* ---- data out of a file of trajectories ---- */
+
+class DriftData : public ::testing::Test {
+  protected:
+    TempDir dir;
+    hn_trajectory_head head = {};
+    hn_trajectory_writer *w = nullptr;
+    hn_trajectories t = {};
+    hn_drift_data d = {};
+    const int64_t first[2] = {0, 100}, images[2] = {100, 50};
+
+    void SetUp() override
+    {
+        head.records = 8, head.knots = 2, head.numbers = 4, head.support = 3;
+        std::memset(head.layout, 'a', HN_SHA256_HEX - 1);
+        std::memset(head.backbone, 'b', HN_SHA256_HEX - 1);
+        std::strcpy(head.domains, "one,two");
+        ASSERT_HN_OK(hn_trajectory_writer_open((dir / "t").c_str(), &head, &w));
+    }
+    void TearDown() override
+    {
+        hn_drift_data_free(&d);
+        hn_trajectories_close(&t);
+    }
+    void put(int64_t record, int32_t domain, int64_t episode, int32_t init,
+             std::vector<int32_t> image, std::vector<int32_t> label)
+    {
+        hn_trajectory_facts f = {};
+        f.domain = domain, f.episode = episode, f.init = init, f.unit = 0.5f;
+        f.images = (int32_t)image.size();
+        const std::vector<float> knot(8, (float)record);
+        ASSERT_HN_OK(hn_trajectory_put(w, record, &f, image.data(), label.data(), knot.data()));
+    }
+    hn_status make()
+    {
+        EXPECT_HN_OK(hn_trajectory_writer_close(w));
+        EXPECT_HN_OK(hn_trajectories_open((dir / "t").c_str(), &t));
+        return hn_drift_data_make(&t, first, images, 2, &d);
+    }
+};
+
+TEST_F(DriftData, RecordsOfAnEpisodeAreATask)
+{
+    put(0, 1, 7, 0, {3, 49}, {0, 1});
+    put(1, 0, 9, 1, {5, 6, 99}, {1, 0, 1});
+    put(3, 1, 7, 2, {3, 49}, {0, 1});
+    put(5, 0, 9, 0, {5, 6, 99}, {1, 0, 1});
+    put(6, 0, 2, 0, {1}, {0});
+    ASSERT_HN_OK(make());
+    EXPECT_EQ(d.n, 5);
+    ASSERT_EQ(d.tasks, 3);
+    const auto all = [](const auto *p, int64_t n) { return std::vector<int64_t>(p, p + n); };
+    EXPECT_EQ(all(d.first, 4), (std::vector<int64_t>{0, 1, 3, 5}));
+    EXPECT_EQ(all(d.images, 3), (std::vector<int64_t>{1, 3, 2}));
+    EXPECT_EQ(all(d.row, 9), (std::vector<int64_t>{1, 0, 0, 5, 6, 99, 103, 149, 0}));
+    const int64_t none = HN_LABEL_IGNORED;
+    EXPECT_EQ(all(d.label, 9), (std::vector<int64_t>{0, none, none, 1, 0, 1, 0, 1, none}));
+    for (const auto &[i, record] : {std::pair<int, float>{0, 6}, {1, 1}, {2, 5}, {3, 0}, {4, 3}}) {
+        float knot = 0;
+        hn_to_f32(d.knot[i], HN_F16, 0, 1, &knot);
+        EXPECT_EQ(knot * d.unit[i], record) << i;
+    }
+}
+
+TEST_F(DriftData, RefusesImagesThatAreNotThere)
+{
+    put(0, 1, 7, 0, {3, 50}, {0, 1});
+    EXPECT_HN_FAIL(make(), HN_ERR_FORMAT, "domain 1, episode 7: image 50, the domain has 50");
+}
+
+TEST_F(DriftData, RefusesTwoSupportSetsOfOneEpisode)
+{
+    put(0, 0, 7, 0, {3, 4}, {0, 1});
+    put(1, 0, 7, 1, {3, 4}, {1, 0});
+    EXPECT_HN_FAIL(make(), HN_ERR_FORMAT, "start 1 has another support set than start 0");
+}
+
+TEST_F(DriftData, RefusesAFileWithoutRecords) { EXPECT_HN_FAIL(make(), HN_ERR_ARG, "no record"); }
+
 /* ---- a run ---- */
 
 class DriftTrain : public ::testing::Test {

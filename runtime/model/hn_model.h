@@ -2,6 +2,8 @@
 #ifndef HN_FACE_MODEL_H
 #define HN_FACE_MODEL_H
 #include "runtime/model/decoder.h"
+#include "runtime/model/drift.h"
+#include "runtime/model/drift_config.h"
 #include "runtime/model/gpt2.h"
 #include "runtime/model/gpt2_config.h"
 #include "runtime/model/llama.h"

@@ -1,9 +1,13 @@
 /* hn_train.h - the face of runtime/train: all that other folders and programs include of it. */
 #ifndef HN_FACE_TRAIN_H
 #define HN_FACE_TRAIN_H
+#include "runtime/train/adaptor.h"
 #include "runtime/train/cl_metrics.h"
 #include "runtime/train/cli.h"
 #include "runtime/train/decoder_job.h"
+#include "runtime/train/drift_data.h"
+#include "runtime/train/drift_file.h"
+#include "runtime/train/drift_train.h"
 #include "runtime/train/engine.h"
 #include "runtime/train/export.h"
 #include "runtime/train/fedref.h"
