@@ -157,14 +157,14 @@ static hn_status open_sim(bench *b, const hn_fed_local *l)
                                   .at_once = c->at_once};
     if (strcmp(c->simulation, "one") == 0) {
         HN_TRY(hn_fed_one_new(&o, &b->sim));
-        b->engine = hn_fed_client_engine(hn_fed_one_client(b->sim));
+        b->engine = hn_fed_client_engine(hn_fed_one_client(b->sim, 0));
     } else {
         HN_TRY(hn_fed_replicas_new(&o, &b->sim));
         b->engine = hn_fed_replicas_engine(b->sim);
     }
     b->global = hn_calloc((size_t)b->sim->n_values, sizeof *b->global);
     if (b->global == NULL) return HN_FAIL(HN_ERR_MEMORY, "%" PRId64 " values", b->sim->n_values);
-    return hn_fed_values_get(hn_engine_params(b->engine), b->global);
+    return hn_fed_values_get(l, hn_engine_params(b->engine), b->global);
 }
 
 static hn_status set_up(bench *b)

@@ -163,7 +163,7 @@ static hn_status settle_fixed(const hn_episode_source *s, hn_episode_options *o)
             return HN_FAIL(HN_ERR_ARG,
                            "%s: class '%s' has %" PRId64 " image(s), fewer than %" PRId64
                            " for the support and %" PRId64 " as queries",
-                           s->name, hn_image_set_view(s->images)->class_name[s->class[k]],
+                           s->name, hn_image_set_view(s->images)->class_name[s->classes[k]],
                            hn_source_images_of(s, k), o->shot_max, o->query);
     return HN_OK;
 }
@@ -189,7 +189,7 @@ static hn_status settle_meta(const hn_episode_source *s, hn_episode_options *o, 
     for (int32_t k = 0; k < s->n; k++)
         if (hn_source_images_of(s, k) < 2)
             return HN_FAIL(HN_ERR_ARG, "%s: class '%s' has a single image: 2 at least", s->name,
-                           hn_image_set_view(s->images)->class_name[s->class[k]]);
+                           hn_image_set_view(s->images)->class_name[s->classes[k]]);
     o->way_min = META_WAY_MIN;
     o->way_max = limit(limit(limit(META_WAY_MAX, o->max_way), o->max_support), o->max_query);
     if (o->way_max < META_WAY_MIN)
@@ -219,7 +219,7 @@ static hn_status check_unread(const hn_episode_source *s, const hn_episode_optio
         return HN_FAIL(HN_ERR_ARG, "%s: CDFSL's episodes have one number of shots", s->name);
     if (s->n == 1)
         return HN_FAIL(HN_ERR_ARG, "%s: one class only ('%s'): nothing to tell apart", s->name,
-                       hn_image_set_view(s->images)->class_name[s->class[0]]);
+                       hn_image_set_view(s->images)->class_name[s->classes[0]]);
     return HN_OK;
 }
 
@@ -484,7 +484,7 @@ hn_status hn_episode_draw(const hn_episode_sampler *s, int64_t number, hn_episod
         draw_meta(s, rng, out);
     else
         draw_fixed(s, rng, out);
-    for (int32_t k = 0; k < out->way; k++) out->classes[k] = s->source->class[out->classes[k]];
+    for (int32_t k = 0; k < out->way; k++) out->classes[k] = s->source->classes[out->classes[k]];
     hn_episode_pad(out);
     return HN_OK;
 }

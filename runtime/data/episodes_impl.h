@@ -10,15 +10,15 @@ extern "C" {
 struct hn_episode_source {
     const hn_image_set *images;
     char *name;
-    int32_t n;      /* classes */
-    int32_t *class; /* [n] of the set, rising */
-    int64_t *first; /* [n + 1] */
-    int32_t *image; /* [first[n]] of class[k]: first[k] .. first[k + 1], rising */
+    int32_t n;        /* classes */
+    int32_t *classes; /* [n] of the set, rising */
+    int64_t *first;   /* [n + 1] */
+    int32_t *image;   /* [first[n]] of classes[k]: first[k] .. first[k + 1], rising */
 
     int32_t n_groups;     /* that have a class here; 0: no groups */
     char **group_name;    /* [n_groups] */
     int32_t *group_first; /* [n_groups + 1] */
-    int32_t *group_class; /* [n] places in class[] */
+    int32_t *group_class; /* [n] places in classes[] */
     char digest[HN_SHA256_HEX];
 };
 

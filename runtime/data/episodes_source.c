@@ -14,7 +14,7 @@ void hn_episode_source_free(hn_episode_source *s)
     hn_free(s->group_name);
     hn_free(s->group_first);
     hn_free(s->group_class);
-    hn_free(s->class);
+    hn_free(s->classes);
     hn_free(s->first);
     hn_free(s->image);
     hn_free(s->name);
@@ -50,14 +50,14 @@ static hn_status list_images(const int32_t *place, const int64_t *count, hn_epis
     int64_t total = 0;
     for (int32_t c = 0; c < v->n_classes; c++)
         if (place[c] >= 0) s->n++, total += count[c];
-    s->class = hn_malloc((size_t)s->n * sizeof *s->class);
+    s->classes = hn_malloc((size_t)s->n * sizeof *s->classes);
     s->first = hn_calloc((size_t)s->n + 1, sizeof *s->first);
     s->image = hn_malloc((size_t)total * sizeof *s->image);
-    if (s->class == NULL || s->first == NULL || s->image == NULL)
+    if (s->classes == NULL || s->first == NULL || s->image == NULL)
         return HN_FAIL(HN_ERR_MEMORY, "%s: no memory for %" PRId64 " images", s->name, total);
     for (int32_t c = 0; c < v->n_classes; c++)
         if (place[c] >= 0) {
-            s->class[place[c]] = c;
+            s->classes[place[c]] = c;
             s->first[place[c] + 1] = s->first[place[c]] + count[c];
         }
     /* first[k] runs to the end of class k while it is filled, and is put back after */
@@ -87,7 +87,7 @@ static hn_status list_groups(const hn_class_groups *g, hn_episode_source *s)
     for (int32_t k = 0; k < g->n; k++) {
         const int32_t from = at;
         for (int32_t i = 0; i < s->n; i++)
-            if (g->of_class[s->class[i]] == k) s->group_class[at++] = i;
+            if (g->of_class[s->classes[i]] == k) s->group_class[at++] = i;
         if (at == from) continue;
         s->group_name[s->n_groups] = hn_strdup(g->name[k]);
         if (s->group_name[s->n_groups] == NULL)
@@ -114,7 +114,7 @@ static hn_status digest(hn_episode_source *s)
         size_t n = (size_t)snprintf(text, room, "hone episode source 1\n%s\n%s\n", s->name,
                                     hn_image_set_digest(s->images));
         for (int32_t i = 0; i < s->n; i++)
-            n += (size_t)snprintf(text + n, room - n, "%d %d\n", (int)s->class[i], (int)group[i]);
+            n += (size_t)snprintf(text + n, room - n, "%d %d\n", (int)s->classes[i], (int)group[i]);
         st = hn_sha256(text, n, s->digest);
     }
     hn_free(group);
@@ -172,6 +172,6 @@ const char *hn_episode_source_digest(const hn_episode_source *s) { return s->dig
 
 int32_t hn_episode_source_classes(const hn_episode_source *s, const int32_t **classes)
 {
-    *classes = s->class;
+    *classes = s->classes;
     return s->n;
 }
