@@ -103,7 +103,7 @@ for executor in cuda cuda-graph; do
         part "$name.$executor" env HONE_TEST_DEVICE=cuda HONE_TEST_EXECUTOR=$executor \
             "$build/$name"
     done
-    for name in test_cli_train test_cli_sparse test_cli_fedref; do
+    for name in test_cli_train test_cli_sparse test_cli_fedref test_cli_fedref_volumes; do
         part "$name.$executor" env HONE_TEST_DEVICE=cuda HONE_TEST_EXECUTOR=$executor "$build/$name"
     done
 done

@@ -32,9 +32,9 @@
  *            as much as if y had as many voxels as x.
  * CUDA       direct kernels, which see x (dy) through the caches, without scratch, where up to 64
  *            channels are read and up to 32 made, and dx has stride 1; dw of up to 32 channels on
- *            both sides by sums of blocks, added in order; in bf16, of 3 x 3 x 3 with stride and
- *            dilation 1, up to 64 channels of x, voxels on 16-byte boundaries, those are of the
- *            tensor cores. Else products by
+ *            both sides by sums of blocks, added in order. bf16, 3 x 3 x 3, stride and dilation 1,
+ *            voxels on 16-byte boundaries: the same on the tensor cores (forward and dx from 48
+ *            channels to 32, from 16 products of channels on; dw of 64 and 32). Else products by
  *            kernels/linear/gemm_cuda.h (what it says of bias and C0 goes for bias and `add`) of
  *            patches, 64 MiB of them at a time. Sums in fp32.
  * Errors     HN_ERR_ARG, HN_ERR_SHAPE, HN_ERR_UNSUPPORTED (dtype), before the first write.

@@ -227,6 +227,7 @@ hn_status run_piece(const hn_conv3d_task *t, const Pieces &p, int64_t first, int
 hn_status run_task(const char *op, const hn_conv3d_task *t, hn_gemm_cuda *gemm, void *scratch,
                    hn_stream stream)
 {
+    if (hn_conv3d_mma_fits(t)) return hn_conv3d_mma(t, stream);
     if (hn_conv3d_direct_fits(t)) return hn_conv3d_direct(t, stream);
     HN_TRY(hn_check_pointer(op, "scratch", scratch));
     const Pieces p = pieces_of(&t->view, t->volumes);

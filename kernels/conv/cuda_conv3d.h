@@ -43,6 +43,12 @@ bool hn_conv3d_direct_dw_fits(const hn_conv3d_shape *s);
 size_t hn_conv3d_direct_dw_scratch(const hn_conv3d_shape *s);
 hn_status hn_conv3d_direct_dw(const hn_conv3d_dw_args *a, void *scratch, hn_stream stream);
 
+/* ---- conv3d_mma_cuda.cu ---- */
+
+/* Shapes that hn_conv3d_direct takes, too. */
+bool hn_conv3d_mma_fits(const hn_conv3d_task *t);
+hn_status hn_conv3d_mma(const hn_conv3d_task *t, hn_stream stream);
+
 /* ---- conv3d_mma_dw_cuda.cu ---- */
 
 /* One replica, whose operands begin at dy, x, dw (NULL: any that are aligned). */

@@ -12,20 +12,21 @@
 
 #define COLUMN(name) #name, offsetof(hn_fedref_round, name)
 
+/* clang-format off */
 /* score_name: what the score is called; second: what stands beside it. */
-#define COLUMNS(score_name, second)                                                               \
-    {                                                                                             \
-        {COLUMN(round), false}, {COLUMN(asked), false}, {COLUMN(dropped), false},                 \
-            {COLUMN(late), false}, {COLUMN(used), false}, {COLUMN(rejected), false},              \
-            {score_name, offsetof(hn_fedref_round, score), false}, {COLUMN(second), false},       \
-            {COLUMN(client_loss), false}, {COLUMN(bytes_down), false}, {COLUMN(bytes_up), false}, \
-            {COLUMN(changed), false}, {COLUMN(corrected), false}, {COLUMN(lambda2), false},       \
-            {COLUMN(update_norm), false}, {COLUMN(correction_norm), false},                       \
-            {COLUMN(client_s), true}, {COLUMN(server_ms), true},                                  \
-        {                                                                                         \
-            COLUMN(eval_s), true                                                                  \
-        }                                                                                         \
-    }
+#define COLUMNS(score_name, second) {                                                             \
+    {COLUMN(round), false},       {COLUMN(asked), false},                                         \
+    {COLUMN(dropped), false},     {COLUMN(late), false},                                          \
+    {COLUMN(used), false},        {COLUMN(rejected), false},                                      \
+    {score_name, offsetof(hn_fedref_round, score), false},                                        \
+    {COLUMN(second), false},                                                                      \
+    {COLUMN(client_loss), false}, {COLUMN(bytes_down), false},                                    \
+    {COLUMN(bytes_up), false},    {COLUMN(changed), false},                                       \
+    {COLUMN(corrected), false},   {COLUMN(lambda2), false},                                       \
+    {COLUMN(update_norm), false}, {COLUMN(correction_norm), false},                               \
+    {COLUMN(client_s), true},     {COLUMN(server_ms), true},                                      \
+    {COLUMN(eval_s), true}}
+/* clang-format on */
 
 const hn_fedref_column *hn_fedref_columns(bool volumes)
 {
