@@ -1,7 +1,8 @@
-/* kernels/hyperflow/modulate: hand values, against layer_norm, the twin and finite differences (by
- * the registry), every overlap, repeatability, errors. */
+/* kernels/hyperflow/modulate: hand values, PyTorch's numbers, against layer_norm, the twin and
+ * finite differences (by the registry), every overlap, repeatability, errors. */
 #include "kernels/hyperflow/modulate.h"
 
+#include "golden_test.h"
 #include "kernel_test.h"
 #include "kernels/norm/layer_norm.h"
 #ifdef HONE_CUDA
@@ -261,6 +262,38 @@ TEST(ModulateTwin, IsALayerNormWithGainsOfTheGroups)
     EXPECT_LT(rel_l2(o.dx.values(), l.dx.values()), 1e-6);
     EXPECT_LT(rel_l2(o.dscale.values(), dgain.values()), 1e-6);
     EXPECT_LT(rel_l2(o.dshift.values(), dbias.values()), 1e-6);
+}
+
+TEST(ModulateTwin, EqualsPyTorch)
+{
+    const Golden file = Golden::load("tests/golden/modulate.json");
+    const Golden list = file["modulate"];
+    ASSERT_EQ(list.size(), 2u);
+    for (size_t i = 0; i < list.size(); i++)
+        for (const bool is_fast : {false, true}) {
+            const Golden c = list.at(i);
+            const float eps = c["eps"].number();
+            const int64_t groups = c["groups"].integer(), cols = c["cols"].integer();
+            Host o({HN_F32, groups, c["rows"].integer(), cols, 1, true, eps > 0});
+            o.x.assign(c["x"].numbers()), o.res.assign(c["res"].numbers());
+            o.dy.assign(c["dy"].numbers()), o.dsum.assign(c["dsum"].numbers());
+            const auto scale = c["scale"].numbers(), shift = c["shift"].numbers();
+            for (int64_t e = 0; e < groups; e++)
+                for (int64_t j = 0; j < cols; j++) {
+                    o.both.set(e, j, scale[(size_t)(e * cols + j)]);
+                    o.both.set(e, cols + j, shift[(size_t)(e * cols + j)]);
+                }
+            auto a = o.fwd();
+            a.eps = eps;
+            const auto b = o.back();
+            ASSERT_HN_OK(is_fast ? hn_modulate_fwd_fast(&a) : hn_modulate_fwd_cpu(&a));
+            ASSERT_HN_OK(is_fast ? hn_modulate_bwd_fast(&b) : hn_modulate_bwd_cpu(&b));
+            EXPECT_LT(rel_l2(o.sum.values(), c["sum"].numbers()), 1e-6);
+            EXPECT_LT(rel_l2(o.y.values(), c["y"].numbers()), 1e-6);
+            EXPECT_LT(rel_l2(o.dx.values(), c["dx"].numbers()), 1e-6);
+            EXPECT_LT(rel_l2(o.dscale.values(), c["dscale"].numbers()), 1e-6);
+            EXPECT_LT(rel_l2(o.dshift.values(), c["dshift"].numbers()), 1e-6);
+        }
 }
 
 TEST(ModulateCheck, NamesWhatIsWrong)

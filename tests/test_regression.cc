@@ -1,7 +1,8 @@
-/* kernels/hyperflow/regression: hand values, fast against the twin, padding, repeatability,
- * errors; finite differences by the registry. */
+/* kernels/hyperflow/regression: hand values, PyTorch's numbers, fast against the twin, padding,
+ * repeatability, errors; finite differences by the registry. */
 #include "kernels/hyperflow/regression.h"
 
+#include "golden_test.h"
 #include "kernel_test.h"
 #ifdef HONE_CUDA
 #include "cuda_test.h"
@@ -130,6 +131,22 @@ TEST(RegressionTwin, MatchesHandComputedValues)
     expect_hand_values([](const hn_regression_args &a) { return hn_regression_cpu(&a); });
 }
 TEST(RegressionFast, MatchesHandComputedValues) { expect_hand_values(fast); }
+
+TEST(RegressionTwin, EqualsPyTorch)
+{
+    const Golden file = Golden::load("tests/golden/modulate.json");
+    const Golden c = file["regression"].at(0);
+    for (const bool is_fast : {false, true}) {
+        Host o(
+            {HN_F32, HN_F32, c["groups"].integer(), c["rows"].integer(), c["cols"].integer(), 1});
+        o.y.assign(c["y"].numbers()), o.target.assign(c["target"].numbers());
+        auto a = o.args();
+        a.labels = nullptr;
+        ASSERT_HN_OK(is_fast ? fast(a) : hn_regression_cpu(&a));
+        EXPECT_NEAR(o.loss.host()[0], 10 + c["loss"].number(), 2e-6);
+        EXPECT_LT(rel_l2(o.dy.values(), c["dy"].numbers()), 1e-6);
+    }
+}
 
 /* What an ignored group holds, NaN included, reaches nothing. */
 TEST(RegressionTwin, PaddingMayBeAnything)
