@@ -312,7 +312,7 @@ static void begin_picture(FILE *f, const hn_hyperflow *r, const char *png, int w
             "set output '",
             width);
     hn_plot_text(f, r->out);
-    fprintf(f, "/%s'\nset border lc rgb '#555555'\nset grid y lc rgb '#dddddd'\n", png);
+    fprintf(f, "/%s'\nset border lc rgb '#555555'\nset grid ytics lc rgb '#dddddd'\n", png);
 }
 
 static const char *const colours[] = {"#9e9e9e", "#c9a227", "#2171b5", "#6baed6",
@@ -339,7 +339,8 @@ static hn_status draw_accuracy(const hn_hyperflow *r, const results *s)
     begin_picture(t.f, r, "accuracy.png", 360 + 28 * (int)(s->n_domains * (s->n_methods + 2)));
     fprintf(t.f, "set datafile missing '?'\nset style data histogram\n"
                  "set style histogram errorbars gap 2 lw 1\nset style fill solid 0.9 noborder\n"
-                 "set bars 0.4\nset ylabel 'accuracy, %%'\nset key outside right noenhanced\n"
+                 "set errorbars 0.4 lc rgb '#444444'\nset ylabel 'accuracy, %%'\nset key outside "
+                 "right noenhanced\n"
                  "set xtics rotate by -25 noenhanced nomirror\nset ytics nomirror\nplot ");
     for (int64_t i = 0; i < s->n_methods; i++)
         fprintf(t.f, "%s%s using %d:%d%s lc rgb '%s' title '%s'", i ? ", " : "",
@@ -372,7 +373,7 @@ static hn_status draw_descent(const hn_hyperflow *r, const results *s)
     }
     begin_picture(t.f, r, "descent.png", 820);
     fprintf(t.f, "set xlabel 'time (1: all steps of tuning)'\n"
-                 "set ylabel 'loss on the support images'\nset yrange [0:*]\n"
+                 "set ylabel 'loss on the support images'\nset key bottom left\n"
                  "set key noenhanced\nplot $tuning with linespoints lw 2 pt 6 lc rgb '#2171b5' "
                  "title 'tuning'");
     for (int64_t i = 0; i < s->n_descents; i++) {

@@ -1,0 +1,191 @@
+"""Runs the cells of hyperflow.sh, stage by stage, and prints their tables.
+
+    scripts/tables/hyperflow.sh [--smoke | --full | --only REGEX] [--seeds 0] [--out DIR]
+                                [--shard i/n] [--device D] [--program FILE]
+                                [--meta-dataset DIR] [--cdfsl DIR] [--image N] [--trajectories N]
+
+A setting is one run of hone-hyperflow in DIR/<setting>/run-s<seed>; a cell is one call of it:
+trajectories (`generate`), a method of fine-tuning on all domains (`base`), a drift network
+(`train`), its integration (`flow`), and what adaptation takes (`cost`). DIR/<cell>.json is what
+came of it, DIR/<cell>.log what it said. A cell whose JSON is there is not run again; one that was
+run with other options is an error. A call that takes longer than --limit seconds is stopped and
+goes on in the next one: no stage loses what it has. Tables (Markdown) go to standard output and
+DIR/hyperflow.md, pictures lie in the runs' folders (hyperflow_table.py; --tables-only makes them of
+what is there).
+
+Without --full: trajectories of CIFAR-100 and Omniglot, tests in and out of those domains, two
+curves, numbers of steps. --full adds what else was tried: encoder, noise, knots, set of biases, one
+shot, 40,000 trajectories. --meta-dataset: folders ilsvrc_2012 .. vgg_flower, traffic_sign, mscoco,
+each with a folder for each class; classes are split by the seed in shares of 64 / 16 / 20, not by
+the lists of the paper. --cdfsl: folders CropDisease, EuroSAT, ISIC, ChestX. The cells of a setting
+go to one shard and run one after the other. Data are found through HONE_DATA (default
+../shared/data).
+"""
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+
+import cells
+import hyperflow_cells
+import hyperflow_table
+
+
+def arguments(work):
+    p = argparse.ArgumentParser(
+        prog="hyperflow.sh", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    cells.add_arguments(p, "hyperflow", [0], [0])
+    p.add_argument("--program", default=str(cells.ROOT / "build" / "hone-hyperflow"))
+    p.add_argument("--meta-dataset", help="folder with a folder for each of its data sets")
+    p.add_argument("--cdfsl", help="the same of CropDisease, EuroSAT, ISIC, ChestX")
+    p.add_argument("--image", type=int, default=224, help="side of the images of those two")
+    p.add_argument("--trajectories", type=int, default=4000, help="of those two")
+    a = p.parse_args()
+    cells.settle(work, a)
+    return a
+
+
+def run_of(a, cell):
+    return a.out / cell.setting / f"run-s{cell.seed}"
+
+
+PLAN = {
+    "adapt_mib": r"adaptation +([\d.]+) MiB planned",
+    "whole_mib": r"with the backbone and the queries ([\d.]+)",
+    "full_mib": r"full fine-tuning +([\d.]+) MiB",
+    "adapt_gflop": r"adaptation +([\d.]+) GFLOP",
+    "encoder_gflop": r"\(encoder ([\d.]+), drift",
+    "drift_gflop": r"drift network ([\d.]+)\)",
+    "full_gflop": r"full fine-tuning +([\d.]+) GFLOP",
+    "classify_gflop": r"classification +([\d.]+) GFLOP",
+}
+
+
+class HyperflowWork(cells.Work):
+    script = "hyperflow.sh"
+
+    def files(self, cell):
+        return cell.files
+
+    def group(self, cell):
+        return cell.group
+
+    def alone(self, cell):
+        return True  # one writer of a run
+
+    def words(self, a, options):
+        return [w.replace("{out}", str(a.out)) for w in cells.words_of(options, a.data)]
+
+    def done(self, a, cell):
+        run = run_of(a, cell)
+        if cell.stage == "generate":
+            if not (run / "trajectories.bin").exists():
+                return False
+            info = subprocess.run(
+                [a.program, "info", "--run", str(run), "--device", "cpu"], capture_output=True, text=True
+            )
+            found = re.search(r"trajectories: (\d+) of (\d+)", info.stdout)
+            return bool(found) and found[1] == found[2]
+        if cell.stage == "train":
+            return (run / cell.drift / "drift.safetensors").exists()
+        if cell.stage == "cost":
+            return all((run / name).exists() for name in ("plan.txt", "adapt.txt"))
+        return all((run / "cells" / f"{cell.label}.{t}.json").exists() for t in cell.targets)
+
+    def next(self, a, cell, run_folder):
+        run = run_of(a, cell)
+        machine = [f"--device={a.device}"]
+        if self.done(a, cell):
+            return None
+        if cell.stage == "generate":
+            resume = ["--resume=auto"] if (run / "index.json").exists() else []
+            words = self.words(a, {**cell.options, "out": run})
+            return cells.Command("generate", [a.program, "generate", *words, *machine, *resume])
+        if cell.stage == "cost":
+            if not (run / "plan.txt").exists():
+                words = self.words(a, {**cell.generate, **cell.options})
+                words = [a.program, "plan", *words, *machine]
+                return cells.Command("plan", words, run / "plan.txt")
+            words = [a.program, "adapt", f"--run={run}", f"--of={cell.adapt}", f"--to={run}/adapted"]
+            return cells.Command("adapt", words + machine, run / "adapt.txt")
+        verb = "train" if cell.stage == "train" else "eval"
+        words = [a.program, verb, f"--run={run}", *self.words(a, cell.options), *machine]
+        return cells.Command(verb, words)
+
+    def result(self, a, cell, run_folder, seconds):
+        run = run_of(a, cell)
+        if cell.stage == "generate":
+            bytes_of = (run / "trajectories.bin").stat().st_size
+            rates = json.loads((run / "rates.json").read_text())
+            return {"stage_seconds": sum(seconds.values()), "bytes": bytes_of, "rates": rates}
+        if cell.stage == "train":
+            return {"stage_seconds": sum(seconds.values())}
+        if cell.stage == "cost":
+            plan, adapt = (run / "plan.txt").read_text(), (run / "adapt.txt").read_text()
+            found = {key: re.search(pattern, plan) for key, pattern in PLAN.items()}
+            figures = {key: float(m[1]) for key, m in found.items() if m}
+            ms = re.search(r"([\d.]+) ms", adapt)
+            return {**figures, "adapt_ms": float(ms[1]) if ms else None}
+        labels = [cell.label] + [m for m in ("hyperflow-global",) if m in cell.options["methods"]]
+        return {"cells": list(self.cells_of(run, cell, labels)), "descent": self.descent(run, cell)}
+
+    def cells_of(self, run, cell, labels):
+        for label in labels:
+            if label != cell.label:
+                label += cell.label[len("hyperflow") :]
+            for t in cell.targets:
+                path = run / "cells" / f"{label}.{t}.json"
+                if path.exists():
+                    yield json.loads(path.read_text())
+
+    def descent(self, run, cell):
+        if "descent" not in cell.options["methods"]:
+            return None
+        path = run / "cells" / f"{cell.label.replace('hyperflow', 'descent')}.json"
+        return json.loads(path.read_text()) if path.exists() else None
+
+    def summary(self, result):
+        found = [c["mean"] for c in result.get("cells", [])]
+        return f"{100 * sum(found) / len(found):.2f} %" if found else "done"
+
+
+def run(work, a, chosen):
+    """Stage by stage: each wants what the ones before it have left."""
+    good = True
+    for stage in ("generate", "base", "train", "flow", "cost"):
+        those = [c for c in chosen if c.stage == stage]
+        if not those:
+            continue
+        ended = cells.execute(work, a, those, [a.program])
+        if ended is None:
+            return False
+        if not ended and stage in ("generate", "train"):
+            print(f"stage {stage} is not whole: the next call goes on", file=sys.stderr)
+            return False
+        good = ended and good
+    return good
+
+
+def main():
+    work = HyperflowWork()
+    a = arguments(work)
+    settings = hyperflow_cells.smoke() if a.smoke else hyperflow_cells.whole(a)
+    chosen = cells.choose(work, a, hyperflow_cells.make(settings, a.seeds))
+    if a.list:
+        cells.show(work, a, chosen)
+        return 0
+    if a.smoke:
+        hyperflow_cells.prepare(a.out)
+    good = a.tables_only or run(work, a, chosen)
+    text = hyperflow_table.tables(a.out)
+    print(text)
+    if a.out.is_dir():
+        (a.out / "hyperflow.md").write_text(text)
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
