@@ -85,6 +85,8 @@ HN_NODISCARD hn_status hn_hyperflow_sampler(const hn_hyperflow *r, const hn_hf_d
 /* ---- hyperflow_open.c: model, machine, domains ---- */
 /* domains: their images are read, and compared with those of the run. */
 HN_NODISCARD hn_status hn_hyperflow_open(const hn_verb_call *call, bool domains, hn_hyperflow *r);
+/* Threads and device alone. */
+HN_NODISCARD hn_status hn_hyperflow_machine(hn_hyperflow *r);
 void hn_hyperflow_close(hn_hyperflow *r);
 /* Whether a signal has come, or --stop-after is reached. */
 bool hn_hyperflow_must_stop(const hn_hyperflow *r, int64_t done_here);

@@ -51,21 +51,26 @@ static hn_status check_files(const hn_hyperflow *r)
     return st;
 }
 
+hn_status hn_hyperflow_machine(hn_hyperflow *r)
+{
+    if (r->c->threads > 0) omp_set_num_threads((int)r->c->threads);
+    HN_TRY(hn_device_open(r->c->device, &r->device));
+    hn_info(&r->log, "device: %s", hn_device_text(r->device));
+    return HN_OK;
+}
+
 hn_status hn_hyperflow_open(const hn_verb_call *call, bool domains, hn_hyperflow *r)
 {
     *r = (hn_hyperflow){.c = call->config, .call = call, .log = call->log, .to = call->to};
     HN_TRY(hn_hyperflow_check_options(call));
     HN_TRY(hn_hyperflow_numbers(r->c->rates, "rates", 1e-9, 1, r->rate, &r->n_rates));
-    if (r->c->threads > 0) omp_set_num_threads((int)r->c->threads);
     HN_TRY(open_model(r));
     HN_TRY(check_files(r));
     HN_TRY(hn_theta_make(&r->model.vision,
                          strcmp(r->c->adapted, "qv") == 0 ? HN_THETA_QV : HN_THETA_BIASES,
                          &r->theta));
     if (domains) HN_TRY(hn_hyperflow_domains(r));
-    HN_TRY(hn_device_open(r->c->device, &r->device));
-    hn_info(&r->log, "device: %s", hn_device_text(r->device));
-    return HN_OK;
+    return hn_hyperflow_machine(r);
 }
 
 bool hn_hyperflow_must_stop(const hn_hyperflow *r, int64_t done_here)
