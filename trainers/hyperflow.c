@@ -36,7 +36,7 @@ static const hn_option generate_rows[] = {
     {"seed",            FIELD(seed),            "0",    0, 9e15, NULL, "of every random choice"},
     HN_OPT_TITLE("Fine-tuning"),
     {"tune-steps",      FIELD(tune_steps),      "50",   1, 10000, NULL, "of Adam, restarted for every episode"},
-    {"rates",           FIELD(rates),           "3e-4,1e-3,3e-3,1e-2", 0, 0, NULL, "learning rates that are tried on validation episodes: of biases, head, low-rank pairs"},
+    {"rates",           FIELD(rates),           "3e-4,1e-3,3e-3,1e-2", 0, 0, NULL, "learning rates that are tried on validation episodes: of biases, norms, head, low-rank pairs"},
     {"augment",         FIELD(augment),         "on",   0, 0, NULL, "queries of a step are augmented support images (flip, colour, shift)"},
     {"at-once",         FIELD(at_once),         "32",   1, 4096, NULL, "episodes that are tuned at once, at most"},
     HN_OPT_TITLE("Trajectories"),
@@ -73,7 +73,7 @@ static const hn_option eval_rows[] = {
     {"methods",         FIELD(methods),         "direct,head,bias,ln,lora,full", 0, 0, "direct|head|bias|ln|lora|full|hyperflow|hyperflow-global|descent", "no adaptation; a linear layer; what is --adapted; layer norms; low-rank pairs; everything; the drift network, its stop time by domain or one for all; support losses of training tasks beside tuning"},
     {"only",            FIELD(only),            "",     0, 0, NULL, "of --test-domains; default: all"},
     {"test-episodes",   FIELD(test_episodes),   "600",  2, 1e6, NULL, "of a domain"},
-    {"full-rates",      FIELD(full_rates),      "1e-5,1e-4,3e-4,1e-3", 0, 0, NULL, "learning rates that are tried of full and ln"},
+    {"full-rates",      FIELD(full_rates),      "1e-5,1e-4,3e-4,1e-3", 0, 0, NULL, "learning rates that are tried of full"},
     {"lora-rank",       FIELD(lora_rank),       "4",    1, 256, NULL, "of pairs at qkv"},
 };
 

@@ -78,7 +78,7 @@ bool hn_hyperflow_must_stop(const hn_hyperflow *r, int64_t done_here)
     return hn_signals_caught() != 0 || (r->c->stop_after > 0 && done_here >= r->c->stop_after);
 }
 
-void hn_hyperflow_progress(hn_hyperflow *r, const char *step, const char *unit, int64_t done,
+void hn_hyperflow_progress(hn_progress *p, const char *step, const char *unit, int64_t done,
                            int64_t total)
 {
     hn_progress_config config = hn_progress_detect(stderr);
@@ -86,5 +86,5 @@ void hn_hyperflow_progress(hn_hyperflow *r, const char *step, const char *unit, 
     config.unit = unit;
     config.every = total > 100 ? total / 20 : 5;
     config.every_s = 10;
-    hn_progress_start(&r->progress, &config, done, total);
+    hn_progress_start(p, &config, done, total);
 }
