@@ -28,7 +28,8 @@ static const char PROGRAM[] = "hone-bench-drift";
 
 typedef struct {
     const char *form, *model, *encoder, *integrator, *dtype, *device, *executor, *attention, *plans;
-    int64_t episodes, ways, shots, queries, steps, points, width, blocks, warmup, runs, seed;
+    int64_t encoder_image, episodes, ways, shots, queries, steps, points, width, blocks, warmup,
+        runs, seed;
     double seconds;
     bool profile, tune;
 } config;
@@ -40,6 +41,7 @@ static const hn_option options[] = {
     {"form",       FIELD(form),       "integrate", 0, 0, "train|integrate|whole", "what is timed"},
     {"model",      FIELD(model),      "vit_tiny_patch16_224", 0, 0, NULL, "backbone: its biases of queries and values are the tokens"},
     {"encoder",    FIELD(encoder),    "resnet18", 0, 0, NULL, "of support images"},
+    {"encoder-image", FIELD(encoder_image), "128", 8, 1024, NULL, "side of the images that it reads, and of all images of the set"},
     {"width",      FIELD(width),      "256", 64, 4096, NULL, "of the drift network, heads of 64, MLP four times as wide"},
     {"blocks",     FIELD(blocks),     "4",    1, 64, NULL, "of the drift network"},
     {"episodes",   FIELD(episodes),   "256",  1, 65536, NULL, "tasks at once"},
@@ -129,7 +131,8 @@ static hn_status open_models(bench *b)
 {
     const config *c = b->c;
     HN_TRY(hn_vision_config_named(c->model, NULL, &b->model));
-    HN_TRY(hn_vision_config_named(c->encoder, NULL, &b->encoder));
+    const hn_vision_override side = {.image = c->encoder_image};
+    HN_TRY(hn_vision_config_named(c->encoder, &side, &b->encoder));
     HN_TRY(hn_theta_make(&b->model, HN_THETA_QV, &b->theta));
     b->drift =
         hn_drift_config_default(b->theta.tokens, b->theta.width, hn_vision_width(&b->encoder));

@@ -1,4 +1,4 @@
-/* hone-bench-step, -vision, -volumes and -clients: what their records hold, on the CPU. */
+/* hone-bench-step, -vision, -volumes, -clients and -drift: what their records hold, on the CPU. */
 #include <jansson.h>
 
 #include <cmath>
@@ -64,6 +64,36 @@ Words clients(const Words &more)
                  "2",
                  "--rounds",
                  "2",
+                 "--seconds",
+                 "0",
+                 "--device",
+                 "cpu"} +
+           more;
+}
+
+Words drift(const Words &more)
+{
+    return Words{"hone-bench-drift",
+                 "--model",
+                 "vit-tiny-cifar",
+                 "--encoder",
+                 "resnet20",
+                 "--encoder-image",
+                 "32",
+                 "--width",
+                 "64",
+                 "--blocks",
+                 "1",
+                 "--ways",
+                 "2",
+                 "--shots",
+                 "1",
+                 "--queries",
+                 "1",
+                 "--warmup",
+                 "1",
+                 "--runs",
+                 "3",
                  "--seconds",
                  "0",
                  "--device",
@@ -162,6 +192,28 @@ TEST(BenchClients, BothSimulationsDoTheSame)
         EXPECT_LT(r->number("loss_first"), 1.2 * std::log(62));
     }
     EXPECT_NEAR(many.number("loss_last"), one.number("loss_last"), 1e-4);
+}
+
+TEST(BenchDrift, RecordsHoldWhatRan)
+{
+    const Record steps(drift({"--form", "train", "--episodes", "2", "--points", "3"}));
+    expect_clock(steps, "points_per_s", 6);
+    EXPECT_LT(steps.number("loss_last"), steps.number("loss_first"));
+    const Record one(drift({"--form", "integrate", "--episodes", "2", "--steps", "1"}));
+    const Record two(drift({"--form", "integrate", "--episodes", "2", "--steps", "2"}));
+    const Record rk4(
+        drift({"--form", "integrate", "--episodes", "2", "--steps", "1", "--integrator", "rk4"}));
+    EXPECT_EQ(one.number("runs"), 3);
+    EXPECT_EQ(one.number("encoder_gflop"), 0);
+    EXPECT_GT(one.number("episodes_per_s"), 0);
+    const double slope = two.number("drift_gflop") - one.number("drift_gflop");
+    EXPECT_NEAR(rk4.number("drift_gflop") - one.number("drift_gflop"), 3 * slope, 1e-9);
+    const Record whole(drift({"--form", "whole", "--episodes", "1", "--steps", "2"}));
+    EXPECT_EQ(whole.number("steps"), 2);
+    EXPECT_NEAR(whole.number("encoder_gflop"), 2 * 0.0816,
+                1e-3); /* 40.8 M multiply-adds an image */
+    EXPECT_GT(whole.number("backbone_gflop"), 0);
+    expect_refused(run(drift({"--form", "whole", "--shots", "300"})), 1, {"512 images"});
 }
 
 TEST(BenchVision, LossFallsBelowThatOfGuessing)

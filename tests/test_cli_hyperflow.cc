@@ -264,7 +264,9 @@ TEST(CliHyperflow, ChoicesDoNotLookAtTestEpisodes)
         EXPECT_EQ(w.member("run/cells/" + cell + ".far.json", "tried"),
                   w.member("other/cells/" + cell + ".far.json", "tried"))
             << cell;
-    /* no adaptation is a candidate of each */
+    /* no adaptation is a candidate of each, by the same episodes */
+    EXPECT_EQ(Json(w / "run/cells/full.far.json").number("tried.0.accuracy"),
+              Json(w / "run/cells/hyperflow.far.json").number("tried.0.accuracy"));
     EXPECT_EQ(Json(w / "run/cells/full.far.json").number("tried.0.lr"), 0);
     EXPECT_EQ(Json(w / "run/cells/hyperflow.far.json").number("tried.0.stop"), 0);
 }
@@ -328,6 +330,31 @@ TEST(CliHyperflow, BadSupportSetsAreNamed)
     EXPECT_EQ(lines_of(w.bytes("out/predictions.csv")).size(), 4u);
     EXPECT_TRUE(contains(good.out, "2 classes, 5 support images")) << good.out;
     expect_refused(adapt("good"), 2, {"--to", "is there already"});
+}
+
+/* The exported file alone does what the run does, bit for bit; damage is named. */
+TEST(CliHyperflow, ApplyWithTheExportedFileIsAdapt)
+{
+    const FlowPlace w;
+    expect_done(w.run(w.generate("run")));
+    expect_done(w.run(w.train("run")));
+    const std::string file = w / "one.safetensors";
+    expect_done(w.run(w.of("export", "run") + Words{"--to", file}));
+    put_class(w, "set", "a", 2), put_class(w, "set", "b", 3);
+    const Words set = {"--support", w / "set", "--query", w / "set/b"};
+    expect_done(w.run(w.of("adapt", "run") + set + Words{"--to", w / "by-run"}));
+    const Words apply = {"hone-hyperflow", "apply", "--device", test_device(), "--file"};
+    std::filesystem::remove_all(w / "run");
+    expect_done(w.run(apply + Words{file} + set + Words{"--to", w / "by-file"}));
+    EXPECT_EQ(listing(w / "by-file"), listing(w / "by-run"));
+    const std::string bytes = w.bytes("one.safetensors");
+    write_file(w / "short", bytes.substr(0, bytes.size() / 2));
+    expect_refused(w.run(apply + Words{w / "short"} + set + Words{"--to", w / "x"}), 2, {"short"});
+    expect_refused(
+        w.run(apply + Words{w / "by-file/delta.safetensors"} + set + Words{"--to", w / "x"}), 2,
+        {"delta.safetensors", "export"});
+    expect_refused(w.run(apply + Words{file, "--to", w / "x"}), 2, {"--support"});
+    EXPECT_FALSE(std::filesystem::exists(w / "x"));
 }
 
 TEST(CliHyperflow, WhatMeansNothingIsRefused)

@@ -6,6 +6,7 @@
 
 #include "drift_test.h"
 #include "engine_test.h"
+#include "runtime/base/alloc.h"
 #include "runtime/base/convert.h"
 #include "runtime/train/adaptor.h"
 #include "runtime/train/drift_train.h"
@@ -17,7 +18,7 @@ constexpr int64_t kKnots = 3, kSupport = 6;
 /* Tasks of two or three classes of random features; trajectories run straight from a start (none,
  * then noisy ones) to a place that the mean of the support set decides. */
 struct Lines {
-    const hn_drift_config c = small_drift();
+    const hn_drift_config c;
     const int64_t tasks, inits;
     std::vector<float> features, unit, sigma;
     std::vector<std::vector<hn_f16>> knot;
@@ -28,7 +29,8 @@ struct Lines {
     hn_drift_data d = {};
     hn_drift_facts facts = {};
 
-    Lines(int64_t n_tasks, int64_t n_inits) : tasks(n_tasks), inits(n_inits)
+    Lines(int64_t n_tasks, int64_t n_inits, const hn_drift_config &config = small_drift())
+        : c(config), tasks(n_tasks), inits(n_inits)
     {
         const int64_t numbers = c.tokens * c.token_width;
         std::mt19937 rng(5);
@@ -108,30 +110,34 @@ class DriftJob : public ::testing::Test {
         hn_curve_free(curve);
         hn_device_close(device);
     }
-    hn_drift_job_options options()
+    hn_drift_job_options options() { return options(lines); }
+    static hn_drift_job_options options(const Lines &l)
     {
         hn_drift_job_options o = {};
-        o.config = &lines.c, o.data = &lines.d, o.sigma = lines.sigma.data();
-        o.features = lines.features.data(), o.feature_rows = lines.feature_rows();
+        o.config = &l.c, o.data = &l.d, o.sigma = l.sigma.data();
+        o.features = l.features.data(), o.feature_rows = l.feature_rows();
         o.rows = {.tasks = 3, .support = kSupport, .points = 4};
         o.dtype = HN_F32;
         return o;
     }
-    void open(const hn_drift_job_options &o)
+    /* spread: of the parameters, none of which begins as zeros. */
+    void open(const hn_drift_job_options &o, float spread = 0.2f)
     {
+        hn_engine_free(e);
+        e = nullptr;
         adapt = {.parameter = train_all, .linear = nullptr, .context = nullptr};
         ASSERT_HN_OK(hn_drift_job_init(&job, &o));
         hn_engine_options eo = {};
         eo.device = device, eo.executor = test_executor();
-        eo.job = &job.job, eo.adapt = &adapt, eo.dtype = HN_F32;
+        eo.job = &job.job, eo.adapt = &adapt, eo.dtype = o.dtype;
         eo.train = eo.eval = true;
         eo.optimizer.kind = HN_OPTIMIZER_ADAMW, eo.optimizer.eps = 1e-8;
         ASSERT_HN_OK(hn_engine_new(&eo, &e));
         ASSERT_HN_OK(hn_engine_allocate(e));
         std::mt19937 rng(2);
-        for (int64_t i = 0; i < hn_params_count(params()); i++) { /* no layer begins as zeros */
+        for (int64_t i = 0; i < hn_params_count(params()); i++) {
             const hn_param *q = hn_params_at(params(), i);
-            auto v = normal_f32((size_t)hn_param_values(q), (unsigned)rng(), 0, 0.2f);
+            auto v = normal_f32((size_t)hn_param_values(q), (unsigned)rng(), 0, spread);
             ASSERT_HN_OK(hn_param_set(q, v.data()));
         }
     }
@@ -187,6 +193,28 @@ TEST_F(DriftJob, GradientsMatchFiniteDifferences)
         ASSERT_HN_OK(hn_param_set(q, p.data()));
         EXPECT_NEAR(difference / (2 * h), norm, 0.02 * norm + 2e-3) << q->name;
     }
+}
+
+/* Heads of 64, which have kernels of their own on a GPU; a task without padding beside one with. */
+TEST_F(DriftJob, HalfPrecisionIsNearSinglePrecision)
+{
+    hn_drift_config c = small_drift();
+    c.width = 128, c.intermediate = 192, c.time = 16;
+    const Lines wide(4, 2, c);
+    std::vector<float> all[2];
+    for (const bool half : {false, true}) {
+        auto o = options(wide);
+        o.dtype = half ? HN_BF16 : HN_F32;
+        open(o, 0.08f);
+        ASSERT_HN_OK(hn_engine_begin(e, 0));
+        fill();
+        ASSERT_HN_OK(hn_engine_micro(e, 0));
+        for (int64_t i = 0; i < hn_params_count(params()); i++) {
+            const auto g = ModelRun::gradient(hn_params_at(params(), i));
+            all[half].insert(all[half].end(), g.begin(), g.end());
+        }
+    }
+    EXPECT_LT(rel_l2(all[1], all[0]), 0.05); /* 2^-9 a value, through two blocks and back */
 }
 
 /* Of a drift that stands still: (end - start)^2 / sigma^2 of a line, the mean over its numbers. */
@@ -415,6 +443,16 @@ TEST_F(DriftTrain, LearnsStraightLinesAndFollowsThem)
     EXPECT_LT(rel_l2(theta, want), 0.25);
     hn_adaptor_free(a);
     hn_drift_facts_free(&facts);
+}
+
+TEST_F(DriftTrain, APlanNamesWhatItTakesAndLeavesTheFolderAlone)
+{
+    const auto o = options(folder("plan"), 10);
+    char *text = nullptr;
+    ASSERT_HN_OK(hn_drift_train_plan(&o, &text));
+    EXPECT_NE(std::string(text).find("averages"), std::string::npos) << text;
+    hn_free(text);
+    EXPECT_FALSE(std::filesystem::exists(folder("plan")));
 }
 
 TEST_F(DriftTrain, RefusesFilesThatAreDamaged)

@@ -189,7 +189,8 @@ TEST_F(FewShotTune, TheSameBitsWhateverRunsBesides)
     }
 }
 
-/* A third of a product may add in another order than all of it. */
+/* A third of a product may add in another order than all of it; Adam makes steps of the size of lr
+ * where a gradient is next to nothing. */
 TEST_F(FewShotTune, TogetherAsAlone)
 {
     for (const hn_tune_set set : {HN_TUNE_QV, HN_TUNE_BIASES, HN_TUNE_FULL, HN_TUNE_LN}) {
@@ -201,10 +202,10 @@ TEST_F(FewShotTune, TogetherAsAlone)
         for (size_t g = 0; g < 3; g++) {
             const auto one = run({task(g)});
             EXPECT_NEAR(one[0].r.loss_first, all[g].r.loss_first, 1e-5) << set;
-            EXPECT_NEAR(one[0].r.loss_last, all[g].r.loss_last, 2e-4) << set;
+            EXPECT_NEAR(one[0].r.loss_last, all[g].r.loss_last, on_cpu ? 2e-4 : 2e-3) << set;
             EXPECT_EQ(one[0].prediction, all[g].prediction) << set;
             if (o.knot_every) {
-                EXPECT_LT(rel_l2(all[g].knot, one[0].knot), 1e-3) << set;
+                EXPECT_LT(rel_l2(all[g].knot, one[0].knot), on_cpu ? 1e-3 : 2e-2) << set;
             }
         }
     }

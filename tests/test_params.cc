@@ -544,4 +544,51 @@ TEST(ParamsGiven, IsAVector)
     hn_params_free(p);
 }
 
+/* The biases of a fused group are one tensor of the weights: not where one is given. */
+TEST(ParamsGiven, KeepsItsLayerOutOfAGroup)
+{
+    for (const bool given : {false, true}) {
+        const hn_adapt adapt = {.parameter =
+                                    [](const void *c, const char *name) {
+                                        return c && std::string(name) == "m.k_proj.bias"
+                                                   ? HN_ADAPT_GIVEN
+                                                   : HN_ADAPT_FROZEN;
+                                    },
+                                .context = given ? &given : nullptr};
+        const hn_params_options o = {.dtype = HN_BF16, .fuse = HN_FUSE_ALWAYS};
+        hn_program *program;
+        hn_params *p;
+        ASSERT_HN_OK(hn_program_new(1, &program));
+        ASSERT_HN_OK(hn_params_new(&adapt, &p));
+        for (const char *m : modules) ASSERT_HN_OK(hn_params_linear(p, m, 16, 8, true, 0.3));
+        ASSERT_HN_OK(hn_params_group(p, 3, modules));
+        ASSERT_HN_OK(hn_params_create(p, program, &o));
+        const hn_tensor *bias = hn_params_find(p, "m.k_proj.bias")->value;
+        EXPECT_EQ(bias->mem, given ? HN_MEM_WORK : HN_MEM_WEIGHT);
+        EXPECT_EQ(bias->base == nullptr, given);
+        hn_params_free(p);
+        hn_program_free(program);
+    }
+}
+
+TEST(ParamsStill, IsAPartOfTheBias)
+{
+    hn_params *p;
+    const hn_adapt adapt = {
+        .parameter = [](const void *, const char *) { return HN_ADAPT_FULL; },
+        .still =
+            [](const void *, const char *, int64_t, int64_t *first, int64_t *n) {
+                *first = 3;
+                *n = 2;
+            }};
+    ASSERT_HN_OK(hn_params_new(&adapt, &p));
+    ASSERT_HN_OK(hn_params_linear(p, "m", 4, 5, true, 0));
+    EXPECT_EQ(hn_params_find(p, "m.bias")->still, 3);
+    EXPECT_EQ(hn_params_find(p, "m.bias")->n_still, 2);
+    EXPECT_EQ(hn_params_find(p, "m.weight")->n_still, 0);
+    EXPECT_HN_FAIL(hn_params_linear(p, "n", 4, 4, true, 0), HN_ERR_SHAPE,
+                   "n.bias: 2 elements from 3 on are to stay");
+    hn_params_free(p);
+}
+
 } // namespace

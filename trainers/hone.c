@@ -15,6 +15,7 @@ static const char *const methods[][2] = {
     {"sparse", "chosen blocks of the weights"},
     {"pearl", "continual learning, task by task"},
     {"fedref", "federated training, simulated"},
+    {"hyperflow", "few-shot adaptation without gradients"},
 };
 enum { N_METHODS = sizeof methods / sizeof *methods };
 

@@ -36,7 +36,7 @@ static const hn_option generate_rows[] = {
     {"seed",            FIELD(seed),            "0",    0, 9e15, NULL, "of every random choice"},
     HN_OPT_TITLE("Fine-tuning"),
     {"tune-steps",      FIELD(tune_steps),      "50",   1, 10000, NULL, "of Adam, restarted for every episode"},
-    {"rates",           FIELD(rates),           "3e-4,1e-3,3e-3,1e-2", 0, 0, NULL, "learning rates that are tried on validation episodes: of biases, head, low-rank pairs"},
+    {"rates",           FIELD(rates),           "3e-4,1e-3,3e-3,1e-2", 0, 0, NULL, "learning rates that are tried on validation episodes: of biases, norms, head, low-rank pairs"},
     {"augment",         FIELD(augment),         "on",   0, 0, NULL, "queries of a step are augmented support images (flip, colour, shift)"},
     {"at-once",         FIELD(at_once),         "32",   1, 4096, NULL, "episodes that are tuned at once, at most"},
     HN_OPT_TITLE("Trajectories"),
@@ -54,7 +54,7 @@ static const hn_option generate_call_rows[] = {
 };
 
 static const hn_option stop_rows[] = {
-    {"stop-after",      FIELD(stop_after),      "0",    0, 1e9, NULL, "end behind so many batches of episodes, steps or cells of this call, as after Ctrl-C; 0: the last"},
+    {"stop-after",      FIELD(stop_after),      "0",    0, 1e9, NULL, "end as after Ctrl-C: behind so many batches of episodes or cells of this call; behind this step of train; 0: the last"},
 };
 
 static const hn_option name_rows[] = {
@@ -73,18 +73,26 @@ static const hn_option eval_rows[] = {
     {"methods",         FIELD(methods),         "direct,head,bias,ln,lora,full", 0, 0, "direct|head|bias|ln|lora|full|hyperflow|hyperflow-global|descent", "no adaptation; a linear layer; what is --adapted; layer norms; low-rank pairs; everything; the drift network, its stop time by domain or one for all; support losses of training tasks beside tuning"},
     {"only",            FIELD(only),            "",     0, 0, NULL, "of --test-domains; default: all"},
     {"test-episodes",   FIELD(test_episodes),   "600",  2, 1e6, NULL, "of a domain"},
-    {"full-rates",      FIELD(full_rates),      "1e-5,1e-4,3e-4,1e-3", 0, 0, NULL, "learning rates that are tried of full and ln"},
+    {"full-rates",      FIELD(full_rates),      "1e-5,1e-4,3e-4,1e-3", 0, 0, NULL, "learning rates that are tried of full"},
     {"lora-rank",       FIELD(lora_rank),       "4",    1, 256, NULL, "of pairs at qkv"},
 };
 
 static const hn_option adapt_rows[] = {
     {"stop",            FIELD(stop),            "1",    0, 1, NULL, "stop time"},
-    HN_OPT_TITLE("Support set: a folder, or an episode"),
+    HN_OPT_TITLE("Support set"),
     {"support",         FIELD(support),         "",     0, 0, NULL, "folder per class with JPEG or PNG images"},
     {"query",           FIELD(query_images),    "",     0, 0, NULL, "folder with images to be classified"},
-    {"of",              FIELD(of),              "",     0, 0, NULL, "one of --test-domains, whose --episode it is"},
-    {"episode",         FIELD(episode),         "0",    0, 1e9, NULL, "number of a test episode"},
     {"to",              FIELD(to),              NULL,   0, 0, NULL, "folder to write: delta.safetensors, predictions.csv; must not exist"},
+};
+
+static const hn_option episode_rows[] = {
+    {"of",              FIELD(of),              "",     0, 0, NULL, "instead of --support: one of --test-domains, whose --episode it is"},
+    {"episode",         FIELD(episode),         "0",    0, 1e9, NULL, "number of a test episode"},
+};
+
+static const hn_option carried_rows[] = {
+    HN_OPT_TITLE("Networks"),
+    {"file",            FIELD(file),            NULL,   0, 0, NULL, "that export has written"},
 };
 
 static const hn_option export_rows[] = {
@@ -109,7 +117,9 @@ enum {
     RUN,
     NAME,
     EXPORT,
+    CARRIED,
     ADAPT,
+    EPISODE,
     TRAIN,
     INTEGRATION,
     EVAL,
@@ -135,9 +145,11 @@ static const hn_verb verbs[] = {
     {"eval", "methods on test episodes, paired", hn_hyperflow_eval,
      OF_DRIFT | BIT(INTEGRATION) | BIT(EVAL) | BIT(STOP), true},
     {"adapt", "one support set: its biases, predictions", hn_hyperflow_adapt,
-     OF_DRIFT | BIT(INTEGRATION) | BIT(ADAPT), true},
+     OF_DRIFT | BIT(INTEGRATION) | BIT(ADAPT) | BIT(EPISODE), true},
     {"export", "backbone, encoder and drift network as one file", hn_hyperflow_export,
      OF_DRIFT | BIT(EXPORT), true},
+    {"apply", "adapt, with the file of export alone", hn_hyperflow_apply,
+     BIT(CARRIED) | BIT(INTEGRATION) | BIT(ADAPT) | BIT(MACHINE), false},
     {"check", "domains, episodes, disk and work of each stage; runs nothing", hn_hyperflow_check,
      PLANNED, false},
     {"plan", "memory and operations of adaptation and of fine-tuning", hn_hyperflow_plan, PLANNED,
@@ -165,7 +177,9 @@ int main(int argc, char **argv)
         [RUN] = ROWS(run_rows),
         [NAME] = ROWS(name_rows),
         [EXPORT] = ROWS(export_rows),
+        [CARRIED] = ROWS(carried_rows),
         [ADAPT] = ROWS(adapt_rows),
+        [EPISODE] = ROWS(episode_rows),
         [TRAIN] = train,
         [INTEGRATION] = ROWS(integration_rows),
         [EVAL] = ROWS(eval_rows),

@@ -177,8 +177,9 @@ void hn_drift_support_offsets(const hn_drift_rows *rows, const int32_t *n, int32
 void hn_drift_time_row(const hn_drift_config *c, double t, float *out)
 {
     const int64_t half = c->time / 2;
-    for (int64_t i = 0; i < half; i++) {
-        const double angle = 1000 * t * pow(10000, -(double)i / (double)half);
+    const double ratio = pow(10000, -1.0 / (double)half);
+    double angle = 1000 * t;
+    for (int64_t i = 0; i < half; i++, angle *= ratio) {
         out[i] = (float)sin(angle);
         out[half + i] = (float)cos(angle);
     }

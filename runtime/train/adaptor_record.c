@@ -1,5 +1,6 @@
 /* What an adaptor computes, recorded. */
 #include <inttypes.h>
+#include <string.h>
 
 #include "kernels/hyperflow/support_context.h"
 #include "kernels/loss/proto_ce.h"
@@ -7,8 +8,6 @@
 #include "runtime/base/rng.h"
 #include "runtime/graph/tensor.h"
 #include "runtime/train/adaptor_impl.h"
-
-#include <string.h>
 
 int64_t hn_adaptor_body_rows(const hn_adaptor_job *j)
 {

@@ -15,6 +15,7 @@
 #include "runtime/train/few_shot_tune.h"
 #include "runtime/train/generator.h"
 #include "runtime/train/hone_client.h"
+#include "runtime/train/hyperflow.h"
 #include "runtime/train/job.h"
 #include "runtime/train/lora_hook.h"
 #include "runtime/train/method.h"

@@ -12,6 +12,7 @@
  *              episodes, which hold no test image and, of a domain of training, no test class
  *   adapt      one support set: its biases as a file, predictions
  *   export     backbone, encoder and drift network as one file
+ *   apply      adapt with that file alone
  *
  * A run's folder:
  *   run.yaml  index.json        options of generate; what a continuation is compared by
@@ -72,7 +73,7 @@ typedef struct {
     const char *device, *executor;
     int64_t threads;
     /* verbs on a run that is there */
-    const char *run, *to;
+    const char *run, *to, *file;
     hn_text_list methods, only;
     /* adapt */
     const char *support, *query_images, *of;
@@ -96,6 +97,7 @@ HN_NODISCARD hn_status hn_hyperflow_train(const hn_verb_call *c);
 HN_NODISCARD hn_status hn_hyperflow_eval(const hn_verb_call *c);
 HN_NODISCARD hn_status hn_hyperflow_adapt(const hn_verb_call *c);
 HN_NODISCARD hn_status hn_hyperflow_export(const hn_verb_call *c);
+HN_NODISCARD hn_status hn_hyperflow_apply(const hn_verb_call *c);
 /* Domains and their classes, layout of what is adapted, disk and work of every stage. */
 HN_NODISCARD hn_status hn_hyperflow_check(const hn_verb_call *c);
 /* Memory of every stage's engine, and operations of an adaptation beside those of fine-tuning. */

@@ -1,4 +1,4 @@
-/* adapt: one support set, by the whole adaptor: its biases as a file, and predictions. */
+/* adapt and apply: one support set, by the whole adaptor: its biases as a file, and predictions. */
 #define _POSIX_C_SOURCE 200809L
 #include <inttypes.h>
 #include <stdio.h>
@@ -11,7 +11,7 @@
 #include "runtime/base/mapfile.h"
 #include "runtime/data/image_decode.h"
 #include "runtime/file/folder.h"
-#include "runtime/train/hyperflow_drift.h"
+#include "runtime/train/hyperflow_carried.h"
 #include "runtime/train/hyperflow_values.h"
 
 enum { MOST_CLASSES = 64 }; /* of an episode: kernels/loss/proto_ce.h */
@@ -20,6 +20,8 @@ enum { MOST_CLASSES = 64 }; /* of an episode: kernels/loss/proto_ce.h */
 typedef struct {
     hn_hyperflow *r;
     hn_hf_network network;
+    hn_hf_carried carried; /* apply: where the networks are */
+    double scale, offset;
     hn_images images; /* with the queries */
     uint8_t *pixel;   /* owned, where images are */
     hn_image_set *support_set;
@@ -38,6 +40,7 @@ static void adapting_free(adapting *a)
 {
     hn_adaptor_free(a->adaptor);
     hn_hf_network_free(&a->network);
+    hn_hf_carried_close(&a->carried);
     hn_image_set_free(a->support_set);
     for (int64_t i = 0; a->query_name != NULL && i < a->n_query; i++) hn_free(a->query_name[i]);
     hn_free(a->query_name);
@@ -266,6 +269,36 @@ static hn_status from_episode(adapting *a)
 
 /* ---- adaptation ---- */
 
+static const hn_st_file *drift_file(const adapting *a)
+{
+    return a->carried.file ? a->carried.file : a->network.file;
+}
+
+static hn_status load(const adapting *a, const char *prefix, const hn_model *m, const hn_params *p)
+{
+    if (a->carried.file != NULL) return hn_hf_carried_load(&a->carried, prefix, p);
+    return hn_model_load(m, p, (uint64_t)a->r->c->seed);
+}
+
+static hn_status set_theta0(const adapting *a)
+{
+    const hn_hyperflow *r = a->r;
+    hn_values vectors = {0};
+    float *theta0 = NULL;
+    hn_status st = HN_OK;
+    if (a->carried.file == NULL) {
+        st = hn_hf_theta0(r, &theta0);
+    } else {
+        theta0 = hn_malloc((size_t)r->theta.count * sizeof *theta0);
+        st = theta0 ? hn_hf_carried_biases(&a->carried, &r->theta, &vectors, theta0)
+                    : HN_FAIL(HN_ERR_MEMORY, "biases of the backbone");
+    }
+    if (st == HN_OK) st = hn_adaptor_set_theta(a->adaptor, theta0, a->network.facts.sigma);
+    hn_values_free(&vectors);
+    hn_free(theta0);
+    return st;
+}
+
 static hn_status open_adaptor(adapting *a)
 {
     const hn_hyperflow *r = a->r;
@@ -282,21 +315,16 @@ static hn_status open_adaptor(adapting *a)
                                   .theta = &r->theta,
                                   .queries = a->n_query,
                                   .ways = classifies ? a->ways : 0,
-                                  .scale = (float)r->c->scale,
-                                  .offset = (float)r->c->offset,
+                                  .scale = (float)a->scale,
+                                  .offset = (float)a->offset,
                                   .images = &a->images,
                                   .dtype = r->model.dtype};
-    const uint64_t seed = (uint64_t)r->c->seed;
-    float *theta0 = NULL;
     HN_TRY(hn_adaptor_new(&o, &a->adaptor));
     HN_TRY(hn_adaptor_allocate(a->adaptor));
-    HN_TRY(hn_drift_file_load(a->network.file, hn_adaptor_drift(a->adaptor)));
-    HN_TRY(hn_model_load(&r->encoder, hn_adaptor_encoder(a->adaptor), seed));
-    if (classifies) HN_TRY(hn_model_load(&r->model, hn_adaptor_backbone(a->adaptor), seed));
-    HN_TRY(hn_hf_theta0(r, &theta0));
-    const hn_status st = hn_adaptor_set_theta(a->adaptor, theta0, a->network.facts.sigma);
-    hn_free(theta0);
-    HN_TRY(st);
+    HN_TRY(hn_drift_file_load(drift_file(a), hn_adaptor_drift(a->adaptor)));
+    HN_TRY(load(a, "encoder.", &r->encoder, hn_adaptor_encoder(a->adaptor)));
+    if (classifies) HN_TRY(load(a, "backbone.", &r->model, hn_adaptor_backbone(a->adaptor)));
+    HN_TRY(set_theta0(a));
     return hn_adaptor_set_stop(a->adaptor, r->c->stop);
 }
 
@@ -323,24 +351,37 @@ static hn_status run(adapting *a)
 
 /* ---- files ---- */
 
+/* The backbone's vectors, as it has them. */
+static hn_status base_vectors(const adapting *a, hn_values *out)
+{
+    const hn_hyperflow *r = a->r;
+    if (a->carried.file == NULL) return hn_hf_values(&r->model, (uint64_t)r->c->seed, out);
+    float *theta0 = hn_malloc((size_t)r->theta.count * sizeof *theta0);
+    const hn_status st = theta0 ? hn_hf_carried_biases(&a->carried, &r->theta, out, theta0)
+                                : HN_FAIL(HN_ERR_MEMORY, "biases of the backbone");
+    hn_free(theta0);
+    return st;
+}
+
 static hn_status save_delta(const adapting *a, const char *path)
 {
     const hn_hyperflow *r = a->r;
+    const bool carried = a->carried.file != NULL;
     char hex[HN_SHA256_HEX];
     hn_values model = {0}, delta = {0};
     char *settings = hn_asprintf("%s %" PRId64 ", stop %.9g", r->c->integrator,
                                  r->c->integration_steps, r->c->stop);
-    hn_status st = settings ? hn_hf_values(&r->model, (uint64_t)r->c->seed, &model)
-                            : HN_FAIL(HN_ERR_MEMORY, "settings");
+    hn_status st = settings ? base_vectors(a, &model) : HN_FAIL(HN_ERR_MEMORY, "settings");
     if (st == HN_OK) st = hn_hf_biases(&r->theta, a->theta, &model, &delta);
     if (st == HN_OK) {
-        const char *const metadata[][2] = {{"format", "pt"},
-                                           {"program", "hone-hyperflow"},
-                                           {"base", r->base_digest},
-                                           {"drift", a->network.digest},
-                                           {"encoder", r->encoder_digest},
-                                           {"episode", a->what},
-                                           {"integration", settings}};
+        const char *const metadata[][2] = {
+            {"format", "pt"},
+            {"program", "hone-hyperflow"},
+            {"base", carried ? a->carried.base : r->base_digest},
+            {"drift", carried ? a->carried.drift : a->network.digest},
+            {"encoder", carried ? a->carried.encoder : r->encoder_digest},
+            {"episode", a->what},
+            {"integration", settings}};
         st = hn_values_save(path, &delta, metadata, 7, hex);
     }
     hn_values_free(&delta);
@@ -421,14 +462,18 @@ static void say(const adapting *a)
     if (a->n_query > 0) fprintf(r->to, "         %s/predictions.csv\n", r->c->to);
 }
 
+static hn_status check_to(const hn_hyperflow *r)
+{
+    if (hn_is_folder(r->c->to) || hn_is_file(r->c->to))
+        return HN_FAIL(HN_ERR_ARG, "--to %s: is there already", r->c->to);
+    return HN_OK;
+}
+
+/* With networks and images at hand. */
 static hn_status adapt(adapting *a)
 {
     hn_hyperflow *r = a->r;
     hn_folder *folder = NULL;
-    if (hn_is_folder(r->c->to) || hn_is_file(r->c->to))
-        return HN_FAIL(HN_ERR_ARG, "--to %s: is there already", r->c->to);
-    HN_TRY(r->c->support[0] ? from_folders(a) : from_episode(a));
-    HN_TRY(hn_hf_network_open(r, &a->network));
     HN_TRY(open_adaptor(a));
     HN_TRY(run(a));
     HN_TRY(hn_folder_begin(r->c->to, &folder));
@@ -442,6 +487,17 @@ static hn_status adapt(adapting *a)
     return HN_OK;
 }
 
+static hn_status adapt_in_run(adapting *a)
+{
+    hn_hyperflow *r = a->r;
+    HN_TRY(check_to(r));
+    HN_TRY(r->c->support[0] ? from_folders(a) : from_episode(a));
+    HN_TRY(hn_hf_network_open(r, &a->network));
+    a->scale = r->c->scale;
+    a->offset = r->c->offset;
+    return adapt(a);
+}
+
 hn_status hn_hyperflow_adapt(const hn_verb_call *c)
 {
     hn_hyperflow r;
@@ -449,7 +505,31 @@ hn_status hn_hyperflow_adapt(const hn_verb_call *c)
     const hn_hyperflow_config *config = c->config;
     hn_status st = hn_hyperflow_open(c, config->of[0] != '\0', &r);
     if (st == HN_OK) st = hn_hyperflow_folder_read(&r, false);
-    if (st == HN_OK) st = adapt(&a);
+    if (st == HN_OK) st = adapt_in_run(&a);
+    adapting_free(&a);
+    hn_hyperflow_close(&r);
+    return st;
+}
+
+static hn_status apply(adapting *a)
+{
+    hn_hyperflow *r = a->r;
+    HN_TRY(check_to(r));
+    if (r->c->support[0] == '\0')
+        return HN_FAIL(HN_ERR_ARG, "--support FOLDER says what to adapt to");
+    HN_TRY(hn_hf_carried_open(r, r->c->file, &a->network, &a->carried));
+    HN_TRY(from_folders(a));
+    a->scale = a->carried.scale;
+    a->offset = a->carried.offset;
+    HN_TRY(hn_hyperflow_machine(r));
+    return adapt(a);
+}
+
+hn_status hn_hyperflow_apply(const hn_verb_call *c)
+{
+    hn_hyperflow r = {.c = c->config, .call = c, .log = c->log, .to = c->to};
+    adapting a = {.r = &r};
+    const hn_status st = apply(&a);
     adapting_free(&a);
     hn_hyperflow_close(&r);
     return st;

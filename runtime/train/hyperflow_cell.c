@@ -79,7 +79,7 @@ hn_status hn_hf_cell_save(const char *path, const hn_hf_cell *c)
     }
     set(o, "seconds", json_real(c->seconds), &ok);
     set(o, "planned_bytes", json_integer((json_int_t)c->planned_bytes), &ok);
-    set(o, "flops", json_real(c->flops), &ok);
+    if (c->flops > 0) set(o, "flops", json_real(c->flops), &ok);
     set(o, "device", json_string(c->device), &ok);
     set(o, "accuracy", numbers(c->accuracy, c->episodes, &ok), &ok);
     const hn_status st =

@@ -271,6 +271,7 @@ static hn_status accuracies(runner *x, const hn_episode_sampler *s, int64_t tota
         st = adapt(x, episode, n, stop);
         if (st == HN_OK) st = classify(x, episode, n, false, hn_hf_take_accuracy, scores);
         hn_hf_episodes_free(episode, n);
+        if (st == HN_OK && s == x->bench->main) hn_hf_eval_show(x->e, scores->first + n);
     }
     return st;
 }
@@ -362,7 +363,9 @@ static hn_status drift_cell(runner *x, const char *method, hn_hf_cell *cell)
                       cell->choice.value[cell->choice.best], &s));
     cell->seconds = (double)(hn_clock_ns() - begun) * 1e-9;
     cell->flops = hn_adaptor_flops(x->adaptor).drift / (double)x->at_once;
-    cell->planned_bytes = hn_few_shot_tuner_bytes(x->tuner);
+    hn_plan_sizes sizes = {0};
+    hn_plan_sizes_of(hn_engine_program(hn_adaptor_engine(x->adaptor)), &sizes);
+    cell->planned_bytes = hn_few_shot_tuner_bytes(x->tuner) + sizes.total_bytes;
     return HN_OK;
 }
 

@@ -208,7 +208,7 @@ static hn_status train_epochs(encoder_run *e)
 {
     hn_hyperflow *r = e->r;
     const int64_t epochs = r->c->encoder_epochs;
-    hn_hyperflow_progress(r, "encoder epoch", "images", e->done, epochs);
+    hn_hyperflow_progress(&r->progress, "encoder epoch", "images", e->done, epochs);
     hn_status st = HN_OK;
     for (int64_t here = 0; e->done < epochs && st == HN_OK && !r->stopped; here++) {
         float loss = 0;

@@ -43,7 +43,7 @@ static hn_tune_set set_of(const hn_hyperflow *r, const char *method)
 
 static hn_status rates_of(const hn_hyperflow *r, hn_tune_set set, hn_hf_choice *choice)
 {
-    const bool wide = set == HN_TUNE_FULL || set == HN_TUNE_LN;
+    const bool wide = set == HN_TUNE_FULL;
     double rate[HN_HYPERFLOW_CHOICES];
     int n;
     *choice = (hn_hf_choice){.what = "lr"};
@@ -66,7 +66,7 @@ static hn_status test_episodes(const hn_hf_eval *e, hn_few_shot_tuner *t, double
         const int64_t n = total - s->first < most ? total - s->first : most;
         hn_episode *episode = NULL;
         st = hn_hf_draw(e->bench.main, &e->bench.sizes, s->first, n, &episode);
-        for (int64_t i = 0; i < n; i++)
+        for (int64_t i = 0; st == HN_OK && i < n; i++)
             task[i] =
                 (hn_few_shot_task){.episode = &episode[i],
                                    .lr = lr,
@@ -118,7 +118,7 @@ static hn_status settings_of(const hn_hf_eval *e, const char *method, char **out
     *out = hn_asprintf("base: %s\ntest: %s\nvalidation: %s\ntest-episodes: %" PRId64,
                        e->r->base_digest, test, valid, c->test_episodes);
     char *more = NULL;
-    if (*out != NULL && (is(method, "full") || is(method, "ln")))
+    if (*out != NULL && is(method, "full"))
         more = hn_asprintf("%s\nfull-rates: %s", *out, c->full_rates.joined);
     else if (*out != NULL && is(method, "lora"))
         more = hn_asprintf("%s\nlora-rank: %" PRId64, *out, c->lora_rank);
@@ -165,7 +165,9 @@ static hn_status measure(hn_hf_eval *e, const char *method, const char *path, co
     HN_TRY(integrates(method) ? hn_hf_drift_cell(e, method, &cell) : tuned_cell(e, method, &cell));
     HN_TRY(hn_hf_cell_save(path, &cell));
     HN_TRY(hn_few_shot_mean_of(cell.accuracy, cell.episodes, &m));
-    hn_info(&r->log, "%s: %.2f +- %.2f %%", e->what, 100 * m.mean, 100 * m.ci95);
+    char line[sizeof e->what + 64];
+    snprintf(line, sizeof line, "%s: %.2f +- %.2f %%", e->what, 100 * m.mean, 100 * m.ci95);
+    hn_progress_say(&r->progress, line);
     e->here++;
     return HN_OK;
 }
@@ -249,7 +251,8 @@ static hn_status all_cells(hn_hf_eval *e)
     int64_t methods = 0, targets = 0;
     while (hn_text_list_item(r->c->methods, methods, word, sizeof word) >= 0) methods++;
     for (int64_t i = 0; i < r->n_targets; i++) targets += wanted(r, &r->target[i]);
-    hn_hyperflow_progress(r, "episode", NULL, 0, methods * targets * r->c->test_episodes);
+    hn_hyperflow_progress(&r->progress, "episode", NULL, 0,
+                          methods * targets * r->c->test_episodes);
     hn_status st = HN_OK;
     for (int64_t i = 0; i < r->n_targets && st == HN_OK && !r->stopped; i++) {
         e->target = &r->target[i];

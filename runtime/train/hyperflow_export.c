@@ -1,8 +1,4 @@
-/* export: all that a device needs, as one file.
- *
- * Tensors     backbone.*, encoder.* (without heads), drift.*, sigma; fp32
- * Metadata    backbone.config, encoder.config (config.json of each), drift.config; backbone,
- *             encoder, drift.layout (digests); adapted, scale, offset */
+/* export: all that a device needs, as one file (hyperflow_carried.h). */
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -10,6 +6,7 @@
 
 #include "runtime/base/alloc.h"
 #include "runtime/file/folder.h"
+#include "runtime/train/hyperflow_carried.h"
 #include "runtime/train/hyperflow_drift.h"
 #include "runtime/train/hyperflow_values.h"
 
@@ -20,13 +17,13 @@ typedef struct {
     hn_st_entry *entry;
     char **name; /* [n] those of entries with a prefix */
     int64_t n, n_names;
-    char *text[5];
+    char *text[4]; /* of backbone, of encoder; scale, offset */
 } packing;
 
 static void packing_free(packing *k)
 {
     for (int64_t i = 0; i < k->n_names; i++) hn_free(k->name[i]);
-    for (int i = 0; i < 5; i++) hn_free(k->text[i]);
+    for (int i = 0; i < 4; i++) hn_free(k->text[i]);
     hn_free(k->name);
     hn_free(k->entry);
     hn_values_free(&k->backbone);
@@ -75,49 +72,36 @@ static hn_status gather(packing *k)
     return HN_OK;
 }
 
-static hn_status config_text(const hn_model *m, char **out)
-{
-    json_t *config = NULL;
-    HN_TRY(hn_model_config(m, 0, NULL, &config));
-    char *text = json_dumps(config, JSON_SORT_KEYS | JSON_COMPACT);
-    *out = text ? hn_strdup(text) : NULL;
-    free(text);
-    json_decref(config);
-    return *out ? HN_OK : HN_FAIL(HN_ERR_MEMORY, "no memory for a configuration");
-}
-
 static hn_status describe(packing *k)
 {
     const hn_hyperflow *r = k->r;
-    json_t *drift = hn_drift_config_json(&k->network.facts.config);
-    char *text = drift ? json_dumps(drift, JSON_SORT_KEYS | JSON_COMPACT) : NULL;
-    k->text[2] = text ? hn_strdup(text) : NULL;
-    free(text);
-    json_decref(drift);
-    k->text[3] = hn_asprintf("%.9g", r->c->scale);
-    k->text[4] = hn_asprintf("%.9g", r->c->offset);
-    if (k->text[2] == NULL || k->text[3] == NULL || k->text[4] == NULL)
+    k->text[2] = hn_asprintf("%.9g", r->c->scale);
+    k->text[3] = hn_asprintf("%.9g", r->c->offset);
+    if (k->text[2] == NULL || k->text[3] == NULL)
         return HN_FAIL(HN_ERR_MEMORY, "no memory for metadata");
-    HN_TRY(config_text(&r->model, &k->text[0]));
-    return config_text(&r->encoder, &k->text[1]);
+    HN_TRY(hn_hf_network_text(&r->model, &k->text[0]));
+    return hn_hf_network_text(&r->encoder, &k->text[1]);
 }
 
 static hn_status write_file(packing *k)
 {
     const hn_hyperflow *r = k->r;
     uint64_t bytes = 0;
-    const char *const metadata[][2] = {{"format", "pt"},
-                                       {"program", "hone-hyperflow"},
-                                       {"adapted", r->c->adapted},
-                                       {"backbone", r->base_digest},
-                                       {"backbone.config", k->text[0]},
-                                       {"drift.backbone", k->network.facts.backbone},
-                                       {"drift.config", k->text[2]},
-                                       {"drift.layout", k->network.facts.layout},
-                                       {"encoder", r->encoder_digest},
-                                       {"encoder.config", k->text[1]},
-                                       {"offset", k->text[4]},
-                                       {"scale", k->text[3]}};
+    const char *const metadata[][2] = {
+        {"format", "pt"},
+        {"program", "hone-hyperflow"},
+        {"adapted", r->c->adapted},
+        {"backbone", r->base_digest},
+        {"backbone.config", k->text[0]},
+        {"drift", k->network.digest},
+        {"drift.backbone", k->network.facts.backbone},
+        {"drift.config", hn_st_metadata(k->network.file, "drift.config")},
+        {"drift.layout", k->network.facts.layout},
+        {"dtype", r->model.dtype == HN_BF16 ? "bf16" : "f32"},
+        {"encoder", r->encoder_digest},
+        {"encoder.config", k->text[1]},
+        {"offset", k->text[3]},
+        {"scale", k->text[2]}};
     HN_TRY(hn_st_save(r->c->to, k->entry, k->n, metadata, sizeof metadata / sizeof *metadata,
                       &bytes, NULL));
     fprintf(r->to, "%s: %" PRId64 " tensors, %.1f MiB\n", r->c->to, k->n, (double)bytes / 0x1p20);

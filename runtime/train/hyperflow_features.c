@@ -100,23 +100,24 @@ static hn_status one_batch(maker *m, int64_t first, int64_t count, int64_t width
     return HN_OK;
 }
 
-static hn_status make(hn_hyperflow *r, const hn_hf_domain *d, int64_t width, float *out)
+static hn_status make(const hn_hyperflow *r, const hn_hf_domain *d, int64_t width, float *out)
 {
     const hn_images *v = hn_image_set_view(d->images);
     maker m = {.row = hn_malloc((size_t)(BATCH * width) * sizeof(float))};
     hn_status st = m.row ? open(r, v, &m) : HN_FAIL(HN_ERR_MEMORY, "features of %s", d->name);
-    hn_hyperflow_progress(r, "features, image", NULL, 0, v->count);
+    hn_progress p; /* that of the stage waits */
+    hn_hyperflow_progress(&p, "features, image", NULL, 0, v->count);
     for (int64_t at = 0; at < v->count && st == HN_OK; at += BATCH) {
         st = one_batch(&m, at, v->count, width, out);
-        hn_progress_update(&r->progress, at + BATCH < v->count ? at + BATCH : v->count, 0, d->name);
+        hn_progress_update(&p, at + BATCH < v->count ? at + BATCH : v->count, 0, d->name);
     }
-    hn_progress_end(&r->progress);
+    hn_progress_end(&p);
     hn_engine_free(m.engine);
     hn_free(m.row);
     return st;
 }
 
-static hn_status load_or_make(hn_hyperflow *r, const hn_hf_domain *d, const char *path,
+static hn_status load_or_make(const hn_hyperflow *r, const hn_hf_domain *d, const char *path,
                               int64_t width, float *out)
 {
     bool there;
@@ -126,7 +127,7 @@ static hn_status load_or_make(hn_hyperflow *r, const hn_hf_domain *d, const char
     return save(r, d, path, width, out);
 }
 
-hn_status hn_hyperflow_features(hn_hyperflow *r, const hn_hf_domain *d, float *out)
+hn_status hn_hyperflow_features(const hn_hyperflow *r, const hn_hf_domain *d, float *out)
 {
     char *dir = NULL;
     HN_TRY(hn_hyperflow_path(r, "features", &dir));

@@ -355,7 +355,7 @@ static hn_status run_all(hn_hyperflow *r, const hn_trajectory_head *h, const cha
         hn_info(&r->log, "continued with %" PRId64 " of %" PRId64 " trajectories", m.done,
                 h->records);
     if (st == HN_OK) {
-        hn_hyperflow_progress(r, "trajectory", "steps", m.done, h->records);
+        hn_hyperflow_progress(&r->progress, "trajectory", "steps", m.done, h->records);
         st = make_all(&m, path);
         hn_progress_end(&r->progress);
     }

@@ -85,11 +85,13 @@ HN_NODISCARD hn_status hn_hyperflow_sampler(const hn_hyperflow *r, const hn_hf_d
 /* ---- hyperflow_open.c: model, machine, domains ---- */
 /* domains: their images are read, and compared with those of the run. */
 HN_NODISCARD hn_status hn_hyperflow_open(const hn_verb_call *call, bool domains, hn_hyperflow *r);
+/* Threads and device alone. */
+HN_NODISCARD hn_status hn_hyperflow_machine(hn_hyperflow *r);
 void hn_hyperflow_close(hn_hyperflow *r);
 /* Whether a signal has come, or --stop-after is reached. */
 bool hn_hyperflow_must_stop(const hn_hyperflow *r, int64_t done_here);
 /* Of a stage; without a terminal a line every so many units. */
-void hn_hyperflow_progress(hn_hyperflow *r, const char *step, const char *unit, int64_t done,
+void hn_hyperflow_progress(hn_progress *p, const char *step, const char *unit, int64_t done,
                            int64_t total);
 
 /* ---- hyperflow_encoder.c ---- */
@@ -106,7 +108,8 @@ HN_NODISCARD hn_status hn_hyperflow_encoder(hn_hyperflow *r);
 
 /* ---- hyperflow_features.c ---- */
 /* out [images of the domain, width of the encoder's features], read or made. */
-HN_NODISCARD hn_status hn_hyperflow_features(hn_hyperflow *r, const hn_hf_domain *d, float *out);
+HN_NODISCARD hn_status hn_hyperflow_features(const hn_hyperflow *r, const hn_hf_domain *d,
+                                             float *out);
 
 /* ---- hyperflow_cell.c ---- */
 /* What was chosen on validation episodes; value 0 is no adaptation, and always tried. */
@@ -126,8 +129,8 @@ typedef struct {
     const double *accuracy; /* [episodes] */
     int64_t episodes;
     double seconds;         /* of the test episodes */
-    double flops;           /* of an episode's adaptation; 0: none */
-    uint64_t planned_bytes; /* of the engines that adapt and classify, largest of them */
+    double flops;           /* of integrating one episode; 0: not counted */
+    uint64_t planned_bytes; /* of the engines that adapt and classify */
 } hn_hf_cell;
 
 /* domain NULL: of a cell that is of no domain. */

@@ -51,21 +51,26 @@ static hn_status check_files(const hn_hyperflow *r)
     return st;
 }
 
+hn_status hn_hyperflow_machine(hn_hyperflow *r)
+{
+    if (r->c->threads > 0) omp_set_num_threads((int)r->c->threads);
+    HN_TRY(hn_device_open(r->c->device, &r->device));
+    hn_info(&r->log, "device: %s", hn_device_text(r->device));
+    return HN_OK;
+}
+
 hn_status hn_hyperflow_open(const hn_verb_call *call, bool domains, hn_hyperflow *r)
 {
     *r = (hn_hyperflow){.c = call->config, .call = call, .log = call->log, .to = call->to};
     HN_TRY(hn_hyperflow_check_options(call));
     HN_TRY(hn_hyperflow_numbers(r->c->rates, "rates", 1e-9, 1, r->rate, &r->n_rates));
-    if (r->c->threads > 0) omp_set_num_threads((int)r->c->threads);
     HN_TRY(open_model(r));
     HN_TRY(check_files(r));
     HN_TRY(hn_theta_make(&r->model.vision,
                          strcmp(r->c->adapted, "qv") == 0 ? HN_THETA_QV : HN_THETA_BIASES,
                          &r->theta));
     if (domains) HN_TRY(hn_hyperflow_domains(r));
-    HN_TRY(hn_device_open(r->c->device, &r->device));
-    hn_info(&r->log, "device: %s", hn_device_text(r->device));
-    return HN_OK;
+    return hn_hyperflow_machine(r);
 }
 
 bool hn_hyperflow_must_stop(const hn_hyperflow *r, int64_t done_here)
@@ -73,7 +78,7 @@ bool hn_hyperflow_must_stop(const hn_hyperflow *r, int64_t done_here)
     return hn_signals_caught() != 0 || (r->c->stop_after > 0 && done_here >= r->c->stop_after);
 }
 
-void hn_hyperflow_progress(hn_hyperflow *r, const char *step, const char *unit, int64_t done,
+void hn_hyperflow_progress(hn_progress *p, const char *step, const char *unit, int64_t done,
                            int64_t total)
 {
     hn_progress_config config = hn_progress_detect(stderr);
@@ -81,5 +86,5 @@ void hn_hyperflow_progress(hn_hyperflow *r, const char *step, const char *unit, 
     config.unit = unit;
     config.every = total > 100 ? total / 20 : 5;
     config.every_s = 10;
-    hn_progress_start(&r->progress, &config, done, total);
+    hn_progress_start(p, &config, done, total);
 }

@@ -77,6 +77,7 @@ static const char *encoder_reason(const hn_hyperflow_config *c, const char *opti
 /* Of a verb without those options they are NULL. */
 const char *hn_hyperflow_reason(const hn_hyperflow_config *c, const char *option)
 {
+    if (c->model == NULL) return "an option of a run"; /* and apply has none */
     if (is(option, "noise") && c->inits == 1) return "--inits 1 starts at the backbone only";
     const char *reason = episode_reason(c, option);
     if (reason == NULL && c->encoder != NULL) reason = encoder_reason(c, option);

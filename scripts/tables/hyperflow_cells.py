@@ -153,6 +153,7 @@ def papers(a):
     base = main_setting()
     drop = ("hold-out", "way", "query-shot", "shot")
     plain = {k: v for k, v in base.options.items() if k not in drop}
+    base = base._replace(train={**base.train, "encoder": "resnet18", "encoder-image": 128})
     if a.meta_dataset:
         train, other = folders(a.meta_dataset, SOURCES), folders(a.meta_dataset, OTHERS)
         settings["meta-dataset"] = base._replace(
