@@ -16,7 +16,7 @@ extern "C" {
 #endif
 
 enum {
-    HN_HYPERFLOW_FORMAT = 1,   /* of index.json, drift.json and cells; readers refuse newer ones */
+    HN_HYPERFLOW_FORMAT = 1,   /* of index.json and cells; readers refuse newer ones */
     HN_HYPERFLOW_CHOICES = 16, /* learning rates, stop times that are tried */
     HN_HYPERFLOW_NAME = 64     /* bytes of a domain's name */
 };
