@@ -234,6 +234,9 @@ TEST(CliHyperflow, TrainAndEvalGoOnWithTheSameBits)
         EXPECT_EQ(w.member("parts/cells/" + cell + ".json", "tried"),
                   w.member("whole/cells/" + cell + ".json", "tried"));
     }
+    expect_done(w.run(w.eval("parts", "direct") + Words{"--only", "near:test"}));
+    expect_refused(w.run(w.eval("parts", "direct") + Words{"--only", "nowhere"}), 2,
+                   {"--only", "nowhere"});
     /* what is there stays, and is not taken for another's */
     const std::string kept = w.bytes("parts/cells/bias.far.json");
     expect_done(w.run(w.eval("parts", "bias")));
