@@ -6,6 +6,7 @@
 
 #include "drift_test.h"
 #include "engine_test.h"
+#include "runtime/base/alloc.h"
 #include "runtime/base/convert.h"
 #include "runtime/train/adaptor.h"
 #include "runtime/train/drift_train.h"
@@ -442,6 +443,16 @@ TEST_F(DriftTrain, LearnsStraightLinesAndFollowsThem)
     EXPECT_LT(rel_l2(theta, want), 0.25);
     hn_adaptor_free(a);
     hn_drift_facts_free(&facts);
+}
+
+TEST_F(DriftTrain, APlanNamesWhatItTakesAndLeavesTheFolderAlone)
+{
+    const auto o = options(folder("plan"), 10);
+    char *text = nullptr;
+    ASSERT_HN_OK(hn_drift_train_plan(&o, &text));
+    EXPECT_NE(std::string(text).find("averages"), std::string::npos) << text;
+    hn_free(text);
+    EXPECT_FALSE(std::filesystem::exists(folder("plan")));
 }
 
 TEST_F(DriftTrain, RefusesFilesThatAreDamaged)
