@@ -209,6 +209,38 @@ TEST(CliHyperflow, GenerateGoesOnWithTheSameBits)
                    {"shot: 2", "shot: 1"});
 }
 
+/* Starts it, kills it when it has said so, and lets the same command go on. */
+void kill_and_go_on(const FlowPlace &w, const Words &words, const std::string &said)
+{
+    {
+        Program killed(words, w / "");
+        EXPECT_TRUE(killed.says(said)) << said;
+        killed.kill(SIGKILL);
+        killed.wait();
+    }
+    expect_done(w.run(words));
+}
+
+TEST(CliHyperflow, KilledStagesGoOnWithTheSameBits)
+{
+    const FlowPlace w;
+    expect_done(w.run(w.generate("whole")));
+    copy_run(w, "whole", "encoder");
+    copy_run(w, "whole", "drift");
+    expect_done(w.run(w.train("whole")));
+    kill_and_go_on(w, w.train("encoder"), "encoder epoch 1/2");
+    kill_and_go_on(w, w.train("drift"), "step 4/8");
+    for (const std::string run : {"encoder", "drift"})
+        EXPECT_EQ(w.bytes(run + "/drift/drift.safetensors"),
+                  w.bytes("whole/drift/drift.safetensors"))
+            << run;
+    expect_done(w.run(w.eval("whole", "direct,bias,hyperflow")));
+    kill_and_go_on(w, w.eval("drift", "direct,bias,hyperflow"), "direct on near-test: ");
+    for (const std::string cell : {"direct.near-test", "bias.near-test", "hyperflow.far"})
+        EXPECT_EQ(w.member("drift/cells/" + cell + ".json", "accuracy"),
+                  w.member("whole/cells/" + cell + ".json", "accuracy"));
+}
+
 TEST(CliHyperflow, TrainAndEvalGoOnWithTheSameBits)
 {
     const FlowPlace w;
@@ -234,6 +266,9 @@ TEST(CliHyperflow, TrainAndEvalGoOnWithTheSameBits)
         EXPECT_EQ(w.member("parts/cells/" + cell + ".json", "tried"),
                   w.member("whole/cells/" + cell + ".json", "tried"));
     }
+    expect_done(w.run(w.eval("parts", "direct") + Words{"--only", "near:test"}));
+    expect_refused(w.run(w.eval("parts", "direct") + Words{"--only", "nowhere"}), 2,
+                   {"--only", "nowhere"});
     /* what is there stays, and is not taken for another's */
     const std::string kept = w.bytes("parts/cells/bias.far.json");
     expect_done(w.run(w.eval("parts", "bias")));

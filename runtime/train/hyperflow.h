@@ -20,8 +20,10 @@
  *   trajectories.bin            runtime/flow/trajectory.h
  *   encoder/                    a model folder, where it was trained here
  *   features/<domain>.safetensors  of all its images, by the encoder
- *   <drift>/                    network of that name: drift.json, checkpoint-<step>/, losses.csv
- *   cells/<method>-<domain>.json   accuracies of every episode, what was chosen, seconds
+ *   <drift>/                    network of that name: drift_train.h has its files; encoder.json
+ *   cells/<method>.<domain>.json   accuracies of every episode, what was chosen, seconds; of an
+ *                               integration that is not the default one the method's name says so
+ *   cells/descent.json          support loss of training tasks along integration, and along tuning
  *   result.json  accuracy.*  descent.*   all cells with paired differences; pictures
  */
 #ifndef HN_HYPERFLOW_H

@@ -217,13 +217,6 @@ static hn_status from_folders(adapting *a)
 
 /* ---- a test episode ---- */
 
-static const hn_hf_target *find_target(const hn_hyperflow *r, const char *name)
-{
-    for (int64_t i = 0; i < r->n_targets; i++)
-        if (strcmp(r->target[i].name, name) == 0) return &r->target[i];
-    return NULL;
-}
-
 static hn_status copy(const int32_t *from, int64_t n, int32_t **to)
 {
     *to = hn_calloc((size_t)n + 1, sizeof **to);
@@ -256,7 +249,7 @@ static hn_status take_episode(adapting *a, const hn_hf_domain *d, const hn_hf_be
 static hn_status from_episode(adapting *a)
 {
     const hn_hyperflow *r = a->r;
-    const hn_hf_target *t = find_target(r, r->c->of);
+    const hn_hf_target *t = hn_hf_target_of(r, r->c->of);
     hn_hf_bench b = {0};
     if (t == NULL)
         return HN_FAIL(HN_ERR_ARG, "--of: no domain '%s' among --test-domains", r->c->of);

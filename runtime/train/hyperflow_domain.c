@@ -453,6 +453,18 @@ static hn_status check_targets(const hn_hyperflow *r)
     return HN_OK;
 }
 
+const hn_hf_target *hn_hf_target_of(const hn_hyperflow *r, const char *name)
+{
+    char text[HN_HYPERFLOW_NAME + 16];
+    if (strlen(name) >= sizeof text) return NULL;
+    snprintf(text, sizeof text, "%s", name);
+    for (char *c = text; *c; c++)
+        if (*c == ':') *c = '-';
+    for (int64_t i = 0; i < r->n_targets; i++)
+        if (is(r->target[i].name, text)) return &r->target[i];
+    return NULL;
+}
+
 /* ---- episodes ---- */
 
 hn_status hn_hyperflow_sampler(const hn_hyperflow *r, const hn_hf_domain *d, hn_hf_part part,

@@ -458,7 +458,8 @@ static hn_status domain_tasks(runner *x, const hn_trajectories *t, int64_t domai
     for (int64_t i = 0; i < t->n && n < MOST_TASKS; i++) {
         hn_trajectory one;
         hn_trajectories_at(t, i, &one);
-        if (one.facts.domain == domain && one.facts.init == 0) place[n++] = i;
+        if (one.facts.domain == domain && one.facts.init == 0 && !hn_hf_held_out(t->record[i]))
+            place[n++] = i;
     }
     for (int64_t at = 0; at < n; at += x->at_once)
         HN_TRY(tasks(x, t, place + at, n - at < x->at_once ? n - at : x->at_once, d));

@@ -198,7 +198,7 @@ static bool wanted(const hn_hyperflow *r, const hn_hf_target *t)
     char word[WORD];
     int64_t i = 0;
     for (; hn_text_list_item(r->c->only, i, word, sizeof word) >= 0; i++)
-        if (is(word, t->name)) return true;
+        if (hn_hf_target_of(r, word) == t) return true;
     return i == 0;
 }
 
@@ -206,9 +206,7 @@ static hn_status check_only(const hn_hyperflow *r)
 {
     char word[WORD];
     for (int64_t i = 0; hn_text_list_item(r->c->only, i, word, sizeof word) >= 0; i++) {
-        int64_t k = 0;
-        while (k < r->n_targets && !is(word, r->target[k].name)) k++;
-        if (k == r->n_targets)
+        if (hn_hf_target_of(r, word) == NULL)
             return HN_FAIL(HN_ERR_ARG, "--only: no domain '%s' among --test-domains", word);
     }
     return r->n_targets > 0 ? HN_OK

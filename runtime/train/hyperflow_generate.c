@@ -27,10 +27,9 @@ int64_t hn_hf_first_episode(const hn_hyperflow *r, int64_t domain)
 
 /* ---- learning rates ---- */
 
-static hn_status rates_load(const hn_hyperflow *r, const char *path, json_t **rates)
+static hn_status rates_load(const char *path, json_t **rates)
 {
     *rates = NULL;
-    (void)r;
     if (hn_is_file(path)) return hn_json_load(path, rates);
     *rates = json_object();
     return *rates ? HN_OK : HN_FAIL(HN_ERR_MEMORY, "no memory for rates.json");
@@ -73,7 +72,7 @@ static hn_status choose_rates(hn_hyperflow *r, double *lr)
     char *path = NULL;
     json_t *rates = NULL;
     HN_TRY(hn_hyperflow_path(r, "rates.json", &path));
-    hn_status st = rates_load(r, path, &rates);
+    hn_status st = rates_load(path, &rates);
     for (int64_t i = 0; i < r->n_train && st == HN_OK && !r->stopped; i++) {
         const json_t *have = json_object_get(rates, r->domain[i].name);
         if (have != NULL)

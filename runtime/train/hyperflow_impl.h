@@ -16,7 +16,7 @@ extern "C" {
 #endif
 
 enum {
-    HN_HYPERFLOW_FORMAT = 1,   /* of index.json, drift.json and cells; readers refuse newer ones */
+    HN_HYPERFLOW_FORMAT = 1,   /* of index.json and cells; readers refuse newer ones */
     HN_HYPERFLOW_CHOICES = 16, /* learning rates, stop times that are tried */
     HN_HYPERFLOW_NAME = 64     /* bytes of a domain's name */
 };
@@ -38,7 +38,7 @@ typedef struct {
 
 /* What eval measures: one of --test-domains. */
 typedef struct {
-    char name[HN_HYPERFLOW_NAME + 16]; /* as given; in file names ':' is '-' */
+    char name[HN_HYPERFLOW_NAME + 16]; /* with '-' for ':' */
     int64_t domain;
     hn_hf_part part;
 } hn_hf_target;
@@ -78,6 +78,8 @@ HN_NODISCARD hn_status hn_hyperflow_numbers(hn_text_list list, const char *optio
 /* ---- hyperflow_domain.c ---- */
 HN_NODISCARD hn_status hn_hyperflow_domains(hn_hyperflow *r);
 void hn_hyperflow_domains_free(hn_hyperflow *r);
+/* cifar100:test, or cifar100-test as files have it; NULL: none of --test-domains */
+const hn_hf_target *hn_hf_target_of(const hn_hyperflow *r, const char *name);
 /* Episodes of a part: --way becomes the number of classes where there are fewer. */
 HN_NODISCARD hn_status hn_hyperflow_sampler(const hn_hyperflow *r, const hn_hf_domain *d,
                                             hn_hf_part part, hn_episode_sampler **out);

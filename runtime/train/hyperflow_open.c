@@ -84,7 +84,7 @@ void hn_hyperflow_progress(hn_progress *p, const char *step, const char *unit, i
     hn_progress_config config = hn_progress_detect(stderr);
     config.step = step;
     config.unit = unit;
-    config.every = total > 100 ? total / 20 : 5;
+    config.every = total > 20 ? total / 20 : 1;
     config.every_s = 10;
     hn_progress_start(p, &config, done, total);
 }

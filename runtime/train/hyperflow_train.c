@@ -11,9 +11,6 @@
 #include "runtime/train/hyperflow_drift.h"
 #include "runtime/train/signals.h"
 
-/* One task in so many is held out; none where there are fewer. */
-enum { HELD_OUT = 20 };
-
 typedef struct {
     hn_hyperflow *r;
     hn_trajectories file;
@@ -106,7 +103,7 @@ static hn_status choose_tasks(teacher *t)
     if (t->train == NULL || t->held_out == NULL)
         return HN_FAIL(HN_ERR_MEMORY, "%" PRId64 " tasks", n);
     for (int64_t i = 0; i < n; i++)
-        if (i % HELD_OUT == HELD_OUT - 1)
+        if (hn_hf_held_out(i))
             t->held_out[t->n_held_out++] = i;
         else
             t->train[t->n_train++] = i;

@@ -41,6 +41,10 @@ HN_NODISCARD hn_status hn_hf_choose_with(const hn_hyperflow *r, const hn_hf_benc
 HN_NODISCARD hn_status hn_hf_choose_rate(const hn_hyperflow *r, const hn_hf_bench *b,
                                          hn_tune_set set, hn_hf_choice *choice);
 
+/* Tasks that the drift network is not trained on: one in twenty; none where there are fewer. Number
+ * of the task, in the order of drift_data.h: that of its record without noise. */
+static inline bool hn_hf_held_out(int64_t task) { return task % 20 == 19; }
+
 /* ---- hyperflow_generate.c ---- */
 int64_t hn_hf_episodes(const hn_hyperflow *r); /* of all domains together */
 /* Its episodes are [that, that of the next domain). */
