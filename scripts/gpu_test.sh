@@ -99,19 +99,25 @@ for executor in cuda cuda-graph; do
     part "test_engine.$executor" env HONE_TEST_DEVICE=cuda HONE_TEST_EXECUTOR=$executor \
         "$build/test_engine"
     for name in test_classifier_job test_engine_anchor test_sparse_engine test_sparse_state \
-        test_engine_replicas test_client_batch test_fed_client test_segmenter_job test_fed_segment; do
+        test_engine_replicas test_client_batch test_fed_client test_segmenter_job test_fed_segment \
+        test_hone_client test_params test_few_shot_tune test_drift test_drift_train test_adaptor; do
         part "$name.$executor" env HONE_TEST_DEVICE=cuda HONE_TEST_EXECUTOR=$executor \
             "$build/$name"
     done
-    for name in test_cli_train test_cli_sparse test_cli_fedref test_cli_fedref_volumes; do
+    for name in test_cli_train test_cli_sparse test_cli_fedref test_cli_fedref_volumes \
+        test_cli_hyperflow; do
         part "$name.$executor" env HONE_TEST_DEVICE=cuda HONE_TEST_EXECUTOR=$executor "$build/$name"
     done
 done
 part "test_cli_verbs.cuda" env HONE_TEST_DEVICE=cuda "$build/test_cli_verbs"
 report
 
+# Beside other sanitizers memcheck now and then ends the captured graphs of test_block_dw with an
+# "illegal address" of no kernel, as racecheck always does (below); alone it never has.
 memcheck() {
-    compute-sanitizer --tool memcheck --error-exitcode 9 "$1" --gtest_filter="$gpu"
+    local left=$gpu
+    case $1 in *test_block_dw) left="$gpu-*CapturedGraph*" ;; esac
+    compute-sanitizer --tool memcheck --error-exitcode 9 "$1" --gtest_filter="${2:-$left}"
 }
 
 # racecheck reports cuBLASLt's and cuDNN's own kernels (it takes their barriers for none): only ours
@@ -123,7 +129,7 @@ racecheck() {
     case $1 in
     *test_linear_ce | *test_block_dw) left="$gpu-*CapturedGraph*" ;;
     *test_topk) left=*SmallRanges* ;;
-    *test_conv3d_cuda) left='*meshnet5*:*unet_4*:*stride*:*by_patches*' ;;
+    *test_conv3d_cuda) left='*meshnet5*:*unet_4*:*unet_boxes_bf16*:*stride*:*by_patches*' ;;
     *test_client_cnn) left='*Cuda*small*:*Cuda*/padded*:*CudaClients*' ;;
     *test_registry) left="$gpu-*CapturedGraph/linear_ce:*ReplayReadsTheStepBlock/linear_ce" ;;
     esac
@@ -136,6 +142,9 @@ racecheck() {
 }
 
 if [ $sanitizers = yes ]; then
+    echo "==== compute-sanitizer memcheck, alone"
+    part test_block_dw.graphs.memcheck memcheck "$build/test_block_dw" '*Cuda*CapturedGraph*'
+    report
     for tool in memcheck racecheck; do
         echo "==== compute-sanitizer $tool"
         for program in "${kernels[@]}"; do
