@@ -128,6 +128,37 @@ void copy_run(const FlowPlace &w, const std::string &from, const std::string &to
     std::filesystem::copy(w / from, w / to, std::filesystem::copy_options::recursive);
 }
 
+/* Every verdict follows from the figures beside it, and those from the cells. */
+void expect_acceptance(const Json &result)
+{
+    std::map<int, int> rows;
+    double outside = 0, inside = 0; /* one domain each: near-test, far */
+    for (size_t i = 0; i < json_array_size(result.at("cells")); i++) {
+        const std::string at = "cells." + std::to_string(i) + ".";
+        if (result.text(at + "method") != "hyperflow") continue;
+        (result.text(at + "domain") == "far" ? outside : inside) = result.number(at + "difference");
+    }
+    for (size_t i = 0; i < json_array_size(result.at("acceptance")); i++) {
+        const std::string at = "acceptance." + std::to_string(i) + ".";
+        const int number = (int)result.number(at + "number");
+        const bool holds = json_is_true(result.at(at + "holds"));
+        rows[number]++;
+        if (json_is_null(result.at(at + "holds"))) continue;
+        if (number == 1) {
+            EXPECT_EQ(holds, result.number(at + "share") >= 0.8);
+        } else if (number == 4) {
+            EXPECT_TRUE(holds && result.number(at + "full_flops") > 0);
+        } else {
+            const double d = result.number(at + "difference"), ci = result.number(at + "ci95");
+            EXPECT_EQ(holds, number == 2 ? d + ci >= 0 : d - ci > 0);
+            if (result.text(at + "method") == "hyperflow") {
+                EXPECT_NEAR(d, number == 2 ? inside : outside, 1e-12);
+            }
+        }
+    }
+    EXPECT_TRUE(rows[1] == 1 && rows[2] == 2 && rows[3] == 2 && rows[4] == 2);
+}
+
 TEST(CliHyperflow, StagesEndInPredictionsAndOneFile)
 {
     const FlowPlace w;
@@ -140,6 +171,13 @@ TEST(CliHyperflow, StagesEndInPredictionsAndOneFile)
     const Json result(w / "run/result.json");
     EXPECT_EQ(json_array_size(result.at("cells")), 16u);
     EXPECT_EQ(json_array_size(result.at("descent")), 1u);
+    EXPECT_TRUE(contains(eval.out, "Acceptance\n1 ")) << eval.out;
+    expect_acceptance(result);
+    for (const char *part : {"adapt", "full"}) {
+        const std::string cost = std::string("cost.") + part;
+        EXPECT_GT(Json(w / "run/cells/hyperflow.far.json").number(cost + "_bytes"), 0);
+        EXPECT_GT(Json(w / "run/cells/hyperflow.far.json").number(cost + "_flops"), 0);
+    }
     EXPECT_TRUE(std::filesystem::exists(w / "run/accuracy.gnuplot"));
     EXPECT_TRUE(std::filesystem::exists(w / "run/descent.gnuplot"));
     for (const std::string method : {"direct", "full", "hyperflow"}) /* paired */

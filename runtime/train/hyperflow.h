@@ -24,7 +24,8 @@
  *   cells/<method>.<domain>.json   accuracies of every episode, what was chosen, seconds; of an
  *                               integration that is not the default one the method's name says so
  *   cells/descent.json          support loss of training tasks along integration, and along tuning
- *   result.json  accuracy.*  descent.*   all cells with paired differences; pictures
+ *   result.json  accuracy.*  descent.*   all cells with paired differences, whether they are what
+ *                               is expected (hyperflow_results.h); pictures
  */
 #ifndef HN_HYPERFLOW_H
 #define HN_HYPERFLOW_H

@@ -1,5 +1,5 @@
 /* A drift network that train has made: read from its file, and integrated for episodes. */
-#include "runtime/train/hyperflow_drift.h"
+#include "runtime/train/hyperflow_cost.h"
 
 #include <inttypes.h>
 #include <stdio.h>
@@ -350,6 +350,22 @@ static hn_status choose_stop(runner *x, hn_hf_choice *choice)
 
 /* ---- a cell ---- */
 
+/* Plans alone, while no engine of the cell holds memory. A device that has no room for full
+ * fine-tuning still adapts: then the cell says nothing of it. */
+static hn_status cost_of(const hn_hf_eval *e, hn_hf_cost *out)
+{
+    hn_hf_planned p;
+    hn_status st = hn_hf_planned_open(e->r, &e->bench, &e->drift->network.facts.config, &p);
+    if (st == HN_OK) *out = hn_hf_cost_of(e->r, &e->bench, &p);
+    hn_hf_planned_free(&p);
+    if (st == HN_ERR_MEMORY) {
+        hn_warn(&e->r->log, "%s: no figures of its cost beside full fine-tuning: %s", e->what,
+                hn_last_error());
+        st = HN_OK;
+    }
+    return st;
+}
+
 static hn_status drift_cell(runner *x, const char *method, hn_hf_cell *cell)
 {
     hn_hf_eval *e = x->e;
@@ -373,7 +389,8 @@ hn_status hn_hf_drift_cell(hn_hf_eval *e, const char *method, hn_hf_cell *cell)
 {
     runner x = {0};
     if (is(method, "hyperflow-global") && e->drift->global < 0) HN_TRY(choose_global(e));
-    hn_status st = runner_open(e, &e->bench, false, &x);
+    hn_status st = cost_of(e, &cell->cost);
+    if (st == HN_OK) st = runner_open(e, &e->bench, false, &x);
     if (st == HN_OK) st = drift_cell(&x, method, cell);
     runner_close(&x);
     return st;

@@ -122,6 +122,12 @@ typedef struct {
     int n, best; /* n 0: nothing was */
 } hn_hf_choice;
 
+/* Of one episode (hyperflow_cost.h). */
+typedef struct {
+    uint64_t adapt_bytes, whole_bytes, full_bytes; /* to biases; to predictions; full fine-tuning */
+    double encoder_flops, drift_flops, classify_flops, full_flops;
+} hn_hf_cost;
+
 typedef struct {
     const char *label, *domain, *settings;
     const char *sampler, *digest; /* which episodes: text and digest of the sampler */
@@ -133,6 +139,7 @@ typedef struct {
     double seconds;         /* of the test episodes */
     double flops;           /* of integrating one episode; 0: not counted */
     uint64_t planned_bytes; /* of the engines that adapt and classify */
+    hn_hf_cost cost;        /* full_bytes 0: not looked at */
 } hn_hf_cell;
 
 /* domain NULL: of a cell that is of no domain. */

@@ -159,6 +159,54 @@ def descent_table(s):
     return lines + [""]
 
 
+ACCEPTANCE = (
+    "1. support loss of training tasks falls within 20 % of tuning's fall",
+    "2. in the domains of training not below direct transfer, lowest domain",
+    "3. out of them above direct transfer, mean over domains",
+    "4. memory and operations of an episode, beside full fine-tuning",
+)
+
+
+def lowest(s, label):
+    """(end of the interval, domain, mean, half interval) of the domain of training where the paired
+    difference's interval ends lowest; None: none has one."""
+    found = [(d, *stats(p)) for d in s.domains(True) if (p := s.paired(label, d))]
+    return min(((m + h, d, m, h) for d, m, h in found), default=None)
+
+
+def dearest(s, label):
+    """The cost of the domain where adaptation takes the largest share of fine-tuning's memory."""
+    costs = [c["cost"] for cells in s.methods[label].values() for c in cells if "cost" in c]
+    return max(costs, key=lambda c: c["adapt_bytes"] / c["full_bytes"], default=None)
+
+
+def acceptance_rows(s):
+    """(number, method, what was measured, whether it holds or None)."""
+    for d in s.descents:
+        share = 100 * d["share"]
+        text = f"{share:.1f} % of it, {d['episodes']} tasks"
+        yield 0, d["method"], text, share >= 80 if d["tuning_drop"] > 0 else None
+    for m in (m for m in s.labels() if m.startswith("hyperflow")):
+        if low := lowest(s, m):
+            yield 1, m, "{}: {:+.2f} +- {:.2f}".format(*low[1:]), low[0] >= 0
+        if mean := s.over(m, False):
+            yield 2, m, "{:+.2f} +- {:.2f} over {}".format(*mean), mean[0] - mean[1] > 0
+        if cost := dearest(s, m):
+            parts = [100 * cost[f"adapt_{k}"] / cost[f"full_{k}"] for k in ("bytes", "flops")]
+            yield 3, m, "memory {:.2f} %, operations {:.4f} %".format(*parts), True
+
+
+def acceptance_table(s):
+    """What hyperflow_acceptance.c says of one run, over all seeds."""
+    found = sorted(acceptance_rows(s), key=lambda r: r[0])
+    absent = [(i, "-", "not measured", None) for i in range(4) if i not in {r[0] for r in found}]
+    lines = ["### Acceptance", "", *head("", "", "", "", numbers_from=4)]
+    for i, method, text, holds in sorted(found + absent, key=lambda r: r[0]):
+        verdict = "?" if holds is None else "yes" if holds else "no"
+        lines.append(row(ACCEPTANCE[i], method, text, verdict))
+    return lines + [""]
+
+
 def number(value, form):
     return "-" if value is None else form.format(value)
 
@@ -201,7 +249,7 @@ def setting_text(s):
     lines = [f"## {s.name}", "", "### In the domains of training", ""]
     lines += accuracy_table(s, True)
     lines += ["### Out of them", ""] + accuracy_table(s, False)
-    lines += descent_table(s) + choice_table(s) + cost_table(s)
+    lines += descent_table(s) + acceptance_table(s) + choice_table(s) + cost_table(s)
     return "\n".join(lines)
 
 
