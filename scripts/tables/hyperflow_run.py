@@ -120,9 +120,9 @@ class HyperflowWork(cells.Work):
         if cell.stage == "generate":
             bytes_of = (run / "trajectories.bin").stat().st_size
             rates = json.loads((run / "rates.json").read_text())
-            return {"stage_seconds": sum(seconds.values()), "bytes": bytes_of, "rates": rates}
+            return {"stage_seconds": sum(cells.spent(a, cell).values()), "bytes": bytes_of, "rates": rates}
         if cell.stage == "train":
-            return {"stage_seconds": sum(seconds.values())}
+            return {"stage_seconds": sum(cells.spent(a, cell).values())}
         if cell.stage == "cost":
             plan, adapt = (run / "plan.txt").read_text(), (run / "adapt.txt").read_text()
             found = {key: re.search(pattern, plan) for key, pattern in PLAN.items()}

@@ -200,7 +200,7 @@ def acceptance_table(s):
     """What hyperflow_acceptance.c says of one run, over all seeds."""
     found = sorted(acceptance_rows(s), key=lambda r: r[0])
     absent = [(i, "-", "not measured", None) for i in range(4) if i not in {r[0] for r in found}]
-    lines = ["### Acceptance", "", *head("", "", "", "", numbers_from=4)]
+    lines = ["### Acceptance", "", *head("expected", "method", "measured", "holds", numbers_from=4)]
     for i, method, text, holds in sorted(found + absent, key=lambda r: r[0]):
         verdict = "?" if holds is None else "yes" if holds else "no"
         lines.append(row(ACCEPTANCE[i], method, text, verdict))
@@ -228,11 +228,11 @@ def cost_table(s):
     lines.append(row("time of one episode with its queries, ms", number(get("adapt_ms"), "{:.1f}"),
                      seconds_of(s, "full"), ""))
     lines += ["", "Offline:", ""] + head("", "")
-    lines.append(row("trajectories, s (of the last call)", number(generate.get("stage_seconds"), "{:.0f}")))
+    lines.append(row("trajectories, s", number(generate.get("stage_seconds"), "{:.0f}")))
     lines.append(row("trajectories, GiB", number(generate.get("bytes") and generate["bytes"] / 2**30, "{:.3f}")))
     for name, kept in s.stages.items():
         if not name.startswith("trajectories"):
-            lines.append(row(f"network {name}, s (of the last call)", number(kept.get("stage_seconds"), "{:.0f}")))
+            lines.append(row(f"network {name}, s", number(kept.get("stage_seconds"), "{:.0f}")))
     return lines + [""]
 
 
