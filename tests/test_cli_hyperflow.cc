@@ -430,6 +430,29 @@ TEST(CliHyperflow, ApplyWithTheExportedFileIsAdapt)
     EXPECT_FALSE(std::filesystem::exists(w / "x"));
 }
 
+/* A list says which classes are for what; one that it leaves out is for nothing. */
+TEST(CliHyperflow, ClassesMayBeSplitByAList)
+{
+    const FlowPlace w;
+    std::string list = "# of near\n";
+    for (int c = 0; c < 11; c++)
+        list += (c < 4 ? "train " : c < 7 ? "valid " : "test ") + std::to_string(c) + "\n";
+    write_file(w / "near.txt", list);
+    const Words run = w.generate("none");
+    const Words check = Words{"hone-hyperflow", "check"} + Words(run.begin() + 2, run.end() - 2) +
+                        Words{"--splits"};
+    const Ran r = w.run(check + Words{"near=" + (w / "near.txt")});
+    expect_done(r);
+    EXPECT_TRUE(contains(r.err, "classes: train 4, valid 3, test 4")) << r.err;
+    expect_refused(w.run(check + Words{"near=" + (w / "none.txt")}), 2, {"none.txt"});
+    expect_refused(w.run(check + Words{"near"}), 2, {"--splits", "NAME=FILE"});
+    expect_refused(w.run(check + Words{"far=" + (w / "near.txt")}), 2, {"far", "--train-domains"});
+    const std::string twice = "near=" + (w / "near.txt");
+    expect_refused(w.run(check + Words{twice + "," + twice}), 2, {"near is there twice"});
+    write_file(w / "near.txt", list + "test 77\n");
+    expect_refused(w.run(check + Words{twice}), 2, {"near.txt", "77"});
+}
+
 TEST(CliHyperflow, WhatMeansNothingIsRefused)
 {
     const FlowPlace w;

@@ -20,6 +20,7 @@ static const hn_option generate_rows[] = {
     {"train-domains",   FIELD(train_domains),   NULL,   0, 0, NULL, "of the trajectories: NAME or NAME=PATH below --data (or its own path, from / or ./ on); their classes are split"},
     {"test-domains",    FIELD(test_domains),    "",     0, 0, NULL, "of eval: NAME:PART with PART test or held-out for a domain of training, NAME for another"},
     {"split",           FIELD(split),           "64/16/20", 0, 0, NULL, "classes of a domain of training for trajectories, validation and test, in percent"},
+    {"splits",          FIELD(splits),          "",     0, 0, NULL, "NAME=FILE: instead of --split, the classes of that domain of training by a list, as published ones are: lines 'train <class>', 'valid <class>', 'test <class>'"},
     {"hold-out",        FIELD(hold_out),        "",     0, 0, NULL, "groups of their classes that no split has: superclasses of CIFAR-100, alphabets of Omniglot; they are NAME:held-out"},
     {"class-images",    FIELD(class_images),    "500",  0, 1e9, NULL, "of every class, the first ones, that are used; 0: all"},
     {"held-images",     FIELD(held_images),     "0.2",  0.01, 0.9, NULL, "share of every class's images, where a domain has no validation classes, for validation episodes"},

@@ -47,7 +47,7 @@ typedef struct {
     /* domains */
     const char *data, *split;
     hn_text_list train_domains, test_domains;
-    hn_text_list hold_out;
+    hn_text_list splits, hold_out;
     int64_t class_images;
     double held_images;
     /* episodes */

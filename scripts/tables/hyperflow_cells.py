@@ -148,6 +148,14 @@ def folders(root, names):
     return [f"{n}={pathlib.Path(root).resolve() / n}" for n in names]
 
 
+def lists_of(a):
+    """The published class splits, where they are given."""
+    if not a.meta_splits:
+        return {}
+    root = pathlib.Path(a.meta_splits).resolve()
+    return {"splits": ",".join(f"{n}={root / n}.txt" for n in SOURCES)}
+
+
 def papers(a):
     settings = {}
     base = main_setting()
@@ -161,6 +169,7 @@ def papers(a):
                 **plain,
                 "train-domains": ",".join(train),
                 "test-domains": ",".join([f"{n}:test" for n in SOURCES] + other),
+                **lists_of(a),
                 "protocol": "meta-dataset",
                 "image-size": a.image,
                 "trajectories": a.trajectories,
@@ -178,6 +187,7 @@ def papers(a):
                     **plain,
                     "train-domains": ",".join(source),
                     "test-domains": ",".join(folders(a.cdfsl, CDFSL)),
+                    **(lists_of(a) if a.meta_dataset else {}),
                     "protocol": "cdfsl",
                     "shot": shot,
                     "image-size": a.image,

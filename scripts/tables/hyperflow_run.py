@@ -2,7 +2,8 @@
 
     scripts/tables/hyperflow.sh [--smoke | --full | --only REGEX] [--seeds 0] [--out DIR]
                                 [--shard i/n] [--device D] [--program FILE]
-                                [--meta-dataset DIR] [--cdfsl DIR] [--image N] [--trajectories N]
+                                [--meta-dataset DIR [--meta-splits DIR]] [--cdfsl DIR] [--image N]
+                                [--trajectories N]
 
 A setting is one run of hone-hyperflow in DIR/<setting>/run-s<seed>; a cell is one call of it:
 trajectories (`generate`), a method of fine-tuning on all domains (`base`), a drift network
@@ -16,8 +17,9 @@ what is there).
 Without --full: trajectories of CIFAR-100 and Omniglot, tests in and out of those domains, two
 curves, numbers of steps. --full adds what else was tried: encoder, noise, knots, set of biases, one
 shot, 40,000 trajectories. --meta-dataset: folders ilsvrc_2012 .. vgg_flower, traffic_sign, mscoco,
-each with a folder for each class; classes are split by the seed in shares of 64 / 16 / 20, not by
-the lists of the paper. --cdfsl: folders CropDisease, EuroSAT, ISIC, ChestX. The cells of a setting
+each with a folder for each class; their classes are split by the seed in shares of 64 / 16 / 20,
+or with --meta-splits by the lists in DIR/<name>.txt (lines "train <class>", "valid <class>", "test
+<class>", one for each class of the official split), and the table says which. --cdfsl: folders CropDisease, EuroSAT, ISIC, ChestX. The cells of a setting
 go to one shard and run one after the other. Data are found through HONE_DATA (default
 ../shared/data).
 """
@@ -40,10 +42,13 @@ def arguments(work):
     cells.add_arguments(p, "hyperflow", [0], [0])
     p.add_argument("--program", default=str(cells.ROOT / "build" / "hone-hyperflow"))
     p.add_argument("--meta-dataset", help="folder with a folder for each of its data sets")
+    p.add_argument("--meta-splits", help="folder with <name>.txt, the classes of each by their use")
     p.add_argument("--cdfsl", help="the same of CropDisease, EuroSAT, ISIC, ChestX")
     p.add_argument("--image", type=int, default=224, help="side of the images of those two")
     p.add_argument("--trajectories", type=int, default=4000, help="of those two")
     a = p.parse_args()
+    if a.meta_splits and not a.meta_dataset:
+        p.error("--meta-splits: of what --meta-dataset has")
     cells.settle(work, a)
     return a
 
