@@ -72,6 +72,7 @@ static const hn_option eval_rows[] = {
     {"stops",           FIELD(stops),           "0.25,0.5,0.75,1", 0, 0, NULL, "stop times that are tried on validation episodes, beside 0: no adaptation"},
     HN_OPT_TITLE("Evaluation"),
     {"methods",         FIELD(methods),         "direct,head,bias,ln,lora,full", 0, 0, "direct|head|bias|ln|lora|full|hyperflow|hyperflow-global|descent", "no adaptation; a linear layer; what is --adapted; layer norms; low-rank pairs; everything; the drift network, its stop time by domain or one for all; support losses of training tasks beside tuning"},
+    {"one-shot-runs",   FIELD(one_shot_runs),   "",     0, 0, NULL, "folder run01, run02, .. of Omniglot (all_runs.zip, unpacked): its 20 episodes of 20 classes and one image each are one more domain, omniglot-runs; choices are made on the validation classes of domain omniglot"},
     {"only",            FIELD(only),            "",     0, 0, NULL, "of --test-domains; default: all"},
     {"test-episodes",   FIELD(test_episodes),   "600",  2, 1e6, NULL, "of a domain"},
     {"full-rates",      FIELD(full_rates),      "1e-5,1e-4,3e-4,1e-3", 0, 0, NULL, "learning rates that are tried of full"},

@@ -78,6 +78,7 @@ typedef struct {
     /* verbs on a run that is there */
     const char *run, *to, *file;
     hn_text_list methods, only;
+    const char *one_shot_runs;
     /* adapt */
     const char *support, *query_images, *of;
     int64_t episode;

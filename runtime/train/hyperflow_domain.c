@@ -28,6 +28,8 @@ void hn_hyperflow_domains_free(hn_hyperflow *r)
     }
     hn_free(r->domain);
     hn_free(r->target);
+    hn_omniglot_runs_free(r->runs);
+    r->runs = NULL;
     r->domain = NULL;
     r->target = NULL;
     r->n_domains = r->n_targets = 0;
@@ -150,7 +152,7 @@ static hn_status list_domains(hn_hyperflow *r)
 {
     const size_t targets = (size_t)length_of(r->c->test_domains),
                  most = targets + (size_t)length_of(r->c->train_domains);
-    r->domain = hn_calloc(most + 1, sizeof *r->domain);
+    r->domain = hn_calloc(most + 1, sizeof *r->domain); /* and --one-shot-runs */
     r->target = hn_calloc(targets + 1, sizeof *r->target);
     if (r->domain == NULL || r->target == NULL)
         return HN_FAIL(HN_ERR_MEMORY, "table of %zu domains", most);
@@ -518,7 +520,14 @@ hn_status hn_hyperflow_sampler(const hn_hyperflow *r, const hn_hf_domain *d, hn_
     const int32_t *classes;
     const int64_t n = hn_episode_source_classes(d->source[part], &classes);
     hn_episode_options o = {.seed = (uint64_t)c->seed};
-    if (is(c->protocol, "meta-dataset")) {
+    if (d->runs != NULL) { /* choices for the runs are made on episodes like them */
+        const int64_t way = hn_omniglot_runs_sizes(d->runs).way;
+        o = (hn_episode_options){.rule = HN_EPISODE_FIXED,
+                                 .seed = (uint64_t)c->seed,
+                                 .way_min = way < n ? way : n,
+                                 .shot_min = 1,
+                                 .query = 1};
+    } else if (is(c->protocol, "meta-dataset")) {
         o.rule = HN_EPISODE_META;
         o.max_support = c->max_support;
         o.max_query = c->max_query;
@@ -565,5 +574,5 @@ hn_status hn_hyperflow_domains(hn_hyperflow *r)
         HN_TRY(check_episodes(r, &r->domain[i], HN_HF_VALID));
     for (int64_t i = 0; i < r->n_targets; i++)
         HN_TRY(check_episodes(r, &r->domain[r->target[i].domain], r->target[i].part));
-    return HN_OK;
+    return hn_hyperflow_one_shot(r);
 }

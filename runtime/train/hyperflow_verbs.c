@@ -92,6 +92,7 @@ static void print_cost(const hn_hyperflow *r, const planned *p)
     const double image = f.classify_flops / (double)(z->support + z->query),
                  adapt = f.encoder_flops + f.drift_flops, full = f.full_flops;
     const double bytes = (double)f.adapt_bytes, most = (double)f.full_bytes;
+    fprintf(r->to, "plans for this device: %s\n", hn_device_text(r->device));
     fprintf(r->to,
             "an episode of %" PRId64 " support and %" PRId64 " query images, %" PRId64
             " steps of tuning, %" PRId64 " of integration (%s):\n",

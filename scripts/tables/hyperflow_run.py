@@ -132,6 +132,8 @@ class HyperflowWork(cells.Work):
             plan, adapt = (run / "plan.txt").read_text(), (run / "adapt.txt").read_text()
             found = {key: re.search(pattern, plan) for key, pattern in PLAN.items()}
             figures = {key: float(m[1]) for key, m in found.items() if m}
+            if device := re.search(r"plans for this device: (.*)", plan):
+                figures["device"] = device[1]
             ms = re.search(r"([\d.]+) ms", adapt)
             return {**figures, "adapt_ms": float(ms[1]) if ms else None}
         labels = [cell.label] + [m for m in ("hyperflow-global",) if m in cell.options["methods"]]

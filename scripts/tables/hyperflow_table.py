@@ -216,7 +216,8 @@ def cost_table(s):
     get = lambda key: c.get(key)
     share = lambda a, b: None if not get(a) or not get(b) else 100 * get(a) / get(b)
     generate = s.stages.get("trajectories-s0", {})
-    lines = ["Cost of an episode (planned bytes and counted operations of this machine's plan):", ""]
+    lines = ["Cost of an episode (bytes of the plans, which are all that the engines take, and counted",
+             f"operations; device: {get('device') or 'not known'}):", ""]
     lines += head("", "adaptation", "full fine-tuning", "share")
     lines.append(row("memory, MiB", number(get("adapt_mib"), "{:.1f}"),
                      number(get("full_mib"), "{:.1f}"),
