@@ -41,6 +41,7 @@ class FlowPlace {
                    R"("image_size":12,"patch_size":4,"num_channels":1,"hidden_size":16,)"
                    R"("num_hidden_layers":2,"num_attention_heads":2,"intermediate_size":32})");
     }
+    void drawings(const std::string &pixel) { domain("omniglot", 144, 12, pixel); }
     void far(const std::string &pixel) { domain("far", 90, 3, pixel); }
     std::string operator/(const std::string &name) const { return dir_ / name; }
     Ran run(const Words &words) const { return Program(words, dir_.str()).wait(); }
@@ -345,7 +346,7 @@ TEST(CliHyperflow, ChoicesDoNotLookAtTestEpisodes)
 }
 
 /* A grey PNG without compression to speak of. */
-std::string png(int side, unsigned seed)
+std::string grey_png(int side, const std::string &pixel)
 {
     const auto be = [](uint32_t v) {
         return std::string{(char)(v >> 24), (char)(v >> 16), (char)(v >> 8), (char)v};
@@ -356,7 +357,6 @@ std::string png(int side, unsigned seed)
                be((uint32_t)crc32(0, (const Bytef *)body.data(), (uInt)body.size()));
     };
     std::string raw;
-    const std::string pixel = pixels((size_t)(side * side), seed);
     for (int y = 0; y < side; y++) raw += '\0' + pixel.substr((size_t)(side * y), (size_t)side);
     uLongf n = compressBound((uLong)raw.size());
     std::string packed(n, '\0');
@@ -365,6 +365,11 @@ std::string png(int side, unsigned seed)
     return "\x89PNG\r\n\x1a\n" +
            chunk("IHDR", be((uint32_t)side) + be((uint32_t)side) + std::string{8, 0, 0, 0, 0}) +
            chunk("IDAT", packed) + chunk("IEND", "");
+}
+
+std::string png(int side, unsigned seed)
+{
+    return grey_png(side, pixels((size_t)(side * side), seed));
 }
 
 void put_class(const FlowPlace &w, const std::string &set, const std::string &name, int images)
@@ -451,6 +456,67 @@ TEST(CliHyperflow, ClassesMayBeSplitByAList)
     expect_refused(w.run(check + Words{twice + "," + twice}), 2, {"near is there twice"});
     write_file(w / "near.txt", list + "test 77\n");
     expect_refused(w.run(check + Words{twice}), 2, {"near.txt", "77"});
+}
+
+/* Two runs of three classes: the first of classes 0 to 2 of the drawings, which are trained on, the
+ * second of classes 9 to 11; image 0 of each is its class, image 1 the query. Files are inverted.
+ */
+void put_runs(const FlowPlace &w, const std::string &drawings)
+{
+    for (int run = 0; run < 2; run++) {
+        const std::string name = run == 0 ? "run01" : "run02", at = "runs/" + name;
+        std::string lines;
+        for (int k = 0; k < 3; k++)
+            for (int i = 0; i < 2; i++) {
+                const size_t image = (size_t)(12 * i + 9 * run + k);
+                std::string pixel = drawings.substr(144 * image, 144);
+                for (char &c : pixel) c = (char)(255 - (uint8_t)c);
+                const std::string number = std::to_string(k + 1) + ".png";
+                const std::string file =
+                    i == 0 ? "/training/class0" + number : "/test/item0" + number;
+                std::filesystem::create_directories(w / (at + (i == 0 ? "/training" : "/test")));
+                write_file(w / (at + file), grey_png(12, pixel));
+                if (i == 1) lines += name + file + " " + name + "/training/class0" + number + "\n";
+            }
+        write_file(w / (at + "/class_labels.txt"), lines);
+    }
+}
+
+TEST(CliHyperflow, OneShotRunsAreADomainOfTheirOwn)
+{
+    FlowPlace w;
+    const std::string drawings = stripes(144, 12, 1);
+    std::string list;
+    for (int c = 0; c < 12; c++)
+        list += (c < 6 ? "train " : c < 9 ? "valid " : "test ") + std::to_string(c) + "\n";
+    w.drawings(drawings);
+    write_file(w / "list.txt", list);
+    put_runs(w, drawings);
+    const Words runs = {"--one-shot-runs", w / "runs"};
+    expect_done(w.run(w.generate("other")));
+    expect_refused(w.run(w.eval("other", "direct") + runs), 2, {"--one-shot-runs", "'omniglot'"});
+    expect_done(
+        w.run(w.generate("run") + Words{"--train-domains", "omniglot", "--test-domains", "far",
+                                        "--splits", "omniglot=" + (w / "list.txt")}));
+    expect_done(w.run(w.train("run")));
+    const Ran eval = w.run(w.eval("run", "direct,bias,hyperflow") + runs);
+    expect_done(eval);
+    EXPECT_TRUE(
+        contains(eval.err, "omniglot-runs: 6 of its images are of classes that are trained"))
+        << eval.err;
+    for (const std::string method : {"direct", "bias", "hyperflow"}) {
+        const Json cell(w / ("run/cells/" + method + ".omniglot-runs.json"));
+        EXPECT_EQ(cell.number("episodes"), 2);
+        EXPECT_EQ(json_array_size(cell.at("accuracy")), 2u);
+        EXPECT_TRUE(json_is_true(cell.at("in_domain")));
+        EXPECT_EQ(cell.text("sampler_digest"),
+                  Json(w / "run/cells/direct.omniglot-runs.json").text("sampler_digest"));
+    }
+    EXPECT_EQ(Json(w / "run/cells/direct.far.json").number("episodes"), 6);
+    write_file(w / "runs/run02/test/item01.png", png(12, 5));
+    expect_refused(w.run(w.eval("run", "bias") + runs), 2, {"bias.omniglot-runs.json", "test: "});
+    std::filesystem::remove(w / "runs/run01/test/item01.png");
+    expect_refused(w.run(w.eval("run", "bias") + runs), 2, {"run01", "item01.png"});
 }
 
 TEST(CliHyperflow, WhatMeansNothingIsRefused)

@@ -14,7 +14,8 @@ goes on in the next one: no stage loses what it has. Tables (Markdown) go to sta
 DIR/hyperflow.md, pictures lie in the runs' folders (hyperflow_table.py; --tables-only makes them of
 what is there).
 
-Without --full: trajectories of CIFAR-100 and Omniglot, tests in and out of those domains, two
+Without --full: trajectories of CIFAR-100 and Omniglot, tests in and out of those domains and on
+Omniglot's 20 one-shot runs (omniglot-runs; unpacked into DIR from the data's all_runs.zip), two
 curves, numbers of steps. --full adds what else was tried: encoder, noise, knots, set of biases, one
 shot, 40,000 trajectories. --meta-dataset: folders ilsvrc_2012 .. vgg_flower, traffic_sign, mscoco,
 each with a folder for each class; their classes are split by the seed in shares of 64 / 16 / 20,
@@ -186,6 +187,8 @@ def main():
         return 0
     if a.smoke:
         hyperflow_cells.prepare(a.out)
+    elif not a.tables_only and any("one-shot-runs" in c.options for c in chosen):
+        hyperflow_cells.prepare_runs(a.out, a.data)
     good = a.tables_only or run(work, a, chosen)
     text = hyperflow_table.tables(a.out)
     print(text)
