@@ -31,7 +31,10 @@ static hn_status print_domains(const hn_hyperflow *r)
         const hn_hf_domain *d = &r->domain[i];
         const hn_images *v = hn_image_set_view(d->images);
         fprintf(r->to, "%s: %" PRId64 " images of %" PRId64 " x %" PRId64 "%s\n", d->name, v->count,
-                v->h, v->w, d->trains ? ", trained on" : "");
+                v->h, v->w,
+                d->runs     ? ", episodes of its own"
+                : d->trains ? ", trained on"
+                            : "");
         for (int p = 0; p < HN_HF_PARTS; p++) HN_TRY(print_part(r, d, (hn_hf_part)p));
     }
     return HN_OK;
@@ -55,8 +58,9 @@ static hn_status print_work(const hn_hyperflow *r)
             c->iterations, c->drift_batch, c->times);
     fprintf(r->to,
             "eval: %" PRId64 " domains, %" PRId64 " episodes each; %" PRId64
-            " validation episodes for a choice\n",
-            r->n_targets, c->test_episodes, c->valid_episodes);
+            " one-shot runs; %" PRId64 " validation episodes for a choice\n",
+            r->n_targets - (r->runs != NULL), c->test_episodes,
+            r->runs ? hn_omniglot_runs_count(r->runs) : 0, c->valid_episodes);
     return HN_OK;
 }
 

@@ -20,9 +20,9 @@ curves, numbers of steps. --full adds what else was tried: encoder, noise, knots
 shot, 40,000 trajectories. --meta-dataset: folders ilsvrc_2012 .. vgg_flower, traffic_sign, mscoco,
 each with a folder for each class; their classes are split by the seed in shares of 64 / 16 / 20,
 or with --meta-splits by the lists in DIR/<name>.txt (lines "train <class>", "valid <class>", "test
-<class>", one for each class of the official split), and the table says which. --cdfsl: folders CropDisease, EuroSAT, ISIC, ChestX. The cells of a setting
-go to one shard and run one after the other. Data are found through HONE_DATA (default
-../shared/data).
+<class>", one for each class of the official split), and the table says which. --cdfsl: folders
+CropDisease, EuroSAT, ISIC, ChestX. The cells of a setting go to one shard and run one after the
+other. Data are found through HONE_DATA (default ../shared/data).
 """
 
 import argparse
