@@ -41,6 +41,7 @@ class FlowPlace {
                    R"("image_size":12,"patch_size":4,"num_channels":1,"hidden_size":16,)"
                    R"("num_hidden_layers":2,"num_attention_heads":2,"intermediate_size":32})");
     }
+    void drawings(const std::string &pixel) { domain("omniglot", 144, 12, pixel); }
     void far(const std::string &pixel) { domain("far", 90, 3, pixel); }
     std::string operator/(const std::string &name) const { return dir_ / name; }
     Ran run(const Words &words) const { return Program(words, dir_.str()).wait(); }
@@ -128,6 +129,37 @@ void copy_run(const FlowPlace &w, const std::string &from, const std::string &to
     std::filesystem::copy(w / from, w / to, std::filesystem::copy_options::recursive);
 }
 
+/* Every verdict follows from the figures beside it, and those from the cells. */
+void expect_acceptance(const Json &result)
+{
+    std::map<int, int> rows;
+    double outside = 0, inside = 0; /* one domain each: near-test, far */
+    for (size_t i = 0; i < json_array_size(result.at("cells")); i++) {
+        const std::string at = "cells." + std::to_string(i) + ".";
+        if (result.text(at + "method") != "hyperflow") continue;
+        (result.text(at + "domain") == "far" ? outside : inside) = result.number(at + "difference");
+    }
+    for (size_t i = 0; i < json_array_size(result.at("acceptance")); i++) {
+        const std::string at = "acceptance." + std::to_string(i) + ".";
+        const int number = (int)result.number(at + "number");
+        const bool holds = json_is_true(result.at(at + "holds"));
+        rows[number]++;
+        if (json_is_null(result.at(at + "holds"))) continue;
+        if (number == 1) {
+            EXPECT_EQ(holds, result.number(at + "share") >= 0.8);
+        } else if (number == 4) {
+            EXPECT_TRUE(holds && result.number(at + "full_flops") > 0);
+        } else {
+            const double d = result.number(at + "difference"), ci = result.number(at + "ci95");
+            EXPECT_EQ(holds, number == 2 ? d + ci >= 0 : d - ci > 0);
+            if (result.text(at + "method") == "hyperflow") {
+                EXPECT_NEAR(d, number == 2 ? inside : outside, 1e-12);
+            }
+        }
+    }
+    EXPECT_TRUE(rows[1] == 1 && rows[2] == 2 && rows[3] == 2 && rows[4] == 2);
+}
+
 TEST(CliHyperflow, StagesEndInPredictionsAndOneFile)
 {
     const FlowPlace w;
@@ -140,6 +172,13 @@ TEST(CliHyperflow, StagesEndInPredictionsAndOneFile)
     const Json result(w / "run/result.json");
     EXPECT_EQ(json_array_size(result.at("cells")), 16u);
     EXPECT_EQ(json_array_size(result.at("descent")), 1u);
+    EXPECT_TRUE(contains(eval.out, "Acceptance\n1 ")) << eval.out;
+    expect_acceptance(result);
+    for (const char *part : {"adapt", "full"}) {
+        const std::string cost = std::string("cost.") + part;
+        EXPECT_GT(Json(w / "run/cells/hyperflow.far.json").number(cost + "_bytes"), 0);
+        EXPECT_GT(Json(w / "run/cells/hyperflow.far.json").number(cost + "_flops"), 0);
+    }
     EXPECT_TRUE(std::filesystem::exists(w / "run/accuracy.gnuplot"));
     EXPECT_TRUE(std::filesystem::exists(w / "run/descent.gnuplot"));
     for (const std::string method : {"direct", "full", "hyperflow"}) /* paired */
@@ -307,7 +346,7 @@ TEST(CliHyperflow, ChoicesDoNotLookAtTestEpisodes)
 }
 
 /* A grey PNG without compression to speak of. */
-std::string png(int side, unsigned seed)
+std::string grey_png(int side, const std::string &pixel)
 {
     const auto be = [](uint32_t v) {
         return std::string{(char)(v >> 24), (char)(v >> 16), (char)(v >> 8), (char)v};
@@ -318,7 +357,6 @@ std::string png(int side, unsigned seed)
                be((uint32_t)crc32(0, (const Bytef *)body.data(), (uInt)body.size()));
     };
     std::string raw;
-    const std::string pixel = pixels((size_t)(side * side), seed);
     for (int y = 0; y < side; y++) raw += '\0' + pixel.substr((size_t)(side * y), (size_t)side);
     uLongf n = compressBound((uLong)raw.size());
     std::string packed(n, '\0');
@@ -327,6 +365,11 @@ std::string png(int side, unsigned seed)
     return "\x89PNG\r\n\x1a\n" +
            chunk("IHDR", be((uint32_t)side) + be((uint32_t)side) + std::string{8, 0, 0, 0, 0}) +
            chunk("IDAT", packed) + chunk("IEND", "");
+}
+
+std::string png(int side, unsigned seed)
+{
+    return grey_png(side, pixels((size_t)(side * side), seed));
 }
 
 void put_class(const FlowPlace &w, const std::string &set, const std::string &name, int images)
@@ -390,6 +433,90 @@ TEST(CliHyperflow, ApplyWithTheExportedFileIsAdapt)
         {"delta.safetensors", "export"});
     expect_refused(w.run(apply + Words{file, "--to", w / "x"}), 2, {"--support"});
     EXPECT_FALSE(std::filesystem::exists(w / "x"));
+}
+
+/* A list says which classes are for what; one that it leaves out is for nothing. */
+TEST(CliHyperflow, ClassesMayBeSplitByAList)
+{
+    const FlowPlace w;
+    std::string list = "# of near\n";
+    for (int c = 0; c < 11; c++)
+        list += (c < 4 ? "train " : c < 7 ? "valid " : "test ") + std::to_string(c) + "\n";
+    write_file(w / "near.txt", list);
+    const Words run = w.generate("none");
+    const Words check = Words{"hone-hyperflow", "check"} + Words(run.begin() + 2, run.end() - 2) +
+                        Words{"--splits"};
+    const Ran r = w.run(check + Words{"near=" + (w / "near.txt")});
+    expect_done(r);
+    EXPECT_TRUE(contains(r.err, "classes: train 4, valid 3, test 4")) << r.err;
+    expect_refused(w.run(check + Words{"near=" + (w / "none.txt")}), 2, {"none.txt"});
+    expect_refused(w.run(check + Words{"near"}), 2, {"--splits", "NAME=FILE"});
+    expect_refused(w.run(check + Words{"far=" + (w / "near.txt")}), 2, {"far", "--train-domains"});
+    const std::string twice = "near=" + (w / "near.txt");
+    expect_refused(w.run(check + Words{twice + "," + twice}), 2, {"near is there twice"});
+    write_file(w / "near.txt", list + "test 77\n");
+    expect_refused(w.run(check + Words{twice}), 2, {"near.txt", "77"});
+}
+
+/* Two runs of three classes: the first of classes 0 to 2 of the drawings, which are trained on, the
+ * second of classes 9 to 11; image 0 of each is its class, image 1 the query. Files are inverted.
+ */
+void put_runs(const FlowPlace &w, const std::string &drawings)
+{
+    for (int run = 0; run < 2; run++) {
+        const std::string name = run == 0 ? "run01" : "run02", at = "runs/" + name;
+        std::string lines;
+        for (int k = 0; k < 3; k++)
+            for (int i = 0; i < 2; i++) {
+                const size_t image = (size_t)(12 * i + 9 * run + k);
+                std::string pixel = drawings.substr(144 * image, 144);
+                for (char &c : pixel) c = (char)(255 - (uint8_t)c);
+                const std::string number = std::to_string(k + 1) + ".png";
+                const std::string file =
+                    i == 0 ? "/training/class0" + number : "/test/item0" + number;
+                std::filesystem::create_directories(w / (at + (i == 0 ? "/training" : "/test")));
+                write_file(w / (at + file), grey_png(12, pixel));
+                if (i == 1) lines += name + file + " " + name + "/training/class0" + number + "\n";
+            }
+        write_file(w / (at + "/class_labels.txt"), lines);
+    }
+}
+
+TEST(CliHyperflow, OneShotRunsAreADomainOfTheirOwn)
+{
+    FlowPlace w;
+    const std::string drawings = stripes(144, 12, 1);
+    std::string list;
+    for (int c = 0; c < 12; c++)
+        list += (c < 6 ? "train " : c < 9 ? "valid " : "test ") + std::to_string(c) + "\n";
+    w.drawings(drawings);
+    write_file(w / "list.txt", list);
+    put_runs(w, drawings);
+    const Words runs = {"--one-shot-runs", w / "runs"};
+    expect_done(w.run(w.generate("other")));
+    expect_refused(w.run(w.eval("other", "direct") + runs), 2, {"--one-shot-runs", "'omniglot'"});
+    expect_done(
+        w.run(w.generate("run") + Words{"--train-domains", "omniglot", "--test-domains", "far",
+                                        "--splits", "omniglot=" + (w / "list.txt")}));
+    expect_done(w.run(w.train("run")));
+    const Ran eval = w.run(w.eval("run", "direct,bias,hyperflow") + runs);
+    expect_done(eval);
+    EXPECT_TRUE(
+        contains(eval.err, "omniglot-runs: 6 of its images are of classes that are trained"))
+        << eval.err;
+    for (const std::string method : {"direct", "bias", "hyperflow"}) {
+        const Json cell(w / ("run/cells/" + method + ".omniglot-runs.json"));
+        EXPECT_EQ(cell.number("episodes"), 2);
+        EXPECT_EQ(json_array_size(cell.at("accuracy")), 2u);
+        EXPECT_TRUE(json_is_true(cell.at("in_domain")));
+        EXPECT_EQ(cell.text("sampler_digest"),
+                  Json(w / "run/cells/direct.omniglot-runs.json").text("sampler_digest"));
+    }
+    EXPECT_EQ(Json(w / "run/cells/direct.far.json").number("episodes"), 6);
+    write_file(w / "runs/run02/test/item01.png", png(12, 5));
+    expect_refused(w.run(w.eval("run", "bias") + runs), 2, {"bias.omniglot-runs.json", "test: "});
+    std::filesystem::remove(w / "runs/run01/test/item01.png");
+    expect_refused(w.run(w.eval("run", "bias") + runs), 2, {"run01", "item01.png"});
 }
 
 TEST(CliHyperflow, WhatMeansNothingIsRefused)

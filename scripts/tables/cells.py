@@ -174,6 +174,13 @@ def words_of(options, data):
 # ---- running ----
 
 
+def spent(a, cell):
+    """{what: seconds} of the cell's commands in all calls so far, stopped ones too; a killed call is
+    not counted."""
+    path = path_of(a, cell, ".spent")
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
 class Running:
     """A cell under way: its commands one after the other."""
 
@@ -205,10 +212,20 @@ class Running:
             self.process.send_signal(signal.SIGINT)  # it saves and ends
         self.stopped = True
 
+    def count(self):
+        """The command has ended: what it took is kept for a call that goes on."""
+        path = path_of(self.runner.a, self.cell, ".spent")
+        took, what = spent(self.runner.a, self.cell), self.command.what
+        took[what] = took.get(what, 0) + time.monotonic() - self.since
+        part = pathlib.Path(f"{path}.part")
+        part.write_text(json.dumps(took) + "\n")
+        part.replace(path)
+
     def go_on(self):
         """Starts what is next. Returns "running", "done", "failed" or "stopped"."""
         a, work, last = self.runner.a, self.runner.work, self.command
         if last:
+            self.count()
             code = self.process.returncode
             if code == -signal.SIGINT and self.stopped:
                 return "stopped"
@@ -248,6 +265,7 @@ class Runner:
         part = path_of(self.a, cell, ".json.part")
         part.write_text(json.dumps({"asked": asked_of(cell), "seconds": seconds, **result}) + "\n")
         part.replace(path)
+        path_of(self.a, cell, ".spent").unlink(missing_ok=True)
         if not self.a.keep_runs:
             shutil.rmtree(r.run, ignore_errors=True)
         self.say(cell, f"{self.work.summary(result)}, {seconds:.1f} s")
@@ -291,6 +309,7 @@ class Runner:
             r.interrupt()
         for r in self.running:
             r.process.wait()
+            r.count()
 
     def all(self):
         try:
