@@ -180,6 +180,25 @@ TEST(CliFedrefVolumes, TheHeadAloneTravels)
     EXPECT_EQ(w.column("unet", "used"), std::vector<double>(2, 2));
 }
 
+/* What is called meshnet5 in the folder where one works does not change what the name means. */
+TEST(CliFedrefVolumes, AFolderDoesNotHideAnArchitecture)
+{
+    const VolumePlace w;
+    Words run = w.words() + fedavg + Words{"--payload", "head"};
+    run[3] = "meshnet5";
+    expect_done(w.run(run + Words{"--stop-after", "1", "--out", "meshnet5"}));
+    expect_done(w.run(run + Words{"--resume", "auto", "--out", "meshnet5"}));
+    const Ran eval = w.run({"hone-fedref", "eval", "--run", "meshnet5"});
+    expect_done(eval);
+    EXPECT_NE(eval.out.find(", the same"), std::string::npos) << eval.out;
+    /* by that name in a folder: images, and no network of volumes */
+    Words images = w.cnn() + w.to("none");
+    images[3] = "unet3d-old/config.json";
+    const Ran other = w.run(images);
+    expect_refused(other, 2, {"unet3d-old/config.json"});
+    EXPECT_EQ(other.err.find("no architecture"), std::string::npos) << other.err;
+}
+
 TEST(CliFedrefVolumes, RefusesWhatHasNoMeaning)
 {
     const VolumePlace w;
