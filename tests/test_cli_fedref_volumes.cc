@@ -222,7 +222,9 @@ TEST(CliFedrefVolumes, NamesWrongInput)
 {
     const VolumePlace w;
     const Words run = w.words() + w.to("none");
-    expect_refused(w.run(run + Words{"--patch", "8x8"}), 2, {"--patch 8x8", "one length or three"});
+    for (const char *size : {"8x8", "8x", "8x8x8x", "8x8x8x8", "x8", "8x0x8", "8 x8x8"})
+        expect_refused(w.run(run + Words{"--patch", size}), 2,
+                       {std::string("--patch ") + size + ": one length or three"});
     expect_refused(w.run(run + Words{"--sites", "40"}), 2, {"40 sites along axis 0"});
     expect_refused(w.run(run + Words{"--scale-spread", "0.1"}), 2, {"--sites cuts"});
     expect_refused(w.run(run + Words{"--eval-split", "0"}), 2, {"nothing is held out"});

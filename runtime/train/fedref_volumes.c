@@ -61,22 +61,27 @@ static void release(hn_fedref_subject *s)
 
 /* ---- sizes ---- */
 
+static bool length_of(const char **at, int64_t *out)
+{
+    char *end = NULL;
+    if (!isdigit((unsigned char)**at)) return false;
+    errno = 0;
+    *out = strtoll(*at, &end, 10);
+    *at = end;
+    return errno == 0 && *out >= 1 && *out <= HN_NIFTI_MAX_SIDE;
+}
+
 /* "64" or "64x96x80": three lengths from 1. */
 static hn_status sizes_of(const char *option, const char *text, int64_t size[3])
 {
     const char *at = text;
     int n = 0;
-    for (;; at++) {
-        char *end = NULL;
-        errno = 0;
-        if (n == 3 || !isdigit((unsigned char)*at)) break;
-        size[n++] = strtoll(at, &end, 10);
-        at = end;
-        if (errno != 0 || size[n - 1] < 1 || size[n - 1] > HN_NIFTI_MAX_SIDE || *at != 'x') break;
+    bool good = length_of(&at, &size[n++]);
+    while (good && n < 3 && *at == 'x') {
+        at++;
+        good = length_of(&at, &size[n++]);
     }
-    const bool good =
-        *at == '\0' && (n == 1 || n == 3) && size[n - 1] >= 1 && size[n - 1] <= HN_NIFTI_MAX_SIDE;
-    if (!good)
+    if (!good || *at != '\0' || n == 2)
         return HN_FAIL(HN_ERR_ARG, "--%s %s: one length or three, as 64 or 64x96x80, 1 to %d",
                        option, text, HN_NIFTI_MAX_SIDE);
     if (n == 1) size[1] = size[2] = size[0];
