@@ -225,7 +225,13 @@ TEST(CliFedrefVolumes, NamesWrongInput)
     for (const char *size : {"8x8", "8x", "8x8x8x", "8x8x8x8", "x8", "8x0x8", "8 x8x8"})
         expect_refused(w.run(run + Words{"--patch", size}), 2,
                        {std::string("--patch ") + size + ": one length or three"});
-    expect_refused(w.run(run + Words{"--sites", "40"}), 2, {"40 sites along axis 0"});
+    const Words folder = w.folder() + w.to("none");
+    expect_refused(w.run(folder + Words{"--sites", "40"}), 2, {"40 sites along axis 0"});
+    expect_refused(w.run(run + Words{"--sites", "2"}), 2, {"--sites", "v0", "already: north"});
+    write_file(w / "one.csv", "volumes/v1.nii,volumes/v1_seg.nii\n");
+    Words scanners = folder + Words{"--sites", "2x1x1", "--shift-spread", "1"};
+    scanners = scanners + Words{"--eval-data", w / "one.csv", "--eval-split", "0"};
+    expect_refused(w.run(scanners), 2, {"one.csv: 1 volumes, --data has 2"});
     expect_refused(w.run(run + Words{"--scale-spread", "0.1"}), 2, {"--sites cuts"});
     expect_refused(w.run(run + Words{"--eval-split", "0"}), 2, {"nothing is held out"});
     expect_refused(w.run(run + Words{"--relabel", "2:9"}), 2, {"v0: voxel", "label 9"});
