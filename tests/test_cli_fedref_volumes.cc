@@ -199,6 +199,29 @@ TEST(CliFedrefVolumes, AFolderDoesNotHideAnArchitecture)
     EXPECT_EQ(other.err.find("no architecture"), std::string::npos) << other.err;
 }
 
+/* One volume or folder with labels of their own, and another that is held out: as a list of them.
+ */
+TEST(CliFedrefVolumes, HeldOutVolumesHaveLabelsOfTheirOwn)
+{
+    const VolumePlace w;
+    write_file(w / "v0.csv", "volumes/v0.nii,volumes/v0_seg.nii\n");
+    write_file(w / "v1.csv", "volumes/v1.nii,volumes/v1_seg.nii\n");
+    const auto run = [&w](const std::string &data, const std::string &eval) {
+        Words words = w.words("train", "1") + fedavg;
+        words[5] = w / data, words[6] = "--eval-data", words[7] = w / eval;
+        return words;
+    };
+    const std::string want = w.trained("list", run("v0.csv", "v1.csv"));
+    const Words files =
+        run("volumes/v0.nii", "volumes/v1.nii") + Words{"--labels", w / "volumes/v0_seg.nii"};
+    const Words named = files + Words{"--eval-labels", w / "volumes/v1_seg.nii"};
+    EXPECT_TRUE(w.trained("files", named) == want);
+    EXPECT_EQ(w.column("files", "dice"), w.column("list", "dice"));
+    expect_refused(w.run(files + w.to("none")), 2, {"v1.nii", "file of its labels"});
+    expect_refused(w.run(w.words() + Words{"--eval-labels", "x"} + w.to("none")), 2,
+                   {"--eval-labels", "--eval-data"});
+}
+
 TEST(CliFedrefVolumes, RefusesWhatHasNoMeaning)
 {
     const VolumePlace w;

@@ -11,6 +11,7 @@
 static const hn_option volume_rows[] = {
     HN_OPT_TITLE("Volumes, for models that segment them"),
     {"labels",          FIELD(volumes.labels),  "",     0, 0, NULL, "folder of the labels of a folder of volumes (default: beside them, NAME_seg), or their file for one volume"},
+    {"eval-labels",     FIELD(volumes.eval_labels), "", 0, 0, NULL, "the same of --eval-data"},
     {"volume",          FIELD(volumes.volume),  "0",    0, 1e6, NULL, "which one of a 4-D image"},
     {"intensity",       FIELD(volumes.intensity), "zscore", 0, 0, HN_INTENSITIES, "what each volume's values are scaled by"},
     {"relabel",         FIELD(volumes.relabel), "",     0, 0, NULL, "labels that get other numbers: 4:3 for BraTS and FeTS"},

@@ -161,9 +161,12 @@ static hn_status hold_out(volumes_subject *m)
                        f->data);
     if (f->eval_data[0] != '\0' && f->eval_split > 0)
         return HN_FAIL(HN_ERR_ARG, "--eval-split: beside --eval-data nothing else is held out");
+    const char *const labels = or_null(m->c->volumes.eval_labels);
+    if (f->eval_data[0] == '\0' && labels != NULL)
+        return HN_FAIL(HN_ERR_ARG, "--eval-labels: of --eval-data, which is not there");
     if (f->eval_data[0] == '\0')
         return hn_regions_hold_out(&m->all, f->eval_split, &m->train_regions, &m->eval_regions);
-    HN_TRY(read_volumes(m, f->eval_data, NULL, &m->other));
+    HN_TRY(read_volumes(m, f->eval_data, labels, &m->other));
     HN_TRY(check_scanners(m));
     m->train_regions = m->all;
     m->all = (hn_regions){0};
