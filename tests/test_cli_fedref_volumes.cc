@@ -180,6 +180,48 @@ TEST(CliFedrefVolumes, TheHeadAloneTravels)
     EXPECT_EQ(w.column("unet", "used"), std::vector<double>(2, 2));
 }
 
+/* What is called meshnet5 in the folder where one works does not change what the name means. */
+TEST(CliFedrefVolumes, AFolderDoesNotHideAnArchitecture)
+{
+    const VolumePlace w;
+    Words run = w.words() + fedavg + Words{"--payload", "head"};
+    run[3] = "meshnet5";
+    expect_done(w.run(run + Words{"--stop-after", "1", "--out", "meshnet5"}));
+    expect_done(w.run(run + Words{"--resume", "auto", "--out", "meshnet5"}));
+    const Ran eval = w.run({"hone-fedref", "eval", "--run", "meshnet5"});
+    expect_done(eval);
+    EXPECT_NE(eval.out.find(", the same"), std::string::npos) << eval.out;
+    /* by that name in a folder: images, and no network of volumes */
+    Words images = w.cnn() + w.to("none");
+    images[3] = "unet3d-old/config.json";
+    const Ran other = w.run(images);
+    expect_refused(other, 2, {"unet3d-old/config.json"});
+    EXPECT_EQ(other.err.find("no architecture"), std::string::npos) << other.err;
+}
+
+/* One volume or folder with labels of their own, and another that is held out: as a list of them.
+ */
+TEST(CliFedrefVolumes, HeldOutVolumesHaveLabelsOfTheirOwn)
+{
+    const VolumePlace w;
+    write_file(w / "v0.csv", "volumes/v0.nii,volumes/v0_seg.nii\n");
+    write_file(w / "v1.csv", "volumes/v1.nii,volumes/v1_seg.nii\n");
+    const auto run = [&w](const std::string &data, const std::string &eval) {
+        Words words = w.words("train", "1") + fedavg;
+        words[5] = w / data, words[6] = "--eval-data", words[7] = w / eval;
+        return words;
+    };
+    const std::string want = w.trained("list", run("v0.csv", "v1.csv"));
+    const Words files =
+        run("volumes/v0.nii", "volumes/v1.nii") + Words{"--labels", w / "volumes/v0_seg.nii"};
+    const Words named = files + Words{"--eval-labels", w / "volumes/v1_seg.nii"};
+    EXPECT_TRUE(w.trained("files", named) == want);
+    EXPECT_EQ(w.column("files", "dice"), w.column("list", "dice"));
+    expect_refused(w.run(files + w.to("none")), 2, {"v1.nii", "file of its labels"});
+    expect_refused(w.run(w.words() + Words{"--eval-labels", "x"} + w.to("none")), 2,
+                   {"--eval-labels", "--eval-data"});
+}
+
 TEST(CliFedrefVolumes, RefusesWhatHasNoMeaning)
 {
     const VolumePlace w;
@@ -203,8 +245,16 @@ TEST(CliFedrefVolumes, NamesWrongInput)
 {
     const VolumePlace w;
     const Words run = w.words() + w.to("none");
-    expect_refused(w.run(run + Words{"--patch", "8x8"}), 2, {"--patch 8x8", "one length or three"});
-    expect_refused(w.run(run + Words{"--sites", "40"}), 2, {"40 sites along axis 0"});
+    for (const char *size : {"8x8", "8x", "8x8x8x", "8x8x8x8", "x8", "8x0x8", "8 x8x8"})
+        expect_refused(w.run(run + Words{"--patch", size}), 2,
+                       {std::string("--patch ") + size + ": one length or three"});
+    const Words folder = w.folder() + w.to("none");
+    expect_refused(w.run(folder + Words{"--sites", "40"}), 2, {"40 sites along axis 0"});
+    expect_refused(w.run(run + Words{"--sites", "2"}), 2, {"--sites", "v0", "already: north"});
+    write_file(w / "one.csv", "volumes/v1.nii,volumes/v1_seg.nii\n");
+    Words scanners = folder + Words{"--sites", "2x1x1", "--shift-spread", "1"};
+    scanners = scanners + Words{"--eval-data", w / "one.csv", "--eval-split", "0"};
+    expect_refused(w.run(scanners), 2, {"one.csv: 1 volumes, --data has 2"});
     expect_refused(w.run(run + Words{"--scale-spread", "0.1"}), 2, {"--sites cuts"});
     expect_refused(w.run(run + Words{"--eval-split", "0"}), 2, {"nothing is held out"});
     expect_refused(w.run(run + Words{"--relabel", "2:9"}), 2, {"v0: voxel", "label 9"});

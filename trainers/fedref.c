@@ -11,6 +11,7 @@
 static const hn_option volume_rows[] = {
     HN_OPT_TITLE("Volumes, for models that segment them"),
     {"labels",          FIELD(volumes.labels),  "",     0, 0, NULL, "folder of the labels of a folder of volumes (default: beside them, NAME_seg), or their file for one volume"},
+    {"eval-labels",     FIELD(volumes.eval_labels), "", 0, 0, NULL, "the same of --eval-data"},
     {"volume",          FIELD(volumes.volume),  "0",    0, 1e6, NULL, "which one of a 4-D image"},
     {"intensity",       FIELD(volumes.intensity), "zscore", 0, 0, HN_INTENSITIES, "what each volume's values are scaled by"},
     {"relabel",         FIELD(volumes.relabel), "",     0, 0, NULL, "labels that get other numbers: 4:3 for BraTS and FeTS"},
@@ -19,7 +20,7 @@ static const hn_option volume_rows[] = {
     {"foreground",      FIELD(volumes.foreground), "0.5", 0, 1, NULL, "probability that a patch is laid around a voxel that is not background"},
     {"flip",            FIELD(volumes.flip),    "0",    0, 1, NULL, "probability that an axis of a patch is flipped, each axis"},
     {"pad-value",       FIELD(volumes.pad),     "0",    -1e9, 1e9, NULL, "value outside of regions, where patches and windows reach over them"},
-    {"sites",           FIELD(volumes.sites),   "",     0, 0, NULL, "cut the labelled box of each volume into so many regions along its axes, each a site: 2x2x2; held-out volumes likewise, with the same scanners; default: sites of the list, or each volume one"},
+    {"sites",           FIELD(volumes.sites),   "",     0, 0, NULL, "cut the labelled box of each volume into so many regions along its axes, each a site: 2x2x2; held-out volumes likewise, the first with the scanners of the first, and so on; default: sites of the list, or each volume one"},
     {"scale-spread",    FIELD(volumes.scale_spread), "0", 0, 0.999, NULL, "of --sites: its scanner multiplies values by 1 +- this"},
     {"shift-spread",    FIELD(volumes.shift_spread), "0", 0, 1e6, NULL, "of --sites: and adds +- this"},
     {"dice-weight",     FIELD(volumes.w_dice),  "1",    0, 1e6, NULL, "of soft Dice in the loss"},

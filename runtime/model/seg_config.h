@@ -14,6 +14,7 @@
 #ifndef HN_SEG_CONFIG_H
 #define HN_SEG_CONFIG_H
 #include <jansson.h>
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "runtime/base/status.h"
@@ -46,6 +47,8 @@ typedef struct {
     hn_meshnet_sizes meshnet;
 } hn_seg_config;
 
+/* Whether hn_seg_config_named knows the name. */
+bool hn_seg_config_has(const char *name);
 /* channels, classes: 0: as the name says. */
 HN_NODISCARD hn_status hn_seg_config_named(const char *name, int64_t channels, int64_t classes,
                                            hn_seg_config *out);

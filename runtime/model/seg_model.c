@@ -22,9 +22,11 @@ static bool is_arch(const char *path)
     return n > m && strcmp(path + n - m, arch_end) == 0;
 }
 
-static bool is_named(const char *path)
+/* No architecture, but meant as one. */
+static bool is_misnamed(const char *path)
 {
-    return strncmp(path, "unet3d", 6) == 0 || strncmp(path, "meshnet", 7) == 0;
+    const bool begins = strncmp(path, "unet3d", 6) == 0 || strncmp(path, "meshnet", 7) == 0;
+    return begins && strchr(path, '/') == NULL && !hn_is_folder(path) && !hn_is_file(path);
 }
 
 static hn_status in_folder(const char *dir, const char *name, char **path)
@@ -33,13 +35,17 @@ static hn_status in_folder(const char *dir, const char *name, char **path)
     return *path ? HN_OK : HN_FAIL(HN_ERR_MEMORY, "no memory for a path in %s", dir);
 }
 
+static bool has_settings(const char *dir)
+{
+    char *settings = hn_asprintf("%s/%s", dir, settings_file);
+    const bool there = settings != NULL && hn_is_file(settings);
+    hn_free(settings);
+    return there;
+}
+
 bool hn_seg_model_is(const char *path)
 {
-    if (is_arch(path)) return true;
-    char *settings = hn_asprintf("%s/%s", path, settings_file);
-    const bool folder = settings != NULL && hn_is_file(settings);
-    hn_free(settings);
-    return folder || (!hn_is_folder(path) && is_named(path));
+    return is_arch(path) || hn_seg_config_has(path) || has_settings(path) || is_misnamed(path);
 }
 
 /* ---- reading ---- */
@@ -118,7 +124,9 @@ static hn_status check_weights(const hn_seg_model *m)
 
 static hn_status open(const hn_seg_model_options *o, hn_seg_model *m)
 {
-    const bool arch = is_arch(o->path), folder = !arch && hn_is_folder(o->path);
+    /* A run of an architecture may have its folder where it says --model: the name counts. */
+    const bool arch = is_arch(o->path), named = hn_seg_config_has(o->path);
+    const bool folder = !arch && (named ? has_settings(o->path) : hn_is_folder(o->path));
     if (o->classes > 0 && (arch || folder))
         return HN_FAIL(HN_ERR_ARG, "%s: has classes of its own", o->path);
     if (folder)

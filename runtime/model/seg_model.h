@@ -2,7 +2,7 @@
  *
  *   folder        segmenter.json and model.safetensors, as hn_seg_model_save writes them
  *   *.arch.json   a MeshNet (seg_config.h)
- *   name          one of seg_config.h's
+ *   name          one of seg_config.h's, even where a folder without segmenter.json has it, too
  *
  * The last two start from random weights that the seed decides, or from a file of weights that is
  * named besides.
@@ -23,7 +23,8 @@ extern "C" {
 
 #define HN_SEG_NAMES "unet3d-fets, meshnet5, meshnet20" /* for help and error texts */
 
-/* Whether `path` is what is listed above, by its name or, of a folder, by the file in it. */
+/* Whether `path` is what is listed above, by its name or, of a folder, by the file in it; or only
+ * looks like a name, which hn_seg_model_open then refuses with the list of them. */
 bool hn_seg_model_is(const char *path);
 
 typedef struct {

@@ -61,22 +61,27 @@ static void release(hn_fedref_subject *s)
 
 /* ---- sizes ---- */
 
+static bool length_of(const char **at, int64_t *out)
+{
+    char *end = NULL;
+    if (!isdigit((unsigned char)**at)) return false;
+    errno = 0;
+    *out = strtoll(*at, &end, 10);
+    *at = end;
+    return errno == 0 && *out >= 1 && *out <= HN_NIFTI_MAX_SIDE;
+}
+
 /* "64" or "64x96x80": three lengths from 1. */
 static hn_status sizes_of(const char *option, const char *text, int64_t size[3])
 {
     const char *at = text;
     int n = 0;
-    for (;; at++) {
-        char *end = NULL;
-        errno = 0;
-        if (n == 3 || !isdigit((unsigned char)*at)) break;
-        size[n++] = strtoll(at, &end, 10);
-        at = end;
-        if (errno != 0 || size[n - 1] < 1 || size[n - 1] > HN_NIFTI_MAX_SIDE || *at != 'x') break;
+    bool good = length_of(&at, &size[n++]);
+    while (good && n < 3 && *at == 'x') {
+        at++;
+        good = length_of(&at, &size[n++]);
     }
-    const bool good =
-        *at == '\0' && (n == 1 || n == 3) && size[n - 1] >= 1 && size[n - 1] <= HN_NIFTI_MAX_SIDE;
-    if (!good)
+    if (!good || *at != '\0' || n == 2)
         return HN_FAIL(HN_ERR_ARG, "--%s %s: one length or three, as 64 or 64x96x80, 1 to %d",
                        option, text, HN_NIFTI_MAX_SIDE);
     if (n == 1) size[1] = size[2] = size[0];
@@ -103,6 +108,17 @@ static hn_status read_volumes(const volumes_subject *m, const char *data, const 
     return HN_OK;
 }
 
+/* Boxes are sites of their own: those of a list would be lost. */
+static hn_status check_unnamed(const hn_volumes *v)
+{
+    for (int64_t i = 0; i < v->count; i++)
+        if (v->volume[i].site[0] != '\0')
+            return HN_FAIL(HN_ERR_ARG,
+                           "--sites: cuts sites out of volumes, but %s has one already: %s",
+                           v->volume[i].name, v->volume[i].site);
+    return HN_OK;
+}
+
 /* The regions of a set: its volumes as they are, or cut, with the scanners of those sites. */
 static hn_status make_regions(const volumes_subject *m, const hn_volumes *of, hn_regions *out)
 {
@@ -117,7 +133,21 @@ static hn_status make_regions(const volumes_subject *m, const hn_volumes *of, hn
                          .shift_spread = (float)v->shift_spread,
                          .seed = (uint64_t)m->c->fed.seed};
     HN_TRY(sizes_of("sites", v->sites, o.cuts));
+    HN_TRY(check_unnamed(of));
     return hn_regions_cut(of, &o, out);
+}
+
+/* Box k of volume i has the scanner of box k of the i-th training volume. */
+static hn_status check_scanners(const volumes_subject *m)
+{
+    const hn_fedref_volume_config *v = &m->c->volumes;
+    if ((v->scale_spread == 0 && v->shift_spread == 0) || m->other.count == m->train.count)
+        return HN_OK;
+    return HN_FAIL(HN_ERR_ARG,
+                   "--eval-data %s: %" PRId64 " volumes, --data has %" PRId64
+                   "; sites with scanners (--scale-spread, --shift-spread) want as many of both, "
+                   "in the same order",
+                   m->c->fed.eval_data, m->other.count, m->train.count);
 }
 
 /* Other volumes, or the ends of all regions. */
@@ -131,9 +161,13 @@ static hn_status hold_out(volumes_subject *m)
                        f->data);
     if (f->eval_data[0] != '\0' && f->eval_split > 0)
         return HN_FAIL(HN_ERR_ARG, "--eval-split: beside --eval-data nothing else is held out");
+    const char *const labels = or_null(m->c->volumes.eval_labels);
+    if (f->eval_data[0] == '\0' && labels != NULL)
+        return HN_FAIL(HN_ERR_ARG, "--eval-labels: of --eval-data, which is not there");
     if (f->eval_data[0] == '\0')
         return hn_regions_hold_out(&m->all, f->eval_split, &m->train_regions, &m->eval_regions);
-    HN_TRY(read_volumes(m, f->eval_data, NULL, &m->other));
+    HN_TRY(read_volumes(m, f->eval_data, labels, &m->other));
+    HN_TRY(check_scanners(m));
     m->train_regions = m->all;
     m->all = (hn_regions){0};
     return make_regions(m, &m->other, &m->eval_regions);
@@ -159,8 +193,7 @@ static hn_status open_patches(volumes_subject *m)
 static const char *name_of(volumes_subject *m, const hn_region *r)
 {
     const char *listed = m->train.volume[r->volume].site;
-    const bool cut = m->c->volumes.sites[0] != '\0';
-    return listed[0] != '\0' && !cut ? listed : hn_arena_text(&m->names, "%d", (int)r->site);
+    return listed[0] != '\0' ? listed : hn_arena_text(&m->names, "%d", (int)r->site);
 }
 
 static hn_status name_sites(volumes_subject *m)

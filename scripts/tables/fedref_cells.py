@@ -584,6 +584,21 @@ class Fets(NamedTuple):
         return "\t".join((*files, f"site {site}"))
 
 
+    def facts(self):
+        """What the lists follow from."""
+        paths = {"folder": self.folder, "partition": self.partition}
+        return {**self._asdict(), **{k: os.path.abspath(v) for k, v in paths.items()}}
+
+    def other(self, out):
+        """What the lists in `out` were made with where that is not this, as text."""
+        for path in sorted(pathlib.Path(out).glob("data/fets*/copy.json")):
+            had, now = json.loads(path.read_text()), self.facts()
+            for k in now:
+                if had.get(k) != now[k]:
+                    return f"{path} was made with {k} {had.get(k)}, not {now[k]}"
+        return ""
+
+
 def write_fets(copy, to):
     """Every fifth subject of a site is held out for the tables, and of the others every fifth for
     the choice of the rate; sites with fewer than five give none."""
@@ -599,6 +614,7 @@ def write_fets(copy, to):
         if not lines:
             raise ValueError(f"{copy.partition}: too few subjects: none for {name}")
         (to / f"{name}.csv").write_text("\n".join(lines) + "\n")
+    (to / "copy.json").write_text(json.dumps(copy.facts()) + "\n")
 
 
 MADE = {
@@ -616,11 +632,14 @@ def prepare(made, data, out, copy=None):
         return
     part = to.with_name(f"{made}.part{os.getpid()}")
     part.mkdir(parents=True)
-    if made == "fets":
-        write_fets(copy, part)
-    else:
-        MADE[made](data, part)
     try:
+        if made == "fets":
+            write_fets(copy, part)
+        else:
+            MADE[made](data, part)
         part.rename(to)
-    except OSError:  # another one was faster
-        shutil.rmtree(part)
+    except OSError:
+        if not to.exists():  # another one was not faster
+            raise
+    finally:
+        shutil.rmtree(part, ignore_errors=True)

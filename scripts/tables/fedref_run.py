@@ -81,6 +81,9 @@ def arguments(work):
         cells.fail(work.script, "--fets: not with --smoke")
     cells.settle(work, a)
     a.copy = fets_of(a) if a.fets else None
+    other = a.copy and a.copy.other(a.out)
+    if other:
+        cells.fail(work.script, f"{other}; another --out")
     return a
 
 
@@ -145,7 +148,12 @@ def with_rates(a, chosen):
 
 def prepare(a, todo):
     for made in sorted({cell.made for cell in todo if cell.made}):
-        fedref_cells.prepare(made, a.data, a.out, a.copy)
+        try:
+            fedref_cells.prepare(made, a.data, a.out, a.copy)
+        except FileNotFoundError as error:
+            cells.fail("fedref.sh", f"there is no {error.filename or error}")
+        except ValueError as error:
+            cells.fail("fedref.sh", error)
 
 
 def show(work, a, chosen):

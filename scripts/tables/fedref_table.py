@@ -1,14 +1,15 @@
 """Tables and pictures of the cells that fedref_run.py has made. Every figure is read from a cell's
 JSON; what has not been run is "-". Needs no more than Python; pictures need gnuplot.
 
-Accuracies are in percent, of test images (volumes: the mean Dice of the classes but background), mean and standard deviation over the seeds. Late: the
-mean over the last tenth of the rounds; last: of the last round; best: of any. Each method runs at
-the learning rate that was best (late accuracy, one seed of its own) on images held out of the
-training set; "*" behind it: the least or largest that was tried, a better one may lie beyond.
-Differences are to FedAvg of the same seed (the same clients, images, schedule and first weights)
-and then averaged. Targets are those that fedref_cells.py declares; seeds that did not reach one are
-not in its mean. Forgetting, in points of accuracy: the best of earlier rounds minus the last, at
-least 0; by class: the same of each class, and then the mean.
+Accuracies are in percent, of test images (volumes: the mean Dice of the classes but background),
+mean and standard deviation over the seeds. Late: the mean over the last tenth of what was measured,
+at least three; last: of the last round; best: of any. Each method runs at the learning rate that
+was best (late accuracy, one seed of its own) on images held out of the training set; "*" behind it:
+the least or largest that was tried, a better one may lie beyond. Differences are to FedAvg of the
+same seed (the same clients, images, schedule and first weights) and then averaged. Targets are
+those that fedref_cells.py declares; seeds that did not reach one are not in its mean. Forgetting,
+in points of accuracy: the best of earlier rounds minus the last, at least 0; by class: the same of
+each class, and then the mean.
 """
 
 import json
@@ -54,8 +55,8 @@ class Done:
         return self.kept[key]
 
     def late(self):
-        """%, the mean over the last tenth of the rounds."""
-        return 100 * mean(self.curve[-max(1, len(self.curve) // 10) :])
+        """%, the mean over the last tenth of what was measured; at least three, for one is noise."""
+        return 100 * mean(self.curve[-max(3, len(self.curve) // 10) :])
 
     def last(self):
         return 100 * self.kept[f"last_{self.score}"]
@@ -402,7 +403,8 @@ def averages(seeds):
     """Rounds and accuracies, the mean over the seeds."""
     those = list(seeds.values())
     means = [100 * mean(values) for values in zip(*(c.curve for c in those))]
-    return [((i + 1) * those[0].each, v) for i, v in enumerate(means)]
+    each, last = those[0].each, those[0].rounds_done  # which is measured in any case
+    return [(min((i + 1) * each, last), v) for i, v in enumerate(means)]
 
 
 def curves(stream, p, kinds, to):
