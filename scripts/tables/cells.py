@@ -276,7 +276,7 @@ class Runner:
     def __init__(self, work, a, cells):
         self.work, self.a = work, a
         self.todo = sorted(cells, key=work.alone)  # those behind the others
-        self.running, self.failed, self.unfinished = [], [], []
+        self.running, self.failed, self.unfinished, self.left = [], [], [], 0
         self.done, self.total, self.began = 0, len(cells), time.monotonic()
         self.env = dict(os.environ)
         threads = max(1, (os.cpu_count() or 1) // a.jobs)
@@ -344,7 +344,7 @@ class Runner:
         try:
             while self.todo or self.running:
                 if time.monotonic() > self.a.deadline:
-                    self.unfinished += self.todo
+                    self.left += len(self.todo)
                     self.todo = []
                 while self.todo and self.has_room():
                     r = Running(self, self.todo.pop(0))
@@ -398,7 +398,9 @@ def execute(work, a, cells, programs, prepare=None):
     for what, those in (("failed", runner.failed), ("unfinished", runner.unfinished)):
         if those:
             print(f"{len(those)} {what}: {' '.join(c.name for c in those)}", file=sys.stderr)
-    return not runner.failed and not runner.unfinished
+    if runner.left:
+        print(f"{runner.left} not begun: --minutes are over", file=sys.stderr)
+    return not (runner.failed or runner.unfinished or runner.left)
 
 
 # ---- figures ----

@@ -2,7 +2,7 @@
 
 A cell is stream/part/kind-s<seed>. Parts: `choice` are runs at every learning rate with one seed of
 their own, measured on images that the tables never show; `run` are those of the tables, at the
-rate chosen there; `robust` and `time` have a fixed rate. The seed decides who has which images,
+rate chosen there; `robust`, `time` and `ways` have a fixed rate. The seed decides who has which images,
 who is asked in which round, and the first weights: runs of one seed are pairs.
 """
 
@@ -59,7 +59,6 @@ class Cell(NamedTuple):
     made: str
     rate_of: str = ""  # the kind whose rate it takes; "": its options have one
     lanes: int = 1
-    timed: bool = False  # how clients are simulated is what it measures: nothing else will do
 
     @property
     def name(self):
@@ -153,7 +152,8 @@ SPARING = {**MANY, "eval-every": 2, "eval-batch": 1000}
 # A client of CIFAR-10 or of Fashion-MNIST's 10,000 has a hundred images or fewer, three batches;
 # five epochs are what others let such clients do (Li et al. 2022).
 FEW = {**MANY, "epochs": 5, "eval-batch": 1000}
-SITES = {"clients": 10, "min-samples": 20, "rounds": 200, "batch-size": 32}  # all of them asked
+# All of them asked.
+SITES = {"clients": 10, "min-samples": 20, "rounds": 200, "batch-size": 32, "eval-batch": 1000}
 
 
 def dirichlet(alpha):
@@ -525,8 +525,9 @@ def way_cells(suite, settings):
         if model.way(o) == "block":
             ways.append(("block", "block", 1))
         for way, simulate, lanes in ways:
-            cell = Cell(name, "time", f"as-{way}", 0, o, simulate, stream.files + model.files, "")
-            yield cell._replace(made=stream.made, lanes=lanes, timed=True)
+            files = stream.files + model.files
+            cell = Cell(name, "ways", way, 0, o, simulate, files, stream.made)
+            yield cell._replace(lanes=lanes)
 
 
 def make(suite, seeds, settings):

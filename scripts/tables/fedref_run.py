@@ -1,7 +1,8 @@
 """Runs the cells of fedref.sh, some at a time, and prints their tables.
 
     scripts/tables/fedref.sh [--smoke | --full | --only REGEX] [--seeds 0,1,2,3,4] [--rounds N]
-                             [--out DIR] [--jobs N] [--minutes M] [--shard i/n] [--device D] [--program FILE]
+                             [--out DIR] [--jobs N] [--minutes M] [--shard i/n] [--device D]
+                             [--program FILE]
                              [--fets DIR [--fets-partition CSV] [--fets-modality M] [--fets-most N]]
 
 A cell is one run of hone-fedref: DIR/<cell>.json is its result.json with what was asked for and the
@@ -113,7 +114,7 @@ def has_mps():
 
 
 def simulation(a, cell):
-    return cell.simulate if cell.timed or has_gpu(a) else "one"
+    return cell.simulate if cell.part == "ways" or has_gpu(a) else "one"
 
 
 class FedrefWork(cells.Work):
@@ -126,12 +127,12 @@ class FedrefWork(cells.Work):
         return cell.group
 
     def why_not(self, a, cell):
-        if cell.timed and not has_gpu(a) and (cell.lanes > 1 or cell.simulate == "block"):
+        if cell.part == "ways" and not has_gpu(a) and (cell.lanes > 1 or cell.simulate == "block"):
             return "lanes and blocks are of a GPU"
         return None
 
     def alone(self, cell):
-        return cell.part == "time"
+        return cell.part in ("time", "ways")
 
     def amount(self, options):
         return int(options["rounds"])

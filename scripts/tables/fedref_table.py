@@ -6,11 +6,12 @@ mean and standard deviation over the seeds. Late: the mean over the last tenth o
 of the last round; best: of any that was measured. Each method runs at the learning rate that was
 best on images held out of the training set, with one seed of its own, over half of the rounds (at
 least 20; the mean over the last fifth of what was measured there): one that is best only later is
-not found. fedref-v1 and lambda 0 take FedAvg's. "*" behind a rate: the least or largest that was tried, a better one may lie beyond.
-Where MNIST's clients are a hundred, every second round is measured. Differences are to FedAvg of the same seed (the same clients, images, schedule and first weights)
-and then averaged. Targets are those that fedref_cells.py declares; seeds that did not reach one are
-not in its mean. Forgetting, in points of accuracy: the best of earlier rounds minus the last, at
-least 0; by class: the same of each class, and then the mean.
+not found. fedref-v1 and lambda 0 take FedAvg's. "*" behind a rate: the least or largest that was
+tried, a better one may lie beyond. Where MNIST's clients are a hundred, every second round is
+measured. Differences are to FedAvg of the same seed (the same clients, images, schedule and first
+weights) and then averaged. Targets are those that fedref_cells.py declares; seeds that did not
+reach one are not in its mean. Forgetting, in points of accuracy: the best of earlier rounds minus
+the last, at least 0; by class: the same of each class, and then the mean.
 """
 
 import json
@@ -142,7 +143,7 @@ def figure(values, form="{:.2f}"):
 
 def cells_in(out):
     for path in sorted(pathlib.Path(out).glob("*/*/*.json")):
-        if path.parts[-2] in ("choice", "run", "robust", "time"):
+        if path.parts[-2] in ("choice", "run", "robust", "time", "ways"):
             yield Done(path)
 
 
@@ -377,10 +378,7 @@ def robust_table(kept, stream, p):
 
 
 def time_table(kept, stream, p):
-    those = [c for kind in METHODS for c in p.kinds.get(kind, {}).values()]
-    if not those:
-        return
-    c = those[0]
+    c = next(iter(p.all()))
     yield (
         f"Nothing ran beside these. Clients are simulated as: {c.simulate}. The median over"
         f" {c.rounds_done} rounds."
@@ -400,21 +398,17 @@ def time_table(kept, stream, p):
 
 
 WAYS = (
-    ("as-one", "one after the other"),
-    *((f"as-lanes-{n}", f"{n} lanes: each on a stream of its own") for n in (2, 4, 8)),
-    ("as-replicas", "replicas of one engine"),
-    ("as-block", "each in a block of the GPU"),
+    ("one", "one after the other"),
+    *((f"lanes-{n}", f"{n} lanes: each on a stream of its own") for n in (2, 4, 8)),
+    ("replicas", "replicas of one engine"),
+    ("block", "each in a block of the GPU"),
 )
 
 
 def ways_table(kept, stream, p):
-    there = [(kind, title) for kind, title in WAYS if kind in p.kinds]
-    if not there:
-        return
-    first = there[0][0]
     client_s = lambda c: c.typical("client_s")
-    base = p.kinds[first] if first == "as-one" else None
-    example = next(iter(p.kinds[first].values()))
+    base = p.kinds.get("one", {})
+    example = p.all()[0]
     yield (
         f"fedavg, payload {example.options['payload']}; nothing ran beside these. The median over"
         f" {example.rounds_done} rounds. Lanes give the same bits, replicas and blocks the same"
@@ -422,10 +416,9 @@ def ways_table(kept, stream, p):
     )
     yield ""
     yield from head("clients", "clients of a round, s", "times as fast", "accuracy, %")
-    for kind, title in there:
-        faster = "-"
-        if base:
-            faster = p.of(kind, lambda c: client_s(base[c.seed]) / client_s(c), "{:.2f}")
+    for kind, title in WAYS:
+        times = lambda c: client_s(base[c.seed]) / client_s(c) if c.seed in base else None
+        faster = p.of(kind, times, "{:.2f}")
         yield row(title, p.of(kind, client_s, "{:.4f}"), faster, p.of(kind, Done.last))
 
 
@@ -436,7 +429,7 @@ TABLES = {
     "robust": ("robust", robust_table),
     "claim": ("run", claim_table),
     "time": ("time", time_table),
-    "ways": ("time", ways_table),
+    "ways": ("ways", ways_table),
     "segmentation": ("run", segmentation_table),
 }
 SETTINGS = (
