@@ -37,7 +37,7 @@ class Model(NamedTuple):
     simulate: str  # on a GPU
     files: tuple = ()
     targets: str = "all-linear"  # of pairs and of blocks
-    lanes: int = 4  # clients at a time, where they are simulated as "one"
+    lanes: int = 4  # clients at a time, where they are simulated as "one"; 1: no option of it
 
     def way(self, options):
         """How clients of a run with such a payload are simulated: a block of the GPU knows whole
@@ -101,7 +101,7 @@ MODELS = {
     "small": Model({"model": "mnist-cnn-small"}, "block"),
     "cinic": Model({"model": "cinic-cnn"}, "replicas"),
     # Its three classes are background, white and grey matter.
-    "unet": Model({"model": "unet3d-fets", "classes": 3}, "one"),
+    "unet": Model({"model": "unet3d-fets", "classes": 3}, "one", lanes=1),
     "unet4": Model({"model": "unet3d-fets"}, "one", lanes=1),
     "vit": Model(
         {"model": "vit_tiny_patch16_224", "weights": "{data}/" + VIT, "dtype": "bf16"},

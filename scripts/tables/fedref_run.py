@@ -146,7 +146,7 @@ class FedrefWork(cells.Work):
         simulate = simulation(a, cell)
         options = {**cell.options, "simulate": simulate, "device": a.device, "out": run}
         options["save-every"] = 25
-        if simulate == "one" and has_gpu(a):
+        if simulate == "one" and has_gpu(a) and cell.lanes > 1:
             options["lanes"] = cell.lanes
         if (run / "index.json").exists():
             options["resume"] = "auto"
