@@ -205,6 +205,22 @@ TEST_F(ClientBatch, ARoundHasTheSameBitsWhateverRanBefore)
     }
 }
 
+/* More steps than rows are chosen for at a time. */
+TEST_F(ClientBatch, TasksMayBeLong)
+{
+    const StripedImages images(model.vision, 40, 1);
+    o.images = images.view();
+    o.local.batch = 2;
+    o.local.augment = {.pad = 1, .flip = 0.5f};
+    Both sims(o);
+    Clients clients(o.local);
+    clients.task[0].steps = 35;
+    clients.task[3].steps = 17;
+    for (hn_fed_task &t : clients.task) t.lr *= 0.1;
+    expect_close(round_of(sims.many, sims.start, clients.task),
+                 round_of(sims.one, sims.start, clients.task), sims.start, 1e-5);
+}
+
 /* Five results in parts of one, two, three and all: the same bits in the same order, each prepared
  * once and before it is taken. */
 TEST_F(ClientBatch, ResultsComeInPartsOfAnySize)

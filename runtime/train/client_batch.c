@@ -11,8 +11,9 @@
 #include "runtime/graph/tensor.h"
 
 enum {
-    BUFFERS = 2, /* results on their way: some come while those before are taken */
-    BLOCK = 4096 /* values that a thread puts in order at a time */
+    BUFFERS = 2,  /* results on their way: some come while those before are taken */
+    BLOCK = 4096, /* values that a thread puts in order at a time */
+    CHOSEN = 16   /* steps whose rows are chosen at a time */
 };
 
 /* A client of the group. */
@@ -30,7 +31,7 @@ typedef struct {
     client *client;         /* [at_once] */
     hn_replica_step *how;   /* [at_once] */
     hn_step_report *report; /* [at_once] */
-    int32_t *image;         /* [at_once][batch] */
+    int32_t *image;         /* [CHOSEN][at_once][batch]; padding: -1 */
     int64_t taken;          /* reports of the running group */
     /* Values that travel, and where in a replica's trained values each one lies; -1: it is a
      * buffer, which clients share and do not change. */
@@ -155,7 +156,7 @@ static hn_status open(batch *b)
     b->client = hn_calloc(n, sizeof *b->client);
     b->how = hn_calloc(n, sizeof *b->how);
     b->report = hn_calloc(n, sizeof *b->report);
-    b->image = hn_calloc(n * (size_t)b->o.local.batch, sizeof *b->image);
+    b->image = hn_calloc(CHOSEN * n * (size_t)b->o.local.batch, sizeof *b->image);
     if (!b->client || !b->how || !b->report || !b->image)
         return HN_FAIL(HN_ERR_MEMORY, "no memory for %zu clients at once", n);
     HN_TRY(open_engine(b));
@@ -247,23 +248,39 @@ static hn_status take_reports(batch *b, int64_t n, int64_t enqueued, int64_t mos
     }
 }
 
-/* Rows of step `step`, of n clients; the others', and of clients that are done, are padding. */
+static bool works(const batch *b, int64_t g, int64_t n, int64_t step)
+{
+    return g < n && step < b->client[g].task->steps;
+}
+
+/* Images of the CHOSEN steps from `first` on, of n clients; the others', and of clients that are
+ * done, are padding. */
+static void choose_rows(batch *b, int64_t n, int64_t first)
+{
+    const int64_t rows = b->o.local.batch;
+#pragma omp parallel for collapse(2) schedule(static)
+    for (int64_t k = 0; k < CHOSEN; k++)
+        for (int64_t g = 0; g < b->o.at_once; g++) {
+            int32_t *const image = b->image + (k * b->o.at_once + g) * rows;
+            if (works(b, g, n, first + k))
+                (void)hn_fed_rows(&b->o.local, b->client[g].task, first + k, image);
+            else
+                for (int64_t i = 0; i < rows; i++) image[i] = -1;
+        }
+}
+
 static hn_status put_batch(batch *b, int64_t n, int64_t step)
 {
     const int64_t rows = b->o.local.batch;
+    const int32_t *const image = b->image + step % CHOSEN * b->o.at_once * rows;
     hn_engine_input in;
+    if (step % CHOSEN == 0) choose_rows(b, n, step);
     HN_TRY(hn_engine_batch(b->engine, &in));
     const hn_classifier_batch to = hn_classifier_batch_of(&b->job, &in);
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) if (b->streams)
     for (int64_t g = 0; g < b->o.at_once; g++) {
-        int32_t *const image = b->image + g * rows;
-        const bool works = g < n && step < b->client[g].task->steps;
-        if (works)
-            (void)hn_fed_rows(&b->o.local, b->client[g].task, step, image);
-        else
-            for (int64_t i = 0; i < rows; i++) image[i] = -1;
-        hn_fed_put_rows(b->o.images, b->streams, image, g * rows, rows, &to);
-        b->how[g].frozen = !works;
+        hn_fed_put_rows(b->o.images, b->streams, image + g * rows, g * rows, rows, &to);
+        b->how[g].frozen = !works(b, g, n, step);
     }
     hn_engine_set_replicas(b->engine, b->how);
     return HN_OK;
