@@ -250,18 +250,19 @@ static hn_status run_eval(hn_fed_client *c, hn_eval_sums *sums)
 hn_status hn_fed_client_evaluate(hn_fed_client *c, hn_fed_scores *out)
 {
     hn_fed_scores s = {.class_rows = c->class_rows, .class_hits = c->class_hits};
+    const hn_images *set = c->eval;
     hn_eval_sums sums;
-    if (c->eval == NULL)
-        return HN_FAIL(HN_ERR_ARG, "evaluation of a client without held-out images");
+    if (set == NULL) return HN_FAIL(HN_ERR_ARG, "evaluation of a client without held-out images");
     HN_TRY(run_eval(c, &sums));
     memset(c->class_hits, 0, (size_t)c->o.model->vision.classes * sizeof *c->class_hits);
-    for (int64_t i = 0; i < c->eval->count; i++)
-        c->class_hits[c->eval->label[i]] += c->prediction[i] == c->eval->label[i];
-    s.loss = sums.loss;
-    s.rows = sums.rows;
-    s.hits = sums.hits;
+    for (int64_t i = 0; i < set->count; i++) {
+        const bool hit = c->prediction[i] == set->label[i];
+        c->class_hits[set->label[i]] += hit;
+        s.hits += hit;
+    }
+    s.rows = set->count;
     s.accuracy = s.rows > 0 ? (double)s.hits / (double)s.rows : NAN;
-    s.loss = s.rows > 0 ? s.loss / (double)s.rows : NAN;
+    s.loss = s.rows > 0 ? sums.loss / (double)s.rows : NAN;
     *out = s;
     return HN_OK;
 }

@@ -93,8 +93,8 @@ typedef struct {
 /* Receives the result of task i of the round; value lives until it returns. Errors end the round.
  */
 typedef hn_status (*hn_fed_take)(void *context, int64_t i, const hn_fed_trained *t);
-/* Does ahead of it what needs no order: of several results at a time, each on a thread of its own.
- */
+/* Does ahead of it what needs no order: for several results at a time, on several threads. Where a
+ * round ends early, some of them are never taken. */
 typedef void (*hn_fed_prepare)(void *context, int64_t i, const hn_fed_trained *t);
 
 typedef struct hn_fed_sim hn_fed_sim;
@@ -131,7 +131,7 @@ bool hn_fed_streams(const hn_fed_sim_options *o, const hn_images *set);
 void hn_fed_put_rows(const hn_images *set, bool streams, const int32_t *image, int64_t first,
                      int64_t rows, const hn_classifier_batch *out);
 
-enum { HN_FED_TOGETHER = 1 << 26 };
+enum { HN_FED_TOGETHER = 1 << 26 }; /* bytes */
 /* How many results of n_values each a group hands over at a time, at least 1. */
 int64_t hn_fed_together(const hn_fed_sim_options *o, int64_t n_values);
 /* Hands results t[0 .. n) of the tasks from `first` on over: prepare on all threads, then take. */
