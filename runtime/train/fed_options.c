@@ -18,7 +18,7 @@ static const hn_option model_rows[] = {
     {"data",            FIELD(data),            NULL,   0, 0, NULL, "idx or CIFAR files, or a folder of them or of classes; A+B joins sets. Volumes: a folder of NIfTI files, one file, or a list: image, labels, site"},
     {"eval-data",       FIELD(eval_data),       "",     0, 0, NULL, "held-out images or volumes; default: those of a folder of images"},
     {"eval-split",      FIELD(eval_split),      "0",    0, 0.9, NULL, "share of each class that is held out where nothing else is; of volumes: the end of each region"},
-    {"eval-batch",      FIELD(eval_batch),      "256",  1, 65536, NULL, "images of a batch of the evaluation"},
+    {"eval-batch",      FIELD(eval_batch),      "0",    0, 65536, NULL, "images of a batch of the evaluation; 0: 1024, or fewer that are larger than 112 x 112 pixels"},
     {"data-kind",       FIELD(data_kind),       "auto", 0, 0, HN_IMAGE_KINDS, "what the files are"},
     {"coarse",          FIELD(coarse),          "off",  0, 0, NULL, "CIFAR-100: the 20 coarse classes"},
     {"augment",         FIELD(augment),         "none", 0, 0, "none|crop|crop-flip|resized-crop-flip", "of training images"},

@@ -97,7 +97,7 @@ static hn_status run_round(hn_fed_sim *sim, const float *global, const hn_fed_ta
         HN_TRY(train(s, &task[i], &t));
         HN_TRY(hn_fed_values_get(&s->o.local, p, s->value));
         t.value = s->value;
-        HN_TRY(take(context, i, &t));
+        HN_TRY(hn_fed_hand_over(sim, i, 1, &t, take, context));
     }
     return HN_OK;
 }
