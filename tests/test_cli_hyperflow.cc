@@ -42,6 +42,27 @@ class FlowPlace {
                    R"("num_hidden_layers":2,"num_attention_heads":2,"intermediate_size":32})");
     }
     void far(const std::string &pixel) { domain("far", 90, 3, pixel); }
+    /* Domain "super": the classes and superclasses of CIFAR-100, 3 images each; its model. */
+    void superclasses() const
+    {
+        std::vector<int> label;
+        for (int i = 0; i < 300; i++) label.push_back(i % 100);
+        std::filesystem::create_directories(dir_ / "data/super");
+        write_file(dir_ / "data/super/train.bin", cifar(100, label, 3));
+        write_file(dir_ / "color.json",
+                   R"({"model_type":"vit","architectures":["ViTForImageClassification"],)"
+                   R"("image_size":32,"patch_size":8,"num_channels":3,"hidden_size":16,)"
+                   R"("num_hidden_layers":2,"num_attention_heads":2,"intermediate_size":32})");
+    }
+    /* What Meta-Dataset's rule would draw. */
+    Words check_meta(const std::string &model, const std::string &train, const std::string &test,
+                     const std::string &split) const
+    {
+        return {"hone-hyperflow", "check",        "--model",         dir_ / model,
+                "--data",         dir_ / "data",  "--train-domains", train,
+                "--test-domains", test,           "--split",         split,
+                "--protocol",     "meta-dataset", "--device",        test_device()};
+    }
     std::string operator/(const std::string &name) const { return dir_ / name; }
     Ran run(const Words &words) const { return Program(words, dir_.str()).wait(); }
 
@@ -390,6 +411,22 @@ TEST(CliHyperflow, ApplyWithTheExportedFileIsAdapt)
         {"delta.safetensors", "export"});
     expect_refused(w.run(apply + Words{file, "--to", w / "x"}), 2, {"--support"});
     EXPECT_FALSE(std::filesystem::exists(w / "x"));
+}
+
+/* Its split cuts them, and Meta-Dataset knows no superclasses: episodes are of all classes. */
+TEST(CliHyperflow, SuperclassesAreForHoldingOutAlone)
+{
+    const FlowPlace w;
+    w.superclasses();
+    const Words check = w.check_meta("color.json", "super", "super:test", "64/16/20");
+    const Ran c = w.run(check);
+    expect_done(c);
+    EXPECT_TRUE(contains(c.out, "super/train: Meta-Dataset's episodes, 5..50-way,")) << c.out;
+    EXPECT_TRUE(contains(c.out, "super/valid: Meta-Dataset's episodes, 5..16-way,")) << c.out;
+    EXPECT_FALSE(contains(c.out, "out of one group")) << c.out;
+    const Ran h = w.run(check + Words{"--hold-out", "2"});
+    expect_done(h);
+    EXPECT_TRUE(contains(h.out, "super/held-out: Meta-Dataset's episodes, 5-way,")) << h.out;
 }
 
 TEST(CliHyperflow, WhatMeansNothingIsRefused)

@@ -319,7 +319,7 @@ static hn_status part_source(const hn_hyperflow *r, hn_hf_domain *d, hn_hf_part 
                              const int32_t *classes, int32_t n)
 {
     char name[HN_HYPERFLOW_NAME + 16];
-    const bool alphabets = is(r->c->protocol, "meta-dataset") && d->groups.n > 0 && d->trains;
+    const bool alphabets = is(r->c->protocol, "meta-dataset") && d->alphabets;
     if (n == 0) return HN_OK;
     snprintf(name, sizeof name, "%s/%s", d->name, hn_hf_part_name(part));
     return hn_episode_source_make(d->images, name, classes, n, alphabets ? &d->groups : NULL,
@@ -379,7 +379,9 @@ static hn_status read_groups(hn_hf_domain *d, const hn_image_set *all)
     bool named = false;
     for (int32_t c = 0; c < v->n_classes; c++)
         named = named || strchr(v->class_name[c], '/') != NULL;
-    if (!named && hn_image_set_superclasses(all, &of, &names) == 0) return HN_OK;
+    const bool super = hn_image_set_superclasses(all, &of, &names) > 0;
+    if (!named && !super) return HN_OK;
+    d->alphabets = !super; /* Meta-Dataset has no superclasses: they are for --hold-out */
     return hn_class_groups_make(all, &d->groups);
 }
 
