@@ -21,7 +21,7 @@ std::string stripes(int n, int classes, unsigned seed)
 class FlowPlace {
     TempDir dir_;
 
-    void domain(const std::string &name, int n, int classes, const std::string &pixel)
+    void domain(const std::string &name, int n, int classes, const std::string &pixel) const
     {
         std::filesystem::create_directories(dir_ / ("data/" + name));
         std::vector<int> label((size_t)n);
@@ -53,6 +53,14 @@ class FlowPlace {
                    R"({"model_type":"vit","architectures":["ViTForImageClassification"],)"
                    R"("image_size":32,"patch_size":8,"num_channels":3,"hidden_size":16,)"
                    R"("num_hidden_layers":2,"num_attention_heads":2,"intermediate_size":32})");
+    }
+    /* Domain "letters": alphabets A of 20 characters and B of 4, 10 images each. */
+    void letters() const
+    {
+        domain("letters", 240, 24, stripes(240, 24, 4));
+        std::string names;
+        for (int i = 0; i < 24; i++) names += (i < 20 ? "A/" : "B/") + std::to_string(i) + "\n";
+        write_file(dir_ / "data/letters/classes.txt", names);
     }
     /* What Meta-Dataset's rule would draw. */
     Words check_meta(const std::string &model, const std::string &train, const std::string &test,
@@ -427,6 +435,19 @@ TEST(CliHyperflow, SuperclassesAreForHoldingOutAlone)
     const Ran h = w.run(check + Words{"--hold-out", "2"});
     expect_done(h);
     EXPECT_TRUE(contains(h.out, "super/held-out: Meta-Dataset's episodes, 5-way,")) << h.out;
+}
+
+TEST(CliHyperflow, AlphabetsThatAreTooSmallAreNamed)
+{
+    const FlowPlace w;
+    w.letters();
+    const Ran c = w.run(w.check_meta("vit.json", "letters", "near", "50/50/0"));
+    expect_done(c);
+    for (const std::string part : {"train", "valid"})
+        EXPECT_TRUE(contains(c.err, "warning: letters/" + part)) << c.err;
+    EXPECT_TRUE(contains(c.err, "of its 12 classes are in no episode")) << c.err;
+    EXPECT_TRUE(contains(c.err, "group 'B' has")) << c.err;
+    EXPECT_FALSE(contains(c.err, "group 'A' has")) << c.err;
 }
 
 TEST(CliHyperflow, WhatMeansNothingIsRefused)

@@ -504,6 +504,8 @@ static hn_status check_episodes(const hn_hyperflow *r, const hn_hf_domain *d, hn
     const int64_t n = hn_episode_source_classes(d->source[part], &classes),
                   most = r->c->way_most > 0 ? r->c->way_most : r->c->way;
     const hn_status st = hn_hyperflow_sampler(r, d, part, &s);
+    if (st == HN_OK && is(r->c->protocol, "meta-dataset"))
+        hn_episode_sampler_report(s, &r->log); /* which groups have too few classes */
     hn_episode_sampler_free(s);
     if (st == HN_OK && is(r->c->protocol, "fixed") && n < most)
         hn_info(&r->log, "%s/%s: episodes have %" PRId64 " classes, there are no more", d->name,
