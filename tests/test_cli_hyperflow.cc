@@ -450,6 +450,21 @@ TEST(CliHyperflow, AlphabetsThatAreTooSmallAreNamed)
     EXPECT_FALSE(contains(c.err, "group 'A' has")) << c.err;
 }
 
+TEST(CliHyperflow, EpisodesOfADomainThatDoesNotTrainAreOfOneAlphabetToo)
+{
+    const FlowPlace w;
+    w.letters();
+    const Words more = {"--max-support", "100", "--max-query", "100", "--held-images", "0.3"};
+    const Ran c = w.run(w.check_meta("vit.json", "near", "letters", "50/50/0") + more);
+    expect_done(c);
+    for (const std::string part : {"valid", "test"}) {
+        const std::string text = "letters/" + part + ": Meta-Dataset's episodes, 5..20-way out of";
+        EXPECT_TRUE(contains(c.out, text)) << c.out;
+        EXPECT_TRUE(contains(c.err, "letters/" + part + ": 4 of its 24 classes are in no episode"))
+            << c.err;
+    }
+}
+
 TEST(CliHyperflow, WhatMeansNothingIsRefused)
 {
     const FlowPlace w;

@@ -370,6 +370,19 @@ static hn_status make_sources(const hn_hyperflow *r, hn_hf_domain *d, const hn_c
     return st;
 }
 
+/* Classes n + c, those of validation of a domain that does not train, are of the group of c. */
+static hn_status double_groups(hn_class_groups *g)
+{
+    const int32_t n = g->n_classes;
+    int32_t *of = hn_malloc((size_t)n * 2 * sizeof *of);
+    if (of == NULL) return HN_FAIL(HN_ERR_MEMORY, "groups of %d classes", (int)n);
+    for (int32_t c = 0; c < 2 * n; c++) of[c] = g->of_class[c % n];
+    hn_free(g->of_class);
+    g->of_class = of;
+    g->n_classes = 2 * n;
+    return HN_OK;
+}
+
 /* Data without groups have none. */
 static hn_status read_groups(hn_hf_domain *d, const hn_image_set *all)
 {
@@ -380,16 +393,18 @@ static hn_status read_groups(hn_hf_domain *d, const hn_image_set *all)
     for (int32_t c = 0; c < v->n_classes; c++)
         named = named || strchr(v->class_name[c], '/') != NULL;
     const bool super = hn_image_set_superclasses(all, &of, &names) > 0;
-    if (!named && !super) return HN_OK;
+    if (!named && (!super || !d->trains)) return HN_OK;
     d->alphabets = !super; /* Meta-Dataset has no superclasses: they are for --hold-out */
-    return hn_class_groups_make(all, &d->groups);
+    HN_TRY(hn_class_groups_make(all, &d->groups));
+    return d->trains ? HN_OK : double_groups(&d->groups);
 }
 
 static hn_status make_domain(const hn_hyperflow *r, hn_hf_domain *d, const both_sets *all)
 {
     kept_images k = {0};
     hn_class_split split = {0};
-    hn_status st = d->trains ? read_groups(d, all->train) : HN_OK;
+    const bool grouped = d->trains || is(r->c->protocol, "meta-dataset");
+    hn_status st = grouped ? read_groups(d, all->train) : HN_OK;
     if (st == HN_OK && d->trains) st = split_classes(r, all->train, &split);
     if (st == HN_OK) st = keep(r, d, all, &k);
     if (st == HN_OK) st = hn_image_set_make(&k.v, d->name, &d->images);
