@@ -187,6 +187,9 @@ hn_status hn_trajectory_writer_next(hn_trajectory_writer *w, int64_t from, int64
         if (r.written != 1) break;
         HN_TRY(read_all(w, w->record, n, hn_trajectory_at_(&w->places, i)));
         if (r.crc != hn_trajectory_crc_(w->record, n, i, w->head_crc)) break;
+        hn_trajectory t;
+        hn_trajectory_view_(w->record, &w->places, &t);
+        if (!hn_trajectory_is_sound_(&w->head, &t)) break; /* as readers see it */
     }
     *record = i;
     return HN_OK;
