@@ -21,7 +21,7 @@ std::string stripes(int n, int classes, unsigned seed)
 class FlowPlace {
     TempDir dir_;
 
-    void domain(const std::string &name, int n, int classes, const std::string &pixel)
+    void domain(const std::string &name, int n, int classes, const std::string &pixel) const
     {
         std::filesystem::create_directories(dir_ / ("data/" + name));
         std::vector<int> label((size_t)n);
@@ -43,6 +43,35 @@ class FlowPlace {
     }
     void drawings(const std::string &pixel) { domain("omniglot", 144, 12, pixel); }
     void far(const std::string &pixel) { domain("far", 90, 3, pixel); }
+    /* Domain "super": the classes and superclasses of CIFAR-100, 3 images each; its model. */
+    void superclasses() const
+    {
+        std::vector<int> label;
+        for (int i = 0; i < 300; i++) label.push_back(i % 100);
+        std::filesystem::create_directories(dir_ / "data/super");
+        write_file(dir_ / "data/super/train.bin", cifar(100, label, 3));
+        write_file(dir_ / "color.json",
+                   R"({"model_type":"vit","architectures":["ViTForImageClassification"],)"
+                   R"("image_size":32,"patch_size":8,"num_channels":3,"hidden_size":16,)"
+                   R"("num_hidden_layers":2,"num_attention_heads":2,"intermediate_size":32})");
+    }
+    /* Domain "letters": alphabets A of 20 characters and B of 4, 10 images each. */
+    void letters() const
+    {
+        domain("letters", 240, 24, stripes(240, 24, 4));
+        std::string names;
+        for (int i = 0; i < 24; i++) names += (i < 20 ? "A/" : "B/") + std::to_string(i) + "\n";
+        write_file(dir_ / "data/letters/classes.txt", names);
+    }
+    /* What Meta-Dataset's rule would draw. */
+    Words check_meta(const std::string &model, const std::string &train, const std::string &test,
+                     const std::string &split) const
+    {
+        return {"hone-hyperflow", "check",        "--model",         dir_ / model,
+                "--data",         dir_ / "data",  "--train-domains", train,
+                "--test-domains", test,           "--split",         split,
+                "--protocol",     "meta-dataset", "--device",        test_device()};
+    }
     std::string operator/(const std::string &name) const { return dir_ / name; }
     Ran run(const Words &words) const { return Program(words, dir_.str()).wait(); }
 
@@ -517,6 +546,51 @@ TEST(CliHyperflow, OneShotRunsAreADomainOfTheirOwn)
     expect_refused(w.run(w.eval("run", "bias") + runs), 2, {"bias.omniglot-runs.json", "test: "});
     std::filesystem::remove(w / "runs/run01/test/item01.png");
     expect_refused(w.run(w.eval("run", "bias") + runs), 2, {"run01", "item01.png"});
+}
+
+
+/* Its split cuts them, and Meta-Dataset knows no superclasses: episodes are of all classes. */
+TEST(CliHyperflow, SuperclassesAreForHoldingOutAlone)
+{
+    const FlowPlace w;
+    w.superclasses();
+    const Words check = w.check_meta("color.json", "super", "super:test", "64/16/20");
+    const Ran c = w.run(check);
+    expect_done(c);
+    EXPECT_TRUE(contains(c.out, "super/train: Meta-Dataset's episodes, 5..50-way,")) << c.out;
+    EXPECT_TRUE(contains(c.out, "super/valid: Meta-Dataset's episodes, 5..16-way,")) << c.out;
+    EXPECT_FALSE(contains(c.out, "out of one group")) << c.out;
+    const Ran h = w.run(check + Words{"--hold-out", "2"});
+    expect_done(h);
+    EXPECT_TRUE(contains(h.out, "super/held-out: Meta-Dataset's episodes, 5-way,")) << h.out;
+}
+
+TEST(CliHyperflow, AlphabetsThatAreTooSmallAreNamed)
+{
+    const FlowPlace w;
+    w.letters();
+    const Ran c = w.run(w.check_meta("vit.json", "letters", "near", "50/50/0"));
+    expect_done(c);
+    for (const std::string part : {"train", "valid"})
+        EXPECT_TRUE(contains(c.err, "warning: letters/" + part)) << c.err;
+    EXPECT_TRUE(contains(c.err, "of its 12 classes are in no episode")) << c.err;
+    EXPECT_TRUE(contains(c.err, "group 'B' has")) << c.err;
+    EXPECT_FALSE(contains(c.err, "group 'A' has")) << c.err;
+}
+
+TEST(CliHyperflow, EpisodesOfADomainThatDoesNotTrainAreOfOneAlphabetToo)
+{
+    const FlowPlace w;
+    w.letters();
+    const Words more = {"--max-support", "100", "--max-query", "100", "--held-images", "0.3"};
+    const Ran c = w.run(w.check_meta("vit.json", "near", "letters", "50/50/0") + more);
+    expect_done(c);
+    for (const std::string part : {"valid", "test"}) {
+        const std::string text = "letters/" + part + ": Meta-Dataset's episodes, 5..20-way out of";
+        EXPECT_TRUE(contains(c.out, text)) << c.out;
+        EXPECT_TRUE(contains(c.err, "letters/" + part + ": 4 of its 24 classes are in no episode"))
+            << c.err;
+    }
 }
 
 TEST(CliHyperflow, WhatMeansNothingIsRefused)

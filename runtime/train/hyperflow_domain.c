@@ -344,7 +344,7 @@ static hn_status part_source(const hn_hyperflow *r, hn_hf_domain *d, hn_hf_part 
                              const int32_t *classes, int32_t n)
 {
     char name[HN_HYPERFLOW_NAME + 16];
-    const bool alphabets = is(r->c->protocol, "meta-dataset") && d->groups.n > 0 && d->trains;
+    const bool alphabets = is(r->c->protocol, "meta-dataset") && d->alphabets;
     if (n == 0) return HN_OK;
     snprintf(name, sizeof name, "%s/%s", d->name, hn_hf_part_name(part));
     return hn_episode_source_make(d->images, name, classes, n, alphabets ? &d->groups : NULL,
@@ -395,6 +395,19 @@ static hn_status make_sources(const hn_hyperflow *r, hn_hf_domain *d, const hn_c
     return st;
 }
 
+/* Classes n + c, those of validation of a domain that does not train, are of the group of c. */
+static hn_status double_groups(hn_class_groups *g)
+{
+    const int32_t n = g->n_classes;
+    int32_t *of = hn_malloc((size_t)n * 2 * sizeof *of);
+    if (of == NULL) return HN_FAIL(HN_ERR_MEMORY, "groups of %d classes", (int)n);
+    for (int32_t c = 0; c < 2 * n; c++) of[c] = g->of_class[c % n];
+    hn_free(g->of_class);
+    g->of_class = of;
+    g->n_classes = 2 * n;
+    return HN_OK;
+}
+
 /* Data without groups have none. */
 static hn_status read_groups(hn_hf_domain *d, const hn_image_set *all)
 {
@@ -404,15 +417,19 @@ static hn_status read_groups(hn_hf_domain *d, const hn_image_set *all)
     bool named = false;
     for (int32_t c = 0; c < v->n_classes; c++)
         named = named || strchr(v->class_name[c], '/') != NULL;
-    if (!named && hn_image_set_superclasses(all, &of, &names) == 0) return HN_OK;
-    return hn_class_groups_make(all, &d->groups);
+    const bool super = hn_image_set_superclasses(all, &of, &names) > 0;
+    if (!named && (!super || !d->trains)) return HN_OK;
+    d->alphabets = !super; /* Meta-Dataset has no superclasses: they are for --hold-out */
+    HN_TRY(hn_class_groups_make(all, &d->groups));
+    return d->trains ? HN_OK : double_groups(&d->groups);
 }
 
 static hn_status make_domain(const hn_hyperflow *r, hn_hf_domain *d, const both_sets *all)
 {
     kept_images k = {0};
     hn_class_split split = {0};
-    hn_status st = d->trains ? read_groups(d, all->train) : HN_OK;
+    const bool grouped = d->trains || is(r->c->protocol, "meta-dataset");
+    hn_status st = grouped ? read_groups(d, all->train) : HN_OK;
     if (st == HN_OK && d->trains) st = split_classes(r, d, all->train, &split);
     if (st == HN_OK) st = keep(r, d, all, &k);
     if (st == HN_OK) st = hn_image_set_make(&k.v, d->name, &d->images);
@@ -555,6 +572,8 @@ static hn_status check_episodes(const hn_hyperflow *r, const hn_hf_domain *d, hn
     const int64_t n = hn_episode_source_classes(d->source[part], &classes),
                   most = r->c->way_most > 0 ? r->c->way_most : r->c->way;
     const hn_status st = hn_hyperflow_sampler(r, d, part, &s);
+    if (st == HN_OK && is(r->c->protocol, "meta-dataset"))
+        hn_episode_sampler_report(s, &r->log); /* which groups have too few classes */
     hn_episode_sampler_free(s);
     if (st == HN_OK && is(r->c->protocol, "fixed") && n < most)
         hn_info(&r->log, "%s/%s: episodes have %" PRId64 " classes, there are no more", d->name,

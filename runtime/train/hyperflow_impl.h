@@ -36,7 +36,8 @@ typedef struct {
      * the validation classes, and there is no source for TEST. */
     const hn_omniglot_runs *runs;
     hn_image_set *images;
-    hn_class_groups groups;                 /* n 0: none */
+    hn_class_groups groups;                 /* of the classes of images; n 0: none */
+    bool alphabets;                         /* groups by names: Meta-Dataset's episodes keep them */
     hn_episode_source *source[HN_HF_PARTS]; /* NULL: no class */
 } hn_hf_domain;
 
