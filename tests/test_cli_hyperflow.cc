@@ -209,15 +209,18 @@ TEST(CliHyperflow, GenerateGoesOnWithTheSameBits)
                    {"shot: 2", "shot: 1"});
 }
 
-/* Starts it, kills it when it has said so, and lets the same command go on. */
+/* Starts it, and sends it a signal when it has said so. */
+Ran stop_by(int signal, const FlowPlace &w, const Words &words, const std::string &said)
+{
+    Program stopped(words, w / "");
+    EXPECT_TRUE(stopped.says(said)) << said;
+    stopped.kill(signal);
+    return stopped.wait();
+}
+
 void kill_and_go_on(const FlowPlace &w, const Words &words, const std::string &said)
 {
-    {
-        Program killed(words, w / "");
-        EXPECT_TRUE(killed.says(said)) << said;
-        killed.kill(SIGKILL);
-        killed.wait();
-    }
+    stop_by(SIGKILL, w, words, said);
     expect_done(w.run(words));
 }
 
@@ -228,12 +231,20 @@ TEST(CliHyperflow, KilledStagesGoOnWithTheSameBits)
     copy_run(w, "whole", "encoder");
     copy_run(w, "whole", "drift");
     expect_done(w.run(w.train("whole")));
-    kill_and_go_on(w, w.train("encoder"), "encoder epoch 1/2");
+    stop_by(SIGKILL, w, w.train("encoder"), "encoder epoch 1/2");
+    expect_refused(w.run(w.train("encoder") + Words{"--encoder-lr", "0.9"}), 2,
+                   {"safetensors", "encoder-lr: 0.05", "encoder-lr: 0.9"});
+    expect_done(w.run(w.train("encoder")));
     kill_and_go_on(w, w.train("drift"), "step 4/8");
     for (const std::string run : {"encoder", "drift"})
         EXPECT_EQ(w.bytes(run + "/drift/drift.safetensors"),
                   w.bytes("whole/drift/drift.safetensors"))
             << run;
+    /* a run has one encoder: a second network is not made on another one */
+    for (const Words &other : {Words{"--encoder-epochs", "3"}, Words{"--encoder", "mnist-cnn"}})
+        expect_refused(w.run(w.train("whole") + Words{"--drift", "second"} + other), 2,
+                       {"encoder/model.safetensors", other[0].substr(2) + ": ", other[1]});
+    EXPECT_FALSE(std::filesystem::exists(w / "whole/second"));
     expect_done(w.run(w.eval("whole", "direct,bias,hyperflow")));
     kill_and_go_on(w, w.eval("drift", "direct,bias,hyperflow"), "direct on near-test: ");
     for (const std::string cell : {"direct.near-test", "bias.near-test", "hyperflow.far"})
