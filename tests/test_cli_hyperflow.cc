@@ -89,21 +89,18 @@ class FlowPlace {
     {
         return {"hone-hyperflow", verb, "--run", dir_ / out};
     }
+    /* A small network, on the encoder that `encoder` says. */
+    Words train_on(const std::string &out, const Words &encoder) const
+    {
+        return of("train", out) + encoder +
+               Words{"--width",      "16", "--blocks",     "1", "--queries",     "2",
+                     "--iterations", "8",  "--warmup",     "2", "--drift-batch", "3",
+                     "--times",      "4",  "--save-every", "4", "--log-every",   "4"};
+    }
     Words train(const std::string &out) const
     {
-        return of("train", out) + Words{"--encoder",        "mnist-cnn-small",
-                                        "--encoder-image",  "12",
-                                        "--encoder-epochs", "2",
-                                        "--encoder-batch",  "16",
-                                        "--width",          "16",
-                                        "--blocks",         "1",
-                                        "--queries",        "2",
-                                        "--iterations",     "8",
-                                        "--warmup",         "2",
-                                        "--drift-batch",    "3",
-                                        "--times",          "4",
-                                        "--save-every",     "4",
-                                        "--log-every",      "4"};
+        return train_on(out, {"--encoder", "mnist-cnn-small", "--encoder-image", "12",
+                              "--encoder-epochs", "2", "--encoder-batch", "16"});
     }
     Words eval(const std::string &out, const std::string &methods) const
     {
@@ -240,16 +237,37 @@ TEST(CliHyperflow, KilledStagesGoOnWithTheSameBits)
         EXPECT_EQ(w.bytes(run + "/drift/drift.safetensors"),
                   w.bytes("whole/drift/drift.safetensors"))
             << run;
-    /* a run has one encoder: a second network is not made on another one */
-    for (const Words &other : {Words{"--encoder-epochs", "3"}, Words{"--encoder", "mnist-cnn"}})
-        expect_refused(w.run(w.train("whole") + Words{"--drift", "second"} + other), 2,
-                       {"encoder/model.safetensors", other[0].substr(2) + ": ", other[1]});
-    EXPECT_FALSE(std::filesystem::exists(w / "whole/second"));
     expect_done(w.run(w.eval("whole", "direct,bias,hyperflow")));
     kill_and_go_on(w, w.eval("drift", "direct,bias,hyperflow"), "direct on near-test: ");
     for (const std::string cell : {"direct.near-test", "bias.near-test", "hyperflow.far"})
         EXPECT_EQ(w.member("drift/cells/" + cell + ".json", "accuracy"),
                   w.member("whole/cells/" + cell + ".json", "accuracy"));
+}
+
+TEST(CliHyperflow, ANetworkKeepsItsEncoder)
+{
+    const FlowPlace w;
+    expect_done(w.run(w.generate("run")));
+    copy_run(w, "run", "other");
+    expect_done(w.run(w.train("run")));
+    expect_done(w.run(w.train("other") + Words{"--encoder-epochs", "3"}));
+    /* a run has one encoder: no second network is made on another one */
+    for (const Words &other : {Words{"--encoder-epochs", "3"}, Words{"--encoder", "mnist-cnn"}})
+        expect_refused(w.run(w.train("run") + Words{"--drift", "second"} + other), 2,
+                       {"encoder/model.safetensors", other[0].substr(2) + ": ", other[1]});
+    EXPECT_FALSE(std::filesystem::exists(w / "run/second"));
+    /* what is refused changes nothing */
+    const std::string kept = w.bytes("run/drift/encoder.json");
+    expect_refused(w.run(w.train_on("run", {"--encoder", w / "other/encoder"})), 2,
+                   {"drift/encoder.json", "another encoder"});
+    EXPECT_EQ(w.bytes("run/drift/encoder.json"), kept);
+    expect_done(w.run(w.train("run")));
+    /* nor does a file that names another one */
+    write_file(w / "run/drift/encoder.json",
+               R"({"path":")" + (w / "other/encoder") + R"(","weights":"","image":0,"digest":")" +
+                   Json(w / "other/drift/encoder.json").text("digest") + "\"}");
+    expect_refused(w.run(w.of("export", "run") + Words{"--to", w / "x"}), 2,
+                   {"drift.safetensors", "another encoder"});
 }
 
 TEST(CliHyperflow, TrainAndEvalGoOnWithTheSameBits)
@@ -400,6 +418,14 @@ TEST(CliHyperflow, ApplyWithTheExportedFileIsAdapt)
         w.run(apply + Words{w / "by-file/delta.safetensors"} + set + Words{"--to", w / "x"}), 2,
         {"delta.safetensors", "export"});
     expect_refused(w.run(apply + Words{file, "--to", w / "x"}), 2, {"--support"});
+    for (const std::string part : {"backbone", "encoder"}) { /* put together of two runs */
+        std::string mixed = bytes;
+        char &digit = mixed[bytes.find("\"" + part + "\":\"") + part.size() + 4];
+        digit = digit == '0' ? '1' : '0';
+        write_file(w / "mixed", mixed);
+        expect_refused(w.run(apply + Words{w / "mixed"} + set + Words{"--to", w / "x"}), 2,
+                       {"mixed", "of another " + part});
+    }
     EXPECT_FALSE(std::filesystem::exists(w / "x"));
 }
 

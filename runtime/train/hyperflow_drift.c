@@ -55,6 +55,7 @@ static hn_status read_network(hn_hyperflow *r, const char *path, const char *enc
     HN_TRY(same(path, "backbone", n->facts.backbone, r->base_digest));
     HN_TRY(same(path, "set of biases", n->facts.layout, r->theta.digest));
     HN_TRY(open_encoder(r, encoder));
+    HN_TRY(same(path, "encoder", n->facts.encoder, r->encoder_digest));
     HN_TRY(hn_sha256_file(path, NULL, n->digest));
     const hn_drift_config *c = &n->facts.config;
     if (c->tokens != r->theta.tokens || c->token_width != r->theta.width ||

@@ -90,6 +90,7 @@ static hn_status make_facts(teacher *t)
     t->facts.config = hn_hf_drift_config(r);
     memcpy(t->facts.layout, r->theta.digest, HN_SHA256_HEX);
     memcpy(t->facts.backbone, r->base_digest, HN_SHA256_HEX);
+    memcpy(t->facts.encoder, r->encoder_digest, HN_SHA256_HEX);
     t->facts.sigma = hn_malloc((size_t)r->theta.tokens * sizeof *t->facts.sigma);
     if (t->facts.sigma == NULL) return HN_FAIL(HN_ERR_MEMORY, "sigma");
     return hn_hf_sigma(r, &t->file, t->facts.sigma);
@@ -139,18 +140,42 @@ static hn_status write_yaml(teacher *t)
     return st;
 }
 
-static hn_status save_encoder(const teacher *t)
+static hn_status save_encoder(const teacher *t, const char *path)
 {
     const hn_hyperflow_config *c = t->r->c;
     const bool trained = hn_hf_encoder_is_trained(c);
-    char *path = hn_asprintf("%s/encoder.json", t->out);
     json_t *o =
         json_pack("{s:s, s:s, s:I, s:s}", "path", trained ? "" : c->encoder, "weights",
                   trained ? "" : c->encoder_weights, "image",
                   (json_int_t)(trained ? 0 : c->encoder_image), "digest", t->r->encoder_digest);
-    const hn_status st = path && o ? hn_json_save(path, o, false)
-                                   : HN_FAIL(HN_ERR_MEMORY, "no memory for encoder.json");
+    const hn_status st =
+        o ? hn_json_save(path, o, false) : HN_FAIL(HN_ERR_MEMORY, "no memory for encoder.json");
     json_decref(o);
+    return st;
+}
+
+/* A network that is there keeps its encoder, wherever that lies by now. */
+static hn_status check_encoder(const teacher *t, const char *path)
+{
+    json_t *o = NULL;
+    const char *digest = NULL;
+    if (!hn_is_file(path)) return HN_OK;
+    HN_TRY(hn_json_load(path, &o));
+    hn_status st = hn_json_get_text(o, "digest", path, true, &digest);
+    if (st == HN_OK && strcmp(digest, t->r->encoder_digest) != 0)
+        st = HN_FAIL(HN_ERR_ARG,
+                     "%s: a network on another encoder: %s, now %s; --drift NAME is a new one",
+                     path, digest, t->r->encoder_digest);
+    json_decref(o);
+    return st;
+}
+
+static hn_status keep_encoder(const teacher *t)
+{
+    char *path = hn_asprintf("%s/encoder.json", t->out);
+    if (path == NULL) return HN_FAIL(HN_ERR_MEMORY, "no memory for a path");
+    hn_status st = check_encoder(t, path);
+    if (st == HN_OK) st = save_encoder(t, path);
     hn_free(path);
     return st;
 }
@@ -223,7 +248,7 @@ static hn_status run(teacher *t)
     HN_TRY(write_yaml(t));
     HN_TRY(hn_hyperflow_path(t->r, t->r->c->drift, &t->out));
     HN_TRY(hn_make_dirs(t->out));
-    HN_TRY(save_encoder(t));
+    HN_TRY(keep_encoder(t));
     const hn_drift_train_options o = options_of(t);
     HN_TRY(hn_drift_train(&o, &report));
     say(t, &report);
