@@ -206,6 +206,36 @@ TEST(CliHyperflow, GenerateGoesOnWithTheSameBits)
                    {"shot: 2", "shot: 1"});
 }
 
+/* A full disk, a kill within a batch's writes: some of its records are there, and others are not.
+ */
+TEST(CliHyperflow, ABatchThatWasCutOffIsMadeAgain)
+{
+    const FlowPlace w;
+    expect_done(w.run(w.generate("run") + Words{"--at-once", "8"}));
+    const std::string want = w.bytes("run/trajectories.bin");
+    const size_t head = 4096, record = (want.size() - head) / 24;
+    std::string cut = want; /* 24: 2 starts of batches of 8 and 4 */
+    for (const size_t lost : {3, 4, 5, 6, 7, 10, 14, 22})
+        cut.replace(head + lost * record, record, record, '\0');
+    write_file(w / "run/trajectories.bin", cut);
+    const Words go_on = w.generate("run") + Words{"--at-once", "8", "--resume", "auto"};
+    const Ran again = w.run(go_on);
+    expect_done(again);
+    EXPECT_TRUE(contains(again.err, "continued with 16 of 24")) << again.err;
+    EXPECT_TRUE(contains(again.err, "trajectory 24/24")) << again.err;
+    EXPECT_TRUE(w.bytes("run/trajectories.bin") == want);
+    const Json index(w / "run/index.json");
+    EXPECT_EQ(index.number("at_once.near"), 8);
+    /* as many at once as they were, whatever would fit by now */
+    json_t *other = json_deep_copy(index.root());
+    json_object_set_new(json_object_get(other, "at_once"), "near", json_integer(3));
+    EXPECT_HN_OK(hn_json_save((w / "run/index.json").c_str(), other, false));
+    json_decref(other);
+    write_file(w / "run/trajectories.bin", cut);
+    expect_done(w.run(go_on));
+    EXPECT_EQ(Json(w / "run/index.json").number("at_once.near"), 3);
+}
+
 /* Starts it, and sends it a signal when it has said so. */
 Ran stop_by(int signal, const FlowPlace &w, const Words &words, const std::string &said)
 {

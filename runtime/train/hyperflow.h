@@ -16,6 +16,7 @@
  *
  * A run's folder:
  *   run.yaml  index.json        options of generate; what a continuation is compared by
+ *                               (at_once: how many episodes of a domain were tuned at once)
  *   rates.json                  learning rates that were chosen for the trajectories, by domain
  *   trajectories.bin            runtime/flow/trajectory.h
  *   encoder/                    a model folder, where it was trained here: one for all networks
