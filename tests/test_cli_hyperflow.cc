@@ -206,6 +206,31 @@ TEST(CliHyperflow, GenerateGoesOnWithTheSameBits)
                    {"shot: 2", "shot: 1"});
 }
 
+/* Finite weights of a damaged file: what they come to is refused, and said of an evaluation. */
+TEST(CliHyperflow, ANetworkThatDivergesIsNamed)
+{
+    const FlowPlace w;
+    expect_done(w.run(w.generate("run")));
+    expect_done(w.run(w.train("run")));
+    std::string bytes = w.bytes("run/drift/drift.safetensors");
+    hn_st_file *f = nullptr;
+    ASSERT_HN_OK(hn_st_parse(bytes.data(), bytes.size(), "drift", &f));
+    const hn_st_tensor *bias = hn_st_find(f, "drift.output.bias");
+    ASSERT_NE(bias, nullptr);
+    const std::vector<float> huge((size_t)hn_st_elements(bias), 3e38f);
+    const size_t at = (size_t)((const char *)bias->data - bytes.data());
+    hn_st_close(f);
+    std::memcpy(&bytes[at], huge.data(), huge.size() * sizeof(float));
+    write_file(w / "run/drift/drift.safetensors", bytes);
+    const Words adapt = w.of("adapt", "run") + Words{"--of", "far", "--to", w / "out"};
+    expect_refused(w.run(adapt), 1, {"bias", "not finite"});
+    EXPECT_FALSE(std::filesystem::exists(w / "out"));
+    const Ran eval = w.run(w.eval("run", "hyperflow") + Words{"--only", "far", "--stops", "1"});
+    expect_done(eval);
+    EXPECT_TRUE(contains(eval.err, "hyperflow on far: integration came to")) << eval.err;
+    expect_refused(w.run(w.eval("run", "descent")), 1, {"descent", "not finite"});
+}
+
 /* A full disk, a kill within a batch's writes: some of its records are there, and others are not.
  */
 TEST(CliHyperflow, ABatchThatWasCutOffIsMadeAgain)

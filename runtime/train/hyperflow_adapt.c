@@ -321,6 +321,17 @@ static hn_status open_adaptor(adapting *a)
     return hn_adaptor_set_stop(a->adaptor, r->c->stop);
 }
 
+/* A network that was damaged, or is integrated beyond what it has learned. */
+static hn_status check_theta(const adapting *a)
+{
+    const hn_hyperflow *r = a->r;
+    const hn_theta_part *p = hn_theta_not_finite(&r->theta, a->theta);
+    if (p == NULL) return HN_OK;
+    return HN_FAIL(HN_ERR_NUMERIC,
+                   "%s: integration (%s %" PRId64 ", stop %g) comes to numbers that are not finite",
+                   p->name, r->c->integrator, r->c->integration_steps, r->c->stop);
+}
+
 static hn_status run(adapting *a)
 {
     hn_adaptor_batch b;
@@ -339,6 +350,7 @@ static hn_status run(adapting *a)
     HN_TRY(hn_adaptor_run(a->adaptor));
     HN_TRY(hn_adaptor_theta(a->adaptor, a->theta));
     a->ms = (double)(hn_clock_ns() - begun) * 1e-6;
+    HN_TRY(check_theta(a));
     return a->n_query > 0 ? hn_adaptor_predictions(a->adaptor, a->prediction) : HN_OK;
 }
 
