@@ -299,6 +299,21 @@ TEST(CliHyperflow, KilledStagesGoOnWithTheSameBits)
                   w.member("whole/cells/" + cell + ".json", "accuracy"));
 }
 
+/* In the last epoch there is no further one to be left out: the stages behind it are. */
+TEST(CliHyperflow, AStopInTheLastEpochOfTheEncoderStops)
+{
+    const FlowPlace w;
+    expect_done(w.run(w.generate("run")));
+    const Words train = w.train_on("run", {"--encoder", "resnet20", "--encoder-image", "12",
+                                           "--encoder-epochs", "1", "--encoder-batch", "4"});
+    const Ran stopped = stop_by(SIGINT, w, train, "encoder resnet20: trained on");
+    expect_done(stopped);
+    EXPECT_TRUE(contains(stopped.out, "stopped at the encoder")) << stopped.out;
+    EXPECT_TRUE(std::filesystem::exists(w / "run/encoder/model.safetensors"));
+    EXPECT_FALSE(std::filesystem::exists(w / "run/drift"));
+    expect_done(w.run(train));
+}
+
 TEST(CliHyperflow, ANetworkKeepsItsEncoder)
 {
     const FlowPlace w;

@@ -269,7 +269,6 @@ static hn_status train_epochs(encoder_run *e)
         r->stopped = hn_hyperflow_must_stop(r, 0);
     }
     hn_progress_end(&r->progress);
-    r->stopped = r->stopped && e->done < epochs;
     return st;
 }
 
@@ -361,7 +360,7 @@ static hn_status train_encoder(encoder_run *e, const char *dir)
             v->count, (int)v->n_classes);
     HN_TRY(open_run(e));
     HN_TRY(train_epochs(e));
-    return e->r->stopped ? HN_OK : write_model(e, dir);
+    return e->done < r->c->encoder_epochs ? HN_OK : write_model(e, dir);
 }
 
 static hn_status make_encoder(hn_hyperflow *r, const char *dir)

@@ -271,9 +271,10 @@ static hn_status train_encoder(hn_hyperflow *r)
 {
     hn_signals_watch();
     const hn_status st = hn_hyperflow_encoder(r);
+    r->stopped = r->stopped || hn_signals_caught() != 0; /* or they are forgotten */
     hn_signals_release();
     if (st == HN_OK && r->stopped)
-        fprintf(r->to, "stopped while the encoder was trained; the same command goes on\n");
+        fprintf(r->to, "stopped at the encoder; the same command goes on\n");
     return st;
 }
 
