@@ -509,6 +509,8 @@ TEST(CliHyperflow, WhatMeansNothingIsRefused)
     expect_refused(w.run(run + Words{"--trajectories", "25"}), 2, {"--trajectories 25", "2"});
     expect_refused(w.run(run + Words{"--train-domains", "nowhere"}), 2, {"nowhere"});
     expect_refused(w.run(run + Words{"--test-domains", "far:held-out"}), 2, {"far:held-out"});
+    expect_refused(w.run(run + Words{"--test-domains", "near=/nowhere:test"}), 2,
+                   {"near=/nowhere", "data/near"});
     expect_refused(w.run(run + Words{"--hold-out", "trees"}), 2, {"--hold-out", "trees"});
     expect_refused(w.run(run + Words{"--split", "50/60/10"}), 2, {"--split", "100"});
     expect_refused(w.run(run + Words{"--rates", "1e-3,zero"}), 2, {"--rates", "zero"});
