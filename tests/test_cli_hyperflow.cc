@@ -326,6 +326,9 @@ TEST(CliHyperflow, ANetworkKeepsItsEncoder)
         expect_refused(w.run(w.train("run") + Words{"--drift", "second"} + other), 2,
                        {"encoder/model.safetensors", other[0].substr(2) + ": ", other[1]});
     EXPECT_FALSE(std::filesystem::exists(w / "run/second"));
+    for (const std::string name : {"encoder-state", "index.json", "trajectories.bin", "a/b"})
+        expect_refused(w.run(w.train("run") + Words{"--drift", name}), 2,
+                       {"--drift '" + name + "'"});
     /* what is refused changes nothing */
     const std::string kept = w.bytes("run/drift/encoder.json");
     expect_refused(w.run(w.train_on("run", {"--encoder", w / "other/encoder"})), 2,
