@@ -326,6 +326,7 @@ TEST(CliHyperflow, ANetworkKeepsItsEncoder)
         expect_refused(w.run(w.train("run") + Words{"--drift", "second"} + other), 2,
                        {"encoder/model.safetensors", other[0].substr(2) + ": ", other[1]});
     EXPECT_FALSE(std::filesystem::exists(w / "run/second"));
+    expect_refused(w.run(w.train("run") + Words{"--width", "20"}), 2, {"--width 20", "8"});
     for (const std::string name : {"encoder-state", "index.json", "trajectories.bin", "a/b"})
         expect_refused(w.run(w.train("run") + Words{"--drift", name}), 2,
                        {"--drift '" + name + "'"});

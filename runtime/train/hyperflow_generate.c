@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "kernels/hyperflow/support_context.h"
 #include "runtime/base/alloc.h"
 #include "runtime/base/clock.h"
 #include "runtime/base/rng.h"
@@ -356,6 +357,12 @@ hn_status hn_hf_trajectory_head(const hn_hyperflow *r, hn_trajectory_head *h)
         const int64_t support = hn_episode_sampler_sizes(s).support;
         hn_episode_sampler_free(s);
         if (support > h->support) h->support = support;
+        if (support > HN_SUPPORT_ROWS)
+            return HN_FAIL(HN_ERR_ARG,
+                           "%s: episodes of up to %" PRId64
+                           " support images; the drift network reads %d: fewer --way, --shot or "
+                           "--max-support",
+                           r->domain[i].name, support, HN_SUPPORT_ROWS);
         at += (size_t)snprintf(h->domains + at, sizeof h->domains - at, "%s%s", i ? "," : "",
                                r->domain[i].name);
         if (at >= sizeof h->domains)

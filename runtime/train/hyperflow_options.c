@@ -149,8 +149,9 @@ static hn_status check_episodes(const hn_hyperflow_config *c)
 
 static hn_status check_train(const hn_hyperflow_config *c)
 {
-    if (c->width > 64 && c->width % 64 != 0)
-        return HN_FAIL(HN_ERR_ARG, "--width %" PRId64 ": a multiple of 64, the width of a head",
+    if (c->width % (c->width > 64 ? 64 : 8) != 0)
+        return HN_FAIL(HN_ERR_ARG,
+                       "--width %" PRId64 ": a multiple of 64, the width of a head; below, of 8",
                        c->width);
     if (c->warmup >= c->iterations)
         return HN_FAIL(HN_ERR_ARG, "--warmup %" PRId64 ": --iterations are %" PRId64, c->warmup,
