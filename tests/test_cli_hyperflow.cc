@@ -354,7 +354,15 @@ TEST(CliHyperflow, TrainAndEvalGoOnWithTheSameBits)
     expect_done(stopped);
     EXPECT_TRUE(contains(stopped.out, "stopped behind step 4 of 8")) << stopped.out;
     expect_refused(w.run(w.eval("parts", "hyperflow")), 2, {"drift.safetensors", "train"});
-    expect_done(w.run(w.train("parts")));
+    const Ran ended = w.run(w.train("parts"));
+    expect_done(ended);
+    EXPECT_FALSE(contains(ended.out, "nan")) << ended.out;
+    const Ran done = w.run(w.train("parts"));
+    expect_done(done);
+    EXPECT_FALSE(contains(done.out, "nan")) << done.out;
+    const Ran named = w.run(w.train("parts") + Words{"--drift", "line", "--curve", "L"});
+    expect_done(named);
+    EXPECT_TRUE(contains(named.out, "parts --drift line --methods")) << named.out;
     EXPECT_EQ(w.bytes("parts/drift/drift.safetensors"), w.bytes("whole/drift/drift.safetensors"));
     EXPECT_EQ(w.bytes("parts/encoder/model.safetensors"),
               w.bytes("whole/encoder/model.safetensors"));

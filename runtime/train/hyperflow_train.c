@@ -1,6 +1,7 @@
 /* train: the encoder where it is to be trained, features of the training domains, and the drift
  * network on them and the trajectories (drift_train.h). */
 #include <inttypes.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -236,10 +237,14 @@ static void say(const teacher *t, const hn_drift_train_report *p)
                 p->step, r->c->iterations);
         return;
     }
-    fprintf(r->to, "drift network: %s/drift.safetensors, loss %.4f", t->out, p->loss);
-    if (p->held_out == p->held_out)
-        fprintf(r->to, ", of held-out tasks %.4f (at first %.4f)", p->held_out, p->first);
-    fprintf(r->to, "\neval:          hone-hyperflow eval --run %s --methods hyperflow\n", r->out);
+    /* what an earlier call has measured is in metrics.csv */
+    fprintf(r->to, "drift network: %s/drift.safetensors", t->out);
+    if (!isnan(p->loss)) fprintf(r->to, ", loss %.4f", p->loss);
+    if (!isnan(p->held_out)) fprintf(r->to, ", of held-out tasks %.4f", p->held_out);
+    if (!isnan(p->held_out) && !isnan(p->first)) fprintf(r->to, " (at first %.4f)", p->first);
+    const bool named = strcmp(r->c->drift, "drift") != 0;
+    fprintf(r->to, "\neval:          hone-hyperflow eval --run %s%s%s --methods hyperflow\n",
+            r->out, named ? " --drift " : "", named ? r->c->drift : "");
 }
 
 static hn_status run(teacher *t)
