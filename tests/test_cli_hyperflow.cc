@@ -119,21 +119,18 @@ class FlowPlace {
     {
         return {"hone-hyperflow", verb, "--run", dir_ / out};
     }
+    /* A small network, on the encoder that `encoder` says. */
+    Words train_on(const std::string &out, const Words &encoder) const
+    {
+        return of("train", out) + encoder +
+               Words{"--width",      "16", "--blocks",     "1", "--queries",     "2",
+                     "--iterations", "8",  "--warmup",     "2", "--drift-batch", "3",
+                     "--times",      "4",  "--save-every", "4", "--log-every",   "4"};
+    }
     Words train(const std::string &out) const
     {
-        return of("train", out) + Words{"--encoder",        "mnist-cnn-small",
-                                        "--encoder-image",  "12",
-                                        "--encoder-epochs", "2",
-                                        "--encoder-batch",  "16",
-                                        "--width",          "16",
-                                        "--blocks",         "1",
-                                        "--queries",        "2",
-                                        "--iterations",     "8",
-                                        "--warmup",         "2",
-                                        "--drift-batch",    "3",
-                                        "--times",          "4",
-                                        "--save-every",     "4",
-                                        "--log-every",      "4"};
+        return train_on(out, {"--encoder", "mnist-cnn-small", "--encoder-image", "12",
+                              "--encoder-epochs", "2", "--encoder-batch", "16"});
     }
     Words eval(const std::string &out, const std::string &methods) const
     {
@@ -277,15 +274,73 @@ TEST(CliHyperflow, GenerateGoesOnWithTheSameBits)
                    {"shot: 2", "shot: 1"});
 }
 
-/* Starts it, kills it when it has said so, and lets the same command go on. */
+/* Finite weights of a damaged file: what they come to is refused, and said of an evaluation. */
+TEST(CliHyperflow, ANetworkThatDivergesIsNamed)
+{
+    const FlowPlace w;
+    expect_done(w.run(w.generate("run")));
+    expect_done(w.run(w.train("run")));
+    std::string bytes = w.bytes("run/drift/drift.safetensors");
+    hn_st_file *f = nullptr;
+    ASSERT_HN_OK(hn_st_parse(bytes.data(), bytes.size(), "drift", &f));
+    const hn_st_tensor *bias = hn_st_find(f, "drift.output.bias");
+    ASSERT_NE(bias, nullptr);
+    const std::vector<float> huge((size_t)hn_st_elements(bias), 3e38f);
+    const size_t at = (size_t)((const char *)bias->data - bytes.data());
+    hn_st_close(f);
+    std::memcpy(&bytes[at], huge.data(), huge.size() * sizeof(float));
+    write_file(w / "run/drift/drift.safetensors", bytes);
+    const Words adapt = w.of("adapt", "run") + Words{"--of", "far", "--to", w / "out"};
+    expect_refused(w.run(adapt), 1, {"bias", "not finite"});
+    EXPECT_FALSE(std::filesystem::exists(w / "out"));
+    const Ran eval = w.run(w.eval("run", "hyperflow") + Words{"--only", "far", "--stops", "1"});
+    expect_done(eval);
+    EXPECT_TRUE(contains(eval.err, "hyperflow on far: integration came to")) << eval.err;
+    expect_refused(w.run(w.eval("run", "descent")), 1, {"descent", "not finite"});
+}
+
+/* A full disk, a kill within a batch's writes: some of its records are there, and others are not.
+ */
+TEST(CliHyperflow, ABatchThatWasCutOffIsMadeAgain)
+{
+    const FlowPlace w;
+    expect_done(w.run(w.generate("run") + Words{"--at-once", "8"}));
+    const std::string want = w.bytes("run/trajectories.bin");
+    const size_t head = 4096, record = (want.size() - head) / 24;
+    std::string cut = want; /* 24: 2 starts of batches of 8 and 4 */
+    for (const size_t lost : {3, 4, 5, 6, 7, 10, 14, 22})
+        cut.replace(head + lost * record, record, record, '\0');
+    write_file(w / "run/trajectories.bin", cut);
+    const Words go_on = w.generate("run") + Words{"--at-once", "8", "--resume", "auto"};
+    const Ran again = w.run(go_on);
+    expect_done(again);
+    EXPECT_TRUE(contains(again.err, "continued with 16 of 24")) << again.err;
+    EXPECT_TRUE(contains(again.err, "trajectory 24/24")) << again.err;
+    EXPECT_TRUE(w.bytes("run/trajectories.bin") == want);
+    const Json index(w / "run/index.json");
+    EXPECT_EQ(index.number("at_once.near"), 8);
+    /* as many at once as they were, whatever would fit by now */
+    json_t *other = json_deep_copy(index.root());
+    json_object_set_new(json_object_get(other, "at_once"), "near", json_integer(3));
+    EXPECT_HN_OK(hn_json_save((w / "run/index.json").c_str(), other, false));
+    json_decref(other);
+    write_file(w / "run/trajectories.bin", cut);
+    expect_done(w.run(go_on));
+    EXPECT_EQ(Json(w / "run/index.json").number("at_once.near"), 3);
+}
+
+/* Starts it, and sends it a signal when it has said so. */
+Ran stop_by(int signal, const FlowPlace &w, const Words &words, const std::string &said)
+{
+    Program stopped(words, w / "");
+    EXPECT_TRUE(stopped.says(said)) << said;
+    stopped.kill(signal);
+    return stopped.wait();
+}
+
 void kill_and_go_on(const FlowPlace &w, const Words &words, const std::string &said)
 {
-    {
-        Program killed(words, w / "");
-        EXPECT_TRUE(killed.says(said)) << said;
-        killed.kill(SIGKILL);
-        killed.wait();
-    }
+    stop_by(SIGKILL, w, words, said);
     expect_done(w.run(words));
 }
 
@@ -296,7 +351,10 @@ TEST(CliHyperflow, KilledStagesGoOnWithTheSameBits)
     copy_run(w, "whole", "encoder");
     copy_run(w, "whole", "drift");
     expect_done(w.run(w.train("whole")));
-    kill_and_go_on(w, w.train("encoder"), "encoder epoch 1/2");
+    stop_by(SIGKILL, w, w.train("encoder"), "encoder epoch 1/2");
+    expect_refused(w.run(w.train("encoder") + Words{"--encoder-lr", "0.9"}), 2,
+                   {"safetensors", "encoder-lr: 0.05", "encoder-lr: 0.9"});
+    expect_done(w.run(w.train("encoder")));
     kill_and_go_on(w, w.train("drift"), "step 4/8");
     for (const std::string run : {"encoder", "drift"})
         EXPECT_EQ(w.bytes(run + "/drift/drift.safetensors"),
@@ -309,6 +367,51 @@ TEST(CliHyperflow, KilledStagesGoOnWithTheSameBits)
                   w.member("whole/cells/" + cell + ".json", "accuracy"));
 }
 
+/* In the last epoch there is no further one to be left out: the stages behind it are. */
+TEST(CliHyperflow, AStopInTheLastEpochOfTheEncoderStops)
+{
+    const FlowPlace w;
+    expect_done(w.run(w.generate("run")));
+    const Words train = w.train_on("run", {"--encoder", "resnet20", "--encoder-image", "12",
+                                           "--encoder-epochs", "1", "--encoder-batch", "4"});
+    const Ran stopped = stop_by(SIGINT, w, train, "encoder resnet20: trained on");
+    expect_done(stopped);
+    EXPECT_TRUE(contains(stopped.out, "stopped at the encoder")) << stopped.out;
+    EXPECT_TRUE(std::filesystem::exists(w / "run/encoder/model.safetensors"));
+    EXPECT_FALSE(std::filesystem::exists(w / "run/drift"));
+    expect_done(w.run(train));
+}
+
+TEST(CliHyperflow, ANetworkKeepsItsEncoder)
+{
+    const FlowPlace w;
+    expect_done(w.run(w.generate("run")));
+    copy_run(w, "run", "other");
+    expect_done(w.run(w.train("run")));
+    expect_done(w.run(w.train("other") + Words{"--encoder-epochs", "3"}));
+    /* a run has one encoder: no second network is made on another one */
+    for (const Words &other : {Words{"--encoder-epochs", "3"}, Words{"--encoder", "mnist-cnn"}})
+        expect_refused(w.run(w.train("run") + Words{"--drift", "second"} + other), 2,
+                       {"encoder/model.safetensors", other[0].substr(2) + ": ", other[1]});
+    EXPECT_FALSE(std::filesystem::exists(w / "run/second"));
+    expect_refused(w.run(w.train("run") + Words{"--width", "20"}), 2, {"--width 20", "8"});
+    for (const std::string name : {"encoder-state", "index.json", "trajectories.bin", "a/b"})
+        expect_refused(w.run(w.train("run") + Words{"--drift", name}), 2,
+                       {"--drift '" + name + "'"});
+    /* what is refused changes nothing */
+    const std::string kept = w.bytes("run/drift/encoder.json");
+    expect_refused(w.run(w.train_on("run", {"--encoder", w / "other/encoder"})), 2,
+                   {"drift/encoder.json", "another encoder"});
+    EXPECT_EQ(w.bytes("run/drift/encoder.json"), kept);
+    expect_done(w.run(w.train("run")));
+    /* nor does a file that names another one */
+    write_file(w / "run/drift/encoder.json",
+               R"({"path":")" + (w / "other/encoder") + R"(","weights":"","image":0,"digest":")" +
+                   Json(w / "other/drift/encoder.json").text("digest") + "\"}");
+    expect_refused(w.run(w.of("export", "run") + Words{"--to", w / "x"}), 2,
+                   {"drift.safetensors", "another encoder"});
+}
+
 TEST(CliHyperflow, TrainAndEvalGoOnWithTheSameBits)
 {
     const FlowPlace w;
@@ -319,7 +422,15 @@ TEST(CliHyperflow, TrainAndEvalGoOnWithTheSameBits)
     expect_done(stopped);
     EXPECT_TRUE(contains(stopped.out, "stopped behind step 4 of 8")) << stopped.out;
     expect_refused(w.run(w.eval("parts", "hyperflow")), 2, {"drift.safetensors", "train"});
-    expect_done(w.run(w.train("parts")));
+    const Ran ended = w.run(w.train("parts"));
+    expect_done(ended);
+    EXPECT_FALSE(contains(ended.out, "nan")) << ended.out;
+    const Ran done = w.run(w.train("parts"));
+    expect_done(done);
+    EXPECT_FALSE(contains(done.out, "nan")) << done.out;
+    const Ran named = w.run(w.train("parts") + Words{"--drift", "line", "--curve", "L"});
+    expect_done(named);
+    EXPECT_TRUE(contains(named.out, "parts --drift line --methods")) << named.out;
     EXPECT_EQ(w.bytes("parts/drift/drift.safetensors"), w.bytes("whole/drift/drift.safetensors"));
     EXPECT_EQ(w.bytes("parts/encoder/model.safetensors"),
               w.bytes("whole/encoder/model.safetensors"));
@@ -461,6 +572,14 @@ TEST(CliHyperflow, ApplyWithTheExportedFileIsAdapt)
         w.run(apply + Words{w / "by-file/delta.safetensors"} + set + Words{"--to", w / "x"}), 2,
         {"delta.safetensors", "export"});
     expect_refused(w.run(apply + Words{file, "--to", w / "x"}), 2, {"--support"});
+    for (const std::string part : {"backbone", "encoder"}) { /* put together of two runs */
+        std::string mixed = bytes;
+        char &digit = mixed[bytes.find("\"" + part + "\":\"") + part.size() + 4];
+        digit = digit == '0' ? '1' : '0';
+        write_file(w / "mixed", mixed);
+        expect_refused(w.run(apply + Words{w / "mixed"} + set + Words{"--to", w / "x"}), 2,
+                       {"mixed", "of another " + part});
+    }
     EXPECT_FALSE(std::filesystem::exists(w / "x"));
 }
 
@@ -548,7 +667,6 @@ TEST(CliHyperflow, OneShotRunsAreADomainOfTheirOwn)
     expect_refused(w.run(w.eval("run", "bias") + runs), 2, {"run01", "item01.png"});
 }
 
-
 /* Its split cuts them, and Meta-Dataset knows no superclasses: episodes are of all classes. */
 TEST(CliHyperflow, SuperclassesAreForHoldingOutAlone)
 {
@@ -603,6 +721,8 @@ TEST(CliHyperflow, WhatMeansNothingIsRefused)
     expect_refused(w.run(run + Words{"--trajectories", "25"}), 2, {"--trajectories 25", "2"});
     expect_refused(w.run(run + Words{"--train-domains", "nowhere"}), 2, {"nowhere"});
     expect_refused(w.run(run + Words{"--test-domains", "far:held-out"}), 2, {"far:held-out"});
+    expect_refused(w.run(run + Words{"--test-domains", "near=/nowhere:test"}), 2,
+                   {"near=/nowhere", "data/near"});
     expect_refused(w.run(run + Words{"--hold-out", "trees"}), 2, {"--hold-out", "trees"});
     expect_refused(w.run(run + Words{"--split", "50/60/10"}), 2, {"--split", "100"});
     expect_refused(w.run(run + Words{"--rates", "1e-3,zero"}), 2, {"--rates", "zero"});

@@ -17,9 +17,10 @@
  *
  * A run's folder:
  *   run.yaml  index.json        options of generate; what a continuation is compared by
+ *                               (at_once: how many episodes of a domain were tuned at once)
  *   rates.json                  learning rates that were chosen for the trajectories, by domain
  *   trajectories.bin            runtime/flow/trajectory.h
- *   encoder/                    a model folder, where it was trained here
+ *   encoder/                    a model folder, where it was trained here: one for all networks
  *   features/<domain>.safetensors  of all its images, by the encoder
  *   <drift>/                    network of that name: drift_train.h has its files; encoder.json
  *   cells/<method>.<domain>.json   accuracies of every episode, what was chosen, seconds; of an

@@ -73,16 +73,36 @@ static hn_hf_domain *find(const hn_hyperflow *r, const char *name)
     return NULL;
 }
 
-static hn_status add_domain(hn_hyperflow *r, const spec *s, bool trains)
+static hn_status path_of(const hn_hyperflow *r, const spec *s, char **out)
 {
     const char *path = s->path ? s->path : s->name;
     const bool own = path[0] == '/' || strncmp(path, "./", 2) == 0;
+    *out = own ? hn_strdup(path) : hn_asprintf("%s/%s", r->c->data, path);
+    return *out ? HN_OK : HN_FAIL(HN_ERR_MEMORY, "no memory for a path");
+}
+
+static hn_status add_domain(hn_hyperflow *r, const spec *s, bool trains)
+{
     hn_hf_domain *d = &r->domain[r->n_domains];
     snprintf(d->name, sizeof d->name, "%s", s->name);
     d->trains = trains;
-    d->path = own ? hn_strdup(path) : hn_asprintf("%s/%s", r->c->data, path);
     r->n_domains++;
-    return d->path ? HN_OK : HN_FAIL(HN_ERR_MEMORY, "no memory for a path");
+    return path_of(r, s, &d->path);
+}
+
+/* A name means the same images wherever it stands. */
+static hn_status same_path(const hn_hyperflow *r, const spec *s, const hn_hf_domain *d)
+{
+    char *path = NULL;
+    if (s->path == NULL) return HN_OK;
+    HN_TRY(path_of(r, s, &path));
+    const hn_status st =
+        strcmp(path, d->path) == 0
+            ? HN_OK
+            : HN_FAIL(HN_ERR_ARG, "--test-domains %s=%s: %s is %s already; another name for it",
+                      s->name, s->path, s->name, d->path);
+    hn_free(path);
+    return st;
 }
 
 static hn_status training_domains(hn_hyperflow *r)
@@ -124,7 +144,10 @@ static hn_status test_domains(hn_hyperflow *r)
     for (int64_t i = 0;; i++) {
         HN_TRY(parse_spec(r->c->test_domains, i, "test-domains", &s, &there));
         if (!there) return HN_OK;
-        if (find(r, s.name) == NULL) HN_TRY(add_domain(r, &s, false));
+        if (find(r, s.name) == NULL)
+            HN_TRY(add_domain(r, &s, false));
+        else
+            HN_TRY(same_path(r, &s, find(r, s.name)));
         hn_hf_target *t = &r->target[r->n_targets];
         const hn_hf_domain *d = find(r, s.name);
         HN_TRY(target_part(&s, d, &t->part));

@@ -2,6 +2,7 @@
 #include "runtime/train/hyperflow_cost.h"
 
 #include <inttypes.h>
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -55,6 +56,7 @@ static hn_status read_network(hn_hyperflow *r, const char *path, const char *enc
     HN_TRY(same(path, "backbone", n->facts.backbone, r->base_digest));
     HN_TRY(same(path, "set of biases", n->facts.layout, r->theta.digest));
     HN_TRY(open_encoder(r, encoder));
+    HN_TRY(same(path, "encoder", n->facts.encoder, r->encoder_digest));
     HN_TRY(hn_sha256_file(path, NULL, n->digest));
     const hn_drift_config *c = &n->facts.config;
     if (c->tokens != r->theta.tokens || c->token_width != r->theta.width ||
@@ -172,10 +174,16 @@ typedef struct {
     float *gathered; /* [support, features] of the episode at hand */
     float *theta;    /* [at_once, D] */
     hn_few_shot_task *task;
+    int64_t wild; /* times that the biases of an episode were not finite */
 } runner;
 
 static void runner_close(runner *x)
 {
+    if (x->wild > 0)
+        hn_warn(&x->e->r->log,
+                "%s: integration came to biases that are not finite %" PRId64
+                " times (of validation and test episodes)",
+                x->e->what, x->wild);
     hn_adaptor_free(x->adaptor);
     hn_few_shot_tuner_free(x->tuner);
     hn_free(x->gathered);
@@ -259,6 +267,15 @@ static hn_status classify(runner *x, const hn_episode *episode, int64_t n, bool 
     return hn_few_shot_tune(x->tuner, x->task, n, take, context);
 }
 
+/* They count with what comes out of them. */
+static int64_t count_wild(const runner *x, int64_t n)
+{
+    const hn_theta *t = &x->e->r->theta;
+    int64_t wild = 0;
+    for (int64_t i = 0; i < n; i++) wild += hn_theta_not_finite(t, x->theta + i * t->count) != NULL;
+    return wild;
+}
+
 /* Accuracies of all test episodes, or of episodes 0 .. total - 1 for validation. */
 static hn_status accuracies(runner *x, bool test, int64_t total, double stop, hn_hf_scores *scores)
 {
@@ -270,6 +287,7 @@ static hn_status accuracies(runner *x, bool test, int64_t total, double stop, hn
                     : hn_hf_draw(x->bench->valid, &x->bench->sizes, scores->first, n, &episode));
         st = adapt(x, episode, n, stop);
         if (st == HN_OK) st = classify(x, episode, n, false, hn_hf_take_accuracy, scores);
+        if (st == HN_OK) x->wild += count_wild(x, n);
         hn_hf_episodes_free(episode, n);
         if (st == HN_OK && test) hn_hf_eval_show(x->e, scores->first + n);
     }
@@ -521,6 +539,10 @@ static hn_status save_descent(const hn_hf_eval *e, const descent *d, int64_t kno
 {
     char label[HN_HF_LABEL];
     bool ok = true;
+    for (int k = 0; k <= TIMES; k++)
+        if (!isfinite(d->loss[k]))
+            return HN_FAIL(HN_ERR_NUMERIC, "descent: the support loss at time %g is not finite",
+                           (double)k / TIMES);
     const double n = (double)d->n, drop = (d->loss[0] - least_of(d->loss, TIMES + 1)) / n,
                  tuning = (d->tuning[0] - d->tuning[knots - 1]) / n;
     hn_hf_label(e->r, "hyperflow", label);

@@ -121,7 +121,6 @@ def whole(a):
     if a.full:
         drifts["pieces"] = Drift({"curve": "PL"})
         drifts["still"] = Drift({"jitter": 0})
-        drifts["small-encoder"] = Drift({"encoder": "separable-cifar"})
         drifts["wide"] = Drift({"width": 384})
     settings = {"main": s._replace(drifts=drifts)}
     if a.full:
@@ -132,6 +131,9 @@ def whole(a):
         settings["clean"] = main_setting(inits=1)._replace(drifts=one, methods=short)
         settings["noisy"] = main_setting(noise=1)._replace(drifts=one, methods=short)
         settings["knots"] = main_setting(knots=51)._replace(drifts=one, methods=short)
+        settings["small-encoder"] = s._replace(  # a run has one encoder
+            train={**s.train, "encoder": "separable-cifar"}, drifts=one, methods=short
+        )
         settings["forty-thousand"] = main_setting(trajectories=40000)._replace(
             drifts=one, methods=short
         )

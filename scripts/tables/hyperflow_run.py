@@ -99,7 +99,22 @@ class HyperflowWork(cells.Work):
             return (run / cell.drift / "drift.safetensors").exists()
         if cell.stage == "cost":
             return all((run / name).exists() for name in ("plan.txt", "adapt.txt"))
-        return all((run / "cells" / f"{cell.label}.{t}.json").exists() for t in cell.targets)
+        return all((run / "cells" / name).exists() for name in self.cell_files(cell))
+
+    def labels(self, cell):
+        """What the program calls the methods of a cell: with the words of an integration behind."""
+        if cell.stage != "flow":
+            return [cell.label]
+        methods = cell.options["methods"].split(",")
+        return [m + cell.label[len("hyperflow") :] for m in methods]
+
+    def cell_files(self, cell):
+        """All that one call of eval leaves: of every method and domain; descent is of no domain."""
+        for label in self.labels(cell):
+            if label.startswith("descent"):
+                yield f"{label}.json"
+            else:
+                yield from (f"{label}.{t}.json" for t in cell.targets)
 
     def next(self, a, cell, run_folder):
         run = run_of(a, cell)
@@ -137,23 +152,10 @@ class HyperflowWork(cells.Work):
                 figures["device"] = device[1]
             ms = re.search(r"([\d.]+) ms", adapt)
             return {**figures, "adapt_ms": float(ms[1]) if ms else None}
-        labels = [cell.label] + [m for m in ("hyperflow-global",) if m in cell.options["methods"]]
-        return {"cells": list(self.cells_of(run, cell, labels)), "descent": self.descent(run, cell)}
-
-    def cells_of(self, run, cell, labels):
-        for label in labels:
-            if label != cell.label:
-                label += cell.label[len("hyperflow") :]
-            for t in cell.targets:
-                path = run / "cells" / f"{label}.{t}.json"
-                if path.exists():
-                    yield json.loads(path.read_text())
-
-    def descent(self, run, cell):
-        if "descent" not in cell.options["methods"]:
-            return None
-        path = run / "cells" / f"{cell.label.replace('hyperflow', 'descent')}.json"
-        return json.loads(path.read_text()) if path.exists() else None
+        found = {n: json.loads((run / "cells" / n).read_text()) for n in self.cell_files(cell)}
+        descents = [c for n, c in found.items() if n.startswith("descent")]
+        others = [c for n, c in found.items() if not n.startswith("descent")]
+        return {"cells": others, "descent": descents[0] if descents else None}
 
     def summary(self, result):
         found = [c["mean"] for c in result.get("cells", [])]
