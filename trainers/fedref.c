@@ -11,8 +11,9 @@
 static const hn_option volume_rows[] = {
     HN_OPT_TITLE("Volumes, for models that segment them"),
     {"labels",          FIELD(volumes.labels),  "",     0, 0, NULL, "folder of the labels of a folder of volumes (default: beside them, NAME_seg), or their file for one volume"},
+    {"channels",        FIELD(volumes.channels), "",    0, 0, NULL, "a volume has several files, one for each of these: t1,t1ce,t2,flair; NAME_t1 ... NAME_flair of a folder, as many columns of images in a list; default: one"},
     {"volume",          FIELD(volumes.volume),  "0",    0, 1e6, NULL, "which one of a 4-D image"},
-    {"intensity",       FIELD(volumes.intensity), "zscore", 0, 0, HN_INTENSITIES, "what each volume's values are scaled by"},
+    {"intensity",       FIELD(volumes.intensity), "zscore", 0, 0, HN_INTENSITIES, "what the values of each channel of a volume are scaled by"},
     {"relabel",         FIELD(volumes.relabel), "",     0, 0, NULL, "labels that get other numbers: 4:3 for BraTS and FeTS"},
     {"patch",           FIELD(volumes.patch),   "64",   0, 0, NULL, "voxels of a patch along the file's axes: 64, or 64x96x80"},
     {"per-region",      FIELD(volumes.per_region), "8", 1, 1e6, NULL, "patches of a region in an epoch; every one is drawn anew"},

@@ -42,7 +42,7 @@ static const struct {
 enum { N_SERVER = sizeof server_options / sizeof *server_options };
 
 static const char *const volume_options[] = {
-    "labels",       "volume",       "intensity",   "relabel",      "patch",
+    "labels",       "channels",     "volume",      "intensity",    "relabel",      "patch",
     "per-region",   "foreground",   "flip",        "pad-value",    "sites",
     "scale-spread", "shift-spread", "dice-weight", "focal-weight", "cross-weight",
     "focal-alpha",  "focal-gamma",  "window",      "overlap",      "gaussian"};
