@@ -232,7 +232,7 @@ TEST(CliFedrefVolumes, NamesWrongInput)
     expect_refused(w.run(run + Words{"--channels", "t1,seg"}), 2, {"'t1,seg'", "names like"});
     expect_refused(w.run(run + Words{"--channels", "t1,t2,t1"}), 2, {"t1 twice"});
     expect_refused(w.run(run + Words{"--channels", "t1,t2"}), 2,
-                   {"sites.csv:2: no labels"}); /* the second column is an image now */
+                   {"/north: the name of a NIfTI file"}); /* its third column is of labels now */
     expect_refused(w.run(w.cnn() + Words{"--channels", "t1"} + w.to("none")), 2,
                    {"--channels", "segments volumes"});
     EXPECT_FALSE(std::filesystem::exists(w / "none"));

@@ -126,18 +126,33 @@ TEST(Volumes, TheListOfFetsIsRead)
     TempDir dir;
     for (const std::string s : {"F_0", "F_1", "F_2"}) {
         std::filesystem::create_directory(dir / s);
-        write_file(dir / (s + "/" + s + "_flair.nii.gz"), gzip(kImage.bytes()));
+        for (const std::string what : {"_t1", "_t1ce", "_t2", "_flair"})
+            write_file(dir / (s + "/" + s + what + ".nii.gz"), gzip(kImage.bytes()));
         write_file(dir / (s + "/" + s + "_seg.nii.gz"), gzip(kLabel.bytes()));
     }
     write_file(dir / "partitioning_1.csv", "Partition_ID,Subject_ID\r\n18,F_2\r\n3,F_0\r\n18,F_1");
-    const std::string call =
-        "scripts/tables/fets_list.sh " + dir.str() + " > " + (dir / "list.tsv");
+    const std::string to = " > " + (dir / "list.tsv"),
+                      call = "scripts/tables/fets_list.sh " + dir.str() + to;
+    hn_volume_options o = {};
+    ASSERT_HN_OK(hn_volume_channels_parse("t1,t1ce,t2,flair", &o.channels));
     ASSERT_EQ(std::system(call.c_str()), 0);
+    const Set all(dir / "list.tsv", o);
+    ASSERT_EQ(all.status, HN_OK) << hn_last_error();
+    EXPECT_EQ(all.names(), (std::vector<std::string>{"F_2", "F_0", "F_1"}));
+    EXPECT_EQ(all.v.channels, 4);
+    EXPECT_STREQ(all.v.volume[0].site, "18");
+    const std::string one = "scripts/tables/fets_list.sh " + dir.str() + " --modality flair" + to;
+    ASSERT_EQ(std::system(one.c_str()), 0);
     const Set s(dir / "list.tsv");
     ASSERT_EQ(s.status, HN_OK) << hn_last_error();
     EXPECT_EQ(s.names(), (std::vector<std::string>{"F_2_flair", "F_0_flair", "F_1_flair"}));
     EXPECT_STREQ(s.v.volume[0].site, "18");
     EXPECT_STREQ(s.v.volume[1].site, "3");
+    std::filesystem::remove(dir / "F_0/F_0_t2.nii.gz");
+    EXPECT_EQ(std::system(one.c_str()), 0);
+    EXPECT_NE(std::system((call + " 2>/dev/null").c_str()), 0);
+    write_file(dir / "F_0/F_0_t2.nii.gz", gzip(kImage.bytes()));
+    EXPECT_EQ(std::system(call.c_str()), 0);
     std::filesystem::remove(dir / "F_0/F_0_seg.nii.gz");
     EXPECT_NE(std::system((call + " 2>/dev/null").c_str()), 0);
 }
@@ -155,8 +170,7 @@ hn_volume_channels channels_of(const char *text)
 void write_subject(const std::string &start)
 {
     write_file(start + "_t1.nii", kImage.bytes());
-    write_file(start + "_t2.nii.gz",
-               gzip(cube({107, 106, 105, 104, 103, 102, 101, 100}).bytes()));
+    write_file(start + "_t2.nii.gz", gzip(cube({107, 106, 105, 104, 103, 102, 101, 100}).bytes()));
     write_file(start + "_seg.nii", kLabel.bytes());
 }
 

@@ -316,8 +316,9 @@ static hn_status put_channel(int32_t c, hn_nifti *image, hn_volume *v)
     }
     if (c == 0) v->value = hn_malloc((size_t)(n * channels) * sizeof *v->value);
     if (v->value == NULL)
-        return HN_FAIL(HN_ERR_MEMORY, "%s: no memory for %" PRId64 " voxels of %" PRId64 " channels",
-                       v->name, n, channels);
+        return HN_FAIL(HN_ERR_MEMORY,
+                       "%s: no memory for %" PRId64 " voxels of %" PRId64 " channels", v->name, n,
+                       channels);
     float *const to = (float *)v->value;
 #pragma omp parallel for if (n > 65536)
     for (int64_t i = 0; i < n; i++) to[i * channels + c] = image->value[i];

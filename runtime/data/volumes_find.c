@@ -221,8 +221,7 @@ static hn_status add_subject(const hn_volume_options *o, const hn_paths *names,
     if (!o->unlabelled && label == NULL)
         return HN_FAIL(HN_ERR_ARG, "%s/%s: its labels %s%s.nii[.gz] are not in %s", o->data,
                        subject, subject, tail, folder);
-    for (int32_t c = 0; c < out->channels; c++)
-        image[c] = hn_asprintf("%s/%s", o->data, file[c]);
+    for (int32_t c = 0; c < out->channels; c++) image[c] = hn_asprintf("%s/%s", o->data, file[c]);
     return add(out, image, label ? hn_asprintf("%s/%s", folder, label) : NULL, !o->unlabelled, "");
 }
 

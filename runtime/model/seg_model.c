@@ -128,9 +128,8 @@ static hn_status open(const hn_seg_model_options *o, hn_seg_model *m)
     else
         HN_TRY(hn_seg_config_named(o->path, o->channels, o->classes, &m->config));
     if (o->channels > 0 && m->config.channels != o->channels)
-        return HN_FAIL(HN_ERR_SHAPE,
-                       "%s: reads %" PRId64 " channel(s), the volumes have %" PRId64, o->path,
-                       m->config.channels, o->channels);
+        return HN_FAIL(HN_ERR_SHAPE, "%s: reads %" PRId64 " channel(s), the volumes have %" PRId64,
+                       o->path, m->config.channels, o->channels);
     if (o->weights != NULL) HN_TRY(hn_st_open(o->weights, &m->weights));
     return m->weights ? check_weights(m) : HN_OK;
 }

@@ -197,10 +197,10 @@ static hn_status digest_regions(const hn_volumes *v, const hn_regions *r, char h
     for (int64_t i = 0; i < r->count; i++) {
         const hn_region *p = &r->region[i];
         int n = snprintf(text, sizeof text,
-                               "%s %" PRId64 " at %" PRId64 " %" PRId64 " %" PRId64 " size %" PRId64
-                               " %" PRId64 " %" PRId64 " site %d %a %a",
-                               hex, p->volume, p->at[0], p->at[1], p->at[2], p->size[0], p->size[1],
-                               p->size[2], (int)p->site, (double)p->scale[0], (double)p->shift[0]);
+                         "%s %" PRId64 " at %" PRId64 " %" PRId64 " %" PRId64 " size %" PRId64
+                         " %" PRId64 " %" PRId64 " site %d %a %a",
+                         hex, p->volume, p->at[0], p->at[1], p->at[2], p->size[0], p->size[1],
+                         p->size[2], (int)p->site, (double)p->scale[0], (double)p->shift[0]);
         for (int32_t c = 1; c < v->channels; c++)
             n += snprintf(text + n, sizeof text - (size_t)n, " %a %a", (double)p->scale[c],
                           (double)p->shift[c]);
