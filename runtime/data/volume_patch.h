@@ -3,13 +3,15 @@
  * region   a box of a volume, the site that it belongs to, and what its scanner does to values: v
  *          of channel c becomes scale[c] * v + shift[c]. A patch never sees a voxel outside of its
  *          region.
- * patch    [d, h, w, channels] values and [d, h, w] labels. Where the region is at least as long as
- * the patch along an axis, the patch lies inside, at a random place; where it is shorter, its
- * middle is the region's, and what is outside is padding: value `pad`, label -100 (ignored). With
- * probability `foreground` the place is one that holds a voxel drawn from all those of the region
- * whose label is not 0: every such voxel is equally likely, then every place that holds it. A
- * region without such voxels draws as if foreground were 0. Then each axis is flipped with its
- * probability. random   a patch is a function of (seed, row, region): of no thread, batch or order.
+ * patch    [d, h, w, channels] values and [d, h, w] labels. Where the region is at least as long
+ *          as the patch along an axis, the patch lies inside, at a random place; where it is
+ *          shorter, its middle is the region's, and what is outside is padding: value `pad`, label
+ *          -100 (ignored).
+ *          With probability `foreground` the place is one that holds a voxel drawn from all those
+ *          of the region whose label is not 0: every such voxel is equally likely, then every place
+ *          that holds it. A region without such voxels draws as if foreground were 0.
+ *          Then each axis is flipped with its probability.
+ * random   a patch is a function of (seed, row, region): of no thread, batch or order.
  * tiles    for evaluation: a region as patches side by side, none flipped; the last ones reach over
  *          its end and are padded. Every voxel is in exactly one tile. A patch longer than the
  *          region has its middle, as above.

@@ -10,12 +10,12 @@
  *              missing. Fields are parted by tabs, or by commas in a line without tabs; paths
  *              start at the list's folder; blank lines and those that begin with # are skipped.
  * channels   several files, one for each channel, make a volume: `channels` names them. In a folder
- *            they are <name>_<channel>, the labels are <name>_seg (in a folder of their own:
- * <name>) and files with another ending of their names are not of the set; a list has a column of
- *            images for each channel, in that order, in front of the labels. Files of a volume have
- *            one shape and one place in space: no voxel lies further than a hundredth of the
- *            shortest side of a voxel from where the first file has it. Each channel is prepared on
- *            its own.
+ *            they are <name>_<channel>, the labels are <name>_seg (in a folder of their own they
+ *            are <name>), and files whose names end otherwise are not of the set. A list has a
+ *            column of images for each channel, in that order, in front of the labels. Files of a
+ *            volume have one shape and one place in space: no voxel lies further than a hundredth
+ *            of a voxel's shortest side from where the first file has it. Each channel is prepared
+ *            on its own.
  * order      of the names' bytes, or of the list.
  * axes       a volume is [d, h, w, channels]: the first, second and third axis of its file, and the
  *            channels, the last fastest.
@@ -47,8 +47,7 @@
 extern "C" {
 #endif
 
-#define HN_VOLUMES_MAX_BYTES \
-    (INT64_C(32) << 30) /* values and labels: 4 channels + 1 bytes a voxel */
+#define HN_VOLUMES_MAX_BYTES (INT64_C(32) << 30) /* a voxel: 4 bytes a channel, 1 of its label */
 
 enum { HN_VOLUME_CHANNELS = 8, HN_VOLUME_CHANNEL_NAME = 32 }; /* most of a volume; bytes with 0 */
 
@@ -123,8 +122,8 @@ HN_NODISCARD hn_status hn_volumes_open(const hn_volume_options *o, hn_volumes *o
 /* Volumes at hand, copied; all labelled or none. Values are taken as prepared,
  * a voxel_mm of 0 as 1 mm, channels of 0 as 1.
  * n_classes 0: as many as the largest label asks for
- * Errors   HN_ERR_ARG: none, labels for some only; HN_ERR_SHAPE: sizes, channels; HN_ERR_FORMAT:
- * values and labels as above */
+ * Errors   HN_ERR_ARG: none, labels for some only; HN_ERR_SHAPE: sizes, channels;
+ *          HN_ERR_FORMAT: values and labels as above */
 HN_NODISCARD hn_status hn_volumes_make(const hn_volume *v, int64_t n, int32_t n_classes,
                                        hn_volumes *out);
 void hn_volumes_free(hn_volumes *v); /* accepts an empty one */

@@ -41,8 +41,9 @@ typedef struct {
 
 /* Every parameter is in the weights with its shape and a float type.
  * channels  a name and a *.arch.json read as many as are asked for (0: one); a folder has its own
- * Errors    HN_ERR_ARG: weights beside a folder, classes beside what has its own; those of files
- * and configurations; HN_ERR_FORMAT, HN_ERR_SHAPE naming a tensor, or a folder's channels */
+ * Errors    HN_ERR_ARG: weights beside a folder, classes beside what has its own; HN_ERR_FORMAT,
+ *           HN_ERR_SHAPE naming a tensor, or a folder of other channels; those of files and
+ *           configurations */
 HN_NODISCARD hn_status hn_seg_model_open(const hn_seg_model_options *o, hn_seg_model *out);
 void hn_seg_model_close(hn_seg_model *m); /* accepts an empty one */
 

@@ -207,7 +207,8 @@ def fets(modality="all"):
     options = {"partition": "group", "clients": 0, "relabel": "4:3", "rounds": 60, "eval-every": 10}
     options.update({"patch": 128, "per-region": 1, "batch-size": 1, "overlap": 0.25})
     options.update({"cross-weight": 0, "focal-weight": 1, "focal-alpha": 0.1, "focal-gamma": 4.5})
-    options.update({"optimizer": "sgd", "momentum": 0.9, "channels": ",".join(channels_of(modality))})
+    options.update({"optimizer": "sgd", "momentum": 0.9})
+    options["channels"] = ",".join(channels_of(modality))
     return Stream(options, test, valid, (), "unet4", 0.5, made)
 
 
