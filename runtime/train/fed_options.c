@@ -15,7 +15,7 @@ static const hn_option model_rows[] = {
     {"classes",         FIELD(classes),         "0",    0, 1e6, NULL, "of the head, where a client's images have not all of them; 0: those of the images"},
     {"dtype",           FIELD(dtype),           "auto", 0, 0, "auto|f32|bf16", "compute type; auto: that of the files, f32 for random weights"},
     HN_OPT_TITLE("Data"),
-    {"data",            FIELD(data),            NULL,   0, 0, NULL, "idx or CIFAR files, or a folder of them or of classes; A+B joins sets. Volumes: a folder of NIfTI files, one file, or a list: image, labels, site"},
+    {"data",            FIELD(data),            NULL,   0, 0, NULL, "idx or CIFAR files, or a folder of them or of classes; A+B joins sets. Volumes: a folder of NIfTI files, one file, or a list: image (one for each of --channels), labels, site"},
     {"eval-data",       FIELD(eval_data),       "",     0, 0, NULL, "held-out images or volumes; default: those of a folder of images"},
     {"eval-split",      FIELD(eval_split),      "0",    0, 0.9, NULL, "share of each class that is held out where nothing else is; of volumes: the end of each region"},
     {"eval-batch",      FIELD(eval_batch),      "0",    0, 65536, NULL, "images of a batch of the evaluation; 0: 1024, or fewer that are larger than 112 x 112 pixels"},

@@ -209,17 +209,26 @@ def mni(target, made, **more):
     )
 
 
-def fets():
-    """The authors' network, modality and loss, on patches and with scaled values (spec, section 6:
-    theirs reads whole volumes of stored numbers)."""
-    part = lambda name: f"{{out}}/data/fets/{name}.csv"
+MODALITIES = ("t1", "t1ce", "t2", "flair")
+
+
+def fets(modality="all"):
+    """The authors' network and loss, on patches and with scaled values (spec, section 6: theirs
+    reads whole volumes of stored numbers). All four modalities as channels, or one."""
+    made = "fets" if modality == "all" else f"fets-{modality}"
+    part = lambda name: f"{{out}}/data/{made}/{name}.csv"
     test = {"data": part("train"), "eval-data": part("test")}
     valid = {"data": part("fit"), "eval-data": part("valid")}
     options = {"partition": "group", "clients": 0, "relabel": "4:3", "rounds": 60, "eval-every": 10}
     options.update({"patch": 128, "per-region": 1, "batch-size": 1, "overlap": 0.25})
     options.update({"cross-weight": 0, "focal-weight": 1, "focal-alpha": 0.1, "focal-gamma": 4.5})
     options.update({"optimizer": "sgd", "momentum": 0.9})
-    return Stream(options, test, valid, (), "unet4", 0.5, "fets")
+    options["channels"] = ",".join(channels_of(modality))
+    return Stream(options, test, valid, (), "unet4", 0.5, made)
+
+
+def channels_of(modality):
+    return MODALITIES if modality == "all" else (modality,)
 
 
 STREAMS = {
@@ -270,10 +279,10 @@ MORE = (
 )
 
 
-def whole(full, with_fets):
+def whole(full, with_fets, modality="all"):
     more = (("fets", "segmentation"),) if with_fets else ()
     return Suite(
-        streams={**STREAMS, "fets": fets()},
+        streams={**STREAMS, "fets": fets(modality)},
         models=MODELS,
         plan=(PLAN + MORE if full else PLAN) + more,
         robust="mnist-a0.5",
@@ -627,7 +636,7 @@ class Fets(NamedTuple):
 
     folder: pathlib.Path
     partition: pathlib.Path
-    modality: str
+    modality: str  # "all": each of MODALITIES
     most: int  # subjects of a site
 
     def sites(self):
@@ -639,7 +648,8 @@ class Fets(NamedTuple):
         return {site: those[: self.most] for site, those in found.items()}
 
     def line(self, site, subject):
-        names = [self.folder / subject / f"{subject}_{what}" for what in (self.modality, "seg")]
+        parts = (*channels_of(self.modality), "seg")
+        names = [self.folder / subject / f"{subject}_{what}" for what in parts]
         files = []
         for name in names:
             there = [
@@ -700,7 +710,7 @@ def prepare(made, data, out, copy=None):
     part = to.with_name(f"{made}.part{os.getpid()}")
     part.mkdir(parents=True)
     try:
-        if made == "fets":
+        if made.startswith("fets"):
             write_fets(copy, part)
         else:
             MADE[made](data, part)

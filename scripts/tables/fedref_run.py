@@ -19,9 +19,10 @@ what is there).
 Without --full: all methods on MNIST and CIFAR-10 (Dirichlet 0.1, 0.5, 100), Fashion-MNIST and
 PneumoniaMNIST in sites, penalties on two streams, payloads, segmentation of the MNI volume in
 sites, robustness, times. --fets adds a user's copy of FeTS2022:
-DIR/<subject>/<subject>_flair.nii.gz and _seg.nii.gz, sites by DIR/partitioning_1.csv (Partition_ID,
-Subject_ID), at most --fets-most subjects of each. One modality: hone's networks for volumes read
-one channel, as that of the authors. --full adds penalties on all streams and more of Fashion-MNIST.
+DIR/<subject>/<subject>_<modality>.nii.gz and _seg.nii.gz, sites by DIR/partitioning_1.csv
+(Partition_ID, Subject_ID), at most --fets-most subjects of each. The modalities t1, t1ce, t2 and
+flair are the four channels of the network, but for --fets-modality, which names one (the authors
+have flair alone). --full adds penalties on all streams and more of Fashion-MNIST.
 Runs go seed by seed through all streams: what --minutes cuts off are the last seeds, and the tables
 say how many there were. --list also says, on standard error, about how long the rest would take, by
 the cells of the same kind that are there.
@@ -52,16 +53,6 @@ import fedref_cells
 import fedref_table
 
 TIMES = ("client_s", "server_ms", "eval_s")
-MODALITIES = ("t1", "t1ce", "t2", "flair")
-
-
-def modality(text):
-    if text not in MODALITIES:
-        words = ", ".join(MODALITIES)
-        raise argparse.ArgumentTypeError(
-            f"'{text}': one of {words}; several as channels are not read: networks have one"
-        )
-    return text
 
 
 def fets_of(a):
@@ -89,7 +80,13 @@ def arguments(work):
     p.add_argument("--program", default=str(cells.ROOT / "build" / "hone-fedref"))
     p.add_argument("--fets", metavar="DIR", help="a copy of FeTS2022's training data")
     p.add_argument("--fets-partition", metavar="CSV", help="default: DIR/partitioning_1.csv")
-    p.add_argument("--fets-modality", type=modality, default="flair", help="flair is the authors'")
+    words = ("all", *fedref_cells.MODALITIES)
+    p.add_argument(
+        "--fets-modality",
+        choices=words,
+        default="all",
+        help="all: four channels; flair is the authors'",
+    )
     p.add_argument("--fets-most", type=int, default=30, help="subjects of a site, at most")
     a = p.parse_args()
     if a.fets and a.smoke:
@@ -223,7 +220,9 @@ def run(work, a, chosen):
 def main():
     work = FedrefWork()
     a = arguments(work)
-    a.suite = fedref_cells.smoke() if a.smoke else fedref_cells.whole(a.full or a.only, a.fets)
+    a.suite = fedref_cells.smoke() if a.smoke else fedref_cells.whole(
+        a.full or a.only, a.fets, a.fets_modality
+    )
     settings = {"rounds": a.rounds} if a.rounds else {}
     chosen = cells.choose(work, a, fedref_cells.make(a.suite, a.seeds, settings))
     if a.list:
