@@ -186,9 +186,11 @@ TEST(CliFedrefVolumes, AFolderDoesNotHideAnArchitecture)
     const VolumePlace w;
     Words run = w.words() + fedavg + Words{"--payload", "head"};
     run[3] = "meshnet5";
-    expect_done(w.run(run + Words{"--stop-after", "1", "--out", "meshnet5"}));
-    expect_done(w.run(run + Words{"--resume", "auto", "--out", "meshnet5"}));
-    const Ran eval = w.run({"hone-fedref", "eval", "--run", "meshnet5"});
+    const std::string in = w / ".";
+    const auto there = [&in](const Words &words) { return Program(words, in, nullptr, in).wait(); };
+    expect_done(there(run + Words{"--stop-after", "1", "--out", "meshnet5"}));
+    expect_done(there(run + Words{"--resume", "auto", "--out", "meshnet5"}));
+    const Ran eval = there({"hone-fedref", "eval", "--run", "meshnet5"});
     expect_done(eval);
     EXPECT_NE(eval.out.find(", the same"), std::string::npos) << eval.out;
     /* by that name in a folder: images, and no network of volumes */

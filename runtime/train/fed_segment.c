@@ -92,6 +92,7 @@ static hn_status run_round(hn_fed_sim *sim, const float *global, const hn_fed_ta
 {
     segment_sim *s = (segment_sim *)sim;
     const hn_params *p = hn_engine_params(s->engine);
+    if (!s->o.trains) return HN_FAIL(HN_ERR_ARG, "a round of a simulation that only measures");
     for (int64_t i = 0; i < n; i++) {
         hn_fed_trained t;
         HN_TRY(hn_fed_values_set(&s->o.local, p, global));
@@ -152,10 +153,10 @@ static hn_status open_engine(segment_sim *s)
                                  .job = &s->job.job,
                                  .adapt = o->adapt,
                                  .dtype = o->dtype,
-                                 .train = true,
+                                 .train = o->trains,
                                  .recompute = HN_RECOMPUTE_AUTO,
                                  .optimizer = o->local.optimizer,
-                                 .anchor = {.weight = o->local.mu},
+                                 .anchor = {.weight = o->trains ? o->local.mu : 0},
                                  .seed = o->seed};
     HN_TRY(hn_engine_new(&e, &s->engine));
     HN_TRY(hn_engine_allocate(s->engine));

@@ -28,6 +28,7 @@ typedef struct {
     const hn_adapt *adapt; /* what is trained, and so travels */
     hn_seg_terms terms;
     const hn_patches *train; /* of all clients together */
+    bool trains;             /* false: for hn_fed_segment_evaluate alone, with memory for no more */
     int64_t per_region;
     hn_fed_local local; /* augment, smoothing and frozen_norm are of images, fisher_images of `one`
                          * (fed_sim.h): zeros */

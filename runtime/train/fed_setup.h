@@ -87,8 +87,8 @@ void hn_fed_setup_close(hn_fed_setup *s);
 
 /* Payload sparse, before there is a client: the server chooses the blocks, a client takes what it
  * is sent (hn_fed_support_encode). With another payload the first does nothing, the second fails.
- * Errors  those of hn_fed_sparse_choose and hn_fed_support_decode; HN_ERR_ARG: another payload, or
- *         ids a second time */
+ * Errors  those of hn_fed_sparse_choose, hn_fed_support_decode and hn_fed_sparse_check; HN_ERR_ARG:
+ *         another payload, or ids a second time */
 HN_NODISCARD hn_status hn_fed_setup_choose(hn_fed_setup *s);
 HN_NODISCARD hn_status hn_fed_setup_take(hn_fed_setup *s, const void *bytes, size_t n);
 

@@ -246,8 +246,9 @@ hn_status hn_fedref_open(const hn_verb_call *call, bool simulate, hn_fedref *r)
     r->json = is(r->c->log_format, "json");
     HN_TRY(hn_fedref_check_options(call));
     HN_TRY(hn_fedref_injections(r->c->inject, &r->injection, &r->n_injections));
-    HN_TRY(hn_seg_model_is(r->c->fed.model) ? hn_fedref_volumes_open(r->c, &r->log, &r->about)
-                                            : hn_fedref_images_open(r->c, &r->log, &r->about));
+    HN_TRY(hn_seg_model_is(r->c->fed.model)
+               ? hn_fedref_volumes_open(r->c, simulate, &r->log, &r->about)
+               : hn_fedref_images_open(r->c, &r->log, &r->about));
     HN_TRY(open_partition(r));
     HN_TRY(open_schedule(r));
     HN_TRY(check_injections(r, simulate));

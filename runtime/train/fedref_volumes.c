@@ -276,7 +276,7 @@ static hn_status open_model(volumes_subject *m)
     return hn_seg_model_digest(&m->model, (uint64_t)f->seed, m->base_digest);
 }
 
-static hn_status open_engine(volumes_subject *m)
+static hn_status open_engine(volumes_subject *m, bool trains)
 {
     const hn_fed_config *f = &m->c->fed;
     const hn_fedref_volume_config *v = &m->c->volumes;
@@ -295,6 +295,7 @@ static hn_status open_engine(volumes_subject *m)
                                           .alpha = (float)v->focal_alpha,
                                           .gamma = (float)v->focal_gamma},
                                 .train = m->patches,
+                                .trains = trains,
                                 .per_region = v->per_region,
                                 .local = m->s.local,
                                 .seed = m->s.seed};
@@ -371,7 +372,7 @@ static hn_status write_settings(const hn_fedref_subject *s, const char *dir)
 
 /* ---- opening ---- */
 
-static hn_status open(volumes_subject *m)
+static hn_status open(volumes_subject *m, bool trains)
 {
     hn_fedref_subject *s = &m->s;
     if (m->c->fed.threads > 0) omp_set_num_threads((int)m->c->fed.threads);
@@ -385,12 +386,12 @@ static hn_status open(volumes_subject *m)
     s->base_digest = m->base_digest;
     s->train_digest = m->train_digest;
     s->eval_digest = m->eval_digest;
-    HN_TRY(open_engine(m));
+    HN_TRY(open_engine(m, trains));
     s->sim = m->sim;
     return HN_OK;
 }
 
-hn_status hn_fedref_volumes_open(const hn_fedref_config *c, const hn_log *log,
+hn_status hn_fedref_volumes_open(const hn_fedref_config *c, bool trains, const hn_log *log,
                                  hn_fedref_subject **out)
 {
     volumes_subject *m = hn_calloc(1, sizeof *m);
@@ -411,7 +412,7 @@ hn_status hn_fedref_volumes_open(const hn_fedref_config *c, const hn_log *log,
                                  .free = release},
                            .c = c,
                            .log = *log};
-    const hn_status st = open(m);
+    const hn_status st = open(m, trains);
     if (st == HN_OK)
         *out = &m->s;
     else
