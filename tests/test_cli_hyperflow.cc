@@ -422,6 +422,11 @@ TEST(CliHyperflow, TrainAndEvalGoOnWithTheSameBits)
     expect_done(stopped);
     EXPECT_TRUE(contains(stopped.out, "stopped behind step 4 of 8")) << stopped.out;
     expect_refused(w.run(w.eval("parts", "hyperflow")), 2, {"drift.safetensors", "train"});
+    copy_run(w, "parts", "anew"); /* the same options and data, other trajectories */
+    std::filesystem::remove(w / "anew/trajectories.bin");
+    write_file(w / "anew/rates.json", R"({"near":{"lr":0.004}})");
+    expect_done(w.run(w.generate("anew") + Words{"--resume", "auto"}));
+    expect_refused(w.run(w.train("anew")), 2, {"data"});
     const Ran ended = w.run(w.train("parts"));
     expect_done(ended);
     EXPECT_FALSE(contains(ended.out, "nan")) << ended.out;

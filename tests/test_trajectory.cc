@@ -392,6 +392,36 @@ TEST(Trajectory, HostileRecordsDoNotCount)
 }
 
 /* Two records of four numbers: roots of mean squares of what moved. */
+TEST(Trajectory, DigestIsOfTheContent)
+{
+    TempDir dir;
+    const auto digest = [](const std::string &path) {
+        Reader r(path);
+        char hex[HN_SHA256_HEX] = "";
+        EXPECT_HN_OK(hn_trajectories_digest(&r.t, hex));
+        return std::string(hex);
+    };
+    write_all(dir / "t");
+    const std::string want = digest(dir / "t");
+    {
+        Writer w(dir / "u"); /* in another order, one of them twice */
+        for (const int64_t i : {0, 1, 2, 4, 2}) ASSERT_HN_OK(w.put(i));
+    }
+    EXPECT_NE(digest(dir / "u"), want);
+    {
+        Writer w(dir / "u");
+        ASSERT_HN_OK(w.put(3));
+    }
+    EXPECT_EQ(digest(dir / "u"), want);
+    {
+        Writer w(dir / "u");
+        Record r = make(2);
+        r.knot.back() += 0.01f;
+        ASSERT_HN_OK(w.put(2, r));
+    }
+    EXPECT_NE(digest(dir / "u"), want);
+}
+
 TEST(Trajectory, SigmaIsTheSizeOfWhatMoved)
 {
     TempDir dir;

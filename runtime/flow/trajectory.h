@@ -114,6 +114,9 @@ typedef struct {
     const hn_f16 *knot;           /* [knots][D], in units of facts.unit; finite */
 } hn_trajectory;
 
+/* Of the content: numbers and CRC-32s of the records that count, and with those of the head. */
+HN_NODISCARD hn_status hn_trajectories_digest(const hn_trajectories *t, char hex[HN_SHA256_HEX]);
+
 /* i  0 to n - 1: the i-th that counts */
 void hn_trajectories_at(const hn_trajectories *t, int64_t i, hn_trajectory *out);
 

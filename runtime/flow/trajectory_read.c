@@ -78,6 +78,23 @@ done:
     return st;
 }
 
+/* A record's CRC-32 is salted with that of the head. */
+hn_status hn_trajectories_digest(const hn_trajectories *t, char hex[HN_SHA256_HEX])
+{
+    const hn_trajectory_places p = {.n_bytes = t->record_bytes};
+    int64_t(*fact)[2] = hn_malloc(((size_t)t->n + 1) * sizeof *fact);
+    if (fact == NULL) return HN_FAIL(HN_ERR_MEMORY, "digest of %" PRId64 " trajectories", t->n);
+    for (int64_t i = 0; i < t->n; i++) {
+        hn_trajectory_record r;
+        memcpy(&r, t->map.data + hn_trajectory_at_(&p, t->record[i]), sizeof r);
+        fact[i][0] = t->record[i];
+        fact[i][1] = (int64_t)r.crc;
+    }
+    const hn_status st = hn_sha256(fact, (size_t)t->n * sizeof *fact, hex);
+    hn_free(fact);
+    return st;
+}
+
 void hn_trajectories_at(const hn_trajectories *t, int64_t i, hn_trajectory *out)
 {
     const size_t image = sizeof(hn_trajectory_record);

@@ -223,13 +223,13 @@ static bool validates(double share, int64_t k)
 
 static hn_status keep_names(const hn_images *v, bool twice, char ***out)
 {
-    const int32_t n = v->n_classes;
-    char **name = hn_calloc((size_t)(twice ? 2 * n : n) + 1, sizeof *name);
+    const int32_t n = v->n_classes, all = twice ? 2 * n : n;
+    char **name = hn_calloc((size_t)all + 1, sizeof *name);
     bool ok = name != NULL;
-    for (int32_t k = 0; ok && k < n; k++) {
-        name[k] = hn_strdup(v->class_name[k]);
-        if (twice) name[n + k] = hn_asprintf("valid:%s", v->class_name[k]);
-        ok = name[k] != NULL && (!twice || name[n + k] != NULL);
+    for (int32_t k = 0; ok && k < all; k++) { /* in order: free_names ends at the first NULL */
+        name[k] =
+            k < n ? hn_strdup(v->class_name[k]) : hn_asprintf("valid:%s", v->class_name[k - n]);
+        ok = name[k] != NULL;
     }
     *out = name;
     return ok ? HN_OK : HN_FAIL(HN_ERR_MEMORY, "names of %d classes", (int)n);

@@ -115,8 +115,10 @@ static hn_status choose_tasks(teacher *t)
 static hn_status digest_data(teacher *t)
 {
     const hn_hyperflow *r = t->r;
+    char content[HN_SHA256_HEX];
+    HN_TRY(hn_trajectories_digest(&t->file, content));
     char *identity = json_dumps(json_object_get(r->index, "identity"), JSON_SORT_KEYS);
-    char *all = identity ? hn_asprintf("%s\n%s", identity, r->encoder_digest) : NULL;
+    char *all = identity ? hn_asprintf("%s\n%s\n%s", identity, r->encoder_digest, content) : NULL;
     const hn_status st = all ? hn_sha256(all, strlen(all), t->digest)
                              : HN_FAIL(HN_ERR_MEMORY, "no memory for a digest");
     hn_free(all);
