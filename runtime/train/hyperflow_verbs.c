@@ -115,6 +115,7 @@ static hn_status plan_tuners(hn_hyperflow *r, planned *p)
 {
     hn_few_shot_tune_options o = hn_hf_tune_options(r, &p->bench, HN_TUNE_FULL);
     o.at_once = 1;
+    o.shrink = false; /* what it would take is the answer, whether the device has it or not */
     o.queries = 0;
     o.images = &p->few;
     HN_TRY(hn_few_shot_tuner_new(&o, &p->full));
