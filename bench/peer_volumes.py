@@ -83,7 +83,8 @@ def make_places(a, classes):
     third = torch.arange(a.patch) * 3 // a.patch
     i, j, k = torch.meshgrid(third, third, third, indexing="ij")
     label = torch.where(i == j, k + 3 * i, 0) % classes
-    label = label.expand(a.batch, -1, -1, -1).contiguous()
+    # int32, as hone's labels travel: int64 would double their copy.
+    label = label.expand(a.batch, -1, -1, -1).int().contiguous()
     places = []
     for _ in range(PLACES):
         value = 2 * torch.rand(label.shape) - 1 + label
@@ -103,7 +104,7 @@ def build(a):
     def forward(value, label):
         if a.layout == "channels_last":
             value = value.contiguous(memory_format=torch.channels_last_3d)
-        return loss_of(model(value), label)
+        return loss_of(model(value), label.long())
 
     run = torch.compile(forward, dynamic=False) if a.variant == "compile" else forward
 

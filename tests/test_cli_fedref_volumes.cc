@@ -180,6 +180,50 @@ TEST(CliFedrefVolumes, TheHeadAloneTravels)
     EXPECT_EQ(w.column("unet", "used"), std::vector<double>(2, 2));
 }
 
+/* What is called meshnet5 in the folder where one works does not change what the name means. */
+TEST(CliFedrefVolumes, AFolderDoesNotHideAnArchitecture)
+{
+    const VolumePlace w;
+    Words run = w.words() + fedavg + Words{"--payload", "head"};
+    run[3] = "meshnet5";
+    const std::string in = w / ".";
+    const auto there = [&in](const Words &words) { return Program(words, in, nullptr, in).wait(); };
+    expect_done(there(run + Words{"--stop-after", "1", "--out", "meshnet5"}));
+    expect_done(there(run + Words{"--resume", "auto", "--out", "meshnet5"}));
+    const Ran eval = there({"hone-fedref", "eval", "--run", "meshnet5"});
+    expect_done(eval);
+    EXPECT_NE(eval.out.find(", the same"), std::string::npos) << eval.out;
+    /* by that name in a folder: images, and no network of volumes */
+    Words images = w.cnn() + w.to("none");
+    images[3] = "unet3d-old/config.json";
+    const Ran other = w.run(images);
+    expect_refused(other, 2, {"unet3d-old/config.json"});
+    EXPECT_EQ(other.err.find("no architecture"), std::string::npos) << other.err;
+}
+
+/* One volume or folder with labels of their own, and another that is held out: as a list of them.
+ */
+TEST(CliFedrefVolumes, HeldOutVolumesHaveLabelsOfTheirOwn)
+{
+    const VolumePlace w;
+    write_file(w / "v0.csv", "volumes/v0.nii,volumes/v0_seg.nii\n");
+    write_file(w / "v1.csv", "volumes/v1.nii,volumes/v1_seg.nii\n");
+    const auto run = [&w](const std::string &data, const std::string &eval) {
+        Words words = w.words("train", "1") + fedavg;
+        words[5] = w / data, words[6] = "--eval-data", words[7] = w / eval;
+        return words;
+    };
+    const std::string want = w.trained("list", run("v0.csv", "v1.csv"));
+    const Words files =
+        run("volumes/v0.nii", "volumes/v1.nii") + Words{"--labels", w / "volumes/v0_seg.nii"};
+    const Words named = files + Words{"--eval-labels", w / "volumes/v1_seg.nii"};
+    EXPECT_TRUE(w.trained("files", named) == want);
+    EXPECT_EQ(w.column("files", "dice"), w.column("list", "dice"));
+    expect_refused(w.run(files + w.to("none")), 2, {"v1.nii", "file of its labels"});
+    expect_refused(w.run(w.words() + Words{"--eval-labels", "x"} + w.to("none")), 2,
+                   {"--eval-labels", "--eval-data"});
+}
+
 TEST(CliFedrefVolumes, RefusesWhatHasNoMeaning)
 {
     const VolumePlace w;
@@ -203,8 +247,16 @@ TEST(CliFedrefVolumes, NamesWrongInput)
 {
     const VolumePlace w;
     const Words run = w.words() + w.to("none");
-    expect_refused(w.run(run + Words{"--patch", "8x8"}), 2, {"--patch 8x8", "one length or three"});
-    expect_refused(w.run(run + Words{"--sites", "40"}), 2, {"40 sites along axis 0"});
+    for (const char *size : {"8x8", "8x", "8x8x8x", "8x8x8x8", "x8", "8x0x8", "8 x8x8"})
+        expect_refused(w.run(run + Words{"--patch", size}), 2,
+                       {std::string("--patch ") + size + ": one length or three"});
+    const Words folder = w.folder() + w.to("none");
+    expect_refused(w.run(folder + Words{"--sites", "40"}), 2, {"40 sites along axis 0"});
+    expect_refused(w.run(run + Words{"--sites", "2"}), 2, {"--sites", "v0", "already: north"});
+    write_file(w / "one.csv", "volumes/v1.nii,volumes/v1_seg.nii\n");
+    Words scanners = folder + Words{"--sites", "2x1x1", "--shift-spread", "1"};
+    scanners = scanners + Words{"--eval-data", w / "one.csv", "--eval-split", "0"};
+    expect_refused(w.run(scanners), 2, {"one.csv: 1 volumes, --data has 2"});
     expect_refused(w.run(run + Words{"--scale-spread", "0.1"}), 2, {"--sites cuts"});
     expect_refused(w.run(run + Words{"--eval-split", "0"}), 2, {"nothing is held out"});
     expect_refused(w.run(run + Words{"--relabel", "2:9"}), 2, {"v0: voxel", "label 9"});
@@ -220,7 +272,7 @@ TEST(CliFedrefVolumes, NamesWrongInput)
     Words twenty = run + Words{"--weights", w / "five-model/model.safetensors"};
     twenty[3] = "meshnet20";
     expect_refused(w.run(twenty), 2, {"model.safetensors", "conv0.weight", "another shape"});
-    /* one channel a volume: others are not read */
+    /* a network of two channels for volumes of one */
     std::filesystem::create_directory(w / "two");
     std::string json = read_file(w / "five-model/segmenter.json");
     json.replace(json.find("\"channels\": 1"), 13, "\"channels\": 2");
@@ -228,8 +280,133 @@ TEST(CliFedrefVolumes, NamesWrongInput)
     std::filesystem::copy_file(w / "five-model/model.safetensors", w / "two/model.safetensors");
     Words two = run;
     two[3] = w / "two";
-    const Ran refused = w.run(two);
-    expect_refused(refused, 2, {"two"});
+    expect_refused(w.run(two), 2, {"/two: reads 2 channel(s)", "the volumes have 1"});
+    expect_refused(w.run(run + Words{"--channels", "t1,seg"}), 2, {"'t1,seg'", "names like"});
+    expect_refused(w.run(run + Words{"--channels", "t1,t2,t1"}), 2, {"t1 twice"});
+    expect_refused(w.run(run + Words{"--channels", "t1,t2"}), 2,
+                   {"/north: the name of a NIfTI file"}); /* its third column is of labels now */
+    expect_refused(w.run(w.cnn() + Words{"--channels", "t1"} + w.to("none")), 2,
+                   {"--channels", "segments volumes"});
+    EXPECT_FALSE(std::filesystem::exists(w / "none"));
+}
+
+/* ---- channels ---- */
+
+/* The volumes of VolumePlace as four files each: t1 is noise, t1ce its values, t2 is noise, flair
+ * its values turned round. */
+class ChannelPlace : public VolumePlace {
+  public:
+    ChannelPlace()
+    {
+        std::filesystem::create_directory(*this / "four");
+        for (unsigned k = 0; k < 2; k++) {
+            Balls b(k + 1), noise(k + 7);
+            const std::string name = *this / ("four/s" + std::to_string(k));
+            std::mt19937 rng(k);
+            for (const char *channel : {"_t1.nii", "_t2.nii"}) {
+                for (char &v : noise.value) v = (char)(1 + rng() % 200);
+                write_volume(name + channel, noise.value);
+            }
+            write_volume(name + "_t1ce.nii", b.value);
+            for (char &v : b.value) v = (char)(255 - (unsigned char)v);
+            write_volume(name + "_flair.nii", b.value);
+            write_volume(name + "_seg.nii", b.label);
+        }
+        std::string list = "# t1, t1ce, t2, flair, labels, site\n";
+        for (const char *s : {"s0", "s1"})
+            for (const char *what : {"_t1", "_t1ce", "_t2", "_flair", "_seg", ""})
+                list += std::string(*what ? "four/" : "") + s + what + (*what ? ".nii," : "\n");
+        write_file(*this / "four.csv", list);
+    }
+    /* The U-Net on all four of them. */
+    Words four(const std::string &verb = "train", const std::string &rounds = "2") const
+    {
+        Words w = words(verb, rounds) + Words{"--channels", "t1,t1ce,t2,flair"};
+        w[3] = "unet3d-fets";
+        w[5] = *this / "four.csv";
+        return w + Words{"--classes", "3"};
+    }
+};
+
+TEST(CliFedrefVolumes, FourChannelsAreReadTogether)
+{
+    const ChannelPlace w;
+    const Ran check = w.run(w.four("check"));
+    expect_done(check);
+    EXPECT_NE(check.out.find("s0 (4)"), std::string::npos) << check.out;
+    EXPECT_NE((check.out + check.err).find("4 channels"), std::string::npos) << check.err;
+    const std::string model = w.trained("run", w.four() + fedavg);
+    EXPECT_EQ(w.column("run", "used"), std::vector<double>(2, 2));
+    const Json settings(w / "run-model/segmenter.json");
+    EXPECT_EQ(settings.number("channels"), 4);
+    const Ran eval = w.run({"hone-fedref", "eval", "--run", w / "run"});
+    expect_done(eval);
+    EXPECT_NE(eval.out.find(", the same"), std::string::npos) << eval.out;
+    /* out of a folder of the same files: each volume a site, as the list has it */
+    Words folder = w.four();
+    folder[5] = w / "four";
+    EXPECT_TRUE(w.trained("folder", folder + fedavg) == model);
+    /* channels in another order are other data: not this run's */
+    Words turned = w.four() + fedavg + Words{"--resume", "auto"};
+    *std::find(turned.begin(), turned.end(), "t1,t1ce,t2,flair") = "t1ce,t1,t2,flair";
+    turned[5] = w / "four";
+    expect_refused(w.run(turned + w.to("folder")), 2, {"another data"});
+    /* in parts */
+    const Words run = w.four() + fedavg;
+    expect_done(w.run(run + Words{"--stop-after", "1"} + w.to("parts")));
+    EXPECT_TRUE(w.trained("parts", run + Words{"--resume", "auto"}) == model);
+    /* from the exported folder, whose channels are its own */
+    Words again = w.words("train", "1") + fedavg + Words{"--lr", "0"};
+    again[3] = w / "run-model", again[5] = w / "four.csv";
+    EXPECT_TRUE(w.trained("again", again + Words{"--channels", "t1,t1ce,t2,flair"}) == model);
+    expect_refused(w.run(again + Words{"--channels", "t1,t2"} + w.to("none")), 2,
+                   {"run-model: reads 4 channel(s)", "have 2"});
+}
+
+TEST(CliFedrefVolumes, SitesThatAreCutHaveScannersForEveryChannel)
+{
+    const ChannelPlace w;
+    Words cut = w.four() + fedavg + Words{"--sites", "1x1x2", "--scale-spread", "0.3"};
+    cut[5] = w / "four";
+    const std::string model = w.trained("cut", cut);
+    EXPECT_EQ(w.column("cut", "used"), std::vector<double>(2, 4));
+    EXPECT_FALSE(w.trained("wider", cut + Words{"--shift-spread", "0.3"}) == model);
+}
+
+/* A list with the t1ce column alone, named or not: the same run. */
+TEST(CliFedrefVolumes, OneChannelNamedIsOneChannel)
+{
+    const ChannelPlace w;
+    Words plain = w.words() + fedavg;
+    write_file(w / "one.csv",
+               "four/s0_t1ce.nii,four/s0_seg.nii,s0\nfour/s1_t1ce.nii,four/s1_seg.nii,s1\n");
+    plain[5] = w / "one.csv";
+    const std::string model = w.trained("plain", plain);
+    Words named = plain + Words{"--channels", "t1ce"};
+    EXPECT_TRUE(w.trained("named", named) == model);
+    named[5] = w / "four";
+    EXPECT_TRUE(w.trained("folder", named) == model);
+}
+
+TEST(CliFedrefVolumes, NamesChannelsThatDoNotFit)
+{
+    const ChannelPlace w;
+    Words folder = w.four() + w.to("none");
+    folder[5] = w / "four";
+    hn_nifti_info info = {};
+    info.nx = info.ny = SIDE, info.nz = 2;
+    info.space.unit = 2;
+    for (double &p : info.space.pixdim) p = 1;
+    const std::string t2 = w / "four/s1_t2.nii", whole = read_file(t2);
+    const std::vector<uint8_t> bytes(SIDE * SIDE * 2);
+    ASSERT_HN_OK(hn_nifti_save_mask(t2.c_str(), &info, bytes.data()));
+    expect_refused(w.run(folder), 2, {"s1_t2.nii: 18 x 18 x 2", "s1_t1.nii has 18 x 18 x 18"});
+    std::filesystem::remove(t2);
+    expect_refused(w.run(folder), 2, {"s1 has no channel t2 (s1_t2.nii[.gz])"});
+    write_file(t2, whole);
+    Words one = w.words() + fedavg + w.to("none");
+    one[5] = w / "four.csv";
+    expect_refused(w.run(one), 2, {"four.csv:2: more than 1 image"});
     EXPECT_FALSE(std::filesystem::exists(w / "none"));
 }
 

@@ -1,5 +1,6 @@
 /* Federated training of segmenters: clients are regions of volumes. */
 #include "runtime/data/partition.h"
+#include "runtime/graph/plan.h"
 #include "runtime/train/fed_segment.h"
 #include "segmenter_test.h"
 
@@ -32,7 +33,7 @@ class Sites : public testing::Test {
         o.config = &c, o.adapt = &adapt;
         o.terms = {
             .w_dice = 1, .w_focal = 0, .w_cross = 1, .smooth = 1e-5f, .alpha = 0, .gamma = 0};
-        o.train = patches, o.per_region = 5;
+        o.train = patches, o.trains = true, o.per_region = 5;
         o.local.batch = 2;
         o.local.optimizer.kind = HN_OPTIMIZER_SGD;
         o.local.optimizer.momentum = 0.9;
@@ -175,6 +176,33 @@ TEST_F(Sites, TheSameTaskGivesTheSameBits)
     EXPECT_NE(a.first[0], a.first[1]);
 }
 
+/* To measure takes no gradients, moments and activations of a step; the scores are the same. */
+TEST_F(Sites, MeasuringTakesLessMemory)
+{
+    const Sim trains(o);
+    o.trains = false;
+    const Sim measures(o);
+    ASSERT_EQ(measures.status, HN_OK) << hn_last_error();
+    EXPECT_EQ(measures.values(), trains.values());
+    const hn_segmenter_blend how = {0.5, true, 0};
+    hn_fed_segment_scores a, b;
+    ASSERT_HN_OK(hn_fed_segment_evaluate(trains.s, &balls.v, &eval, &how, &a));
+    ASSERT_HN_OK(hn_fed_segment_evaluate(measures.s, &balls.v, &eval, &how, &b));
+    EXPECT_EQ(a.mean_dice, b.mean_dice);
+    EXPECT_EQ(a.mean_hd95, b.mean_hd95);
+    hn_plan_sizes all, fewer;
+    hn_plan_sizes_of(hn_engine_program(hn_fed_segment_engine(trains.s)), &all);
+    hn_plan_sizes_of(hn_engine_program(hn_fed_segment_engine(measures.s)), &fewer);
+    EXPECT_EQ(fewer.class_bytes[HN_MEM_GRAD] + fewer.class_bytes[HN_MEM_MOMENT1], 0u);
+    EXPECT_LT(fewer.total_bytes, all.total_bytes);
+    const Federation f(patches, o.per_region);
+    const auto tasks = tasks_of(f.p, o.local, 0);
+    const auto none = [](void *, int64_t, const hn_fed_trained *) { return HN_OK; };
+    EXPECT_HN_FAIL(
+        measures.s->round(measures.s, measures.values().data(), tasks.data(), 1, none, nullptr),
+        HN_ERR_ARG, "only measures");
+}
+
 TEST_F(Sites, NameWhatDoesNotFit)
 {
     const Sim sim(o);
@@ -190,6 +218,14 @@ TEST_F(Sites, NameWhatDoesNotFit)
     EXPECT_HN_FAIL(Sim(o).status, HN_ERR_ARG, "Fisher");
     o.local.fisher_images = 0, o.per_region = 0;
     EXPECT_HN_FAIL(Sim(o).status, HN_ERR_ARG, "0 of a region");
+    o.per_region = 5, c.channels = 2;
+    EXPECT_HN_FAIL(Sim(o).status, HN_ERR_SHAPE, "1 channel(s) for meshnet5, which reads 2");
+    c.channels = 1;
+    const BallVolumes wide(2, 16, 2);
+    const hn_segmenter_blend how = {0.5, true, 0};
+    hn_fed_segment_scores scores;
+    EXPECT_HN_FAIL(hn_fed_segment_evaluate(sim.s, &wide.v, &wide.r, &how, &scores), HN_ERR_SHAPE,
+                   "2 channel(s) for meshnet5, which reads 1");
 }
 
 } // namespace

@@ -107,6 +107,30 @@ TEST(FedSupport, RefusesMatricesThatCannotBe)
     EXPECT_EQ(s.s.count, 3);
 }
 
+constexpr int64_t HALF = int64_t{1} << 15, MOST = 2 * HALF * HALF; /* 2^31: one too many */
+
+TEST(FedSupport, RefusesMoreValuesThanAPoolHas)
+{
+    Support s;
+    ASSERT_HN_OK(s.add("a", 2 * HALF, HALF, HALF, HALF, {0}));
+    EXPECT_HN_FAIL(s.add("b", HALF, HALF, HALF, HALF, {0}), HN_ERR_ARG, "b: 1 blocks beside 1073");
+    EXPECT_HN_FAIL(s.add("b", MOST, 1, MOST, 1, {0}), HN_ERR_ARG, "more than 2147483647 together");
+    ASSERT_HN_OK(s.add("b", MOST / 2 - 1, 1, MOST / 2 - 1, 1, {0}));
+    EXPECT_HN_FAIL(s.add("c", 1, 1, 1, 1, {0}), HN_ERR_ARG, "c: 1 blocks beside 2147483647");
+    /* in a message, too: the sizes of its last matrix are made larger */
+    auto bytes = s.bytes();
+    const size_t record = bytes.size() - 64 - 1 - 1;
+    for (const size_t at : {record + 8, record + 24}) /* out, br */
+        std::memcpy(bytes.data() + at, &MOST, sizeof MOST);
+    uLong crc = crc32_z(0, bytes.data(), 60);
+    crc = crc32_z(crc, bytes.data() + 64, bytes.size() - 64);
+    const uint32_t c = (uint32_t)crc;
+    std::memcpy(bytes.data() + 60, &c, 4);
+    hn_fed_support out = {};
+    EXPECT_HN_FAIL(hn_fed_support_decode(bytes.data(), bytes.size(), &out), HN_ERR_FORMAT,
+                   "matrix 1: no name or shape");
+}
+
 /* Whatever byte is another, and wherever the message ends: nothing is taken. */
 TEST(FedSupport, RefusesDamagedBytes)
 {

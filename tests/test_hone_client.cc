@@ -331,6 +331,15 @@ TEST_F(HoneClient, IdsOfBlocksComeFirstAndOnce)
     ASSERT_HN_OK(hn_fed_support_add(&s, &other));
     ASSERT_HN_OK(hn_fed_support_encode(&s, &b));
     EXPECT_BAD(hone_client_set_payload(l.c, b.data, b.n), "conv2.weight");
+    hn_fed_support_free(&s);
+    /* before room is made for 4 GiB of them */
+    const int64_t side = 1 << 15;
+    hn_fed_matrix large = other;
+    large.name = "other.weight";
+    large.out = large.in = large.br = large.bc = side;
+    ASSERT_HN_OK(hn_fed_support_add(&s, &large));
+    ASSERT_HN_OK(hn_fed_support_encode(&s, &b));
+    EXPECT_BAD(hone_client_set_payload(l.c, b.data, b.n), "1 matrices, the model has 0 of them");
     hn_fed_bytes_free(&b);
     hn_fed_support_free(&s);
     ASSERT_EQ(hone_client_set_payload(l.c, ids.data(), ids.size()), HONE_OK) << hone_last_error();

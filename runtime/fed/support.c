@@ -9,7 +9,7 @@
 #include "runtime/file/gap_code.h"
 
 static const char MAGIC[8] = {'h', 'o', 'n', 'e', '-', 'i', 'd', 's'};
-enum { VERSION = 1, DIGEST = HN_FED_DIGEST, MOST_MATRICES = 1 << 20 };
+enum { VERSION = 1, DIGEST = HN_FED_DIGEST, MOST_MATRICES = 1 << 14 };
 
 /* The first HN_FED_SUPPORT_HEADER bytes, as support.h draws them. */
 typedef struct {
@@ -51,6 +51,12 @@ static bool is_shape(const hn_fed_matrix *m)
 
 static int64_t blocks_of(const hn_fed_matrix *m) { return m->out / m->br * (m->in / m->bc); }
 
+/* Of a shape and blocks that can be: whether there is room for their values among INT32_MAX. */
+static bool has_room(const hn_fed_support *s, const hn_fed_matrix *m)
+{
+    return m->n * m->br * m->bc <= INT32_MAX - s->values;
+}
+
 static hn_status check_matrix(const hn_fed_support *s, const hn_fed_matrix *m)
 {
     const size_t length = strlen(m->name);
@@ -65,6 +71,11 @@ static hn_status check_matrix(const hn_fed_support *s, const hn_fed_matrix *m)
     if (m->n < 1 || m->n > blocks_of(m))
         return HN_FAIL(HN_ERR_ARG, "support: %s: %" PRId64 " blocks of %" PRId64, m->name, m->n,
                        blocks_of(m));
+    if (!has_room(s, m))
+        return HN_FAIL(HN_ERR_ARG,
+                       "support: %s: %" PRId64 " blocks beside %" PRId64
+                       " values: more than %d together",
+                       m->name, m->n, s->values, INT32_MAX);
     for (int64_t i = 0; i < m->n; i++)
         if (m->id[i] < 0 || m->id[i] >= blocks_of(m) || (i > 0 && m->id[i] <= m->id[i - 1]))
             return HN_FAIL(HN_ERR_ARG,
@@ -205,7 +216,7 @@ static hn_status take_matrix(const uint8_t *bytes, size_t n, size_t *at, hn_fed_
     *at += (size_t)r.name;
     hn_fed_matrix m = {.name = name, .out = r.out, .in = r.in, .br = r.br, .bc = r.bc, .n = r.n};
     if (strlen(name) != (size_t)r.name || !is_shape(&m) || m.n > blocks_of(&m) ||
-        hn_fed_support_find(s, name) >= 0)
+        !has_room(s, &m) || hn_fed_support_find(s, name) >= 0)
         return HN_FAIL(HN_ERR_FORMAT, "ids of blocks: matrix %" PRId64 ": no name or shape",
                        s->count);
     int32_t *id = hn_malloc((size_t)m.n * sizeof *id);

@@ -10,8 +10,8 @@
  *   head      4096 bytes: "hone flow 1\n", sizes, domains, digests, CRC-32 of all before it
  *   records   n of one size, a multiple of 64 bytes: CRC-32 of the rest, salted with the record's
  *             number and the head's CRC-32; facts; images and labels [support]; knots [knots][D]
- * A record counts when its CRC-32 fits: one that was cut off, or never written, does not, and
- * whoever resumes writes it again. Records may be written in any order.
+ * A record counts when its CRC-32 fits and its content can be: one that was cut off, or never
+ * written, does not, and whoever resumes writes it again. Records may be written in any order.
  *
  * Files are hostile: sizes are checked before use, a record's facts before it counts.
  */

@@ -86,25 +86,30 @@ static void set_meshnet(hn_seg_config *c, int64_t width, int activation)
     }
 }
 
+static const char unet[] = "unet3d-fets", mesh5[] = "meshnet5", mesh20[] = "meshnet20";
+
+bool hn_seg_config_has(const char *name)
+{
+    return strcmp(name, unet) == 0 || strcmp(name, mesh5) == 0 || strcmp(name, mesh20) == 0;
+}
+
 hn_status hn_seg_config_named(const char *name, int64_t channels, int64_t classes,
                               hn_seg_config *out)
 {
     hn_seg_config c = {.channels = channels ? channels : 1, .classes = classes ? classes : 3};
     snprintf(c.architecture, sizeof c.architecture, "%s", name);
-    if (strcmp(name, "unet3d-fets") == 0) {
+    if (strcmp(name, unet) == 0) {
         c.family = HN_SEG_UNET3D;
         c.classes = classes ? classes : 4;
         c.unet3d =
             (hn_unet3d_sizes){.levels = 4, .width = {4, 8, 16, 32}, .groups = 4, .eps = 1e-5};
-    } else if (strcmp(name, "meshnet5") == 0) {
+    } else if (strcmp(name, mesh5) == 0) {
         set_meshnet(&c, 5, HN_ACT_RELU);
-    } else if (strcmp(name, "meshnet20") == 0) {
+    } else if (strcmp(name, mesh20) == 0) {
         set_meshnet(&c, 20, HN_ACT_ELU);
     } else {
-        return HN_FAIL(HN_ERR_UNSUPPORTED,
-                       "there is no architecture %s (unet3d-fets, meshnet5, "
-                       "meshnet20)",
-                       name);
+        return HN_FAIL(HN_ERR_UNSUPPORTED, "there is no architecture %s (%s, %s, %s)", name, unet,
+                       mesh5, mesh20);
     }
     HN_TRY(hn_seg_config_check(&c, name));
     *out = c;

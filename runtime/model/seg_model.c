@@ -22,9 +22,11 @@ static bool is_arch(const char *path)
     return n > m && strcmp(path + n - m, arch_end) == 0;
 }
 
-static bool is_named(const char *path)
+/* No architecture, but meant as one. */
+static bool is_misnamed(const char *path)
 {
-    return strncmp(path, "unet3d", 6) == 0 || strncmp(path, "meshnet", 7) == 0;
+    const bool begins = strncmp(path, "unet3d", 6) == 0 || strncmp(path, "meshnet", 7) == 0;
+    return begins && strchr(path, '/') == NULL && !hn_is_folder(path) && !hn_is_file(path);
 }
 
 static hn_status in_folder(const char *dir, const char *name, char **path)
@@ -33,13 +35,17 @@ static hn_status in_folder(const char *dir, const char *name, char **path)
     return *path ? HN_OK : HN_FAIL(HN_ERR_MEMORY, "no memory for a path in %s", dir);
 }
 
+static bool has_settings(const char *dir)
+{
+    char *settings = hn_asprintf("%s/%s", dir, settings_file);
+    const bool there = settings != NULL && hn_is_file(settings);
+    hn_free(settings);
+    return there;
+}
+
 bool hn_seg_model_is(const char *path)
 {
-    if (is_arch(path)) return true;
-    char *settings = hn_asprintf("%s/%s", path, settings_file);
-    const bool folder = settings != NULL && hn_is_file(settings);
-    hn_free(settings);
-    return folder || (!hn_is_folder(path) && is_named(path));
+    return is_arch(path) || hn_seg_config_has(path) || has_settings(path) || is_misnamed(path);
 }
 
 /* ---- reading ---- */
@@ -67,11 +73,11 @@ done:
     return st;
 }
 
-static hn_status read_arch(const char *path, hn_seg_config *out)
+static hn_status read_arch(const char *path, int64_t channels, hn_seg_config *out)
 {
     json_t *arch = NULL;
     HN_TRY(hn_json_load(path, &arch));
-    const hn_status st = hn_seg_config_arch(arch, path, 1, out);
+    const hn_status st = hn_seg_config_arch(arch, path, channels ? channels : 1, out);
     json_decref(arch);
     return st;
 }
@@ -118,15 +124,20 @@ static hn_status check_weights(const hn_seg_model *m)
 
 static hn_status open(const hn_seg_model_options *o, hn_seg_model *m)
 {
-    const bool arch = is_arch(o->path), folder = !arch && hn_is_folder(o->path);
+    /* A run of an architecture may have its folder where it says --model: the name counts. */
+    const bool arch = is_arch(o->path), named = hn_seg_config_has(o->path);
+    const bool folder = !arch && (named ? has_settings(o->path) : hn_is_folder(o->path));
     if (o->classes > 0 && (arch || folder))
         return HN_FAIL(HN_ERR_ARG, "%s: has classes of its own", o->path);
     if (folder)
         HN_TRY(open_folder(o, m));
     else if (arch)
-        HN_TRY(read_arch(o->path, &m->config));
+        HN_TRY(read_arch(o->path, o->channels, &m->config));
     else
-        HN_TRY(hn_seg_config_named(o->path, 0, o->classes, &m->config));
+        HN_TRY(hn_seg_config_named(o->path, o->channels, o->classes, &m->config));
+    if (o->channels > 0 && m->config.channels != o->channels)
+        return HN_FAIL(HN_ERR_SHAPE, "%s: reads %" PRId64 " channel(s), the volumes have %" PRId64,
+                       o->path, m->config.channels, o->channels);
     if (o->weights != NULL) HN_TRY(hn_st_open(o->weights, &m->weights));
     return m->weights ? check_weights(m) : HN_OK;
 }

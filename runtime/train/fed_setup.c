@@ -268,21 +268,46 @@ hn_status hn_fed_setup_choose(hn_fed_setup *s)
     return HN_OK;
 }
 
+/* Against the model as it is declared: before an engine makes room for what a message says. */
+static hn_status check_support(const hn_fed_setup *s)
+{
+    hn_params *p = NULL;
+    HN_TRY(hn_params_new(NULL, &p));
+    hn_status st = hn_vision_declare(&s->model.vision, p);
+    if (st == HN_OK) st = hn_fed_sparse_check(&s->support, p);
+    hn_params_free(p);
+    return st;
+}
+
 hn_status hn_fed_setup_take(hn_fed_setup *s, const void *bytes, size_t n)
 {
     if (!is(s->c->payload, "sparse"))
         return HN_FAIL(HN_ERR_ARG, "ids of blocks, for a payload %s", s->c->payload);
     if (s->support.count > 0) return HN_FAIL(HN_ERR_ARG, "a second message with ids of blocks");
-    return hn_fed_support_decode(bytes, n, &s->support);
+    HN_TRY(hn_fed_support_decode(bytes, n, &s->support));
+    const hn_status st = check_support(s);
+    if (st != HN_OK) hn_fed_support_free(&s->support);
+    return st;
 }
 
 /* ---- clients ---- */
+
+/* No more than there are. */
+static int64_t eval_batch(const hn_fed_setup *s)
+{
+    enum { MOST = 1024, SIDE = 112 }; /* by default: and their pixels */
+    const int64_t side = s->model.vision.image, n = hn_image_set_view(s->eval)->count;
+    const int64_t fit = MOST * SIDE * SIDE / (side * side);
+    const int64_t few = fit < 1 ? 1 : fit < MOST ? fit : MOST;
+    const int64_t batch = s->c->eval_batch > 0 ? s->c->eval_batch : few;
+    return batch < n ? batch : n;
+}
 
 hn_status hn_fed_setup_evaluator(const hn_fed_setup *s, hn_fed_client **out)
 {
     hn_fed_sim_options o = s->sim;
     o.images = NULL;
-    o.local.batch = s->c->eval_batch;
+    o.local.batch = eval_batch(s);
     return hn_fed_client_new(&o, hn_image_set_view(s->eval), out);
 }
 

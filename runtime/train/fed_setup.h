@@ -87,12 +87,12 @@ void hn_fed_setup_close(hn_fed_setup *s);
 
 /* Payload sparse, before there is a client: the server chooses the blocks, a client takes what it
  * is sent (hn_fed_support_encode). With another payload the first does nothing, the second fails.
- * Errors  those of hn_fed_sparse_choose and hn_fed_support_decode; HN_ERR_ARG: another payload, or
- *         ids a second time */
+ * Errors  those of hn_fed_sparse_choose, hn_fed_support_decode and hn_fed_sparse_check; HN_ERR_ARG:
+ *         another payload, or ids a second time */
 HN_NODISCARD hn_status hn_fed_setup_choose(hn_fed_setup *s);
 HN_NODISCARD hn_status hn_fed_setup_take(hn_fed_setup *s, const void *bytes, size_t n);
 
-/* A client that evaluates only, in batches of eval_batch. */
+/* A client that evaluates only, in batches of eval_batch; no more than the held-out images. */
 HN_NODISCARD hn_status hn_fed_setup_evaluator(const hn_fed_setup *s, hn_fed_client **out);
 /* Names and shapes of what travels. Where something stays it belongs to that, and is bound to it
  * (hn_fed_layout_bind): the tensors of the base's files or, without any, its configuration and

@@ -127,7 +127,7 @@ static hn_status remember(hn_fed_sparse *b, const hn_params *p)
     return HN_OK;
 }
 
-static hn_status check_model(const hn_fed_support *s, const hn_params *p)
+hn_status hn_fed_sparse_check(const hn_fed_support *s, const hn_params *p)
 {
     int64_t found = 0;
     for (int64_t i = 0; i < hn_params_linears(p); i++) {
@@ -150,7 +150,7 @@ static hn_status check_model(const hn_fed_support *s, const hn_params *p)
 
 hn_status hn_fed_sparse_new(const hn_fed_support *s, const hn_params *p, hn_fed_sparse **out)
 {
-    HN_TRY(check_model(s, p));
+    HN_TRY(hn_fed_sparse_check(s, p));
     hn_fed_sparse *b = hn_calloc(1, sizeof *b);
     if (b == NULL) return HN_FAIL(HN_ERR_MEMORY, "%zu bytes for blocks", sizeof *b);
     *b = (hn_fed_sparse){.s = s, .pool = hn_params_sparse(p)};

@@ -38,6 +38,8 @@ HN_NODISCARD hn_status hn_fed_sparse_choose(const hn_fed_sparse_options *o, cons
 
 /* What hn_adapt.sparse says of a module: {0, 0} where it has no blocks. */
 hn_block_shape hn_fed_sparse_shape(const hn_fed_support *s, const char *module);
+/* Errors  HN_ERR_SHAPE naming a matrix that the model has not, or has in another shape */
+HN_NODISCARD hn_status hn_fed_sparse_check(const hn_fed_support *s, const hn_params *p);
 /* Room for them in an engine that trains: hn_engine_options.sparse. */
 hn_sparse_options hn_fed_sparse_room(const hn_fed_support *s);
 /* Tensors "<weight>.blocks" [n, br, bc] behind those of a layout. */
@@ -47,7 +49,7 @@ HN_NODISCARD hn_status hn_fed_sparse_layout(const hn_fed_support *s, hn_fed_layo
 typedef struct hn_fed_sparse hn_fed_sparse;
 
 /* Behind hn_model_load: the changes are 0. s and p must outlive it.
- * Errors  HN_ERR_SHAPE naming a matrix that the model has not, or has in another shape */
+ * Errors  those of hn_fed_sparse_check */
 HN_NODISCARD hn_status hn_fed_sparse_new(const hn_fed_support *s, const hn_params *p,
                                          hn_fed_sparse **out);
 void hn_fed_sparse_free(hn_fed_sparse *b); /* accepts NULL */

@@ -66,8 +66,9 @@ struct hn_fedref_subject {
 
 HN_NODISCARD hn_status hn_fedref_images_open(const hn_fedref_config *c, const hn_log *log,
                                              hn_fedref_subject **out);
-HN_NODISCARD hn_status hn_fedref_volumes_open(const hn_fedref_config *c, const hn_log *log,
-                                              hn_fedref_subject **out);
+/* trains: false: `simulate` is never called, and there is memory to measure with alone. */
+HN_NODISCARD hn_status hn_fedref_volumes_open(const hn_fedref_config *c, bool trains,
+                                              const hn_log *log, hn_fedref_subject **out);
 
 /* What class k is called: its number, in `text`, where it has no name. */
 enum { HN_FEDREF_CLASS = 24 };

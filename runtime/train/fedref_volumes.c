@@ -20,6 +20,7 @@ typedef struct {
     const hn_fedref_config *c;
     hn_log log;
     hn_seg_model model;
+    hn_volume_channels channels;
     hn_volumes train, other; /* other: of --eval-data; empty: regions of `train` are held out */
     hn_regions all, train_regions, eval_regions;
     hn_patches *patches;
@@ -61,22 +62,27 @@ static void release(hn_fedref_subject *s)
 
 /* ---- sizes ---- */
 
+static bool length_of(const char **at, int64_t *out)
+{
+    char *end = NULL;
+    if (!isdigit((unsigned char)**at)) return false;
+    errno = 0;
+    *out = strtoll(*at, &end, 10);
+    *at = end;
+    return errno == 0 && *out >= 1 && *out <= HN_NIFTI_MAX_SIDE;
+}
+
 /* "64" or "64x96x80": three lengths from 1. */
 static hn_status sizes_of(const char *option, const char *text, int64_t size[3])
 {
     const char *at = text;
     int n = 0;
-    for (;; at++) {
-        char *end = NULL;
-        errno = 0;
-        if (n == 3 || !isdigit((unsigned char)*at)) break;
-        size[n++] = strtoll(at, &end, 10);
-        at = end;
-        if (errno != 0 || size[n - 1] < 1 || size[n - 1] > HN_NIFTI_MAX_SIDE || *at != 'x') break;
+    bool good = length_of(&at, &size[n++]);
+    while (good && n < 3 && *at == 'x') {
+        at++;
+        good = length_of(&at, &size[n++]);
     }
-    const bool good =
-        *at == '\0' && (n == 1 || n == 3) && size[n - 1] >= 1 && size[n - 1] <= HN_NIFTI_MAX_SIDE;
-    if (!good)
+    if (!good || *at != '\0' || n == 2)
         return HN_FAIL(HN_ERR_ARG, "--%s %s: one length or three, as 64 or 64x96x80, 1 to %d",
                        option, text, HN_NIFTI_MAX_SIDE);
     if (n == 1) size[1] = size[2] = size[0];
@@ -92,6 +98,7 @@ static hn_status read_volumes(const volumes_subject *m, const char *data, const 
     hn_relabel relabel[MOST_RELABELLED];
     hn_volume_options o = {.data = data,
                            .labels = labels,
+                           .channels = m->channels,
                            .volume = v->volume,
                            .relabel = relabel,
                            .n_classes = (int32_t)m->model.config.classes};
@@ -100,6 +107,17 @@ static hn_status read_volumes(const volumes_subject *m, const char *data, const 
         HN_TRY(hn_relabel_parse(v->relabel, relabel, MOST_RELABELLED, &o.n_relabel));
     HN_TRY(hn_volumes_open(&o, out));
     hn_volumes_report(out, &m->log);
+    return HN_OK;
+}
+
+/* Boxes are sites of their own: those of a list would be lost. */
+static hn_status check_unnamed(const hn_volumes *v)
+{
+    for (int64_t i = 0; i < v->count; i++)
+        if (v->volume[i].site[0] != '\0')
+            return HN_FAIL(HN_ERR_ARG,
+                           "--sites: cuts sites out of volumes, but %s has one already: %s",
+                           v->volume[i].name, v->volume[i].site);
     return HN_OK;
 }
 
@@ -117,7 +135,21 @@ static hn_status make_regions(const volumes_subject *m, const hn_volumes *of, hn
                          .shift_spread = (float)v->shift_spread,
                          .seed = (uint64_t)m->c->fed.seed};
     HN_TRY(sizes_of("sites", v->sites, o.cuts));
+    HN_TRY(check_unnamed(of));
     return hn_regions_cut(of, &o, out);
+}
+
+/* Box k of volume i has the scanner of box k of the i-th training volume. */
+static hn_status check_scanners(const volumes_subject *m)
+{
+    const hn_fedref_volume_config *v = &m->c->volumes;
+    if ((v->scale_spread == 0 && v->shift_spread == 0) || m->other.count == m->train.count)
+        return HN_OK;
+    return HN_FAIL(HN_ERR_ARG,
+                   "--eval-data %s: %" PRId64 " volumes, --data has %" PRId64
+                   "; sites with scanners (--scale-spread, --shift-spread) want as many of both, "
+                   "in the same order",
+                   m->c->fed.eval_data, m->other.count, m->train.count);
 }
 
 /* Other volumes, or the ends of all regions. */
@@ -131,9 +163,13 @@ static hn_status hold_out(volumes_subject *m)
                        f->data);
     if (f->eval_data[0] != '\0' && f->eval_split > 0)
         return HN_FAIL(HN_ERR_ARG, "--eval-split: beside --eval-data nothing else is held out");
+    const char *const labels = or_null(m->c->volumes.eval_labels);
+    if (f->eval_data[0] == '\0' && labels != NULL)
+        return HN_FAIL(HN_ERR_ARG, "--eval-labels: of --eval-data, which is not there");
     if (f->eval_data[0] == '\0')
         return hn_regions_hold_out(&m->all, f->eval_split, &m->train_regions, &m->eval_regions);
-    HN_TRY(read_volumes(m, f->eval_data, NULL, &m->other));
+    HN_TRY(read_volumes(m, f->eval_data, labels, &m->other));
+    HN_TRY(check_scanners(m));
     m->train_regions = m->all;
     m->all = (hn_regions){0};
     return make_regions(m, &m->other, &m->eval_regions);
@@ -159,8 +195,7 @@ static hn_status open_patches(volumes_subject *m)
 static const char *name_of(volumes_subject *m, const hn_region *r)
 {
     const char *listed = m->train.volume[r->volume].site;
-    const bool cut = m->c->volumes.sites[0] != '\0';
-    return listed[0] != '\0' && !cut ? listed : hn_arena_text(&m->names, "%d", (int)r->site);
+    return listed[0] != '\0' ? listed : hn_arena_text(&m->names, "%d", (int)r->site);
 }
 
 static hn_status name_sites(volumes_subject *m)
@@ -190,15 +225,18 @@ static hn_status name_sites(volumes_subject *m)
 /* Of the values and labels, and of the boxes that are cut out of them, one after the other. */
 static hn_status digest_regions(const hn_volumes *v, const hn_regions *r, char hex[HN_SHA256_HEX])
 {
-    char text[512];
+    char text[1024];
     memcpy(hex, v->digest, HN_SHA256_HEX);
     for (int64_t i = 0; i < r->count; i++) {
         const hn_region *p = &r->region[i];
-        const int n = snprintf(text, sizeof text,
-                               "%s %" PRId64 " at %" PRId64 " %" PRId64 " %" PRId64 " size %" PRId64
-                               " %" PRId64 " %" PRId64 " site %d %a %a",
-                               hex, p->volume, p->at[0], p->at[1], p->at[2], p->size[0], p->size[1],
-                               p->size[2], (int)p->site, (double)p->scale, (double)p->shift);
+        int n = snprintf(text, sizeof text,
+                         "%s %" PRId64 " at %" PRId64 " %" PRId64 " %" PRId64 " size %" PRId64
+                         " %" PRId64 " %" PRId64 " site %d %a %a",
+                         hex, p->volume, p->at[0], p->at[1], p->at[2], p->size[0], p->size[1],
+                         p->size[2], (int)p->site, (double)p->scale[0], (double)p->shift[0]);
+        for (int32_t c = 1; c < v->channels; c++)
+            n += snprintf(text + n, sizeof text - (size_t)n, " %a %a", (double)p->scale[c],
+                          (double)p->shift[c]);
         HN_TRY(hn_sha256(text, (size_t)n, hex));
     }
     return HN_OK;
@@ -229,17 +267,16 @@ static hn_adapt_kind what_travels(const void *context, const char *name)
 static hn_status open_model(volumes_subject *m)
 {
     const hn_fed_config *f = &m->c->fed;
-    const hn_seg_model_options o = {
-        .path = f->model, .weights = or_null(f->weights), .classes = f->classes};
+    HN_TRY(hn_volume_channels_parse(m->c->volumes.channels, &m->channels));
+    const hn_seg_model_options o = {.path = f->model,
+                                    .weights = or_null(f->weights),
+                                    .classes = f->classes,
+                                    .channels = m->channels.n > 0 ? m->channels.n : 1};
     HN_TRY(hn_seg_model_open(&o, &m->model));
-    if (m->model.config.channels != 1)
-        return HN_FAIL(HN_ERR_UNSUPPORTED,
-                       "--model %s: volumes of %" PRId64 " channels; those that are read have one",
-                       f->model, m->model.config.channels);
     return hn_seg_model_digest(&m->model, (uint64_t)f->seed, m->base_digest);
 }
 
-static hn_status open_engine(volumes_subject *m)
+static hn_status open_engine(volumes_subject *m, bool trains)
 {
     const hn_fed_config *f = &m->c->fed;
     const hn_fedref_volume_config *v = &m->c->volumes;
@@ -258,6 +295,7 @@ static hn_status open_engine(volumes_subject *m)
                                           .alpha = (float)v->focal_alpha,
                                           .gamma = (float)v->focal_gamma},
                                 .train = m->patches,
+                                .trains = trains,
                                 .per_region = v->per_region,
                                 .local = m->s.local,
                                 .seed = m->s.seed};
@@ -334,7 +372,7 @@ static hn_status write_settings(const hn_fedref_subject *s, const char *dir)
 
 /* ---- opening ---- */
 
-static hn_status open(volumes_subject *m)
+static hn_status open(volumes_subject *m, bool trains)
 {
     hn_fedref_subject *s = &m->s;
     if (m->c->fed.threads > 0) omp_set_num_threads((int)m->c->fed.threads);
@@ -348,12 +386,12 @@ static hn_status open(volumes_subject *m)
     s->base_digest = m->base_digest;
     s->train_digest = m->train_digest;
     s->eval_digest = m->eval_digest;
-    HN_TRY(open_engine(m));
+    HN_TRY(open_engine(m, trains));
     s->sim = m->sim;
     return HN_OK;
 }
 
-hn_status hn_fedref_volumes_open(const hn_fedref_config *c, const hn_log *log,
+hn_status hn_fedref_volumes_open(const hn_fedref_config *c, bool trains, const hn_log *log,
                                  hn_fedref_subject **out)
 {
     volumes_subject *m = hn_calloc(1, sizeof *m);
@@ -374,7 +412,7 @@ hn_status hn_fedref_volumes_open(const hn_fedref_config *c, const hn_log *log,
                                  .free = release},
                            .c = c,
                            .log = *log};
-    const hn_status st = open(m);
+    const hn_status st = open(m, trains);
     if (st == HN_OK)
         *out = &m->s;
     else

@@ -1,5 +1,5 @@
 /* A drift network that train has made: read from its file, and integrated for episodes. */
-#include "runtime/train/hyperflow_drift.h"
+#include "runtime/train/hyperflow_cost.h"
 
 #include <inttypes.h>
 #include <math.h>
@@ -276,20 +276,20 @@ static int64_t count_wild(const runner *x, int64_t n)
     return wild;
 }
 
-/* Accuracies of episodes 0 .. total - 1 of a sampler. */
-static hn_status accuracies(runner *x, const hn_episode_sampler *s, int64_t total, double stop,
-                            hn_hf_scores *scores)
+/* Accuracies of all test episodes, or of episodes 0 .. total - 1 for validation. */
+static hn_status accuracies(runner *x, bool test, int64_t total, double stop, hn_hf_scores *scores)
 {
     hn_status st = HN_OK;
     for (scores->first = 0; scores->first < total && st == HN_OK; scores->first += x->at_once) {
         const int64_t n = total - scores->first < x->at_once ? total - scores->first : x->at_once;
         hn_episode *episode = NULL;
-        HN_TRY(hn_hf_draw(s, &x->bench->sizes, scores->first, n, &episode));
+        HN_TRY(test ? hn_hf_draw_tests(x->bench, scores->first, n, &episode)
+                    : hn_hf_draw(x->bench->valid, &x->bench->sizes, scores->first, n, &episode));
         st = adapt(x, episode, n, stop);
         if (st == HN_OK) st = classify(x, episode, n, false, hn_hf_take_accuracy, scores);
         if (st == HN_OK) x->wild += count_wild(x, n);
         hn_hf_episodes_free(episode, n);
-        if (st == HN_OK && s == x->bench->main) hn_hf_eval_show(x->e, scores->first + n);
+        if (st == HN_OK && test) hn_hf_eval_show(x->e, scores->first + n);
     }
     return st;
 }
@@ -324,7 +324,7 @@ static hn_status try_stops(runner *x, hn_hf_choice *choice)
     hn_few_shot_mean m;
     hn_status st = s.accuracy ? HN_OK : HN_FAIL(HN_ERR_MEMORY, "%" PRId64 " episodes", n);
     for (int i = 0; i < choice->n && st == HN_OK; i++) {
-        st = accuracies(x, x->bench->valid, n, choice->value[i], &s);
+        st = accuracies(x, false, n, choice->value[i], &s);
         if (st == HN_OK) st = hn_few_shot_mean_of(s.accuracy, n, &m);
         if (st == HN_OK) choice->accuracy[i] = m.mean;
     }
@@ -368,6 +368,16 @@ static hn_status choose_stop(runner *x, hn_hf_choice *choice)
 
 /* ---- a cell ---- */
 
+/* Plans alone, which take no memory of the device: what has no room for full fine-tuning adapts. */
+static hn_status cost_of(const hn_hf_eval *e, hn_hf_cost *out)
+{
+    hn_hf_planned p;
+    const hn_status st = hn_hf_planned_open(e->r, &e->bench, &e->drift->network.facts.config, &p);
+    if (st == HN_OK) *out = hn_hf_cost_of(e->r, &e->bench, &p);
+    hn_hf_planned_free(&p);
+    return st;
+}
+
 static hn_status drift_cell(runner *x, const char *method, hn_hf_cell *cell)
 {
     hn_hf_eval *e = x->e;
@@ -377,7 +387,7 @@ static hn_status drift_cell(runner *x, const char *method, hn_hf_cell *cell)
     else
         HN_TRY(choose_stop(x, &cell->choice));
     const int64_t begun = hn_clock_ns();
-    HN_TRY(accuracies(x, e->bench.main, e->r->c->test_episodes,
+    HN_TRY(accuracies(x, true, hn_hf_bench_episodes(e->r, &e->bench),
                       cell->choice.value[cell->choice.best], &s));
     cell->seconds = (double)(hn_clock_ns() - begun) * 1e-9;
     cell->flops = hn_adaptor_flops(x->adaptor).drift / (double)x->at_once;
@@ -391,7 +401,8 @@ hn_status hn_hf_drift_cell(hn_hf_eval *e, const char *method, hn_hf_cell *cell)
 {
     runner x = {0};
     if (is(method, "hyperflow-global") && e->drift->global < 0) HN_TRY(choose_global(e));
-    hn_status st = runner_open(e, &e->bench, false, &x);
+    hn_status st = cost_of(e, &cell->cost);
+    if (st == HN_OK) st = runner_open(e, &e->bench, false, &x);
     if (st == HN_OK) st = drift_cell(&x, method, cell);
     runner_close(&x);
     return st;
