@@ -433,9 +433,9 @@ TEST(CliHyperflow, TrainAndEvalGoOnWithTheSameBits)
     const Ran done = w.run(w.train("parts"));
     expect_done(done);
     EXPECT_FALSE(contains(done.out, "nan")) << done.out;
-    const Ran named = w.run(w.train("parts") + Words{"--drift", "line", "--curve", "L"});
+    const Ran named = w.run(w.train("parts") + Words{"--drift", "it's", "--curve", "L"});
     expect_done(named);
-    EXPECT_TRUE(contains(named.out, "parts --drift line --methods")) << named.out;
+    EXPECT_TRUE(contains(named.out, "parts --drift it's --methods")) << named.out;
     EXPECT_EQ(w.bytes("parts/drift/drift.safetensors"), w.bytes("whole/drift/drift.safetensors"));
     EXPECT_EQ(w.bytes("parts/encoder/model.safetensors"),
               w.bytes("whole/encoder/model.safetensors"));
@@ -453,6 +453,8 @@ TEST(CliHyperflow, TrainAndEvalGoOnWithTheSameBits)
     expect_done(w.run(w.eval("parts", "direct") + Words{"--only", "near:test"}));
     expect_refused(w.run(w.eval("parts", "direct") + Words{"--only", "nowhere"}), 2,
                    {"--only", "nowhere"});
+    expect_done(w.run(w.eval("parts", "hyperflow") + Words{"--drift", "it's", "--only", "far"}));
+    EXPECT_TRUE(contains(w.bytes("parts/accuracy.gnuplot"), "title 'hyperflow@it''s'"));
     /* what is there stays, and is not taken for another's */
     const std::string kept = w.bytes("parts/cells/bias.far.json");
     expect_done(w.run(w.eval("parts", "bias")));

@@ -33,6 +33,7 @@ hn_status hn_hf_planned_open(const hn_hyperflow *r, const hn_hf_bench *b,
     HN_TRY(plan_adaptor(r, b, drift, &out->few, true, &out->whole));
     hn_few_shot_tune_options o = hn_hf_tune_options(r, b, HN_TUNE_FULL);
     o.at_once = 1;
+    o.shrink = false; /* what it would take is the answer, whether the device has it or not */
     o.queries = 0;
     o.images = &out->few;
     return hn_few_shot_tuner_new(&o, &out->full);

@@ -368,19 +368,13 @@ static hn_status choose_stop(runner *x, hn_hf_choice *choice)
 
 /* ---- a cell ---- */
 
-/* Plans alone, while no engine of the cell holds memory. A device that has no room for full
- * fine-tuning still adapts: then the cell says nothing of it. */
+/* Plans alone, which take no memory of the device: what has no room for full fine-tuning adapts. */
 static hn_status cost_of(const hn_hf_eval *e, hn_hf_cost *out)
 {
     hn_hf_planned p;
-    hn_status st = hn_hf_planned_open(e->r, &e->bench, &e->drift->network.facts.config, &p);
+    const hn_status st = hn_hf_planned_open(e->r, &e->bench, &e->drift->network.facts.config, &p);
     if (st == HN_OK) *out = hn_hf_cost_of(e->r, &e->bench, &p);
     hn_hf_planned_free(&p);
-    if (st == HN_ERR_MEMORY) {
-        hn_warn(&e->r->log, "%s: no figures of its cost beside full fine-tuning: %s", e->what,
-                hn_last_error());
-        st = HN_OK;
-    }
     return st;
 }
 

@@ -14,7 +14,7 @@
 /* clang-format off */
 static const hn_option train_rows[] = {
     HN_OPT_TITLE("Encoder of support images"),
-    {"encoder",         FIELD(encoder),         "resnet18-cifar", 0, 0, NULL, "folder of a network, or the name of an architecture, which is trained on the training classes where it has no --encoder-weights"},
+    {"encoder",         FIELD(encoder),         "resnet18-cifar", 0, 0, NULL, "folder of a network, or the name of an architecture, which is trained on the training classes where it has no --encoder-weights, once in a run"},
     {"encoder-weights", FIELD(encoder_weights), "",     0, 0, NULL, "safetensors file of a named one"},
     {"encoder-image",   FIELD(encoder_image),   "0",    0, 4096, NULL, "side of the images that it reads; 0: as it says"},
     {"encoder-epochs",  FIELD(encoder_epochs),  "30",   1, 1e4, NULL, "of its training"},

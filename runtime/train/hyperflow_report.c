@@ -314,13 +314,21 @@ static const char *const colours[] = {"#9e9e9e", "#c9a227", "#2171b5", "#6baed6"
                                       "#7b6ca8", "#31a354", "#cb4b16", "#e8985e"};
 enum { N_COLOURS = sizeof colours / sizeof *colours };
 
+/* A word of a data block: there is no way to write a " in it. */
+static void data_text(FILE *f, const char *text)
+{
+    fputc('"', f);
+    for (const char *c = text; *c; c++) fputc(*c == '"' ? '\'' : *c, f);
+    fputc('"', f);
+}
+
 static hn_status draw_accuracy(const hn_hyperflow *r, const hn_hf_results *s)
 {
     text_file t;
     HN_TRY(text_open(&t));
     fprintf(t.f, "$cells << EOD\n");
     for (int64_t k = 0; k < s->n_domains; k++) {
-        fprintf(t.f, "\"%s\"", s->domain[k]);
+        data_text(t.f, s->domain[k]);
         for (int64_t i = 0; i < s->n_methods; i++) {
             const hn_hf_result *c = hn_hf_result_of(s, s->method[i], s->domain[k]);
             if (c == NULL)
@@ -337,10 +345,12 @@ static hn_status draw_accuracy(const hn_hyperflow *r, const hn_hf_results *s)
                  "set errorbars 0.4 lc rgb '#444444'\nset ylabel 'accuracy, %%'\nset key outside "
                  "right noenhanced\n"
                  "set xtics rotate by -25 noenhanced nomirror\nset ytics nomirror\nplot ");
-    for (int64_t i = 0; i < s->n_methods; i++)
-        fprintf(t.f, "%s%s using %d:%d%s lc rgb '%s' title '%s'", i ? ", " : "",
-                i ? "''" : "$cells", (int)(2 * i + 2), (int)(2 * i + 3), i ? "" : ":xtic(1)",
-                colours[i % N_COLOURS], s->method[i]);
+    for (int64_t i = 0; i < s->n_methods; i++) {
+        fprintf(t.f, "%s%s using %d:%d%s lc rgb '%s' title '", i ? ", " : "", i ? "''" : "$cells",
+                (int)(2 * i + 2), (int)(2 * i + 3), i ? "" : ":xtic(1)", colours[i % N_COLOURS]);
+        hn_plot_text(t.f, s->method[i]);
+        fprintf(t.f, "'");
+    }
     fprintf(t.f, "\n");
     return draw(&t, r, "accuracy.gnuplot");
 }
