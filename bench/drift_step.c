@@ -2,9 +2,13 @@
  *
  *   train      steps of its training: --episodes tasks of 16 points each
  *   integrate  from features of the support images to theta, --steps steps, --episodes tasks at
- * once whole      from images to predictions: encoder, integration, backbone with the new biases
+ *              once
+ *   adapt      from support images to theta: encoder, integration; what a task costs a device that
+ *              has no use for the predictions yet, and plan_gib is the memory that it takes (beside
+ *              a step of full fine-tuning: hone-hyperflow plan)
+ *   whole      from images to predictions: encoder, integration, backbone with the new biases
  *
- * integrate and whole: runs of which the host waits for each (latency: run_ms), then runs behind
+ * All but train: runs of which the host waits for each (latency: run_ms), then runs behind
  * each other until --seconds are over (episodes_per_s); every run sends its inputs anew. Prints one
  * JSON object; flops are those of matrix products, convolutions and attention of a run.
  */
@@ -38,7 +42,7 @@ typedef struct {
 
 /* clang-format off */
 static const hn_option options[] = {
-    {"form",       FIELD(form),       "integrate", 0, 0, "train|integrate|whole", "what is timed"},
+    {"form",       FIELD(form),       "integrate", 0, 0, "train|integrate|adapt|whole", "what is timed"},
     {"model",      FIELD(model),      "vit_tiny_patch16_224", 0, 0, NULL, "backbone: its biases of queries and values are the tokens"},
     {"encoder",    FIELD(encoder),    "resnet18", 0, 0, NULL, "of support images"},
     {"encoder-image", FIELD(encoder_image), "128", 8, 1024, NULL, "side of the images that it reads, and of all images of the set"},
@@ -95,6 +99,14 @@ typedef struct {
     hn_engine *engine;
     hn_step_bench steps;
 } bench;
+
+/* Support images, not their features, are what a run begins with. */
+static bool encodes(const config *c)
+{
+    return strcmp(c->form, "adapt") == 0 || strcmp(c->form, "whole") == 0;
+}
+
+static bool classifies(const config *c) { return strcmp(c->form, "whole") == 0; }
 
 static hn_dtype dtype_of(const config *c)
 {
@@ -283,7 +295,6 @@ static hn_status train(bench *b)
 static hn_status open_adaptor(bench *b)
 {
     const config *c = b->c;
-    const bool whole = strcmp(c->form, "whole") == 0;
     hn_adaptor_options o = {.device = b->device,
                             .executor = hn_executor_of(c->executor),
                             .drift = &b->drift,
@@ -293,14 +304,16 @@ static hn_status open_adaptor(bench *b)
                             .dtype = dtype_of(c),
                             .attention = hn_attention_of(c->attention)};
     while (strcmp(hn_integrator_of(o.integrator)->name, c->integrator) != 0) o.integrator++;
-    if (whole) {
+    if (encodes(c)) {
         o.encoder = &b->encoder;
-        o.backbone = &b->model;
+        o.images = &b->images;
         o.theta = &b->theta;
+    }
+    if (classifies(c)) {
+        o.backbone = &b->model;
         o.queries = c->ways * c->queries;
         o.ways = c->ways;
         o.scale = 10;
-        o.images = &b->images;
     }
     HN_TRY(hn_adaptor_new(&o, &b->adaptor));
     HN_TRY(hn_adaptor_allocate(b->adaptor));
@@ -313,7 +326,7 @@ static hn_status put_task(bench *b, const hn_adaptor_batch *batch, int64_t e)
 {
     int32_t image[2 * IMAGES], label[2 * IMAGES];
     const config *c = b->c;
-    const int64_t queries = strcmp(c->form, "whole") == 0 ? c->ways * c->queries : 0;
+    const int64_t queries = classifies(c) ? c->ways * c->queries : 0;
     for (int64_t k = 0; k < b->support + queries; k++) {
         const bool support = k < b->support;
         image[k] = image_of(e, k);
@@ -323,7 +336,8 @@ static hn_status put_task(bench *b, const hn_adaptor_batch *batch, int64_t e)
                                .support_label = label,
                                .query = image + b->support,
                                .query_label = label + b->support,
-                               .features = b->numbers + e % 4 * b->drift.features,
+                               .features =
+                                   encodes(c) ? NULL : b->numbers + e % 4 * b->drift.features,
                                .n_support = b->support,
                                .n_query = queries};
     return hn_adaptor_put(b->adaptor, batch, e, &t);
@@ -415,7 +429,7 @@ static hn_status profile(bench *b)
     return st;
 }
 
-static hn_status adapt(bench *b)
+static hn_status adaptation(bench *b)
 {
     const config *c = b->c;
     HN_TRY(open_adaptor(b));
@@ -440,7 +454,7 @@ static hn_status measure(const void *given)
     hn_status st = hn_device_open(c->device, &b.device);
     if (st == HN_OK && !c->tune) st = hn_tune_use(b.device, c->plans, &log);
     if (st == HN_OK) st = open_models(&b);
-    if (st == HN_OK) st = strcmp(c->form, "train") == 0 ? train(&b) : adapt(&b);
+    if (st == HN_OK) st = strcmp(c->form, "train") == 0 ? train(&b) : adaptation(&b);
     hn_step_bench_free(&b.steps);
     hn_adaptor_free(b.adaptor);
     hn_engine_free(b.engine);

@@ -10,21 +10,22 @@
 #include "runtime/train/segmenter_job.h"
 #include "runtime/train/volume_feed.h"
 
-/* Volumes with two kinds of balls in noise: bright ones are class 1, dark ones class 2. */
+/* Volumes with two kinds of balls in noise: bright ones are class 1, dark ones class 2. Of several
+ * channels the last one has them, the others are noise alone. */
 class BallVolumes {
   public:
     hn_volumes v = {};
     hn_regions r = {};
-    explicit BallVolumes(int64_t count = 2, int64_t side = 16)
+    explicit BallVolumes(int64_t count = 2, int64_t side = 16, size_t channels = 1)
     {
         const size_t n = (size_t)(side * side * side);
-        std::vector<std::vector<float>> value((size_t)count, std::vector<float>(n));
+        std::vector<std::vector<float>> value((size_t)count, std::vector<float>(n * channels));
         std::vector<std::vector<uint8_t>> label((size_t)count, std::vector<uint8_t>(n));
         std::vector<hn_volume> all((size_t)count);
         for (size_t k = 0; k < all.size(); k++) {
             paint(side, (unsigned)k, value[k], label[k]);
             all[k] = {};
-            all[k].name = "balls", all[k].site = "";
+            all[k].name = "balls", all[k].site = "", all[k].channels = (int32_t)channels;
             all[k].value = value[k].data(), all[k].label = label[k].data();
             for (int64_t &s : all[k].size) s = side;
         }
@@ -47,7 +48,7 @@ class BallVolumes {
         for (int ball = 0; ball < 8; ball++) {
             int64_t at[3];
             for (int64_t &a : at) a = (int64_t)(rng() % (unsigned)side);
-            for (int64_t i = 0; i < (int64_t)value.size(); i++) {
+            for (int64_t i = 0; i < (int64_t)label.size(); i++) {
                 const int64_t p[3] = {i / side / side, i / side % side, i % side};
                 int64_t d = 0;
                 for (int a = 0; a < 3; a++) d += (p[a] - at[a]) * (p[a] - at[a]);
@@ -55,15 +56,18 @@ class BallVolumes {
             }
         }
         const float mean[] = {0, 1, -1};
-        for (size_t i = 0; i < value.size(); i++) value[i] = mean[label[i]] + noise(rng);
+        const size_t channels = value.size() / label.size();
+        for (size_t i = 0; i < value.size(); i++)
+            value[i] = (i % channels == channels - 1 ? mean[label[i / channels]] : 0) + noise(rng);
     }
 };
 
 /* Networks of both families for three classes, narrow and short. */
-inline hn_seg_config small_segmenter(const std::string &family)
+inline hn_seg_config small_segmenter(const std::string &family, int64_t channels = 1)
 {
     hn_seg_config c = {};
-    EXPECT_HN_OK(hn_seg_config_named(family == "meshnet" ? "meshnet5" : "unet3d-fets", 1, 3, &c));
+    EXPECT_HN_OK(
+        hn_seg_config_named(family == "meshnet" ? "meshnet5" : "unet3d-fets", channels, 3, &c));
     if (family == "meshnet") {
         c.meshnet.layers = 3;
         for (int i = 0; i < 3; i++) {

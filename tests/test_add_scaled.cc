@@ -1,8 +1,11 @@
 /* add_scaled: hand values of both its uses, in place, and what the contract excludes. CUDA beside
- * the twin: test_registry. */
+ * the twin: here and in test_registry. */
 #include "kernels/hyperflow/add_scaled.h"
 
-#include "hn_test.h"
+#include "kernel_test.h"
+#ifdef HONE_CUDA
+#include "cuda_test.h"
+#endif
 
 namespace {
 
@@ -66,5 +69,53 @@ TEST(AddScaled, RefusesWhatTheContractExcludes)
     refused([](A &a) { a.y = (float *)a.a; }, HN_ERR_ARG, "y on a");
     refused([](A &a) { a.y = (float *)a.b, a.b_dtype = HN_BF16; }, HN_ERR_ARG, "y on b");
 }
+
+#ifdef HONE_CUDA
+
+struct Case {
+    int64_t rows, period, cols, gap;
+    hn_dtype b;
+    int in_place; /* y on: 1 a, 2 b */
+};
+
+/* By the twin: vectors and gaps that forbid them, a tail, scales by row, y on a and on b. */
+TEST(AddScaledCuda, CudaMatchesCpu)
+{
+    HN_NEED_CUDA();
+    for (const Case c : {Case{6, 2, 13, 3, HN_F32, 0},
+                         {6, 6, 13, 3, HN_BF16, 1},
+                         {6, 3, 16, 0, HN_F32, 2},
+                         {5, 5, 24, 1, HN_F32, 2},
+                         {4, 4, 40, 8, HN_BF16, 1},
+                         {4, 4, 41, 8, HN_F32, 1}}) {
+        Matrix a(HN_F32, c.period, c.cols, c.gap), b(c.b, c.rows, c.cols, c.gap);
+        Matrix y(HN_F32, c.rows, c.cols, c.gap), rounded(HN_BF16, c.rows, c.cols, c.gap);
+        DeviceMatrix da(HN_F32, c.period, c.cols, c.gap), db(c.b, c.rows, c.cols, c.gap);
+        DeviceMatrix dy(HN_F32, c.rows, c.cols, c.gap), dr(HN_BF16, c.rows, c.cols, c.gap);
+        const auto va = normal_f32((size_t)(c.period * c.cols), 1);
+        const auto vb = normal_f32((size_t)(c.rows * c.cols), 2);
+        a.assign(va), da.assign(va);
+        b.assign(vb), db.assign(vb);
+        const auto s = normal_f32((size_t)c.period, 3);
+        DeviceArray<float> ds(s);
+        hn_add_scaled_args x = {};
+        x.a = a.f32(), x.b = b.data(), x.s = s.data(), x.rounded = (hn_bf16 *)rounded.data();
+        x.y = c.in_place == 1 ? a.f32() : c.in_place == 2 ? b.f32() : y.f32();
+        x.rows = c.rows, x.cols = c.cols, x.period = c.period;
+        x.ld_a = a.ld(), x.ld_b = b.ld(), x.ld_y = y.ld(), x.ld_rounded = rounded.ld();
+        x.b_dtype = c.b, x.alpha = 0.25f;
+        auto z = x;
+        z.a = da.f32(), z.b = db.data(), z.s = ds.data(), z.rounded = (hn_bf16 *)dr.data();
+        z.y = c.in_place == 1 ? da.f32() : c.in_place == 2 ? db.f32() : dy.f32();
+        ASSERT_HN_OK(hn_add_scaled_cpu(&x));
+        ASSERT_HN_OK(hn_add_scaled_cuda(&z, nullptr));
+        Matrix &want = c.in_place == 1 ? a : c.in_place == 2 ? b : y;
+        DeviceMatrix &got = c.in_place == 1 ? da : c.in_place == 2 ? db : dy;
+        EXPECT_LT(max_abs(got.values(), want.values()), 1e-6) << c.cols;   /* fused, or not */
+        EXPECT_LT(max_abs(dr.values(), rounded.values()), 0.04) << c.cols; /* one bf16 unit of 8 */
+    }
+}
+
+#endif
 
 } // namespace

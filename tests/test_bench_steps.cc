@@ -213,6 +213,14 @@ TEST(BenchDrift, RecordsHoldWhatRan)
     EXPECT_NEAR(whole.number("encoder_gflop"), 2 * 0.0816,
                 1e-3); /* 40.8 M multiply-adds an image */
     EXPECT_GT(whole.number("backbone_gflop"), 0);
+    const Record adapt(drift({"--form", "adapt", "--episodes", "1", "--steps", "2"}));
+    EXPECT_EQ(adapt.number("encoder_gflop"), whole.number("encoder_gflop"));
+    EXPECT_EQ(adapt.number("drift_gflop"), whole.number("drift_gflop"));
+    EXPECT_EQ(adapt.number("backbone_gflop"), 0);
+    EXPECT_GT(adapt.number("plan_gib"), 0);
+    EXPECT_LT(adapt.number("plan_gib"), whole.number("plan_gib"));
+    EXPECT_GT(adapt.number("run_ms", 0), 0);
+    EXPECT_LE(adapt.number("run_ms", 0), adapt.number("run_ms", 2));
     expect_refused(run(drift({"--form", "whole", "--shots", "300"})), 1, {"512 images"});
 }
 

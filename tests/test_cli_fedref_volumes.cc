@@ -273,7 +273,7 @@ TEST(CliFedrefVolumes, NamesWrongInput)
     Words twenty = run + Words{"--weights", w / "five-model/model.safetensors"};
     twenty[3] = "meshnet20";
     expect_refused(w.run(twenty), 2, {"model.safetensors", "conv0.weight", "another shape"});
-    /* one channel a volume: others are not read */
+    /* a network of two channels for volumes of one */
     std::filesystem::create_directory(w / "two");
     std::string json = read_file(w / "five-model/segmenter.json");
     json.replace(json.find("\"channels\": 1"), 13, "\"channels\": 2");
@@ -281,8 +281,133 @@ TEST(CliFedrefVolumes, NamesWrongInput)
     std::filesystem::copy_file(w / "five-model/model.safetensors", w / "two/model.safetensors");
     Words two = run;
     two[3] = w / "two";
-    const Ran refused = w.run(two);
-    expect_refused(refused, 2, {"two"});
+    expect_refused(w.run(two), 2, {"/two: reads 2 channel(s)", "the volumes have 1"});
+    expect_refused(w.run(run + Words{"--channels", "t1,seg"}), 2, {"'t1,seg'", "names like"});
+    expect_refused(w.run(run + Words{"--channels", "t1,t2,t1"}), 2, {"t1 twice"});
+    expect_refused(w.run(run + Words{"--channels", "t1,t2"}), 2,
+                   {"/north: the name of a NIfTI file"}); /* its third column is of labels now */
+    expect_refused(w.run(w.cnn() + Words{"--channels", "t1"} + w.to("none")), 2,
+                   {"--channels", "segments volumes"});
+    EXPECT_FALSE(std::filesystem::exists(w / "none"));
+}
+
+/* ---- channels ---- */
+
+/* The volumes of VolumePlace as four files each: t1 is noise, t1ce its values, t2 is noise, flair
+ * its values turned round. */
+class ChannelPlace : public VolumePlace {
+  public:
+    ChannelPlace()
+    {
+        std::filesystem::create_directory(*this / "four");
+        for (unsigned k = 0; k < 2; k++) {
+            Balls b(k + 1), noise(k + 7);
+            const std::string name = *this / ("four/s" + std::to_string(k));
+            std::mt19937 rng(k);
+            for (const char *channel : {"_t1.nii", "_t2.nii"}) {
+                for (char &v : noise.value) v = (char)(1 + rng() % 200);
+                write_volume(name + channel, noise.value);
+            }
+            write_volume(name + "_t1ce.nii", b.value);
+            for (char &v : b.value) v = (char)(255 - (unsigned char)v);
+            write_volume(name + "_flair.nii", b.value);
+            write_volume(name + "_seg.nii", b.label);
+        }
+        std::string list = "# t1, t1ce, t2, flair, labels, site\n";
+        for (const char *s : {"s0", "s1"})
+            for (const char *what : {"_t1", "_t1ce", "_t2", "_flair", "_seg", ""})
+                list += std::string(*what ? "four/" : "") + s + what + (*what ? ".nii," : "\n");
+        write_file(*this / "four.csv", list);
+    }
+    /* The U-Net on all four of them. */
+    Words four(const std::string &verb = "train", const std::string &rounds = "2") const
+    {
+        Words w = words(verb, rounds) + Words{"--channels", "t1,t1ce,t2,flair"};
+        w[3] = "unet3d-fets";
+        w[5] = *this / "four.csv";
+        return w + Words{"--classes", "3"};
+    }
+};
+
+TEST(CliFedrefVolumes, FourChannelsAreReadTogether)
+{
+    const ChannelPlace w;
+    const Ran check = w.run(w.four("check"));
+    expect_done(check);
+    EXPECT_NE(check.out.find("s0 (4)"), std::string::npos) << check.out;
+    EXPECT_NE((check.out + check.err).find("4 channels"), std::string::npos) << check.err;
+    const std::string model = w.trained("run", w.four() + fedavg);
+    EXPECT_EQ(w.column("run", "used"), std::vector<double>(2, 2));
+    const Json settings(w / "run-model/segmenter.json");
+    EXPECT_EQ(settings.number("channels"), 4);
+    const Ran eval = w.run({"hone-fedref", "eval", "--run", w / "run"});
+    expect_done(eval);
+    EXPECT_NE(eval.out.find(", the same"), std::string::npos) << eval.out;
+    /* out of a folder of the same files: each volume a site, as the list has it */
+    Words folder = w.four();
+    folder[5] = w / "four";
+    EXPECT_TRUE(w.trained("folder", folder + fedavg) == model);
+    /* channels in another order are other data: not this run's */
+    Words turned = w.four() + fedavg + Words{"--resume", "auto"};
+    *std::find(turned.begin(), turned.end(), "t1,t1ce,t2,flair") = "t1ce,t1,t2,flair";
+    turned[5] = w / "four";
+    expect_refused(w.run(turned + w.to("folder")), 2, {"another data"});
+    /* in parts */
+    const Words run = w.four() + fedavg;
+    expect_done(w.run(run + Words{"--stop-after", "1"} + w.to("parts")));
+    EXPECT_TRUE(w.trained("parts", run + Words{"--resume", "auto"}) == model);
+    /* from the exported folder, whose channels are its own */
+    Words again = w.words("train", "1") + fedavg + Words{"--lr", "0"};
+    again[3] = w / "run-model", again[5] = w / "four.csv";
+    EXPECT_TRUE(w.trained("again", again + Words{"--channels", "t1,t1ce,t2,flair"}) == model);
+    expect_refused(w.run(again + Words{"--channels", "t1,t2"} + w.to("none")), 2,
+                   {"run-model: reads 4 channel(s)", "have 2"});
+}
+
+TEST(CliFedrefVolumes, SitesThatAreCutHaveScannersForEveryChannel)
+{
+    const ChannelPlace w;
+    Words cut = w.four() + fedavg + Words{"--sites", "1x1x2", "--scale-spread", "0.3"};
+    cut[5] = w / "four";
+    const std::string model = w.trained("cut", cut);
+    EXPECT_EQ(w.column("cut", "used"), std::vector<double>(2, 4));
+    EXPECT_FALSE(w.trained("wider", cut + Words{"--shift-spread", "0.3"}) == model);
+}
+
+/* A list with the t1ce column alone, named or not: the same run. */
+TEST(CliFedrefVolumes, OneChannelNamedIsOneChannel)
+{
+    const ChannelPlace w;
+    Words plain = w.words() + fedavg;
+    write_file(w / "one.csv",
+               "four/s0_t1ce.nii,four/s0_seg.nii,s0\nfour/s1_t1ce.nii,four/s1_seg.nii,s1\n");
+    plain[5] = w / "one.csv";
+    const std::string model = w.trained("plain", plain);
+    Words named = plain + Words{"--channels", "t1ce"};
+    EXPECT_TRUE(w.trained("named", named) == model);
+    named[5] = w / "four";
+    EXPECT_TRUE(w.trained("folder", named) == model);
+}
+
+TEST(CliFedrefVolumes, NamesChannelsThatDoNotFit)
+{
+    const ChannelPlace w;
+    Words folder = w.four() + w.to("none");
+    folder[5] = w / "four";
+    hn_nifti_info info = {};
+    info.nx = info.ny = SIDE, info.nz = 2;
+    info.space.unit = 2;
+    for (double &p : info.space.pixdim) p = 1;
+    const std::string t2 = w / "four/s1_t2.nii", whole = read_file(t2);
+    const std::vector<uint8_t> bytes(SIDE * SIDE * 2);
+    ASSERT_HN_OK(hn_nifti_save_mask(t2.c_str(), &info, bytes.data()));
+    expect_refused(w.run(folder), 2, {"s1_t2.nii: 18 x 18 x 2", "s1_t1.nii has 18 x 18 x 18"});
+    std::filesystem::remove(t2);
+    expect_refused(w.run(folder), 2, {"s1 has no channel t2 (s1_t2.nii[.gz])"});
+    write_file(t2, whole);
+    Words one = w.words() + fedavg + w.to("none");
+    one[5] = w / "four.csv";
+    expect_refused(w.run(one), 2, {"four.csv:2: more than 1 image"});
     EXPECT_FALSE(std::filesystem::exists(w / "none"));
 }
 

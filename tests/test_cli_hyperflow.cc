@@ -21,7 +21,7 @@ std::string stripes(int n, int classes, unsigned seed)
 class FlowPlace {
     TempDir dir_;
 
-    void domain(const std::string &name, int n, int classes, const std::string &pixel)
+    void domain(const std::string &name, int n, int classes, const std::string &pixel) const
     {
         std::filesystem::create_directories(dir_ / ("data/" + name));
         std::vector<int> label((size_t)n);
@@ -41,7 +41,37 @@ class FlowPlace {
                    R"("image_size":12,"patch_size":4,"num_channels":1,"hidden_size":16,)"
                    R"("num_hidden_layers":2,"num_attention_heads":2,"intermediate_size":32})");
     }
+    void drawings(const std::string &pixel) { domain("omniglot", 144, 12, pixel); }
     void far(const std::string &pixel) { domain("far", 90, 3, pixel); }
+    /* Domain "super": the classes and superclasses of CIFAR-100, 3 images each; its model. */
+    void superclasses() const
+    {
+        std::vector<int> label;
+        for (int i = 0; i < 300; i++) label.push_back(i % 100);
+        std::filesystem::create_directories(dir_ / "data/super");
+        write_file(dir_ / "data/super/train.bin", cifar(100, label, 3));
+        write_file(dir_ / "color.json",
+                   R"({"model_type":"vit","architectures":["ViTForImageClassification"],)"
+                   R"("image_size":32,"patch_size":8,"num_channels":3,"hidden_size":16,)"
+                   R"("num_hidden_layers":2,"num_attention_heads":2,"intermediate_size":32})");
+    }
+    /* Domain "letters": alphabets A of 20 characters and B of 4, 10 images each. */
+    void letters() const
+    {
+        domain("letters", 240, 24, stripes(240, 24, 4));
+        std::string names;
+        for (int i = 0; i < 24; i++) names += (i < 20 ? "A/" : "B/") + std::to_string(i) + "\n";
+        write_file(dir_ / "data/letters/classes.txt", names);
+    }
+    /* What Meta-Dataset's rule would draw. */
+    Words check_meta(const std::string &model, const std::string &train, const std::string &test,
+                     const std::string &split) const
+    {
+        return {"hone-hyperflow", "check",        "--model",         dir_ / model,
+                "--data",         dir_ / "data",  "--train-domains", train,
+                "--test-domains", test,           "--split",         split,
+                "--protocol",     "meta-dataset", "--device",        test_device()};
+    }
     std::string operator/(const std::string &name) const { return dir_ / name; }
     Ran run(const Words &words) const { return Program(words, dir_.str()).wait(); }
 
@@ -89,21 +119,18 @@ class FlowPlace {
     {
         return {"hone-hyperflow", verb, "--run", dir_ / out};
     }
+    /* A small network, on the encoder that `encoder` says. */
+    Words train_on(const std::string &out, const Words &encoder) const
+    {
+        return of("train", out) + encoder +
+               Words{"--width",      "16", "--blocks",     "1", "--queries",     "2",
+                     "--iterations", "8",  "--warmup",     "2", "--drift-batch", "3",
+                     "--times",      "4",  "--save-every", "4", "--log-every",   "4"};
+    }
     Words train(const std::string &out) const
     {
-        return of("train", out) + Words{"--encoder",        "mnist-cnn-small",
-                                        "--encoder-image",  "12",
-                                        "--encoder-epochs", "2",
-                                        "--encoder-batch",  "16",
-                                        "--width",          "16",
-                                        "--blocks",         "1",
-                                        "--queries",        "2",
-                                        "--iterations",     "8",
-                                        "--warmup",         "2",
-                                        "--drift-batch",    "3",
-                                        "--times",          "4",
-                                        "--save-every",     "4",
-                                        "--log-every",      "4"};
+        return train_on(out, {"--encoder", "mnist-cnn-small", "--encoder-image", "12",
+                              "--encoder-epochs", "2", "--encoder-batch", "16"});
     }
     Words eval(const std::string &out, const std::string &methods) const
     {
@@ -128,6 +155,37 @@ void copy_run(const FlowPlace &w, const std::string &from, const std::string &to
     std::filesystem::copy(w / from, w / to, std::filesystem::copy_options::recursive);
 }
 
+/* Every verdict follows from the figures beside it, and those from the cells. */
+void expect_acceptance(const Json &result)
+{
+    std::map<int, int> rows;
+    double outside = 0, inside = 0; /* one domain each: near-test, far */
+    for (size_t i = 0; i < json_array_size(result.at("cells")); i++) {
+        const std::string at = "cells." + std::to_string(i) + ".";
+        if (result.text(at + "method") != "hyperflow") continue;
+        (result.text(at + "domain") == "far" ? outside : inside) = result.number(at + "difference");
+    }
+    for (size_t i = 0; i < json_array_size(result.at("acceptance")); i++) {
+        const std::string at = "acceptance." + std::to_string(i) + ".";
+        const int number = (int)result.number(at + "number");
+        const bool holds = json_is_true(result.at(at + "holds"));
+        rows[number]++;
+        if (json_is_null(result.at(at + "holds"))) continue;
+        if (number == 1) {
+            EXPECT_EQ(holds, result.number(at + "share") >= 0.8);
+        } else if (number == 4) {
+            EXPECT_TRUE(holds && result.number(at + "full_flops") > 0);
+        } else {
+            const double d = result.number(at + "difference"), ci = result.number(at + "ci95");
+            EXPECT_EQ(holds, number == 2 ? d + ci >= 0 : d - ci > 0);
+            if (result.text(at + "method") == "hyperflow") {
+                EXPECT_NEAR(d, number == 2 ? inside : outside, 1e-12);
+            }
+        }
+    }
+    EXPECT_TRUE(rows[1] == 1 && rows[2] == 2 && rows[3] == 2 && rows[4] == 2);
+}
+
 TEST(CliHyperflow, StagesEndInPredictionsAndOneFile)
 {
     const FlowPlace w;
@@ -140,6 +198,13 @@ TEST(CliHyperflow, StagesEndInPredictionsAndOneFile)
     const Json result(w / "run/result.json");
     EXPECT_EQ(json_array_size(result.at("cells")), 16u);
     EXPECT_EQ(json_array_size(result.at("descent")), 1u);
+    EXPECT_TRUE(contains(eval.out, "Acceptance\n1 ")) << eval.out;
+    expect_acceptance(result);
+    for (const char *part : {"adapt", "full"}) {
+        const std::string cost = std::string("cost.") + part;
+        EXPECT_GT(Json(w / "run/cells/hyperflow.far.json").number(cost + "_bytes"), 0);
+        EXPECT_GT(Json(w / "run/cells/hyperflow.far.json").number(cost + "_flops"), 0);
+    }
     EXPECT_TRUE(std::filesystem::exists(w / "run/accuracy.gnuplot"));
     EXPECT_TRUE(std::filesystem::exists(w / "run/descent.gnuplot"));
     for (const std::string method : {"direct", "full", "hyperflow"}) /* paired */
@@ -209,15 +274,73 @@ TEST(CliHyperflow, GenerateGoesOnWithTheSameBits)
                    {"shot: 2", "shot: 1"});
 }
 
-/* Starts it, kills it when it has said so, and lets the same command go on. */
+/* Finite weights of a damaged file: what they come to is refused, and said of an evaluation. */
+TEST(CliHyperflow, ANetworkThatDivergesIsNamed)
+{
+    const FlowPlace w;
+    expect_done(w.run(w.generate("run")));
+    expect_done(w.run(w.train("run")));
+    std::string bytes = w.bytes("run/drift/drift.safetensors");
+    hn_st_file *f = nullptr;
+    ASSERT_HN_OK(hn_st_parse(bytes.data(), bytes.size(), "drift", &f));
+    const hn_st_tensor *bias = hn_st_find(f, "drift.output.bias");
+    ASSERT_NE(bias, nullptr);
+    const std::vector<float> huge((size_t)hn_st_elements(bias), 3e38f);
+    const size_t at = (size_t)((const char *)bias->data - bytes.data());
+    hn_st_close(f);
+    std::memcpy(&bytes[at], huge.data(), huge.size() * sizeof(float));
+    write_file(w / "run/drift/drift.safetensors", bytes);
+    const Words adapt = w.of("adapt", "run") + Words{"--of", "far", "--to", w / "out"};
+    expect_refused(w.run(adapt), 1, {"bias", "not finite"});
+    EXPECT_FALSE(std::filesystem::exists(w / "out"));
+    const Ran eval = w.run(w.eval("run", "hyperflow") + Words{"--only", "far", "--stops", "1"});
+    expect_done(eval);
+    EXPECT_TRUE(contains(eval.err, "hyperflow on far: integration came to")) << eval.err;
+    expect_refused(w.run(w.eval("run", "descent")), 1, {"descent", "not finite"});
+}
+
+/* A full disk, a kill within a batch's writes: some of its records are there, and others are not.
+ */
+TEST(CliHyperflow, ABatchThatWasCutOffIsMadeAgain)
+{
+    const FlowPlace w;
+    expect_done(w.run(w.generate("run") + Words{"--at-once", "8"}));
+    const std::string want = w.bytes("run/trajectories.bin");
+    const size_t head = 4096, record = (want.size() - head) / 24;
+    std::string cut = want; /* 24: 2 starts of batches of 8 and 4 */
+    for (const size_t lost : {3, 4, 5, 6, 7, 10, 14, 22})
+        cut.replace(head + lost * record, record, record, '\0');
+    write_file(w / "run/trajectories.bin", cut);
+    const Words go_on = w.generate("run") + Words{"--at-once", "8", "--resume", "auto"};
+    const Ran again = w.run(go_on);
+    expect_done(again);
+    EXPECT_TRUE(contains(again.err, "continued with 16 of 24")) << again.err;
+    EXPECT_TRUE(contains(again.err, "trajectory 24/24")) << again.err;
+    EXPECT_TRUE(w.bytes("run/trajectories.bin") == want);
+    const Json index(w / "run/index.json");
+    EXPECT_EQ(index.number("at_once.near"), 8);
+    /* as many at once as they were, whatever would fit by now */
+    json_t *other = json_deep_copy(index.root());
+    json_object_set_new(json_object_get(other, "at_once"), "near", json_integer(3));
+    EXPECT_HN_OK(hn_json_save((w / "run/index.json").c_str(), other, false));
+    json_decref(other);
+    write_file(w / "run/trajectories.bin", cut);
+    expect_done(w.run(go_on));
+    EXPECT_EQ(Json(w / "run/index.json").number("at_once.near"), 3);
+}
+
+/* Starts it, and sends it a signal when it has said so. */
+Ran stop_by(int signal, const FlowPlace &w, const Words &words, const std::string &said)
+{
+    Program stopped(words, w / "");
+    EXPECT_TRUE(stopped.says(said)) << said;
+    stopped.kill(signal);
+    return stopped.wait();
+}
+
 void kill_and_go_on(const FlowPlace &w, const Words &words, const std::string &said)
 {
-    {
-        Program killed(words, w / "");
-        EXPECT_TRUE(killed.says(said)) << said;
-        killed.kill(SIGKILL);
-        killed.wait();
-    }
+    stop_by(SIGKILL, w, words, said);
     expect_done(w.run(words));
 }
 
@@ -228,7 +351,10 @@ TEST(CliHyperflow, KilledStagesGoOnWithTheSameBits)
     copy_run(w, "whole", "encoder");
     copy_run(w, "whole", "drift");
     expect_done(w.run(w.train("whole")));
-    kill_and_go_on(w, w.train("encoder"), "encoder epoch 1/2");
+    stop_by(SIGKILL, w, w.train("encoder"), "encoder epoch 1/2");
+    expect_refused(w.run(w.train("encoder") + Words{"--encoder-lr", "0.9"}), 2,
+                   {"safetensors", "encoder-lr: 0.05", "encoder-lr: 0.9"});
+    expect_done(w.run(w.train("encoder")));
     kill_and_go_on(w, w.train("drift"), "step 4/8");
     for (const std::string run : {"encoder", "drift"})
         EXPECT_EQ(w.bytes(run + "/drift/drift.safetensors"),
@@ -241,6 +367,51 @@ TEST(CliHyperflow, KilledStagesGoOnWithTheSameBits)
                   w.member("whole/cells/" + cell + ".json", "accuracy"));
 }
 
+/* In the last epoch there is no further one to be left out: the stages behind it are. */
+TEST(CliHyperflow, AStopInTheLastEpochOfTheEncoderStops)
+{
+    const FlowPlace w;
+    expect_done(w.run(w.generate("run")));
+    const Words train = w.train_on("run", {"--encoder", "resnet20", "--encoder-image", "12",
+                                           "--encoder-epochs", "1", "--encoder-batch", "4"});
+    const Ran stopped = stop_by(SIGINT, w, train, "encoder resnet20: trained on");
+    expect_done(stopped);
+    EXPECT_TRUE(contains(stopped.out, "stopped at the encoder")) << stopped.out;
+    EXPECT_TRUE(std::filesystem::exists(w / "run/encoder/model.safetensors"));
+    EXPECT_FALSE(std::filesystem::exists(w / "run/drift"));
+    expect_done(w.run(train));
+}
+
+TEST(CliHyperflow, ANetworkKeepsItsEncoder)
+{
+    const FlowPlace w;
+    expect_done(w.run(w.generate("run")));
+    copy_run(w, "run", "other");
+    expect_done(w.run(w.train("run")));
+    expect_done(w.run(w.train("other") + Words{"--encoder-epochs", "3"}));
+    /* a run has one encoder: no second network is made on another one */
+    for (const Words &other : {Words{"--encoder-epochs", "3"}, Words{"--encoder", "mnist-cnn"}})
+        expect_refused(w.run(w.train("run") + Words{"--drift", "second"} + other), 2,
+                       {"encoder/model.safetensors", other[0].substr(2) + ": ", other[1]});
+    EXPECT_FALSE(std::filesystem::exists(w / "run/second"));
+    expect_refused(w.run(w.train("run") + Words{"--width", "20"}), 2, {"--width 20", "8"});
+    for (const std::string name : {"encoder-state", "index.json", "trajectories.bin", "a/b"})
+        expect_refused(w.run(w.train("run") + Words{"--drift", name}), 2,
+                       {"--drift '" + name + "'"});
+    /* what is refused changes nothing */
+    const std::string kept = w.bytes("run/drift/encoder.json");
+    expect_refused(w.run(w.train_on("run", {"--encoder", w / "other/encoder"})), 2,
+                   {"drift/encoder.json", "another encoder"});
+    EXPECT_EQ(w.bytes("run/drift/encoder.json"), kept);
+    expect_done(w.run(w.train("run")));
+    /* nor does a file that names another one */
+    write_file(w / "run/drift/encoder.json",
+               R"({"path":")" + (w / "other/encoder") + R"(","weights":"","image":0,"digest":")" +
+                   Json(w / "other/drift/encoder.json").text("digest") + "\"}");
+    expect_refused(w.run(w.of("export", "run") + Words{"--to", w / "x"}), 2,
+                   {"drift.safetensors", "another encoder"});
+}
+
 TEST(CliHyperflow, TrainAndEvalGoOnWithTheSameBits)
 {
     const FlowPlace w;
@@ -251,7 +422,20 @@ TEST(CliHyperflow, TrainAndEvalGoOnWithTheSameBits)
     expect_done(stopped);
     EXPECT_TRUE(contains(stopped.out, "stopped behind step 4 of 8")) << stopped.out;
     expect_refused(w.run(w.eval("parts", "hyperflow")), 2, {"drift.safetensors", "train"});
-    expect_done(w.run(w.train("parts")));
+    copy_run(w, "parts", "anew"); /* the same options and data, other trajectories */
+    std::filesystem::remove(w / "anew/trajectories.bin");
+    write_file(w / "anew/rates.json", R"({"near":{"lr":0.004}})");
+    expect_done(w.run(w.generate("anew") + Words{"--resume", "auto"}));
+    expect_refused(w.run(w.train("anew")), 2, {"data"});
+    const Ran ended = w.run(w.train("parts"));
+    expect_done(ended);
+    EXPECT_FALSE(contains(ended.out, "nan")) << ended.out;
+    const Ran done = w.run(w.train("parts"));
+    expect_done(done);
+    EXPECT_FALSE(contains(done.out, "nan")) << done.out;
+    const Ran named = w.run(w.train("parts") + Words{"--drift", "line", "--curve", "L"});
+    expect_done(named);
+    EXPECT_TRUE(contains(named.out, "parts --drift line --methods")) << named.out;
     EXPECT_EQ(w.bytes("parts/drift/drift.safetensors"), w.bytes("whole/drift/drift.safetensors"));
     EXPECT_EQ(w.bytes("parts/encoder/model.safetensors"),
               w.bytes("whole/encoder/model.safetensors"));
@@ -307,7 +491,7 @@ TEST(CliHyperflow, ChoicesDoNotLookAtTestEpisodes)
 }
 
 /* A grey PNG without compression to speak of. */
-std::string png(int side, unsigned seed)
+std::string grey_png(int side, const std::string &pixel)
 {
     const auto be = [](uint32_t v) {
         return std::string{(char)(v >> 24), (char)(v >> 16), (char)(v >> 8), (char)v};
@@ -318,7 +502,6 @@ std::string png(int side, unsigned seed)
                be((uint32_t)crc32(0, (const Bytef *)body.data(), (uInt)body.size()));
     };
     std::string raw;
-    const std::string pixel = pixels((size_t)(side * side), seed);
     for (int y = 0; y < side; y++) raw += '\0' + pixel.substr((size_t)(side * y), (size_t)side);
     uLongf n = compressBound((uLong)raw.size());
     std::string packed(n, '\0');
@@ -327,6 +510,11 @@ std::string png(int side, unsigned seed)
     return "\x89PNG\r\n\x1a\n" +
            chunk("IHDR", be((uint32_t)side) + be((uint32_t)side) + std::string{8, 0, 0, 0, 0}) +
            chunk("IDAT", packed) + chunk("IEND", "");
+}
+
+std::string png(int side, unsigned seed)
+{
+    return grey_png(side, pixels((size_t)(side * side), seed));
 }
 
 void put_class(const FlowPlace &w, const std::string &set, const std::string &name, int images)
@@ -389,7 +577,143 @@ TEST(CliHyperflow, ApplyWithTheExportedFileIsAdapt)
         w.run(apply + Words{w / "by-file/delta.safetensors"} + set + Words{"--to", w / "x"}), 2,
         {"delta.safetensors", "export"});
     expect_refused(w.run(apply + Words{file, "--to", w / "x"}), 2, {"--support"});
+    for (const std::string part : {"backbone", "encoder"}) { /* put together of two runs */
+        std::string mixed = bytes;
+        char &digit = mixed[bytes.find("\"" + part + "\":\"") + part.size() + 4];
+        digit = digit == '0' ? '1' : '0';
+        write_file(w / "mixed", mixed);
+        expect_refused(w.run(apply + Words{w / "mixed"} + set + Words{"--to", w / "x"}), 2,
+                       {"mixed", "of another " + part});
+    }
     EXPECT_FALSE(std::filesystem::exists(w / "x"));
+}
+
+/* A list says which classes are for what; one that it leaves out is for nothing. */
+TEST(CliHyperflow, ClassesMayBeSplitByAList)
+{
+    const FlowPlace w;
+    std::string list = "# of near\n";
+    for (int c = 0; c < 11; c++)
+        list += (c < 4 ? "train " : c < 7 ? "valid " : "test ") + std::to_string(c) + "\n";
+    write_file(w / "near.txt", list);
+    const Words run = w.generate("none");
+    const Words check = Words{"hone-hyperflow", "check"} + Words(run.begin() + 2, run.end() - 2) +
+                        Words{"--splits"};
+    const Ran r = w.run(check + Words{"near=" + (w / "near.txt")});
+    expect_done(r);
+    EXPECT_TRUE(contains(r.err, "classes: train 4, valid 3, test 4")) << r.err;
+    expect_refused(w.run(check + Words{"near=" + (w / "none.txt")}), 2, {"none.txt"});
+    expect_refused(w.run(check + Words{"near"}), 2, {"--splits", "NAME=FILE"});
+    expect_refused(w.run(check + Words{"far=" + (w / "near.txt")}), 2, {"far", "--train-domains"});
+    const std::string twice = "near=" + (w / "near.txt");
+    expect_refused(w.run(check + Words{twice + "," + twice}), 2, {"near is there twice"});
+    write_file(w / "near.txt", list + "test 77\n");
+    expect_refused(w.run(check + Words{twice}), 2, {"near.txt", "77"});
+}
+
+/* Two runs of three classes: the first of classes 0 to 2 of the drawings, which are trained on, the
+ * second of classes 9 to 11; image 0 of each is its class, image 1 the query. Files are inverted.
+ */
+void put_runs(const FlowPlace &w, const std::string &drawings)
+{
+    for (int run = 0; run < 2; run++) {
+        const std::string name = run == 0 ? "run01" : "run02", at = "runs/" + name;
+        std::string lines;
+        for (int k = 0; k < 3; k++)
+            for (int i = 0; i < 2; i++) {
+                const size_t image = (size_t)(12 * i + 9 * run + k);
+                std::string pixel = drawings.substr(144 * image, 144);
+                for (char &c : pixel) c = (char)(255 - (uint8_t)c);
+                const std::string number = std::to_string(k + 1) + ".png";
+                const std::string file =
+                    i == 0 ? "/training/class0" + number : "/test/item0" + number;
+                std::filesystem::create_directories(w / (at + (i == 0 ? "/training" : "/test")));
+                write_file(w / (at + file), grey_png(12, pixel));
+                if (i == 1) lines += name + file + " " + name + "/training/class0" + number + "\n";
+            }
+        write_file(w / (at + "/class_labels.txt"), lines);
+    }
+}
+
+TEST(CliHyperflow, OneShotRunsAreADomainOfTheirOwn)
+{
+    FlowPlace w;
+    const std::string drawings = stripes(144, 12, 1);
+    std::string list;
+    for (int c = 0; c < 12; c++)
+        list += (c < 6 ? "train " : c < 9 ? "valid " : "test ") + std::to_string(c) + "\n";
+    w.drawings(drawings);
+    write_file(w / "list.txt", list);
+    put_runs(w, drawings);
+    const Words runs = {"--one-shot-runs", w / "runs"};
+    expect_done(w.run(w.generate("other")));
+    expect_refused(w.run(w.eval("other", "direct") + runs), 2, {"--one-shot-runs", "'omniglot'"});
+    expect_done(
+        w.run(w.generate("run") + Words{"--train-domains", "omniglot", "--test-domains", "far",
+                                        "--splits", "omniglot=" + (w / "list.txt")}));
+    expect_done(w.run(w.train("run")));
+    const Ran eval = w.run(w.eval("run", "direct,bias,hyperflow") + runs);
+    expect_done(eval);
+    EXPECT_TRUE(
+        contains(eval.err, "omniglot-runs: 6 of its images are of classes that are trained"))
+        << eval.err;
+    for (const std::string method : {"direct", "bias", "hyperflow"}) {
+        const Json cell(w / ("run/cells/" + method + ".omniglot-runs.json"));
+        EXPECT_EQ(cell.number("episodes"), 2);
+        EXPECT_EQ(json_array_size(cell.at("accuracy")), 2u);
+        EXPECT_TRUE(json_is_true(cell.at("in_domain")));
+        EXPECT_EQ(cell.text("sampler_digest"),
+                  Json(w / "run/cells/direct.omniglot-runs.json").text("sampler_digest"));
+    }
+    EXPECT_EQ(Json(w / "run/cells/direct.far.json").number("episodes"), 6);
+    write_file(w / "runs/run02/test/item01.png", png(12, 5));
+    expect_refused(w.run(w.eval("run", "bias") + runs), 2, {"bias.omniglot-runs.json", "test: "});
+    std::filesystem::remove(w / "runs/run01/test/item01.png");
+    expect_refused(w.run(w.eval("run", "bias") + runs), 2, {"run01", "item01.png"});
+}
+
+/* Its split cuts them, and Meta-Dataset knows no superclasses: episodes are of all classes. */
+TEST(CliHyperflow, SuperclassesAreForHoldingOutAlone)
+{
+    const FlowPlace w;
+    w.superclasses();
+    const Words check = w.check_meta("color.json", "super", "super:test", "64/16/20");
+    const Ran c = w.run(check);
+    expect_done(c);
+    EXPECT_TRUE(contains(c.out, "super/train: Meta-Dataset's episodes, 5..50-way,")) << c.out;
+    EXPECT_TRUE(contains(c.out, "super/valid: Meta-Dataset's episodes, 5..16-way,")) << c.out;
+    EXPECT_FALSE(contains(c.out, "out of one group")) << c.out;
+    const Ran h = w.run(check + Words{"--hold-out", "2"});
+    expect_done(h);
+    EXPECT_TRUE(contains(h.out, "super/held-out: Meta-Dataset's episodes, 5-way,")) << h.out;
+}
+
+TEST(CliHyperflow, AlphabetsThatAreTooSmallAreNamed)
+{
+    const FlowPlace w;
+    w.letters();
+    const Ran c = w.run(w.check_meta("vit.json", "letters", "near", "50/50/0"));
+    expect_done(c);
+    for (const std::string part : {"train", "valid"})
+        EXPECT_TRUE(contains(c.err, "warning: letters/" + part)) << c.err;
+    EXPECT_TRUE(contains(c.err, "of its 12 classes are in no episode")) << c.err;
+    EXPECT_TRUE(contains(c.err, "group 'B' has")) << c.err;
+    EXPECT_FALSE(contains(c.err, "group 'A' has")) << c.err;
+}
+
+TEST(CliHyperflow, EpisodesOfADomainThatDoesNotTrainAreOfOneAlphabetToo)
+{
+    const FlowPlace w;
+    w.letters();
+    const Words more = {"--max-support", "100", "--max-query", "100", "--held-images", "0.3"};
+    const Ran c = w.run(w.check_meta("vit.json", "near", "letters", "50/50/0") + more);
+    expect_done(c);
+    for (const std::string part : {"valid", "test"}) {
+        const std::string text = "letters/" + part + ": Meta-Dataset's episodes, 5..20-way out of";
+        EXPECT_TRUE(contains(c.out, text)) << c.out;
+        EXPECT_TRUE(contains(c.err, "letters/" + part + ": 4 of its 24 classes are in no episode"))
+            << c.err;
+    }
 }
 
 TEST(CliHyperflow, WhatMeansNothingIsRefused)
@@ -402,6 +726,8 @@ TEST(CliHyperflow, WhatMeansNothingIsRefused)
     expect_refused(w.run(run + Words{"--trajectories", "25"}), 2, {"--trajectories 25", "2"});
     expect_refused(w.run(run + Words{"--train-domains", "nowhere"}), 2, {"nowhere"});
     expect_refused(w.run(run + Words{"--test-domains", "far:held-out"}), 2, {"far:held-out"});
+    expect_refused(w.run(run + Words{"--test-domains", "near=/nowhere:test"}), 2,
+                   {"near=/nowhere", "data/near"});
     expect_refused(w.run(run + Words{"--hold-out", "trees"}), 2, {"--hold-out", "trees"});
     expect_refused(w.run(run + Words{"--split", "50/60/10"}), 2, {"--split", "100"});
     expect_refused(w.run(run + Words{"--rates", "1e-3,zero"}), 2, {"--rates", "zero"});

@@ -220,6 +220,7 @@ TEST(CliFedrefTables, ChoosesRatesAndComparesMethods)
     EXPECT_TRUE(contains(row_of(first.out, "| v3, lambda2 1 "), " | - | - | ")) << first.out;
     const std::string robust = row_of(first.out.substr(first.out.find("## Robust")), "| fedavg |");
     EXPECT_TRUE(contains(robust, " | 6 | - | - | 1 |")) << robust;
+    EXPECT_TRUE(contains(first.out, "; 1 seed (0). Simulated: one; cpu")) << first.out;
     EXPECT_FALSE(contains(first.out, "cells are missing")) << first.out;
     const std::string cell = w / "out/mnist-a0.5/run/lambda-0-s0";
     EXPECT_FALSE(std::filesystem::exists(cell)); /* its states */
@@ -232,6 +233,33 @@ TEST(CliFedrefTables, ChoosesRatesAndComparesMethods)
     const Ran other = w.run(smoke + "3");
     EXPECT_EQ(other.code, 2);
     EXPECT_TRUE(contains(other.err, "rounds=2, not 3")) << other.err;
+    const Ran none = w.run(smoke + "2 --list");
+    EXPECT_TRUE(contains(none.err, "6 cells, 0 to run: nothing")) << none.err;
+    const Ran more = w.run("--smoke --list --rounds 2 --only '^mnist-a0.5/choice/(fed|adamw)'");
+    EXPECT_TRUE(contains(more.err, "to run: about ")) << more.err;
+}
+
+/* What --minutes leave is not begun, is said, and is there after the next call. A payload of blocks
+ * is as large as the pairs beside it; ways of a GPU are left out without one. */
+TEST(CliFedrefTables, StopsAfterMinutesAndComparesPayloads)
+{
+    NEED_PYTHON();
+    HN_NEED_DATA(mnist, "mnist");
+    const Tables w("fedref");
+    const std::string smoke = "--smoke --seeds 0 --jobs 2 --rounds 1 --only "
+                              "'mnist-a0.5/(choice|run)/(full|adamw)|mnist-a0.5/ways/'";
+    const Ran cut = w.run(smoke + " --minutes 0.00001");
+    EXPECT_EQ(cut.code, 1);
+    EXPECT_TRUE(contains(cut.err, "8 not begun: --minutes are over")) << cut.err;
+    EXPECT_EQ(w.run(smoke + " --minutes 0").code, 2);
+    const Ran done = w.run(smoke);
+    expect_done(done);
+    EXPECT_TRUE(contains(done.err, "4 skipped: lanes and blocks are of a GPU")) << done.err;
+    const std::string bytes = " | 5,066 | 20,392 | 18.48 | ";
+    EXPECT_TRUE(contains(row_of(done.out, "| LoRA, rank 8, and the head, by adamw |"), bytes));
+    EXPECT_TRUE(contains(row_of(done.out, "| blocks, as many values"), bytes)) << done.out;
+    EXPECT_FALSE(contains(row_of(done.out, "| replicas of one"), " | - |")) << done.out;
+    EXPECT_TRUE(contains(row_of(done.out, "| each in a block"), " | - | - | - |")) << done.out;
 }
 
 TEST(CliFedrefTables, SaysWhichCellsWaitForARate)

@@ -205,6 +205,62 @@ TEST_F(ClientBatch, ARoundHasTheSameBitsWhateverRanBefore)
     }
 }
 
+/* More steps than rows are chosen for at a time. */
+TEST_F(ClientBatch, TasksMayBeLong)
+{
+    const StripedImages images(model.vision, 40, 1);
+    o.images = images.view();
+    o.local.batch = 2;
+    o.local.augment = {.pad = 1, .flip = 0.5f};
+    Both sims(o);
+    Clients clients(o.local);
+    clients.task[0].steps = 35;
+    clients.task[3].steps = 17;
+    for (hn_fed_task &t : clients.task) t.lr *= 0.1;
+    expect_close(round_of(sims.many, sims.start, clients.task),
+                 round_of(sims.one, sims.start, clients.task), sims.start, 1e-5);
+}
+
+/* Five results in parts of one, two, three and all: the same bits in the same order, each prepared
+ * once and before it is taken. */
+TEST_F(ClientBatch, ResultsComeInPartsOfAnySize)
+{
+    const StripedImages images(model.vision, 40, 1);
+    o.images = images.view();
+    Both sims(o);
+    const Clients clients(o.local);
+    const Result want = round_of(sims.many, sims.start, clients.task);
+    struct Parts {
+        std::vector<std::vector<float>> prepared, taken;
+        size_t values;
+    };
+    const auto prepare = [](void *context, int64_t i, const hn_fed_trained *t) {
+        Parts *p = (Parts *)context;
+        std::vector<float> &to = p->prepared[(size_t)i];
+        to.insert(to.end(), t->value, t->value + p->values);
+    };
+    const auto take = [](void *context, int64_t i, const hn_fed_trained *t) {
+        Parts *p = (Parts *)context;
+        EXPECT_EQ(i, (int64_t)p->taken.size());
+        EXPECT_EQ(p->prepared[(size_t)i].size(), p->values);
+        p->taken.emplace_back(t->value, t->value + p->values);
+        return HN_OK;
+    };
+    for (const int64_t together : {1, 2, 3, 5, 100}) {
+        o.together = together;
+        Both parts(o);
+        parts.many->prepare = prepare;
+        Parts p = {std::vector<std::vector<float>>(5), {}, sims.start.size()};
+        ASSERT_HN_OK(
+            parts.many->round(parts.many, sims.start.data(), clients.task.data(), 5, take, &p));
+        ASSERT_EQ(p.taken.size(), 5u);
+        for (size_t k = 0; k < 5; k++) {
+            EXPECT_TRUE(same_bits(p.taken[k], want.value[k])) << together << " " << k;
+            EXPECT_TRUE(same_bits(p.prepared[k], want.value[k])) << together << " " << k;
+        }
+    }
+}
+
 TEST_F(ClientBatch, ErrorsOfTheTakerEndTheRound)
 {
     const StripedImages images(model.vision, 40, 1);

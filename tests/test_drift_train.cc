@@ -77,6 +77,7 @@ struct Lines {
         facts.config = c, facts.sigma = sigma.data();
         std::strcpy(facts.layout, "layout");
         std::strcpy(facts.backbone, "backbone");
+        std::strcpy(facts.encoder, "encoder");
     }
     Lines(const Lines &) = delete;
     int64_t feature_rows() const { return (int64_t)features.size() / c.features; }
@@ -415,6 +416,7 @@ TEST_F(DriftTrain, LearnsStraightLinesAndFollowsThem)
     hn_drift_facts facts = {};
     ASSERT_HN_OK(hn_drift_facts_read(file.f, &facts));
     EXPECT_STREQ(facts.layout, "layout");
+    EXPECT_STREQ(facts.encoder, "encoder");
     hn_adaptor_options ao = {};
     ao.device = device, ao.executor = test_executor(), ao.drift = &facts.config;
     ao.integrator = HN_INTEGRATE_EULER, ao.steps = 4;

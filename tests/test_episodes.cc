@@ -503,6 +503,7 @@ TEST(MetaEpisodes, TakeTheClassesOfOneGroup)
     Lines l;
     hn_episode_sampler_report(p.s, &l.log);
     EXPECT_TRUE(l.has("! ")) << l.text;
+    EXPECT_TRUE(l.has("alphabets: 2 of its 16 classes are in no episode")) << l.text;
     EXPECT_TRUE(l.has("group 'b' has 2 class(es), fewer than 5: it is left out")) << l.text;
     EXPECT_TRUE(l.has("alphabets: Meta-Dataset's episodes, 5..8-way out of one group, seed 4"));
     EXPECT_STRNE(hn_episode_source_digest(d.s), hn_episode_source_digest(plain.s));

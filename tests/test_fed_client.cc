@@ -239,6 +239,17 @@ TEST_F(FedClient, EvaluatesClassByClass)
     ASSERT_HN_OK(hn_fed_client_evaluate(only.c, &t));
     EXPECT_EQ(t.hits, s.hits);
     EXPECT_EQ(t.loss, s.loss);
+    /* and so do batches of another size: all in one, and one by one */
+    for (const int64_t batch : {64, 1}) {
+        o.local.batch = batch;
+        Opened other(o, images.view());
+        ASSERT_HN_OK(hn_fed_client_set(other.c, v.data()));
+        ASSERT_HN_OK(hn_fed_client_evaluate(other.c, &t));
+        EXPECT_NEAR(t.loss, s.loss, 1e-6 * s.loss) << batch;
+        EXPECT_EQ(t.rows, 50) << batch;
+        for (int64_t k = 0; k < model.vision.classes; k++)
+            EXPECT_EQ(t.class_hits[k], s.class_hits[k]) << batch << " " << k;
+    }
 }
 
 TEST_F(FedClient, LayoutHasTheOrderOfTheValues)

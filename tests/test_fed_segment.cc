@@ -218,6 +218,14 @@ TEST_F(Sites, NameWhatDoesNotFit)
     EXPECT_HN_FAIL(Sim(o).status, HN_ERR_ARG, "Fisher");
     o.local.fisher_images = 0, o.per_region = 0;
     EXPECT_HN_FAIL(Sim(o).status, HN_ERR_ARG, "0 of a region");
+    o.per_region = 5, c.channels = 2;
+    EXPECT_HN_FAIL(Sim(o).status, HN_ERR_SHAPE, "1 channel(s) for meshnet5, which reads 2");
+    c.channels = 1;
+    const BallVolumes wide(2, 16, 2);
+    const hn_segmenter_blend how = {0.5, true, 0};
+    hn_fed_segment_scores scores;
+    EXPECT_HN_FAIL(hn_fed_segment_evaluate(sim.s, &wide.v, &wide.r, &how, &scores), HN_ERR_SHAPE,
+                   "2 channel(s) for meshnet5, which reads 1");
 }
 
 } // namespace

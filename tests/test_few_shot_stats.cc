@@ -54,6 +54,35 @@ TEST(FewShotStats, OfDifferencesOverTheSameEpisodes)
     EXPECT_FALSE(hn_few_shot_differs(&d));
 }
 
+/* Differences 0.1 and 0.3 of four episodes (sd 0.1, interval 0.098) and -0.1 and 0.1 of a hundred
+ * (sd 0.1, interval 0.0196): domains weigh alike, episodes do not. */
+TEST(FewShotStats, OverDomainsThatWeighAlike)
+{
+    std::vector<double> few = {0.1, 0.3, 0.1, 0.3}, many;
+    for (int i = 0; i < 100; i++) many.push_back(i % 2 ? 0.1 : -0.1);
+    hn_few_shot_mean d[2] = {}, m = {};
+    ASSERT_HN_OK(hn_few_shot_mean_of(few.data(), 4, &d[0]));
+    ASSERT_HN_OK(hn_few_shot_mean_of(many.data(), 100, &d[1]));
+    EXPECT_NEAR(d[0].ci95, 0.098, 1e-12);
+    EXPECT_NEAR(d[1].ci95, 0.0196, 1e-12);
+    ASSERT_HN_OK(hn_few_shot_over_domains(d, 2, &m));
+    EXPECT_EQ(m.n, 104);
+    EXPECT_NEAR(m.mean, 0.1, 1e-15); /* of all episodes together it would be 0.0077 */
+    EXPECT_NEAR(m.sd, 0.1, 1e-12);
+    /* sqrt(0.098^2 + 0.0196^2) / 2 = sqrt(0.00998816) / 2 */
+    EXPECT_NEAR(m.ci95, 0.0499704, 1e-7);
+    EXPECT_TRUE(hn_few_shot_differs(&m));
+    ASSERT_HN_OK(hn_few_shot_over_domains(&d[1], 1, &m));
+    EXPECT_EQ(m.mean, d[1].mean);
+    EXPECT_NEAR(m.ci95, d[1].ci95, 1e-15);
+    EXPECT_FALSE(hn_few_shot_differs(&m));
+    m.n = 77;
+    d[1].n = 1;
+    EXPECT_HN_FAIL(hn_few_shot_over_domains(d, 2, &m), HN_ERR_ARG, "domain 1 has 1");
+    EXPECT_HN_FAIL(hn_few_shot_over_domains(d, 0, &m), HN_ERR_ARG, "at least one");
+    EXPECT_EQ(m.n, 77);
+}
+
 /* Two passes: a small spread on a large mean is not lost. */
 TEST(FewShotStats, KeepDigits)
 {

@@ -610,6 +610,12 @@ TEST(FewShotHead, BeginsAtThePrototypesAndLearns)
     h.steps = 10, h.lr = 0.1;
     ASSERT_HN_OK(hn_few_shot_head_tune(&h));
     EXPECT_LT(h.loss_last, h.loss_first - 0.05);
+    std::vector<float> nan = x;
+    nan[0] = nan[8] = NAN; /* the first class, and the last query */
+    h.feature = nan.data(), h.steps = 0;
+    ASSERT_HN_OK(hn_few_shot_head_tune(&h));
+    EXPECT_EQ(prediction[0], 1);
+    EXPECT_EQ(prediction[1], -1);
     const std::vector<int32_t> wrong = {0, 4, 1};
     h.label = wrong.data();
     EXPECT_HN_FAIL(hn_few_shot_head_tune(&h), HN_ERR_ARG, "support row 1: label 4");

@@ -120,7 +120,7 @@ TEST_F(MeshNetOnMni, AWindowHasTheStoredClassesInItsMiddle)
     ASSERT_HN_OK(hn_windows_plan(volume().size, size.data(), 0.7, &w));
     const int64_t i = (w.along[0] / 2 * w.along[1] + w.along[1] / 2) * w.along[2] + w.along[2] / 2;
     std::vector<float> cut((size_t)(side * side * side));
-    hn_windows_cut(&w, i, volume().value, 0, cut.data());
+    hn_windows_cut(&w, i, volume().value, 1, 0, cut.data());
     int64_t at[3], different = 0, seen[CLASSES] = {};
     hn_windows_at(&w, i, at);
     const auto got = MeshNet(folder, size).classes(cut.data(), size);

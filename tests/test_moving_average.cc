@@ -2,6 +2,9 @@
 #include "kernels/optim/moving_average.h"
 
 #include "classifier_test.h"
+#ifdef HONE_CUDA
+#include "cuda_test.h"
+#endif
 
 namespace {
 
@@ -128,5 +131,49 @@ TEST_F(EngineAverage, RefusesADecayThatIsNone)
     m.o.adapt = &m.adapt, m.o.job = &m.job.job;
     EXPECT_HN_FAIL(hn_engine_new(&m.o, &m.e), HN_ERR_ARG, "decay 1");
 }
+
+#ifdef HONE_CUDA
+
+/* By the twin: part of a span and more than one; replicas whose steps differ,
+ * one of which is left out; strides and starts that forbid vectors; more spans than threads. */
+TEST(MovingAverageCuda, CudaMatchesCpu)
+{
+    HN_NEED_CUDA();
+    struct Case {
+        int64_t n, replicas, stride, from;
+    };
+    const int64_t several = 4096 * 256 + 77; /* one element a thread and a second round */
+    for (const Case c : {Case{1, 1, 0, 0},
+                         {13, 3, 16, 0},
+                         {13, 3, 13, 0},
+                         {40, 2, 48, 1},
+                         {16, 1, 0, 0},
+                         {several, 1, 0, 1},
+                         {8 * several, 1, 0, 0}}) {
+        const auto size = (size_t)(c.from + (c.replicas - 1) * c.stride + c.n);
+        auto a = normal_f32(size, 1);
+        const auto p = normal_f32(size, 2);
+        std::vector<hn_step_block> step((size_t)c.replicas);
+        for (size_t r = 0; r < step.size(); r++) step[r].step = 1 + 5 * (uint64_t)r;
+        if (c.replicas > 2) step[1].skipped = HN_STEP_NONFINITE;
+        DeviceArray<float> da(a), dp(p);
+        DeviceArray<hn_step_block> ds(step);
+        hn_moving_average_args x = {};
+        x.a = a.data() + c.from, x.p = p.data() + c.from, x.step = step.data();
+        x.n = c.n, x.replicas = c.replicas, x.stride = c.stride, x.step_stride = 1;
+        x.decay = 0.9f;
+        if (c.replicas == 1) step[0].step = 7, ds.assign(step);
+        auto y = x;
+        y.a = da.data() + c.from, y.p = dp.data() + c.from, y.step = ds.data();
+        ASSERT_HN_OK(hn_moving_average_cpu(&x));
+        ASSERT_HN_OK(hn_moving_average_cuda(&y, nullptr));
+        const auto got = da.host();
+        size_t wrong = 0; /* a few roundings of numbers below 12 */
+        for (size_t i = 0; i < size; i++) wrong += !(std::fabs(got[i] - a[i]) <= 3e-6f);
+        EXPECT_EQ(wrong, 0u) << c.n << " x " << c.replicas;
+    }
+}
+
+#endif
 
 } // namespace

@@ -185,6 +185,7 @@ void expect_names_do_not_matter(Make make)
 
 struct OnHost : Problem {
     explicit OnHost(const Shape &shape) : Problem(shape, HN_F32) {}
+    void set_features(const std::vector<float> &v) { features.assign(v); }
     void set_labels(const std::vector<int32_t> &v) { labels = v; }
 };
 
@@ -261,13 +262,26 @@ void expect_edges(Problem &&p)
     EXPECT_NEAR(r.dfeatures[3] / g, 1, 1e-5);
 }
 
-struct EdgesOnHost : Problem {
-    EdgesOnHost() : Problem({2, 3, 3, 2, 2}, HN_F32) {}
-    void set_features(const std::vector<float> &v) { features.assign(v); }
-    void set_labels(const std::vector<int32_t> &v) { labels = v; }
-};
+TEST(ProtoCe, TakesNormsOfZeroAndEpisodesOfPadding) { expect_edges(OnHost({2, 3, 3, 2, 2})); }
 
-TEST(ProtoCe, TakesNormsOfZeroAndEpisodesOfPadding) { expect_edges(EdgesOnHost()); }
+/* Episode 0: a query of NaN, whose class has the first slot, and one that is whole. Episode 1: the
+ * prototype of the first slot is NaN, so the other class is the largest. Episode 2: both are. */
+template <class Problem>
+void expect_nan_is_no_hit(Problem &&p)
+{
+    const float n = NAN;
+    p.set_features({1, 0, 0, 1, n, n, 0, 2, n, 0, 0, 1, 1, 0, 0, 1, n, 0, 0, n, 1, 0, 0, 1});
+    p.set_labels({0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1});
+    const Result r = p.run();
+    EXPECT_EQ(r.prediction, (std::vector<int32_t>{-1, 1, 1, 1, -1, -1}));
+    EXPECT_EQ(r.count, (std::vector<float>{3 + 2, 4 + 2, 5 + 2}));
+    EXPECT_EQ(r.hits, (std::vector<float>{2 + 1, 3 + 1, 4 + 0}));
+    for (const float loss : r.loss) EXPECT_TRUE(std::isnan(loss));
+    const bool nan[] = {true, true, false, false, true, false, true, false, true, true, true, true};
+    for (size_t i = 0; i < 12; i++) EXPECT_EQ(std::isnan(r.logits[i]), nan[i]) << i;
+}
+
+TEST(ProtoCe, ANanIsNoHit) { expect_nan_is_no_hit(OnHost({3, 2, 2, 2, 2})); }
 
 TEST(ProtoCe, OutputsMayBeLeftOut)
 {
@@ -482,6 +496,12 @@ TEST(ProtoCeCudaOptions, TakesNormsOfZeroAndEpisodesOfPadding)
 {
     HN_NEED_CUDA();
     expect_edges(OnDevice({2, 3, 3, 2, 2}));
+}
+
+TEST(ProtoCeCudaOptions, ANanIsNoHit)
+{
+    HN_NEED_CUDA();
+    expect_nan_is_no_hit(OnDevice({3, 2, 2, 2, 2}));
 }
 
 TEST(ProtoCeCudaOptions, OutputsMayBeLeftOut)

@@ -107,15 +107,31 @@ TEST_P(SegmenterModel, AWholeVolumeGetsItsClasses)
     EXPECT_NEAR(dice[0], dice[1], 0.05);
 }
 
-TEST_P(SegmenterModel, VolumesHaveOneChannel)
+/* What is to be learnt is in the last of three channels: patches and windows bring it there. */
+TEST_P(SegmenterModel, LearnsFromTheChannelThatTells)
 {
-    hn_seg_config two = c;
-    two.channels = 2;
-    Segmenter m(two);
-    hn_segmenter_job_init(&m.job, &m.so);
-    m.o.adapt = &m.adapt;
-    m.o.job = &m.job.job;
-    EXPECT_HN_FAIL(hn_engine_new(&m.o, &m.e), HN_ERR_UNSUPPORTED, "volumes of 2 channels");
+    const hn_seg_config three = small_segmenter(GetParam(), 3);
+    const BallVolumes wide(3, 16, 3);
+    Segmenter m(three);
+    for (int64_t &w : m.so.window) w = 12;
+    m.open();
+    const PatchFeed train(wide, m);
+    for (int64_t k = 0; k < 150; k++) train.step(m, k);
+    const hn_volume &v = wide.v.volume[2];
+    const hn_segmenter_blend how = {0.5, true, 0};
+    std::vector<float> other(v.value, v.value + 3 * 16 * 16 * 16);
+    for (size_t i = 0; i < other.size(); i += 3) std::swap(other[i], other[i + 2]);
+    std::vector<uint8_t> mask(16 * 16 * 16);
+    double dice[2];
+    for (const bool swapped : {false, true}) {
+        const float *value = swapped ? other.data() : v.value;
+        ASSERT_HN_OK(hn_segmenter_volume(&m.job, m.e, value, v.size, &how, mask.data()));
+        hn_seg_score s[3];
+        ASSERT_HN_OK(hn_seg_dice(mask.data(), v.label, v.size, 3, s));
+        dice[swapped] = (s[1].dice + s[2].dice) / 2;
+    }
+    EXPECT_GT(dice[0], 0.7);
+    EXPECT_LT(dice[1], 0.3);
 }
 
 TEST_P(SegmenterModel, AWindowIsAskedForBeforeTheEngineIsMade)

@@ -221,6 +221,30 @@ TEST(Trajectory, FilesThatWereCutOffGetTheirRoomBack)
     EXPECT_HN_FAIL(hn_trajectory_writer_open((dir / "t").c_str(), &h, &w), HN_ERR_FORMAT, "4737");
 }
 
+/* Killed when the room was there, in whole or in part, and the head was not. */
+TEST(Trajectory, AFileThatNeverGotItsHeadIsMadeAnew)
+{
+    TempDir dir;
+    write_all(dir / "t");
+    const std::string good = read_file(dir / "t");
+    const hn_trajectory_head h = head();
+    hn_trajectory_writer *none = nullptr;
+    for (const size_t n : {(size_t)1, kHead - 1, kHead, kHead + 200, good.size()}) {
+        write_file(dir / "t", std::string(n, '\0'));
+        Writer w(dir / "t");
+        EXPECT_EQ(w.next(), 0);
+        for (int64_t i = 0; i < kRecords; i++) ASSERT_HN_OK(w.put(i));
+        w.close();
+        EXPECT_EQ(read_file(dir / "t"), good);
+    }
+    write_file(dir / "t", std::string(good.size() + 1, '\0')); /* not one of these */
+    EXPECT_HN_FAIL(hn_trajectory_writer_open((dir / "t").c_str(), &h, &none), HN_ERR_FORMAT,
+                   "not a trajectory file");
+    write_file(dir / "t", std::string(kHead - 1, '\0') + "x");
+    EXPECT_HN_FAIL(hn_trajectory_writer_open((dir / "t").c_str(), &h, &none), HN_ERR_FORMAT,
+                   "not a trajectory file");
+}
+
 TEST(Trajectory, OverflowNamesTheRecordAndWritesNothing)
 {
     TempDir dir;
@@ -350,7 +374,9 @@ TEST(Trajectory, HostileRecordsDoNotCount)
         const auto all = (uint32_t)crc32(crc, (const Bytef *)r + 4, 124);
         std::memcpy(r, &all, 4);
         write_file(dir / "t", b);
-        return Reader(dir / "t").records();
+        const auto records = Reader(dir / "t").records();
+        EXPECT_EQ(Writer(dir / "t").next(), records.size() < kRecords ? 2 : kRecords);
+        return records;
     };
     const std::vector<int64_t> all = {0, 1, 2, 3, 4}, rest = {0, 1, 3, 4};
     const size_t facts = 8, image = 48, knot = image + 32;
@@ -366,6 +392,36 @@ TEST(Trajectory, HostileRecordsDoNotCount)
 }
 
 /* Two records of four numbers: roots of mean squares of what moved. */
+TEST(Trajectory, DigestIsOfTheContent)
+{
+    TempDir dir;
+    const auto digest = [](const std::string &path) {
+        Reader r(path);
+        char hex[HN_SHA256_HEX] = "";
+        EXPECT_HN_OK(hn_trajectories_digest(&r.t, hex));
+        return std::string(hex);
+    };
+    write_all(dir / "t");
+    const std::string want = digest(dir / "t");
+    {
+        Writer w(dir / "u"); /* in another order, one of them twice */
+        for (const int64_t i : {0, 1, 2, 4, 2}) ASSERT_HN_OK(w.put(i));
+    }
+    EXPECT_NE(digest(dir / "u"), want);
+    {
+        Writer w(dir / "u");
+        ASSERT_HN_OK(w.put(3));
+    }
+    EXPECT_EQ(digest(dir / "u"), want);
+    {
+        Writer w(dir / "u");
+        Record r = make(2);
+        r.knot.back() += 0.01f;
+        ASSERT_HN_OK(w.put(2, r));
+    }
+    EXPECT_NE(digest(dir / "u"), want);
+}
+
 TEST(Trajectory, SigmaIsTheSizeOfWhatMoved)
 {
     TempDir dir;

@@ -14,20 +14,23 @@ namespace {
 
 using Size = std::array<int64_t, 3>;
 
-/* Volumes whose voxel i of volume k has value 1000 k + i; labelled in given places. */
+/* Volumes whose voxel i of volume k has value 1000 k + i, in channel c 10000 c more; labelled in
+ * given places. */
 struct Counted {
     hn_volumes v = {};
     Counted(const Size &n, int64_t count, const std::vector<size_t> &labelled,
-            const std::vector<const char *> &sites = {})
+            const std::vector<const char *> &sites = {}, size_t channels = 1)
     {
         const size_t voxels = (size_t)(n[0] * n[1] * n[2]);
-        std::vector<std::vector<float>> value((size_t)count, std::vector<float>(voxels));
+        std::vector<std::vector<float>> value((size_t)count, std::vector<float>(voxels * channels));
         std::vector<uint8_t> label(voxels);
         for (size_t i : labelled) label[i] = (uint8_t)(1 + i % 2);
         std::vector<hn_volume> all((size_t)count);
         for (size_t k = 0; k < all.size(); k++) {
-            for (size_t i = 0; i < voxels; i++) value[k][i] = (float)(1000 * k + i);
+            for (size_t i = 0; i < voxels * channels; i++)
+                value[k][i] = (float)(1000 * k + i / channels + 10000 * (i % channels));
             all[k] = {};
+            all[k].channels = (int32_t)channels;
             all[k].name = "v", all[k].site = sites.empty() ? "" : sites[k];
             all[k].value = value[k].data();
             all[k].label = label.data();
@@ -66,8 +69,8 @@ struct Patch {
     hn_patch_place place = {};
     Patch(const hn_patches *p, int64_t region, uint64_t row)
     {
-        GuardedArray<float> v((size_t)hn_patches_voxels(p));
-        GuardedArray<int32_t> l(v.size());
+        GuardedArray<float> v((size_t)hn_patches_values(p));
+        GuardedArray<int32_t> l((size_t)hn_patches_voxels(p));
         EXPECT_HN_OK(hn_patches_draw(p, region, row, v.data(), l.data(), &place));
         value = v.host(), label = l.host();
     }
@@ -84,7 +87,7 @@ TEST(VolumeSites, OneForEachVolumeOrByName)
     EXPECT_EQ(r.r.n_sites, 3);
     EXPECT_EQ(r.r.region[2].site, 2);
     EXPECT_EQ(r.r.region[2].size[1], 3);
-    EXPECT_EQ(r.r.region[2].scale, 1);
+    EXPECT_EQ(r.r.region[2].scale[0], 1);
     EXPECT_EQ(s.r.n_sites, 3);
     EXPECT_EQ(s.r.region[2].site, 0);
     EXPECT_EQ(s.r.region[3].site, 2);
@@ -113,10 +116,14 @@ TEST(VolumeSites, BoxesPartTheTissue)
             for (int64_t y = 0; y < p.size[1]; y++)
                 for (int64_t z = 0; z < p.size[2]; z++)
                     seen[{p.volume, p.at[0] + x, p.at[1] + y, p.at[2] + z}]++;
-        EXPECT_GE(p.scale, 0.8f);
-        EXPECT_LE(p.scale, 1.2f);
-        EXPECT_LE(std::fabs(p.shift), 0.1f);
-        scales.insert(p.scale);
+        for (int channel = 0; channel < HN_VOLUME_CHANNELS; channel++) {
+            EXPECT_GE(p.scale[channel], 0.8f);
+            EXPECT_LE(p.scale[channel], 1.2f);
+            EXPECT_LE(std::fabs(p.shift[channel]), 0.1f);
+        }
+        EXPECT_NE(p.scale[0], p.scale[1]);
+        EXPECT_NE(p.shift[0], p.shift[1]);
+        scales.insert(p.scale[0]);
     }
     EXPECT_EQ(seen.size(), 2u * 7 * 5 * 10);
     for (const auto &s : seen) {
@@ -128,7 +135,7 @@ TEST(VolumeSites, BoxesPartTheTissue)
     EXPECT_EQ(std::memcmp(again.r.region, r.r.region, 48 * sizeof(hn_region)), 0);
     o.seed = 8;
     const Regions other(c.v, o);
-    EXPECT_NE(other.r.region[0].scale, r.r.region[0].scale);
+    EXPECT_NE(other.r.region[0].scale[0], r.r.region[0].scale[0]);
     o.cuts[1] = 6;
     EXPECT_HN_FAIL(Regions(c.v, o).status, HN_ERR_SHAPE, "6 sites along axis 1 of 5");
     o.cuts[1] = 0;
@@ -158,7 +165,7 @@ TEST(VolumePatch, AreCutOutOfTheirRegion)
     const Counted c(n, 2, {});
     Regions r(c.v, {{1, 1, 2}, 0, 0, 0});
     hn_region &p = r.r.region[3];
-    p.scale = 2, p.shift = -5;
+    p.scale[0] = 2, p.shift[0] = -5;
     hn_patch_options o = {{3, 2, 4}, 0, {0.5, 0.5, 0.5}, 0, 11};
     const Patches s(c.v, r.r, o);
     ASSERT_EQ(s.status, HN_OK) << hn_last_error();
@@ -184,6 +191,60 @@ TEST(VolumePatch, AreCutOutOfTheirRegion)
     for (int f : flips) EXPECT_NEAR(f, 150, 40);
     const Patch a(s.p, 3, 5), b(s.p, 3, 5);
     EXPECT_EQ(a.value, b.value);
+}
+
+/* Every channel of a voxel is where the first one is, with a scanner of its own; the places are
+ * those of one channel. */
+TEST(VolumePatch, ChannelsComeTogether)
+{
+    const Size n = {6, 7, 8};
+    const Counted one(n, 2, {8, 334}), c(n, 2, {8, 334}, {}, 3);
+    EXPECT_EQ(c.v.channels, 3);
+    EXPECT_EQ(c.v.n_bytes, 2 * 6 * 7 * 8 * (3 * 4 + 1));
+    EXPECT_STRNE(c.v.digest, one.v.digest);
+    Regions r(c.v, {{1, 1, 2}, 0.5f, 3, 9});
+    /* longer than a region along the last axis: padding in front and behind */
+    const hn_patch_options o = {{3, 2, 6}, 0.5, {0.5, 0.5, 0.5}, -7, 11};
+    const Patches s(c.v, r.r, o), first(one.v, r.r, o);
+    ASSERT_EQ(s.status, HN_OK) << hn_last_error();
+    EXPECT_EQ(hn_patches_channels(s.p), 3);
+    EXPECT_EQ(hn_patches_values(s.p), 3 * 36);
+    int64_t inside = 0;
+    for (int64_t region = 0; region < r.r.count; region++)
+        for (uint64_t row = 0; row < 50; row++) {
+            const hn_region &p = r.r.region[region];
+            const Patch q(s.p, region, row), alone(first.p, region, row);
+            EXPECT_EQ(q.label, alone.label);
+            for (size_t i = 0; i < 36; i++) {
+                EXPECT_EQ(q.value[3 * i], alone.value[i]);
+                const size_t local[3] = {i / 12, i / 6 % 2, i % 6};
+                int64_t at[3];
+                bool here = true;
+                for (int a = 0; a < 3; a++) {
+                    const int64_t k = (int64_t)local[a];
+                    at[a] = q.place.at[a] + (q.place.flip[a] ? o.size[a] - 1 - k : k);
+                    here = here && at[a] >= p.at[a] && at[a] < p.at[a] + p.size[a];
+                }
+                inside += here;
+                for (size_t k = 0; k < 3; k++) {
+                    const float v = (float)(1000 * p.volume + (at[0] * n[1] + at[1]) * n[2] +
+                                            at[2] + 10000 * (int64_t)k);
+                    ASSERT_EQ(q.value[3 * i + k], here ? p.scale[k] * v + p.shift[k] : -7.0f);
+                }
+            }
+        }
+    EXPECT_GT(inside, 1000);
+    /* a batch, whose second patch is padding */
+    const int32_t region[] = {2, -1};
+    GuardedArray<float> value(2 * 36 * 3);
+    GuardedArray<int32_t> label(2 * 36);
+    ASSERT_HN_OK(hn_patches_batch(s.p, region, 2, 8, value.data(), label.data()));
+    const auto v = value.host();
+    const auto l = label.host();
+    const Patch want(s.p, 2, 8);
+    EXPECT_TRUE(std::equal(want.value.begin(), want.value.end(), v.begin()));
+    EXPECT_EQ(std::count(v.begin() + 108, v.end(), -7), 108);
+    EXPECT_EQ(std::count(l.begin() + 36, l.end(), -100), 36);
 }
 
 TEST(VolumePatch, ForegroundIsInEveryPatchThatAsksForIt)
@@ -405,7 +466,53 @@ TEST(VolumeFeed, ReadsAheadTheSameBatches)
     EXPECT_HN_FAIL(Feed(s.p, {3, 0, 1, false}).status, HN_ERR_ARG, "0 patches of each of 2");
 }
 
+TEST(VolumeFeed, ReadsChannelsAhead)
+{
+    const Counted c({6, 6, 6}, 2, {7, 100}, {}, 2);
+    const Regions r(c.v);
+    const Patches s(c.v, r.r, {{3, 2, 4}, 0.5, {0.5, 0.5, 0.5}, 0, 3});
+    const Feed feed(s.p, {3, 5, 1, false}), tiles(s.p, {3, 0, 0, true});
+    ASSERT_EQ(feed.status, HN_OK) << hn_last_error();
+    GuardedArray<float> a(144), b(144);
+    GuardedArray<int32_t> la(72), lb(72);
+    const hn_engine_input want = {{a.data(), la.data()}}, got = {{b.data(), lb.data()}};
+    ASSERT_HN_OK(feed.f->start(feed.f, 0));
+    int64_t units = 0;
+    for (int64_t k = 0; k < 4; k++) {
+        ASSERT_HN_OK(feed.f->fill(feed.f, k, &want, &units));
+        ASSERT_HN_OK(feed.f->next(feed.f, &got));
+        const auto v = a.host();
+        EXPECT_EQ(v, b.host());
+        for (size_t i = 0; i < 72; i++) ASSERT_EQ(v[2 * i + 1], v[2 * i] + 10000);
+    }
+    ASSERT_HN_OK(tiles.f->fill(tiles.f, 0, &want, &units));
+    for (size_t i = 0; i < 72; i++) /* the last tiles of a line are padded */
+        ASSERT_EQ(a.host()[2 * i + 1], la.host()[i] == -100 ? 0 : a.host()[2 * i] + 10000);
+}
+
 /* ---- windows ---- */
+
+/* Two channels in windows are those of each in windows of its own. */
+TEST(VolumeWindow, ChannelsAreCutTogether)
+{
+    const Size n = {9, 6, 11}, size = {4, 8, 5};
+    const auto a = normal_f32(9 * 6 * 11, 3), b = normal_f32(9 * 6 * 11, 4);
+    std::vector<float> both;
+    for (size_t i = 0; i < a.size(); i++) both.push_back(a[i]), both.push_back(b[i]);
+    hn_windows w;
+    ASSERT_HN_OK(hn_windows_plan(n.data(), size.data(), 0.5, &w));
+    for (int64_t i = 0; i < w.count; i++) {
+        GuardedArray<float> first(160), second(160), cut(320);
+        hn_windows_cut(&w, i, a.data(), 1, -3, first.data());
+        hn_windows_cut(&w, i, b.data(), 1, -3, second.data());
+        hn_windows_cut(&w, i, both.data(), 2, -3, cut.data());
+        const auto got = cut.host(), x = first.host(), y = second.host();
+        for (size_t k = 0; k < 160; k++) {
+            ASSERT_EQ(got[2 * k], x[k]);
+            ASSERT_EQ(got[2 * k + 1], y[k]);
+        }
+    }
+}
 
 TEST(VolumeWindow, PlacesByHand)
 {
@@ -446,7 +553,7 @@ TEST(VolumeWindow, BlendKeepsWhatWindowsAgreeOn)
             EXPECT_HN_FAIL(hn_blend_argmax(b, mask.data()), HN_ERR_ARG, "in no window");
             for (int64_t i = 0; i < w.count; i++) {
                 GuardedArray<float> cut(4 * 8 * 5);
-                hn_windows_cut(&w, i, value.data(), NAN, cut.data());
+                hn_windows_cut(&w, i, value.data(), 1, NAN, cut.data());
                 std::vector<float> logits;
                 for (float v : cut.host()) logits.push_back(v), logits.push_back(0.1f);
                 hn_blend_add(b, i, logits.data());

@@ -126,20 +126,229 @@ TEST(Volumes, TheListOfFetsIsRead)
     TempDir dir;
     for (const std::string s : {"F_0", "F_1", "F_2"}) {
         std::filesystem::create_directory(dir / s);
-        write_file(dir / (s + "/" + s + "_flair.nii.gz"), gzip(kImage.bytes()));
+        for (const std::string what : {"_t1", "_t1ce", "_t2", "_flair"})
+            write_file(dir / (s + "/" + s + what + ".nii.gz"), gzip(kImage.bytes()));
         write_file(dir / (s + "/" + s + "_seg.nii.gz"), gzip(kLabel.bytes()));
     }
     write_file(dir / "partitioning_1.csv", "Partition_ID,Subject_ID\r\n18,F_2\r\n3,F_0\r\n18,F_1");
-    const std::string call =
-        "scripts/tables/fets_list.sh " + dir.str() + " > " + (dir / "list.tsv");
+    const std::string to = " > " + (dir / "list.tsv"),
+                      call = "scripts/tables/fets_list.sh " + dir.str() + to;
+    hn_volume_options o = {};
+    ASSERT_HN_OK(hn_volume_channels_parse("t1,t1ce,t2,flair", &o.channels));
     ASSERT_EQ(std::system(call.c_str()), 0);
+    const Set all(dir / "list.tsv", o);
+    ASSERT_EQ(all.status, HN_OK) << hn_last_error();
+    EXPECT_EQ(all.names(), (std::vector<std::string>{"F_2", "F_0", "F_1"}));
+    EXPECT_EQ(all.v.channels, 4);
+    EXPECT_STREQ(all.v.volume[0].site, "18");
+    const std::string one = "scripts/tables/fets_list.sh " + dir.str() + " --modality flair" + to;
+    ASSERT_EQ(std::system(one.c_str()), 0);
     const Set s(dir / "list.tsv");
     ASSERT_EQ(s.status, HN_OK) << hn_last_error();
     EXPECT_EQ(s.names(), (std::vector<std::string>{"F_2_flair", "F_0_flair", "F_1_flair"}));
     EXPECT_STREQ(s.v.volume[0].site, "18");
     EXPECT_STREQ(s.v.volume[1].site, "3");
+    std::filesystem::remove(dir / "F_0/F_0_t2.nii.gz");
+    EXPECT_EQ(std::system(one.c_str()), 0);
+    EXPECT_NE(std::system((call + " 2>/dev/null").c_str()), 0);
+    write_file(dir / "F_0/F_0_t2.nii.gz", gzip(kImage.bytes()));
+    EXPECT_EQ(std::system(call.c_str()), 0);
     std::filesystem::remove(dir / "F_0/F_0_seg.nii.gz");
     EXPECT_NE(std::system((call + " 2>/dev/null").c_str()), 0);
+}
+
+/* ---- channels ---- */
+
+hn_volume_channels channels_of(const char *text)
+{
+    hn_volume_channels c = {};
+    EXPECT_HN_OK(hn_volume_channels_parse(text, &c));
+    return c;
+}
+
+/* A subject in a folder: t1 counts 0 .. 7 in the order of its file, t2 down from 107. */
+void write_subject(const std::string &start)
+{
+    write_file(start + "_t1.nii", kImage.bytes());
+    write_file(start + "_t2.nii.gz", gzip(cube({107, 106, 105, 104, 103, 102, 101, 100}).bytes()));
+    write_file(start + "_seg.nii", kLabel.bytes());
+}
+
+TEST(Volumes, ChannelsAreFilesOfOneName)
+{
+    TempDir dir;
+    write_subject(dir / "b");
+    write_subject(dir / "a");
+    write_file(dir / "a_flair.nii", "no channel of these: not read");
+    hn_volume_options o = {};
+    o.channels = channels_of("t1,t2");
+    const Set s(dir.str(), o);
+    ASSERT_EQ(s.status, HN_OK) << hn_last_error();
+    EXPECT_EQ(s.names(), (std::vector<std::string>{"a", "b"}));
+    EXPECT_EQ(s.v.channels, 2);
+    EXPECT_EQ(s.v.n_bytes, 2 * 8 * 9);
+    const hn_volume &v = s.v.volume[1];
+    EXPECT_EQ(v.channels, 2);
+    /* [x, y, z, channel], the channel fastest */
+    EXPECT_EQ(std::vector<float>(v.value, v.value + 16),
+              (std::vector<float>{0, 107, 4, 103, 2, 105, 6, 101, 1, 106, 5, 102, 3, 104, 7, 100}));
+    EXPECT_EQ(v.label[2], 1);
+    Lines lines;
+    hn_volumes_report(&s.v, &lines.log);
+    EXPECT_TRUE(lines.has("voxels of 1 x 1 x 1 mm, 2 channels")) << lines.text;
+    /* the same out of a list, with sites; the order of channels counts */
+    write_file(dir / "list.tsv", "a_t1.nii\ta_t2.nii.gz\ta_seg.nii\n"
+                                 "b_t1.nii\tb_t2.nii.gz\tb_seg.nii\t\n");
+    const Set listed(dir / "list.tsv", o);
+    ASSERT_EQ(listed.status, HN_OK) << hn_last_error();
+    EXPECT_STREQ(listed.v.digest, s.v.digest);
+    EXPECT_EQ(listed.names(), s.names());
+    o.channels = channels_of("t2,t1");
+    const Set turned(dir.str(), o);
+    ASSERT_EQ(turned.status, HN_OK) << hn_last_error();
+    EXPECT_EQ(turned.v.volume[0].value[0], 107);
+    EXPECT_STRNE(turned.v.digest, s.v.digest);
+    /* labels in a folder of their own; none */
+    std::filesystem::create_directory(dir / "l");
+    write_file(dir / "l/a.nii", kLabel.bytes());
+    write_file(dir / "l/b.nii", kLabel.bytes());
+    const std::string own = dir / "l";
+    o.channels = channels_of("t1,t2"), o.labels = own.c_str();
+    const Set apart(dir.str(), o);
+    ASSERT_EQ(apart.status, HN_OK) << hn_last_error();
+    EXPECT_STREQ(apart.v.digest, s.v.digest);
+    o.labels = nullptr, o.unlabelled = true;
+    const Set bare(dir.str(), o);
+    ASSERT_EQ(bare.status, HN_OK) << hn_last_error();
+    EXPECT_EQ(bare.v.n_bytes, 2 * 8 * 8);
+}
+
+TEST(Volumes, OneNamedChannelIsOneWithoutAName)
+{
+    TempDir dir;
+    write_subject(dir / "a");
+    write_file(dir / "list.csv", "a_t1.nii,a_seg.nii\n");
+    hn_volume_options o = {};
+    const Set plain(dir / "list.csv", o);
+    o.channels = channels_of("t1");
+    const Set named(dir.str(), o), listed(dir / "list.csv", o);
+    ASSERT_EQ(plain.status, HN_OK) << hn_last_error();
+    ASSERT_EQ(named.status, HN_OK) << hn_last_error();
+    EXPECT_EQ(named.v.channels, 1);
+    EXPECT_STREQ(named.v.digest, plain.v.digest);
+    EXPECT_STREQ(listed.v.digest, plain.v.digest);
+    EXPECT_STREQ(named.v.volume[0].name, "a");
+}
+
+TEST(Volumes, EachChannelIsPreparedOnItsOwn)
+{
+    TempDir dir;
+    write_subject(dir / "a");
+    hn_volume_options o = {};
+    o.channels = channels_of("t1,t2"), o.intensity = HN_INTENSITY_MINMAX;
+    const Set s(dir.str(), o);
+    ASSERT_EQ(s.status, HN_OK) << hn_last_error();
+    for (int i = 0; i < 8; i++) {
+        const float *v = s.v.volume[0].value + 2 * i;
+        const float first = (float)(i / 4 + i / 2 % 2 * 2 + i % 2 * 4); /* as stored */
+        EXPECT_EQ(v[0], (float)(first / 7.0));
+        EXPECT_EQ(v[1], (float)((7 - first) / 7.0));
+    }
+}
+
+TEST(Volumes, OfTwoChannelNamesTheLongerFits)
+{
+    TempDir dir;
+    for (const char *name : {"a_t1", "a_post_t1", "a_seg"})
+        write_file(dir / (name + std::string(".nii")), kImage.bytes());
+    hn_volume_options o = {};
+    o.channels = channels_of("t1,post_t1");
+    const Set s(dir.str(), o);
+    ASSERT_EQ(s.status, HN_OK) << hn_last_error();
+    EXPECT_EQ(s.names(), (std::vector<std::string>{"a"}));
+}
+
+TEST(Volumes, ChannelsHaveOneShapeAndPlace)
+{
+    TempDir dir;
+    write_subject(dir / "a");
+    hn_volume_options o = {};
+    o.channels = channels_of("t1,t2");
+    const auto with = [&](const NiftiFile &f) {
+        write_file(dir / "a_t2.nii.gz", gzip(f.bytes()));
+        return Set(dir.str(), o).status;
+    };
+    EXPECT_HN_FAIL(with(counting_file()), HN_ERR_SHAPE, "a_t2.nii.gz: 4 x 3 x 2 voxels");
+    EXPECT_HN_FAIL(with(counting_file()), HN_ERR_SHAPE, "a_t1.nii has 2 x 2 x 2");
+    NiftiFile f = kImage;
+    f.pixdim[2] = 1.5;
+    EXPECT_HN_FAIL(with(f), HN_ERR_SHAPE, "a_t2.nii.gz: voxels of 1 x 1.5 x 1 mm");
+    f = kImage;
+    f.sform = 1;
+    for (int i = 0; i < 3; i++) f.srow[i][i] = 1;
+    f.srow[1][3] = 0.005; /* within a hundredth of a voxel */
+    EXPECT_HN_OK(with(f));
+    f.srow[1][3] = 0.5;
+    EXPECT_HN_FAIL(with(f), HN_ERR_SHAPE, "a_t2.nii.gz: voxels lie up to 0.5 mm from where");
+    f.srow[1][3] = 0, f.srow[0][0] = -1; /* turned round */
+    EXPECT_HN_FAIL(with(f), HN_ERR_SHAPE, "one place in space");
+    f = kImage;
+    f.type = 16, f.bits = 32, f.data.clear();
+    for (int i = 0; i < 8; i++) f.add(i == 3 ? NAN : (float)i);
+    EXPECT_HN_FAIL(with(f), HN_ERR_FORMAT, "a_t2.nii.gz: voxel (1, 1, 0) is NaN");
+}
+
+TEST(Volumes, ChannelsThatAreNotThereAreNamed)
+{
+    TempDir dir;
+    write_subject(dir / "a");
+    write_subject(dir / "b");
+    hn_volume_options o = {};
+    o.channels = channels_of("t1,t2,flair");
+    EXPECT_HN_FAIL(Set(dir.str(), o).status, HN_ERR_ARG, "a has no channel flair (a_flair.nii");
+    o.channels = channels_of("t9");
+    EXPECT_HN_FAIL(Set(dir.str(), o).status, HN_ERR_ARG, "labels without their volume");
+    o.unlabelled = true;
+    EXPECT_HN_FAIL(Set(dir.str(), o).status, HN_ERR_ARG, "no volume that has a channel t9");
+    o.unlabelled = false, o.channels = channels_of("t1,t2");
+    write_file(dir / "b_t2.nii", kImage.bytes());
+    EXPECT_HN_FAIL(Set(dir.str(), o).status, HN_ERR_ARG, "which one?");
+    std::filesystem::remove(dir / "b_t2.nii");
+    std::filesystem::remove(dir / "b_t2.nii.gz");
+    EXPECT_HN_FAIL(Set(dir.str(), o).status, HN_ERR_ARG, "b has no channel t2");
+    std::filesystem::remove(dir / "b_t1.nii");
+    EXPECT_HN_FAIL(Set(dir.str(), o).status, HN_ERR_ARG, "b_seg.nii: labels without");
+    std::filesystem::remove(dir / "b_seg.nii");
+    EXPECT_EQ(Set(dir.str(), o).status, HN_OK) << hn_last_error();
+    o.max_bytes = 71;
+    EXPECT_HN_FAIL(Set(dir.str(), o).status, HN_ERR_FORMAT, "the limit of 71 bytes");
+    o.max_bytes = 0;
+    std::filesystem::remove(dir / "a_seg.nii");
+    EXPECT_HN_FAIL(Set(dir.str(), o).status, HN_ERR_ARG, "its labels a_seg.nii[.gz]");
+    EXPECT_HN_FAIL(Set(dir / "a_t1.nii", o).status, HN_ERR_ARG, "one file has no channels");
+    const auto list = [&](const std::string &text) {
+        write_file(dir / "list.csv", text);
+        return Set(dir / "list.csv", o).status;
+    };
+    EXPECT_HN_FAIL(list("a_t1.nii\n"), HN_ERR_FORMAT, "list.csv:1: no image of channel t2");
+    EXPECT_HN_FAIL(list("a_t1.nii,,a_seg.nii,n\n"), HN_ERR_FORMAT, "no image of channel t2");
+    EXPECT_HN_FAIL(list("a_t1.nii,a_t2.nii.gz\n"), HN_ERR_FORMAT, "list.csv:1: no labels");
+    EXPECT_HN_FAIL(list("a,b,c,d,e\n"), HN_ERR_FORMAT, "more than 2 image(s)");
+    EXPECT_HN_FAIL(list("a_t1.nii,none.nii,a_seg.nii\n"), HN_ERR_IO, "none.nii");
+}
+
+TEST(Volumes, ChannelsSayWhatTheyWant)
+{
+    hn_volume_channels c = {};
+    c.n = 9;
+    for (const char *bad : {",", "t1,", ",t1", "t1,,t2", "t1 ,t2", "a/b", "seg", "x_seg", "t1,t1",
+                            "abcdefghijklmnopqrstuvwxyz0123456", "a,b,c,d,e,f,g,h,i"})
+        EXPECT_EQ(hn_volume_channels_parse(bad, &c), HN_ERR_ARG) << bad;
+    EXPECT_EQ(c.n, 9);
+    EXPECT_EQ(channels_of("").n, 0);
+    c = channels_of("a,b,c,d,e,f,g,T1-w_2.0");
+    EXPECT_EQ(c.n, 8);
+    EXPECT_STREQ(c.name[7], "T1-w_2.0");
 }
 
 TEST(Volumes, OneFileAndItsLabels)
@@ -242,21 +451,33 @@ TEST(Volumes, DigestTellsSetsApart)
     EXPECT_HN_FAIL(hn_volumes_make(&v, 0, 0, &s), HN_ERR_ARG, "0 volumes");
 }
 
-TEST(Volumes, EveryFailingAllocationIsReported)
+int failing_allocations(const std::string &data, const hn_volume_options &o)
 {
-    TempDir dir;
-    write_file(dir / "a.nii", kImage.bytes());
-    write_file(dir / "a_seg.nii.gz", gzip(kLabel.bytes()));
     int failures = 0;
     for (uint64_t nth = 1; nth < 300; nth++, failures++) {
         hn_alloc_fail_at(nth);
-        const Set s(dir.str());
+        const Set s(data, o);
         hn_alloc_fail_at(0);
         if (s.status == HN_OK) break;
         EXPECT_EQ(s.status, HN_ERR_MEMORY) << hn_last_error();
     }
-    EXPECT_GT(failures, 20);
-    EXPECT_LT(failures, 290);
+    return failures;
+}
+
+TEST(Volumes, EveryFailingAllocationIsReported)
+{
+    TempDir dir, two;
+    write_file(dir / "a.nii", kImage.bytes());
+    write_file(dir / "a_seg.nii.gz", gzip(kLabel.bytes()));
+    write_subject(two / "a");
+    hn_volume_options o = {};
+    const int one = failing_allocations(dir.str(), o);
+    EXPECT_GT(one, 20);
+    EXPECT_LT(one, 290);
+    o.channels = channels_of("t1,t2");
+    const int both = failing_allocations(two.str(), o);
+    EXPECT_GT(both, one);
+    EXPECT_LT(both, 290);
 }
 
 /* ---- intensities ---- */

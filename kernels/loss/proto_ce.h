@@ -21,8 +21,8 @@
  *
  * Support rows have a class or HN_LABEL_IGNORED. Of equal largest logits the class that comes first
  * in the support rows wins, and sums over classes go in that order: loss, hits and gradient stay
- * the same bits when classes are numbered otherwise. A NaN is never the largest; a replica without
- * support predicts -1.
+ * the same bits when classes are numbered otherwise. A NaN is never the largest; where all are NaN
+ * the prediction is -1 and no hit, and so it is in a replica without support.
  *
  * Gradient of loss_sum, with g[i,c] = scale (softmax_c z[i,c] - (c == y_i)), 0 in rows that do not
  * count, u_i = x_i / [x_i], v_c = p_c / [p_c]; the second term is absent where the norm is below

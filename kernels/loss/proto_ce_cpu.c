@@ -128,8 +128,8 @@ typedef struct {
 
 /* What one query row gives. */
 typedef struct {
-    double norm, cosine[HN_PROTO_WAYS], z[HN_PROTO_WAYS], sum; /* sum of exp(z - z[best]) */
-    int best;                                                  /* a slot; -1: there is none */
+    double norm, cosine[HN_PROTO_WAYS], z[HN_PROTO_WAYS], most, sum; /* sum of exp(z - most) */
+    int best; /* a slot; -1: there is none, or each z is a NaN */
 } query_facts;
 
 static double feature(const hn_proto_ce_args *a, int64_t row, int64_t k)
@@ -171,22 +171,21 @@ static void make_prototypes(episode *e)
 static query_facts facts_of(const episode *e, int64_t row)
 {
     const hn_proto_ce_args *const a = e->a;
-    query_facts f = {.best = e->s.n > 0 ? 0 : -1};
+    query_facts f = {.most = -INFINITY, .best = -1};
     double squares = 0.0;
     for (int64_t k = 0; k < a->width; k++) squares += feature(a, row, k) * feature(a, row, k);
     f.norm = sqrt(squares);
-    double most = -INFINITY;
     for (int c = 0; c < e->s.n; c++) {
         double dot = 0.0;
         for (int64_t k = 0; k < a->width; k++) dot += feature(a, row, k) * e->v[c * a->width + k];
         f.cosine[c] = dot / at_least(f.norm);
         f.z[c] = (double)a->scale * (f.cosine[c] + (double)a->offset);
-        if (f.z[c] > most) {
-            most = f.z[c];
+        if (f.z[c] > f.most) {
+            f.most = f.z[c];
             f.best = c;
         }
     }
-    for (int c = 0; c < e->s.n; c++) f.sum += exp(f.z[c] - f.z[f.best]);
+    for (int c = 0; c < e->s.n; c++) f.sum += exp(f.z[c] - f.most);
     return f;
 }
 
@@ -197,7 +196,7 @@ static void add_gradient(episode *e, int64_t row, const query_facts *f, int own)
     const double scale = 1.0 / at_least(f->norm);
     double g[HN_PROTO_WAYS], along = 0.0;
     for (int c = 0; c < e->s.n; c++) {
-        const double p = exp(f->z[c] - f->z[f->best]) / f->sum;
+        const double p = exp(f->z[c] - f->most) / f->sum;
         g[c] = (double)a->scale * (p - (c == own ? 1.0 : 0.0));
         along += g[c] * f->cosine[c];
         e->along[c] += g[c] * f->cosine[c];
@@ -230,7 +229,7 @@ static void run_query(episode *e, int64_t r, int64_t i)
     }
     if (counts) {
         const int own = e->s.slot_of[y];
-        e->loss += f.z[f.best] + log(f.sum) - f.z[own];
+        e->loss += f.most + log(f.sum) - f.z[own];
         e->counted++;
         e->hits += f.best == own;
         if (a->dfeatures) add_gradient(e, row, &f, own);

@@ -187,12 +187,13 @@ __device__ __forceinline__ void query(const ProtoCe<T> &a, const T *x, T *dx, in
     const float z0 = lane < n ? a.scale * (cos0 + a.offset) : -INFINITY;
     const float z1 = high < n ? a.scale * (cos1 + a.offset) : -INFINITY;
     const Best best = warp_best(better({no_nan(z0), lane}, {no_nan(z1), high}));
+    const bool known = best.z > -INFINITY; /* some logit is no NaN */
     __syncwarp();
     mine[lane] = z0;
     mine[high] = z1;
     __syncwarp();
     if (a.prediction != nullptr && lane == 0)
-        a.prediction[at] = padding || n == 0 ? -1 : s.class_of[best.at];
+        a.prediction[at] = padding || !known ? -1 : s.class_of[best.at];
     if (a.logits != nullptr)
         for (int c = lane; c < a.ways; c += kWarp)
             a.logits[at * a.ld_logits + c] = padding            ? 0.0f
@@ -205,7 +206,7 @@ __device__ __forceinline__ void query(const ProtoCe<T> &a, const T *x, T *dx, in
     if (counted && lane == 0) {
         sums.loss += (double)(best.z - mine[own]) + (double)logf(sum);
         sums.count++;
-        sums.hits += best.at == own;
+        sums.hits += known && best.at == own;
     }
     if (a.dfeatures == nullptr) return;
 

@@ -3,11 +3,13 @@
  *   s = step->step (from 1)      d = min(decay, (s - 1) / (s + 8))
  *   a[i] += (1 - d) (p[i] - a[i])
  *
- * The first step makes a equal to p, so a needs no start; until (s - 1) / (s + 8) is above `decay`
+ * a starts at 0, and the first step makes it equal to p. Until (s - 1) / (s + 8) is above `decay`
  * (s about 9 / (1 - decay)) the average reaches back over a tenth or so of the run, as in
  * TensorFlow's ExponentialMovingAverage with num_updates. Where the step's update was left out
- * (step->skipped or step->frozen not 0), a stays as it is. The step block is read when the
- * operation runs.
+ * (step->skipped or step->frozen not 0), a stays as it is. If that befalls the first steps, the
+ * first done step is no s = 1 and the 0 that a started at has a share: (s - 1) / (s + 8) behind
+ * that step s, which falls with the ninth power of the steps (s = 11: 0.53, at step 40 3e-5).
+ * The step block is read when the operation runs.
  *
  * Shapes     a, p f32 [replicas][n], replicas `stride` elements apart in both. One step block, or
  *            one a replica.

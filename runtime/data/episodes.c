@@ -504,7 +504,13 @@ void hn_episode_sampler_report(const hn_episode_sampler *s, const hn_log *log)
             " support and %" PRId64 " query images an episode",
             (int)d->n, low, high, s->sizes.support, s->sizes.query);
     if (s->n_usable == 0) return;
+    int32_t out = 0;
+    for (int32_t g = 0; g < d->n_groups; g++)
+        if (group_size(d, g) < META_WAY_MIN) out += group_size(d, g);
     hn_info(log, "  %d groups", (int)s->n_usable);
+    if (out == 0) return;
+    hn_warn(log, "%s: %d of its %d classes are in no episode: a group has %d at least", d->name,
+            (int)out, (int)d->n, META_WAY_MIN);
     for (int32_t g = 0; g < d->n_groups; g++)
         if (group_size(d, g) < META_WAY_MIN)
             hn_warn(log, "  group '%s' has %d class(es), fewer than %d: it is left out",

@@ -109,6 +109,8 @@ int64_t hn_patches_voxels(const hn_patches *s)
 {
     return s->o.size[0] * s->o.size[1] * s->o.size[2];
 }
+int32_t hn_patches_channels(const hn_patches *s) { return s->v->channels; }
+int64_t hn_patches_values(const hn_patches *s) { return hn_patches_voxels(s) * s->v->channels; }
 const hn_patch_options *hn_patches_settings(const hn_patches *s) { return &s->o; }
 const hn_regions *hn_patches_regions(const hn_patches *s) { return s->r; }
 
@@ -168,22 +170,37 @@ static void draw_place(const hn_patches *s, int64_t region, uint64_t row, hn_pat
 
 /* ---- voxels ---- */
 
-/* The voxels of one line along w, the first of them at place (x, y, z) of the volume. */
+/* n voxels of padding. */
+static void pad_line(const hn_patches *s, int64_t n, float *value, int32_t *label)
+{
+    const int64_t values = n * s->v->channels;
+    for (int64_t i = 0; i < values; i++) value[i] = s->o.pad;
+    for (int64_t i = 0; label != NULL && i < n; i++) label[i] = HN_LABEL_IGNORED;
+}
+
+/* The voxels of one line along w, the first of them at place (x, y, z) of the volume: padding, and
+ * over it those of the region. */
 static void copy_line(const hn_patches *s, const hn_region *p, const int64_t from[3], bool flip,
                       float *value, int32_t *label)
 {
     const hn_volume *v = &s->v->volume[p->volume];
-    const int64_t n = s->o.size[2];
+    const int64_t n = s->o.size[2], channels = v->channels, ahead = p->at[2] - from[2];
     bool inside = true;
     for (int a = 0; a < 2; a++)
         inside = inside && from[a] >= p->at[a] && from[a] < p->at[a] + p->size[a];
-    const int64_t base = inside ? (from[0] * v->size[1] + from[1]) * v->size[2] : 0;
-    for (int64_t k = 0; k < n; k++) {
-        const int64_t z = from[2] + (flip ? n - 1 - k : k);
-        const bool here = inside && z >= p->at[2] && z < p->at[2] + p->size[2];
-        value[k] = here ? p->scale * v->value[base + z] + p->shift : s->o.pad;
-        if (label != NULL) label[k] = here ? (int32_t)v->label[base + z] : HN_LABEL_IGNORED;
+    const int64_t low = ahead > 0 ? ahead : 0; /* voxels low .. high - 1, before they are flipped */
+    const int64_t high = !inside ? low : ahead + p->size[2] < n ? ahead + p->size[2] : n;
+    const int64_t base = inside ? (from[0] * v->size[1] + from[1]) * v->size[2] + from[2] : 0;
+    const int64_t start = flip ? n - 1 : 0, step = flip ? -1 : 1;
+    if (high - low < n) pad_line(s, n, value, label);
+    for (int64_t c = 0; c < channels; c++) {
+        const float scale = p->scale[c], shift = p->shift[c];
+        for (int64_t k = low; k < high; k++)
+            value[(start + step * k) * channels + c] =
+                scale * v->value[(base + k) * channels + c] + shift;
     }
+    for (int64_t k = low; k < high && label != NULL; k++)
+        label[start + step * k] = (int32_t)v->label[base + k];
 }
 
 static void copy_patch(const hn_patches *s, const hn_region *p, const hn_patch_place *place,
@@ -196,7 +213,8 @@ static void copy_patch(const hn_patches *s, const hn_region *p, const hn_patch_p
                                      place->at[1] + (place->flip[1] ? size[1] - 1 - j : j),
                                      place->at[2]};
             const int64_t at = (i * size[1] + j) * size[2];
-            copy_line(s, p, from, place->flip[2], value + at, label ? label + at : NULL);
+            copy_line(s, p, from, place->flip[2], value + at * s->v->channels,
+                      label ? label + at : NULL);
         }
 }
 
@@ -223,17 +241,15 @@ hn_status hn_patches_draw(const hn_patches *s, int64_t region, uint64_t row, flo
 
 void hn_patches_padding(const hn_patches *s, float *value, int32_t *label)
 {
-    const int64_t n = hn_patches_voxels(s);
-    for (int64_t i = 0; i < n; i++) value[i] = s->o.pad;
-    for (int64_t i = 0; label != NULL && i < n; i++) label[i] = HN_LABEL_IGNORED;
+    pad_line(s, hn_patches_voxels(s), value, label);
 }
 
 hn_status hn_patches_batch(const hn_patches *s, const int32_t *region, int64_t n,
                            uint64_t first_row, float *value, int32_t *label)
 {
-    const int64_t voxels = hn_patches_voxels(s);
+    const int64_t voxels = hn_patches_voxels(s), values = hn_patches_values(s);
     for (int64_t i = 0; i < n; i++) {
-        float *v = value + i * voxels;
+        float *v = value + i * values;
         int32_t *l = label ? label + i * voxels : NULL;
         if (region[i] == -1)
             hn_patches_padding(s, v, l);

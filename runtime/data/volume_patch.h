@@ -1,10 +1,12 @@
 /* volume_patch.h - regions of volumes as sites, and patches out of them.
  *
  * region   a box of a volume, the site that it belongs to, and what its scanner does to values: v
- *          becomes scale * v + shift. A patch never sees a voxel outside of its region.
- * patch    [d, h, w] values and labels. Where the region is at least as long as the patch along an
- *          axis, the patch lies inside, at a random place; where it is shorter, its middle is the
- *          region's, and what is outside is padding: value `pad`, label -100 (ignored).
+ *          of channel c becomes scale[c] * v + shift[c]. A patch never sees a voxel outside of its
+ *          region.
+ * patch    [d, h, w, channels] values and [d, h, w] labels. Where the region is at least as long
+ *          as the patch along an axis, the patch lies inside, at a random place; where it is
+ *          shorter, its middle is the region's, and what is outside is padding: value `pad`, label
+ *          -100 (ignored).
  *          With probability `foreground` the place is one that holds a voxel drawn from all those
  *          of the region whose label is not 0: every such voxel is equally likely, then every place
  *          that holds it. A region without such voxels draws as if foreground were 0.
@@ -33,7 +35,8 @@ typedef struct {
     int64_t volume;
     int64_t at[3], size[3]; /* d, h, w */
     int32_t site;           /* from 0 */
-    float scale, shift;     /* 1 and 0: intensities as they are */
+    /* of each channel; 1 and 0: intensities as they are */
+    float scale[HN_VOLUME_CHANNELS], shift[HN_VOLUME_CHANNELS];
 } hn_region;
 
 typedef struct {
@@ -54,7 +57,7 @@ typedef struct {
     int64_t cuts[3];    /* boxes along d, h, w; at least 1 */
     float scale_spread; /* scale is uniform in 1 - spread .. 1 + spread; below 1 */
     float shift_spread; /* shift is uniform in -spread .. spread */
-    uint64_t seed;      /* a site's scale and shift are a function of (seed, site) */
+    uint64_t seed;      /* scale and shift are a function of (seed, site, channel) */
 } hn_site_options;
 
 /* Every volume's box of labelled voxels (unlabelled: all of it), cut into cuts[0] x cuts[1] x
@@ -93,12 +96,14 @@ HN_NODISCARD hn_status hn_patches_open(const hn_volumes *v, const hn_regions *r,
 void hn_patches_free(hn_patches *p); /* accepts NULL */
 
 int64_t hn_patches_voxels(const hn_patches *p); /* of a patch */
+int32_t hn_patches_channels(const hn_patches *p);
+int64_t hn_patches_values(const hn_patches *p); /* voxels x channels */
 const hn_patch_options *hn_patches_settings(const hn_patches *p);
 const hn_regions *hn_patches_regions(const hn_patches *p);
 int64_t hn_patches_foreground(const hn_patches *p, int64_t region); /* labelled voxels */
 
 /* row      number since the start of training: keys what is random
- * value    out [d, h, w]
+ * value    out [d, h, w, channels]
  * label    out [d, h, w], -100: padding; NULL: not wanted (unlabelled volumes: must be)
  * place    out; NULL: not wanted
  * Errors   HN_ERR_ARG: no such region, or labels that there are not */
@@ -106,7 +111,8 @@ HN_NODISCARD hn_status hn_patches_draw(const hn_patches *p, int64_t region, uint
                                        float *value, int32_t *label, hn_patch_place *place);
 
 /* n patches of one batch: row first_row + i of region[i]; -1 is padding (value pad, label -100).
- * value    out [n, d, h, w]; label likewise, or NULL */
+ * value    out [n, d, h, w, channels]
+ * label    out [n, d, h, w], or NULL */
 HN_NODISCARD hn_status hn_patches_batch(const hn_patches *p, const int32_t *region, int64_t n,
                                         uint64_t first_row, float *value, int32_t *label);
 

@@ -20,7 +20,8 @@ static hn_status room(int64_t count, hn_regions *out)
     *out = (hn_regions){.count = count, .region = hn_calloc((size_t)count, sizeof *out->region)};
     if (out->region == NULL)
         return HN_FAIL(HN_ERR_MEMORY, "no memory for %" PRId64 " regions", count);
-    for (int64_t i = 0; i < count; i++) out->region[i].scale = 1;
+    for (int64_t i = 0; i < count; i++)
+        for (int c = 0; c < HN_VOLUME_CHANNELS; c++) out->region[i].scale[c] = 1;
     return HN_OK;
 }
 
@@ -98,9 +99,11 @@ static void cut_box(const hn_site_options *o, int64_t volume, const int64_t at[3
             p->at[a] = at[a] + from;
             p->size[a] = to - from;
         }
-        hn_rng_block(rng, (uint64_t)p->site, 0, word);
-        p->scale = spread(1, o->scale_spread, word[0]);
-        p->shift = spread(0, o->shift_spread, word[1]);
+        for (uint32_t c = 0; c < HN_VOLUME_CHANNELS; c++) {
+            hn_rng_block(rng, (uint64_t)p->site, c, word);
+            p->scale[c] = spread(1, o->scale_spread, word[0]);
+            p->shift[c] = spread(0, o->shift_spread, word[1]);
+        }
     }
 }
 

@@ -45,7 +45,8 @@ void hn_windows_at(const hn_windows *w, int64_t i, int64_t at[3])
     }
 }
 
-void hn_windows_cut(const hn_windows *w, int64_t i, const float *value, float pad, float *out)
+void hn_windows_cut(const hn_windows *w, int64_t i, const float *value, int64_t channels, float pad,
+                    float *out)
 {
     const int64_t *n = w->volume, *s = w->size;
     int64_t at[3];
@@ -57,8 +58,11 @@ void hn_windows_cut(const hn_windows *w, int64_t i, const float *value, float pa
             const bool line = vx >= 0 && vx < n[0] && vy >= 0 && vy < n[1];
             for (int64_t z = 0; z < s[2]; z++) {
                 const int64_t vz = at[2] + z;
-                out[(x * s[1] + y) * s[2] + z] =
-                    line && vz >= 0 && vz < n[2] ? value[(vx * n[1] + vy) * n[2] + vz] : pad;
+                const bool inside = line && vz >= 0 && vz < n[2];
+                const float *const from =
+                    value + (inside ? ((vx * n[1] + vy) * n[2] + vz) * channels : 0);
+                float *const to = out + ((x * s[1] + y) * s[2] + z) * channels;
+                for (int64_t c = 0; c < channels; c++) to[c] = inside ? from[c] : pad;
             }
         }
 }

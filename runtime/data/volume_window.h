@@ -37,9 +37,10 @@ HN_NODISCARD hn_status hn_windows_plan(const int64_t volume[3], const int64_t si
  * i        in [0, count) */
 void hn_windows_at(const hn_windows *w, int64_t i, int64_t at[3]);
 /* The voxels of window i.
- * value    [volume]
- * out      [size]; outside of the volume: pad */
-void hn_windows_cut(const hn_windows *w, int64_t i, const float *value, float pad, float *out);
+ * value    [volume, channels]
+ * out      [size, channels]; outside of the volume: pad */
+void hn_windows_cut(const hn_windows *w, int64_t i, const float *value, int64_t channels, float pad,
+                    float *out);
 
 typedef struct hn_blend hn_blend;
 

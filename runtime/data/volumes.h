@@ -9,9 +9,17 @@
  *   list       a text file with a line for each volume: image, labels, site; the last may be
  *              missing. Fields are parted by tabs, or by commas in a line without tabs; paths
  *              start at the list's folder; blank lines and those that begin with # are skipped.
+ * channels   several files, one for each channel, make a volume: `channels` names them. In a folder
+ *            they are <name>_<channel>, the labels are <name>_seg (in a folder of their own they
+ *            are <name>), and files whose names end otherwise are not of the set. A list has a
+ *            column of images for each channel, in that order, in front of the labels. Files of a
+ *            volume have one shape and one place in space: no voxel lies further than a hundredth
+ *            of a voxel's shortest side from where the first file has it. Each channel is prepared
+ *            on its own.
  * order      of the names' bytes, or of the list.
- * axes       a volume is [d, h, w]: the first, second and third axis of its file, the last fastest.
- * intensity  what is done to the values of each volume, on its own:
+ * axes       a volume is [d, h, w, channels]: the first, second and third axis of its file, and the
+ *            channels, the last fastest.
+ * intensity  what is done to the values of each channel of each volume, on its own:
  *   none       nothing
  *   minmax     (v - min) / (max - min); zeros where all are equal
  *   zscore     (v - mean) / deviation over the voxels that are not zero; zeros stay. Deviation of
@@ -22,8 +30,9 @@
  *            with n_classes. 0 is background.
  *
  * Errors     name the file. Those of nifti.h; HN_ERR_ARG: no volumes, a volume without labels or
- *            the other way round; HN_ERR_SHAPE: labels of another size; HN_ERR_FORMAT: a value that
- *            is NaN or infinite, a label outside the classes, a limit
+ *            the other way round, without one of its channels; HN_ERR_SHAPE: labels or a channel of
+ *            another size or in another place; HN_ERR_FORMAT: a value that is NaN or infinite, a
+ *            label outside the classes, a limit
  */
 #ifndef HN_VOLUMES_H
 #define HN_VOLUMES_H
@@ -38,7 +47,19 @@
 extern "C" {
 #endif
 
-#define HN_VOLUMES_MAX_BYTES (INT64_C(32) << 30) /* values and labels: 5 bytes a voxel */
+#define HN_VOLUMES_MAX_BYTES (INT64_C(32) << 30) /* a voxel: 4 bytes a channel, 1 of its label */
+
+enum { HN_VOLUME_CHANNELS = 8, HN_VOLUME_CHANNEL_NAME = 32 }; /* most of a volume; bytes with 0 */
+
+typedef struct {
+    int32_t n; /* 0: none is named, volumes have one */
+    char name[HN_VOLUME_CHANNELS][HN_VOLUME_CHANNEL_NAME];
+} hn_volume_channels;
+
+/* "t1,t1ce,t2,flair"; "" has none. Names are letters, digits, '-', '_' and '.', and do not end in
+ * the labels' "seg".
+ * Errors   HN_ERR_ARG: other names, one twice, more than HN_VOLUME_CHANNELS */
+HN_NODISCARD hn_status hn_volume_channels_parse(const char *text, hn_volume_channels *out);
 
 typedef enum {
     HN_INTENSITY_NONE,
@@ -65,7 +86,8 @@ HN_NODISCARD hn_status hn_relabel_parse(const char *text, hn_relabel *out, int r
 typedef struct {
     const char *data, *labels; /* see above; labels NULL: beside the volumes, or in the list */
     bool unlabelled;           /* there are no labels, and none are looked for */
-    int64_t volume;            /* which one of 4-D images; labels are 3-D */
+    hn_volume_channels channels;
+    int64_t volume; /* which one of 4-D images; labels are 3-D */
     hn_intensity intensity;
     const hn_relabel *relabel;
     int n_relabel;
@@ -75,18 +97,20 @@ typedef struct {
 } hn_volume_options;
 
 typedef struct {
-    const char *name; /* of the file, without folder and ending */
+    const char *name; /* of the file, without folder, channel and ending */
     const char *site; /* "" when the list names none */
     int64_t size[3];  /* d, h, w */
-    const float *value;
-    const uint8_t *label; /* NULL: unlabelled */
-    hn_nifti_info info;   /* sizes and place in space */
+    int32_t channels;
+    const float *value;   /* [d, h, w, channels] */
+    const uint8_t *label; /* [d, h, w]; NULL: unlabelled */
+    hn_nifti_info info;   /* sizes and place in space; of the first channel */
 } hn_volume;
 
 /* A set; hn_volumes_free frees all of it. */
 typedef struct {
     int64_t count;
     hn_volume *volume;
+    int32_t channels;  /* of each */
     int32_t n_classes; /* 0: unlabelled */
     bool labelled;
     int64_t n_bytes;            /* of values and labels */
@@ -96,10 +120,10 @@ typedef struct {
 /* out      changed only on success */
 HN_NODISCARD hn_status hn_volumes_open(const hn_volume_options *o, hn_volumes *out);
 /* Volumes at hand, copied; all labelled or none. Values are taken as prepared,
- * a voxel_mm of 0 as 1 mm.
+ * a voxel_mm of 0 as 1 mm, channels of 0 as 1.
  * n_classes 0: as many as the largest label asks for
- * Errors   HN_ERR_ARG: none, labels for some only; HN_ERR_SHAPE: sizes; HN_ERR_FORMAT: values and
- *          labels as above */
+ * Errors   HN_ERR_ARG: none, labels for some only; HN_ERR_SHAPE: sizes, channels;
+ *          HN_ERR_FORMAT: values and labels as above */
 HN_NODISCARD hn_status hn_volumes_make(const hn_volume *v, int64_t n, int32_t n_classes,
                                        hn_volumes *out);
 void hn_volumes_free(hn_volumes *v); /* accepts an empty one */
@@ -112,7 +136,8 @@ static inline int64_t hn_volume_voxels(const hn_volume *v)
 /* count    out [n_classes] voxels of each class in a volume with labels */
 void hn_volume_histogram(const hn_volume *v, int32_t n_classes, int64_t *count);
 
-/* Says in a few lines what is in the set: volumes, sizes, voxels in mm, share of each class. */
+/* Says in a few lines what is in the set: volumes, sizes, voxels in mm, channels, share of each
+ * class. */
 void hn_volumes_report(const hn_volumes *v, const hn_log *log);
 
 #ifdef __cplusplus

@@ -7,6 +7,7 @@
 #include <string.h>
 #include <zlib.h>
 
+#include "runtime/base/label.h"
 #include "runtime/flow/trajectory_impl.h"
 
 static const char magic[16] = "hone flow 1\n";
@@ -146,4 +147,29 @@ const char *hn_trajectory_fault_(const hn_trajectory_head *h, const hn_trajector
     if (f->images < 1 || f->images > h->support)
         return "more or fewer support images than the file has room for";
     return NULL;
+}
+
+/* The arrays of a record lie on multiples of their size: the map begins on a page, records on a
+ * multiple of 64, and places follow sizes of 4 and 2 bytes. */
+void hn_trajectory_view_(const unsigned char *record, const hn_trajectory_places *p,
+                         hn_trajectory *out)
+{
+    memcpy(&out->facts, record + offsetof(hn_trajectory_record, facts), sizeof out->facts);
+    out->image = (const int32_t *)(const void *)(record + p->image);
+    out->label = (const int32_t *)(const void *)(record + p->label);
+    out->knot = (const hn_f16 *)(const void *)(record + p->knot);
+}
+
+bool hn_trajectory_is_sound_(const hn_trajectory_head *h, const hn_trajectory *t)
+{
+    if (hn_trajectory_fault_(h, &t->facts) != NULL) return false;
+    for (int64_t i = 0; i < h->support; i++) {
+        const bool there = i < t->facts.images;
+        if (there ? t->image[i] < 0 || t->label[i] < 0
+                  : t->image[i] != -1 || t->label[i] != HN_LABEL_IGNORED)
+            return false;
+    }
+    for (int64_t i = 0; i < h->knots * h->numbers; i++)
+        if ((t->knot[i].bits & 0x7c00u) == 0x7c00u) return false;
+    return true;
 }

@@ -10,8 +10,8 @@
  *   head      4096 bytes: "hone flow 1\n", sizes, domains, digests, CRC-32 of all before it
  *   records   n of one size, a multiple of 64 bytes: CRC-32 of the rest, salted with the record's
  *             number and the head's CRC-32; facts; images and labels [support]; knots [knots][D]
- * A record counts when its CRC-32 fits: one that was cut off, or never written, does not, and
- * whoever resumes writes it again. Records may be written in any order.
+ * A record counts when its CRC-32 fits and its content can be: one that was cut off, or never
+ * written, does not, and whoever resumes writes it again. Records may be written in any order.
  *
  * Files are hostile: sizes are checked before use, a record's facts before it counts.
  */
@@ -113,6 +113,9 @@ typedef struct {
     const int32_t *image, *label; /* [head.support]; -1, HN_LABEL_IGNORED behind facts.images */
     const hn_f16 *knot;           /* [knots][D], in units of facts.unit; finite */
 } hn_trajectory;
+
+/* Of the content: numbers and CRC-32s of the records that count, and with those of the head. */
+HN_NODISCARD hn_status hn_trajectories_digest(const hn_trajectories *t, char hex[HN_SHA256_HEX]);
 
 /* i  0 to n - 1: the i-th that counts */
 void hn_trajectories_at(const hn_trajectories *t, int64_t i, hn_trajectory *out);

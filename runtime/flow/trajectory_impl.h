@@ -2,6 +2,7 @@
 #ifndef HN_TRAJECTORY_IMPL_H
 #define HN_TRAJECTORY_IMPL_H
 #include <assert.h>
+#include <stdbool.h>
 
 #include "runtime/flow/trajectory.h"
 
@@ -58,6 +59,13 @@ HN_NODISCARD hn_status hn_trajectory_unpack_head_(const char *path, const unsign
 
 /* What the facts of a record break; NULL: nothing. */
 const char *hn_trajectory_fault_(const hn_trajectory_head *h, const hn_trajectory_facts *f);
+
+/* What a record holds: pointers into it. */
+void hn_trajectory_view_(const unsigned char *record, const hn_trajectory_places *p,
+                         hn_trajectory *out);
+
+/* Whether what a whole record says can be believed. */
+bool hn_trajectory_is_sound_(const hn_trajectory_head *h, const hn_trajectory *t);
 
 static inline uint64_t hn_trajectory_at_(const hn_trajectory_places *p, int64_t record)
 {

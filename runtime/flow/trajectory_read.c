@@ -1,10 +1,8 @@
 #include <inttypes.h>
 #include <math.h>
-#include <stdbool.h>
 #include <string.h>
 
 #include "runtime/base/alloc.h"
-#include "runtime/base/label.h"
 #include "runtime/flow/trajectory.h"
 #include "runtime/flow/trajectory_impl.h"
 
@@ -14,31 +12,6 @@ void hn_trajectories_close(hn_trajectories *t)
     hn_mapfile_close(&t->map);
     hn_free(t->record);
     *t = (hn_trajectories){0};
-}
-
-/* The arrays of a record lie on multiples of their size: the map begins on a page, records on a
- * multiple of 64, and places follow sizes of 4 and 2 bytes. */
-static void view_of(const unsigned char *record, const hn_trajectory_places *p, hn_trajectory *out)
-{
-    memcpy(&out->facts, record + offsetof(hn_trajectory_record, facts), sizeof out->facts);
-    out->image = (const int32_t *)(const void *)(record + p->image);
-    out->label = (const int32_t *)(const void *)(record + p->label);
-    out->knot = (const hn_f16 *)(const void *)(record + p->knot);
-}
-
-/* Whether what a whole record says can be believed. */
-static bool is_sound(const hn_trajectory_head *h, const hn_trajectory *t)
-{
-    if (hn_trajectory_fault_(h, &t->facts) != NULL) return false;
-    for (int64_t i = 0; i < h->support; i++) {
-        const bool there = i < t->facts.images;
-        if (there ? t->image[i] < 0 || t->label[i] < 0
-                  : t->image[i] != -1 || t->label[i] != HN_LABEL_IGNORED)
-            return false;
-    }
-    for (int64_t i = 0; i < h->knots * h->numbers; i++)
-        if ((t->knot[i].bits & 0x7c00u) == 0x7c00u) return false;
-    return true;
 }
 
 enum { EMPTY, WHOLE, DAMAGED };
@@ -52,8 +25,8 @@ static unsigned char state_of(const hn_trajectory_head *h, const hn_trajectory_p
     if (r.written == 0 && r.crc == 0) return EMPTY;
     if (r.written != 1 || r.crc != hn_trajectory_crc_(record, p->n_bytes, number, head_crc))
         return DAMAGED;
-    view_of(record, p, &t);
-    return is_sound(h, &t) ? WHOLE : DAMAGED;
+    hn_trajectory_view_(record, p, &t);
+    return hn_trajectory_is_sound_(h, &t) ? WHOLE : DAMAGED;
 }
 
 /* The records that count, in order. */
@@ -105,12 +78,29 @@ done:
     return st;
 }
 
+/* A record's CRC-32 is salted with that of the head. */
+hn_status hn_trajectories_digest(const hn_trajectories *t, char hex[HN_SHA256_HEX])
+{
+    const hn_trajectory_places p = {.n_bytes = t->record_bytes};
+    int64_t(*fact)[2] = hn_malloc(((size_t)t->n + 1) * sizeof *fact);
+    if (fact == NULL) return HN_FAIL(HN_ERR_MEMORY, "digest of %" PRId64 " trajectories", t->n);
+    for (int64_t i = 0; i < t->n; i++) {
+        hn_trajectory_record r;
+        memcpy(&r, t->map.data + hn_trajectory_at_(&p, t->record[i]), sizeof r);
+        fact[i][0] = t->record[i];
+        fact[i][1] = (int64_t)r.crc;
+    }
+    const hn_status st = hn_sha256(fact, (size_t)t->n * sizeof *fact, hex);
+    hn_free(fact);
+    return st;
+}
+
 void hn_trajectories_at(const hn_trajectories *t, int64_t i, hn_trajectory *out)
 {
     const size_t image = sizeof(hn_trajectory_record);
     const size_t list = (size_t)t->head.support * sizeof(int32_t);
     const hn_trajectory_places p = {image, image + list, image + 2 * list, t->record_bytes};
-    view_of(t->map.data + hn_trajectory_at_(&p, t->record[i]), &p, out);
+    hn_trajectory_view_(t->map.data + hn_trajectory_at_(&p, t->record[i]), &p, out);
 }
 
 hn_status hn_trajectories_sigma(const hn_trajectories *t, const int64_t *pick, int64_t n,

@@ -124,6 +124,20 @@ static hn_status check_file(hn_trajectory_writer *w, uint64_t size)
     return errno == 0 ? HN_OK : io_failure(w, "make room");
 }
 
+/* Whether a file of `size` bytes, not 0, is one whose writer ended between taking its room and
+ * writing its head. */
+static hn_status is_headless(const hn_trajectory_writer *w, uint64_t size, bool *yes)
+{
+    unsigned char bytes[HN_TRAJECTORY_HEAD_BYTES] = {0};
+    const uint64_t full = hn_trajectory_at_(&w->places, w->head.records);
+    *yes = false;
+    if (size > full) return HN_OK;
+    HN_TRY(read_all(w, bytes, size < sizeof bytes ? (size_t)size : sizeof bytes, 0));
+    *yes = true;
+    for (size_t i = 0; i < sizeof bytes; i++) *yes = *yes && bytes[i] == 0;
+    return HN_OK;
+}
+
 static hn_status open_file(hn_trajectory_writer *w)
 {
     struct stat st;
@@ -134,7 +148,9 @@ static hn_status open_file(hn_trajectory_writer *w)
         return HN_FAIL(HN_ERR_IO, "%s: another writer has it", w->path);
     w->head_crc = hn_trajectory_pack_head_(&w->head).crc;
     if (fstat(w->fd, &st) != 0) return io_failure(w, "open"); /* its size under the lock */
-    return st.st_size == 0 ? make_file(w) : check_file(w, (uint64_t)st.st_size);
+    bool fresh = st.st_size == 0;
+    if (!fresh) HN_TRY(is_headless(w, (uint64_t)st.st_size, &fresh));
+    return fresh ? make_file(w) : check_file(w, (uint64_t)st.st_size);
 }
 
 hn_status hn_trajectory_writer_open(const char *path, const hn_trajectory_head *h,
@@ -171,6 +187,9 @@ hn_status hn_trajectory_writer_next(hn_trajectory_writer *w, int64_t from, int64
         if (r.written != 1) break;
         HN_TRY(read_all(w, w->record, n, hn_trajectory_at_(&w->places, i)));
         if (r.crc != hn_trajectory_crc_(w->record, n, i, w->head_crc)) break;
+        hn_trajectory t;
+        hn_trajectory_view_(w->record, &w->places, &t);
+        if (!hn_trajectory_is_sound_(&w->head, &t)) break; /* as readers see it */
     }
     *record = i;
     return HN_OK;

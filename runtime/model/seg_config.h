@@ -2,10 +2,11 @@
  * that lies beside a MeshNet's weights.
  *
  * unet3d-fets  the 3-D U-Net of FedRef's FeTS2022 experiment: pytorch-3dunet's UNet3D with f_maps
- *              [4, 8, 16, 32], layer order "gcr", 4 groups; one channel, four classes
+ *              [4, 8, 16, 32], layer order "gcr", 4 groups; four classes
  * meshnet5     brainchop's models for grey and white matter: nine convolutions of 5 channels with
- *              dilations 1 2 4 8 16 8 4 2 1, relu, and one of 1 x 1 x 1; one channel, three classes
+ *              dilations 1 2 4 8 16 8 4 2 1, relu, and one of 1 x 1 x 1; three classes
  * meshnet20    the same of 20 channels, with elu
+ *              All three read volumes of one channel, unless others are asked for.
  * *.arch.json  a list in the order of the network: {"layer": "conv0", "kernel": 3, "dilation": 2,
  *              "out": 5} for a convolution with zeros around ("same"), {"activation": "relu" or
  *              "elu"} behind every one but the last. Layers are called conv0, conv1, ...

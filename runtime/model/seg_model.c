@@ -73,11 +73,11 @@ done:
     return st;
 }
 
-static hn_status read_arch(const char *path, hn_seg_config *out)
+static hn_status read_arch(const char *path, int64_t channels, hn_seg_config *out)
 {
     json_t *arch = NULL;
     HN_TRY(hn_json_load(path, &arch));
-    const hn_status st = hn_seg_config_arch(arch, path, 1, out);
+    const hn_status st = hn_seg_config_arch(arch, path, channels ? channels : 1, out);
     json_decref(arch);
     return st;
 }
@@ -132,9 +132,12 @@ static hn_status open(const hn_seg_model_options *o, hn_seg_model *m)
     if (folder)
         HN_TRY(open_folder(o, m));
     else if (arch)
-        HN_TRY(read_arch(o->path, &m->config));
+        HN_TRY(read_arch(o->path, o->channels, &m->config));
     else
-        HN_TRY(hn_seg_config_named(o->path, 0, o->classes, &m->config));
+        HN_TRY(hn_seg_config_named(o->path, o->channels, o->classes, &m->config));
+    if (o->channels > 0 && m->config.channels != o->channels)
+        return HN_FAIL(HN_ERR_SHAPE, "%s: reads %" PRId64 " channel(s), the volumes have %" PRId64,
+                       o->path, m->config.channels, o->channels);
     if (o->weights != NULL) HN_TRY(hn_st_open(o->weights, &m->weights));
     return m->weights ? check_weights(m) : HN_OK;
 }

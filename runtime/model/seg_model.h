@@ -31,6 +31,7 @@ typedef struct {
     const char *path;    /* see above */
     const char *weights; /* safetensors file for a *.arch.json or a name; NULL: random weights */
     int64_t classes;     /* 0: as the name says; of a name only */
+    int64_t channels;    /* that volumes have; 0: as the network has it */
 } hn_seg_model_options;
 
 /* Zero before the first use. */
@@ -40,8 +41,10 @@ typedef struct {
 } hn_seg_model;
 
 /* Every parameter is in the weights with its shape and a float type.
- * Errors   HN_ERR_ARG: weights beside a folder, classes beside what has its own; those of files and
- *          configurations; HN_ERR_FORMAT, HN_ERR_SHAPE naming a tensor */
+ * channels  a name and a *.arch.json read as many as are asked for (0: one); a folder has its own
+ * Errors    HN_ERR_ARG: weights beside a folder, classes beside what has its own; HN_ERR_FORMAT,
+ *           HN_ERR_SHAPE naming a tensor, or a folder of other channels; those of files and
+ *           configurations */
 HN_NODISCARD hn_status hn_seg_model_open(const hn_seg_model_options *o, hn_seg_model *out);
 void hn_seg_model_close(hn_seg_model *m); /* accepts an empty one */
 

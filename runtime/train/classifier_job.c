@@ -151,10 +151,12 @@ static hn_status distill(const hn_classifier_job *c, const hn_job_pass *pass, hn
     return hn_emit(g, HN_OP_DISTILL, "distill", in, &attr, out);
 }
 
+enum { PREDICTION = 5 }; /* output of class_ce */
+
 static hn_status loss(hn_job *j, const hn_job_pass *pass, hn_graph *g, const hn_job_sums *sums)
 {
-    const hn_classifier_job *c = classifier(j);
-    const bool train = hn_graph_training(g);
+    hn_classifier_job *c = (hn_classifier_job *)j;
+    const bool train = hn_graph_training(g), predict = !train && c->o.predictions;
     hn_tensor *const *field = pass->in, *images = NULL, *features, *logits, *out[HN_MAX_OUT];
     hn_tensor *const whole = train ? c->train : c->eval;
     HN_TRY(prepare(c, g, whole ? whole : field[PIXEL], field[INDEX], train, &images));
@@ -164,8 +166,13 @@ static hn_status loss(hn_job *j, const hn_job_pass *pass, hn_graph *g, const hn_
     const hn_attr attr = {.class_ce = {.smoothing = train ? c->o.smoothing : 0,
                                        .first_class = c->o.first_class,
                                        .n_classes = c->o.n_classes,
-                                       .want_dlogits = train}};
-    return hn_emit(g, HN_OP_CLASS_CE, "loss", in, &attr, out);
+                                       .want_dlogits = train,
+                                       .want_prediction = predict}};
+    HN_TRY(hn_emit(g, HN_OP_CLASS_CE, "loss", in, &attr, out));
+    if (!predict) return HN_OK;
+    c->prediction = out[PREDICTION];
+    hn_graph_keep(c->prediction);
+    return HN_OK;
 }
 
 static hn_status probe(hn_job *j, const hn_job_pass *pass, hn_graph *g)

@@ -45,12 +45,14 @@ typedef struct {
     hn_dtype dtype;
     hn_attention_impl attention;
     int64_t probe_images; /* at most, of hn_classifier_outputs; 0: there is none */
+    bool predictions;     /* evaluation keeps them, of a micro-batch */
 } hn_classifier_options;
 
 typedef struct {
     hn_job job;
     hn_classifier_options o;
     hn_tensor *train, *eval; /* pixels that lie on the device */
+    hn_tensor *prediction;   /* [batch] class of each row, until the next hn_engine_eval_batch */
     hn_vision_tables tables;
     hn_params *teacher;
     struct {

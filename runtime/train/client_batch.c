@@ -10,7 +10,11 @@
 #include "runtime/base/convert.h"
 #include "runtime/graph/tensor.h"
 
-enum { BUFFERS = 2 }; /* results on their way: one comes while the other is taken */
+enum {
+    BUFFERS = 2,  /* results on their way: some come while those before are taken */
+    BLOCK = 4096, /* values that a thread puts in order at a time */
+    CHOSEN = 16   /* steps whose rows are chosen at a time */
+};
 
 /* A client of the group. */
 typedef struct {
@@ -27,15 +31,17 @@ typedef struct {
     client *client;         /* [at_once] */
     hn_replica_step *how;   /* [at_once] */
     hn_step_report *report; /* [at_once] */
-    int32_t *image;         /* [at_once][batch] */
+    int32_t *image;         /* [CHOSEN][at_once][batch]; padding: -1 */
     int64_t taken;          /* reports of the running group */
     /* Values that travel, and where in a replica's trained values each one lies; -1: it is a
      * buffer, which clients share and do not change. */
     int32_t *place;
-    float *value;         /* [n_values] */
-    size_t bytes;         /* of a replica's trained values */
-    float *back[BUFFERS]; /* host memory for them, */
-    hn_bf16 *work;        /* and for working copies; NULL: there are none */
+    int64_t together;        /* results that come, are put in order and handed over at a time */
+    float *value;            /* [together][n_values] */
+    hn_fed_trained *trained; /* [together] */
+    size_t bytes;            /* of a replica's trained values */
+    float *back[BUFFERS];    /* host memory for [together] of them, one behind the other, */
+    hn_bf16 *work;           /* and for working copies of one; NULL: there are none */
     hn_device_fence *there[BUFFERS];
 } batch;
 
@@ -60,6 +66,7 @@ static void free_batch(hn_fed_sim *s)
     hn_free(b->image);
     hn_free(b->place);
     hn_free(b->value);
+    hn_free(b->trained);
     hn_free(b);
 }
 
@@ -114,8 +121,10 @@ static hn_status open_values(batch *b)
     if (b->bytes / sizeof(float) > INT32_MAX)
         return HN_FAIL(HN_ERR_UNSUPPORTED, "%zu bytes of trained values a client", b->bytes);
     b->place = hn_calloc((size_t)b->sim.n_values, sizeof *b->place);
-    b->value = hn_calloc((size_t)b->sim.n_values, sizeof *b->value);
-    if (b->place == NULL || b->value == NULL)
+    b->together = hn_fed_together(&b->o, b->sim.n_values);
+    b->value = hn_calloc((size_t)(b->together * b->sim.n_values), sizeof *b->value);
+    b->trained = hn_calloc((size_t)b->together, sizeof *b->trained);
+    if (b->place == NULL || b->value == NULL || b->trained == NULL)
         return HN_FAIL(HN_ERR_MEMORY, "%" PRId64 " values of a client", b->sim.n_values);
     for (int64_t i = 0, at = 0; i < hn_params_count(p); i++) {
         const hn_param *q = hn_params_at(p, i);
@@ -124,8 +133,9 @@ static hn_status open_values(batch *b)
         at += hn_param_values(q);
     }
     for (int i = 0; i < BUFFERS; i++) {
-        HN_TRY(hn_device_alloc_host(device_of(b), b->bytes, (void **)&b->back[i]));
-        memset(b->back[i], 0, b->bytes); /* padding is 0 */
+        const size_t all = b->bytes * (size_t)b->together;
+        HN_TRY(hn_device_alloc_host(device_of(b), all, (void **)&b->back[i]));
+        memset(b->back[i], 0, all); /* padding is 0 */
         HN_TRY(hn_device_fence_new(device_of(b), &b->there[i]));
     }
     (void)hn_program_replica(program, HN_MEM_WORK, 0, &work);
@@ -146,7 +156,7 @@ static hn_status open(batch *b)
     b->client = hn_calloc(n, sizeof *b->client);
     b->how = hn_calloc(n, sizeof *b->how);
     b->report = hn_calloc(n, sizeof *b->report);
-    b->image = hn_calloc(n * (size_t)b->o.local.batch, sizeof *b->image);
+    b->image = hn_calloc(CHOSEN * n * (size_t)b->o.local.batch, sizeof *b->image);
     if (!b->client || !b->how || !b->report || !b->image)
         return HN_FAIL(HN_ERR_MEMORY, "no memory for %zu clients at once", n);
     HN_TRY(open_engine(b));
@@ -180,23 +190,44 @@ static hn_status send_global(batch *b, const float *global)
     return hn_device_wait(device_of(b)); /* then both are free again */
 }
 
-static hn_status fetch(batch *b, int64_t g)
+/* ---- results: part k of a group is that of replicas k together .. (k + 1) together - 1 ---- */
+
+/* How many of the n replicas of a group are in part k. */
+static int64_t in_part(const batch *b, int64_t k, int64_t n)
 {
-    size_t bytes;
-    const int i = (int)(g % BUFFERS);
-    const void *from = hn_program_replica(hn_engine_program(b->engine), HN_MEM_TRAINED, g, &bytes);
-    HN_TRY(hn_device_fetch(device_of(b), b->back[i], from, bytes));
-    return hn_device_fence_here(b->there[i]);
+    const int64_t left = n - k * b->together;
+    return left < b->together ? left : b->together;
 }
 
-/* b->value: those of replica g, which have been fetched; buffers are the global ones. */
-static hn_status gather(batch *b, int64_t g, const float *global)
+/* Replicas lie one behind the other: one transfer. */
+static hn_status fetch(batch *b, int64_t k, int64_t n)
 {
-    const float *const flat = b->back[g % BUFFERS];
-    HN_TRY(hn_device_fence_wait(b->there[g % BUFFERS]));
-#pragma omp parallel for schedule(static)
-    for (int64_t i = 0; i < b->sim.n_values; i++)
-        b->value[i] = b->place[i] >= 0 ? flat[b->place[i]] : global[i];
+    size_t bytes;
+    const hn_program *program = hn_engine_program(b->engine);
+    const void *from = hn_program_replica(program, HN_MEM_TRAINED, k * b->together, &bytes);
+    HN_TRY(hn_device_fetch(device_of(b), b->back[k % BUFFERS], from,
+                           bytes * (size_t)in_part(b, k, n)));
+    return hn_device_fence_here(b->there[k % BUFFERS]);
+}
+
+/* b->value: those of part k, which has been fetched; buffers are the global ones. Block by block,
+ * so that a block of places serves all of them, and threads meet once a part: on a machine that has
+ * other work, too, they wait for each other longer than the copies take. */
+static hn_status gather(batch *b, int64_t k, int64_t n, const float *global)
+{
+    const int64_t some = in_part(b, k, n), values = b->sim.n_values;
+    const int64_t stride = (int64_t)(b->bytes / sizeof(float));
+    HN_TRY(hn_device_fence_wait(b->there[k % BUFFERS]));
+#pragma omp parallel for schedule(dynamic)
+    for (int64_t first = 0; first < values; first += BLOCK) {
+        const int64_t end = values - first < BLOCK ? values : first + BLOCK;
+        for (int64_t g = 0; g < some; g++) {
+            const float *const flat = b->back[k % BUFFERS] + g * stride;
+            float *const value = b->value + g * values;
+            for (int64_t i = first; i < end; i++)
+                value[i] = b->place[i] >= 0 ? flat[b->place[i]] : global[i];
+        }
+    }
     return HN_OK;
 }
 
@@ -217,23 +248,39 @@ static hn_status take_reports(batch *b, int64_t n, int64_t enqueued, int64_t mos
     }
 }
 
-/* Rows of step `step`, of n clients; the others', and of clients that are done, are padding. */
+static bool works(const batch *b, int64_t g, int64_t n, int64_t step)
+{
+    return g < n && step < b->client[g].task->steps;
+}
+
+/* Images of the CHOSEN steps from `first` on, of n clients; the others', and of clients that are
+ * done, are padding. */
+static void choose_rows(batch *b, int64_t n, int64_t first)
+{
+    const int64_t rows = b->o.local.batch;
+#pragma omp parallel for collapse(2) schedule(static)
+    for (int64_t k = 0; k < CHOSEN; k++)
+        for (int64_t g = 0; g < b->o.at_once; g++) {
+            int32_t *const image = b->image + (k * b->o.at_once + g) * rows;
+            if (works(b, g, n, first + k))
+                (void)hn_fed_rows(&b->o.local, b->client[g].task, first + k, image);
+            else
+                for (int64_t i = 0; i < rows; i++) image[i] = -1;
+        }
+}
+
 static hn_status put_batch(batch *b, int64_t n, int64_t step)
 {
     const int64_t rows = b->o.local.batch;
+    const int32_t *const image = b->image + step % CHOSEN * b->o.at_once * rows;
     hn_engine_input in;
+    if (step % CHOSEN == 0) choose_rows(b, n, step);
     HN_TRY(hn_engine_batch(b->engine, &in));
     const hn_classifier_batch to = hn_classifier_batch_of(&b->job, &in);
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) if (b->streams)
     for (int64_t g = 0; g < b->o.at_once; g++) {
-        int32_t *const image = b->image + g * rows;
-        const bool works = g < n && step < b->client[g].task->steps;
-        if (works)
-            (void)hn_fed_rows(&b->o.local, b->client[g].task, step, image);
-        else
-            for (int64_t i = 0; i < rows; i++) image[i] = -1;
-        hn_fed_put_rows(b->o.images, b->streams, image, g * rows, rows, &to);
-        b->how[g].frozen = !works;
+        hn_fed_put_rows(b->o.images, b->streams, image + g * rows, g * rows, rows, &to);
+        b->how[g].frozen = !works(b, g, n, step);
     }
     hn_engine_set_replicas(b->engine, b->how);
     return HN_OK;
@@ -262,6 +309,25 @@ static void begin_clients(batch *b, const hn_fed_task *task, int64_t n)
     }
 }
 
+/* step_s: seconds of a client's step. */
+static hn_status hand_over(batch *b, const float *global, const hn_fed_task *task, int64_t n,
+                           int64_t first, double step_s, hn_fed_take take, void *context)
+{
+    const int64_t parts = (n + b->together - 1) / b->together;
+    HN_TRY(fetch(b, 0, n));
+    for (int64_t k = 0; k < parts; k++) {
+        const int64_t from = k * b->together, some = in_part(b, k, n);
+        if (k + 1 < parts) HN_TRY(fetch(b, k + 1, n));
+        HN_TRY(gather(b, k, n, global));
+        for (int64_t g = 0; g < some; g++)
+            b->trained[g] = (hn_fed_trained){.value = b->value + g * b->sim.n_values,
+                                             .loss = hn_fed_loss_mean(&b->client[from + g].loss),
+                                             .seconds = step_s * (double)task[from + g].steps};
+        HN_TRY(hn_fed_hand_over(&b->sim, first + from, some, b->trained, take, context));
+    }
+    return HN_OK;
+}
+
 /* The first of the round is task number `first`. */
 static hn_status run_group(batch *b, const float *global, const hn_fed_task *task, int64_t n,
                            int64_t first, hn_fed_take take, void *context)
@@ -274,16 +340,7 @@ static hn_status run_group(batch *b, const float *global, const hn_fed_task *tas
     begin_clients(b, task, n);
     HN_TRY(train(b, n));
     const double seconds = (double)(hn_clock_ns() - begun) * 1e-9;
-    HN_TRY(fetch(b, 0));
-    for (int64_t g = 0; g < n; g++) {
-        if (g + 1 < n) HN_TRY(fetch(b, g + 1));
-        HN_TRY(gather(b, g, global));
-        const hn_fed_trained t = {.value = b->value,
-                                  .loss = hn_fed_loss_mean(&b->client[g].loss),
-                                  .seconds = seconds * (double)task[g].steps / (double)steps};
-        HN_TRY(take(context, first + g, &t));
-    }
-    return HN_OK;
+    return hand_over(b, global, task, n, first, seconds / (double)steps, take, context);
 }
 
 static hn_status run_round(hn_fed_sim *s, const float *global, const hn_fed_task *task, int64_t n,

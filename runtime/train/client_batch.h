@@ -2,10 +2,11 @@
  * (engine.h). For small networks, of which one alone leaves a GPU idle.
  *
  * A group has at_once tasks; the global values are sent once and spread on the device, a step of
- * all of them is one captured graph, and the results come back while the one before is taken.
- * Clients that have no more steps are frozen and their rows padding, so a group takes as long as
- * its longest task: tasks of like lengths next to each other save time. The results are those of
- * `one` up to the rounding of fp32, and of the same bits for the same options and tasks. */
+ * all of them is one captured graph, and results come back, a few at a time, while those before are
+ * taken. Clients that have no more steps are frozen and their rows padding, so a group takes as
+ * long as its longest task: tasks of like lengths next to each other save time. The results are
+ * those of `one` up to the rounding of fp32, and of the same bits for the same options and tasks.
+ */
 #ifndef HN_CLIENT_BATCH_H
 #define HN_CLIENT_BATCH_H
 #include "runtime/train/fed_sim.h"

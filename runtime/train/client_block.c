@@ -23,10 +23,12 @@ typedef struct {
     bool gpu;
     hn_params *params; /* declared only: names and orders */
     hn_client_cnn_args args;
-    void *images, *labels; /* on a GPU */
-    int32_t *place;        /* [n]: where in a client's values element i of the payload lies */
-    float *value;          /* [n] */
-    int64_t steps;         /* that there is room for */
+    void *images, *labels;   /* on a GPU */
+    int32_t *place;          /* [n]: where in a client's values element i of the payload lies */
+    int64_t together;        /* results that are put in order and handed over at a time */
+    float *value;            /* [together][n] */
+    hn_fed_trained *trained; /* [together] */
+    int64_t steps;           /* that there is room for */
     pair start, values, rows, client_steps, loss_from, lr, loss, status;
 } blocks;
 
@@ -73,6 +75,7 @@ static void free_blocks(hn_fed_sim *s)
     hn_params_free(b->params);
     hn_free(b->place);
     hn_free(b->value);
+    hn_free(b->trained);
     hn_free(b);
 }
 
@@ -140,8 +143,10 @@ static hn_status open_values(blocks *b)
     HN_TRY(hn_vision_declare(&b->o.model->vision, b->params));
     if (hn_fed_values_count(&b->o.local, b->params) != a->n) return refuse("only --payload full");
     b->place = hn_calloc((size_t)a->n, sizeof *b->place);
-    b->value = hn_calloc((size_t)a->n, sizeof *b->value);
-    if (b->place == NULL || b->value == NULL)
+    b->together = hn_fed_together(&b->o, a->n);
+    b->value = hn_calloc((size_t)(b->together * a->n), sizeof *b->value);
+    b->trained = hn_calloc((size_t)b->together, sizeof *b->trained);
+    if (b->place == NULL || b->value == NULL || b->trained == NULL)
         return HN_FAIL(HN_ERR_MEMORY, "%" PRId64 " values of a client", a->n);
     int32_t first = 0;
     for (int64_t i = 0; i < hn_params_count(b->params); i++) {
@@ -251,15 +256,14 @@ static hn_status run(blocks *b, int64_t n)
     return hn_device_wait(b->o.device);
 }
 
-/* Client g of the group, in the order of files. */
-static hn_fed_trained result_of(blocks *b, int64_t g, double seconds)
+/* Client g of the group, in the order of files; value: its place. */
+static hn_fed_trained result_of(const blocks *b, int64_t g, double seconds, float *value)
 {
     const float *own = (const float *)b->values.host + g * b->args.n;
     const bool bad = ((const int32_t *)b->status.host)[g] != HN_CLIENT_DONE;
-    for (int64_t i = 0; i < b->args.n; i++) b->value[i] = own[b->place[i]];
-    return (hn_fed_trained){.value = b->value,
-                            .loss = bad ? NAN : ((const float *)b->loss.host)[g],
-                            .seconds = seconds};
+    for (int64_t i = 0; i < b->args.n; i++) value[i] = own[b->place[i]];
+    return (hn_fed_trained){
+        .value = value, .loss = bad ? NAN : ((const float *)b->loss.host)[g], .seconds = seconds};
 }
 
 static hn_status group(blocks *b, const hn_fed_task *task, int64_t first, int64_t n,
@@ -276,9 +280,12 @@ static hn_status group(blocks *b, const hn_fed_task *task, int64_t first, int64_
     HN_TRY(fill(b, task, n));
     HN_TRY(run(b, n));
     const double seconds = (double)(hn_clock_ns() - begun) * 1e-9 / (double)n;
-    for (int64_t g = 0; g < n; g++) {
-        const hn_fed_trained t = result_of(b, g, seconds);
-        HN_TRY(take(context, first + g, &t));
+    for (int64_t g = 0; g < n; g += b->together) {
+        const int64_t some = n - g < b->together ? n - g : b->together;
+#pragma omp parallel for schedule(static)
+        for (int64_t k = 0; k < some; k++)
+            b->trained[k] = result_of(b, g + k, seconds, b->value + k * b->args.n);
+        HN_TRY(hn_fed_hand_over(&b->sim, first + g, some, b->trained, take, context));
     }
     return HN_OK;
 }

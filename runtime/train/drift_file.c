@@ -52,8 +52,9 @@ hn_status hn_drift_file_save(const char *path, const hn_params *p, bool averages
     const char *const metadata[][2] = {{"format", "pt"},
                                        {"drift.config", text},
                                        {"drift.layout", f->layout},
-                                       {"drift.backbone", f->backbone}};
-    st = hn_st_save(path, entry, n + 1, metadata, 4, NULL, NULL);
+                                       {"drift.backbone", f->backbone},
+                                       {"drift.encoder", f->encoder}};
+    st = hn_st_save(path, entry, n + 1, metadata, 5, NULL, NULL);
 
 done:
     json_decref(config);
@@ -125,6 +126,7 @@ hn_status hn_drift_facts_read(const hn_st_file *file, hn_drift_facts *out)
     json_decref(config);
     if (st == HN_OK) st = digest_of(file, "drift.layout", f.layout);
     if (st == HN_OK) st = digest_of(file, "drift.backbone", f.backbone);
+    if (st == HN_OK) st = digest_of(file, "drift.encoder", f.encoder);
     if (st == HN_OK) st = read_sigma(file, &f);
     if (st != HN_OK)
         hn_drift_facts_free(&f);

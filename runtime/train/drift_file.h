@@ -1,9 +1,10 @@
 /* drift_file.h - a trained drift network as one safetensors file.
  *
  * Tensors     drift.* in f32, and "sigma" [tokens]
- * Metadata    "drift.config" (drift_config.h), "drift.layout" and "drift.backbone": digests of
- * which number of theta is which bias, and of the weights that the network is for Files are
- * hostile: all of it is checked. */
+ * Metadata    "drift.config" (drift_config.h); "drift.layout", "drift.backbone", "drift.encoder":
+ *             digests of which number of theta is which bias, of the weights that the network is
+ *             for, and of the encoder whose features it was trained on
+ * Files are hostile: all of it is checked. */
 #ifndef HN_DRIFT_FILE_H
 #define HN_DRIFT_FILE_H
 #include "runtime/base/save.h"
@@ -16,7 +17,7 @@ extern "C" {
 
 typedef struct {
     hn_drift_config config;
-    char layout[HN_SHA256_HEX], backbone[HN_SHA256_HEX];
+    char layout[HN_SHA256_HEX], backbone[HN_SHA256_HEX], encoder[HN_SHA256_HEX];
     float *sigma; /* [config.tokens] */
 } hn_drift_facts;
 

@@ -2,9 +2,11 @@
 
 #include <inttypes.h>
 #include <math.h>
+#include <string.h>
 
 #include "runtime/base/alloc.h"
 #include "runtime/base/clock.h"
+#include "runtime/graph/tensor.h"
 #include "runtime/train/fed_sparse.h"
 
 struct hn_fed_client {
@@ -20,20 +22,26 @@ struct hn_fed_client {
     hn_fed_task task;
     hn_fed_loss loss;
     int64_t step, begun; /* steps that are enqueued; when it began */
-    /* Held-out images, class by class. */
-    int32_t *by_class;    /* [eval->count] */
-    int64_t *class_first; /* [classes + 1] in by_class */
+    /* Held-out images. */
+    int32_t *prediction; /* host memory for whole batches of them */
     int64_t *class_rows, *class_hits;
 };
+
+static hn_device *device_of(const hn_fed_client *c)
+{
+    return hn_program_device(hn_engine_program(c->engine));
+}
 
 void hn_fed_client_free(hn_fed_client *c)
 {
     if (c == NULL) return;
     hn_fed_sparse_free(c->blocks);
+    if (c->prediction) {
+        (void)!hn_device_wait(device_of(c)); /* nothing may be on its way */
+        hn_device_release_host(device_of(c), c->prediction);
+    }
     hn_engine_free(c->engine);
     hn_free(c->image);
-    hn_free(c->by_class);
-    hn_free(c->class_first);
     hn_free(c->class_rows);
     hn_free(c->class_hits);
     hn_free(c);
@@ -63,7 +71,8 @@ static hn_status open_engine(hn_fed_client *c)
                                       .augment = l->augment,
                                       .smoothing = l->smoothing,
                                       .frozen_norm = l->frozen_norm,
-                                      .dtype = c->o.model->dtype};
+                                      .dtype = c->o.model->dtype,
+                                      .predictions = c->eval != NULL};
     hn_classifier_job_init(&c->job, &co);
     hn_sparse_options room = {0};
     if (l->support) room = hn_fed_sparse_room(l->support);
@@ -82,25 +91,18 @@ static hn_status open_engine(hn_fed_client *c)
     return hn_engine_new(&o, &c->engine);
 }
 
-/* The held-out images of class k are by_class[class_first[k] .. class_first[k + 1]), in their
- * order. */
-static hn_status sort_by_class(hn_fed_client *c)
+static hn_status make_tables(hn_fed_client *c)
 {
     const hn_images *s = c->eval;
+    const int64_t batches = hn_fed_epoch_steps(&c->o.local, s->count);
     const size_t classes = (size_t)c->o.model->vision.classes;
-    c->by_class = hn_calloc((size_t)s->count, sizeof *c->by_class);
-    c->class_first = hn_calloc(classes + 1, sizeof *c->class_first);
+    const size_t bytes = (size_t)(batches * c->o.local.batch) * sizeof *c->prediction;
     c->class_rows = hn_calloc(classes, sizeof *c->class_rows);
     c->class_hits = hn_calloc(classes, sizeof *c->class_hits);
-    if (!c->by_class || !c->class_first || !c->class_rows || !c->class_hits)
-        return HN_FAIL(HN_ERR_MEMORY, "tables of %" PRId64 " held-out images", s->count);
-    for (int64_t i = 0; i < s->count; i++) c->class_first[s->label[i] + 1]++;
-    for (size_t k = 0; k < classes; k++) c->class_first[k + 1] += c->class_first[k];
-    for (int64_t i = 0; i < s->count; i++) {
-        const int32_t k = s->label[i];
-        c->by_class[c->class_first[k] + c->class_rows[k]++] = (int32_t)i;
-    }
-    return HN_OK;
+    if (!c->class_rows || !c->class_hits)
+        return HN_FAIL(HN_ERR_MEMORY, "tables of %zu classes", classes);
+    for (int64_t i = 0; i < s->count; i++) c->class_rows[s->label[i]]++;
+    return hn_device_alloc_host(device_of(c), bytes, (void **)&c->prediction);
 }
 
 static hn_status open(hn_fed_client *c)
@@ -111,9 +113,9 @@ static hn_status open(hn_fed_client *c)
     c->image = hn_calloc((size_t)c->o.local.batch, sizeof *c->image);
     if (c->image == NULL)
         return HN_FAIL(HN_ERR_MEMORY, "%" PRId64 " numbers of images", c->o.local.batch);
-    if (c->eval) HN_TRY(sort_by_class(c));
     HN_TRY(open_engine(c));
     HN_TRY(hn_engine_allocate(c->engine));
+    if (c->eval) HN_TRY(make_tables(c));
     const hn_params *p = hn_engine_params(c->engine);
     const hn_fed_support *support = c->o.local.support;
     c->n_dense = c->n_values = hn_fed_values_count(&c->o.local, p);
@@ -229,34 +231,38 @@ hn_status hn_fed_client_train(hn_fed_client *c, const hn_fed_task *t, hn_fed_tra
 
 /* ---- evaluation ---- */
 
-static hn_status evaluate_class(hn_fed_client *c, int64_t k, hn_eval_sums *sums)
+/* Every held-out image, in order; the predictions of a batch are on their way while the next one is
+ * made, and all is waited for once. */
+static hn_status run_eval(hn_fed_client *c, hn_eval_sums *sums)
 {
-    const int64_t batch = c->o.local.batch, end = c->class_first[k + 1];
+    const int64_t batch = c->o.local.batch, n = c->eval->count;
+    const size_t bytes = (size_t)batch * sizeof *c->prediction;
     HN_TRY(hn_engine_eval_begin(c->engine));
-    for (int64_t at = c->class_first[k]; at < end; at += batch) {
-        for (int64_t i = 0; i < batch; i++) c->image[i] = at + i < end ? c->by_class[at + i] : -1;
+    for (int64_t at = 0; at < n; at += batch) {
+        for (int64_t i = 0; i < batch; i++) c->image[i] = at + i < n ? (int32_t)(at + i) : -1;
         HN_TRY(put_batch(c, c->eval, c->stream_eval));
         HN_TRY(hn_engine_eval_batch(c->engine));
+        HN_TRY(hn_device_fetch(device_of(c), c->prediction + at, c->job.prediction->data, bytes));
     }
-    return hn_engine_eval_sums(c->engine, sums);
+    return hn_engine_eval_sums(c->engine, sums); /* behind all of them */
 }
 
 hn_status hn_fed_client_evaluate(hn_fed_client *c, hn_fed_scores *out)
 {
     hn_fed_scores s = {.class_rows = c->class_rows, .class_hits = c->class_hits};
-    if (c->eval == NULL)
-        return HN_FAIL(HN_ERR_ARG, "evaluation of a client without held-out images");
-    for (int64_t k = 0; k < c->o.model->vision.classes; k++) {
-        hn_eval_sums sums;
-        HN_TRY(evaluate_class(c, k, &sums));
-        c->class_rows[k] = sums.rows;
-        c->class_hits[k] = sums.hits;
-        s.loss += sums.loss;
-        s.rows += sums.rows;
-        s.hits += sums.hits;
+    const hn_images *set = c->eval;
+    hn_eval_sums sums;
+    if (set == NULL) return HN_FAIL(HN_ERR_ARG, "evaluation of a client without held-out images");
+    HN_TRY(run_eval(c, &sums));
+    memset(c->class_hits, 0, (size_t)c->o.model->vision.classes * sizeof *c->class_hits);
+    for (int64_t i = 0; i < set->count; i++) {
+        const bool hit = c->prediction[i] == set->label[i];
+        c->class_hits[set->label[i]] += hit;
+        s.hits += hit;
     }
+    s.rows = set->count;
     s.accuracy = s.rows > 0 ? (double)s.hits / (double)s.rows : NAN;
-    s.loss = s.rows > 0 ? s.loss / (double)s.rows : NAN;
+    s.loss = s.rows > 0 ? sums.loss / (double)s.rows : NAN;
     *out = s;
     return HN_OK;
 }

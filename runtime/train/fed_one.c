@@ -94,7 +94,7 @@ static hn_status take_ready(one *o, work *w)
         r->there = false;
         if (o->fisher) HN_TRY(hn_fed_fisher_of(o->fisher, &w->task[w->taken], r->value, o->h));
         r->trained.fisher = o->h;
-        HN_TRY(w->take(w->context, w->taken, &r->trained));
+        HN_TRY(hn_fed_hand_over(&o->sim, w->taken, 1, &r->trained, w->take, w->context));
         w->taken++;
     }
     return HN_OK;

@@ -36,11 +36,12 @@ static hn_status put_batch(segment_sim *s, const hn_fed_task *t, int64_t step)
 {
     hn_engine_input in;
     const int64_t voxels = hn_patches_voxels(s->o.train);
+    const int64_t values = hn_patches_values(s->o.train);
     (void)hn_fed_rows(&s->o.local, t, step, s->sample);
     HN_TRY(hn_engine_batch(s->engine, &in));
     const hn_segmenter_batch b = hn_segmenter_batch_of(&in);
     for (int64_t i = 0; i < s->o.local.batch; i++) {
-        float *const value = b.value + i * voxels;
+        float *const value = b.value + i * values;
         int32_t *const label = b.label + i * voxels;
         if (s->sample[i] < 0)
             hn_patches_padding(s->o.train, value, label);
@@ -98,7 +99,7 @@ static hn_status run_round(hn_fed_sim *sim, const float *global, const hn_fed_ta
         HN_TRY(train(s, &task[i], &t));
         HN_TRY(hn_fed_values_get(&s->o.local, p, s->value));
         t.value = s->value;
-        HN_TRY(take(context, i, &t));
+        HN_TRY(hn_fed_hand_over(sim, i, 1, &t, take, context));
     }
     return HN_OK;
 }
@@ -114,8 +115,16 @@ static void release(hn_fed_sim *sim)
     hn_free(s);
 }
 
+static hn_status check_channels(const hn_seg_config *c, int64_t channels)
+{
+    if (channels == c->channels) return HN_OK;
+    return HN_FAIL(HN_ERR_SHAPE, "volumes of %" PRId64 " channel(s) for %s, which reads %" PRId64,
+                   channels, c->architecture, c->channels);
+}
+
 static hn_status check(const hn_fed_segment_options *o)
 {
+    HN_TRY(check_channels(o->config, hn_patches_channels(o->train)));
     const hn_fed_local *l = &o->local;
     if (l->batch < 1 || o->per_region < 1 ||
         o->per_region > INT32_MAX / hn_patches_regions(o->train)->count)
@@ -200,8 +209,8 @@ static void piece_free(piece *p)
 static hn_status cut(const hn_volume *v, const hn_region *r, piece *out)
 {
     const size_t n = (size_t)(r->size[0] * r->size[1] * r->size[2]);
-    const size_t line = (size_t)r->size[2];
-    *out = (piece){hn_malloc(n * sizeof(float)), hn_malloc(n), hn_malloc(n)};
+    const size_t line = (size_t)r->size[2], channels = (size_t)v->channels;
+    *out = (piece){hn_malloc(n * channels * sizeof(float)), hn_malloc(n), hn_malloc(n)};
     if (out->value == NULL || out->want == NULL || out->got == NULL)
         return HN_FAIL(HN_ERR_MEMORY, "no memory for a region of %zu voxels", n);
     for (int64_t x = 0; x < r->size[0]; x++)
@@ -210,8 +219,10 @@ static hn_status cut(const hn_volume *v, const hn_region *r, piece *out)
             const int64_t from =
                 ((r->at[0] + x) * v->size[1] + r->at[1] + y) * v->size[2] + r->at[2];
             memcpy(out->want + to, v->label + from, line);
-            for (size_t z = 0; z < line; z++)
-                out->value[to + z] = r->scale * v->value[from + (int64_t)z] + r->shift;
+            const float *value = v->value + from * v->channels;
+            for (size_t z = 0; z < line * channels; z++)
+                out->value[to * channels + z] =
+                    r->scale[z % channels] * value[z] + r->shift[z % channels];
         }
     return HN_OK;
 }
@@ -251,6 +262,7 @@ hn_status hn_fed_segment_evaluate(hn_fed_sim *sim, const hn_volumes *v, const hn
     if (!v->labelled || v->n_classes > classes)
         return HN_FAIL(HN_ERR_ARG, "volumes with %d classes for a network of %d", (int)v->n_classes,
                        classes);
+    HN_TRY(check_channels(s->o.config, v->channels));
     if (r->count < 1) return HN_FAIL(HN_ERR_ARG, "no region to evaluate");
     for (int64_t i = 0; i < r->count; i++) {
         const hn_region *p = &r->region[i];

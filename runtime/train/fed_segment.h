@@ -40,7 +40,8 @@ int64_t hn_fed_segment_samples(const hn_patches *p, int64_t per_region);
 /* group    out [samples] the site of each */
 void hn_fed_segment_sites(const hn_patches *p, int64_t per_region, int32_t *group);
 
-/* Errors  HN_ERR_ARG: options; those of hn_engine_new */
+/* Errors  HN_ERR_ARG: options; HN_ERR_SHAPE: volumes of other channels than the network's; those of
+ *         hn_engine_new */
 HN_NODISCARD hn_status hn_fed_segment_new(const hn_fed_segment_options *o, hn_fed_sim **out);
 /* The engine behind it: parameters, plan and memory; not to be stepped. Its values are those of the
  * seed until hn_fed_values_set or a round. */
@@ -56,8 +57,8 @@ typedef struct {
 
 /* Segments regions with the engine's values as they are, with the intensities of their sites, each
  * through windows that see nothing outside of it.
- * Errors   HN_ERR_ARG: volumes without labels, a class that the network does not have; those of
- *          hn_segmenter_volume */
+ * Errors   HN_ERR_ARG: volumes without labels, a class that the network does not have;
+ *          HN_ERR_SHAPE: other channels than the network's; those of hn_segmenter_volume */
 HN_NODISCARD hn_status hn_fed_segment_evaluate(hn_fed_sim *s, const hn_volumes *v,
                                                const hn_regions *r, const hn_segmenter_blend *how,
                                                hn_fed_segment_scores *out);

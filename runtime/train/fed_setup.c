@@ -292,11 +292,22 @@ hn_status hn_fed_setup_take(hn_fed_setup *s, const void *bytes, size_t n)
 
 /* ---- clients ---- */
 
+/* No more than there are. */
+static int64_t eval_batch(const hn_fed_setup *s)
+{
+    enum { MOST = 1024, SIDE = 112 }; /* by default: and their pixels */
+    const int64_t side = s->model.vision.image, n = hn_image_set_view(s->eval)->count;
+    const int64_t fit = MOST * SIDE * SIDE / (side * side);
+    const int64_t few = fit < 1 ? 1 : fit < MOST ? fit : MOST;
+    const int64_t batch = s->c->eval_batch > 0 ? s->c->eval_batch : few;
+    return batch < n ? batch : n;
+}
+
 hn_status hn_fed_setup_evaluator(const hn_fed_setup *s, hn_fed_client **out)
 {
     hn_fed_sim_options o = s->sim;
     o.images = NULL;
-    o.local.batch = s->c->eval_batch;
+    o.local.batch = eval_batch(s);
     return hn_fed_client_new(&o, hn_image_set_view(s->eval), out);
 }
 

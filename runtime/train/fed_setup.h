@@ -92,7 +92,7 @@ void hn_fed_setup_close(hn_fed_setup *s);
 HN_NODISCARD hn_status hn_fed_setup_choose(hn_fed_setup *s);
 HN_NODISCARD hn_status hn_fed_setup_take(hn_fed_setup *s, const void *bytes, size_t n);
 
-/* A client that evaluates only, in batches of eval_batch. */
+/* A client that evaluates only, in batches of eval_batch; no more than the held-out images. */
 HN_NODISCARD hn_status hn_fed_setup_evaluator(const hn_fed_setup *s, hn_fed_client **out);
 /* Names and shapes of what travels. Where something stays it belongs to that, and is bound to it
  * (hn_fed_layout_bind): the tensors of the base's files or, without any, its configuration and

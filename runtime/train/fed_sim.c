@@ -118,6 +118,26 @@ void hn_fed_put_rows(const hn_images *s, bool streams, const int32_t *image, int
     }
 }
 
+/* ---- results ---- */
+
+int64_t hn_fed_together(const hn_fed_sim_options *o, int64_t n_values)
+{
+    const int64_t fit = HN_FED_TOGETHER / ((int64_t)sizeof(float) * n_values);
+    const int64_t n = o->together > 0 ? o->together : fit > 0 ? fit : 1;
+    return n < o->at_once ? n : o->at_once;
+}
+
+hn_status hn_fed_hand_over(const hn_fed_sim *s, int64_t first, int64_t n, const hn_fed_trained *t,
+                           hn_fed_take take, void *context)
+{
+    if (s->prepare != NULL) {
+#pragma omp parallel for schedule(dynamic) if (n > 1)
+        for (int64_t i = 0; i < n; i++) s->prepare(context, first + i, &t[i]);
+    }
+    for (int64_t i = 0; i < n; i++) HN_TRY(take(context, first + i, &t[i]));
+    return HN_OK;
+}
+
 /* ---- loss ---- */
 
 hn_fed_loss hn_fed_loss_begin(const hn_fed_local *l, const hn_fed_task *t)

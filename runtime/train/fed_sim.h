@@ -67,6 +67,8 @@ typedef struct {
     hn_fed_local local;
     uint64_t seed;          /* of parameters that are in no file */
     int64_t at_once;        /* tasks in a group, at most; one by one for `one`, but for its lanes */
+    int64_t together;       /* results of a group that are handed over at a time, at most; 0: as
+                             * many as HN_FED_TOGETHER bytes hold */
     hn_device *const *lane; /* [lanes - 1] of `one`: more devices like the first, of one GPU */
     int64_t lanes;          /* 0 and 1: one task after the other */
 } hn_fed_sim_options;
@@ -91,10 +93,14 @@ typedef struct {
 /* Receives the result of task i of the round; value lives until it returns. Errors end the round.
  */
 typedef hn_status (*hn_fed_take)(void *context, int64_t i, const hn_fed_trained *t);
+/* Does ahead of it what needs no order: for several results at a time, on several threads. Where a
+ * round ends early, some of them are never taken. */
+typedef void (*hn_fed_prepare)(void *context, int64_t i, const hn_fed_trained *t);
 
 typedef struct hn_fed_sim hn_fed_sim;
 struct hn_fed_sim {
     int64_t n_values;
+    hn_fed_prepare prepare; /* of whoever calls round, with its context; NULL: nothing to do */
     /* Runs task[0 .. n) from the same global values [n_values]; take gets them in that order.
      * NaN that training made is a result as others are: whoever aggregates refuses it.
      * Errors   HN_ERR_ARG: a task without images or steps, an image out of range; those of a run */
@@ -124,6 +130,13 @@ bool hn_fed_streams(const hn_fed_sim_options *o, const hn_images *set);
 /* Image numbers of rows (-1: padding) as `rows` rows of a micro-batch from row `first` on. */
 void hn_fed_put_rows(const hn_images *set, bool streams, const int32_t *image, int64_t first,
                      int64_t rows, const hn_classifier_batch *out);
+
+enum { HN_FED_TOGETHER = 1 << 26 }; /* bytes */
+/* How many results of n_values each a group hands over at a time, at least 1. */
+int64_t hn_fed_together(const hn_fed_sim_options *o, int64_t n_values);
+/* Hands results t[0 .. n) of the tasks from `first` on over: prepare on all threads, then take. */
+HN_NODISCARD hn_status hn_fed_hand_over(const hn_fed_sim *s, int64_t first, int64_t n,
+                                        const hn_fed_trained *t, hn_fed_take take, void *context);
 
 /* Of the order of images and of all that is random: a function of (seed, round, client). */
 uint64_t hn_fed_task_seed(uint64_t seed, int64_t round, int64_t client);

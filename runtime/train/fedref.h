@@ -29,7 +29,7 @@ extern "C" {
 
 /* Of --model's that segment volumes (seg_model.h). */
 typedef struct {
-    const char *labels, *eval_labels, *intensity, *relabel, *patch, *window, *sites;
+    const char *labels, *eval_labels, *channels, *intensity, *relabel, *patch, *window, *sites;
     int64_t volume, per_region;
     double foreground, flip, scale_spread, shift_spread, pad;
     double w_dice, w_focal, w_cross, focal_alpha, focal_gamma;

@@ -71,6 +71,14 @@ typedef struct {
     float *residual; /* owned; NULL: there was none */
 } hn_fedref_old;
 
+/* What became of a client's message on its way. */
+typedef struct {
+    hn_status encoded, decoded;
+    size_t n_bytes;
+    hn_fed_head head;
+    char reason[1024]; /* of the one that failed */
+} hn_fedref_message;
+
 typedef struct {
     const hn_fedref_config *c;
     const hn_verb_call *call;
@@ -91,9 +99,12 @@ typedef struct {
     hn_fed_call *calls; /* [per_round] */
     hn_fed_task *task;  /* [per_round] of those who work */
     hn_fed_bytes ids;   /* of the blocks that travel: a client's first message; empty: none do */
-    hn_fed_bytes down, up;
-    float *sent;        /* [layout n] the model as clients have it */
-    float *received;    /* [per_round][layout n] updates, until the round is over */
+    hn_fed_bytes down;
+    hn_fed_bytes *up;           /* [threads] */
+    int threads;                /* that clients' messages are on their way on */
+    hn_fedref_message *message; /* [per_round] of each task */
+    float *sent;                /* [layout n] the model as clients have it */
+    float *received;    /* [per_round][layout n] updates of tasks, until the round is over */
     float *fisher;      /* NULL, or [per_round][layout values] of them */
     float **residual;   /* [clients]: [layout values], or NULL where it is zero */
     hn_fedref_old *old; /* [per_round], of them n_old: while a round is open */

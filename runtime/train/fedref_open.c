@@ -3,6 +3,7 @@
 #include <ctype.h>
 #include <inttypes.h>
 #include <math.h>
+#include <omp.h>
 #include <string.h>
 
 #include "runtime/base/alloc.h"
@@ -18,7 +19,9 @@ void hn_fedref_close(hn_fedref *r)
     hn_fed_server_free(r->server);
     hn_fed_bytes_free(&r->ids);
     hn_fed_bytes_free(&r->down);
-    hn_fed_bytes_free(&r->up);
+    for (int k = 0; r->up && k < r->threads; k++) hn_fed_bytes_free(&r->up[k]);
+    hn_free(r->up);
+    hn_free(r->message);
     for (int64_t k = 0; r->residual && k < r->partition.clients; k++) hn_free(r->residual[k]);
     hn_free(r->residual);
     hn_free(r->sent);
@@ -225,7 +228,11 @@ static hn_status open_simulation(hn_fedref *r)
     r->sent = hn_malloc((size_t)n * sizeof *r->sent);
     r->received = hn_malloc((size_t)(n * each) * sizeof *r->received);
     if (r->method.fisher) r->fisher = hn_malloc((size_t)(r->layout.values * each) * sizeof(float));
-    if (r->sent == NULL || r->received == NULL || (r->method.fisher && r->fisher == NULL))
+    r->threads = omp_get_max_threads();
+    r->up = hn_calloc((size_t)r->threads, sizeof *r->up);
+    r->message = hn_calloc((size_t)each, sizeof *r->message);
+    if (r->sent == NULL || r->received == NULL || (r->method.fisher && r->fisher == NULL) ||
+        r->up == NULL || r->message == NULL)
         return HN_FAIL(HN_ERR_MEMORY, "%" PRId64 " updates of %" PRId64 " values", each, n);
     HN_TRY(open_server(r));
     if (r->method.fisher) r->about->local.fisher_images = r->c->fisher_images;

@@ -42,10 +42,10 @@ static const struct {
 enum { N_SERVER = sizeof server_options / sizeof *server_options };
 
 static const char *const volume_options[] = {
-    "labels",       "eval-labels", "volume",       "intensity",    "relabel",     "patch",
-    "per-region",   "foreground",  "flip",         "pad-value",    "sites",       "scale-spread",
-    "shift-spread", "dice-weight", "focal-weight", "cross-weight", "focal-alpha", "focal-gamma",
-    "window",       "overlap",     "gaussian"};
+    "labels",       "eval-labels",  "channels",    "volume",       "intensity",    "relabel",
+    "patch",        "per-region",   "foreground",  "flip",         "pad-value",    "sites",
+    "scale-spread", "shift-spread", "dice-weight", "focal-weight", "cross-weight", "focal-alpha",
+    "focal-gamma",  "window",       "overlap",     "gaussian"};
 enum { N_VOLUME = sizeof volume_options / sizeof *volume_options };
 
 static const char *const image_options[] = {

@@ -2,6 +2,7 @@
  * takes those that are good. */
 #include <inttypes.h>
 #include <math.h>
+#include <omp.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -13,7 +14,6 @@
 typedef struct {
     hn_fedref *r;
     int64_t number, working; /* tasks */
-    int64_t arrived;         /* updates in r->received */
     int64_t refusals;        /* before it */
     hn_fedref_round row;
 } round_state;
@@ -67,15 +67,18 @@ static void take_back(round_state *s)
 }
 
 /* A copy of the client's residual to be worked on; the one it had is kept until the round is over.
- */
+ * From several threads, each of another client. */
 static hn_status replace_residual(hn_fedref *r, int64_t client)
 {
     const size_t bytes = (size_t)r->layout.values * sizeof(float);
     float *had = r->residual[client], *now = hn_calloc(1, bytes);
     if (now == NULL) return HN_FAIL(HN_ERR_MEMORY, "residual of client %" PRId64, client);
     if (had != NULL) memcpy(now, had, bytes);
+    int64_t at;
     r->residual[client] = now;
-    r->old[r->n_old++] = (hn_fedref_old){.client = client, .residual = had};
+#pragma omp atomic capture
+    at = r->n_old++;
+    r->old[at] = (hn_fedref_old){.client = client, .residual = had};
     return HN_OK;
 }
 
@@ -151,7 +154,8 @@ static bool is_refusal(hn_status st)
     return st == HN_ERR_FORMAT || st == HN_ERR_SHAPE || st == HN_ERR_ARG || st == HN_ERR_NUMERIC;
 }
 
-static hn_status encode(round_state *s, const hn_fed_task *task, const hn_fed_trained *t)
+static hn_status encode(round_state *s, const hn_fed_task *task, const hn_fed_trained *t,
+                        hn_fed_bytes *up)
 {
     hn_fedref *r = s->r;
     const hn_fed_config *c = &r->c->fed;
@@ -168,34 +172,56 @@ static hn_status encode(round_state *s, const hn_fed_task *task, const hn_fed_tr
         if (c->feedback) HN_TRY(replace_residual(r, task->client));
         coding.residual = r->residual[task->client];
     }
-    HN_TRY(hn_fed_encode_update(&r->layout, &u, &coding, &r->up));
-    hn_fedref_damage(r, s->number, task->client, &r->up);
+    HN_TRY(hn_fed_encode_update(&r->layout, &u, &coding, up));
+    hn_fedref_damage(r, s->number, task->client, up);
     return HN_OK;
 }
 
-/* From bytes to the server, as from a socket: all it knows is whose turn it was. */
-static hn_status receive(round_state *s, int64_t client)
+/* Where the update of task i goes, and its Fisher diagonal. */
+static float *received(const hn_fedref *r, int64_t i) { return r->received + i * r->layout.n; }
+
+static float *fisher(const hn_fedref *r, int64_t i)
 {
-    hn_fedref *r = s->r;
-    hn_fed_head head;
-    float *value = r->received + s->arrived * r->layout.n;
-    float *fisher = r->fisher ? r->fisher + s->arrived * r->layout.values : NULL;
-    hn_status st = hn_fed_decode(&r->layout, r->up.data, r->up.n, HN_FED_UPDATE, s->number, r->sent,
-                                 &head, value, fisher);
-    if (st == HN_OK && head.client != client)
-        st = HN_FAIL(HN_ERR_ARG, "a message of client %" PRId64, head.client);
-    if (st != HN_OK) {
-        hn_fed_server_reject(r->server);
-        return st;
-    }
-    s->arrived++;
-    const hn_fed_update u = {.client = client,
-                             .round = head.round,
-                             .samples = head.samples,
-                             .loss = head.loss,
-                             .value = value,
-                             .fisher = fisher};
-    return hn_fed_server_add(r->server, &u);
+    return r->fisher ? r->fisher + i * r->layout.values : NULL;
+}
+
+/* As from a socket: all that is known is whose turn it was. */
+static hn_status decode(const round_state *s, int64_t i, const hn_fed_bytes *up, hn_fed_head *head)
+{
+    const hn_fedref *r = s->r;
+    HN_TRY(hn_fed_decode(&r->layout, up->data, up->n, HN_FED_UPDATE, s->number, r->sent, head,
+                         received(r, i), fisher(r, i)));
+    if (head->client == r->task[i].client) return HN_OK;
+    return HN_FAIL(HN_ERR_ARG, "a message of client %" PRId64, head->client);
+}
+
+/* The message of task i from its client to the server's memory; several at a time. */
+static void prepare(void *context, int64_t i, const hn_fed_trained *t)
+{
+    round_state *s = context;
+    hn_fed_bytes *up = &s->r->up[omp_get_thread_num()];
+    hn_fedref_message *m = &s->r->message[i];
+    m->decoded = HN_OK;
+    m->encoded = encode(s, &s->r->task[i], t, up);
+    m->n_bytes = up->n;
+    if (m->encoded == HN_OK) m->decoded = decode(s, i, up, &m->head);
+    if (m->encoded != HN_OK || m->decoded != HN_OK)
+        snprintf(m->reason, sizeof m->reason, "%s", hn_last_text());
+}
+
+static hn_status to_server(const round_state *s, int64_t i)
+{
+    const hn_fedref *r = s->r;
+    const hn_fedref_message *m = &r->message[i];
+    const hn_fed_update u = {.client = m->head.client,
+                             .round = m->head.round,
+                             .samples = m->head.samples,
+                             .loss = m->head.loss,
+                             .value = received(r, i),
+                             .fisher = fisher(r, i)};
+    if (m->decoded == HN_OK) return hn_fed_server_add(r->server, &u);
+    hn_fed_server_reject(r->server);
+    return HN_FAIL(m->decoded, "%s", m->reason);
 }
 
 static hn_status take(void *context, int64_t i, const hn_fed_trained *t)
@@ -203,19 +229,19 @@ static hn_status take(void *context, int64_t i, const hn_fed_trained *t)
     round_state *s = context;
     hn_fedref *r = s->r;
     const int64_t client = r->task[i].client;
+    const hn_fedref_message *m = &r->message[i];
     hn_fedref_tally *tally = &r->tally[client];
     char detail[96];
     s->row.client_s += t->seconds;
     tally->seconds += t->seconds;
-    hn_status st = encode(s, &r->task[i], t);
-    if (st == HN_ERR_NUMERIC) { /* it has nothing that could be sent */
+    if (m->encoded == HN_ERR_NUMERIC) { /* it has nothing that could be sent */
         hn_fed_server_reject(r->server);
-        return refuse(s, client, hn_last_text());
+        return refuse(s, client, m->reason);
     }
-    HN_TRY(st);
-    tally->bytes_up += (double)r->up.n;
-    s->row.bytes_up += (double)r->up.n;
-    st = receive(s, client);
+    if (m->encoded != HN_OK) return HN_FAIL(m->encoded, "%s", m->reason);
+    tally->bytes_up += (double)m->n_bytes;
+    s->row.bytes_up += (double)m->n_bytes;
+    const hn_status st = to_server(s, i);
     if (is_refusal(st)) return refuse(s, client, hn_last_text());
     if (st == HN_OK) tally->used++;
     snprintf(detail, sizeof detail, "client %" PRId64 "/%" PRId64 " loss %.4f", i + 1, s->working,
@@ -313,7 +339,9 @@ static hn_status run(round_state *s)
     HN_TRY(send_model(s));
     HN_TRY(call_clients(s));
     HN_TRY(hn_fed_server_begin(r->server, s->number));
-    HN_TRY(r->about->sim->round(r->about->sim, r->sent, r->task, s->working, take, s));
+    hn_fed_sim *sim = r->about->sim;
+    sim->prepare = prepare;
+    HN_TRY(sim->round(sim, r->sent, r->task, s->working, take, s));
     HN_TRY(aggregate(s));
     return evaluate(s);
 }

@@ -20,6 +20,7 @@ typedef struct {
     const hn_fedref_config *c;
     hn_log log;
     hn_seg_model model;
+    hn_volume_channels channels;
     hn_volumes train, other; /* other: of --eval-data; empty: regions of `train` are held out */
     hn_regions all, train_regions, eval_regions;
     hn_patches *patches;
@@ -97,6 +98,7 @@ static hn_status read_volumes(const volumes_subject *m, const char *data, const 
     hn_relabel relabel[MOST_RELABELLED];
     hn_volume_options o = {.data = data,
                            .labels = labels,
+                           .channels = m->channels,
                            .volume = v->volume,
                            .relabel = relabel,
                            .n_classes = (int32_t)m->model.config.classes};
@@ -231,15 +233,18 @@ static hn_status name_sites(volumes_subject *m)
 /* Of the values and labels, and of the boxes that are cut out of them, one after the other. */
 static hn_status digest_regions(const hn_volumes *v, const hn_regions *r, char hex[HN_SHA256_HEX])
 {
-    char text[512];
+    char text[1024];
     memcpy(hex, v->digest, HN_SHA256_HEX);
     for (int64_t i = 0; i < r->count; i++) {
         const hn_region *p = &r->region[i];
-        const int n = snprintf(text, sizeof text,
-                               "%s %" PRId64 " at %" PRId64 " %" PRId64 " %" PRId64 " size %" PRId64
-                               " %" PRId64 " %" PRId64 " site %d %a %a",
-                               hex, p->volume, p->at[0], p->at[1], p->at[2], p->size[0], p->size[1],
-                               p->size[2], (int)p->site, (double)p->scale, (double)p->shift);
+        int n = snprintf(text, sizeof text,
+                         "%s %" PRId64 " at %" PRId64 " %" PRId64 " %" PRId64 " size %" PRId64
+                         " %" PRId64 " %" PRId64 " site %d %a %a",
+                         hex, p->volume, p->at[0], p->at[1], p->at[2], p->size[0], p->size[1],
+                         p->size[2], (int)p->site, (double)p->scale[0], (double)p->shift[0]);
+        for (int32_t c = 1; c < v->channels; c++)
+            n += snprintf(text + n, sizeof text - (size_t)n, " %a %a", (double)p->scale[c],
+                          (double)p->shift[c]);
         HN_TRY(hn_sha256(text, (size_t)n, hex));
     }
     return HN_OK;
@@ -270,13 +275,12 @@ static hn_adapt_kind what_travels(const void *context, const char *name)
 static hn_status open_model(volumes_subject *m)
 {
     const hn_fed_config *f = &m->c->fed;
-    const hn_seg_model_options o = {
-        .path = f->model, .weights = or_null(f->weights), .classes = f->classes};
+    HN_TRY(hn_volume_channels_parse(m->c->volumes.channels, &m->channels));
+    const hn_seg_model_options o = {.path = f->model,
+                                    .weights = or_null(f->weights),
+                                    .classes = f->classes,
+                                    .channels = m->channels.n > 0 ? m->channels.n : 1};
     HN_TRY(hn_seg_model_open(&o, &m->model));
-    if (m->model.config.channels != 1)
-        return HN_FAIL(HN_ERR_UNSUPPORTED,
-                       "--model %s: volumes of %" PRId64 " channels; those that are read have one",
-                       f->model, m->model.config.channels);
     return hn_seg_model_digest(&m->model, (uint64_t)f->seed, m->base_digest);
 }
 

@@ -119,7 +119,8 @@ static void predict(const head *d, int64_t query, int32_t *out)
     *out = -1;
     logits(d, d->h->support + query);
     for (int64_t c = 0; c < d->h->ways; c++)
-        if (d->rows_of[c] > 0 && (*out < 0 || d->z[c] > d->z[*out])) *out = (int32_t)c;
+        if (d->rows_of[c] > 0 && (*out < 0 ? !isnan(d->z[c]) : d->z[c] > d->z[*out]))
+            *out = (int32_t)c;
 }
 
 hn_status hn_few_shot_head_tune(hn_few_shot_head *h)

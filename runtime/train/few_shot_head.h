@@ -24,7 +24,7 @@ extern "C" {
 typedef struct {
     const float *feature;         /* in  [support + queries, width] */
     const int32_t *label;         /* in  [support]; HN_LABEL_IGNORED: padding */
-    int32_t *prediction;          /* out [queries] */
+    int32_t *prediction;          /* out [queries]; -1: each z is a NaN */
     double loss_first, loss_last; /* out */
     int64_t support, queries, width, ways, steps;
     double lr;

@@ -34,6 +34,16 @@ HN_NODISCARD hn_status hn_few_shot_mean_of(const double *value, int64_t n, hn_fe
  * a, b     [n] of the same episodes in the same order: a promise of the caller */
 HN_NODISCARD hn_status hn_few_shot_difference(const double *a, const double *b, int64_t n,
                                               hn_few_shot_mean *out);
+/* Over K domains that weigh alike, however many episodes each has:
+ *   mean = sum_k mean_k / K
+ *   ci95 = 1.96 sqrt(sum_k sd_k^2 / n_k) / K = sqrt(sum_k ci95_k^2) / K
+ *   sd   = sqrt(sum_k sd_k^2 / K),  n = sum_k n_k
+ * The episodes are what is drawn, the domains are given: what domains differ by from each other is
+ * not in the interval, which speaks of these domains only.
+ * of       [domains] e.g. differences of each
+ * Errors   HN_ERR_ARG also for a domain (by its number) with one episode: it has no interval */
+HN_NODISCARD hn_status hn_few_shot_over_domains(const hn_few_shot_mean *of, int64_t domains,
+                                                hn_few_shot_mean *out);
 /* The interval does not contain 0 (n 1: never). */
 bool hn_few_shot_differs(const hn_few_shot_mean *d);
 

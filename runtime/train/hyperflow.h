@@ -9,22 +9,26 @@
  *   train      encoder (where it is to be trained here), its features, the drift network
  *   eval       methods on test episodes, the same ones for every method: a cell for each pair of
  *              method and domain; what is chosen (learning rate, stop time) is chosen on validation
- *              episodes, which hold no test image and, of a domain of training, no test class
+ *              episodes, which hold no test image and, of a domain of training, no test class;
+ *              --one-shot-runs adds Omniglot's own 20 episodes as a domain
  *   adapt      one support set: its biases as a file, predictions
  *   export     backbone, encoder and drift network as one file
  *   apply      adapt with that file alone
  *
  * A run's folder:
  *   run.yaml  index.json        options of generate; what a continuation is compared by
+ *                               (at_once: how many episodes of a domain were tuned at once)
  *   rates.json                  learning rates that were chosen for the trajectories, by domain
  *   trajectories.bin            runtime/flow/trajectory.h
- *   encoder/                    a model folder, where it was trained here
+ *   encoder/                    a model folder, where it was trained here: one for all networks
  *   features/<domain>.safetensors  of all its images, by the encoder
  *   <drift>/                    network of that name: drift_train.h has its files; encoder.json
  *   cells/<method>.<domain>.json   accuracies of every episode, what was chosen, seconds; of an
- *                               integration that is not the default one the method's name says so
+ *                               integration what an episode costs beside full fine-tuning, and the
+ *                               method's name says what is not the default
  *   cells/descent.json          support loss of training tasks along integration, and along tuning
- *   result.json  accuracy.*  descent.*   all cells with paired differences; pictures
+ *   result.json  accuracy.*  descent.*   all cells with paired differences, whether they are what
+ *                               is expected (hyperflow_results.h); pictures
  */
 #ifndef HN_HYPERFLOW_H
 #define HN_HYPERFLOW_H
@@ -46,7 +50,7 @@ typedef struct {
     /* domains */
     const char *data, *split;
     hn_text_list train_domains, test_domains;
-    hn_text_list hold_out;
+    hn_text_list splits, hold_out;
     int64_t class_images;
     double held_images;
     /* episodes */
@@ -77,6 +81,7 @@ typedef struct {
     /* verbs on a run that is there */
     const char *run, *to, *file;
     hn_text_list methods, only;
+    const char *one_shot_runs;
     /* adapt */
     const char *support, *query_images, *of;
     int64_t episode;

@@ -33,7 +33,7 @@ typedef struct {
     hn_adaptor *adaptor;
     float *theta;
     int32_t *prediction;
-    double ms;
+    double ms; /* of the second run */
 } adapting;
 
 static void adapting_free(adapting *a)
@@ -321,7 +321,19 @@ static hn_status open_adaptor(adapting *a)
     return hn_adaptor_set_stop(a->adaptor, r->c->stop);
 }
 
-static hn_status run(adapting *a)
+/* A network that was damaged, or is integrated beyond what it has learned. */
+static hn_status check_theta(const adapting *a)
+{
+    const hn_hyperflow *r = a->r;
+    const hn_theta_part *p = hn_theta_not_finite(&r->theta, a->theta);
+    if (p == NULL) return HN_OK;
+    return HN_FAIL(HN_ERR_NUMERIC,
+                   "%s: integration (%s %" PRId64 ", stop %g) comes to numbers that are not finite",
+                   p->name, r->c->integrator, r->c->integration_steps, r->c->stop);
+}
+
+/* Adapts and, where there are queries, classifies; a->ms of all but the upload. */
+static hn_status run_once(adapting *a)
 {
     hn_adaptor_batch b;
     const hn_adaptor_task t = {.support = a->support,
@@ -330,15 +342,24 @@ static hn_status run(adapting *a)
                                .query_label = a->query_label,
                                .n_support = a->n_support,
                                .n_query = a->n_query};
-    a->theta = hn_malloc((size_t)a->r->theta.count * sizeof *a->theta);
-    a->prediction = hn_calloc((size_t)a->n_query + 1, sizeof *a->prediction);
-    if (a->theta == NULL || a->prediction == NULL) return HN_FAIL(HN_ERR_MEMORY, "results");
     HN_TRY(hn_adaptor_batch_of(a->adaptor, &b));
     HN_TRY(hn_adaptor_put(a->adaptor, &b, 0, &t));
     const int64_t begun = hn_clock_ns();
     HN_TRY(hn_adaptor_run(a->adaptor));
     HN_TRY(hn_adaptor_theta(a->adaptor, a->theta));
     a->ms = (double)(hn_clock_ns() - begun) * 1e-6;
+    return HN_OK;
+}
+
+/* Twice, to the same bits: the first time pays for what a device loads once, the second is what an
+ * episode takes. */
+static hn_status run(adapting *a)
+{
+    a->theta = hn_malloc((size_t)a->r->theta.count * sizeof *a->theta);
+    a->prediction = hn_calloc((size_t)a->n_query + 1, sizeof *a->prediction);
+    if (a->theta == NULL || a->prediction == NULL) return HN_FAIL(HN_ERR_MEMORY, "results");
+    for (int i = 0; i < 2; i++) HN_TRY(run_once(a));
+    HN_TRY(check_theta(a));
     return a->n_query > 0 ? hn_adaptor_predictions(a->adaptor, a->prediction) : HN_OK;
 }
 

@@ -96,9 +96,13 @@ static hn_status networks_of(hn_hyperflow *r, const hn_hf_carried *c)
     return hn_theta_make(&r->model.vision, biases ? HN_THETA_BIASES : HN_THETA_QV, &r->theta);
 }
 
-static hn_status check_sizes(const hn_hyperflow *r, const hn_hf_network *n, const char *path)
+static hn_status check_fit(const hn_hyperflow *r, const hn_hf_carried *c, const hn_hf_network *n,
+                           const char *path)
 {
     const hn_drift_config *d = &n->facts.config;
+    if (strcmp(n->facts.backbone, c->base) != 0 || strcmp(n->facts.encoder, c->encoder) != 0)
+        return HN_FAIL(HN_ERR_FORMAT, "%s: its drift network is of another %s", path,
+                       strcmp(n->facts.backbone, c->base) != 0 ? "backbone" : "encoder");
     if (strcmp(n->facts.layout, r->theta.digest) != 0 || d->tokens != r->theta.tokens ||
         d->token_width != r->theta.width || d->features != hn_vision_width(&r->encoder.vision) ||
         r->model.vision.channels != r->encoder.vision.channels)
@@ -117,7 +121,7 @@ static hn_status open(hn_hyperflow *r, const char *path, hn_hf_network *n, hn_hf
     if (!(c->scale > 0)) return HN_FAIL(HN_ERR_FORMAT, "%s: scale %g", path, c->scale);
     HN_TRY(networks_of(r, c));
     HN_TRY(hn_drift_facts_read(c->file, &n->facts));
-    return check_sizes(r, n, path);
+    return check_fit(r, c, n, path);
 }
 
 hn_status hn_hf_carried_open(hn_hyperflow *r, const char *path, hn_hf_network *n,

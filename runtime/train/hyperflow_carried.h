@@ -4,8 +4,9 @@
  * Tensors     backbone.*, encoder.* (without heads), drift.*, sigma; fp32
  * Metadata    backbone.config, encoder.config: {"config", "preprocessor"}, as config.json and
  *             preprocessor_config.json have it (null where there is none); drift.config,
- *             drift.layout, drift.backbone (drift_file.h); backbone, encoder, drift: digests;
- *             adapted, dtype, scale, offset
+ *             drift.layout, drift.backbone, drift.encoder (drift_file.h); backbone, encoder, drift:
+ *             digests, the first two those that the drift network is of; adapted, dtype, scale,
+ *             offset
  *
  * Files are hostile: all of it is checked. */
 #ifndef HN_HYPERFLOW_CARRIED_H

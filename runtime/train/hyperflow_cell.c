@@ -55,6 +55,17 @@ static json_t *tried(const hn_hf_choice *c, bool *ok)
     return list;
 }
 
+static json_t *cost_json(const hn_hf_cost *c, bool *ok)
+{
+    json_t *o = json_object();
+    set(o, "adapt_bytes", json_integer((json_int_t)c->adapt_bytes), ok);
+    set(o, "whole_bytes", json_integer((json_int_t)c->whole_bytes), ok);
+    set(o, "full_bytes", json_integer((json_int_t)c->full_bytes), ok);
+    set(o, "adapt_flops", json_real(c->encoder_flops + c->drift_flops), ok);
+    set(o, "full_flops", json_real(c->full_flops), ok);
+    return o;
+}
+
 hn_status hn_hf_cell_save(const char *path, const hn_hf_cell *c)
 {
     bool ok = true;
@@ -80,6 +91,7 @@ hn_status hn_hf_cell_save(const char *path, const hn_hf_cell *c)
     set(o, "seconds", json_real(c->seconds), &ok);
     set(o, "planned_bytes", json_integer((json_int_t)c->planned_bytes), &ok);
     if (c->flops > 0) set(o, "flops", json_real(c->flops), &ok);
+    if (c->cost.full_bytes > 0) set(o, "cost", cost_json(&c->cost, &ok), &ok);
     set(o, "device", json_string(c->device), &ok);
     set(o, "accuracy", numbers(c->accuracy, c->episodes, &ok), &ok);
     const hn_status st =

@@ -28,6 +28,8 @@ void hn_hyperflow_domains_free(hn_hyperflow *r)
     }
     hn_free(r->domain);
     hn_free(r->target);
+    hn_omniglot_runs_free(r->runs);
+    r->runs = NULL;
     r->domain = NULL;
     r->target = NULL;
     r->n_domains = r->n_targets = 0;
@@ -71,16 +73,36 @@ static hn_hf_domain *find(const hn_hyperflow *r, const char *name)
     return NULL;
 }
 
-static hn_status add_domain(hn_hyperflow *r, const spec *s, bool trains)
+static hn_status path_of(const hn_hyperflow *r, const spec *s, char **out)
 {
     const char *path = s->path ? s->path : s->name;
     const bool own = path[0] == '/' || strncmp(path, "./", 2) == 0;
+    *out = own ? hn_strdup(path) : hn_asprintf("%s/%s", r->c->data, path);
+    return *out ? HN_OK : HN_FAIL(HN_ERR_MEMORY, "no memory for a path");
+}
+
+static hn_status add_domain(hn_hyperflow *r, const spec *s, bool trains)
+{
     hn_hf_domain *d = &r->domain[r->n_domains];
     snprintf(d->name, sizeof d->name, "%s", s->name);
     d->trains = trains;
-    d->path = own ? hn_strdup(path) : hn_asprintf("%s/%s", r->c->data, path);
     r->n_domains++;
-    return d->path ? HN_OK : HN_FAIL(HN_ERR_MEMORY, "no memory for a path");
+    return path_of(r, s, &d->path);
+}
+
+/* A name means the same images wherever it stands. */
+static hn_status same_path(const hn_hyperflow *r, const spec *s, const hn_hf_domain *d)
+{
+    char *path = NULL;
+    if (s->path == NULL) return HN_OK;
+    HN_TRY(path_of(r, s, &path));
+    const hn_status st =
+        strcmp(path, d->path) == 0
+            ? HN_OK
+            : HN_FAIL(HN_ERR_ARG, "--test-domains %s=%s: %s is %s already; another name for it",
+                      s->name, s->path, s->name, d->path);
+    hn_free(path);
+    return st;
 }
 
 static hn_status training_domains(hn_hyperflow *r)
@@ -122,7 +144,10 @@ static hn_status test_domains(hn_hyperflow *r)
     for (int64_t i = 0;; i++) {
         HN_TRY(parse_spec(r->c->test_domains, i, "test-domains", &s, &there));
         if (!there) return HN_OK;
-        if (find(r, s.name) == NULL) HN_TRY(add_domain(r, &s, false));
+        if (find(r, s.name) == NULL)
+            HN_TRY(add_domain(r, &s, false));
+        else
+            HN_TRY(same_path(r, &s, find(r, s.name)));
         hn_hf_target *t = &r->target[r->n_targets];
         const hn_hf_domain *d = find(r, s.name);
         HN_TRY(target_part(&s, d, &t->part));
@@ -150,7 +175,7 @@ static hn_status list_domains(hn_hyperflow *r)
 {
     const size_t targets = (size_t)length_of(r->c->test_domains),
                  most = targets + (size_t)length_of(r->c->train_domains);
-    r->domain = hn_calloc(most + 1, sizeof *r->domain);
+    r->domain = hn_calloc(most + 1, sizeof *r->domain); /* and --one-shot-runs */
     r->target = hn_calloc(targets + 1, sizeof *r->target);
     if (r->domain == NULL || r->target == NULL)
         return HN_FAIL(HN_ERR_MEMORY, "table of %zu domains", most);
@@ -198,13 +223,13 @@ static bool validates(double share, int64_t k)
 
 static hn_status keep_names(const hn_images *v, bool twice, char ***out)
 {
-    const int32_t n = v->n_classes;
-    char **name = hn_calloc((size_t)(twice ? 2 * n : n) + 1, sizeof *name);
+    const int32_t n = v->n_classes, all = twice ? 2 * n : n;
+    char **name = hn_calloc((size_t)all + 1, sizeof *name);
     bool ok = name != NULL;
-    for (int32_t k = 0; ok && k < n; k++) {
-        name[k] = hn_strdup(v->class_name[k]);
-        if (twice) name[n + k] = hn_asprintf("valid:%s", v->class_name[k]);
-        ok = name[k] != NULL && (!twice || name[n + k] != NULL);
+    for (int32_t k = 0; ok && k < all; k++) { /* in order: free_names ends at the first NULL */
+        name[k] =
+            k < n ? hn_strdup(v->class_name[k]) : hn_asprintf("valid:%s", v->class_name[k - n]);
+        ok = name[k] != NULL;
     }
     *out = name;
     return ok ? HN_OK : HN_FAIL(HN_ERR_MEMORY, "names of %d classes", (int)n);
@@ -294,11 +319,34 @@ static hn_status shares_of(const char *text, int64_t share[HN_PART_COUNT])
     return sum <= 100 ? HN_OK : HN_FAIL(HN_ERR_ARG, "--split %s: more than 100 percent", text);
 }
 
-static hn_status split_classes(const hn_hyperflow *r, const hn_image_set *all, hn_class_split *out)
+/* The file that --splits has for a domain; "": none. */
+static hn_status split_file(const hn_hyperflow *r, const hn_hf_domain *d, char file[WORD])
 {
+    spec s;
+    bool there = true;
+    file[0] = '\0';
+    for (int64_t i = 0;; i++) {
+        HN_TRY(parse_spec(r->c->splits, i, "splits", &s, &there));
+        if (!there) return HN_OK;
+        if (is(s.name, d->name)) snprintf(file, WORD, "%s", s.path);
+    }
+}
+
+/* By the seed in shares, or by a list of its own. */
+static hn_status split_classes(const hn_hyperflow *r, const hn_hf_domain *d,
+                               const hn_image_set *all, hn_class_split *out)
+{
+    char file[WORD];
     int64_t share[HN_PART_COUNT];
     const int64_t n = hn_image_set_view(all)->n_classes;
     hn_class_split_options o = {.rule = HN_CLASS_SPLIT_COUNTS, .seed = (uint64_t)r->c->seed};
+    HN_TRY(split_file(r, d, file));
+    if (file[0] != '\0') {
+        o = (hn_class_split_options){.rule = HN_CLASS_SPLIT_FILE, .file = file};
+        HN_TRY(hn_class_split_make(all, &o, out));
+        hn_info(&r->log, "%s: classes by %s", d->name, file);
+        return HN_OK;
+    }
     HN_TRY(shares_of(r->c->split, share));
     for (int p = 0; p < HN_PART_COUNT; p++) o.count[p] = n * share[p] / 100;
     if (share[0] + share[1] + share[2] == 100) o.count[0] = n - o.count[1] - o.count[2];
@@ -319,7 +367,7 @@ static hn_status part_source(const hn_hyperflow *r, hn_hf_domain *d, hn_hf_part 
                              const int32_t *classes, int32_t n)
 {
     char name[HN_HYPERFLOW_NAME + 16];
-    const bool alphabets = is(r->c->protocol, "meta-dataset") && d->groups.n > 0 && d->trains;
+    const bool alphabets = is(r->c->protocol, "meta-dataset") && d->alphabets;
     if (n == 0) return HN_OK;
     snprintf(name, sizeof name, "%s/%s", d->name, hn_hf_part_name(part));
     return hn_episode_source_make(d->images, name, classes, n, alphabets ? &d->groups : NULL,
@@ -370,6 +418,19 @@ static hn_status make_sources(const hn_hyperflow *r, hn_hf_domain *d, const hn_c
     return st;
 }
 
+/* Classes n + c, those of validation of a domain that does not train, are of the group of c. */
+static hn_status double_groups(hn_class_groups *g)
+{
+    const int32_t n = g->n_classes;
+    int32_t *of = hn_malloc((size_t)n * 2 * sizeof *of);
+    if (of == NULL) return HN_FAIL(HN_ERR_MEMORY, "groups of %d classes", (int)n);
+    for (int32_t c = 0; c < 2 * n; c++) of[c] = g->of_class[c % n];
+    hn_free(g->of_class);
+    g->of_class = of;
+    g->n_classes = 2 * n;
+    return HN_OK;
+}
+
 /* Data without groups have none. */
 static hn_status read_groups(hn_hf_domain *d, const hn_image_set *all)
 {
@@ -379,16 +440,20 @@ static hn_status read_groups(hn_hf_domain *d, const hn_image_set *all)
     bool named = false;
     for (int32_t c = 0; c < v->n_classes; c++)
         named = named || strchr(v->class_name[c], '/') != NULL;
-    if (!named && hn_image_set_superclasses(all, &of, &names) == 0) return HN_OK;
-    return hn_class_groups_make(all, &d->groups);
+    const bool super = hn_image_set_superclasses(all, &of, &names) > 0;
+    if (!named && (!super || !d->trains)) return HN_OK;
+    d->alphabets = !super; /* Meta-Dataset has no superclasses: they are for --hold-out */
+    HN_TRY(hn_class_groups_make(all, &d->groups));
+    return d->trains ? HN_OK : double_groups(&d->groups);
 }
 
 static hn_status make_domain(const hn_hyperflow *r, hn_hf_domain *d, const both_sets *all)
 {
     kept_images k = {0};
     hn_class_split split = {0};
-    hn_status st = d->trains ? read_groups(d, all->train) : HN_OK;
-    if (st == HN_OK && d->trains) st = split_classes(r, all->train, &split);
+    const bool grouped = d->trains || is(r->c->protocol, "meta-dataset");
+    hn_status st = grouped ? read_groups(d, all->train) : HN_OK;
+    if (st == HN_OK && d->trains) st = split_classes(r, d, all->train, &split);
     if (st == HN_OK) st = keep(r, d, all, &k);
     if (st == HN_OK) st = hn_image_set_make(&k.v, d->name, &d->images);
     kept_free(&k);
@@ -427,6 +492,27 @@ static hn_status open_domain(const hn_hyperflow *r, hn_hf_domain *d)
         return HN_FAIL(HN_ERR_ARG, "%s: no class is left for validation", d->name);
     report(r, d);
     return HN_OK;
+}
+
+/* Every list is of a domain that trains, and of one only. */
+static hn_status check_splits(const hn_hyperflow *r)
+{
+    spec s, other;
+    bool there;
+    for (int64_t i = 0;; i++) {
+        HN_TRY(parse_spec(r->c->splits, i, "splits", &s, &there));
+        if (!there) return HN_OK;
+        if (s.path == NULL || s.path[0] == '\0' || s.part != NULL)
+            return HN_FAIL(HN_ERR_ARG, "--splits: '%s': NAME=FILE", s.name);
+        const hn_hf_domain *d = find(r, s.name);
+        if (d == NULL || !d->trains)
+            return HN_FAIL(HN_ERR_ARG, "--splits: '%s' is none of --train-domains", s.name);
+        for (int64_t k = 0; k < i; k++) {
+            HN_TRY(parse_spec(r->c->splits, k, "splits", &other, &there));
+            if (is(other.name, s.name))
+                return HN_FAIL(HN_ERR_ARG, "--splits: %s is there twice", s.name);
+        }
+    }
 }
 
 static hn_status check_held_out(const hn_hyperflow *r)
@@ -474,7 +560,14 @@ hn_status hn_hyperflow_sampler(const hn_hyperflow *r, const hn_hf_domain *d, hn_
     const int32_t *classes;
     const int64_t n = hn_episode_source_classes(d->source[part], &classes);
     hn_episode_options o = {.seed = (uint64_t)c->seed};
-    if (is(c->protocol, "meta-dataset")) {
+    if (d->runs != NULL) { /* choices for the runs are made on episodes like them */
+        const int64_t way = hn_omniglot_runs_sizes(d->runs).way;
+        o = (hn_episode_options){.rule = HN_EPISODE_FIXED,
+                                 .seed = (uint64_t)c->seed,
+                                 .way_min = way < n ? way : n,
+                                 .shot_min = 1,
+                                 .query = 1};
+    } else if (is(c->protocol, "meta-dataset")) {
         o.rule = HN_EPISODE_META;
         o.max_support = c->max_support;
         o.max_query = c->max_query;
@@ -502,6 +595,8 @@ static hn_status check_episodes(const hn_hyperflow *r, const hn_hf_domain *d, hn
     const int64_t n = hn_episode_source_classes(d->source[part], &classes),
                   most = r->c->way_most > 0 ? r->c->way_most : r->c->way;
     const hn_status st = hn_hyperflow_sampler(r, d, part, &s);
+    if (st == HN_OK && is(r->c->protocol, "meta-dataset"))
+        hn_episode_sampler_report(s, &r->log); /* which groups have too few classes */
     hn_episode_sampler_free(s);
     if (st == HN_OK && is(r->c->protocol, "fixed") && n < most)
         hn_info(&r->log, "%s/%s: episodes have %" PRId64 " classes, there are no more", d->name,
@@ -512,6 +607,7 @@ static hn_status check_episodes(const hn_hyperflow *r, const hn_hf_domain *d, hn
 hn_status hn_hyperflow_domains(hn_hyperflow *r)
 {
     HN_TRY(list_domains(r));
+    HN_TRY(check_splits(r));
     for (int64_t i = 0; i < r->n_domains; i++) HN_TRY(open_domain(r, &r->domain[i]));
     HN_TRY(check_held_out(r));
     HN_TRY(check_targets(r));
@@ -520,5 +616,5 @@ hn_status hn_hyperflow_domains(hn_hyperflow *r)
         HN_TRY(check_episodes(r, &r->domain[i], HN_HF_VALID));
     for (int64_t i = 0; i < r->n_targets; i++)
         HN_TRY(check_episodes(r, &r->domain[r->target[i].domain], r->target[i].part));
-    return HN_OK;
+    return hn_hyperflow_one_shot(r);
 }

@@ -1,7 +1,8 @@
 /* A drift network that train has made: read from its file, and integrated for episodes. */
-#include "runtime/train/hyperflow_drift.h"
+#include "runtime/train/hyperflow_cost.h"
 
 #include <inttypes.h>
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -55,6 +56,7 @@ static hn_status read_network(hn_hyperflow *r, const char *path, const char *enc
     HN_TRY(same(path, "backbone", n->facts.backbone, r->base_digest));
     HN_TRY(same(path, "set of biases", n->facts.layout, r->theta.digest));
     HN_TRY(open_encoder(r, encoder));
+    HN_TRY(same(path, "encoder", n->facts.encoder, r->encoder_digest));
     HN_TRY(hn_sha256_file(path, NULL, n->digest));
     const hn_drift_config *c = &n->facts.config;
     if (c->tokens != r->theta.tokens || c->token_width != r->theta.width ||
@@ -172,10 +174,16 @@ typedef struct {
     float *gathered; /* [support, features] of the episode at hand */
     float *theta;    /* [at_once, D] */
     hn_few_shot_task *task;
+    int64_t wild; /* times that the biases of an episode were not finite */
 } runner;
 
 static void runner_close(runner *x)
 {
+    if (x->wild > 0)
+        hn_warn(&x->e->r->log,
+                "%s: integration came to biases that are not finite %" PRId64
+                " times (of validation and test episodes)",
+                x->e->what, x->wild);
     hn_adaptor_free(x->adaptor);
     hn_few_shot_tuner_free(x->tuner);
     hn_free(x->gathered);
@@ -259,19 +267,29 @@ static hn_status classify(runner *x, const hn_episode *episode, int64_t n, bool 
     return hn_few_shot_tune(x->tuner, x->task, n, take, context);
 }
 
-/* Accuracies of episodes 0 .. total - 1 of a sampler. */
-static hn_status accuracies(runner *x, const hn_episode_sampler *s, int64_t total, double stop,
-                            hn_hf_scores *scores)
+/* They count with what comes out of them. */
+static int64_t count_wild(const runner *x, int64_t n)
+{
+    const hn_theta *t = &x->e->r->theta;
+    int64_t wild = 0;
+    for (int64_t i = 0; i < n; i++) wild += hn_theta_not_finite(t, x->theta + i * t->count) != NULL;
+    return wild;
+}
+
+/* Accuracies of all test episodes, or of episodes 0 .. total - 1 for validation. */
+static hn_status accuracies(runner *x, bool test, int64_t total, double stop, hn_hf_scores *scores)
 {
     hn_status st = HN_OK;
     for (scores->first = 0; scores->first < total && st == HN_OK; scores->first += x->at_once) {
         const int64_t n = total - scores->first < x->at_once ? total - scores->first : x->at_once;
         hn_episode *episode = NULL;
-        HN_TRY(hn_hf_draw(s, &x->bench->sizes, scores->first, n, &episode));
+        HN_TRY(test ? hn_hf_draw_tests(x->bench, scores->first, n, &episode)
+                    : hn_hf_draw(x->bench->valid, &x->bench->sizes, scores->first, n, &episode));
         st = adapt(x, episode, n, stop);
         if (st == HN_OK) st = classify(x, episode, n, false, hn_hf_take_accuracy, scores);
+        if (st == HN_OK) x->wild += count_wild(x, n);
         hn_hf_episodes_free(episode, n);
-        if (st == HN_OK && s == x->bench->main) hn_hf_eval_show(x->e, scores->first + n);
+        if (st == HN_OK && test) hn_hf_eval_show(x->e, scores->first + n);
     }
     return st;
 }
@@ -306,7 +324,7 @@ static hn_status try_stops(runner *x, hn_hf_choice *choice)
     hn_few_shot_mean m;
     hn_status st = s.accuracy ? HN_OK : HN_FAIL(HN_ERR_MEMORY, "%" PRId64 " episodes", n);
     for (int i = 0; i < choice->n && st == HN_OK; i++) {
-        st = accuracies(x, x->bench->valid, n, choice->value[i], &s);
+        st = accuracies(x, false, n, choice->value[i], &s);
         if (st == HN_OK) st = hn_few_shot_mean_of(s.accuracy, n, &m);
         if (st == HN_OK) choice->accuracy[i] = m.mean;
     }
@@ -350,6 +368,22 @@ static hn_status choose_stop(runner *x, hn_hf_choice *choice)
 
 /* ---- a cell ---- */
 
+/* Plans alone, while no engine of the cell holds memory. A device that has no room for full
+ * fine-tuning still adapts: then the cell says nothing of it. */
+static hn_status cost_of(const hn_hf_eval *e, hn_hf_cost *out)
+{
+    hn_hf_planned p;
+    hn_status st = hn_hf_planned_open(e->r, &e->bench, &e->drift->network.facts.config, &p);
+    if (st == HN_OK) *out = hn_hf_cost_of(e->r, &e->bench, &p);
+    hn_hf_planned_free(&p);
+    if (st == HN_ERR_MEMORY) {
+        hn_warn(&e->r->log, "%s: no figures of its cost beside full fine-tuning: %s", e->what,
+                hn_last_error());
+        st = HN_OK;
+    }
+    return st;
+}
+
 static hn_status drift_cell(runner *x, const char *method, hn_hf_cell *cell)
 {
     hn_hf_eval *e = x->e;
@@ -359,7 +393,7 @@ static hn_status drift_cell(runner *x, const char *method, hn_hf_cell *cell)
     else
         HN_TRY(choose_stop(x, &cell->choice));
     const int64_t begun = hn_clock_ns();
-    HN_TRY(accuracies(x, e->bench.main, e->r->c->test_episodes,
+    HN_TRY(accuracies(x, true, hn_hf_bench_episodes(e->r, &e->bench),
                       cell->choice.value[cell->choice.best], &s));
     cell->seconds = (double)(hn_clock_ns() - begun) * 1e-9;
     cell->flops = hn_adaptor_flops(x->adaptor).drift / (double)x->at_once;
@@ -373,7 +407,8 @@ hn_status hn_hf_drift_cell(hn_hf_eval *e, const char *method, hn_hf_cell *cell)
 {
     runner x = {0};
     if (is(method, "hyperflow-global") && e->drift->global < 0) HN_TRY(choose_global(e));
-    hn_status st = runner_open(e, &e->bench, false, &x);
+    hn_status st = cost_of(e, &cell->cost);
+    if (st == HN_OK) st = runner_open(e, &e->bench, false, &x);
     if (st == HN_OK) st = drift_cell(&x, method, cell);
     runner_close(&x);
     return st;
@@ -504,6 +539,10 @@ static hn_status save_descent(const hn_hf_eval *e, const descent *d, int64_t kno
 {
     char label[HN_HF_LABEL];
     bool ok = true;
+    for (int k = 0; k <= TIMES; k++)
+        if (!isfinite(d->loss[k]))
+            return HN_FAIL(HN_ERR_NUMERIC, "descent: the support loss at time %g is not finite",
+                           (double)k / TIMES);
     const double n = (double)d->n, drop = (d->loss[0] - least_of(d->loss, TIMES + 1)) / n,
                  tuning = (d->tuning[0] - d->tuning[knots - 1]) / n;
     hn_hf_label(e->r, "hyperflow", label);

@@ -1,6 +1,9 @@
 /* The encoder of support images: a network with weights, or one that is trained here on the classes
  * of the training domains, as hone-fedref's only client would: SGD with momentum, which begins anew
- * with every epoch, so that an epoch's end is all of the state. */
+ * with every epoch, so that an epoch's end is all of the state.
+ *
+ * A file of its weights says in its metadata, `training`, by which options they were made. A run
+ * has one encoder of its own: another one, or other options while it is trained, is refused. */
 #include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
@@ -12,6 +15,7 @@
 #include "runtime/train/fed_client.h"
 #include "runtime/train/hyperflow_impl.h"
 #include "runtime/train/pearl_values.h"
+#include "runtime/train/run_settings.h"
 
 static const char *or_null(const char *text) { return text && text[0] ? text : NULL; }
 
@@ -84,6 +88,42 @@ static hn_status gather(const hn_hyperflow *r, int64_t side, hn_image_set **out)
     return st;
 }
 
+/* ---- the options that it is trained by ---- */
+
+/* Besides those of the run; a line each. */
+static hn_status training_of(const hn_hyperflow_config *c, char **out)
+{
+    *out = hn_asprintf("encoder: %s\nencoder-image: %" PRId64 "\nencoder-epochs: %" PRId64
+                       "\nencoder-batch: %" PRId64 "\nencoder-lr: %.15g",
+                       c->encoder, c->encoder_image, c->encoder_epochs, c->encoder_batch,
+                       c->encoder_lr);
+    return *out ? HN_OK : HN_FAIL(HN_ERR_MEMORY, "no memory for the options of the encoder");
+}
+
+static hn_status same_training(const hn_st_file *f, const char *training)
+{
+    const char *then = hn_st_metadata(f, "training");
+    if (then == NULL)
+        return HN_FAIL(HN_ERR_FORMAT,
+                       "%s: does not say by which options it was trained; another run trains one",
+                       hn_st_where(f));
+    return hn_run_settings_same(hn_st_where(f), then, training);
+}
+
+/* The encoder that is there is the one that was asked for. */
+static hn_status check_trained(const hn_hyperflow *r, const char *dir)
+{
+    hn_st_file *f = NULL;
+    char *training = NULL, *path = hn_asprintf("%s/model.safetensors", dir);
+    hn_status st = path ? training_of(r->c, &training) : HN_FAIL(HN_ERR_MEMORY, "a path");
+    if (st == HN_OK) st = hn_st_open(path, &f);
+    if (st == HN_OK) st = same_training(f, training);
+    hn_st_close(f);
+    hn_free(training);
+    hn_free(path);
+    return st;
+}
+
 /* ---- its state: values behind an epoch ---- */
 
 typedef struct {
@@ -94,7 +134,8 @@ typedef struct {
     int32_t *index;
     float *value;
     int64_t n, done;
-    char *state; /* folder of the checkpoints */
+    char *state;    /* folder of the checkpoints */
+    char *training; /* options */
 } encoder_run;
 
 static hn_status save_epoch(const encoder_run *e)
@@ -103,10 +144,11 @@ static hn_status save_epoch(const encoder_run *e)
     const char *path;
     const hn_st_entry entry = {
         .name = "values", .dtype = HN_ST_F32, .ndim = 1, .dim = {e->n}, .data = e->value};
+    const char *const metadata[][2] = {{"format", "pt"}, {"training", e->training}};
     HN_TRY(hn_fed_client_get(e->client, e->value));
     HN_TRY(hn_ckpt_begin(e->state, e->done, &c));
     hn_status st = hn_ckpt_path(c, "values.safetensors", &path);
-    if (st == HN_OK) st = hn_st_save(path, &entry, 1, NULL, 0, NULL, NULL);
+    if (st == HN_OK) st = hn_st_save(path, &entry, 1, metadata, 2, NULL, NULL);
     if (st != HN_OK) {
         hn_ckpt_abort(c);
         return st;
@@ -115,14 +157,20 @@ static hn_status save_epoch(const encoder_run *e)
     return hn_ckpt_prune(e->state, 1, NULL);
 }
 
-static hn_status read_values(const char *path, int64_t n, float *value)
+static hn_status take_values(const encoder_run *e, const hn_st_file *f)
+{
+    const hn_st_tensor *t = hn_st_find(f, "values");
+    HN_TRY(same_training(f, e->training));
+    if (t == NULL || hn_st_elements(t) != e->n)
+        return HN_FAIL(HN_ERR_FORMAT, "%s: not the values of this encoder", hn_st_where(f));
+    return hn_st_convert(t, HN_F32, e->value);
+}
+
+static hn_status read_values(const encoder_run *e, const char *path)
 {
     hn_st_file *f = NULL;
     HN_TRY(hn_st_open(path, &f));
-    const hn_st_tensor *t = hn_st_find(f, "values");
-    hn_status st = t != NULL && hn_st_elements(t) == n
-                       ? hn_st_convert(t, HN_F32, value)
-                       : HN_FAIL(HN_ERR_FORMAT, "%s: not the values of this encoder", path);
+    const hn_status st = take_values(e, f);
     hn_st_close(f);
     return st;
 }
@@ -134,8 +182,7 @@ static hn_status read_epoch(encoder_run *e)
     HN_TRY(hn_ckpt_newest(e->state, &e->r->log, &dir, &done));
     if (dir == NULL) return HN_OK;
     char *path = hn_asprintf("%s/values.safetensors", dir);
-    hn_status st =
-        path ? read_values(path, e->n, e->value) : HN_FAIL(HN_ERR_MEMORY, "no memory for a path");
+    hn_status st = path ? read_values(e, path) : HN_FAIL(HN_ERR_MEMORY, "no memory for a path");
     if (st == HN_OK) st = hn_fed_client_set(e->client, e->value);
     if (st == HN_OK) e->done = done;
     hn_free(path);
@@ -222,7 +269,6 @@ static hn_status train_epochs(encoder_run *e)
         r->stopped = hn_hyperflow_must_stop(r, 0);
     }
     hn_progress_end(&r->progress);
-    r->stopped = r->stopped && e->done < epochs;
     return st;
 }
 
@@ -250,16 +296,17 @@ static hn_status write_settings(const hn_model *m, const char *dir)
     return st;
 }
 
-static hn_status write_weights(const hn_params *p, const char *dir)
+static hn_status write_weights(const encoder_run *e, const char *dir)
 {
-    static const char *const metadata[][2] = {{"format", "pt"}};
+    const hn_params *p = hn_engine_params(hn_fed_client_engine(e->client));
+    const char *const metadata[][2] = {{"format", "pt"}, {"training", e->training}};
     char hex[HN_SHA256_HEX];
     hn_values all = {0};
     char *path = hn_asprintf("%s/model.safetensors", dir);
     hn_status st = path ? HN_OK : HN_FAIL(HN_ERR_MEMORY, "no memory to write %s", dir);
     for (int64_t i = 0; st == HN_OK && i < hn_params_count(p); i++)
         st = hn_values_read(&all, hn_params_at(p, i));
-    if (st == HN_OK) st = hn_values_save(path, &all, metadata, 1, hex);
+    if (st == HN_OK) st = hn_values_save(path, &all, metadata, 2, hex);
     hn_values_free(&all);
     hn_free(path);
     return st;
@@ -270,7 +317,7 @@ static hn_status write_model(const encoder_run *e, const char *dir)
     hn_folder *folder = NULL;
     HN_TRY(hn_folder_begin(dir, &folder));
     const char *t = hn_folder_temporary(folder);
-    hn_status st = write_weights(hn_engine_params(hn_fed_client_engine(e->client)), t);
+    hn_status st = write_weights(e, t);
     if (st == HN_OK) st = write_settings(&e->model, t);
     if (st != HN_OK) {
         hn_folder_abort(folder);
@@ -303,6 +350,7 @@ static hn_status train_encoder(encoder_run *e, const char *dir)
 {
     const hn_hyperflow *r = e->r;
     const hn_hf_encoder fresh = {.path = r->c->encoder, .image = r->c->encoder_image};
+    HN_TRY(training_of(r->c, &e->training));
     HN_TRY(open_named(r, &fresh, &e->model));
     HN_TRY(gather(r, e->model.vision.image, &e->set));
     const hn_images *v = hn_image_set_view(e->set);
@@ -312,7 +360,7 @@ static hn_status train_encoder(encoder_run *e, const char *dir)
             v->count, (int)v->n_classes);
     HN_TRY(open_run(e));
     HN_TRY(train_epochs(e));
-    return e->r->stopped ? HN_OK : write_model(e, dir);
+    return e->done < r->c->encoder_epochs ? HN_OK : write_model(e, dir);
 }
 
 static hn_status make_encoder(hn_hyperflow *r, const char *dir)
@@ -325,6 +373,7 @@ static hn_status make_encoder(hn_hyperflow *r, const char *dir)
     hn_free(e.index);
     hn_free(e.value);
     hn_free(e.state);
+    hn_free(e.training);
     return st;
 }
 
@@ -356,7 +405,8 @@ hn_status hn_hyperflow_encoder(hn_hyperflow *r)
                                  .image = c->encoder_image};
     char *dir = NULL;
     HN_TRY(hn_hyperflow_path(r, "encoder", &dir));
-    const hn_status st = !trained || hn_is_folder(dir) ? HN_OK : make_encoder(r, dir);
+    hn_status st = HN_OK;
+    if (trained) st = hn_is_folder(dir) ? check_trained(r, dir) : make_encoder(r, dir);
     hn_free(dir);
     HN_TRY(st);
     return r->stopped ? HN_OK : hn_hyperflow_encoder_open(r, &given);

@@ -59,13 +59,13 @@ static hn_status test_episodes(const hn_hf_eval *e, hn_few_shot_tuner *t, double
                                hn_hf_scores *s)
 {
     const hn_hyperflow *r = e->r;
-    const int64_t most = hn_few_shot_tuner_at_once(t), total = r->c->test_episodes;
+    const int64_t most = hn_few_shot_tuner_at_once(t), total = hn_hf_bench_episodes(r, &e->bench);
     hn_few_shot_task *task = hn_calloc((size_t)most, sizeof *task);
     hn_status st = task ? HN_OK : HN_FAIL(HN_ERR_MEMORY, "a batch of %" PRId64 " episodes", most);
     for (s->first = 0; s->first < total && st == HN_OK; s->first += most) {
         const int64_t n = total - s->first < most ? total - s->first : most;
         hn_episode *episode = NULL;
-        st = hn_hf_draw(e->bench.main, &e->bench.sizes, s->first, n, &episode);
+        st = hn_hf_draw_tests(&e->bench, s->first, n, &episode);
         for (int64_t i = 0; st == HN_OK && i < n; i++)
             task[i] =
                 (hn_few_shot_task){.episode = &episode[i],
@@ -113,10 +113,10 @@ static bool integrates(const char *method) { return strncmp(method, "hyperflow",
 static hn_status settings_of(const hn_hf_eval *e, const char *method, char **out)
 {
     const hn_hyperflow_config *c = e->r->c;
-    const char *test = hn_episode_sampler_digest(e->bench.main),
+    const char *test = hn_hf_bench_digest(&e->bench),
                *valid = hn_episode_sampler_digest(e->bench.valid);
     *out = hn_asprintf("base: %s\ntest: %s\nvalidation: %s\ntest-episodes: %" PRId64,
-                       e->r->base_digest, test, valid, c->test_episodes);
+                       e->r->base_digest, test, valid, hn_hf_bench_episodes(e->r, &e->bench));
     char *more = NULL;
     if (*out != NULL && is(method, "full"))
         more = hn_asprintf("%s\nfull-rates: %s", *out, c->full_rates.joined);
@@ -155,12 +155,12 @@ static hn_status measure(hn_hf_eval *e, const char *method, const char *path, co
     hn_hf_cell cell = {.label = label,
                        .domain = e->target->name,
                        .settings = settings,
-                       .sampler = hn_episode_sampler_text(e->bench.main),
-                       .digest = hn_episode_sampler_digest(e->bench.main),
+                       .sampler = hn_hf_bench_text(&e->bench),
+                       .digest = hn_hf_bench_digest(&e->bench),
                        .device = hn_device_text(r->device),
                        .in_domain = e->bench.domain->trains && e->target->part == HN_HF_TEST,
                        .accuracy = e->accuracy,
-                       .episodes = r->c->test_episodes};
+                       .episodes = hn_hf_bench_episodes(r, &e->bench)};
     snprintf(e->what, sizeof e->what, "%s on %s", label, e->target->name);
     HN_TRY(integrates(method) ? hn_hf_drift_cell(e, method, &cell) : tuned_cell(e, method, &cell));
     HN_TRY(hn_hf_cell_save(path, &cell));
@@ -215,8 +215,9 @@ static hn_status check_only(const hn_hyperflow *r)
 
 void hn_hf_eval_show(const hn_hf_eval *e, int64_t episodes)
 {
-    const int64_t total = e->r->c->test_episodes;
-    hn_progress_update(&e->r->progress, e->done * total + episodes, 0, e->what);
+    /* a cell counts as much as the others, however many episodes it has */
+    const int64_t total = e->r->c->test_episodes, all = hn_hf_bench_episodes(e->r, &e->bench);
+    hn_progress_update(&e->r->progress, e->done * total + episodes * total / all, 0, e->what);
 }
 
 static hn_status target_cells(hn_hf_eval *e)
@@ -269,10 +270,12 @@ static hn_status eval(hn_hyperflow *r)
     HN_TRY(hn_hyperflow_folder_read(r, true));
     HN_TRY(hn_hyperflow_path(r, "cells", &cells));
     hn_status st = hn_make_dirs(cells);
+    const int64_t runs = r->runs ? hn_omniglot_runs_count(r->runs) : 0,
+                  most = runs > r->c->test_episodes ? runs : r->c->test_episodes;
     hn_free(cells);
-    e.accuracy = hn_calloc((size_t)r->c->test_episodes, sizeof *e.accuracy);
+    e.accuracy = hn_calloc((size_t)most, sizeof *e.accuracy);
     if (st == HN_OK && e.accuracy == NULL)
-        st = HN_FAIL(HN_ERR_MEMORY, "%" PRId64 " episodes", r->c->test_episodes);
+        st = HN_FAIL(HN_ERR_MEMORY, "%" PRId64 " episodes", most);
     if (st == HN_OK && (has_method(r, "hyperflow") || has_method(r, "descent")))
         st = hn_hf_drift_open(r, &e.drift);
     if (st == HN_OK && !r->stopped) st = all_cells(&e);

@@ -17,7 +17,7 @@ typedef struct {
     hn_hf_drift *drift; /* NULL: no method wants it */
     const hn_hf_target *target;
     hn_hf_bench bench;
-    double *accuracy;   /* [test episodes] of the cell at hand */
+    double *accuracy;   /* [test episodes, or runs] of the cell at hand */
     int64_t done, here; /* cells that are behind; of them, made in this call */
     char what[HN_HF_LABEL + 96];
 } hn_hf_eval;

@@ -96,6 +96,7 @@ static hn_status write_file(packing *k)
         {"drift", k->network.digest},
         {"drift.backbone", k->network.facts.backbone},
         {"drift.config", hn_st_metadata(k->network.file, "drift.config")},
+        {"drift.encoder", k->network.facts.encoder},
         {"drift.layout", k->network.facts.layout},
         {"dtype", r->model.dtype == HN_BF16 ? "bf16" : "f32"},
         {"encoder", r->encoder_digest},

@@ -63,9 +63,9 @@ static hn_status index_check(const hn_hyperflow *r, const char *where, const cha
 
 static hn_status make_settings(hn_hyperflow *r)
 {
-    static const char *const free_keys[] = {"model",        "weights",     "data",
-                                            "test-domains", "held-images", "budget",
-                                            "device",       "executor",    "threads"};
+    static const char *const free_keys[] = {"model",    "weights",     "data",   "test-domains",
+                                            "splits",   "held-images", "budget", "device",
+                                            "executor", "threads"};
     return hn_run_settings(r->call->yaml, free_keys, sizeof free_keys / sizeof *free_keys,
                            &r->settings);
 }

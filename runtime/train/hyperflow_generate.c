@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "kernels/hyperflow/support_context.h"
 #include "runtime/base/alloc.h"
 #include "runtime/base/clock.h"
 #include "runtime/base/rng.h"
@@ -160,13 +161,25 @@ static void show(maker *m)
     hn_progress_update(&m->r->progress, m->done, m->seen * m->r->c->tune_steps, detail);
 }
 
-static hn_status batch(maker *m, const hn_hf_bench *b, hn_few_shot_tuner *t, int64_t end)
+/* Records of the batch at hand that are not there. */
+static hn_status missing(const maker *m, int64_t *n)
 {
-    const int64_t most = hn_few_shot_tuner_at_once(t);
-    m->n = end - m->first < most ? end - m->first : most;
+    const int64_t end = m->first + m->n;
+    *n = 0;
+    for (int64_t next = m->first;; next++) {
+        HN_TRY(hn_trajectory_writer_next(m->writer, next, &next));
+        if (next >= end) return HN_OK;
+        ++*n;
+    }
+}
+
+static hn_status batch(maker *m, const hn_hf_bench *b, hn_few_shot_tuner *t)
+{
+    int64_t more;
+    HN_TRY(missing(m, &more));
     for (int64_t i = 0; i < m->n; i++) HN_TRY(prepare(m, b, t, i));
     HN_TRY(hn_few_shot_tune(t, m->task, m->n, take, m));
-    m->done += m->n;
+    m->done += more;
     m->here++;
     show(m);
     return HN_OK;
@@ -195,29 +208,76 @@ static hn_status batch_memory(maker *m, const hn_hf_bench *b, int64_t n)
     return HN_OK;
 }
 
-/* Records first .. end - 1 that are not there: of one domain and one init. */
-static hn_status run_batches(maker *m, const hn_hf_bench *b, hn_few_shot_tuner *t, int64_t end)
+/* Those of records first .. end - 1, of one domain and one init, that are not there. Where a batch
+ * was cut off within its writes, all of it is made again: the bits of a record depend on its place
+ * in the batch (few_shot_tune.h); those that are there are written once more as they are. */
+static hn_status run_batches(maker *m, const hn_hf_bench *b, hn_few_shot_tuner *t, int64_t first,
+                             int64_t end)
 {
+    const int64_t most = hn_few_shot_tuner_at_once(t);
     for (;;) {
         HN_TRY(hn_trajectory_writer_next(m->writer, m->next, &m->first));
         if (m->first >= end) return HN_OK;
         m->r->stopped = hn_hyperflow_must_stop(m->r, m->here);
         if (m->r->stopped) return HN_OK;
-        HN_TRY(batch(m, b, t, end));
+        m->first -= (m->first - first) % most;
+        m->n = end - m->first < most ? end - m->first : most;
+        HN_TRY(batch(m, b, t));
         m->next = m->first + m->n;
     }
 }
 
-static hn_status with_tuner(maker *m, const hn_hf_bench *b, int64_t end)
+/* How many episodes of a domain are tuned at once depends on the memory that is free, and the bits
+ * on it: what the first batch had is in the index, and those that go on have it, too. kept 0: there
+ * was none. */
+static hn_status kept_at_once(const hn_hyperflow *r, const char *domain, int64_t *kept)
+{
+    const json_t *all = json_object_get(r->index, "at_once");
+    *kept = 0;
+    if (json_object_get(all, domain) == NULL) return HN_OK;
+    return hn_json_get_i64(all, domain, "index.json: at_once", 1, r->c->at_once, true, kept);
+}
+
+static hn_status keep_at_once(const hn_hyperflow *r, const char *domain, int64_t n)
+{
+    char *path = NULL;
+    json_t *all = json_object_get(r->index, "at_once");
+    if (all == NULL) {
+        all = json_object();
+        if (json_object_set_new(r->index, "at_once", all) != 0) all = NULL;
+    }
+    if (json_object_set_new(all, domain, json_integer((json_int_t)n)) != 0)
+        return HN_FAIL(HN_ERR_MEMORY, "no memory for the index");
+    HN_TRY(hn_hyperflow_path(r, "index.json", &path));
+    const hn_status st = hn_json_save(path, r->index, false);
+    hn_free(path);
+    return st;
+}
+
+static hn_status same_at_once(const hn_hyperflow *r, const char *domain, int64_t kept, int64_t n)
+{
+    if (kept == 0) return keep_at_once(r, domain, n);
+    if (kept == n) return HN_OK;
+    return HN_FAIL(HN_ERR_MEMORY,
+                   "%s: %" PRId64 " episodes were tuned at once so far, %" PRId64
+                   " fit now, with other bits: free memory of the device",
+                   domain, kept, n);
+}
+
+static hn_status with_tuner(maker *m, const hn_hf_bench *b, int64_t first, int64_t end)
 {
     hn_few_shot_tuner *t = NULL;
     hn_few_shot_tune_options o = hn_hf_tune_options(m->r, b, hn_hf_theta_set(m->r));
+    int64_t kept;
+    HN_TRY(kept_at_once(m->r, b->domain->name, &kept));
+    if (kept > 0) o.at_once = kept;
     o.queries = 0;
     o.knot_every = m->r->c->tune_steps / (m->r->c->knots - 1);
     hn_status st = hn_few_shot_tuner_new(&o, &t);
+    if (st == HN_OK) st = same_at_once(m->r, b->domain->name, kept, hn_few_shot_tuner_at_once(t));
     if (st == HN_OK) st = hn_few_shot_tuner_open(t);
     if (st == HN_OK) st = batch_memory(m, b, hn_few_shot_tuner_at_once(t));
-    if (st == HN_OK) st = run_batches(m, b, t, end);
+    if (st == HN_OK) st = run_batches(m, b, t, first, end);
     if (t != NULL) batch_free(m, hn_few_shot_tuner_at_once(t));
     hn_few_shot_tuner_free(t);
     return st;
@@ -227,13 +287,13 @@ static hn_status run_domain(maker *m)
 {
     hn_hyperflow *r = m->r;
     const int64_t base = m->init * hn_hf_episodes(r);
+    const int64_t first = base + hn_hf_first_episode(r, m->domain);
     const int64_t end = base + hn_hf_first_episode(r, m->domain + 1);
     hn_hf_bench b = {0};
-    HN_TRY(
-        hn_trajectory_writer_next(m->writer, base + hn_hf_first_episode(r, m->domain), &m->next));
+    HN_TRY(hn_trajectory_writer_next(m->writer, first, &m->next));
     if (m->next >= end) return HN_OK; /* nothing is missing */
     hn_status st = hn_hf_bench_open(r, &r->domain[m->domain], HN_HF_TRAIN, HN_HF_TRAIN, &b);
-    if (st == HN_OK) st = with_tuner(m, &b, end);
+    if (st == HN_OK) st = with_tuner(m, &b, first, end);
     hn_hf_bench_close(&b);
     return st;
 }
@@ -297,6 +357,12 @@ hn_status hn_hf_trajectory_head(const hn_hyperflow *r, hn_trajectory_head *h)
         const int64_t support = hn_episode_sampler_sizes(s).support;
         hn_episode_sampler_free(s);
         if (support > h->support) h->support = support;
+        if (support > HN_SUPPORT_ROWS)
+            return HN_FAIL(HN_ERR_ARG,
+                           "%s: episodes of up to %" PRId64
+                           " support images; the drift network reads %d: fewer --way, --shot or "
+                           "--max-support",
+                           r->domain[i].name, support, HN_SUPPORT_ROWS);
         at += (size_t)snprintf(h->domains + at, sizeof h->domains - at, "%s%s", i ? "," : "",
                                r->domain[i].name);
         if (at >= sizeof h->domains)

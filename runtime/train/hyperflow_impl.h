@@ -4,6 +4,7 @@
 #include "runtime/base/json.h"
 #include "runtime/base/progress.h"
 #include "runtime/data/episodes.h"
+#include "runtime/data/omniglot_runs.h"
 #include "runtime/file/checkpoint.h"
 #include "runtime/graph/run.h"
 #include "runtime/model/model.h"
@@ -31,8 +32,12 @@ typedef struct {
     char name[HN_HYPERFLOW_NAME];
     char *path;
     bool trains; /* it is one of --train-domains */
+    /* NULL, or its test episodes: then its images are those of the runs and, behind them, those of
+     * the validation classes, and there is no source for TEST. */
+    const hn_omniglot_runs *runs;
     hn_image_set *images;
-    hn_class_groups groups;                 /* n 0: none */
+    hn_class_groups groups;                 /* of the classes of images; n 0: none */
+    bool alphabets;                         /* groups by names: Meta-Dataset's episodes keep them */
     hn_episode_source *source[HN_HF_PARTS]; /* NULL: no class */
 } hn_hf_domain;
 
@@ -59,6 +64,7 @@ typedef struct {
     int64_t n_domains, n_train;
     hn_hf_target *target;
     int64_t n_targets;
+    hn_omniglot_runs *runs; /* of --one-shot-runs; NULL: none */
     double rate[HN_HYPERFLOW_CHOICES];
     int n_rates;
     /* the run */
@@ -80,6 +86,8 @@ HN_NODISCARD hn_status hn_hyperflow_domains(hn_hyperflow *r);
 void hn_hyperflow_domains_free(hn_hyperflow *r);
 /* cifar100:test, or cifar100-test as files have it; NULL: none of --test-domains */
 const hn_hf_target *hn_hf_target_of(const hn_hyperflow *r, const char *name);
+/* Adds --one-shot-runs as a domain and a target, "omniglot-runs"; nothing where it is not given. */
+HN_NODISCARD hn_status hn_hyperflow_one_shot(hn_hyperflow *r); /* hyperflow_one_shot.c */
 /* Episodes of a part: --way becomes the number of classes where there are fewer. */
 HN_NODISCARD hn_status hn_hyperflow_sampler(const hn_hyperflow *r, const hn_hf_domain *d,
                                             hn_hf_part part, hn_episode_sampler **out);
@@ -122,6 +130,12 @@ typedef struct {
     int n, best; /* n 0: nothing was */
 } hn_hf_choice;
 
+/* Of one episode (hyperflow_cost.h). */
+typedef struct {
+    uint64_t adapt_bytes, whole_bytes, full_bytes; /* to biases; to predictions; full fine-tuning */
+    double encoder_flops, drift_flops, classify_flops, full_flops;
+} hn_hf_cost;
+
 typedef struct {
     const char *label, *domain, *settings;
     const char *sampler, *digest; /* which episodes: text and digest of the sampler */
@@ -133,6 +147,7 @@ typedef struct {
     double seconds;         /* of the test episodes */
     double flops;           /* of integrating one episode; 0: not counted */
     uint64_t planned_bytes; /* of the engines that adapt and classify */
+    hn_hf_cost cost;        /* full_bytes 0: not looked at */
 } hn_hf_cell;
 
 /* domain NULL: of a cell that is of no domain. */

@@ -149,8 +149,9 @@ static hn_status check_episodes(const hn_hyperflow_config *c)
 
 static hn_status check_train(const hn_hyperflow_config *c)
 {
-    if (c->width > 64 && c->width % 64 != 0)
-        return HN_FAIL(HN_ERR_ARG, "--width %" PRId64 ": a multiple of 64, the width of a head",
+    if (c->width % (c->width > 64 ? 64 : 8) != 0)
+        return HN_FAIL(HN_ERR_ARG,
+                       "--width %" PRId64 ": a multiple of 64, the width of a head; below, of 8",
                        c->width);
     if (c->warmup >= c->iterations)
         return HN_FAIL(HN_ERR_ARG, "--warmup %" PRId64 ": --iterations are %" PRId64, c->warmup,
@@ -158,10 +159,23 @@ static hn_status check_train(const hn_hyperflow_config *c)
     return HN_OK;
 }
 
+/* What a run's folder has besides networks: folders, and files, by the ends of their names. */
+static bool is_taken(const char *name)
+{
+    static const char *const folders[] = {"encoder", "encoder-state", "features", "cells"};
+    static const char *const ends[] = {".json", ".bin", ".yaml", ".gnuplot", ".png"};
+    for (size_t i = 0; i < sizeof folders / sizeof *folders; i++)
+        if (is(name, folders[i])) return true;
+    for (size_t i = 0; i < sizeof ends / sizeof *ends; i++) {
+        const size_t n = strlen(name), m = strlen(ends[i]);
+        if (n >= m && is(name + n - m, ends[i])) return true;
+    }
+    return false;
+}
+
 static hn_status check_name(const char *name)
 {
-    if (!set(name) || strchr(name, '/') != NULL || name[0] == '.' || is(name, "encoder") ||
-        is(name, "features") || is(name, "cells"))
+    if (!set(name) || strchr(name, '/') != NULL || name[0] == '.' || is_taken(name))
         return HN_FAIL(HN_ERR_ARG, "--drift '%s': the name of a folder of its own in the run",
                        name);
     return HN_OK;

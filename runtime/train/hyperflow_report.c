@@ -9,30 +9,12 @@
 #include "runtime/base/alloc.h"
 #include "runtime/file/folder.h"
 #include "runtime/train/hyperflow_eval.h"
+#include "runtime/train/hyperflow_results.h"
 #include "runtime/train/plot.h"
 
 static bool is(const char *a, const char *b) { return strcmp(a, b) == 0; }
 
-typedef struct {
-    json_t *json;
-    const char *method, *domain, *digest;
-    bool in_domain;
-    double *accuracy;
-    int64_t n;
-    hn_few_shot_mean mean, difference; /* difference: to direct; n 0: none */
-    double chosen;                     /* learning rate, stop time; NaN: none */
-} result;
-
-typedef struct {
-    result *cell;
-    int64_t n, cap;
-    const char **method, **domain; /* in the order of the table */
-    int64_t n_methods, n_domains;
-    json_t **descent; /* files cells/descent*.json */
-    int64_t n_descents;
-} results;
-
-static void results_free(results *s)
+static void results_free(hn_hf_results *s)
 {
     for (int64_t i = 0; i < s->n; i++) {
         json_decref(s->cell[i].json);
@@ -43,12 +25,12 @@ static void results_free(results *s)
     hn_free(s->method);
     hn_free(s->domain);
     hn_free(s->descent);
-    *s = (results){0};
+    *s = (hn_hf_results){0};
 }
 
 /* ---- reading ---- */
 
-static hn_status accuracies(const char *path, result *c)
+static hn_status accuracies(const char *path, hn_hf_result *c)
 {
     const json_t *list = json_object_get(c->json, "accuracy");
     c->n = (int64_t)json_array_size(list);
@@ -64,7 +46,7 @@ static hn_status accuracies(const char *path, result *c)
     return hn_few_shot_mean_of(c->accuracy, c->n, &c->mean);
 }
 
-static hn_status fill_cell(const char *path, result *c)
+static hn_status fill_cell(const char *path, hn_hf_result *c)
 {
     int64_t version;
     HN_TRY(hn_json_get_i64(c->json, "format", path, 1, HN_HYPERFLOW_FORMAT, true, &version));
@@ -78,17 +60,17 @@ static hn_status fill_cell(const char *path, result *c)
     return accuracies(path, c);
 }
 
-static hn_status add_cell(results *s, const char *path, json_t *json)
+static hn_status add_cell(hn_hf_results *s, const char *path, json_t *json)
 {
     if (hn_grow(&s->cell, &s->cap, s->n, sizeof *s->cell) != HN_OK) {
         json_decref(json);
         return HN_ERR_MEMORY;
     }
-    s->cell[s->n] = (result){.json = json};
+    s->cell[s->n] = (hn_hf_result){.json = json};
     return fill_cell(path, &s->cell[s->n++]);
 }
 
-static hn_status add_file(results *s, const char *dir, const char *name)
+static hn_status add_file(hn_hf_results *s, const char *dir, const char *name)
 {
     const size_t n = strlen(name);
     json_t *json = NULL;
@@ -121,7 +103,7 @@ static int by_method(const void *a, const void *b)
     return d ? d : strcmp(x, y);
 }
 
-static const result *cell_of(const results *s, const char *method, const char *domain)
+const hn_hf_result *hn_hf_result_of(const hn_hf_results *s, const char *method, const char *domain)
 {
     for (int64_t i = 0; i < s->n; i++)
         if (is(s->cell[i].method, method) && is(s->cell[i].domain, domain)) return &s->cell[i];
@@ -135,7 +117,7 @@ static bool among(const char *const *list, int64_t n, const char *name)
     return false;
 }
 
-static hn_status sort_cells(results *s)
+static hn_status sort_cells(hn_hf_results *s)
 {
     s->method = hn_calloc((size_t)s->n + 1, sizeof *s->method);
     s->domain = hn_calloc((size_t)s->n + 1, sizeof *s->domain);
@@ -143,7 +125,7 @@ static hn_status sort_cells(results *s)
         return HN_FAIL(HN_ERR_MEMORY, "table of %" PRId64 " cells", s->n);
     for (int side = 0; side < 2; side++) /* domains of training first */
         for (int64_t i = 0; i < s->n; i++) {
-            const result *c = &s->cell[i];
+            const hn_hf_result *c = &s->cell[i];
             if (c->in_domain == (side == 0) && !among(s->domain, s->n_domains, c->domain))
                 s->domain[s->n_domains++] = c->domain;
             if (!among(s->method, s->n_methods, c->method)) s->method[s->n_methods++] = c->method;
@@ -153,11 +135,11 @@ static hn_status sort_cells(results *s)
 }
 
 /* Only of the same episodes. */
-static hn_status compare(results *s)
+static hn_status compare(hn_hf_results *s)
 {
     for (int64_t i = 0; i < s->n; i++) {
-        result *c = &s->cell[i];
-        const result *d = cell_of(s, "direct", c->domain);
+        hn_hf_result *c = &s->cell[i];
+        const hn_hf_result *d = hn_hf_result_of(s, "direct", c->domain);
         if (d == NULL || d == c || d->n != c->n || !is(d->digest, c->digest)) continue;
         HN_TRY(hn_few_shot_difference(c->accuracy, d->accuracy, c->n, &c->difference));
     }
@@ -171,7 +153,7 @@ static hn_status read_names(const hn_hyperflow *r, char **dir, char ***names, in
     return hn_folder_names(*dir, names, n);
 }
 
-static hn_status read_results(const hn_hyperflow *r, results *s)
+static hn_status read_results(const hn_hyperflow *r, hn_hf_results *s)
 {
     char *dir = NULL, **names = NULL;
     int64_t n = 0;
@@ -187,28 +169,32 @@ static hn_status read_results(const hn_hyperflow *r, results *s)
 
 /* ---- over domains ---- */
 
-typedef struct {
-    int64_t domains;
-    double mean, difference, ci95; /* means over domains; the interval of paired differences */
-} summary;
-
-/* Domains where both the method and direct transfer are there. */
-static summary summarize(const results *s, const char *method, bool in_domain)
+static bool ends_lower(const hn_hf_result *a, const hn_hf_result *b)
 {
-    summary m = {0};
+    return a->difference.mean + a->difference.ci95 < b->difference.mean + b->difference.ci95;
+}
+
+hn_status hn_hf_summarize(const hn_hf_results *s, const char *method, bool in_domain,
+                          hn_hf_summary *out)
+{
+    hn_hf_summary m = {0};
+    hn_status st = HN_OK;
+    hn_few_shot_mean *each = hn_malloc(((size_t)s->n_domains + 1) * sizeof *each);
+    if (each == NULL) return HN_FAIL(HN_ERR_MEMORY, "%" PRId64 " domains", s->n_domains);
     for (int64_t k = 0; k < s->n_domains; k++) {
-        const result *c = cell_of(s, method, s->domain[k]);
+        const hn_hf_result *c = hn_hf_result_of(s, method, s->domain[k]);
         if (c == NULL || c->in_domain != in_domain || c->difference.n == 0) continue;
-        m.domains++;
+        each[m.domains++] = c->difference;
         m.mean += c->mean.mean;
-        m.difference += c->difference.mean;
-        m.ci95 += c->difference.ci95 * c->difference.ci95;
+        if (m.worst == NULL || ends_lower(c, m.worst)) m.worst = c;
     }
-    if (m.domains == 0) return m;
-    m.mean /= (double)m.domains;
-    m.difference /= (double)m.domains;
-    m.ci95 = sqrt(m.ci95) / (double)m.domains;
-    return m;
+    if (m.domains > 0) {
+        m.mean /= (double)m.domains;
+        st = hn_few_shot_over_domains(each, m.domains, &m.difference);
+    }
+    hn_free(each);
+    if (st == HN_OK) *out = m;
+    return st;
 }
 
 /* ---- result.json ---- */
@@ -218,7 +204,7 @@ static void set(json_t *o, const char *key, json_t *value, bool *ok)
     *ok = json_object_set_new(o, key, value) == 0 && *ok;
 }
 
-static json_t *cell_json(const result *c, bool *ok)
+static json_t *cell_json(const hn_hf_result *c, bool *ok)
 {
     json_t *o = json_object();
     set(o, "method", json_string(c->method), ok);
@@ -235,42 +221,51 @@ static json_t *cell_json(const result *c, bool *ok)
     return o;
 }
 
-static json_t *summary_json(const results *s, bool *ok)
+static hn_status add_summary(const hn_hf_results *s, const char *method, bool in_domain,
+                             json_t *list, bool *ok)
 {
-    json_t *list = json_array();
-    for (int64_t i = 0; i < s->n_methods; i++)
-        for (int side = 0; side < 2; side++) {
-            const summary m = summarize(s, s->method[i], side == 0);
-            if (m.domains == 0) continue;
-            json_t *o = json_object();
-            set(o, "method", json_string(s->method[i]), ok);
-            set(o, "in_domain", json_boolean(side == 0), ok);
-            set(o, "domains", json_integer(m.domains), ok);
-            set(o, "mean", json_real(m.mean), ok);
-            set(o, "difference", json_real(m.difference), ok);
-            set(o, "difference_ci95", json_real(m.ci95), ok);
-            *ok = json_array_append_new(list, o) == 0 && *ok;
-        }
-    return list;
+    hn_hf_summary m;
+    HN_TRY(hn_hf_summarize(s, method, in_domain, &m));
+    if (m.domains == 0) return HN_OK;
+    json_t *o = json_object();
+    set(o, "method", json_string(method), ok);
+    set(o, "in_domain", json_boolean(in_domain), ok);
+    set(o, "domains", json_integer(m.domains), ok);
+    set(o, "mean", json_real(m.mean), ok);
+    set(o, "difference", json_real(m.difference.mean), ok);
+    set(o, "difference_ci95", json_real(m.difference.ci95), ok);
+    *ok = json_array_append_new(list, o) == 0 && *ok;
+    return HN_OK;
 }
 
-static hn_status save_json(const hn_hyperflow *r, const results *s)
+static hn_status make_json(const hn_hyperflow *r, const hn_hf_results *s, json_t *acceptance,
+                           json_t *o)
 {
     bool ok = true;
-    char *path = NULL;
-    HN_TRY(hn_hyperflow_path(r, "result.json", &path));
-    json_t *o = json_object(), *cells = json_array(), *descent = json_array();
+    json_t *cells = json_array(), *descent = json_array(), *summary = json_array();
+    set(o, "program", json_string("hone-hyperflow"), &ok);
+    set(o, "settings", json_string(r->settings), &ok);
+    set(o, "cells", cells, &ok);
+    set(o, "summary", summary, &ok);
+    set(o, "descent", descent, &ok);
+    ok = json_object_set(o, "acceptance", acceptance) == 0 && ok;
     for (int64_t i = 0; i < s->n; i++)
         ok = json_array_append_new(cells, cell_json(&s->cell[i], &ok)) == 0 && ok;
     for (int64_t i = 0; i < s->n_descents; i++)
         ok = json_array_append(descent, s->descent[i]) == 0 && ok;
-    set(o, "program", json_string("hone-hyperflow"), &ok);
-    set(o, "settings", json_string(r->settings), &ok);
-    set(o, "cells", cells, &ok);
-    set(o, "summary", summary_json(s, &ok), &ok);
-    set(o, "descent", descent, &ok);
-    const hn_status st =
-        ok ? hn_json_save(path, o, false) : HN_FAIL(HN_ERR_MEMORY, "no memory for result.json");
+    for (int64_t i = 0; i < s->n_methods; i++)
+        for (int side = 0; side < 2; side++)
+            HN_TRY(add_summary(s, s->method[i], side == 0, summary, &ok));
+    return ok ? HN_OK : HN_FAIL(HN_ERR_MEMORY, "no memory for result.json");
+}
+
+static hn_status save_json(const hn_hyperflow *r, const hn_hf_results *s, json_t *acceptance)
+{
+    char *path = NULL;
+    HN_TRY(hn_hyperflow_path(r, "result.json", &path));
+    json_t *o = json_object();
+    hn_status st = make_json(r, s, acceptance, o);
+    if (st == HN_OK) st = hn_json_save(path, o, false);
     json_decref(o);
     hn_free(path);
     return st;
@@ -319,7 +314,7 @@ static const char *const colours[] = {"#9e9e9e", "#c9a227", "#2171b5", "#6baed6"
                                       "#7b6ca8", "#31a354", "#cb4b16", "#e8985e"};
 enum { N_COLOURS = sizeof colours / sizeof *colours };
 
-static hn_status draw_accuracy(const hn_hyperflow *r, const results *s)
+static hn_status draw_accuracy(const hn_hyperflow *r, const hn_hf_results *s)
 {
     text_file t;
     HN_TRY(text_open(&t));
@@ -327,7 +322,7 @@ static hn_status draw_accuracy(const hn_hyperflow *r, const results *s)
     for (int64_t k = 0; k < s->n_domains; k++) {
         fprintf(t.f, "\"%s\"", s->domain[k]);
         for (int64_t i = 0; i < s->n_methods; i++) {
-            const result *c = cell_of(s, s->method[i], s->domain[k]);
+            const hn_hf_result *c = hn_hf_result_of(s, s->method[i], s->domain[k]);
             if (c == NULL)
                 fprintf(t.f, " ? ?");
             else
@@ -358,7 +353,7 @@ static void points(FILE *f, const json_t *of, const char *x, const char *y)
                 json_number_value(json_array_get(ys, i)));
 }
 
-static hn_status draw_descent(const hn_hyperflow *r, const results *s)
+static hn_status draw_descent(const hn_hyperflow *r, const hn_hf_results *s)
 {
     text_file t;
     if (s->n_descents == 0) return HN_OK;
@@ -389,20 +384,20 @@ static hn_status draw_descent(const hn_hyperflow *r, const results *s)
 
 /* ---- for people ---- */
 
-static void print_head(const results *s, FILE *to)
+static void print_head(const hn_hf_results *s, FILE *to)
 {
     fprintf(to, "%-24s", "");
     for (int64_t k = 0; k < s->n_domains; k++) fprintf(to, " %16.16s", s->domain[k]);
     fprintf(to, "\n");
 }
 
-static void print_table(const results *s, FILE *to)
+static void print_table(const hn_hf_results *s, FILE *to)
 {
     print_head(s, to);
     for (int64_t i = 0; i < s->n_methods; i++) {
         fprintf(to, "%-24.24s", s->method[i]);
         for (int64_t k = 0; k < s->n_domains; k++) {
-            const result *c = cell_of(s, s->method[i], s->domain[k]);
+            const hn_hf_result *c = hn_hf_result_of(s, s->method[i], s->domain[k]);
             if (c == NULL)
                 fprintf(to, " %16s", "");
             else
@@ -412,19 +407,21 @@ static void print_table(const results *s, FILE *to)
     }
 }
 
-static void print_summary(const results *s, FILE *to)
+static hn_status print_summary(const hn_hf_results *s, FILE *to)
 {
     for (int side = 0; side < 2; side++)
         for (int64_t i = 0; i < s->n_methods; i++) {
-            const summary m = summarize(s, s->method[i], side == 0);
+            hn_hf_summary m;
+            HN_TRY(hn_hf_summarize(s, s->method[i], side == 0, &m));
             if (m.domains == 0) continue;
             fprintf(to, "%-9s %-24s %6.2f %% over %" PRId64 "; to direct %+5.2f +- %.2f (paired)\n",
                     side == 0 ? "in" : "out", s->method[i], 100 * m.mean, m.domains,
-                    100 * m.difference, 100 * m.ci95);
+                    100 * m.difference.mean, 100 * m.difference.ci95);
         }
+    return HN_OK;
 }
 
-static void print_descents(const results *s, FILE *to)
+static void print_descents(const hn_hf_results *s, FILE *to)
 {
     for (int64_t i = 0; i < s->n_descents; i++) {
         const json_t *d = s->descent[i];
@@ -439,19 +436,28 @@ static void print_descents(const results *s, FILE *to)
     }
 }
 
+static hn_status print_results(const hn_hyperflow *r, const hn_hf_results *s,
+                               const json_t *acceptance)
+{
+    print_table(s, r->to);
+    HN_TRY(print_summary(s, r->to));
+    print_descents(s, r->to);
+    hn_hf_acceptance_print(acceptance, r->to);
+    fprintf(r->to, "result: %s/result.json\n", r->out);
+    return HN_OK;
+}
+
 hn_status hn_hyperflow_write_results(const hn_hyperflow *r)
 {
-    results s = {0};
+    hn_hf_results s = {0};
+    json_t *acceptance = NULL;
     hn_status st = read_results(r, &s);
-    if (st == HN_OK) st = save_json(r, &s);
+    if (st == HN_OK) st = hn_hf_acceptance(&s, &acceptance);
+    if (st == HN_OK) st = save_json(r, &s, acceptance);
     if (st == HN_OK && s.n > 0) st = draw_accuracy(r, &s);
     if (st == HN_OK) st = draw_descent(r, &s);
-    if (st == HN_OK) {
-        print_table(&s, r->to);
-        print_summary(&s, r->to);
-        print_descents(&s, r->to);
-        fprintf(r->to, "result: %s/result.json\n", r->out);
-    }
+    if (st == HN_OK) st = print_results(r, &s, acceptance);
+    json_decref(acceptance);
     results_free(&s);
     return st;
 }

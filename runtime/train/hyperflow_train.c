@@ -1,6 +1,7 @@
 /* train: the encoder where it is to be trained, features of the training domains, and the drift
  * network on them and the trajectories (drift_train.h). */
 #include <inttypes.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -90,6 +91,7 @@ static hn_status make_facts(teacher *t)
     t->facts.config = hn_hf_drift_config(r);
     memcpy(t->facts.layout, r->theta.digest, HN_SHA256_HEX);
     memcpy(t->facts.backbone, r->base_digest, HN_SHA256_HEX);
+    memcpy(t->facts.encoder, r->encoder_digest, HN_SHA256_HEX);
     t->facts.sigma = hn_malloc((size_t)r->theta.tokens * sizeof *t->facts.sigma);
     if (t->facts.sigma == NULL) return HN_FAIL(HN_ERR_MEMORY, "sigma");
     return hn_hf_sigma(r, &t->file, t->facts.sigma);
@@ -113,8 +115,10 @@ static hn_status choose_tasks(teacher *t)
 static hn_status digest_data(teacher *t)
 {
     const hn_hyperflow *r = t->r;
+    char content[HN_SHA256_HEX];
+    HN_TRY(hn_trajectories_digest(&t->file, content));
     char *identity = json_dumps(json_object_get(r->index, "identity"), JSON_SORT_KEYS);
-    char *all = identity ? hn_asprintf("%s\n%s", identity, r->encoder_digest) : NULL;
+    char *all = identity ? hn_asprintf("%s\n%s\n%s", identity, r->encoder_digest, content) : NULL;
     const hn_status st = all ? hn_sha256(all, strlen(all), t->digest)
                              : HN_FAIL(HN_ERR_MEMORY, "no memory for a digest");
     hn_free(all);
@@ -139,18 +143,42 @@ static hn_status write_yaml(teacher *t)
     return st;
 }
 
-static hn_status save_encoder(const teacher *t)
+static hn_status save_encoder(const teacher *t, const char *path)
 {
     const hn_hyperflow_config *c = t->r->c;
     const bool trained = hn_hf_encoder_is_trained(c);
-    char *path = hn_asprintf("%s/encoder.json", t->out);
     json_t *o =
         json_pack("{s:s, s:s, s:I, s:s}", "path", trained ? "" : c->encoder, "weights",
                   trained ? "" : c->encoder_weights, "image",
                   (json_int_t)(trained ? 0 : c->encoder_image), "digest", t->r->encoder_digest);
-    const hn_status st = path && o ? hn_json_save(path, o, false)
-                                   : HN_FAIL(HN_ERR_MEMORY, "no memory for encoder.json");
+    const hn_status st =
+        o ? hn_json_save(path, o, false) : HN_FAIL(HN_ERR_MEMORY, "no memory for encoder.json");
     json_decref(o);
+    return st;
+}
+
+/* A network that is there keeps its encoder, wherever that lies by now. */
+static hn_status check_encoder(const teacher *t, const char *path)
+{
+    json_t *o = NULL;
+    const char *digest = NULL;
+    if (!hn_is_file(path)) return HN_OK;
+    HN_TRY(hn_json_load(path, &o));
+    hn_status st = hn_json_get_text(o, "digest", path, true, &digest);
+    if (st == HN_OK && strcmp(digest, t->r->encoder_digest) != 0)
+        st = HN_FAIL(HN_ERR_ARG,
+                     "%s: a network on another encoder: %s, now %s; --drift NAME is a new one",
+                     path, digest, t->r->encoder_digest);
+    json_decref(o);
+    return st;
+}
+
+static hn_status keep_encoder(const teacher *t)
+{
+    char *path = hn_asprintf("%s/encoder.json", t->out);
+    if (path == NULL) return HN_FAIL(HN_ERR_MEMORY, "no memory for a path");
+    hn_status st = check_encoder(t, path);
+    if (st == HN_OK) st = save_encoder(t, path);
     hn_free(path);
     return st;
 }
@@ -211,10 +239,14 @@ static void say(const teacher *t, const hn_drift_train_report *p)
                 p->step, r->c->iterations);
         return;
     }
-    fprintf(r->to, "drift network: %s/drift.safetensors, loss %.4f", t->out, p->loss);
-    if (p->held_out == p->held_out)
-        fprintf(r->to, ", of held-out tasks %.4f (at first %.4f)", p->held_out, p->first);
-    fprintf(r->to, "\neval:          hone-hyperflow eval --run %s --methods hyperflow\n", r->out);
+    /* what an earlier call has measured is in metrics.csv */
+    fprintf(r->to, "drift network: %s/drift.safetensors", t->out);
+    if (!isnan(p->loss)) fprintf(r->to, ", loss %.4f", p->loss);
+    if (!isnan(p->held_out)) fprintf(r->to, ", of held-out tasks %.4f", p->held_out);
+    if (!isnan(p->held_out) && !isnan(p->first)) fprintf(r->to, " (at first %.4f)", p->first);
+    const bool named = strcmp(r->c->drift, "drift") != 0;
+    fprintf(r->to, "\neval:          hone-hyperflow eval --run %s%s%s --methods hyperflow\n",
+            r->out, named ? " --drift " : "", named ? r->c->drift : "");
 }
 
 static hn_status run(teacher *t)
@@ -223,7 +255,7 @@ static hn_status run(teacher *t)
     HN_TRY(write_yaml(t));
     HN_TRY(hn_hyperflow_path(t->r, t->r->c->drift, &t->out));
     HN_TRY(hn_make_dirs(t->out));
-    HN_TRY(save_encoder(t));
+    HN_TRY(keep_encoder(t));
     const hn_drift_train_options o = options_of(t);
     HN_TRY(hn_drift_train(&o, &report));
     say(t, &report);
@@ -246,9 +278,10 @@ static hn_status train_encoder(hn_hyperflow *r)
 {
     hn_signals_watch();
     const hn_status st = hn_hyperflow_encoder(r);
+    r->stopped = r->stopped || hn_signals_caught() != 0; /* or they are forgotten */
     hn_signals_release();
     if (st == HN_OK && r->stopped)
-        fprintf(r->to, "stopped while the encoder was trained; the same command goes on\n");
+        fprintf(r->to, "stopped at the encoder; the same command goes on\n");
     return st;
 }
 

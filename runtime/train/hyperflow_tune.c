@@ -19,14 +19,15 @@ hn_status hn_hf_bench_open(const hn_hyperflow *r, const hn_hf_domain *d, hn_hf_p
                            hn_hf_part valid, hn_hf_bench *out)
 {
     hn_hf_bench b = {.domain = d};
-    hn_status st = hn_hyperflow_sampler(r, d, part, &b.main);
+    hn_status st = d->runs ? HN_OK : hn_hyperflow_sampler(r, d, part, &b.main);
     if (st == HN_OK && valid == part) b.valid = b.main;
     if (st == HN_OK && valid != part) st = hn_hyperflow_sampler(r, d, valid, &b.valid);
     if (st != HN_OK) {
         hn_hf_bench_close(&b);
         return st;
     }
-    const hn_episode_sizes m = hn_episode_sampler_sizes(b.main),
+    const hn_episode_sizes m = d->runs ? hn_omniglot_runs_sizes(d->runs)
+                                       : hn_episode_sampler_sizes(b.main),
                            v = hn_episode_sampler_sizes(b.valid);
     b.sizes = (hn_episode_sizes){.way = larger(m.way, v.way),
                                  .support = larger(m.support, v.support),
@@ -41,20 +42,49 @@ void hn_hf_episodes_free(hn_episode *e, int64_t n)
     hn_free(e);
 }
 
-hn_status hn_hf_draw(const hn_episode_sampler *s, const hn_episode_sizes *sizes, int64_t first,
-                     int64_t n, hn_episode **out)
+static hn_status draw(const hn_episode_sampler *s, const hn_omniglot_runs *runs,
+                      const hn_episode_sizes *sizes, int64_t first, int64_t n, hn_episode **out)
 {
     hn_episode *e = hn_calloc((size_t)n, sizeof *e);
     hn_status st = e ? HN_OK : HN_FAIL(HN_ERR_MEMORY, "%" PRId64 " episodes", n);
     for (int64_t i = 0; i < n && st == HN_OK; i++) {
         st = hn_episode_make(sizes->way, sizes->support, sizes->query, &e[i]);
-        if (st == HN_OK) st = hn_episode_draw(s, first + i, &e[i]);
+        if (st == HN_OK)
+            st = runs ? hn_omniglot_runs_draw(runs, first + i, &e[i])
+                      : hn_episode_draw(s, first + i, &e[i]);
     }
     if (st != HN_OK)
         hn_hf_episodes_free(e, n);
     else
         *out = e;
     return st;
+}
+
+hn_status hn_hf_draw(const hn_episode_sampler *s, const hn_episode_sizes *sizes, int64_t first,
+                     int64_t n, hn_episode **out)
+{
+    return draw(s, NULL, sizes, first, n, out);
+}
+
+hn_status hn_hf_draw_tests(const hn_hf_bench *b, int64_t first, int64_t n, hn_episode **out)
+{
+    return draw(b->main, b->domain->runs, &b->sizes, first, n, out);
+}
+
+int64_t hn_hf_bench_episodes(const hn_hyperflow *r, const hn_hf_bench *b)
+{
+    return b->domain->runs ? hn_omniglot_runs_count(b->domain->runs) : r->c->test_episodes;
+}
+
+const char *hn_hf_bench_text(const hn_hf_bench *b)
+{
+    return b->domain->runs ? "Omniglot's one-shot runs" : hn_episode_sampler_text(b->main);
+}
+
+const char *hn_hf_bench_digest(const hn_hf_bench *b)
+{
+    return b->domain->runs ? hn_image_set_digest(hn_omniglot_runs_images(b->domain->runs))
+                           : hn_episode_sampler_digest(b->main);
 }
 
 hn_tune_set hn_hf_theta_set(const hn_hyperflow *r)

@@ -13,15 +13,23 @@ extern "C" {
 /* What is measured, and what choices are made on: two parts of a domain, in one engine. */
 typedef struct {
     const hn_hf_domain *domain;
-    hn_episode_sampler *main, *valid;
-    hn_episode_sizes sizes; /* of either */
+    hn_episode_sampler *main, *valid; /* main NULL: the runs of the domain */
+    hn_episode_sizes sizes;           /* of either */
 } hn_hf_bench;
 
 HN_NODISCARD hn_status hn_hf_bench_open(const hn_hyperflow *r, const hn_hf_domain *d,
                                         hn_hf_part part, hn_hf_part valid, hn_hf_bench *out);
 void hn_hf_bench_close(hn_hf_bench *b); /* accepts an empty one */
 
-/* Episodes first .. first + n - 1 of a sampler. *out: hn_hf_episodes_free */
+int64_t hn_hf_bench_episodes(const hn_hyperflow *r, const hn_hf_bench *b); /* to be tested on */
+/* Which episodes those are: as text and as a digest. */
+const char *hn_hf_bench_text(const hn_hf_bench *b);
+const char *hn_hf_bench_digest(const hn_hf_bench *b);
+
+/* Episodes first .. first + n - 1 that are tested on. *out: hn_hf_episodes_free */
+HN_NODISCARD hn_status hn_hf_draw_tests(const hn_hf_bench *b, int64_t first, int64_t n,
+                                        hn_episode **out);
+/* The same of a sampler. *out: hn_hf_episodes_free */
 HN_NODISCARD hn_status hn_hf_draw(const hn_episode_sampler *s, const hn_episode_sizes *sizes,
                                   int64_t first, int64_t n, hn_episode **out);
 void hn_hf_episodes_free(hn_episode *e, int64_t n); /* accepts NULL */

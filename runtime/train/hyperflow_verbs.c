@@ -5,7 +5,7 @@
 
 #include "runtime/base/alloc.h"
 #include "runtime/file/folder.h"
-#include "runtime/train/hyperflow_drift.h"
+#include "runtime/train/hyperflow_cost.h"
 
 static const double gib = 0x1p30, mib = 0x1p20;
 
@@ -31,7 +31,10 @@ static hn_status print_domains(const hn_hyperflow *r)
         const hn_hf_domain *d = &r->domain[i];
         const hn_images *v = hn_image_set_view(d->images);
         fprintf(r->to, "%s: %" PRId64 " images of %" PRId64 " x %" PRId64 "%s\n", d->name, v->count,
-                v->h, v->w, d->trains ? ", trained on" : "");
+                v->h, v->w,
+                d->runs     ? ", episodes of its own"
+                : d->trains ? ", trained on"
+                            : "");
         for (int p = 0; p < HN_HF_PARTS; p++) HN_TRY(print_part(r, d, (hn_hf_part)p));
     }
     return HN_OK;
@@ -55,8 +58,9 @@ static hn_status print_work(const hn_hyperflow *r)
             c->iterations, c->drift_batch, c->times);
     fprintf(r->to,
             "eval: %" PRId64 " domains, %" PRId64 " episodes each; %" PRId64
-            " validation episodes for a choice\n",
-            r->n_targets, c->test_episodes, c->valid_episodes);
+            " one-shot runs; %" PRId64 " validation episodes for a choice\n",
+            r->n_targets - (r->runs != NULL), c->test_episodes,
+            r->runs ? hn_omniglot_runs_count(r->runs) : 0, c->valid_episodes);
     return HN_OK;
 }
 
@@ -74,69 +78,25 @@ hn_status hn_hyperflow_check(const hn_verb_call *c)
 
 typedef struct {
     hn_hf_bench bench;
-    hn_images few;                  /* as many images as an episode has: others need not be there */
-    hn_adaptor *adaptor, *whole;    /* to the biases; to the predictions */
-    hn_few_shot_tuner *full, *bias; /* one episode at a time; those of the trajectories */
+    hn_hf_planned one;
+    hn_few_shot_tuner *bias; /* that of the trajectories */
 } planned;
 
 static void planned_free(planned *p)
 {
-    hn_adaptor_free(p->adaptor);
-    hn_adaptor_free(p->whole);
-    hn_few_shot_tuner_free(p->full);
+    hn_hf_planned_free(&p->one);
     hn_few_shot_tuner_free(p->bias);
     hn_hf_bench_close(&p->bench);
 }
 
-static hn_status plan_adaptor(const hn_hyperflow *r, const planned *p, bool classifies,
-                              hn_adaptor **out)
-{
-    const hn_drift_config drift = hn_hf_drift_config(r);
-    const hn_adaptor_options o = {.device = r->device,
-                                  .executor = hn_executor_of(r->c->executor),
-                                  .drift = &drift,
-                                  .integrator = hn_hf_integrator(r->c),
-                                  .steps = r->c->integration_steps,
-                                  .episodes = 1,
-                                  .support = p->bench.sizes.support,
-                                  .encoder = &r->encoder.vision,
-                                  .backbone = classifies ? &r->model.vision : NULL,
-                                  .theta = &r->theta,
-                                  .queries = classifies ? p->bench.sizes.query : 0,
-                                  .ways = classifies ? p->bench.sizes.way : 0,
-                                  .scale = (float)r->c->scale,
-                                  .offset = (float)r->c->offset,
-                                  .images = &p->few,
-                                  .dtype = r->model.dtype};
-    return hn_adaptor_new(&o, out);
-}
-
-static hn_status plan_tuners(hn_hyperflow *r, planned *p)
-{
-    hn_few_shot_tune_options o = hn_hf_tune_options(r, &p->bench, HN_TUNE_FULL);
-    o.at_once = 1;
-    o.queries = 0;
-    o.images = &p->few;
-    HN_TRY(hn_few_shot_tuner_new(&o, &p->full));
-    o = hn_hf_tune_options(r, &p->bench, hn_hf_theta_set(r));
-    return hn_few_shot_tuner_new(&o, &p->bias);
-}
-
-static double adaptor_bytes(const hn_adaptor *a)
-{
-    hn_plan_sizes s = {0};
-    hn_plan_sizes_of(hn_engine_program(hn_adaptor_engine(a)), &s);
-    return (double)s.total_bytes;
-}
-
 static void print_cost(const hn_hyperflow *r, const planned *p)
 {
-    const hn_adaptor_cost f = hn_adaptor_flops(p->whole);
+    const hn_hf_cost f = hn_hf_cost_of(r, &p->bench, &p->one);
     const hn_episode_sizes *z = &p->bench.sizes;
-    const double image = f.backbone / (double)(z->support + z->query), adapt = f.encoder + f.drift;
-    /* a step: support images twice, forward and twice as much backward */
-    const double full = (double)(r->c->tune_steps * 2 * z->support) * 3 * image;
-    const double bytes = adaptor_bytes(p->adaptor), most = (double)hn_few_shot_tuner_bytes(p->full);
+    const double image = f.classify_flops / (double)(z->support + z->query),
+                 adapt = f.encoder_flops + f.drift_flops, full = f.full_flops;
+    const double bytes = (double)f.adapt_bytes, most = (double)f.full_bytes;
+    fprintf(r->to, "plans for this device: %s\n", hn_device_text(r->device));
     fprintf(r->to,
             "an episode of %" PRId64 " support and %" PRId64 " query images, %" PRId64
             " steps of tuning, %" PRId64 " of integration (%s):\n",
@@ -146,13 +106,13 @@ static void print_cost(const hn_hyperflow *r, const planned *p)
         "  adaptation        %10.1f MiB planned (encoder, drift network); with the backbone and "
         "the queries %.1f\n"
         "  full fine-tuning  %10.1f MiB: adaptation takes %.2f %% of it\n",
-        bytes / mib, adaptor_bytes(p->whole) / mib, most / mib, 100 * bytes / most);
+        bytes / mib, (double)f.whole_bytes / mib, most / mib, 100 * bytes / most);
     fprintf(r->to,
             "  adaptation        %10.3f GFLOP (encoder %.3f, drift network %.3f)\n"
             "  full fine-tuning  %10.3f GFLOP: adaptation takes %.4f %% of it\n"
             "  classification    %10.3f GFLOP (backbone, support and queries)\n",
-            1e-9 * adapt, 1e-9 * f.encoder, 1e-9 * f.drift, 1e-9 * full, 100 * adapt / full,
-            1e-9 * f.backbone);
+            1e-9 * adapt, 1e-9 * f.encoder_flops, 1e-9 * f.drift_flops, 1e-9 * full,
+            100 * adapt / full, 1e-9 * f.classify_flops);
     const double each = (double)(r->c->tune_steps * z->support) * 4 * image;
     fprintf(r->to,
             "trajectories: %" PRId64 " episodes at once, %.1f MiB; %" PRId64
@@ -167,13 +127,13 @@ static hn_status print_plan(hn_hyperflow *r, planned *p)
         .path = r->c->encoder, .weights = r->c->encoder_weights, .image = r->c->encoder_image};
     HN_TRY(hn_hyperflow_encoder_open(r, &from));
     HN_TRY(hn_hf_bench_open(r, &r->domain[0], HN_HF_TRAIN, HN_HF_VALID, &p->bench));
-    p->few = *hn_image_set_view(p->bench.domain->images);
-    const int64_t rows = p->bench.sizes.support + p->bench.sizes.query;
-    if (p->few.count > rows) p->few.count = rows;
-    HN_TRY(plan_adaptor(r, p, false, &p->adaptor));
-    HN_TRY(plan_adaptor(r, p, true, &p->whole));
-    HN_TRY(plan_tuners(r, p));
-    char *adaptor = hn_adaptor_plan_text(p->adaptor), *full = hn_few_shot_tuner_plan_text(p->full);
+    const hn_drift_config drift = hn_hf_drift_config(r);
+    HN_TRY(hn_hf_planned_open(r, &p->bench, &drift, &p->one));
+    hn_few_shot_tune_options o = hn_hf_tune_options(r, &p->bench, hn_hf_theta_set(r));
+    o.images = &p->one.few;
+    HN_TRY(hn_few_shot_tuner_new(&o, &p->bias));
+    char *adaptor = hn_adaptor_plan_text(p->one.adaptor),
+         *full = hn_few_shot_tuner_plan_text(p->one.full);
     const bool there = adaptor != NULL && full != NULL;
     if (there) fprintf(r->to, "adaptation\n%s\nfull fine-tuning\n%s\n", adaptor, full);
     hn_free(adaptor);
@@ -186,7 +146,7 @@ static hn_status print_plan(hn_hyperflow *r, planned *p)
 hn_status hn_hyperflow_plan(const hn_verb_call *c)
 {
     hn_hyperflow r;
-    planned p = {.adaptor = NULL};
+    planned p = {.bias = NULL};
     hn_status st = hn_hyperflow_open(c, true, &r);
     if (st == HN_OK) st = print_plan(&r, &p);
     planned_free(&p);

@@ -14,26 +14,22 @@ static const hn_segmenter_job *segmenter(const hn_job *j) { return (const hn_seg
 
 static int64_t voxels(const int64_t size[3]) { return size[0] * size[1] * size[2]; }
 
-static hn_type values_type(int64_t n, const int64_t size[3])
+static hn_type values_type(int64_t n, const int64_t size[3], const hn_seg_config *c)
 {
-    return (hn_type){.dtype = HN_F32, .ndim = 5, .dim = {n, size[0], size[1], size[2], 1}};
+    return (hn_type){
+        .dtype = HN_F32, .ndim = 5, .dim = {n, size[0], size[1], size[2], c->channels}};
 }
 
 static hn_status declare(const hn_job *j, hn_params *p)
 {
-    const hn_seg_config *c = segmenter(j)->o.config;
-    if (c->channels != 1)
-        return HN_FAIL(HN_ERR_UNSUPPORTED,
-                       "%s: volumes of %" PRId64 " channels: those that are read have one",
-                       c->architecture, c->channels);
-    return hn_seg_declare(c, p);
+    return hn_seg_declare(segmenter(j)->o.config, p);
 }
 
 static hn_status tables(hn_job *j, hn_program *p)
 {
     hn_segmenter_job *s = (hn_segmenter_job *)j;
     if (s->o.window[0] == 0) return HN_OK;
-    const hn_type window = values_type(1, s->o.window);
+    const hn_type window = values_type(1, s->o.window, s->o.config);
     return hn_program_tensor(p, HN_MEM_INPUT, "window", &window, &s->probe.values);
 }
 
@@ -75,15 +71,16 @@ static hn_status probe(hn_job *j, const hn_job_pass *pass, hn_graph *g)
 
 static void empty(const hn_job *j, void *const *field)
 {
-    const int64_t n = j->rows * voxels(segmenter(j)->o.patch);
+    const hn_segmenter_options *o = &segmenter(j)->o;
+    const int64_t n = j->rows * voxels(o->patch);
     int32_t *const label = field[LABEL];
-    memset(field[VALUE], 0, (size_t)n * sizeof(float));
+    memset(field[VALUE], 0, (size_t)(n * o->config->channels) * sizeof(float));
     for (int64_t i = 0; i < n; i++) label[i] = HN_LABEL_IGNORED;
 }
 
 void hn_segmenter_job_init(hn_segmenter_job *j, const hn_segmenter_options *o)
 {
-    const hn_type values = values_type(o->batch, o->patch);
+    const hn_type values = values_type(o->batch, o->patch, o->config);
     const hn_type labels = hn_type_1d(HN_I32, o->batch * voxels(o->patch));
     *j = (hn_segmenter_job){
         .job = {.rows = o->batch,
@@ -106,13 +103,14 @@ hn_segmenter_batch hn_segmenter_batch_of(const hn_engine_input *in)
 
 /* ---- a whole volume ---- */
 
-/* room     [window] values, [window, classes] logits */
+/* room     [window, channels] values, [window, classes] logits */
 static hn_status run_windows(const hn_segmenter_job *j, hn_engine *e, const hn_windows *w,
                              const float *value, float pad, float *room, hn_blend *b)
 {
-    const size_t n = (size_t)voxels(w->size);
+    const int64_t channels = j->o.config->channels;
+    const size_t n = (size_t)(voxels(w->size) * channels);
     for (int64_t i = 0; i < w->count; i++) {
-        hn_windows_cut(w, i, value, pad, room);
+        hn_windows_cut(w, i, value, channels, pad, room);
         HN_TRY(hn_tensor_write(j->probe.values, 0, room, n * sizeof *room));
         HN_TRY(hn_engine_probe(e));
         HN_TRY(hn_tensor_get(j->probe.logits, room + n));
@@ -130,7 +128,7 @@ hn_status hn_segmenter_volume(const hn_segmenter_job *j, hn_engine *e, const flo
     const int64_t classes = hn_type_cols(&j->probe.logits->type);
     HN_TRY(hn_windows_plan(size, j->o.window, how->overlap, &w));
     HN_TRY(hn_blend_new(&w, (int)classes, how->gaussian, &b));
-    const size_t n = (size_t)(voxels(w.size) * (1 + classes));
+    const size_t n = (size_t)(voxels(w.size) * (j->o.config->channels + classes));
     float *room = hn_malloc(n * sizeof *room);
     hn_status st = room ? HN_OK : HN_FAIL(HN_ERR_MEMORY, "no memory for a window of %zu values", n);
     if (st == HN_OK) st = run_windows(j, e, &w, value, how->pad, room, b);

@@ -37,7 +37,7 @@ void hn_segmenter_job_init(hn_segmenter_job *j, const hn_segmenter_options *o);
 
 /* The fields of a micro-batch. A patch whose labels are all ignored adds nothing. */
 typedef struct {
-    float *value;   /* [batch, d, h, w] */
+    float *value;   /* [batch, d, h, w, channels of the network] */
     int32_t *label; /* [batch, d, h, w]; HN_LABEL_IGNORED: the voxel takes no part */
 } hn_segmenter_batch;
 
@@ -51,7 +51,7 @@ typedef struct {
 } hn_segmenter_blend;
 
 /* The class of every voxel of a volume, by the parameters as they are.
- * value    [size]
+ * value    [size, channels of the network]
  * mask     out [size]
  * Errors   HN_ERR_ARG: the job has no window; those of hn_windows_plan and of a run;
  *          HN_ERR_NUMERIC: a logit that is NaN; HN_ERR_MEMORY */

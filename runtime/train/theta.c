@@ -196,6 +196,14 @@ hn_status hn_theta_store(const hn_theta *t, const hn_params *p, hn_graph *g, hn_
     return HN_OK;
 }
 
+const hn_theta_part *hn_theta_not_finite(const hn_theta *t, const float *theta)
+{
+    for (int64_t k = 0; k < t->n_parts; k++)
+        for (int64_t i = 0; i < t->part[k].n; i++)
+            if (!isfinite(*theta++)) return &t->part[k];
+    return NULL;
+}
+
 /* ---- noise ---- */
 
 /* Box and Muller, from two words of the same counter block. */

@@ -55,6 +55,9 @@ HN_NODISCARD hn_status hn_theta_set_replica(const hn_theta *t, const hn_params *
 HN_NODISCARD hn_status hn_theta_store(const hn_theta *t, const hn_params *p, hn_graph *g,
                                       hn_tensor *theta);
 
+/* The first part of theta [D] with a number that is not finite; NULL: all are. */
+const hn_theta_part *hn_theta_not_finite(const hn_theta *t, const float *theta);
+
 /* theta += scale sigma[token] normal(token, column), keyed by seed alone: the noise of a start.
  * sigma  [tokens]; NULL: 1 */
 void hn_theta_add_noise(const hn_theta *t, uint64_t seed, float scale, const float *sigma,

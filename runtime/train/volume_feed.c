@@ -46,10 +46,11 @@ static hn_status fill_arrays(const volume_feed *d, int64_t micro_batch, float *v
                              int32_t *label)
 {
     const int64_t batch = d->o.batch, voxels = hn_patches_voxels(d->patches);
+    const int64_t values = hn_patches_values(d->patches);
     if (micro_batch < 0 || micro_batch > INT64_MAX / batch - 1)
         return HN_FAIL(HN_ERR_ARG, "micro-batch %" PRId64, micro_batch);
     for (int64_t i = 0; i < batch; i++) {
-        float *const v = value + i * voxels;
+        float *const v = value + i * values;
         int32_t *const l = label + i * voxels;
         const int64_t row = micro_batch * batch + i;
         HN_TRY(d->o.once ? tile_row(d, row, v, l) : training_row(d, row, v, l));
@@ -78,9 +79,10 @@ static hn_status start(hn_feed *f, int64_t first)
 {
     volume_feed *d = (volume_feed *)f;
     const size_t n = (size_t)(d->o.batch * hn_patches_voxels(d->patches));
+    const size_t values = (size_t)(d->o.batch * hn_patches_values(d->patches));
     d->first = first;
     for (int i = 0; i < PREFETCH; i++) {
-        d->value[i] = hn_malloc(n * sizeof **d->value);
+        d->value[i] = hn_malloc(values * sizeof **d->value);
         d->label[i] = hn_malloc(n * sizeof **d->label);
         if (d->value[i] == NULL || d->label[i] == NULL)
             return HN_FAIL(HN_ERR_MEMORY, "no memory to read %zu voxels ahead", n);
@@ -92,9 +94,10 @@ static hn_status next(hn_feed *f, const hn_engine_input *to)
 {
     const volume_feed *d = (const volume_feed *)f;
     const size_t n = (size_t)(d->o.batch * hn_patches_voxels(d->patches));
+    const size_t values = (size_t)(d->o.batch * hn_patches_values(d->patches));
     int slot = -1;
     HN_TRY(hn_ring_next(d->ring, &slot));
-    memcpy(to->field[VALUE], d->value[slot], n * sizeof **d->value);
+    memcpy(to->field[VALUE], d->value[slot], values * sizeof **d->value);
     memcpy(to->field[LABEL], d->label[slot], n * sizeof **d->label);
     return HN_OK;
 }

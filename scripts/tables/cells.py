@@ -49,6 +49,10 @@ class Work:
         """Cells of one group go to one shard."""
         return cell.name
 
+    def amount(self, options):
+        """By what the time of alike cells grows."""
+        return 1
+
     def next(self, a, cell, run):
         """The Command that is next, by what lies in the folder; None: all are done. One that ends
         well and is still the next one was stopped."""
@@ -104,6 +108,7 @@ def add_arguments(p, name, seeds, smoke_seeds):
     )
     p.add_argument("--device", help="of the programs; default: auto, with --smoke cpu")
     p.add_argument("--limit", type=float, default=450, help="seconds of a cell in one call")
+    p.add_argument("--minutes", type=float, help="of this call; what is under way then is stopped")
     p.add_argument("--keep-runs", action="store_true", help="with the networks of every cell")
 
 
@@ -112,6 +117,9 @@ def settle(work, a):
         fail(work.script, "--only chooses among all cells; --full means nothing beside it")
     if a.jobs < 1:
         fail(work.script, f"--jobs {a.jobs}: at least 1")
+    if a.minutes is not None and a.minutes <= 0:
+        fail(work.script, f"--minutes {a.minutes:g}: more than 0")
+    a.deadline = math.inf if a.minutes is None else time.monotonic() + 60 * a.minutes
     a.data = os.environ.get("HONE_DATA", str(ROOT.parent / "shared" / "data"))
     a.out = pathlib.Path(a.out or ROOT / "runs" / (f"{a.name}-smoke" if a.smoke else a.name))
     a.seeds = a.seeds or (a.smoke_seeds if a.smoke else a.all_seeds)
@@ -166,12 +174,57 @@ def show(work, a, cells):
         print(f"{cell.name}\t{state}\t{' '.join(work.files(cell))}")
 
 
+def kind_of(name):
+    """A cell's name without rate and seed."""
+    return re.sub(r"(-lr[\de.-]+)?-s\d+$", "", name)
+
+
+def likenesses(name):
+    """A cell's kind, part, and stream: names of what is alike, the closest first."""
+    kind = kind_of(name)
+    return kind, kind.rpartition("/")[0], kind.partition("/")[0]
+
+
+def pace(work, path):
+    """Seconds of a cell that is done, for each unit of its amount: its part of what it took with
+    others beside it."""
+    kept = json.loads(path.read_text())
+    return kept["seconds"] / kept.get("jobs", 1) / work.amount(kept["asked"]["options"])
+
+
+def estimate(work, a, cells):
+    """How long those that are not done would take, by what is there that is alike."""
+    there, todo = {}, []
+    for cell in cells:
+        path = path_of(a, cell, ".json")
+        if path.exists():
+            for key in likenesses(cell.name):
+                there.setdefault(key, []).append(pace(work, path))
+        elif not work.why_not(a, cell):
+            todo.append(cell)
+    seconds, unknown = 0, 0
+    for cell in todo:
+        found = next((there[key] for key in likenesses(cell.name) if key in there), None)
+        seconds += mean(found) * work.amount(cell.options) if found else 0
+        unknown += not found
+    known = f"about {seconds / 60:.1f} minutes" if unknown < len(todo) else "unknown"
+    text = f"{len(cells)} cells, {len(todo)} to run: {known if todo else 'nothing'}"
+    return f"{text}, and {unknown} like none that is there" if 0 < unknown < len(todo) else text
+
+
 def words_of(options, data):
     """The options of a run as words; {data} stands for the folder of the data."""
     return [f"--{key}={v}".replace("{data}", data) for key, v in options.items()]
 
 
 # ---- running ----
+
+
+def spent(a, cell):
+    """{what: seconds} of the cell's commands in all calls so far, stopped ones too; a killed call is
+    not counted."""
+    path = path_of(a, cell, ".spent")
+    return json.loads(path.read_text()) if path.exists() else {}
 
 
 class Running:
@@ -181,7 +234,7 @@ class Running:
         self.runner, self.cell = runner, cell
         self.run = path_of(runner.a, cell, "")
         self.began = time.monotonic()
-        self.end, self.stopped = self.began + runner.a.limit, False
+        self.end, self.stopped = min(self.began + runner.a.limit, runner.a.deadline), False
         self.process = self.command = None
         self.seconds, self.since = {}, self.began
         self.run.parent.mkdir(parents=True, exist_ok=True)
@@ -205,10 +258,20 @@ class Running:
             self.process.send_signal(signal.SIGINT)  # it saves and ends
         self.stopped = True
 
+    def count(self):
+        """The command has ended: what it took is kept for a call that goes on."""
+        path = path_of(self.runner.a, self.cell, ".spent")
+        took, what = spent(self.runner.a, self.cell), self.command.what
+        took[what] = took.get(what, 0) + time.monotonic() - self.since
+        part = pathlib.Path(f"{path}.part")
+        part.write_text(json.dumps(took) + "\n")
+        part.replace(path)
+
     def go_on(self):
         """Starts what is next. Returns "running", "done", "failed" or "stopped"."""
         a, work, last = self.runner.a, self.runner.work, self.command
         if last:
+            self.count()
             code = self.process.returncode
             if code == -signal.SIGINT and self.stopped:
                 return "stopped"
@@ -230,7 +293,7 @@ class Runner:
     def __init__(self, work, a, cells):
         self.work, self.a = work, a
         self.todo = sorted(cells, key=work.alone)  # those behind the others
-        self.running, self.failed, self.unfinished = [], [], []
+        self.running, self.failed, self.unfinished, self.left = [], [], [], 0
         self.done, self.total, self.began = 0, len(cells), time.monotonic()
         self.env = dict(os.environ)
         threads = max(1, (os.cpu_count() or 1) // a.jobs)
@@ -245,9 +308,12 @@ class Runner:
     def keep(self, r, seconds):
         cell, path = r.cell, path_of(self.a, r.cell, ".json")
         result = self.work.result(self.a, cell, r.run, r.seconds)
+        jobs = 1 if self.work.alone(cell) else self.a.jobs
+        kept = {"asked": asked_of(cell), "seconds": seconds, "jobs": jobs, **result}
         part = path_of(self.a, cell, ".json.part")
-        part.write_text(json.dumps({"asked": asked_of(cell), "seconds": seconds, **result}) + "\n")
+        part.write_text(json.dumps(kept) + "\n")
         part.replace(path)
+        path_of(self.a, cell, ".spent").unlink(missing_ok=True)
         if not self.a.keep_runs:
             shutil.rmtree(r.run, ignore_errors=True)
         self.say(cell, f"{self.work.summary(result)}, {seconds:.1f} s")
@@ -291,10 +357,14 @@ class Runner:
             r.interrupt()
         for r in self.running:
             r.process.wait()
+            r.count()
 
     def all(self):
         try:
             while self.todo or self.running:
+                if time.monotonic() > self.a.deadline:
+                    self.left += len(self.todo)
+                    self.todo = []
                 while self.todo and self.has_room():
                     r = Running(self, self.todo.pop(0))
                     how = r.go_on()
@@ -347,7 +417,9 @@ def execute(work, a, cells, programs, prepare=None):
     for what, those in (("failed", runner.failed), ("unfinished", runner.unfinished)):
         if those:
             print(f"{len(those)} {what}: {' '.join(c.name for c in those)}", file=sys.stderr)
-    return not runner.failed and not runner.unfinished
+    if runner.left:
+        print(f"{runner.left} not begun: --minutes are over", file=sys.stderr)
+    return not (runner.failed or runner.unfinished or runner.left)
 
 
 # ---- figures ----

@@ -2,7 +2,7 @@
 
 A cell is stream/part/kind-s<seed>. Parts: `choice` are runs at every learning rate with one seed of
 their own, measured on images that the tables never show; `run` are those of the tables, at the
-rate chosen there; `robust` and `time` have a fixed rate. The seed decides who has which images,
+rate chosen there; `robust`, `time` and `ways` have a fixed rate. The seed decides who has which images,
 who is asked in which round, and the first weights: runs of one seed are pairs.
 """
 
@@ -36,7 +36,16 @@ class Model(NamedTuple):
     options: dict
     simulate: str  # on a GPU
     files: tuple = ()
-    lora_targets: str = ""
+    targets: str = "all-linear"  # of pairs and of blocks
+    lanes: int = 4  # clients at a time, where they are simulated as "one"; 1: no option of it
+
+    def way(self, options):
+        """How clients of a run with such a payload are simulated: a block of the GPU knows whole
+        networks only, replicas no blocks of weights."""
+        payload = options.get("payload", "full")
+        if payload == "sparse":
+            return "one"
+        return "replicas" if payload != "full" and self.simulate == "block" else self.simulate
 
 
 class Cell(NamedTuple):
@@ -49,6 +58,7 @@ class Cell(NamedTuple):
     files: tuple
     made: str
     rate_of: str = ""  # the kind whose rate it takes; "": its options have one
+    lanes: int = 1
 
     @property
     def name(self):
@@ -78,6 +88,8 @@ class Suite(NamedTuple):
     clients: int = 10  # of part robust, all of them asked
     rates: tuple = RATES
     lora_rates: tuple = RATES + (0.3, 1.0)  # pairs begin at zero and move slowly
+    adamw_rates: tuple = (0.0003, 0.001, 0.003, 0.01)
+    ways: tuple = ()  # of (stream, payload, rounds): times of every way to simulate its clients
 
 
 # ---- models ----
@@ -89,8 +101,8 @@ MODELS = {
     "small": Model({"model": "mnist-cnn-small"}, "block"),
     "cinic": Model({"model": "cinic-cnn"}, "replicas"),
     # Its three classes are background, white and grey matter.
-    "unet": Model({"model": "unet3d-fets", "classes": 3}, "one"),
-    "unet4": Model({"model": "unet3d-fets"}, "one"),
+    "unet": Model({"model": "unet3d-fets", "classes": 3}, "one", lanes=1),
+    "unet4": Model({"model": "unet3d-fets"}, "one", lanes=1),
     "vit": Model(
         {"model": "vit_tiny_patch16_224", "weights": "{data}/" + VIT, "dtype": "bf16"},
         "one",
@@ -135,10 +147,13 @@ CIFAR10 = tuple(
 )
 TENTH = {"eval-split": 0.1}  # of the training images
 MANY = {"clients": 100, "per-round": 10, "rounds": 200, "batch-size": 32}
+# MNIST's 10,000 test images cost more than a round of its clients.
+SPARING = {**MANY, "eval-every": 2, "eval-batch": 1000}
 # A client of CIFAR-10 or of Fashion-MNIST's 10,000 has a hundred images or fewer, three batches;
 # five epochs are what others let such clients do (Li et al. 2022).
-FEW = {**MANY, "epochs": 5}
-SITES = {"clients": 10, "min-samples": 20, "rounds": 200, "batch-size": 32}  # all of them asked
+FEW = {**MANY, "epochs": 5, "eval-batch": 1000}
+# All of them asked.
+SITES = {"clients": 10, "min-samples": 20, "rounds": 200, "batch-size": 32, "eval-batch": 1000}
 
 
 def dirichlet(alpha):
@@ -148,7 +163,7 @@ def dirichlet(alpha):
 def mnist(alpha, target):
     images = {"data": f"{{data}}/{MNIST[0]}"}
     test = {"eval-data": f"{{data}}/{MNIST[2]}"}
-    return Stream({**images, **MANY, **dirichlet(alpha)}, test, TENTH, MNIST, "small", target)
+    return Stream({**images, **SPARING, **dirichlet(alpha)}, test, TENTH, MNIST, "small", target)
 
 
 def cifar10(alpha, target, model="cinic", **more):
@@ -194,17 +209,26 @@ def mni(target, made, **more):
     )
 
 
-def fets():
-    """The authors' network, modality and loss, on patches and with scaled values (spec, section 6:
-    theirs reads whole volumes of stored numbers)."""
-    part = lambda name: f"{{out}}/data/fets/{name}.csv"
+MODALITIES = ("t1", "t1ce", "t2", "flair")
+
+
+def fets(modality="all"):
+    """The authors' network and loss, on patches and with scaled values (spec, section 6: theirs
+    reads whole volumes of stored numbers). All four modalities as channels, or one."""
+    made = "fets" if modality == "all" else f"fets-{modality}"
+    part = lambda name: f"{{out}}/data/{made}/{name}.csv"
     test = {"data": part("train"), "eval-data": part("test")}
     valid = {"data": part("fit"), "eval-data": part("valid")}
     options = {"partition": "group", "clients": 0, "relabel": "4:3", "rounds": 60, "eval-every": 10}
     options.update({"patch": 128, "per-region": 1, "batch-size": 1, "overlap": 0.25})
     options.update({"cross-weight": 0, "focal-weight": 1, "focal-alpha": 0.1, "focal-gamma": 4.5})
     options.update({"optimizer": "sgd", "momentum": 0.9})
-    return Stream(options, test, valid, (), "unet4", 0.5, "fets")
+    options["channels"] = ",".join(channels_of(modality))
+    return Stream(options, test, valid, (), "unet4", 0.5, made)
+
+
+def channels_of(modality):
+    return MODALITIES if modality == "all" else (modality,)
 
 
 STREAMS = {
@@ -220,7 +244,7 @@ STREAMS = {
     # Sites that differ in size alone, and in their share of the sick.
     "pneumonia-sizes": pneumonia(0.775, partition="quantity", alpha=0.5),
     "pneumonia-labels": pneumonia(0.725, **dirichlet(0.5)),
-    "cifar10-vit": cifar10(0.5, 0.9, "vit", epochs=1, rounds=20),
+    "cifar10-vit": cifar10(0.5, 0.9, "vit", epochs=1, rounds=20, **{"eval-batch": 250}),
     "mni-sites": mni(
         0.8,
         "mni",
@@ -231,12 +255,12 @@ STREAMS = {
 
 PLAN = (
     ("mnist-a0.1", "methods penalties"),
-    ("mnist-a0.5", "methods"),
+    ("mnist-a0.5", "methods parts"),
     ("mnist-a100", "methods"),
-    ("cifar10-a0.1", "methods penalties"),
+    ("cifar10-a0.1", "methods"),
     ("cifar10-a0.5", "methods"),
     ("cifar10-a100", "methods"),
-    ("fashion-a0.1", "methods"),
+    ("fashion-a0.1", "methods penalties"),
     ("pneumonia-sizes", "methods"),
     ("pneumonia-labels", "methods"),
     ("cifar10-vit", "payload"),
@@ -245,9 +269,9 @@ PLAN = (
 MORE = (
     ("mnist-a0.5", "penalties"),
     ("mnist-a100", "penalties"),
+    ("cifar10-a0.1", "penalties"),
     ("cifar10-a0.5", "penalties"),
     ("cifar10-a100", "penalties"),
-    ("fashion-a0.1", "penalties"),
     ("fashion-a0.5", "methods penalties"),
     ("fashion-a100", "methods penalties"),
     ("pneumonia-sizes", "penalties"),
@@ -255,15 +279,16 @@ MORE = (
 )
 
 
-def whole(full, with_fets):
+def whole(full, with_fets, modality="all"):
     more = (("fets", "segmentation"),) if with_fets else ()
     return Suite(
-        streams={**STREAMS, "fets": fets()},
+        streams={**STREAMS, "fets": fets(modality)},
         models=MODELS,
         plan=(PLAN + MORE if full else PLAN) + more,
         robust="mnist-a0.5",
         time="mnist-a0.5",
         rounds={"robust": 50, "time": 20},
+        ways=(("mnist-a0.5", "full", 20), ("cifar10-vit", "lora", 4)),
     )
 
 
@@ -312,7 +337,7 @@ def smoke():
             "vit": Model({"model": f"{folder}/vit.json"}, "one", (), targets),
         },
         plan=(
-            ("mnist-a0.5", "methods penalties"),
+            ("mnist-a0.5", "methods penalties parts"),
             ("mnist-sizes", "short"),
             ("mnist-vit", "payload"),
             ("mni-sites", "short"),
@@ -323,6 +348,8 @@ def smoke():
         clients=6,
         rates=(0.03, 0.1),
         lora_rates=(0.03, 0.1),
+        adamw_rates=(0.003, 0.01),
+        ways=(("mnist-a0.5", "full", 3), ("mnist-vit", "lora", 2)),
     )
 
 
@@ -339,20 +366,23 @@ def method(name):
     return {"method": name, **MU.get(name, {})}
 
 
+def methods(*names):
+    """fedref-v1 as released is FedAvg but for rounding (spec, section 3), and takes its rate."""
+    for name in names:
+        yield name, method(name), "fedavg" if name == "fedref-v1" else ""
+
+
 def method_kinds(model):
-    for name in METHODS:
-        yield name, method(name), ""
+    yield from methods(*METHODS)
 
 
 def short_kinds(model):
-    for name in ("fedavg", "fedref-v3"):
-        yield name, method(name), ""
+    yield from methods("fedavg", "fedref-v3")
 
 
 def segmentation_kinds(model):
     """Those that the authors compare on FeTS (their FedOpt is FedAdam), and ours."""
-    for name in ("fedavg", "fedprox", "fedadam", "ema", "fedref-v1", "fedref-v2", "fedref-v3"):
-        yield name, method(name), ""
+    yield from methods("fedavg", "fedprox", "fedadam", "ema", "fedref-v1", "fedref-v2", "fedref-v3")
 
 
 def penalty_kinds(model):
@@ -360,7 +390,7 @@ def penalty_kinds(model):
     yield "fedavg", method("fedavg"), ""
     for value in LAMBDAS:
         o = {"method": "fedref-v3", "lambda2": value, "growth": 1, "lambda2-cap": value}
-        yield f"lambda-{value:g}", o, ""
+        yield f"lambda-{value:g}", o, "" if value else "fedavg"  # which it is, bit for bit
     yield "fedref-v3", method("fedref-v3"), ""
     yield "v3-uniform", {"method": "fedref-v3", "reference-weights": "uniform"}, ""
     yield "v3-sent", {"method": "fedref-v3", "lambda1": 0.1}, ""
@@ -369,14 +399,28 @@ def penalty_kinds(model):
         yield f"mu-{value:g}", {"method": "fedprox", "mu": value}, ""
 
 
+def payload(name, model):
+    """Options of what travels. Pairs and blocks of the same matrices, and as many values of both."""
+    lora = {"lora-rank": 8, "lora-targets": model.targets}
+    sparse = {"sparse-budget": "lora:8", "sparse-targets": model.targets}
+    return {"payload": name, **{"lora": lora, "sparse": sparse}.get(name, {})}
+
+
+def parts_kinds(model):
+    """What travels of a network. Blocks are trained by adamw alone, hence pairs by both rules."""
+    for name in ("full", "lora", "head"):
+        yield name, {"method": "fedavg", **payload(name, model)}, ""
+    for kind, name in (("adamw-lora", "lora"), ("adamw-sparse", "sparse")):
+        yield kind, {"method": "fedavg", "optimizer": "adamw", **payload(name, model)}, ""
+
+
 def payload_kinds(model):
-    """What travels. An encoding runs at the rate of what it encodes."""
-    lora = {"payload": "lora", "lora-rank": 8, "lora-targets": model.lora_targets}
-    bf16, topk = {"encoding": "bf16"}, {"encoding": "topk", "topk": 0.05}
-    for name, o in (("full", {"payload": "full"}), ("lora", lora), ("head", {"payload": "head"})):
-        yield name, {"method": "fedavg", **o}, ""
-        for encoding in (bf16, topk) if name != "head" else ():
-            yield f"{name}-{encoding['encoding']}", {"method": "fedavg", **o, **encoding}, name
+    """The same, and shorter. An encoding runs at the rate of what it encodes."""
+    yield from parts_kinds(model)
+    for name in ("full", "lora"):
+        for encoding in ({"encoding": "bf16"}, {"encoding": "topk", "topk": 0.05}):
+            o = {"method": "fedavg", **payload(name, model), **encoding}
+            yield f"{name}-{encoding['encoding']}", o, name
 
 
 GROUPS = {
@@ -385,6 +429,7 @@ GROUPS = {
     "segmentation": segmentation_kinds,
     "penalties": penalty_kinds,
     "payload": payload_kinds,
+    "parts": parts_kinds,
 }
 
 
@@ -401,15 +446,26 @@ def cells_of(suite, name, groups, seeds, settings):
     for kind, (options, rate_of) in kinds.items():
         for rate in () if rate_of else rates_of(suite, kind):
             o = {**common, **stream.valid, **options, "lr": rate, "seed": CHOICE_SEED}
-            yield Cell(name, "choice", kind, CHOICE_SEED, o, model.simulate, files, made)
+            o.update(sparing(o["rounds"], o.get("eval-every", 1)))
+            way = model.way(options)
+            cell = Cell(name, "choice", kind, CHOICE_SEED, o, way, files, made)
+            yield cell._replace(lanes=model.lanes)
     for seed in seeds:
         for kind, (options, rate_of) in kinds.items():
             o = {**common, **stream.test, "target": stream.target, **options, "seed": seed}
-            run = Cell(name, "run", kind, seed, o, model.simulate, files, made)
-            yield run._replace(rate_of=rate_of or kind)
+            run = Cell(name, "run", kind, seed, o, model.way(options), files, made)
+            yield run._replace(rate_of=rate_of or kind, lanes=model.lanes)
+
+
+def sparing(rounds, every):
+    """A rate is chosen in half of the rounds, at least 20, of which about 20 are measured."""
+    rounds = max(min(rounds, 20), rounds // 2)
+    return {"rounds": rounds, "eval-every": max(every, rounds // 20)}
 
 
 def rates_of(suite, kind):
+    if kind.startswith("adamw-"):
+        return suite.adamw_rates
     return suite.lora_rates if kind.startswith(("lora", "head")) else suite.rates
 
 
@@ -464,6 +520,25 @@ def time_cells(suite, settings):
         yield Cell(suite.time, "time", name, 0, o, model.simulate, stream.files, stream.made)
 
 
+def way_cells(suite, settings):
+    """Every way to simulate clients that there is for a payload."""
+    for name, what, rounds in suite.ways:
+        stream = suite.streams[name]
+        model = suite.models[stream.model]
+        more = {"rounds": rounds, "lr": 0.03, "seed": 0, "method": "fedavg"}
+        o = {**model.options, **stream.options, **stream.test, **settings, **more}
+        o.update({"below-quorum": "skip", "eval-every": rounds, **payload(what, model)})
+        ways = [("one", "one", 1)] + [(f"lanes-{n}", "one", n) for n in (2, 4, 8)]
+        if model.simulate != "one":
+            ways.append(("replicas", "replicas", 1))
+        if model.way(o) == "block":
+            ways.append(("block", "block", 1))
+        for way, simulate, lanes in ways:
+            files = stream.files + model.files
+            cell = Cell(name, "ways", way, 0, o, simulate, files, stream.made)
+            yield cell._replace(lanes=lanes)
+
+
 def make(suite, seeds, settings):
     """All cells, each once, in the order of the plan."""
     cells = {}
@@ -471,7 +546,8 @@ def make(suite, seeds, settings):
         for cell in cells_of(suite, stream, groups, seeds, settings):
             cells.setdefault(cell.name, cell)
     own = {k: v for k, v in settings.items() if k != "rounds"}
-    for cell in (*robust_cells(suite, seeds, own), *time_cells(suite, own)):
+    fixed = (robust_cells(suite, seeds, own), time_cells(suite, own), way_cells(suite, own))
+    for cell in (cell for those in fixed for cell in those):
         cells[cell.name] = cell
     return list(cells.values())
 
@@ -560,7 +636,7 @@ class Fets(NamedTuple):
 
     folder: pathlib.Path
     partition: pathlib.Path
-    modality: str
+    modality: str  # "all": each of MODALITIES
     most: int  # subjects of a site
 
     def sites(self):
@@ -572,7 +648,8 @@ class Fets(NamedTuple):
         return {site: those[: self.most] for site, those in found.items()}
 
     def line(self, site, subject):
-        names = [self.folder / subject / f"{subject}_{what}" for what in (self.modality, "seg")]
+        parts = (*channels_of(self.modality), "seg")
+        names = [self.folder / subject / f"{subject}_{what}" for what in parts]
         files = []
         for name in names:
             there = [
@@ -633,7 +710,7 @@ def prepare(made, data, out, copy=None):
     part = to.with_name(f"{made}.part{os.getpid()}")
     part.mkdir(parents=True)
     try:
-        if made == "fets":
+        if made.startswith("fets"):
             write_fets(copy, part)
         else:
             MADE[made](data, part)

@@ -1,7 +1,8 @@
 """Runs the cells of fedref.sh, some at a time, and prints their tables.
 
     scripts/tables/fedref.sh [--smoke | --full | --only REGEX] [--seeds 0,1,2,3,4] [--rounds N]
-                             [--out DIR] [--jobs N] [--shard i/n] [--device D] [--program FILE]
+                             [--out DIR] [--jobs N] [--minutes M] [--shard i/n] [--device D]
+                             [--program FILE]
                              [--fets DIR [--fets-partition CSV] [--fets-modality M] [--fets-most N]]
 
 A cell is one run of hone-fedref: DIR/<cell>.json is its result.json with what was asked for and the
@@ -16,19 +17,33 @@ and DIR/fedref.md, pictures to DIR where gnuplot is (fedref_table.py; --tables-o
 what is there).
 
 Without --full: all methods on MNIST and CIFAR-10 (Dirichlet 0.1, 0.5, 100), Fashion-MNIST and
-PneumoniaMNIST in sites, penalties on two streams, payloads, segmentation of the MNI volume in sites,
-robustness, times. --fets adds a user's copy of FeTS2022: DIR/<subject>/<subject>_flair.nii.gz and
-_seg.nii.gz, sites by DIR/partitioning_1.csv (Partition_ID, Subject_ID), at most --fets-most subjects
-of each. One modality: hone's networks for volumes read one channel, as that of the authors. --full adds
-penalties on all streams and more of Fashion-MNIST. --only takes of all cells those whose name
-matches; --shard leaves the cells of a method on a stream together. Data are found through HONE_DATA
-(default ../shared/data).
+PneumoniaMNIST in sites, penalties on two streams, payloads, segmentation of the MNI volume in
+sites, robustness, times. --fets adds a user's copy of FeTS2022:
+DIR/<subject>/<subject>_<modality>.nii.gz and _seg.nii.gz, sites by DIR/partitioning_1.csv
+(Partition_ID, Subject_ID), at most --fets-most subjects of each. The modalities t1, t1ce, t2 and
+flair are the four channels of the network, but for --fets-modality, which names one (the authors
+have flair alone). --full adds penalties on all streams and more of Fashion-MNIST.
+Runs go seed by seed through all streams: what --minutes cuts off are the last seeds, and the tables
+say how many there were. --list also says, on standard error, about how long the rest would take, by
+the cells of the same kind that are there.
+
+On a GPU that several programs share, each wait of one costs a time slice of the others: without
+more, one cell at a time is as fast as eight (the default is 1). NVIDIA's MPS lets their work run
+side by side; start and end it yourself, and --jobs is half of the cores by default, at most 8:
+
+    nvidia-cuda-mps-control -d
+    scripts/tables/fedref.sh --program build-cuda/hone-fedref
+    echo quit | nvidia-cuda-mps-control
+
+--only takes of all cells those whose name matches; --shard leaves the cells of a method on a stream
+together. Data are found through HONE_DATA (default ../shared/data).
 """
 
 import argparse
 import csv
 import glob
 import json
+import os
 import pathlib
 import shutil
 import sys
@@ -37,17 +52,7 @@ import cells
 import fedref_cells
 import fedref_table
 
-TIMES = ("client_s", "server_ms")
-MODALITIES = ("t1", "t1ce", "t2", "flair")
-
-
-def modality(text):
-    if text not in MODALITIES:
-        words = ", ".join(MODALITIES)
-        raise argparse.ArgumentTypeError(
-            f"'{text}': one of {words}; several as channels are not read: networks have one"
-        )
-    return text
+TIMES = ("client_s", "server_ms", "eval_s")
 
 
 def fets_of(a):
@@ -70,16 +75,27 @@ def arguments(work):
         prog="fedref.sh", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     cells.add_arguments(p, "fedref", [0, 1, 2, 3, 4], [0, 1])
+    p.set_defaults(jobs=None)
     p.add_argument("--rounds", type=int, help="of choice and run; default: each stream its own")
     p.add_argument("--program", default=str(cells.ROOT / "build" / "hone-fedref"))
     p.add_argument("--fets", metavar="DIR", help="a copy of FeTS2022's training data")
     p.add_argument("--fets-partition", metavar="CSV", help="default: DIR/partitioning_1.csv")
-    p.add_argument("--fets-modality", type=modality, default="flair", help="flair is the authors'")
+    words = ("all", *fedref_cells.MODALITIES)
+    p.add_argument(
+        "--fets-modality",
+        choices=words,
+        default="all",
+        help="all: four channels; flair is the authors'",
+    )
     p.add_argument("--fets-most", type=int, default=30, help="subjects of a site, at most")
     a = p.parse_args()
     if a.fets and a.smoke:
         cells.fail(work.script, "--fets: not with --smoke")
+    if a.jobs is None:
+        a.jobs = max(1, min(8, (os.cpu_count() or 1) // 2)) if has_mps() else 1
     cells.settle(work, a)
+    if a.jobs > 2 and has_gpu(a) and not has_mps():
+        print("cells share the GPU by time slices: MPS or fewer --jobs (--help)", file=sys.stderr)
     a.copy = fets_of(a) if a.fets else None
     other = a.copy and a.copy.other(a.out)
     if other:
@@ -91,6 +107,16 @@ def has_gpu(a):
     return a.device != "cpu" and bool(glob.glob("/dev/nvidia[0-9]*"))
 
 
+def has_mps():
+    """Whether NVIDIA's MPS has been started."""
+    folder = os.environ.get("CUDA_MPS_PIPE_DIRECTORY", "/tmp/nvidia-mps")
+    return os.path.exists(os.path.join(folder, "control"))
+
+
+def simulation(a, cell):
+    return cell.simulate if cell.part == "ways" or has_gpu(a) else "one"
+
+
 class FedrefWork(cells.Work):
     script = "fedref.sh"
 
@@ -100,8 +126,16 @@ class FedrefWork(cells.Work):
     def group(self, cell):
         return cell.group
 
+    def why_not(self, a, cell):
+        if cell.part == "ways" and not has_gpu(a) and (cell.lanes > 1 or cell.simulate == "block"):
+            return "lanes and blocks are of a GPU"
+        return None
+
     def alone(self, cell):
-        return cell.part == "time"
+        return cell.part in ("time", "ways")
+
+    def amount(self, options):
+        return int(options["rounds"])
 
     def next(self, a, cell, run):
         kept = run / "result.json"
@@ -109,9 +143,11 @@ class FedrefWork(cells.Work):
         if result.get("rounds_done", 0) == cell.options["rounds"]:
             return None
         # How clients are simulated moves results by rounding only; it is no option of a cell.
-        simulate = cell.simulate if has_gpu(a) else "one"
+        simulate = simulation(a, cell)
         options = {**cell.options, "simulate": simulate, "device": a.device, "out": run}
         options["save-every"] = 25
+        if simulate == "one" and has_gpu(a) and cell.lanes > 1:
+            options["lanes"] = cell.lanes
         if (run / "index.json").exists():
             options["resume"] = "auto"
         else:
@@ -123,7 +159,7 @@ class FedrefWork(cells.Work):
         result = json.loads((run / "result.json").read_text())
         with (run / "rounds.csv").open(newline="") as file:
             rows = list(csv.DictReader(file))
-        result["simulate"] = cell.simulate if has_gpu(a) else "one"
+        result["simulate"] = simulation(a, cell)
         result["score"] = score = "dice" if "last_dice" in result else "accuracy"
         for name in (score,) if cell.part == "choice" else (score, *TIMES):
             result[f"by_round_{name}"] = [float(row[name]) for row in rows if row[name]]
@@ -143,7 +179,7 @@ def with_rates(a, chosen):
             ready.append(cell.at(fedref_table.best_rate(rates)))
         else:
             waiting.append(cell)
-    return ready, waiting
+    return sorted(ready, key=lambda c: c.seed), waiting
 
 
 def prepare(a, todo):
@@ -161,10 +197,12 @@ def show(work, a, chosen):
     cells.show(work, a, [c for c in chosen if c.part != "run"] + ready)
     for cell in waiting:
         print(f"{cell.name}\twaits for its rate\t{' '.join(cell.files)}")
+    print(cells.estimate(work, a, chosen), file=sys.stderr)
 
 
 def run(work, a, chosen):
     """Whether all is there then."""
+    print(cells.estimate(work, a, chosen), file=sys.stderr)
     execute = lambda those: cells.execute(
         work, a, those, [a.program], lambda todo: prepare(a, todo)
     )
@@ -182,14 +220,17 @@ def run(work, a, chosen):
 def main():
     work = FedrefWork()
     a = arguments(work)
-    a.suite = fedref_cells.smoke() if a.smoke else fedref_cells.whole(a.full or a.only, a.fets)
+    a.suite = fedref_cells.smoke() if a.smoke else fedref_cells.whole(
+        a.full or a.only, a.fets, a.fets_modality
+    )
     settings = {"rounds": a.rounds} if a.rounds else {}
     chosen = cells.choose(work, a, fedref_cells.make(a.suite, a.seeds, settings))
     if a.list:
         show(work, a, chosen)
         return 0
     good = a.tables_only or run(work, a, chosen)
-    text = fedref_table.tables(a.out, [cell.name for cell in chosen])
+    wanted = [cell.name for cell in chosen if not work.why_not(a, cell)]
+    text = fedref_table.tables(a.out, wanted)
     print(text)
     if a.out.is_dir():
         (a.out / "fedref.md").write_text(text)

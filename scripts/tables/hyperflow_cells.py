@@ -7,6 +7,7 @@ adaptation and fine-tuning would take), `base` (a method of fine-tuning), `train
 """
 
 import pathlib
+import zipfile
 from typing import NamedTuple
 
 METHODS = ("direct", "head", "bias", "ln", "lora", "full")
@@ -15,6 +16,7 @@ STAGES = ("generate", "cost", "base", "train", "flow")
 VIT = "vit-tiny-imagenet/model.f16.safetensors"
 CIFAR100 = tuple(f"cifar100/{n}.bin.gz" for n in ("train_1of3", "train_2of3", "train_3of3", "test_5000"))
 OMNIGLOT = ("omniglot/images-105x105-idx3-ubyte.gz", "omniglot/labels-idx1-short")
+RUNS = "omniglot/all_runs.zip"
 FASHION = "fashion-mnist/t10k-images-idx3-ubyte.gz"
 MNIST = "mnist/t10k-images-idx3-ubyte.gz"
 PNEUMONIA = "pneumoniamnist/test-images-idx3-ubyte.gz"
@@ -97,10 +99,10 @@ def main_setting(**more):
         },
         train={"encoder": "resnet18-cifar", "iterations": 20000},
         drifts={"drift": Drift({}, ())},
-        eval={"test-episodes": 600},
+        eval={"test-episodes": 600, "one-shot-runs": "{out}/omniglot-runs"},
         methods=METHODS,
-        targets=tuple(named(t) for t in targets),
-        files=(VIT, *CIFAR100, *OMNIGLOT, FASHION, MNIST, PNEUMONIA, CIFAR10),
+        targets=(*(named(t) for t in targets), "omniglot-runs"),
+        files=(VIT, *CIFAR100, *OMNIGLOT, RUNS, FASHION, MNIST, PNEUMONIA, CIFAR10),
         adapt="cifar10",
     )
 
@@ -119,7 +121,6 @@ def whole(a):
     if a.full:
         drifts["pieces"] = Drift({"curve": "PL"})
         drifts["still"] = Drift({"jitter": 0})
-        drifts["small-encoder"] = Drift({"encoder": "separable-cifar"})
         drifts["wide"] = Drift({"width": 384})
     settings = {"main": s._replace(drifts=drifts)}
     if a.full:
@@ -130,6 +131,9 @@ def whole(a):
         settings["clean"] = main_setting(inits=1)._replace(drifts=one, methods=short)
         settings["noisy"] = main_setting(noise=1)._replace(drifts=one, methods=short)
         settings["knots"] = main_setting(knots=51)._replace(drifts=one, methods=short)
+        settings["small-encoder"] = s._replace(  # a run has one encoder
+            train={**s.train, "encoder": "separable-cifar"}, drifts=one, methods=short
+        )
         settings["forty-thousand"] = main_setting(trajectories=40000)._replace(
             drifts=one, methods=short
         )
@@ -148,12 +152,23 @@ def folders(root, names):
     return [f"{n}={pathlib.Path(root).resolve() / n}" for n in names]
 
 
+def lists_of(a):
+    """The published class splits, where they are given."""
+    if not a.meta_splits:
+        return {}
+    root = pathlib.Path(a.meta_splits).resolve()
+    return {"splits": ",".join(f"{n}={root / n}.txt" for n in SOURCES)}
+
+
 def papers(a):
     settings = {}
     base = main_setting()
     drop = ("hold-out", "way", "query-shot", "shot")
     plain = {k: v for k, v in base.options.items() if k not in drop}
-    base = base._replace(train={**base.train, "encoder": "resnet18", "encoder-image": 128})
+    base = base._replace(
+        train={**base.train, "encoder": "resnet18", "encoder-image": 128},
+        eval={"test-episodes": 600},
+    )
     if a.meta_dataset:
         train, other = folders(a.meta_dataset, SOURCES), folders(a.meta_dataset, OTHERS)
         settings["meta-dataset"] = base._replace(
@@ -161,6 +176,7 @@ def papers(a):
                 **plain,
                 "train-domains": ",".join(train),
                 "test-domains": ",".join([f"{n}:test" for n in SOURCES] + other),
+                **lists_of(a),
                 "protocol": "meta-dataset",
                 "image-size": a.image,
                 "trajectories": a.trajectories,
@@ -178,6 +194,7 @@ def papers(a):
                     **plain,
                     "train-domains": ",".join(source),
                     "test-domains": ",".join(folders(a.cdfsl, CDFSL)),
+                    **(lists_of(a) if a.meta_dataset else {}),
                     "protocol": "cdfsl",
                     "shot": shot,
                     "image-size": a.image,
@@ -269,6 +286,17 @@ VIT_SMALL = (
     ' "patch_size": 7, "num_channels": 1, "hidden_size": 32, "num_hidden_layers": 2,'
     ' "num_attention_heads": 2, "intermediate_size": 64}\n'
 )
+
+
+def prepare_runs(out, data):
+    """Omniglot's one-shot runs, unpacked once, for the settings that are measured on them."""
+    folder, file = pathlib.Path(out) / "omniglot-runs", pathlib.Path(data) / RUNS
+    if folder.exists() or not file.exists():
+        return
+    part = folder.with_name("omniglot-runs.part")
+    with zipfile.ZipFile(file) as packed:
+        packed.extractall(part)
+    part.replace(folder)
 
 
 def prepare(out):

@@ -2,7 +2,8 @@
 
     scripts/tables/hyperflow.sh [--smoke | --full | --only REGEX] [--seeds 0] [--out DIR]
                                 [--shard i/n] [--device D] [--program FILE]
-                                [--meta-dataset DIR] [--cdfsl DIR] [--image N] [--trajectories N]
+                                [--meta-dataset DIR [--meta-splits DIR]] [--cdfsl DIR] [--image N]
+                                [--trajectories N]
 
 A setting is one run of hone-hyperflow in DIR/<setting>/run-s<seed>; a cell is one call of it:
 trajectories (`generate`), a method of fine-tuning on all domains (`base`), a drift network
@@ -13,13 +14,15 @@ goes on in the next one: no stage loses what it has. Tables (Markdown) go to sta
 DIR/hyperflow.md, pictures lie in the runs' folders (hyperflow_table.py; --tables-only makes them of
 what is there).
 
-Without --full: trajectories of CIFAR-100 and Omniglot, tests in and out of those domains, two
+Without --full: trajectories of CIFAR-100 and Omniglot, tests in and out of those domains and on
+Omniglot's 20 one-shot runs (omniglot-runs; unpacked into DIR from the data's all_runs.zip), two
 curves, numbers of steps. --full adds what else was tried: encoder, noise, knots, set of biases, one
 shot, 40,000 trajectories. --meta-dataset: folders ilsvrc_2012 .. vgg_flower, traffic_sign, mscoco,
-each with a folder for each class; classes are split by the seed in shares of 64 / 16 / 20, not by
-the lists of the paper. --cdfsl: folders CropDisease, EuroSAT, ISIC, ChestX. The cells of a setting
-go to one shard and run one after the other. Data are found through HONE_DATA (default
-../shared/data).
+each with a folder for each class; their classes are split by the seed in shares of 64 / 16 / 20,
+or with --meta-splits by the lists in DIR/<name>.txt (lines "train <class>", "valid <class>", "test
+<class>", one for each class of the official split), and the table says which. --cdfsl: folders
+CropDisease, EuroSAT, ISIC, ChestX. The cells of a setting go to one shard and run one after the
+other. Data are found through HONE_DATA (default ../shared/data).
 """
 
 import argparse
@@ -40,10 +43,13 @@ def arguments(work):
     cells.add_arguments(p, "hyperflow", [0], [0])
     p.add_argument("--program", default=str(cells.ROOT / "build" / "hone-hyperflow"))
     p.add_argument("--meta-dataset", help="folder with a folder for each of its data sets")
+    p.add_argument("--meta-splits", help="folder with <name>.txt, the classes of each by their use")
     p.add_argument("--cdfsl", help="the same of CropDisease, EuroSAT, ISIC, ChestX")
     p.add_argument("--image", type=int, default=224, help="side of the images of those two")
     p.add_argument("--trajectories", type=int, default=4000, help="of those two")
     a = p.parse_args()
+    if a.meta_splits and not a.meta_dataset:
+        p.error("--meta-splits: of what --meta-dataset has")
     cells.settle(work, a)
     return a
 
@@ -93,7 +99,22 @@ class HyperflowWork(cells.Work):
             return (run / cell.drift / "drift.safetensors").exists()
         if cell.stage == "cost":
             return all((run / name).exists() for name in ("plan.txt", "adapt.txt"))
-        return all((run / "cells" / f"{cell.label}.{t}.json").exists() for t in cell.targets)
+        return all((run / "cells" / name).exists() for name in self.cell_files(cell))
+
+    def labels(self, cell):
+        """What the program calls the methods of a cell: with the words of an integration behind."""
+        if cell.stage != "flow":
+            return [cell.label]
+        methods = cell.options["methods"].split(",")
+        return [m + cell.label[len("hyperflow") :] for m in methods]
+
+    def cell_files(self, cell):
+        """All that one call of eval leaves: of every method and domain; descent is of no domain."""
+        for label in self.labels(cell):
+            if label.startswith("descent"):
+                yield f"{label}.json"
+            else:
+                yield from (f"{label}.{t}.json" for t in cell.targets)
 
     def next(self, a, cell, run_folder):
         run = run_of(a, cell)
@@ -120,32 +141,21 @@ class HyperflowWork(cells.Work):
         if cell.stage == "generate":
             bytes_of = (run / "trajectories.bin").stat().st_size
             rates = json.loads((run / "rates.json").read_text())
-            return {"stage_seconds": sum(seconds.values()), "bytes": bytes_of, "rates": rates}
+            return {"stage_seconds": sum(cells.spent(a, cell).values()), "bytes": bytes_of, "rates": rates}
         if cell.stage == "train":
-            return {"stage_seconds": sum(seconds.values())}
+            return {"stage_seconds": sum(cells.spent(a, cell).values())}
         if cell.stage == "cost":
             plan, adapt = (run / "plan.txt").read_text(), (run / "adapt.txt").read_text()
             found = {key: re.search(pattern, plan) for key, pattern in PLAN.items()}
             figures = {key: float(m[1]) for key, m in found.items() if m}
+            if device := re.search(r"plans for this device: (.*)", plan):
+                figures["device"] = device[1]
             ms = re.search(r"([\d.]+) ms", adapt)
             return {**figures, "adapt_ms": float(ms[1]) if ms else None}
-        labels = [cell.label] + [m for m in ("hyperflow-global",) if m in cell.options["methods"]]
-        return {"cells": list(self.cells_of(run, cell, labels)), "descent": self.descent(run, cell)}
-
-    def cells_of(self, run, cell, labels):
-        for label in labels:
-            if label != cell.label:
-                label += cell.label[len("hyperflow") :]
-            for t in cell.targets:
-                path = run / "cells" / f"{label}.{t}.json"
-                if path.exists():
-                    yield json.loads(path.read_text())
-
-    def descent(self, run, cell):
-        if "descent" not in cell.options["methods"]:
-            return None
-        path = run / "cells" / f"{cell.label.replace('hyperflow', 'descent')}.json"
-        return json.loads(path.read_text()) if path.exists() else None
+        found = {n: json.loads((run / "cells" / n).read_text()) for n in self.cell_files(cell)}
+        descents = [c for n, c in found.items() if n.startswith("descent")]
+        others = [c for n, c in found.items() if not n.startswith("descent")]
+        return {"cells": others, "descent": descents[0] if descents else None}
 
     def summary(self, result):
         found = [c["mean"] for c in result.get("cells", [])]
@@ -179,6 +189,8 @@ def main():
         return 0
     if a.smoke:
         hyperflow_cells.prepare(a.out)
+    elif not a.tables_only and any("one-shot-runs" in c.options for c in chosen):
+        hyperflow_cells.prepare_runs(a.out, a.data)
     good = a.tables_only or run(work, a, chosen)
     text = hyperflow_table.tables(a.out)
     print(text)

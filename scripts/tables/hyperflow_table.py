@@ -159,6 +159,54 @@ def descent_table(s):
     return lines + [""]
 
 
+ACCEPTANCE = (
+    "1. support loss of training tasks falls within 20 % of tuning's fall",
+    "2. in the domains of training not below direct transfer, lowest domain",
+    "3. out of them above direct transfer, mean over domains",
+    "4. memory and operations of an episode, beside full fine-tuning",
+)
+
+
+def lowest(s, label):
+    """(end of the interval, domain, mean, half interval) of the domain of training where the paired
+    difference's interval ends lowest; None: none has one."""
+    found = [(d, *stats(p)) for d in s.domains(True) if (p := s.paired(label, d))]
+    return min(((m + h, d, m, h) for d, m, h in found), default=None)
+
+
+def dearest(s, label):
+    """The cost of the domain where adaptation takes the largest share of fine-tuning's memory."""
+    costs = [c["cost"] for cells in s.methods[label].values() for c in cells if "cost" in c]
+    return max(costs, key=lambda c: c["adapt_bytes"] / c["full_bytes"], default=None)
+
+
+def acceptance_rows(s):
+    """(number, method, what was measured, whether it holds or None)."""
+    for d in s.descents:
+        share = 100 * d["share"]
+        text = f"{share:.1f} % of it, {d['episodes']} tasks"
+        yield 0, d["method"], text, share >= 80 if d["tuning_drop"] > 0 else None
+    for m in (m for m in s.labels() if m.startswith("hyperflow")):
+        if low := lowest(s, m):
+            yield 1, m, "{}: {:+.2f} +- {:.2f}".format(*low[1:]), low[0] >= 0
+        if mean := s.over(m, False):
+            yield 2, m, "{:+.2f} +- {:.2f} over {}".format(*mean), mean[0] - mean[1] > 0
+        if cost := dearest(s, m):
+            parts = [100 * cost[f"adapt_{k}"] / cost[f"full_{k}"] for k in ("bytes", "flops")]
+            yield 3, m, "memory {:.2f} %, operations {:.4f} %".format(*parts), True
+
+
+def acceptance_table(s):
+    """What hyperflow_acceptance.c says of one run, over all seeds."""
+    found = sorted(acceptance_rows(s), key=lambda r: r[0])
+    absent = [(i, "-", "not measured", None) for i in range(4) if i not in {r[0] for r in found}]
+    lines = ["### Acceptance", "", *head("expected", "method", "measured", "holds", numbers_from=4)]
+    for i, method, text, holds in sorted(found + absent, key=lambda r: r[0]):
+        verdict = "?" if holds is None else "yes" if holds else "no"
+        lines.append(row(ACCEPTANCE[i], method, text, verdict))
+    return lines + [""]
+
+
 def number(value, form):
     return "-" if value is None else form.format(value)
 
@@ -168,7 +216,8 @@ def cost_table(s):
     get = lambda key: c.get(key)
     share = lambda a, b: None if not get(a) or not get(b) else 100 * get(a) / get(b)
     generate = s.stages.get("trajectories-s0", {})
-    lines = ["Cost of an episode (planned bytes and counted operations of this machine's plan):", ""]
+    lines = ["Cost of an episode (bytes of the plans, which are all that the engines take, and counted",
+             f"operations; device: {get('device') or 'not known'}):", ""]
     lines += head("", "adaptation", "full fine-tuning", "share")
     lines.append(row("memory, MiB", number(get("adapt_mib"), "{:.1f}"),
                      number(get("full_mib"), "{:.1f}"),
@@ -180,11 +229,11 @@ def cost_table(s):
     lines.append(row("time of one episode with its queries, ms", number(get("adapt_ms"), "{:.1f}"),
                      seconds_of(s, "full"), ""))
     lines += ["", "Offline:", ""] + head("", "")
-    lines.append(row("trajectories, s (of the last call)", number(generate.get("stage_seconds"), "{:.0f}")))
+    lines.append(row("trajectories, s", number(generate.get("stage_seconds"), "{:.0f}")))
     lines.append(row("trajectories, GiB", number(generate.get("bytes") and generate["bytes"] / 2**30, "{:.3f}")))
     for name, kept in s.stages.items():
         if not name.startswith("trajectories"):
-            lines.append(row(f"network {name}, s (of the last call)", number(kept.get("stage_seconds"), "{:.0f}")))
+            lines.append(row(f"network {name}, s", number(kept.get("stage_seconds"), "{:.0f}")))
     return lines + [""]
 
 
@@ -198,10 +247,11 @@ def seconds_of(s, label):
 
 
 def setting_text(s):
-    lines = [f"## {s.name}", "", "### In the domains of training", ""]
+    note = split_note(s)
+    lines = [f"## {s.name}", "", *([note, ""] if note else []), "### In the domains of training", ""]
     lines += accuracy_table(s, True)
     lines += ["### Out of them", ""] + accuracy_table(s, False)
-    lines += descent_table(s) + choice_table(s) + cost_table(s)
+    lines += descent_table(s) + acceptance_table(s) + choice_table(s) + cost_table(s)
     return "\n".join(lines)
 
 
@@ -216,6 +266,22 @@ def paper_rows(s, domains, cells):
     return lines
 
 
+BY_SHARES = (
+    "Classes were split by the seed in shares of 64 / 16 / 20, not by the lists that the published"
+    " figures are of: other classes are trained on and tested."
+)
+BY_LISTS = "Classes were split by lists (--meta-splits)."
+
+
+def split_note(s):
+    """How the classes of a run of those data sets were split; "": it has none of them."""
+    stage = next((k for n, k in s.stages.items() if n.startswith("trajectories")), {}) if s else {}
+    asked = stage.get("asked", {}).get("options", {})
+    if not any(f"{n}=" in str(asked.get("train-domains", "")) for n in SOURCES):
+        return ""
+    return BY_LISTS if asked.get("splits") else BY_SHARES
+
+
 def meta_table(settings):
     domains = (*SOURCES, *OTHERS)
     cells = (*(f"{n}-test" for n in SOURCES), *OTHERS)
@@ -223,7 +289,7 @@ def meta_table(settings):
     lines = ["## Meta-Dataset, the layout of the paper's Table 1", ""]
     lines += paper_rows(s, domains, cells)
     lines.append(row("P>M>F, full fine-tuning, DINO ViT-S, 8 sources (published)", *PMF_META))
-    return "\n".join([*lines, "", PUBLISHED_NOTE, ""])
+    return "\n".join([*lines, "", PUBLISHED_NOTE, "", split_note(s), ""])
 
 
 def cdfsl_table(settings):
