@@ -302,7 +302,10 @@ TEST(CliFedrefRobust, RefusesWhatCannotBe)
     for (const char *how : {"replicas", "block"})
         refused(w, sparse + adamw + Words{"--simulate", how}, {how, "--payload sparse"});
     refused(w, sparse + adamw + Words{"--fisher"}, {"--fisher", "--payload sparse"});
-    refused(w, sparse + adamw + Words{"--sparse-budget", "2"}, {"2"});
+    refused(w, sparse + adamw + Words{"--sparse-budget", "2"}, {"--sparse-budget 2: "});
+    refused(w, sparse + adamw + Words{"--sparse-budget", "values:1"},
+            {"--sparse-budget values:1: ", "less than one block"});
+    refused(w, sparse + adamw + Words{"--sparse-targets", "fc2"}, {"--sparse-targets: the head"});
     refused(w, sparse + adamw + Words{"--sparse-block", "256x256"}, {"256"});
     refused(w, sparse + adamw + Words{"--sparse-mask", "no-pack"}, {"no-pack"});
     refused(w, sparse + adamw + Words{"--sparse-targets", "nothing"},

@@ -263,6 +263,7 @@ TEST(CliFedrefVolumes, NamesWrongInput)
     Words small = run;
     small[3] = "unet3d-fets";
     expect_refused(w.run(small + Words{"--patch", "4"}), 2, {"--patch 4", "sides from 8"});
+    expect_refused(w.run(small + Words{"--window", "4"}), 2, {"--window 4", "sides from 8"});
     Words unknown = run;
     unknown[3] = "unet3d-small";
     expect_refused(w.run(unknown), 2, {"unet3d-small", "meshnet20"});

@@ -323,7 +323,7 @@ TEST(Partition, RefusesWhatCannotBe)
     refused(o, "option shards is 0");
     o = options(HN_PARTITION_IID, 10);
     o.min_samples = 11;
-    refused(o, "option min_samples is 11: 100 samples are too few for 10 clients");
+    refused(o, "option min-samples is 11: 100 samples are too few for 10 clients");
     o = options(HN_PARTITION_DIRICHLET, 100);
     o.alpha = 0.1;
     refused(o, "(the last of 1000 draws)");
@@ -335,7 +335,7 @@ TEST(Partition, RefusesWhatCannotBe)
     uneven[17] = 3;
     o.clients = 0;
     o.min_samples = 2;
-    refused(o, "client 1 of 2 has 1 samples, option min_samples wants 2", uneven);
+    refused(o, "client 1 of 2 has 1 samples, option min-samples wants 2", uneven);
     o = options(HN_PARTITION_DIRICHLET, 10);
     EXPECT_HN_FAIL(hn_partition_make(&o, nullptr, nullptr, 100, &p.p), HN_ERR_ARG,
                    "the partition dirichlet needs labels");

@@ -183,13 +183,13 @@ TEST(EveryLayer, TheHeadIsTrainedWholeOrHasAPairNotBoth)
     hn_peft_config c = {};
     ASSERT_HN_OK(hn_model_open("resnet18", "f32", nullptr, &m));
     ASSERT_HN_OK(hn_names_add(&c.targets.list, "conv2"));
-    ASSERT_HN_OK(hn_lora_save_head(&m, &c));
-    ASSERT_HN_OK(hn_lora_save_head(&m, &c)); /* once is enough */
+    ASSERT_HN_OK(hn_lora_save_head(&m, "--targets", &c));
+    ASSERT_HN_OK(hn_lora_save_head(&m, "--targets", &c)); /* once is enough */
     EXPECT_EQ(c.saved.n, 1);
     EXPECT_STREQ(c.saved.items[0], "fc");
     hn_names_clear(&c.saved);
     ASSERT_HN_OK(hn_names_add(&c.targets.list, "fc"));
-    EXPECT_HN_FAIL(hn_lora_save_head(&m, &c), HN_ERR_ARG, "fc");
+    EXPECT_HN_FAIL(hn_lora_save_head(&m, "--targets", &c), HN_ERR_ARG, "--targets: the head, fc");
     hn_peft_config_clear(&c);
     hn_model_close(&m);
 }

@@ -66,7 +66,7 @@ static hn_status choose(const void *config, const hn_model *m, hn_peft_config *o
     out->fan_in_fan_out = m->kind == HN_MODEL_DECODER && m->decoder.family == HN_DECODER_GPT2 &&
                           !m->decoder.gpt2.mingpt;
     HN_TRY(add_names(c->exclude, &out->exclude.list));
-    return c->train_head ? hn_lora_save_head(m, out) : HN_OK;
+    return c->train_head ? hn_lora_save_head(m, "--targets", out) : HN_OK;
 }
 
 /* An adapter that is loaded brings its own shape. */

@@ -58,7 +58,7 @@ static hn_status check_options(const hn_partition_options *o, const int32_t *lab
         return HN_FAIL(HN_ERR_ARG, "option clients is %" PRId64 ", at least %" PRId64, o->clients,
                        least);
     if (o->min_samples < 0)
-        return HN_FAIL(HN_ERR_ARG, "option min_samples is %" PRId64, o->min_samples);
+        return HN_FAIL(HN_ERR_ARG, "option min-samples is %" PRId64, o->min_samples);
     if (uses_alpha(o->rule) && !(o->alpha > 0 && isfinite(o->alpha)))
         return HN_FAIL(HN_ERR_ARG, "option alpha is %g: the partition %s needs one above 0",
                        o->alpha, rule);
@@ -151,7 +151,7 @@ static hn_status check_supply(const hn_deal *d)
                        d->clients, o->shards, d->n);
     if (least > d->n / d->clients)
         return HN_FAIL(HN_ERR_ARG,
-                       "option min_samples is %" PRId64 ": %" PRId64
+                       "option min-samples is %" PRId64 ": %" PRId64
                        " samples are too few for %" PRId64 " clients",
                        least, d->n, d->clients);
     return HN_OK;
@@ -195,7 +195,7 @@ static hn_status deal_until_enough(hn_deal *d, int64_t *first)
         if (first[client + 1] - first[client] >= least) return HN_OK;
     }
     return HN_FAIL(HN_ERR_ARG,
-                   "client %" PRId64 " of %" PRId64 " has %" PRId64 " samples, option min_samples "
+                   "client %" PRId64 " of %" PRId64 " has %" PRId64 " samples, option min-samples "
                    "wants %" PRId64 "%s",
                    client, d->clients, first[client + 1] - first[client], least,
                    attempts > 1 ? " (the last of 1000 draws)" : "");

@@ -15,8 +15,8 @@
  * used.
  *
  * Errors  HN_ERR_ARG: a name twice or empty, a shape that does not divide the matrix, ids that do
- *         not ascend, more than INT32_MAX values or 16384 matrices;
- *         HN_ERR_FORMAT: bytes that break the rules above; HN_ERR_MEMORY */
+ *         not ascend, more than INT32_MAX values or 16384 matrices; HN_ERR_FORMAT: bytes that break
+ *         the rules above; HN_ERR_MEMORY */
 #ifndef HN_FED_SUPPORT_H
 #define HN_FED_SUPPORT_H
 #include "runtime/fed/message.h"

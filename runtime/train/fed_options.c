@@ -52,7 +52,7 @@ static const hn_option local_rows[] = {
     {"sparse-block",    FIELD(sparse_block),    "auto", 0, 0, "auto|1x1|4x4|16x16|32x32|64x64|128x128|256x256|row|column", "shape of the blocks; auto: 16x16, 4x4 or 1x1, the first that divides a matrix"},
     {"sparse-budget",   FIELD(sparse_budget),   "lora:8", 0, 0, NULL, "values of all blocks: a share as 0.01 or 1%, lora:RANK, values:COUNT or blocks:COUNT; each matrix has its part by size"},
     {"sparse-score",    FIELD(sparse_score),    "magnitude", 0, 0, "magnitude|random|lift|diagonal", "which blocks of a matrix, chosen once on the server: |weight|; at random; |rank-r weight|; the diagonal"},
-    {"sparse-lift-rank", FIELD(sparse_lift_rank), "8",  1, 65536, NULL, "r of |rank-r weight|"},
+    {"sparse-lift-rank", FIELD(sparse_lift_rank), "8",  1, 65536, NULL, "r of |rank-r weight|; of a matrix with a shorter side all of it, which is |weight|"},
     {"sparse-targets",  FIELD(sparse_targets),  "all-linear", 0, 0, NULL, "modules by the end of their names, or all-linear, as --lora-targets"},
     {"sparse-mask",     FIELD(sparse_mask),     "",     0, 0, NULL, "delta pack whose blocks are taken instead, all of them"},
     {"encoding",        FIELD(encoding),        "f32",  0, 0, "f32|bf16|topk", "of what clients send: values, values rounded to bf16, or the differences of largest magnitude"},

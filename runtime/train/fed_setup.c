@@ -117,7 +117,7 @@ static hn_status choose_lora(hn_fed_setup *s)
         HN_TRY(hn_lora_every_layer(&s->model, &s->peft.targets.list));
     else
         HN_TRY(add_targets(c->lora_targets, "--lora-targets", &s->peft.targets.list));
-    HN_TRY(hn_lora_save_head(&s->model, &s->peft));
+    HN_TRY(hn_lora_save_head(&s->model, "--lora-targets", &s->peft));
     s->adapt = hn_lora_hook(&s->peft);
     return check_lora(s);
 }
@@ -240,7 +240,7 @@ static hn_status find_targets(hn_fed_setup *s)
         HN_TRY(hn_lora_every_layer(&s->model, &s->peft.targets.list));
     else
         HN_TRY(add_targets(wanted, "--sparse-targets", &s->peft.targets.list));
-    HN_TRY(hn_lora_save_head(&s->model, &s->peft));
+    HN_TRY(hn_lora_save_head(&s->model, "--sparse-targets", &s->peft));
     if (is(wanted.joined, "all-linear")) return HN_OK;
     HN_TRY(hn_params_new(NULL, &p));
     hn_status st = hn_vision_declare(&s->model.vision, p);

@@ -114,7 +114,8 @@ static hn_status score_diagonal(const hn_select_matrix *m, float *f)
                        "--sparse-score diagonal: the budget is %" PRId64 " of the %" PRId64
                        " blocks of %s, which is no 1/n of them",
                        m->share, m->blocks, m->name);
-    return hn_score_diagonal(m, m->blocks / m->share, f);
+    const hn_status st = hn_score_diagonal(m, m->blocks / m->share, f);
+    return st == HN_OK ? st : HN_FAIL(st, "--sparse-score diagonal: %s", hn_last_text());
 }
 
 static hn_status score(const choosing *c, const hn_select_matrix *m, float *f)
@@ -161,8 +162,9 @@ static hn_status choose_best(choosing *c)
 {
     hn_budget_rule rule = {.share = HN_SHARE_SIZE, .each = true};
     int64_t k;
-    HN_TRY(hn_budget_parse(c->o->budget, &rule.budget));
-    HN_TRY(hn_select_budget(c->matrix, c->n, &rule, &k));
+    hn_status st = hn_budget_parse(c->o->budget, &rule.budget);
+    if (st == HN_OK) st = hn_select_budget(c->matrix, c->n, &rule, &k);
+    if (st != HN_OK) return HN_FAIL(st, "--sparse-budget %s: %s", c->o->budget, hn_last_text());
     if (is(c->o->score, "magnitude") || is(c->o->score, "lift")) HN_TRY(load_weights(c));
     for (int64_t i = 0; i < c->n; i++) HN_TRY(add_best(c, &c->matrix[i]));
     return HN_OK;

@@ -49,9 +49,9 @@ static hn_status index_check(const hn_fedref *r, const char *where)
 static hn_status make_settings(hn_fedref *r)
 {
     static const char *const free_keys[] = {
-        "model", "weights", "data",       "eval-data",    "groups",   "labels",     "eval-labels",
-        "out",   "device",  "executor",   "threads",      "resident", "eval-batch", "save-every",
-        "keep",  "rounds",  "log-format", "below-quorum", "lanes",    "channels"};
+        "model",       "weights", "data",   "eval-data",  "groups",       "labels",   "eval-labels",
+        "sparse-mask", "out",     "device", "executor",   "threads",      "resident", "eval-batch",
+        "save-every",  "keep",    "rounds", "log-format", "below-quorum", "lanes",    "channels"};
     return hn_run_settings(r->call->yaml, free_keys, sizeof free_keys / sizeof *free_keys,
                            &r->settings);
 }

@@ -175,6 +175,19 @@ static hn_status hold_out(volumes_subject *m)
     return make_regions(m, &m->other, &m->eval_regions);
 }
 
+/* Sizes that the network can read. */
+static hn_status sides_of(const volumes_subject *m, const char *option, const char *text,
+                          int64_t size[3])
+{
+    const int64_t least = hn_seg_least_side(&m->model.config);
+    HN_TRY(sizes_of(option, text, size));
+    for (int a = 0; a < 3; a++)
+        if (size[a] < least)
+            return HN_FAIL(HN_ERR_ARG, "--%s %s: %s reads sides from %" PRId64, option, text,
+                           m->model.config.architecture, least);
+    return HN_OK;
+}
+
 static hn_status open_patches(volumes_subject *m)
 {
     const hn_fedref_volume_config *v = &m->c->volumes;
@@ -182,12 +195,7 @@ static hn_status open_patches(volumes_subject *m)
                           .flip = {v->flip, v->flip, v->flip},
                           .pad = (float)v->pad,
                           .seed = (uint64_t)m->c->fed.seed};
-    const int64_t least = hn_seg_least_side(&m->model.config);
-    HN_TRY(sizes_of("patch", v->patch, o.size));
-    for (int a = 0; a < 3; a++)
-        if (o.size[a] < least)
-            return HN_FAIL(HN_ERR_ARG, "--patch %s: %s reads sides from %" PRId64, v->patch,
-                           m->model.config.architecture, least);
+    HN_TRY(sides_of(m, "patch", v->patch, o.size));
     return hn_patches_open(&m->train, &m->train_regions, &o, &m->patches);
 }
 
@@ -299,7 +307,7 @@ static hn_status open_engine(volumes_subject *m, bool trains)
                                 .per_region = v->per_region,
                                 .local = m->s.local,
                                 .seed = m->s.seed};
-    HN_TRY(sizes_of("window", v->window[0] ? v->window : v->patch, o.window));
+    HN_TRY(sides_of(m, "window", v->window[0] ? v->window : v->patch, o.window));
     HN_TRY(hn_fed_segment_new(&o, &m->sim));
     m->s.engine = hn_fed_segment_engine(m->sim);
     return hn_seg_model_load(&m->model, hn_engine_params(m->s.engine), m->s.seed);

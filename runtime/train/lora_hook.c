@@ -148,14 +148,15 @@ hn_status hn_lora_check_names(const hn_params *p, const hn_names *names, const c
     return HN_OK;
 }
 
-hn_status hn_lora_save_head(const hn_model *m, hn_peft_config *c)
+hn_status hn_lora_save_head(const hn_model *m, const char *option, hn_peft_config *c)
 {
     const char *head = hn_vision_head(&m->vision);
     bool matches;
     if (hn_peft_saves(c, head)) return HN_OK;
     HN_TRY(hn_peft_matches(c, head, &matches));
     if (matches)
-        return HN_FAIL(HN_ERR_ARG, "the head, %s, is trained whole, but it is among --targets, too",
+        return HN_FAIL(HN_ERR_ARG,
+                       "%s: the head, %s, is trained whole, and cannot be among them, too", option,
                        head);
     return hn_names_add(&c->saved, head);
 }

@@ -31,8 +31,9 @@ HN_NODISCARD hn_status hn_lora_check_layers(const hn_params *p, const hn_peft_co
  * other module has: "c_attn", "attn.proj" where "patch_embed.proj" is another. */
 HN_NODISCARD hn_status hn_lora_every_layer(const hn_model *m, hn_names *out);
 
-/* The head of a classifier is trained whole. Errors: HN_ERR_ARG: it is a target, too */
-HN_NODISCARD hn_status hn_lora_save_head(const hn_model *m, hn_peft_config *c);
+/* The head of a classifier is trained whole. option: names the targets in errors
+ * Errors  HN_ERR_ARG: it is a target, too */
+HN_NODISCARD hn_status hn_lora_save_head(const hn_model *m, const char *option, hn_peft_config *c);
 
 /* Copies an adapter's values into the low-rank pairs and the modules that it saves whole. Every
  * pair must be in the adapter and every module of the adapter in the model, with the same shapes.

@@ -64,7 +64,8 @@ hn_status hn_session_classes(hn_session *s, int64_t classes)
             s->run->new_head, s->run->model);
     if (classes != s->model.vision.classes || asked) HN_TRY(make_head(s, classes, asked));
     const bool random = s->model.fresh_head || s->model.dir == NULL;
-    return random && s->peft == &s->fresh ? hn_lora_save_head(&s->model, &s->fresh) : HN_OK;
+    return random && s->peft == &s->fresh ? hn_lora_save_head(&s->model, "--targets", &s->fresh)
+                                          : HN_OK;
 }
 
 /* Whether class i is called by nothing but its number. */

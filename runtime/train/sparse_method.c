@@ -52,7 +52,7 @@ hn_status hn_sparse_choose(const void *config, const hn_model *m, hn_peft_config
     else
         HN_TRY(add_names(c->knobs.targets, &out->targets.list));
     HN_TRY(add_names(c->exclude, &out->exclude.list));
-    return c->train_head ? hn_lora_save_head(m, out) : HN_OK;
+    return c->train_head ? hn_lora_save_head(m, "--targets", out) : HN_OK;
 }
 
 static bool is_target(const hn_sparse_run *r, const char *module, hn_status *st)
