@@ -283,12 +283,14 @@ TEST(CliHyperflow, ANetworkThatDivergesIsNamed)
     std::string bytes = w.bytes("run/drift/drift.safetensors");
     hn_st_file *f = nullptr;
     ASSERT_HN_OK(hn_st_parse(bytes.data(), bytes.size(), "drift", &f));
-    const hn_st_tensor *bias = hn_st_find(f, "drift.output.bias");
-    ASSERT_NE(bias, nullptr);
-    const std::vector<float> huge((size_t)hn_st_elements(bias), 3e38f);
-    const size_t at = (size_t)((const char *)bias->data - bytes.data());
+    for (const char *name : {"drift.output.bias", "sigma"}) { /* their product is no number */
+        const hn_st_tensor *t = hn_st_find(f, name);
+        ASSERT_NE(t, nullptr) << name;
+        const std::vector<float> huge((size_t)hn_st_elements(t), 3e38f);
+        std::memcpy(&bytes[(size_t)((const char *)t->data - bytes.data())], huge.data(),
+                    huge.size() * sizeof(float));
+    }
     hn_st_close(f);
-    std::memcpy(&bytes[at], huge.data(), huge.size() * sizeof(float));
     write_file(w / "run/drift/drift.safetensors", bytes);
     const Words adapt = w.of("adapt", "run") + Words{"--of", "far", "--to", w / "out"};
     expect_refused(w.run(adapt), 1, {"bias", "not finite"});

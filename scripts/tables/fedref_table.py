@@ -434,7 +434,7 @@ TABLES = {
 }
 SETTINGS = (
     *("model", "partition", "alpha", "clients", "per-round", "rounds", "epochs", "batch-size"),
-    *("sites", "scale-spread", "shift-spread", "patch", "per-region"),
+    *("channels", "sites", "scale-spread", "shift-spread", "patch", "per-region"),
 )
 
 
