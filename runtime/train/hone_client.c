@@ -17,6 +17,7 @@ struct hone_client {
     void *context;
     hn_fed_config config;
     hn_options_store *store; /* owns the texts of config */
+    hn_option row[96];       /* the options that store speaks of */
     hn_fed_setup setup;
     hn_fed_client *client;
     hn_fed_layout layout;
@@ -71,12 +72,13 @@ static void say(void *context, hn_log_level level, const char *text)
 /* The lines of the configuration as an argument list; text is cut up. */
 static hn_status parse(hone_client *c, char *text)
 {
-    hn_option row[96];
     size_t n_rows = 0, most = 2;
     for (int g = 0; g < HN_FED_ROWS_GROUPS; g++) {
         size_t n;
         const hn_option *from = hn_fed_option_rows((hn_fed_row_group)g, &n);
-        memcpy(row + n_rows, from, n * sizeof *row);
+        if (n_rows + n > sizeof c->row / sizeof *c->row)
+            return HN_FAIL(HN_ERR_UNSUPPORTED, "more options than a client has rows for");
+        memcpy(c->row + n_rows, from, n * sizeof *from);
         n_rows += n;
     }
     for (const char *at = text; *at; at++) most += *at == '\n';
@@ -90,7 +92,7 @@ static hn_status parse(hone_client *c, char *text)
     for (int i = 1; i < argc && st == HN_OK; i++)
         if (argv[i][0] == '-' || strchr(argv[i], '=') == NULL)
             st = HN_FAIL(HN_ERR_ARG, "config: '%s': not a line of the form name=value", argv[i]);
-    if (st == HN_OK) st = hn_options_parse(row, n_rows, argc, argv, &c->config, &c->store);
+    if (st == HN_OK) st = hn_options_parse(c->row, n_rows, argc, argv, &c->config, &c->store);
     hn_free(argv);
     return st == HN_OK ? hn_fed_check_options(&c->config, c->store) : st;
 }
