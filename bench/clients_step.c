@@ -256,17 +256,6 @@ static hn_status profile(bench *b)
 
 /* ---- result ---- */
 
-static int by_size(const void *a, const void *b)
-{
-    const double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
-static double quantile(const bench *b, double q)
-{
-    return b->round_ms[(int64_t)(q * (double)(b->n_rounds - 1) + 0.5)];
-}
-
 static hn_status print_result(bench *b)
 {
     const config *c = b->c;
@@ -279,7 +268,7 @@ static hn_status print_result(bench *b)
     hn_plan_notes(hn_engine_program(b->engine), ';', notes, sizeof notes);
     hn_plan_sizes_of(hn_engine_program(b->engine), &plan);
     HN_TRY(hn_device_used(b->device, &used));
-    qsort(b->round_ms, (size_t)b->n_rounds, sizeof *b->round_ms, by_size);
+    hn_step_bench_sort(b->round_ms, b->n_rounds);
     json_t *o = json_pack(
         "{s:s, s:s, s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:f, s:f, s:I, s:f, s:[f,f,f], s:f, "
         "s:f, s:f, s:f, s:f, s:I, s:s, s:s, s:s}",
@@ -288,7 +277,9 @@ static hn_status print_result(bench *b)
         (json_int_t)c->batch, "images", (json_int_t)c->images, "values",
         (json_int_t)b->sim->n_values, "mu", c->mu, "client_steps_per_s", steps / b->elapsed_s,
         "rounds", (json_int_t)b->n_rounds, "images_per_s", images / b->elapsed_s, "round_ms",
-        quantile(b, 0.2), quantile(b, 0.5), quantile(b, 0.8), "train_share",
+        hn_step_bench_quantile(b->round_ms, b->n_rounds, 0.2),
+        hn_step_bench_quantile(b->round_ms, b->n_rounds, 0.5),
+        hn_step_bench_quantile(b->round_ms, b->n_rounds, 0.8), "train_share",
         b->train_s / b->elapsed_s, "peak_gib", (double)used * gib, "plan_gib",
         (double)plan.total_bytes * gib, "loss_first", b->loss_first, "loss_last", b->loss_last,
         "nodes", (json_int_t)plan.n_nodes, "executor",

@@ -379,29 +379,24 @@ static hn_status time_runs(bench *b)
     return HN_OK;
 }
 
-static int by_size(const void *x, const void *y)
-{
-    const double u = *(const double *)x, v = *(const double *)y;
-    return (u > v) - (u < v);
-}
-
 static hn_status print_runs(bench *b)
 {
     const config *c = b->c;
     const hn_adaptor_cost cost = hn_adaptor_flops(b->adaptor);
-    const double all = cost.encoder + cost.drift + cost.backbone, last = (double)(b->n - 1);
+    const double all = cost.encoder + cost.drift + cost.backbone;
     hn_plan_sizes plan;
     hn_plan_sizes_of(hn_engine_program(hn_adaptor_engine(b->adaptor)), &plan);
-    qsort(b->ms, (size_t)b->n, sizeof *b->ms, by_size);
+    hn_step_bench_sort(b->ms, b->n);
     json_t *o = json_pack(
         "{s:s, s:s, s:s, s:s, s:I, s:I, s:I, s:s, s:I, s:I, s:[f,f,f], s:f, s:f, s:f, s:f, s:f, "
         "s:I, s:f, s:s, s:s, s:s}",
         "who", "hone", "form", c->form, "model", c->model, "dtype", c->dtype, "episodes",
         (json_int_t)c->episodes, "support", (json_int_t)b->support, "steps", (json_int_t)c->steps,
         "integrator", c->integrator, "width", (json_int_t)c->width, "runs", (json_int_t)b->n,
-        "run_ms", b->ms[(int64_t)(0.2 * last + 0.5)], b->ms[(int64_t)(0.5 * last + 0.5)],
-        b->ms[(int64_t)(0.8 * last + 0.5)], "episodes_per_s", b->runs_per_s * (double)c->episodes,
-        "tflop_s", 1e-12 * all * b->runs_per_s, "encoder_gflop", 1e-9 * cost.encoder, "drift_gflop",
+        "run_ms", hn_step_bench_quantile(b->ms, b->n, 0.2),
+        hn_step_bench_quantile(b->ms, b->n, 0.5), hn_step_bench_quantile(b->ms, b->n, 0.8),
+        "episodes_per_s", b->runs_per_s * (double)c->episodes, "tflop_s",
+        1e-12 * all * b->runs_per_s, "encoder_gflop", 1e-9 * cost.encoder, "drift_gflop",
         1e-9 * cost.drift, "backbone_gflop", 1e-9 * cost.backbone, "nodes",
         (json_int_t)plan.n_nodes, "plan_gib", (double)plan.total_bytes / (1 << 30), "executor",
         hn_executor_name(hn_engine_executor(hn_adaptor_engine(b->adaptor))), "device",

@@ -267,17 +267,6 @@ static hn_status profile(bench *b)
 
 /* ---- result ---- */
 
-static int by_size(const void *a, const void *b)
-{
-    const double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
-static double quantile(const bench *b, double q)
-{
-    return b->group_ms[(int64_t)(q * (double)(b->n_groups - 1) + 0.5)];
-}
-
 static hn_status print_result(bench *b)
 {
     const config *c = b->c;
@@ -290,7 +279,7 @@ static hn_status print_result(bench *b)
     hn_plan_notes(hn_engine_program(e), ';', notes, sizeof notes);
     hn_plan_sizes_of(hn_engine_program(e), &plan);
     HN_TRY(hn_device_used(b->device, &used));
-    qsort(b->group_ms, (size_t)b->n_groups, sizeof *b->group_ms, by_size);
+    hn_step_bench_sort(b->group_ms, b->n_groups);
     json_t *o = json_pack(
         "{s:s, s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:f, s:f, s:I, s:[f,f,f], s:f, "
         "s:f, s:f, s:f, s:I, s:s, s:s, s:s}",
@@ -299,11 +288,13 @@ static hn_status print_result(bench *b)
         (json_int_t)c->way, "shot", (json_int_t)c->shot, "queries", (json_int_t)c->queries, "k",
         (json_int_t)c->k, "episodes_per_s", episodes / b->elapsed_s, "steps_per_s",
         (double)(b->n_groups * c->k) / b->elapsed_s, "images_per_s", views / b->elapsed_s, "groups",
-        (json_int_t)b->n_groups, "group_ms", quantile(b, 0.2), quantile(b, 0.5), quantile(b, 0.8),
-        "peak_gib", (double)used * gib, "plan_gib", (double)plan.total_bytes * gib, "loss_first",
-        isfinite(b->first) ? b->first : 0, "loss_last", isfinite(b->last) ? b->last : 0, "nodes",
-        (json_int_t)plan.n_nodes, "executor", hn_executor_name(hn_engine_executor(e)), "device",
-        hn_device_text(b->device), "notes", notes);
+        (json_int_t)b->n_groups, "group_ms", hn_step_bench_quantile(b->group_ms, b->n_groups, 0.2),
+        hn_step_bench_quantile(b->group_ms, b->n_groups, 0.5),
+        hn_step_bench_quantile(b->group_ms, b->n_groups, 0.8), "peak_gib", (double)used * gib,
+        "plan_gib", (double)plan.total_bytes * gib, "loss_first", isfinite(b->first) ? b->first : 0,
+        "loss_last", isfinite(b->last) ? b->last : 0, "nodes", (json_int_t)plan.n_nodes, "executor",
+        hn_executor_name(hn_engine_executor(e)), "device", hn_device_text(b->device), "notes",
+        notes);
     char *text = o ? json_dumps(o, JSON_REAL_PRECISION(15)) : NULL;
     if (text) puts(text);
     const hn_status st = text ? HN_OK : HN_FAIL(HN_ERR_MEMORY, "no memory for the result");

@@ -125,10 +125,11 @@ static int by_size(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-/* Of the times in order. */
-static double quantile(const hn_step_bench *b, double q)
+void hn_step_bench_sort(double *v, int64_t n) { qsort(v, (size_t)n, sizeof *v, by_size); }
+
+double hn_step_bench_quantile(const double *v, int64_t n, double q)
 {
-    return b->step_ms[(int64_t)(q * (double)(b->n_steps - 1) + 0.5)];
+    return v[(int64_t)(q * (double)(n - 1) + 0.5)];
 }
 
 static int64_t tuned_products(const hn_device *d)
@@ -149,16 +150,18 @@ static hn_status shared_keys(hn_step_bench *b, bool tuned, json_t **out)
     hn_plan_notes(program, ';', notes, sizeof notes);
     hn_plan_sizes_of(program, &plan);
     HN_TRY(hn_device_used(b->device, &used));
-    qsort(b->step_ms, (size_t)b->n_steps, sizeof *b->step_ms, by_size);
+    hn_step_bench_sort(b->step_ms, b->n_steps);
     *out = json_pack(
         "{s:I, s:f, s:[f,f,f], s:f, s:f, s:f, s:f, s:I, s:s, s:s, s:s, s:s, s:b, s:I, s:I, "
         "s:[f,f]}",
-        "steps", (json_int_t)b->n_steps, "seconds", b->elapsed_s, "step_ms", quantile(b, 0.2),
-        quantile(b, 0.5), quantile(b, 0.8), "peak_gib", (double)used * gib, "plan_gib",
-        (double)plan.total_bytes * gib, "loss_first", b->loss_first, "loss_last", b->loss_last,
-        "trained", (json_int_t)hn_params_trained(hn_engine_params(b->engine)), "executor",
-        hn_executor_name(hn_engine_executor(b->engine)), "device", hn_device_text(b->device),
-        "versions", "hone " HN_VERSION, "notes", notes, "tuned",
+        "steps", (json_int_t)b->n_steps, "seconds", b->elapsed_s, "step_ms",
+        hn_step_bench_quantile(b->step_ms, b->n_steps, 0.2),
+        hn_step_bench_quantile(b->step_ms, b->n_steps, 0.5),
+        hn_step_bench_quantile(b->step_ms, b->n_steps, 0.8), "peak_gib", (double)used * gib,
+        "plan_gib", (double)plan.total_bytes * gib, "loss_first", b->loss_first, "loss_last",
+        b->loss_last, "trained", (json_int_t)hn_params_trained(hn_engine_params(b->engine)),
+        "executor", hn_executor_name(hn_engine_executor(b->engine)), "device",
+        hn_device_text(b->device), "versions", "hone " HN_VERSION, "notes", notes, "tuned",
         tuned || tuned_products(b->device) > 0, "recomputed",
         (json_int_t)hn_engine_recomputed(b->engine), "side", (json_int_t)plan.n_side, "window",
         b->begin_s, b->end_s);

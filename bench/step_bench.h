@@ -53,6 +53,10 @@ HN_NODISCARD hn_status hn_step_bench_profile(hn_step_bench *b);
 HN_NODISCARD hn_status hn_step_bench_print(hn_step_bench *b, json_t *own, const char *unit,
                                            bool tuned);
 
+void hn_step_bench_sort(double *v, int64_t n);
+/* The value of sorted ones that lies nearest to the q-quantile, 0 to 1; n >= 1. */
+double hn_step_bench_quantile(const double *v, int64_t n, double q);
+
 void hn_step_bench_free(hn_step_bench *b); /* accepts an empty one; the engine stays */
 
 /* Options, help, errors: the exit status. */

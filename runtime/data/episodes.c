@@ -363,10 +363,6 @@ void hn_episode_sampler_free(hn_episode_sampler *s)
 }
 
 hn_episode_sizes hn_episode_sampler_sizes(const hn_episode_sampler *s) { return s->sizes; }
-const hn_episode_source *hn_episode_sampler_source(const hn_episode_sampler *s)
-{
-    return s->source;
-}
 const char *hn_episode_sampler_text(const hn_episode_sampler *s) { return s->text; }
 const char *hn_episode_sampler_digest(const hn_episode_sampler *s) { return s->digest; }
 

@@ -93,7 +93,6 @@ HN_NODISCARD hn_status hn_episode_source_of_part(const hn_image_set *images, con
 void hn_episode_source_free(hn_episode_source *s); /* accepts NULL */
 
 const char *hn_episode_source_name(const hn_episode_source *s);
-const hn_image_set *hn_episode_source_images(const hn_episode_source *s);
 int32_t hn_episode_source_classes(const hn_episode_source *s, const int32_t **classes); /* rising */
 /* SHA-256 of the name, the digest of the images, the classes and the groups. */
 const char *hn_episode_source_digest(const hn_episode_source *s);
@@ -139,7 +138,6 @@ typedef struct {
     int64_t way, support, query;
 } hn_episode_sizes;
 hn_episode_sizes hn_episode_sampler_sizes(const hn_episode_sampler *s);
-const hn_episode_source *hn_episode_sampler_source(const hn_episode_sampler *s);
 /* "cifar100/test: 5-way 1-shot, 15 queries a class, seed 0": what a run record keeps. */
 const char *hn_episode_sampler_text(const hn_episode_sampler *s);
 /* SHA-256 of the digest of the source and of all that is drawn by: episodes i of samplers with the

@@ -167,7 +167,6 @@ hn_status hn_episode_source_of_part(const hn_image_set *images, const char *name
 }
 
 const char *hn_episode_source_name(const hn_episode_source *s) { return s->name; }
-const hn_image_set *hn_episode_source_images(const hn_episode_source *s) { return s->images; }
 const char *hn_episode_source_digest(const hn_episode_source *s) { return s->digest; }
 
 int32_t hn_episode_source_classes(const hn_episode_source *s, const int32_t **classes)
