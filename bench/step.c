@@ -1,10 +1,12 @@
-/* hone-bench-step: continuous LoRA steps of a decoder with random weights, for bench/step.py.
+/* hone-bench-step: continuous LoRA steps, or others, of a decoder with random weights, for
+ * bench/step.py.
  *
  * All seven linears get an adapter, or with --block random blocks of their weights are trained
- * (step_blocks.h); tokens and labels are random and every label counts. Warm-up
- * steps come first, then the time of every step is taken until --seconds are over. Prints one JSON
- * object: tokens/s over the whole of that time, step times (20th, 50th, 80th percentile), memory,
- * first and last loss, and the time of day when it began and ended, for a log of clocks beside it.
+ * (step_blocks.h), or with --full all weights; tokens and labels are random and every label counts.
+ * Warm-up steps come first, then the time of every step is taken until --seconds are over. Prints
+ * one JSON object: tokens/s over the whole of that time, step times (20th, 50th, 80th percentile),
+ * memory, first and last loss, and the time of day when it began and ended, for a log of clocks
+ * beside it.
  */
 #include <inttypes.h>
 #include <math.h>
@@ -26,7 +28,7 @@ typedef struct {
     const char *gather;
     int64_t batch, length, rank, warmup, steps, seed, side_sms, block;
     double seconds, lr, density;
-    bool profile, tune;
+    bool full, profile, tune;
 } config;
 
 #define FIELD(f) HN_OPT(config, f)
@@ -38,6 +40,7 @@ static const hn_option options[] = {
     {"batch",     FIELD(batch),     "8",    1, 4096, NULL, "sequences in a step"},
     {"length",    FIELD(length),    "2048", 1, 1048576, NULL, "tokens of a sequence"},
     {"rank",      FIELD(rank),      "16",   1, 65536, NULL, "of the adapters"},
+    {"full",      FIELD(full),      "off",  0, 0, NULL, "train all weights instead"},
     {"block",     FIELD(block),     "0",    0, 256, NULL, "train blocks of so many rows and columns instead of adapters; 1: single values"},
     {"density",   FIELD(density),   "0",    0, 1, NULL, "with --block: part of the weights; 0: as many values as the adapters would have"},
     {"gather",    FIELD(gather),    "nothing", 0, 0, "nothing|scores|window", "with --block: what every step gathers besides, for a selection"},
@@ -172,6 +175,19 @@ static hn_gather gather_of(const config *c)
     return strcmp(c->gather, "window") == 0 ? HN_GATHER_WINDOW : HN_GATHER_NOTHING;
 }
 
+static hn_adapt_kind every_weight(const void *context, const char *name)
+{
+    (void)context;
+    (void)name;
+    return HN_ADAPT_FULL;
+}
+
+static hn_adapt hook_of(const bench *b)
+{
+    if (b->c->full) return (hn_adapt){.parameter = every_weight};
+    return b->c->block > 0 ? hn_step_blocks_hook(&b->blocks) : hn_lora_hook(&b->lora);
+}
+
 static hn_status set_up(bench *b)
 {
     static char *const linears[] = {"q_proj",    "k_proj",  "v_proj",   "o_proj",
@@ -183,7 +199,9 @@ static hn_status set_up(bench *b)
         .targets = {.list = {.items = (char **)(size_t)linears, .n = 7}},
     };
     b->blocks = (hn_step_blocks){&b->lora, {c->block, c->block}};
-    b->adapt = c->block > 0 ? hn_step_blocks_hook(&b->blocks) : hn_lora_hook(&b->lora);
+    b->adapt = hook_of(b);
+    if (c->full && c->block > 0)
+        return HN_FAIL(HN_ERR_ARG, "--full and --block exclude each other");
     if (c->block == 0 && (c->density > 0 || gather_of(c) != HN_GATHER_NOTHING))
         return HN_FAIL(HN_ERR_ARG, "--density and --gather go with --block");
     HN_TRY(hn_device_open(c->device, &b->device));
@@ -251,10 +269,11 @@ static hn_status print_result(bench *b)
 {
     const config *c = b->c;
     json_t *own = json_pack(
-        "{s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:s}", "who", "hone", "model", c->model,
+        "{s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:b, s:I, s:s}", "who", "hone", "model", c->model,
         "dtype", c->dtype, "batch", (json_int_t)c->batch, "length", (json_int_t)c->length, "rank",
         (json_int_t)c->rank, "side_sms", (json_int_t)c->side_sms, "block", (json_int_t)c->block,
-        "trained", (json_int_t)hn_params_trained(hn_engine_params(b->engine)), "gather", c->gather);
+        "full", c->full, "trained", (json_int_t)hn_params_trained(hn_engine_params(b->engine)),
+        "gather", c->gather);
     return hn_step_bench_print(&b->steps, own, "tokens", c->tune);
 }
 
@@ -281,7 +300,7 @@ int main(int argc, char **argv)
 {
     static const hn_step_program program = {
         .name = "hone-bench-step",
-        .summary = "LoRA or sparse steps of a decoder with random weights",
+        .summary = "LoRA, sparse or full steps of a decoder with random weights",
         .options = options,
         .n_options = N_OPTIONS,
         .measure = measure,
