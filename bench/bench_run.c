@@ -232,7 +232,7 @@ static hn_status open_into(hn_bench *b)
     if (hn_device_kind_of(b->device) != HN_DEVICE_CUDA)
         return HN_FAIL(HN_ERR_UNSUPPORTED, "hone-bench times GPU kernels, and the device is: %s",
                        hn_device_text(b->device));
-    HN_TRY(hn_device_take_workspace(b->device));
+    HN_TRY(hn_device_take_workspace(b->device, HN_GEMM_WORKSPACE, true));
     for (; b->n_events <= MAX_BATCHES; b->n_events++)
         HN_TRY(HN_CUDA(cudaEventCreate(&b->events[b->n_events])));
     return fill_pools(b);

@@ -302,7 +302,8 @@ static hn_status open_adaptor(bench *b)
                             .episodes = c->episodes,
                             .support = b->support,
                             .dtype = dtype_of(c),
-                            .attention = hn_attention_of(c->attention)};
+                            .attention = hn_attention_of(c->attention),
+                            .workspace = c->episodes == 1 ? HN_ADAPTOR_WORKSPACE : 0};
     while (strcmp(hn_integrator_of(o.integrator)->name, c->integrator) != 0) o.integrator++;
     if (encodes(c)) {
         o.encoder = &b->encoder;

@@ -13,7 +13,7 @@ class Gemm {
     {
         EXPECT_HN_OK(hn_gemm_cuda_open(&g_));
         EXPECT_EQ(cudaMalloc(&workspace_, HN_GEMM_WORKSPACE), cudaSuccess);
-        if (g_ != nullptr) hn_gemm_cuda_workspace(g_, workspace_);
+        if (g_ != nullptr) hn_gemm_cuda_workspace(g_, workspace_, HN_GEMM_WORKSPACE);
     }
     Gemm(const Gemm &) = delete;
     Gemm &operator=(const Gemm &) = delete;

@@ -349,6 +349,34 @@ TEST_F(Adaptor, RunsInHalfPrecision)
     EXPECT_EQ(run(tasks), at_start());
 }
 
+/* On a GPU the room for products is part of the plan, and grows when a program wants more; one that
+ * was captured before goes on with what it knows. */
+TEST_F(Adaptor, RoomForProductsIsWhatThePlanSays)
+{
+    const bool gpu = hn_device_kind_of(device) == HN_DEVICE_CUDA;
+    const auto planned = [&](const hn_adaptor *of) {
+        hn_plan_sizes s;
+        hn_plan_sizes_of(hn_engine_program(hn_adaptor_engine(of)), &s);
+        return s.workspace_bytes;
+    };
+    whole();
+    o.workspace = HN_ADAPTOR_WORKSPACE;
+    open(0.1f);
+    ASSERT_EQ(planned(a), gpu ? (size_t)HN_ADAPTOR_WORKSPACE : 0);
+    EXPECT_EQ(hn_device_workspace_taken(device), planned(a));
+    const std::vector<float> before = run(tasks);
+    hn_adaptor *small = a;
+    a = nullptr;
+    o.workspace = 0;
+    open(0.1f);
+    ASSERT_EQ(planned(a), gpu ? (size_t)HN_GEMM_WORKSPACE : 0);
+    EXPECT_EQ(hn_device_workspace_taken(device), planned(a) + planned(small));
+    EXPECT_LT(rel_l2(run(tasks), before), 1e-5);
+    std::swap(a, small);
+    EXPECT_EQ(run(tasks), before);
+    hn_adaptor_free(small);
+}
+
 TEST_F(Adaptor, CountsItsProducts)
 {
     whole();

@@ -55,6 +55,7 @@ struct hn_gemm_cuda {
     int64_t version; /* of the library */
     char gpu[256];
     void *workspace;
+    size_t workspace_bytes;
     int64_t sms; /* for the products that come */
     hn_gemm_plan *plans;
     int64_t n_plans, cap_plans;
@@ -82,6 +83,9 @@ void hn_gemm_free_plan(const hn_gemm_cuda *g, hn_gemm_plan *plan);
  * more than `workspace` bytes; *found 0 where the library has no algorithm. */
 hn_status hn_gemm_candidates(const hn_gemm_cuda *g, const hn_gemm_plan *plan, size_t workspace,
                              int most, cublasLtMatmulHeuristicResult_t *out, int *found);
+/* Whether the library runs the plan's algorithm, within so many bytes of workspace. */
+cublasStatus_t hn_gemm_try_algorithm(const hn_gemm_cuda *g, const hn_gemm_plan *plan,
+                                     size_t workspace, bool *fits);
 /* Whether partial sums are added up in fp32 and in order: what hn_gemm_candidates demands. */
 bool hn_gemm_is_ordered(const hn_gemm_cuda *g, const cublasLtMatmulAlgo_t *algo);
 

@@ -86,7 +86,11 @@ void hn_gemm_cuda_close(hn_gemm_cuda *g)
     hn_free(g);
 }
 
-void hn_gemm_cuda_workspace(hn_gemm_cuda *g, void *workspace) { g->workspace = workspace; }
+void hn_gemm_cuda_workspace(hn_gemm_cuda *g, void *workspace, size_t bytes)
+{
+    g->workspace = workspace;
+    g->workspace_bytes = bytes;
+}
 void hn_gemm_cuda_sms(hn_gemm_cuda *g, int64_t sms) { g->sms = sms; }
 
 const char *hn_gemm_cuda_gpu(const hn_gemm_cuda *g) { return g->gpu; }
@@ -302,13 +306,23 @@ static hn_status choose(const hn_gemm_cuda *g, hn_gemm_plan *p)
 {
     cublasLtMatmulHeuristicResult_t result = {};
     int found = 0;
-    HN_TRY(hn_gemm_candidates(g, p, HN_GEMM_WORKSPACE, 1, &result, &found));
+    HN_TRY(hn_gemm_candidates(g, p, g->workspace_bytes, 1, &result, &found));
     p->plain = found == 0;
     p->algo = result.algo;
     return HN_OK;
 }
 
-/* What was offered for the key, else the heuristic's choice. */
+cublasStatus_t hn_gemm_try_algorithm(const hn_gemm_cuda *g, const hn_gemm_plan *p, size_t workspace,
+                                     bool *fits)
+{
+    cublasLtMatmulHeuristicResult_t result = {};
+    const cublasStatus_t s =
+        g->lt.MatmulAlgoCheck(g->handle, p->desc, p->a, p->b, p->c0, p->c, &p->algo, &result);
+    *fits = s == CUBLAS_STATUS_SUCCESS && result.workspaceSize <= workspace;
+    return s;
+}
+
+/* What was offered for the key and fits the workspace, else the heuristic's choice. */
 static hn_status choose_or_take(const hn_gemm_cuda *g, hn_gemm_plan *p)
 {
     for (int64_t i = 0; i < g->n_offers; i++) {
@@ -317,7 +331,11 @@ static hn_status choose_or_take(const hn_gemm_cuda *g, hn_gemm_plan *p)
         p->offered = true;
         p->plain = offer->plain;
         p->algo = offer->algo;
-        return HN_OK;
+        bool fits = true;
+        if (!p->plain) (void)hn_gemm_try_algorithm(g, p, g->workspace_bytes, &fits);
+        if (fits) return HN_OK;
+        p->offered = false;
+        break;
     }
     return choose(g, p);
 }
@@ -364,7 +382,7 @@ static hn_status call(const hn_gemm_cuda *g, const hn_gemm_plan *p, const hn_gem
     if (p->key.bias) HN_TRY(set(g, p->desc, CUBLASLT_MATMUL_DESC_BIAS_POINTER, a->bias));
     const void *const c0 = p->key.adds && a->c0 != nullptr ? a->c0 : a->c;
     return HN_LT(g, Matmul(g->handle, p->desc, &a->alpha, a->b, p->a, a->a, p->b, &a->beta, c0,
-                           p->c0, a->c, p->c, &p->algo, g->workspace, HN_GEMM_WORKSPACE, stream));
+                           p->c0, a->c, p->c, &p->algo, g->workspace, g->workspace_bytes, stream));
 }
 
 hn_status hn_gemm_cuda_run(hn_gemm_cuda *g, const hn_gemm_cuda_args *a, hn_stream stream)

@@ -39,16 +39,17 @@ struct json_t; /* Jansson's json_t */
 
 typedef struct hn_gemm_cuda hn_gemm_cuda; /* library, handle, plans; for one device */
 
-enum { HN_GEMM_WORKSPACE = 32 << 20 }; /* bytes; what NVIDIA recommends for Hopper */
+enum { HN_GEMM_WORKSPACE = 32 << 20 }; /* bytes at most; what NVIDIA recommends for Hopper */
 
 /* For the current device.
  * Errors  HN_ERR_UNSUPPORTED: libcublasLt is not there, or too old: names what was looked for;
  *         HN_ERR_MEMORY, HN_ERR_CUDA */
 HN_NODISCARD HN_CUDA_FUNCTION hn_status hn_gemm_cuda_open(hn_gemm_cuda **out);
 HN_CUDA_FUNCTION void hn_gemm_cuda_close(hn_gemm_cuda *g); /* accepts NULL */
-/* Device memory of HN_GEMM_WORKSPACE bytes, 256-byte aligned, for the products that come; the
- * caller keeps it alive. */
-HN_CUDA_FUNCTION void hn_gemm_cuda_workspace(hn_gemm_cuda *g, void *workspace);
+/* Device memory of so many bytes, HN_GEMM_WORKSPACE at most, 256-byte aligned, for the products
+ * that come; the caller keeps it alive. Plans that are made want no more; later ones may be larger,
+ * not smaller. */
+HN_CUDA_FUNCTION void hn_gemm_cuda_workspace(hn_gemm_cuda *g, void *workspace, size_t bytes);
 /* bf16 products that come have plans of their own that leave the other multiprocessors of the GPU
  * to what runs beside them, as far as the library can; 0: all are theirs. Those in f32 keep the one
  * plan, and so their bits. */

@@ -144,11 +144,12 @@ hn_status check_origin(const hn_gemm_cuda *g, const json_t *o, const char *where
  * a plan of ours may use. */
 hn_status check_algorithm(const hn_gemm_cuda *g, const char *where, const hn_gemm_plan *p)
 {
-    cublasLtMatmulHeuristicResult_t result = {};
+    bool fits = false;
     char product[HN_GEMM_KEY_TEXT];
-    const cublasStatus_t s =
-        g->lt.MatmulAlgoCheck(g->handle, p->desc, p->a, p->b, p->c0, p->c, &p->algo, &result);
-    if (s == CUBLAS_STATUS_SUCCESS && result.workspaceSize <= HN_GEMM_WORKSPACE) {
+    const size_t workspace =
+        g->workspace != nullptr ? g->workspace_bytes : (size_t)HN_GEMM_WORKSPACE;
+    const cublasStatus_t s = hn_gemm_try_algorithm(g, p, workspace, &fits);
+    if (fits) {
         if (hn_gemm_is_ordered(g, &p->algo)) return HN_OK;
         return HN_FAIL(HN_ERR_UNSUPPORTED,
                        "%s: the stored algorithm of the product %s adds partial sums up in bf16 or "

@@ -165,7 +165,7 @@ void add_candidate(Search *s, const cublasLtMatmulAlgo_t *algo)
 hn_status gather(Search *s)
 {
     add_candidate(s, &s->plan->algo);
-    for (const size_t workspace : {(size_t)HN_GEMM_WORKSPACE, (size_t)0}) {
+    for (const size_t workspace : {s->g->workspace_bytes, (size_t)0}) {
         cublasLtMatmulHeuristicResult_t result[kAsked];
         int found = 0;
         HN_TRY(hn_gemm_candidates(s->g, s->plan, workspace, kAsked, result, &found));
@@ -187,7 +187,7 @@ bool launch(const Search *s, const Candidate *c, int to)
     const void *const c0 = p->key.adds ? o->data(C0) : o->data(to);
     const cublasStatus_t st = s->g->lt.Matmul(
         s->g->handle, p->desc, &alpha, o->data(B), p->a, o->data(A), p->b, &beta, c0, p->c0,
-        o->data(to), p->c, &c->algo, s->g->workspace, HN_GEMM_WORKSPACE, s->stream);
+        o->data(to), p->c, &c->algo, s->g->workspace, s->g->workspace_bytes, s->stream);
     if (st == CUBLAS_STATUS_SUCCESS) return true;
     (void)cudaGetLastError(); /* must not surface again at the next check */
     return false;

@@ -218,7 +218,9 @@ hn_status hn_device_open(const char *spec, hn_device **out)
 void hn_device_close(hn_device *d)
 {
     if (d == NULL) return;
-    d->calls->release(d, d->workspace);
+    for (int k = 0; k < 2; k++) hn_device_release(d, d->workspace[k]);
+    for (int64_t i = 0; i < d->n_outgrown; i++) hn_device_release(d, d->outgrown[i]);
+    hn_free(d->outgrown);
     d->calls->close(d);
     hn_free(d);
 }
@@ -253,9 +255,9 @@ hn_status hn_device_side_join(hn_device *d, int64_t i)
 
 void hn_device_products(const hn_device *d, bool side, int sms)
 {
-    if (d->gemm == NULL || d->workspace == NULL) return;
+    if (d->gemm == NULL || d->workspace[side] == NULL) return;
     const bool bounds = sms > 0 && sms < d->n_sms;
-    hn_gemm_cuda_workspace(d->gemm, (char *)d->workspace + (side ? HN_GEMM_WORKSPACE : 0));
+    hn_gemm_cuda_workspace(d->gemm, d->workspace[side], d->workspace_each);
     hn_gemm_cuda_sms(d->gemm, !bounds ? 0 : side ? sms : d->n_sms - sms);
 }
 
@@ -285,22 +287,32 @@ hn_status hn_device_open_cudnn(hn_device *d)
     return HN_OK;
 }
 
-size_t hn_device_workspace_bytes(const hn_device *d)
+size_t hn_device_workspace_taken(const hn_device *d) { return d->workspace_taken; }
+
+static hn_status keep_outgrown(hn_device *d, void *p)
 {
-    return d->kind == HN_DEVICE_CUDA ? 2 * HN_GEMM_WORKSPACE : 0; /* one a stream */
+    void **more = hn_realloc(d->outgrown, (size_t)(d->n_outgrown + 1) * sizeof *more);
+    if (more == NULL) return HN_FAIL(HN_ERR_MEMORY, "no memory for a list of workspaces");
+    d->outgrown = more;
+    more[d->n_outgrown++] = p;
+    return HN_OK;
 }
 
-size_t hn_device_workspace_taken(const hn_device *d)
+hn_status hn_device_take_workspace(hn_device *d, size_t bytes, bool side)
 {
-    return d->workspace != NULL ? hn_device_workspace_bytes(d) : 0;
-}
-
-hn_status hn_device_take_workspace(hn_device *d)
-{
-    const size_t bytes = hn_device_workspace_bytes(d);
-    if (bytes == 0 || d->workspace != NULL) return HN_OK;
-    HN_TRY(d->calls->alloc(d, bytes, &d->workspace));
-    hn_gemm_cuda_workspace(d->gemm, d->workspace);
+    if (d->kind != HN_DEVICE_CUDA) return HN_OK;
+    const bool grows = bytes > d->workspace_each;
+    const size_t each = grows ? bytes : d->workspace_each;
+    for (int k = 0; k < 2; k++) {
+        void *fresh;
+        if (d->workspace[k] == NULL ? k == 1 && !side : !grows) continue;
+        HN_TRY(d->calls->alloc(d, each, &fresh));
+        if (d->workspace[k] != NULL) HN_TRY(keep_outgrown(d, d->workspace[k]));
+        d->workspace[k] = fresh;
+        d->workspace_taken += each;
+    }
+    d->workspace_each = each;
+    hn_gemm_cuda_workspace(d->gemm, d->workspace[0], each);
     return HN_OK;
 }
 

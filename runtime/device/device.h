@@ -69,9 +69,10 @@ HN_NODISCARD hn_status hn_device_open_cudnn(hn_device *d);
 hn_attention_cudnn *hn_device_attention(const hn_device *d); /* NULL until it is opened */
 hn_conv2d_cudnn *hn_device_conv2d(const hn_device *d);       /* the same */
 
-/* Bytes the libraries work in; taken once a device, by hn_device_take_workspace. 0 on the CPU. */
-size_t hn_device_workspace_bytes(const hn_device *d);
-HN_NODISCARD hn_status hn_device_take_workspace(hn_device *d);
+/* Room for the products of the device's stream to work in, and of the side stream where `side`, at
+ * least `bytes` each: it is shared by all programs of the device and grows to what the largest one
+ * wants; what was there before stays for graphs that were captured with it. Nothing on the CPU. */
+HN_NODISCARD hn_status hn_device_take_workspace(hn_device *d, size_t bytes, bool side);
 size_t hn_device_workspace_taken(const hn_device *d); /* 0 until it is taken */
 
 /* Memory of the device, at least 256-byte aligned, zeroed (on a GPU in the order of its stream).

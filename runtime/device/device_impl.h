@@ -49,11 +49,15 @@ struct hn_device {
     hn_cudnn *cudnn; /* this and the next two: NULL until they are asked for */
     hn_attention_cudnn *attention;
     hn_conv2d_cudnn *conv2d;
-    void *workspace;     /* of the stream, and behind it that of the side stream */
-    void *marks;         /* cudaEvent_t [n_marks]; on the CPU int64_t: nanoseconds */
-    int64_t n_marks;     /* that there is room for */
-    int64_t n_made;      /* marks 0 .. n_made-1 have been made */
-    size_t free_at_open; /* bytes, once context and library handles exist */
+    void *workspace[2];    /* of the stream, of the side stream; NULL: not taken */
+    size_t workspace_each; /* bytes */
+    void **outgrown;       /* [n_outgrown] smaller ones, which captured graphs still know */
+    int64_t n_outgrown;
+    size_t workspace_taken; /* bytes of them all */
+    void *marks;            /* cudaEvent_t [n_marks]; on the CPU int64_t: nanoseconds */
+    int64_t n_marks;        /* that there is room for */
+    int64_t n_made;         /* marks 0 .. n_made-1 have been made */
+    size_t free_at_open;    /* bytes, once context and library handles exist */
 };
 
 struct hn_device_fence {

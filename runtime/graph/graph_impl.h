@@ -20,6 +20,7 @@ struct hn_program {
     /* the plan */
     bool planned;
     int side_sms;                                    /* set aside for side nodes */
+    size_t workspace;                                /* of a stream */
     size_t transient_bytes, guard_bytes, most_bytes; /* most: that may be taken, 0: what is free */
     unsigned char *memory[HN_MEM_COUNT];
     hn_device *device, *own_device; /* own_device: the one made here, or NULL */

@@ -51,6 +51,8 @@ hn_status hn_plan_build(hn_program *p, const hn_plan_options *o)
     p->device = o->device;
     p->guard_bytes = o->guard_bytes;
     p->most_bytes = o->memory;
+    p->workspace =
+        o->workspace > 0 && o->workspace < HN_GEMM_WORKSPACE ? o->workspace : HN_GEMM_WORKSPACE;
     if (p->device == NULL) {
         HN_TRY(hn_device_open("cpu", &p->own_device));
         p->device = p->own_device;
@@ -97,8 +99,6 @@ void hn_plan_sizes_of(const hn_program *p, hn_plan_sizes *out)
         out->class_bytes[m] = block_bytes(p, m);
         out->total_bytes += out->class_bytes[m];
     }
-    out->workspace_bytes = p->device ? hn_device_workspace_bytes(p->device) : 0;
-    out->total_bytes += out->workspace_bytes;
     for (int64_t i = 0; i < p->n_graphs; i++) {
         out->n_nodes += p->graph[i]->n_nodes;
         for (int64_t k = 0; k < p->graph[i]->n_nodes; k++)
@@ -107,6 +107,9 @@ void hn_plan_sizes_of(const hn_program *p, hn_plan_sizes *out)
         out->widest_graph = p->graph[i]->name;
         out->widest_node = p->graph[i]->fullest ? p->graph[i]->fullest->name : NULL;
     }
+    if (p->device && hn_device_kind_of(p->device) == HN_DEVICE_CUDA)
+        out->workspace_bytes = p->workspace * (out->n_side > 0 ? 2 : 1);
+    out->total_bytes += out->workspace_bytes;
 }
 
 void hn_plan_notes(const hn_program *p, char end, char *text, size_t size)
@@ -210,7 +213,9 @@ static hn_status take_blocks(hn_program *p)
         if (m == HN_MEM_TRANSIENT && p->guard_bytes)
             HN_TRY(hn_device_fill(p->device, block, 0xff, bytes));
     }
-    return hn_device_take_workspace(p->device);
+    hn_plan_sizes s;
+    hn_plan_sizes_of(p, &s);
+    return hn_device_take_workspace(p->device, p->workspace, s.n_side > 0);
 }
 
 hn_status hn_plan_allocate(hn_program *p)

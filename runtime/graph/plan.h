@@ -43,12 +43,14 @@ typedef struct {
     size_t guard_bytes; /* red zone behind every transient piece, for tests; 0: none */
     size_t memory;      /* bytes that may be taken; 0: what is free when they are */
     hn_side side;
-    int side_sms; /* with HN_SIDE_ON: set aside, like HN_SIDE_SMS */
+    int side_sms;     /* with HN_SIDE_ON: set aside, like HN_SIDE_SMS */
+    size_t workspace; /* bytes of a GPU that products may work in, a stream; 0, and at most:
+                       * HN_GEMM_WORKSPACE. With less the library has fewer algorithms */
 } hn_plan_options;
 
 typedef struct {
     size_t class_bytes[HN_MEM_COUNT]; /* all replicas */
-    size_t workspace_bytes;           /* what the device's libraries work in */
+    size_t workspace_bytes;           /* what products work in, of all streams that are used */
     size_t total_bytes;
     const char *widest_graph; /* the one that sets the transient block, ... */
     const char *widest_node;  /* ... and its node with most in use; NULL: none */

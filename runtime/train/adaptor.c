@@ -27,7 +27,8 @@ static hn_status make_engine(hn_adaptor *a)
                                  .dtype = o->dtype,
                                  .eval = true,
                                  .replicas = o->backbone ? o->episodes : 1,
-                                 .memory = o->memory};
+                                 .memory = o->memory,
+                                 .workspace = o->workspace};
     return hn_engine_new(&e, &a->engine);
 }
 

@@ -44,8 +44,11 @@ typedef struct {
     const hn_images *images;          /* with an encoder or a backbone; must outlive the adaptor */
     hn_dtype dtype;
     hn_attention_impl attention;
-    size_t memory; /* as of the engine */
+    size_t memory, workspace; /* as of the engine */
 } hn_adaptor_options;
+
+/* Workspace of one task at a time, whose products are small: bytes. */
+enum { HN_ADAPTOR_WORKSPACE = 2 << 20 };
 
 typedef struct hn_adaptor hn_adaptor;
 

@@ -216,8 +216,11 @@ static hn_status record(hn_engine *e)
     HN_TRY(hn_engine_vector(e, HN_MEM_INPUT, "step block", HN_U8, o->replicas * block, &e->step));
     if (has_batch(e)) HN_TRY(record_batch(e));
     if (o->job->probe) HN_TRY(record_probe(e));
-    const hn_plan_options plan = {
-        .device = o->device, .memory = o->memory, .side = o->side, .side_sms = o->side_sms};
+    const hn_plan_options plan = {.device = o->device,
+                                  .memory = o->memory,
+                                  .side = o->side,
+                                  .side_sms = o->side_sms,
+                                  .workspace = o->workspace};
     return hn_plan_build(e->program, &plan);
 }
 

@@ -76,7 +76,8 @@ typedef struct {
     bool train, eval;
     int64_t replicas; /* G; 0: 1. It divides the job's rows */
     hn_recompute recompute;
-    size_t memory; /* bytes that may be taken on the device; 0: what is free there */
+    size_t memory;    /* bytes that may be taken on the device; 0: what is free there */
+    size_t workspace; /* as in hn_plan_options */
     hn_optimizer optimizer;
     hn_anchor anchor;         /* zeros: none */
     double average;           /* decay of a moving average of all trained values (kernels/optim/

@@ -311,7 +311,8 @@ static hn_status open_adaptor(adapting *a)
                                   .scale = (float)a->scale,
                                   .offset = (float)a->offset,
                                   .images = &a->images,
-                                  .dtype = r->model.dtype};
+                                  .dtype = r->model.dtype,
+                                  .workspace = HN_ADAPTOR_WORKSPACE};
     HN_TRY(hn_adaptor_new(&o, &a->adaptor));
     HN_TRY(hn_adaptor_allocate(a->adaptor));
     HN_TRY(hn_drift_file_load(drift_file(a), hn_adaptor_drift(a->adaptor)));

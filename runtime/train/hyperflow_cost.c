@@ -19,7 +19,8 @@ static hn_status plan_adaptor(const hn_hyperflow *r, const hn_hf_bench *b,
                                   .scale = (float)r->c->scale,
                                   .offset = (float)r->c->offset,
                                   .images = few,
-                                  .dtype = r->model.dtype};
+                                  .dtype = r->model.dtype,
+                                  .workspace = HN_ADAPTOR_WORKSPACE};
     return hn_adaptor_new(&o, out);
 }
 
