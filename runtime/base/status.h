@@ -26,7 +26,8 @@ extern "C" {
     X(ERR_FORMAT,      "file is damaged or of another kind") \
     X(ERR_CUDA,        "CUDA runtime or library call failed")\
     X(ERR_NUMERIC,     "a value became NaN or infinite")     \
-    X(ERR_THREAD,      "a thread could not be started")
+    X(ERR_THREAD,      "a thread could not be started")      \
+    X(ERR_COMM,        "another rank or the network failed")
 
 typedef enum {
 #define X(name, text) HN_##name,
