@@ -1,8 +1,9 @@
 /* hub.h - the ranks of a job know each other: small exchanges over TCP, and a watchdog.
  *
  * Rank 0 listens, every other rank opens two connections to it. One is for data: the calling
- * thread's collectives (share, gather, barrier, sums). The other is the watchdog's: a thread on each
- * rank sends a beat with its phase and step, rank 0 hears them all and tells the others who died.
+ * thread's collectives (share, gather, barrier, sums). The other is the watchdog's: a thread on
+ * each rank sends a beat with its phase and step, rank 0 hears them all and tells the others who
+ * died.
  *
  * Who may join: a rank proves with HMAC-SHA256 over a fresh number of the listener that it has the
  * job's identity and secret; the listener proves the same to it. Neither goes over the network.
@@ -15,22 +16,23 @@
  *   - it said so itself (hn_hub_fail, or `check` of hn_hub_watch),
  *   - it stalls: it is in HN_HUB_AT_STEP or HN_HUB_AT_EVALUATE, no hn_hub_at or collective came for
  *     `stall_s`, and it is not waiting for others in a collective of the hub. While any rank opens,
- *     loads or saves, nobody stalls: others wait for it lawfully. Of several the one with the lowest
- *     step is named.
+ *     loads or saves, nobody stalls: others wait for it lawfully. Of several the one with
+ *     the lowest step is named.
  *   - it says goodbye (hn_hub_close) while others wait for it in a collective.
- * Then every other rank gives one line to `lost`, such as
+ * Then every other rank gives one line to its log, such as
  *   rank 3 on gnode7 died in phase 'step' at step 120 (connection closed)
  * calls `abort` of hn_hub_watch, and collectives return HN_ERR_COMM with the same text. A process
  * that is still there `grace_s` later is ended by the watchdog with _exit(1), whatever its main
  * thread hangs in. A program whose call failed while hn_hub_dead() is not NULL has had its line: it
- * prints nothing more and leaves with 1. With the defaults all ranks are gone within 30 s. If rank 0
- * dies, the others name rank 0.
+ * prints nothing more and leaves with 1. With the defaults all ranks are gone within 30 s. If rank
+ * 0 dies, the others name rank 0.
  *
- * Calls come from one thread, but for hn_hub_at, hn_hub_fail, hn_hub_dead and hn_hub_host, which any
- * thread may call. Every rank makes the same collective calls in the same order with the same sizes;
- * a call that does not fit is an error on all ranks, which names both. Open before or after other
- * threads start; a process with an open hub must not fork. The calling thread's collectives allocate
- * nothing after hn_hub_open. One rank: no sockets, no thread, every collective returns at once.
+ * Calls come from one thread, but for hn_hub_at, hn_hub_fail, hn_hub_dead and hn_hub_host, which
+ * any thread may call. Every rank makes the same collective calls in the same order with the same
+ * sizes; a call that does not fit is an error on all ranks, which names both. Open before or after
+ * other threads start; a process with an open hub must not fork. The calling thread's collectives
+ * allocate nothing after hn_hub_open. One rank: no sockets, no thread, every collective returns at
+ * once.
  */
 #ifndef HN_HUB_H
 #define HN_HUB_H
@@ -64,10 +66,10 @@ typedef enum {
 /* clang-format on */
 
 enum {
-    HN_HUB_MAX_RANKS = 4096, /* at most */
+    HN_HUB_MAX_RANKS = 4096,  /* at most */
     HN_HUB_HOST_TEXT = 64,    /* bytes of a host's name with the final zero; longer ones are cut */
     HN_HUB_SECRET_TEXT = 256, /* bytes of secret and of job with the final zero, each */
-    HN_HUB_TEXT = 512    /* bytes of a line about a dead rank with the final zero */
+    HN_HUB_TEXT = 512         /* bytes of a line about a dead rank with the final zero */
 };
 
 typedef struct hn_hub hn_hub;
@@ -99,11 +101,10 @@ typedef struct {
     double stall_s;   /* without progress until a rank is dead, 600; negative: never */
     double grace_s;   /* from the line about a dead rank to _exit(1), 5 */
 
-    /* Progress and strangers while opening; hn_hub_open and hn_hub_close keep it. NULL: silence. */
+    /* Who is missing and which strangers came, while hn_hub_open waits, from the calling thread;
+     * later the line about a rank that died, once, as a warning from the watchdog's thread.
+     * Outlives the hub; NULL: silence. */
     const hn_log *log;
-    /* Told once, from the watchdog's thread, who died. NULL: goes to stderr as one line. */
-    void (*lost)(void *context, const char *line);
-    void *lost_context;
 } hn_hub_options;
 
 /* Returns when all ranks are there. Blocks for up to timeout_s and says every report_s which ranks
@@ -113,9 +114,9 @@ typedef struct {
  *          HN_ERR_MEMORY, HN_ERR_THREAD; HN_ERR_IO: `file` */
 HN_NODISCARD hn_status hn_hub_open(const hn_hub_options *o, hn_hub **out);
 
-/* Says goodbye, ends the watchdog, frees h; accepts NULL. Waits for nobody's work; at most 2 s for the
- * network. After a failure of this rank call hn_hub_fail first, else the others think that all is
- * well with it. */
+/* Says goodbye, ends the watchdog, frees h; accepts NULL. Waits for nobody's work; at most 2 s for
+ * the network. After a failure of this rank call hn_hub_fail first, else the others think that all
+ * is well with it. */
 void hn_hub_close(hn_hub *h);
 
 int hn_hub_rank(const hn_hub *h);
@@ -130,15 +131,15 @@ HN_NODISCARD hn_status hn_hub_share(hn_hub *h, void *data, size_t n_bytes, int r
  * all   out, [size][n_bytes] in rank order; mine may be its own place in it, else no overlap */
 HN_NODISCARD hn_status hn_hub_gather(hn_hub *h, const void *mine, size_t n_bytes, void *all);
 HN_NODISCARD hn_status hn_hub_barrier(hn_hub *h);
-/* x[i] = ((x_0[i] + x_1[i]) + x_2[i]) + ..., in rank order and in the type's own precision: the same
- * bits on all ranks and in every run. x in/out, n values. */
+/* x[i] = ((x_0[i] + x_1[i]) + x_2[i]) + ..., in rank order and in the type's own precision: the
+ * same bits on all ranks and in every run. x in/out, n values. */
 HN_NODISCARD hn_status hn_hub_sum_f32(hn_hub *h, float *x, int64_t n);
 HN_NODISCARD hn_status hn_hub_sum_f64(hn_hub *h, double *x, int64_t n);
 
 /* ---- the watchdog ---- */
 
-/* Where this rank is; a call is a sign of progress (one a micro-batch, one a batch of an evaluation,
- * is the way). step: negative, none yet. */
+/* Where this rank is; a call is a sign of progress (one a micro-batch, one a batch of an
+ * evaluation, is the way). step: negative, none yet. */
 void hn_hub_at(hn_hub *h, hn_hub_phase phase, int64_t step);
 
 /* This rank cannot go on: the others name it with `text` (one line) and leave. Returns when rank 0
@@ -150,8 +151,8 @@ void hn_hub_fail(hn_hub *h, const char *text);
 const char *hn_hub_dead(const hn_hub *h);
 
 /* What else the watchdog's thread does.
- * check  called with every beat; a text (valid until the next call) is a failure of this rank that its
- *        main thread may not notice. Whoever died first makes others fail, too: the text counts only
+ * check  called with every beat; a text (valid until the next call) is a failure of this rank that
+ * its main thread may not notice. Whoever died first makes others fail, too: the text counts only
  *        if nobody else is found dead within silent_s.
  * abort  called once when a rank is dead, to free a main thread that waits in a library; never
  *        called after hn_hub_watch took it away
