@@ -74,6 +74,7 @@ enum {
 
 typedef struct hn_hub hn_hub;
 
+/* Texts: "" is the same as NULL. */
 typedef struct {
     int rank, size;     /* 0 <= rank < size <= HN_HUB_MAX_RANKS */
     const char *host;   /* of this rank, for messages; NULL: gethostname */

@@ -270,7 +270,9 @@ hn_status hn_socket_receive_some(int fd, void *data, size_t room, size_t *n)
 {
     *n = 0;
     const ssize_t got = recv(fd, data, room, 0);
-    if (got == 0) return HN_FAIL(HN_ERR_COMM, "connection closed");
+    /* A process that is killed resets a connection on which it left bytes unread. */
+    if (got == 0 || (got < 0 && errno == ECONNRESET))
+        return HN_FAIL(HN_ERR_COMM, "connection closed");
     if (got < 0 && !later(errno)) return HN_FAIL(HN_ERR_COMM, "%s", strerror(errno));
     if (got > 0) *n = (size_t)got;
     return HN_OK;
