@@ -118,7 +118,7 @@ static hn_status make(const hn_hub_options *o, hn_hub **out)
     h->listener = h->wake[0] = h->wake[1] = -1;
     h->step = -1;
     h->phase = HN_HUB_AT_OPEN;
-    atomic_store(&h->moved_ns, hn_clock_ns());
+    h->moved_ns = hn_clock_ns();
     pthread_mutex_init(&h->mutex, NULL);
     pthread_mutex_init(&h->calling, NULL);
     pthread_condattr_init(&monotonic);

@@ -144,8 +144,8 @@ HN_NODISCARD hn_status hn_hub_sum_f64(hn_hub *h, double *x, int64_t n);
 void hn_hub_at(hn_hub *h, hn_hub_phase phase, int64_t step);
 
 /* This rank cannot go on: the others name it with `text` (one line) and leave. Returns when rank 0
- * has it, at most 2 s later; the caller prints its own error, closes and exits. The first call
- * counts. h may be NULL. */
+ * has it, at most 2 s later; the caller prints its own error, closes and exits with its own code,
+ * within grace_s. The first call counts. h may be NULL. */
 void hn_hub_fail(hn_hub *h, const char *text);
 
 /* The line about the rank that died, NULL while nobody has. Lives as long as h. h may be NULL. */

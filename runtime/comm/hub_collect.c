@@ -50,7 +50,7 @@ static hn_status pump(hn_hub *h, int n, void (*advance)(void *), void *context)
             HN_TRY(move(h, &h->flow[i], &moved));
             left |= h->flow[i].out_at < h->flow[i].out_n || h->flow[i].in_at < h->flow[i].in_n;
         }
-        if (moved) atomic_store(&h->moved_ns, hn_clock_ns());
+        if (moved) hn_hub_moved(h);
         if (!left) {
             if (advance) advance(context);
             return HN_OK;
@@ -142,8 +142,8 @@ static void set_waiting(hn_hub *h, bool waiting)
 {
     pthread_mutex_lock(&h->mutex);
     h->waiting = waiting;
+    h->moved_ns = hn_clock_ns();
     pthread_mutex_unlock(&h->mutex);
-    atomic_store(&h->moved_ns, hn_clock_ns());
 }
 
 static hn_status begin(hn_hub *h, hn_hub_op op, size_t n_bytes, int root)

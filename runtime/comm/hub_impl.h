@@ -9,15 +9,18 @@
 #ifndef HN_HUB_IMPL_H
 #define HN_HUB_IMPL_H
 #include <pthread.h>
-#include <stdatomic.h>
 
 #include "runtime/comm/hub.h"
 #include "runtime/comm/hub_socket.h"
 #include "runtime/comm/hub_wire.h"
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 enum {
     HN_HUB_FLUSH_MS = 2000, /* most time for last words */
-    HN_HUB_FRAME_MAX = HN_HUB_FRAME + HN_HUB_TEXT,
+    HN_HUB_FRAME_MAX = (int)HN_HUB_FRAME + (int)HN_HUB_TEXT,
     HN_HUB_LINGER_MS = 2000 /* from a data connection that breaks to a verdict of its own */
 };
 
@@ -70,8 +73,8 @@ struct hn_hub {
     pthread_cond_t changed;  /* said, dead */
     pthread_mutex_t calling; /* held while callbacks run */
     hn_hub_callbacks callbacks;
-    _Atomic int64_t moved_ns; /* last sign of progress of this rank */
     /* under mutex */
+    int64_t moved_ns; /* last sign of progress of this rank */
     hn_hub_phase phase;
     int64_t step;
     bool waiting;          /* in a collective */
@@ -83,7 +86,7 @@ struct hn_hub {
     int suspect;           /* that of this rank */
     int64_t suspect_ns;
     char suspect_why[HN_HUB_TEXT / 2];
-    _Atomic bool dead;
+    bool dead;
     char line[HN_HUB_TEXT]; /* about the rank that died; never changes once `dead` is set */
 };
 
@@ -118,7 +121,13 @@ HN_NODISCARD hn_status hn_hub_suspect(hn_hub *h, int rank, const char *why);
 /* HN_OK, or HN_ERR_COMM with the line about who died. */
 HN_NODISCARD hn_status hn_hub_alive(hn_hub *h);
 
-/* "2, 5-7": ranks whose flag is not set. */
+/* The calling thread has got on. */
+void hn_hub_moved(hn_hub *h);
+
+/* "2, 5-7": ranks whose flag is not set; " ..." where n bytes (at least 5) hold no more. */
 void hn_hub_missing(const bool *here, int size, char *out, size_t n);
 
+#ifdef __cplusplus
+}
+#endif
 #endif

@@ -35,8 +35,8 @@ void hn_hub_missing(const bool *here, int size, char *out, size_t n)
         const char *comma = at > 0 ? ", " : "";
         int k = last > r ? snprintf(out + at, n - at, "%s%d-%d", comma, r, last)
                          : snprintf(out + at, n - at, "%s%d", comma, r);
-        if (k < 0 || (size_t)k >= n - at) { /* no room for this one */
-            snprintf(out + at, n - at, "%s", at + 4 < n ? " ..." : "");
+        if (k < 0 || (size_t)k + sizeof " ..." > n - at) {
+            snprintf(out + at, n - at, " ...");
             return;
         }
         at += (size_t)k;

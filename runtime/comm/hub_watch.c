@@ -47,8 +47,8 @@ static hn_hub_place own_place(hn_hub *h)
 {
     pthread_mutex_lock(&h->mutex);
     hn_hub_place p = {.phase = h->phase, .step = h->step, .waiting = h->waiting};
+    const int64_t age = hn_clock_ns() - h->moved_ns;
     pthread_mutex_unlock(&h->mutex);
-    const int64_t age = hn_clock_ns() - atomic_load(&h->moved_ns);
     p.age_ms = age > 0 ? age / ms : 0;
     return p;
 }
@@ -182,8 +182,10 @@ static void verdict(watch *w, const char *line)
     }
     if (quiet) return;
     hn_warn(h->log, "%s", line);
+    pthread_mutex_lock(&h->mutex);
     snprintf(h->line, sizeof h->line, "%s", line);
-    atomic_store(&h->dead, true);
+    h->dead = true;
+    pthread_mutex_unlock(&h->mutex);
     pthread_mutex_lock(&h->calling);
     if (h->callbacks.abort) h->callbacks.abort(h->callbacks.context);
     pthread_mutex_unlock(&h->calling);
@@ -437,7 +439,7 @@ static void wait_for_something(watch *w)
             .fd = p->watch, .events = (short)(POLLIN | (p->n_out > 0 ? POLLOUT : 0))};
     }
     pthread_mutex_lock(&h->mutex);
-    const bool soon = h->suspects && !atomic_load(&h->dead);
+    const bool soon = h->suspects && !h->dead;
     pthread_mutex_unlock(&h->mutex);
     (void)poll(h->watch_poll, n, hn_poll_ms(w->next_beat, soon ? 50 : 1000));
     char waste[64];
@@ -534,17 +536,17 @@ void hn_hub_watch_stop(hn_hub *h)
 
 hn_status hn_hub_alive(hn_hub *h)
 {
-    if (atomic_load(&h->dead)) return HN_FAIL(HN_ERR_COMM, "%s", h->line);
     pthread_mutex_lock(&h->mutex);
-    const bool failed = h->failed;
+    const bool dead = h->dead, failed = h->failed;
     pthread_mutex_unlock(&h->mutex);
+    if (dead) return HN_FAIL(HN_ERR_COMM, "%s", h->line);
     return failed ? HN_FAIL(HN_ERR_COMM, "rank %d has failed: %s", h->rank, h->why) : HN_OK;
 }
 
 /* Waits for `*flag` (under the mutex) or a verdict, at most until a clock. */
 static void wait_until(hn_hub *h, const bool *flag, int64_t until)
 {
-    while (!(flag && *flag) && !atomic_load(&h->dead)) {
+    while (!(flag && *flag) && !h->dead) {
         const int64_t left = until - hn_clock_ns();
         if (left <= 0) return;
         struct timespec t;
@@ -557,22 +559,22 @@ static void wait_until(hn_hub *h, const bool *flag, int64_t until)
 
 hn_status hn_hub_suspect(hn_hub *h, int rank, const char *why)
 {
+    char text[sizeof h->suspect_why];
+    snprintf(text, sizeof text, "%s", why); /* hn_last_text() changes below */
     HN_TRY(hn_hub_alive(h));
     pthread_mutex_lock(&h->mutex);
     if (!h->suspects) {
         h->suspects = true;
         h->suspect = rank;
         h->suspect_ns = hn_clock_ns();
-        snprintf(h->suspect_why, sizeof h->suspect_why, "%s", why);
+        snprintf(h->suspect_why, sizeof h->suspect_why, "%s", text);
+        hn_hub_wake(h);
     }
-    pthread_mutex_unlock(&h->mutex);
-    hn_hub_wake(h);
-    pthread_mutex_lock(&h->mutex);
     wait_until(h, NULL, hn_clock_ns() + 3 * HN_HUB_LINGER_MS * ms + h->silent_ns);
     pthread_mutex_unlock(&h->mutex);
     HN_TRY(hn_hub_alive(h));
     return HN_FAIL(HN_ERR_COMM, "data connection to rank %d on %s: %s", rank, h->peer[rank].host,
-                   h->suspect_why);
+                   text);
 }
 
 void hn_hub_at(hn_hub *h, hn_hub_phase phase, int64_t step)
@@ -580,30 +582,39 @@ void hn_hub_at(hn_hub *h, hn_hub_phase phase, int64_t step)
     pthread_mutex_lock(&h->mutex);
     h->phase = phase;
     h->step = step < 0 ? -1 : step;
+    h->moved_ns = hn_clock_ns();
     pthread_mutex_unlock(&h->mutex);
-    atomic_store(&h->moved_ns, hn_clock_ns());
+}
+
+void hn_hub_moved(hn_hub *h)
+{
+    pthread_mutex_lock(&h->mutex);
+    h->moved_ns = hn_clock_ns();
+    pthread_mutex_unlock(&h->mutex);
 }
 
 void hn_hub_fail(hn_hub *h, const char *text)
 {
-    if (h == NULL || !h->has_thread || atomic_load(&h->dead)) return;
+    if (h == NULL || !h->has_thread) return;
     pthread_mutex_lock(&h->mutex);
-    const bool first = !h->failed;
-    if (first) {
+    if (!h->failed && !h->dead) {
         snprintf(h->why, sizeof h->why, "%s", text);
         hn_hub_one_line(h->why);
         h->failed = true;
+        hn_hub_wake(h);
     }
-    pthread_mutex_unlock(&h->mutex);
-    hn_hub_wake(h);
-    pthread_mutex_lock(&h->mutex);
-    wait_until(h, &h->said, hn_clock_ns() + HN_HUB_FLUSH_MS * ms);
+    if (h->failed) wait_until(h, &h->said, hn_clock_ns() + HN_HUB_FLUSH_MS * ms);
     pthread_mutex_unlock(&h->mutex);
 }
 
 const char *hn_hub_dead(const hn_hub *h)
 {
-    return h != NULL && atomic_load(&h->dead) ? h->line : NULL;
+    if (h == NULL) return NULL;
+    pthread_mutex_t *mutex = (pthread_mutex_t *)&h->mutex;
+    pthread_mutex_lock(mutex);
+    const bool dead = h->dead;
+    pthread_mutex_unlock(mutex);
+    return dead ? h->line : NULL; /* which never changes again */
 }
 
 void hn_hub_watch(hn_hub *h, const hn_hub_callbacks *w)
