@@ -49,6 +49,24 @@ TEST(CliHelp, HoneFindsTheTrainers)
     EXPECT_TRUE(contains(w.run({"hone", "full", "--help"}).out, "hone-full"));
 }
 
+/* torchrun's predecessor puts it in front of everything. */
+TEST(CliLocalRank, IsIgnoredWhereALauncherPutsIt)
+{
+    const Workplace w;
+    const Ran plain = w.run({"hone-lora", "plan", "--model", w / "model"});
+    expect_done(plain);
+    for (const Words &words :
+         {Words{"hone-lora", "--local-rank=1", "plan", "--model", w / "model"},
+          Words{"hone-lora", "plan", "--model", w / "model", "--local_rank=1"},
+          Words{"hone", "--local-rank=1", "lora", "plan", "--model", w / "model"}}) {
+        const Ran r = w.run(words);
+        expect_done(r);
+        EXPECT_EQ(r.out, plain.out);
+    }
+    expect_done(w.run({"hone-pearl", "--local_rank=0", "--help"}));
+    EXPECT_EQ(w.run({"hone-lora", "--local-rank=one", "plan"}).code, 2);
+}
+
 /* ---- plan, check, info, eval ---- */
 
 TEST(CliPlan, TellsTheMemoryAndChangesNothing)

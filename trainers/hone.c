@@ -8,6 +8,7 @@
 
 #include "runtime/base/nearest.h"
 #include "runtime/base/version.h"
+#include "runtime/comm/ranks.h"
 
 static const char *const methods[][2] = {
     {"lora", "low-rank adapters"},
@@ -30,6 +31,7 @@ static void usage(FILE *to)
 
 int main(int argc, char **argv)
 {
+    hn_ranks_drop_local(&argc, argv); /* it stands before the method */
     if (argc < 2) {
         usage(stderr);
         return 2;

@@ -215,6 +215,21 @@ hn_status hn_device_open(const char *spec, hn_device **out)
     return st;
 }
 
+hn_status hn_device_count(int *n, char *why, size_t size)
+{
+    int count = 0;
+    bool present = false;
+#ifdef HONE_CUDA
+    const hn_status st = hn_device_count_cuda(&count, &present);
+#else
+    const hn_status st = HN_FAIL(HN_ERR_UNSUPPORTED, "this build has no CUDA code");
+#endif
+    if (st != HN_OK && (present || st != HN_ERR_UNSUPPORTED)) return st;
+    *n = count;
+    snprintf(why, size, "%s", st == HN_OK ? "" : hn_last_text());
+    return HN_OK;
+}
+
 void hn_device_close(hn_device *d)
 {
     if (d == NULL) return;

@@ -41,6 +41,13 @@ HN_NODISCARD hn_status hn_device_open(const char *spec, hn_device **out);
  * Errors  HN_ERR_UNSUPPORTED in a build without CUDA: its operations have no sizes */
 HN_NODISCARD hn_status hn_device_open_absent(size_t memory, const char *why, hn_device **out);
 void hn_device_close(hn_device *d); /* accepts NULL; its memory must have been released */
+/* GPUs that this process sees: cuda:0 to cuda:n-1. Whether a program can use them, hn_device_open
+ * says. Calls CUDA: a process that has asked may not fork (hn_launch_count_devices in
+ * runtime/comm/launch.h may be asked before).
+ * n       out; 0: there are none
+ * why     out, one line if n is 0: no driver, no GPU, no CUDA code in this build; else ""
+ * Errors  HN_ERR_UNSUPPORTED: a driver that is too old; HN_ERR_CUDA */
+HN_NODISCARD hn_status hn_device_count(int *n, char *why, size_t size);
 
 hn_device_kind hn_device_kind_of(const hn_device *d);
 /* One line: "cuda:0, NVIDIA H200, 139.8 GiB, capability 9.0, CUDA 13.0, driver for CUDA 13.0". */

@@ -312,15 +312,17 @@ static const hn_device_calls cuda_calls = {
     .fence_passed = fence_passed_cuda,
 };
 
-static hn_status find(int index, int *driver, int *runtime, bool *present)
+/* Versions of driver and runtime, and the GPUs that are visible. present: there is one, whatever the
+ * status. */
+static hn_status look(int *driver, int *runtime, int *n, bool *present)
 {
-    int n = 0;
+    *n = 0;
     *present = false;
     HN_TRY(HN_CUDA(cudaDriverGetVersion(driver)));
     HN_TRY(HN_CUDA(cudaRuntimeGetVersion(runtime)));
     if (*driver == 0) return HN_FAIL(HN_ERR_UNSUPPORTED, "no NVIDIA driver on this machine");
-    const cudaError_t e = cudaGetDeviceCount(&n);
-    if (e == cudaErrorNoDevice || (e == cudaSuccess && n == 0)) {
+    const cudaError_t e = cudaGetDeviceCount(n);
+    if (e == cudaErrorNoDevice || (e == cudaSuccess && *n == 0)) {
         (void)cudaGetLastError();
         return HN_FAIL(HN_ERR_UNSUPPORTED, "no GPU is visible on this machine");
     }
@@ -331,7 +333,19 @@ static hn_status find(int index, int *driver, int *runtime, bool *present)
                        "the driver supports CUDA %d.%d, this build needs CUDA %d.%d",
                        *driver / 1000, *driver % 1000 / 10, *runtime / 1000, *runtime % 1000 / 10);
     }
-    HN_TRY(HN_CUDA(e));
+    return HN_CUDA(e);
+}
+
+hn_status hn_device_count_cuda(int *n, bool *present)
+{
+    int driver = 0, runtime = 0;
+    return look(&driver, &runtime, n, present);
+}
+
+static hn_status find(int index, int *driver, int *runtime, bool *present)
+{
+    int n = 0;
+    HN_TRY(look(driver, runtime, &n, present));
     if (index >= n && n == 1) return HN_FAIL(HN_ERR_ARG, "cuda:%d: there is only cuda:0", index);
     if (index >= n)
         return HN_FAIL(HN_ERR_ARG, "cuda:%d: there are cuda:0 to cuda:%d", index, n - 1);

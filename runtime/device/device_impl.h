@@ -68,6 +68,7 @@ struct hn_device_fence {
 /* device_cuda.c. *present: whether a driver and a GPU are there at all; d is zero on entry and may
  * be closed after an error. */
 HN_CUDA_FUNCTION hn_status hn_device_open_cuda(int index, hn_device *d, bool *present);
+HN_CUDA_FUNCTION hn_status hn_device_count_cuda(int *n, bool *present);
 HN_CUDA_FUNCTION void hn_device_graph_free_cuda(hn_device_graph *g);
 HN_CUDA_FUNCTION void hn_device_event_free_cuda(struct CUevent_st *event);
 /* device_probe.cu: whether this build's kernels run on the current GPU. */

@@ -9,6 +9,7 @@
 
 #include "runtime/base/alloc.h"
 #include "runtime/base/nearest.h"
+#include "runtime/comm/ranks.h"
 #include "runtime/file/folder.h"
 #include "runtime/train/run_options.h"
 #include "runtime/train/trainer.h"
@@ -169,6 +170,7 @@ int hn_trainer_main(const hn_method *m, int argc, char **argv)
 {
     hn_limit_spinning(argv);
     signal(SIGXFSZ, SIG_IGN); /* a limit on file sizes is an error of write(), as a full disk is */
+    hn_ranks_drop_local(&argc, argv);
     if (argc < 2) {
         usage(m, stderr);
         return 2;

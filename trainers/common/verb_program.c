@@ -6,6 +6,7 @@
 
 #include "runtime/base/alloc.h"
 #include "runtime/base/nearest.h"
+#include "runtime/comm/ranks.h"
 #include "runtime/train/cli.h"
 #include "trainers/common/run_words.h"
 
@@ -115,6 +116,7 @@ int hn_verb_program_main(const hn_verb_program *p, int argc, char **argv)
 {
     hn_limit_spinning(argv);
     signal(SIGXFSZ, SIG_IGN); /* a limit on file sizes is an error of write(), as a full disk is */
+    hn_ranks_drop_local(&argc, argv);
     if (argc < 2) {
         usage(p, stderr);
         return 2;
