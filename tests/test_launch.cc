@@ -68,6 +68,10 @@ class Launch {
         hn_launched l = {};
         if (before) before();
         if (hn_launch(&o, &l) != HN_OK) {
+            rlimit files = {}; /* one test takes them away */
+            getrlimit(RLIMIT_NOFILE, &files);
+            files.rlim_cur = files.rlim_max;
+            setrlimit(RLIMIT_NOFILE, &files);
             write_file(dir / "failed", hn_last_error());
             _exit(100);
         }
@@ -542,12 +546,16 @@ TEST(LaunchErrors, NoDescriptorsNoMemory)
     Launch files(
         2, [](int) { return 0; }, 0, 0,
         [] {
+            rlimit few = {};
             const int next = dup(0);
-            const rlimit all = {(rlim_t)next, (rlim_t)next};
             close(next);
-            if (setrlimit(RLIMIT_NOFILE, &all) != 0) _exit(99);
+            getrlimit(RLIMIT_NOFILE, &few);
+            few.rlim_cur = (rlim_t)next;
+            if (setrlimit(RLIMIT_NOFILE, &few) != 0) _exit(99);
         });
     EXPECT_EQ(files.wait(), 100);
+    EXPECT_NE(files.failure().find("ERR_IO: a port of the loopback interface"), std::string::npos)
+        << files.failure();
     Launch memory(
         2, [](int) { return 0; }, 0, 0, [] { hn_alloc_fail_at(1); });
     EXPECT_EQ(memory.wait(), 100);
