@@ -248,6 +248,9 @@ hn_stream hn_device_stream(const hn_device *d) { return d->stream; }
 hn_stream hn_device_side_stream(const hn_device *d) { return d->side; }
 hn_gemm_cuda *hn_device_gemm(const hn_device *d) { return d->gemm; }
 
+void hn_device_set_collectives(hn_device *d, const hn_collectives *c) { d->collectives = c; }
+const hn_collectives *hn_device_collectives(const hn_device *d) { return d->collectives; }
+
 static hn_status no_side(const hn_device *d)
 {
     return HN_FAIL(HN_ERR_UNSUPPORTED, "%s: only a GPU has a side stream", d->text);

@@ -20,6 +20,7 @@
 #include "kernels/linear/gemm_cuda.h"
 #include "runtime/base/status.h"
 #include "runtime/base/stream.h"
+#include "runtime/device/collective.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -54,6 +55,11 @@ hn_device_kind hn_device_kind_of(const hn_device *d);
 const char *hn_device_text(const hn_device *d);
 hn_stream hn_device_stream(const hn_device *d);   /* NULL on the CPU */
 hn_gemm_cuda *hn_device_gemm(const hn_device *d); /* NULL on the CPU */
+
+/* What the ranks of a job compute together (collective.h), for programs that are recorded from now
+ * on; c must outlive them, NULL: this rank is alone. */
+void hn_device_set_collectives(hn_device *d, const hn_collectives *c);
+const hn_collectives *hn_device_collectives(const hn_device *d); /* NULL: alone */
 
 /* The side stream. What is put there runs in order, and at a lower priority than the other stream:
  * in multiprocessors that are free.

@@ -49,9 +49,10 @@ struct hn_device {
     hn_cudnn *cudnn; /* this and the next two: NULL until they are asked for */
     hn_attention_cudnn *attention;
     hn_conv2d_cudnn *conv2d;
-    void *workspace[2];    /* of the stream, of the side stream; NULL: not taken */
-    size_t workspace_each; /* bytes */
-    void **outgrown;       /* [n_outgrown] smaller ones, which captured graphs still know */
+    const hn_collectives *collectives; /* NULL: one rank */
+    void *workspace[2];                /* of the stream, of the side stream; NULL: not taken */
+    size_t workspace_each;             /* bytes */
+    void **outgrown; /* [n_outgrown] smaller ones, which captured graphs still know */
     int64_t n_outgrown;
     size_t workspace_taken; /* bytes of them all */
     void *marks;            /* cudaEvent_t [n_marks]; on the CPU int64_t: nanoseconds */

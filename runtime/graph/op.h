@@ -24,7 +24,8 @@ typedef struct {
     hn_conv2d_cudnn *conv2d;       /* the same */
     void *scratch; /* the node's scratch bytes, 64-byte aligned; NULL when it asked for none */
     hn_step_block *step; /* in the device's memory: numbers that change from step to step */
-    bool twin;           /* run the plain twin instead of the fast CPU function */
+    const hn_collectives *collectives; /* NULL: one rank */
+    bool twin;                         /* run the plain twin instead of the fast CPU function */
 } hn_exec;
 
 /* Output `out` may take over the memory of input `in` when nobody reads that input later. */
@@ -48,6 +49,7 @@ typedef struct {
     uint32_t rounded_inside;   /* HN_BIT: f32 outputs made from values in the inputs' dtype */
     uint32_t saved_out;        /* HN_BIT of outputs kept for backward only: no gradient arrives */
     bool replicas;             /* inputs may have a replica axis; else hn_emit refuses them */
+    bool over_ranks;           /* what it writes depends on other ranks: no twin knows it */
     bool loss;                 /* root of backward: its gradient rule runs with dout all NULL */
 
     /* Types of all outputs from inputs and attributes; ndim 0 marks an output that is absent.

@@ -222,6 +222,7 @@ static hn_status run_compared(const hn_node *n, hn_exec *x)
     const size_t blocks = (size_t)p->replicas * sizeof(hn_step_block);
     hn_twin_copies copies = {0};
     hn_status st = HN_OK;
+    if (hn_op(n->op)->over_ranks) return run_checked(n, x);
     hn_step_block *step = hn_aligned_alloc(64, blocks);
     if (step == NULL) return HN_FAIL(HN_ERR_MEMORY, "%zu bytes of step blocks", blocks);
     memset(step, 0, blocks);
@@ -243,6 +244,7 @@ static hn_exec exec_of(const hn_program *p, hn_step_block *step)
                      .gemm = hn_device_gemm(p->device),
                      .attention = hn_device_attention(p->device),
                      .conv2d = hn_device_conv2d(p->device),
+                     .collectives = hn_device_collectives(p->device),
                      .step = step};
 }
 

@@ -36,7 +36,8 @@ typedef struct {
     bool check;   /* after each node: wait, scan its float outputs for NaN and infinity, and look
                    * at the red zones of a guarded plan; before it: poison fresh outputs */
     bool compare; /* GPU: run each node's CPU twin on copies of the same inputs; float outputs agree
-                   * to 1e-4 (f32; 6e-3 where bf16 lies between) or 2e-2 (bf16) of their norm */
+                   * to 1e-4 (f32; 6e-3 where bf16 lies between) or 2e-2 (bf16) of their norm;
+                   * sums over ranks are scanned only */
     hn_profile *profile; /* adds the time of every node, and waits; one stream; not with check or
                           * compare. Of nodes that run as one, the first has their time */
 } hn_run_options;
