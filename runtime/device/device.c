@@ -289,9 +289,18 @@ static hn_status open_cudnn(hn_device *d)
     return hn_conv2d_cudnn_open(d->cudnn, &d->conv2d);
 }
 
+hn_status hn_device_count_taken(hn_device *d, size_t free_before)
+{
+    size_t after = 0, total = 0;
+    HN_TRY(d->calls->memory(d, &after, &total));
+    const size_t taken = free_before > after ? free_before - after : 0;
+    d->free_at_open -= taken < d->free_at_open ? taken : d->free_at_open;
+    return HN_OK;
+}
+
 hn_status hn_device_open_cudnn(hn_device *d)
 {
-    size_t before = 0, after = 0, total = 0;
+    size_t before = 0, total = 0;
     if (d->conv2d != NULL) return HN_OK;
     if (d->kind != HN_DEVICE_CUDA)
         return HN_FAIL(HN_ERR_UNSUPPORTED, "cuDNN needs a GPU; the device is %s", d->text);
@@ -299,10 +308,7 @@ hn_status hn_device_open_cudnn(hn_device *d)
         return HN_FAIL(HN_ERR_UNSUPPORTED, "what cuDNN would take is known on the GPU itself only");
     HN_TRY(d->calls->memory(d, &before, &total));
     HN_TRY(open_cudnn(d));
-    HN_TRY(d->calls->memory(d, &after, &total));
-    const size_t taken = before > after ? before - after : 0;
-    d->free_at_open -= taken < d->free_at_open ? taken : d->free_at_open;
-    return HN_OK;
+    return hn_device_count_taken(d, before);
 }
 
 size_t hn_device_workspace_taken(const hn_device *d) { return d->workspace_taken; }

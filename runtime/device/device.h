@@ -104,6 +104,9 @@ HN_NODISCARD hn_status hn_device_memory(const hn_device *d, size_t *free_bytes,
 /* Bytes that have gone from the free memory since the device was opened: once context and library
  * handles exist, so what a plan takes; 0 on the CPU. */
 HN_NODISCARD hn_status hn_device_used(const hn_device *d, size_t *bytes);
+/* For who has opened a library on the device: what has gone of the free memory since free_before
+ * bytes of it were there counts as taken when the device was opened. */
+HN_NODISCARD hn_status hn_device_count_taken(hn_device *d, size_t free_before);
 
 /* write and read return when the copy is done; send and fetch do not wait: their host side is
  * memory of hn_device_alloc_host, to be left alone until hn_device_wait or until a fence behind

@@ -29,8 +29,7 @@ static hn_status prepare(hn_node *n, hn_device *device)
 {
     const hn_collectives *c = job_of(device);
     if (c == NULL) return HN_OK;
-    n->note =
-        hn_arena_text(&n->graph->program->arena, "ranks: %d, sums by %s", c->ranks, c->text);
+    n->note = hn_arena_text(&n->graph->program->arena, "ranks: %d, sums by %s", c->ranks, c->text);
     return n->note ? HN_OK : HN_FAIL(HN_ERR_MEMORY, "no memory for a line of the plan");
 }
 
