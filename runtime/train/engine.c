@@ -21,6 +21,7 @@ static void drop_record(hn_engine *e)
     hn_program_free(e->program);
     e->params = NULL;
     e->program = NULL;
+    e->sums = NULL;
 }
 
 void hn_engine_free(hn_engine *e)
@@ -128,6 +129,7 @@ static hn_status record_update(hn_engine *e)
     HN_TRY(hn_program_range(e->program, HN_MEM_GRAD, "all gradients", HN_F32, 0, flat->n, &grad));
     HN_TRY(hn_engine_record_anchor(e, grad));
     HN_TRY(hn_graph_new(e->program, "update", false, &e->update));
+    HN_TRY(hn_engine_record_sums(e, e->update));
     HN_TRY(hn_engine_record_penalty(e, grad));
     hn_tensor *in[] = {grad, flat->count, e->step};
     HN_TRY(hn_emit(e->update, HN_OP_GRAD_NORM, "grad_norm", in, NULL, NULL));
@@ -214,6 +216,7 @@ static hn_status record(hn_engine *e)
     const int64_t block = sizeof(hn_step_block);
     HN_TRY(hn_engine_vector(e, HN_MEM_INPUT, "loss", HN_F32, o->replicas, &e->loss));
     HN_TRY(hn_engine_vector(e, HN_MEM_INPUT, "step block", HN_U8, o->replicas * block, &e->step));
+    HN_TRY(hn_engine_vector(e, HN_MEM_INPUT, "stop", HN_F32, 1, &e->stop));
     if (has_batch(e)) HN_TRY(record_batch(e));
     if (o->job->probe) HN_TRY(record_probe(e));
     const hn_plan_options plan = {.device = o->device,
@@ -354,11 +357,12 @@ static size_t span(const hn_tensor *from, const hn_tensor *to)
 static size_t stage_bytes(const hn_engine *e, const hn_tensor *first)
 {
     const int n = has_batch(e) ? e->o.job->n_fields : 0;
-    return span(first, n > 0 ? e->field[n - 1] : e->step);
+    return span(first, n > 0 ? e->field[n - 1] : e->stop);
 }
 
-/* Loss and step block. */
-static size_t back_bytes(const hn_engine *e) { return span(e->loss, e->step); }
+/* From the loss to stop, and from the step block on. */
+static size_t back_bytes(const hn_engine *e) { return span(e->loss, e->stop); }
+static size_t update_bytes(const hn_engine *e) { return span(e->step, e->stop); }
 
 static size_t round_up(size_t bytes) { return (bytes + 63) / 64 * 64; }
 
@@ -380,7 +384,7 @@ static hn_status take_host_memory(hn_engine *e)
 {
     const bool gpu = e->o.executor != HN_EXECUTOR_CPU;
     const size_t n = (size_t)e->o.replicas, sums = round_up(3 * n * sizeof(float));
-    const size_t blocks = gpu ? round_up(n * sizeof(hn_step_block)) : 0;
+    const size_t blocks = gpu ? round_up(update_bytes(e)) : 0;
     const size_t staged = gpu ? round_up(stage_bytes(e, e->loss)) : 0;
     const size_t back = round_up(back_bytes(e));
     HN_TRY(hn_device_alloc_host(
@@ -394,20 +398,23 @@ static hn_status take_host_memory(hn_engine *e)
         hn_engine_stage *s = &e->stage[i];
         s->memory = gpu ? at : e->loss->data;
         s->step = place_at(s->memory, e->loss, e->step);
+        s->stop = place_at(s->memory, e->loss, e->stop);
         for (int k = 0; has_batch(e) && k < e->o.job->n_fields; k++)
             s->batch.field[k] = place_at(s->memory, e->loss, e->field[k]);
     }
     for (int i = 0; i < HN_ENGINE_AHEAD; i++, at += blocks + back) {
         e->outcome[i].step = gpu ? (void *)at : e->step->data;
+        e->outcome[i].stop = place_at(e->outcome[i].step, e->step, e->stop);
         e->outcome[i].back = at + blocks;
     }
     return make_fences(e);
 }
 
-static hn_status send(const hn_engine *e, const hn_tensor *t, const void *from)
+/* Step block and stop. */
+static hn_status send_update(const hn_engine *e, const hn_step_block *from)
 {
-    if (from == t->data) return HN_OK; /* CPU: it is there already */
-    return hn_device_send(hn_program_device(e->program), t->data, from, hn_type_bytes(&t->type));
+    if ((const void *)from == e->step->data) return HN_OK; /* CPU: it is there already */
+    return hn_device_send(hn_program_device(e->program), e->step->data, from, update_bytes(e));
 }
 
 static hn_status fetch(const hn_engine *e, const hn_tensor *t, void *to)
@@ -541,7 +548,8 @@ hn_status hn_engine_use_gemm_plans(hn_engine *e, const struct json_t *plans, con
     HN_TRY(hn_engine_gemm_plans(e, &now));
     const bool same = json_equal(now, plans);
     json_decref(now);
-    if (!gpu || same) return HN_OK;
+    /* ranks may differ in what they have now, but not in the sums that the first runs make */
+    if (!gpu || (same && hn_engine_ranks(e) == 1)) return HN_OK;
     HN_TRY(hn_gemm_cuda_restore(hn_device_gemm(e->o.device), plans, where));
     return hn_engine_capture_anew(e);
 }
@@ -601,10 +609,11 @@ hn_status hn_engine_find_nonfinite(hn_engine *e, int64_t index)
 }
 
 /* What the update needs to know. */
-static void set_update(const hn_engine *e, hn_step_block *s, double lr)
+static void set_update(const hn_engine *e, hn_step_block *s, float *stop, double lr)
 {
     const hn_optimizer *o = &e->o.optimizer;
     const double t = (double)(e->step_number + 1);
+    *stop = e->want_stop;
     for (int64_t g = 0; g < e->o.replicas; g++) {
         s[g].seed = e->replica[g].seed;
         s[g].step = (uint64_t)e->step_number + 1;
@@ -643,9 +652,9 @@ static hn_status end_step(hn_engine *e, const hn_graph *g, double lr, hn_step_re
 {
     hn_step_block *step = next_outcome(e)->step;
     HN_TRY(check_ahead(e));
-    set_update(e, step, lr);
+    set_update(e, step, next_outcome(e)->stop, lr);
     step->max_norm = g == e->update ? (float)e->o.optimizer.max_grad_norm : 0; /* as it is */
-    HN_TRY(send(e, e->step, step));
+    HN_TRY(send_update(e, step));
     if (hn_engine_gathering_end(e) != NULL)
         HN_TRY(hn_engine_run(e, hn_engine_gathering_end(e), false));
     hn_engine_count_gathered(e);
@@ -679,7 +688,7 @@ hn_status hn_engine_step(hn_engine *e, int64_t step, double lr, hn_step_report *
     if (e->counted) HN_TRY(hn_engine_begin(e, step));
     e->step_number = step;
     HN_TRY(set_micro(e, 0));
-    set_update(e, e->stage[e->now].step, lr);
+    set_update(e, e->stage[e->now].step, e->stage[e->now].stop, lr);
     HN_TRY(send_stage(e, e->loss));
     HN_TRY(hn_device_launch(hn_program_device(e->program), e->whole));
     return fetch_report(e, report);
@@ -693,6 +702,7 @@ hn_status hn_engine_report(hn_engine *e, bool wait, bool *there, hn_step_report 
     if (*there && !wait) HN_TRY(hn_device_fence_passed(u->done, there));
     if (!*there) return HN_OK;
     const hn_step_block *step = place_at(u->back, e->loss, e->step);
+    const float *stop = place_at(u->back, e->loss, e->stop);
     for (int64_t g = 0; g < e->o.replicas; g++) {
         const double sum = (double)((const float *)(const void *)u->back)[g];
         const double count = (double)step[g].count;
@@ -700,7 +710,8 @@ hn_status hn_engine_report(hn_engine *e, bool wait, bool *there, hn_step_report 
                                   .loss_sum = sum,
                                   .tokens = (int64_t)count,
                                   .grad_norm = (double)step[g].grad_norm,
-                                  .skipped = step[g].skipped};
+                                  .skipped = step[g].skipped,
+                                  .stop = (int)*stop};
     }
     e->first = (e->first + 1) % HN_ENGINE_AHEAD;
     e->n_outcomes--;

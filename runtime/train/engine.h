@@ -27,11 +27,22 @@
  * by the batch, dropout, blocks of weights, a Fisher, low-rank updates that are added to the
  * weight) is refused by name when the engine is made. Reports and sums are arrays of G.
  *
+ * Ranks: where the device has collectives (runtime/device/collective.h), gradients, the count
+ * behind them and the loss are sums over all ranks' micro-batches from the begin of update, discard
+ * or square on; the penalty of an anchor, norm, clipping and optimizer come behind, on the same
+ * numbers everywhere, so that trained values stay the same on all ranks, bit for bit. Every rank
+ * makes the same calls in the same order, but for its micro-batches, of which a rank may have more
+ * than others or none (hn_engine_begin and hn_engine_update then); each has its number in the whole
+ * step. Reports are those of the whole step, sums of evaluations a rank's own. Buffers (running
+ * values of batch norms) are a rank's own, too, until hn_engine_average_buffers. Selections of
+ * blocks that gather (hn_engine_gather) are refused by name when the engine is made.
+ *
  * Allocation: hn_engine_new takes none for tensors, hn_engine_allocate all of it, steps and
  * evaluations none. Same seed, same batches: same bits.
  */
 #ifndef HN_ENGINE_H
 #define HN_ENGINE_H
+#include "runtime/comm/hn_comm.h"
 #include "runtime/graph/plan.h"
 #include "runtime/graph/run.h"
 #include "runtime/train/job.h"
@@ -100,6 +111,7 @@ typedef struct {
     int64_t tokens;   /* trained tokens */
     double grad_norm; /* before clipping */
     int skipped;      /* HN_STEP_...: why nothing was updated */
+    int stop;         /* ranks that wanted the run to end when they ended this step */
 } hn_step_report;
 
 /* Of held-out micro-batches. */
@@ -153,6 +165,13 @@ HN_NODISCARD hn_status hn_engine_gemm_plans(const hn_engine *e, struct json_t **
 HN_NODISCARD hn_status hn_engine_use_gemm_plans(hn_engine *e, const struct json_t *plans,
                                                 const char *where);
 
+/* All ranks call the next two, with the hub that joins them; with one rank they do nothing.
+ * Buffers become their mean over the ranks, added up in their order in fp64 */
+HN_NODISCARD hn_status hn_engine_average_buffers(hn_engine *e, hn_hub *hub);
+/* Compares digests of all trained values.
+ * Errors  HN_ERR_NUMERIC on all ranks, naming those whose values are not rank 0's, bit for bit */
+HN_NODISCARD hn_status hn_engine_compare_ranks(hn_engine *e, hn_hub *hub);
+
 /* After hn_gemm_cuda_tune: graphs that were captured are captured anew; parameters stay. */
 HN_NODISCARD hn_status hn_engine_capture_anew(hn_engine *e);
 
@@ -164,9 +183,13 @@ int64_t hn_engine_replicas(const hn_engine *e); /* G, at least 1 */
  * options and lr_scale 1. Rows of a frozen replica are padding. */
 void hn_engine_set_replicas(hn_engine *e, const hn_replica_step *r);
 
+/* This rank wants the run to end, or not any more: reports of all ranks say so
+ * (hn_step_report.stop) from the next hn_engine_update, hn_engine_step or hn_engine_discard on. */
+void hn_engine_want_stop(hn_engine *e, bool stop);
+
 /* step: number of the optimizer step, from 0. */
 HN_NODISCARD hn_status hn_engine_begin(hn_engine *e, int64_t step);
-/* index: number of the micro-batch inside the optimizer step. */
+/* index: number of the micro-batch inside the optimizer step, over all ranks. */
 HN_NODISCARD hn_status hn_engine_micro(hn_engine *e, int64_t index);
 /* report  [G], waits for it; those of earlier steps that nobody has taken are dropped. NULL: it is
  *         for hn_engine_report
@@ -188,11 +211,11 @@ HN_NODISCARD hn_status hn_engine_gather(hn_engine *e, hn_gather what);
  * of a step. */
 HN_NODISCARD hn_status hn_engine_discard(hn_engine *e, hn_step_report *report);
 /* Instead of an update: adds count times the square of the mean gradient over the micro-batches
- * since the last one (count images or tokens of them) to the Fisher, and clears gradients and
- * count. With batches of one image, over a data set, that is the diagonal of its empirical Fisher
- * times the number of images. Batch norm by the batch would read neighbours, and move: such a model
- * wants a job with frozen running values for it.
- * Errors  HN_ERR_ARG: no anchor with a Fisher, or no training */
+ * of all ranks since the last one (count images or tokens of them) to the Fisher, and clears
+ * gradients and count. With batches of one image, over a data set, that is the diagonal of its
+ * empirical Fisher times the number of images. Batch norm by the batch would read neighbours, and
+ * move: such a model wants a job with frozen running values for it. Errors  HN_ERR_ARG: no anchor
+ * with a Fisher, or no training */
 HN_NODISCARD hn_status hn_engine_square(hn_engine *e);
 /* Reference and Fisher of a trained parameter of this engine, in the order of files, as
  * hn_param_get gives its value. Either may be NULL: not wanted, as it is.

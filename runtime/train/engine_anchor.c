@@ -21,6 +21,7 @@ hn_status hn_engine_record_anchor(hn_engine *e, hn_tensor *grad)
     hn_tensor *const in[] = {e->fisher, grad, flat->count};
     const hn_attr attr = {.square_accumulate = {.keep = 1, .scale = 1}};
     HN_TRY(hn_graph_new(e->program, "square", false, &e->square));
+    HN_TRY(hn_engine_record_sums(e, e->square));
     HN_TRY(hn_emit(e->square, HN_OP_SQUARE_ACCUMULATE, "square", in, &attr, NULL));
     HN_TRY(hn_engine_record_zero(e->square, grad));
     return hn_engine_record_zero(e->square, flat->count);

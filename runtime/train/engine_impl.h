@@ -11,6 +11,7 @@ enum { HN_ENGINE_STAGES = 2 };
 typedef struct {
     char *memory;        /* where they begin */
     hn_step_block *step; /* one a replica */
+    float *stop;
     hn_engine_input batch;
     hn_device_fence *sent; /* behind the copies to the device */
     bool used;             /* has been sent since it was given out */
@@ -18,8 +19,9 @@ typedef struct {
 
 /* The host's side of an update. */
 typedef struct {
-    hn_step_block *step;   /* one a replica; on the CPU the tensor's own */
-    char *back;            /* what comes back: loss and step block as they lie on the device */
+    hn_step_block *step;   /* one a replica; on the CPU the tensors' own, as the next */
+    float *stop;           /* behind it as on the device */
+    char *back;            /* what comes back: loss to stop, as they lie on the device */
     hn_device_fence *done; /* behind the copy to the host */
 } hn_engine_outcome;
 
@@ -34,8 +36,10 @@ struct hn_engine {
     hn_program *program;
     hn_params *params;
     /* One behind the other in memory: a copy takes step block and fields of a micro-batch there,
-     * and with the loss a step's; another takes loss and step block back. */
-    hn_tensor *loss, *step, *field[HN_JOB_FIELDS];
+     * and with the loss a step's; another takes loss, step block and stop back. */
+    hn_tensor *loss, *step, *stop, *field[HN_JOB_FIELDS];
+    hn_tensor *sums; /* all gradients and the count, of a rank among others; NULL: alone */
+    bool want_stop;
     hn_job_sums eval_sums;
     hn_tensor *values;        /* the flat trained range; NULL without an anchor */
     hn_replica_step *replica; /* [replicas] */
@@ -75,6 +79,12 @@ HN_NODISCARD hn_status hn_engine_run(hn_engine *e, const hn_graph *g, bool check
 HN_NODISCARD hn_status hn_engine_record_anchor(hn_engine *e, hn_tensor *grad);
 /* Into the update, in front of the norm. */
 HN_NODISCARD hn_status hn_engine_record_penalty(hn_engine *e, hn_tensor *grad);
+
+/* engine_ranks.c */
+
+int64_t hn_engine_ranks(const hn_engine *e); /* at least 1 */
+/* In front of what reads gradients, count or loss: makes them sums over the ranks. */
+HN_NODISCARD hn_status hn_engine_record_sums(hn_engine *e, hn_graph *g);
 
 /* engine_sparse.c */
 

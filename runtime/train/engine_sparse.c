@@ -48,6 +48,11 @@ hn_status hn_engine_record_gathering(hn_engine *e, const hn_job_sums *sums)
     memset(e->scores, 0, sizeof e->scores); /* of an earlier plan */
     e->window = (hn_engine_gathering){NULL};
     e->discard = NULL;
+    if (hn_engine_ranks(e) > 1 && (groups > 0 || (s && hn_sparse_watches(s))))
+        return HN_FAIL(HN_ERR_UNSUPPORTED,
+                       "blocks that are selected by gradients on %" PRId64
+                       " ranks: select them on one rank, and train them as a given mask",
+                       hn_engine_ranks(e));
     for (int64_t k = 0; k < groups; k++)
         HN_TRY(record(e, HN_GATHER_SCORES, k, sums, &e->scores[k]));
     if (s == NULL || !hn_sparse_watches(s)) return HN_OK;
@@ -57,6 +62,7 @@ hn_status hn_engine_record_gathering(hn_engine *e, const hn_job_sums *sums)
 hn_status hn_engine_record_discard(hn_engine *e, hn_tensor *grad)
 {
     HN_TRY(hn_graph_new(e->program, "discard", false, &e->discard));
+    HN_TRY(hn_engine_record_sums(e, e->discard));
     HN_TRY(record_norm(e, e->discard, grad));
     HN_TRY(hn_engine_record_zero(e->discard, grad));
     return hn_engine_record_zero(e->discard, hn_params_flat(e->params)->count);
