@@ -681,13 +681,13 @@ hn_status hn_engine_step(hn_engine *e, int64_t step, double lr, hn_step_report *
 {
     if (e->whole == NULL || e->profile != NULL || e->wanted != HN_GATHER_NOTHING) {
         HN_TRY(hn_engine_begin(e, step));
-        HN_TRY(hn_engine_micro(e, 0));
+        HN_TRY(hn_engine_micro(e, hn_engine_rank(e)));
         return hn_engine_update(e, lr, report);
     }
     HN_TRY(check_ahead(e));
     if (e->counted) HN_TRY(hn_engine_begin(e, step));
     e->step_number = step;
-    HN_TRY(set_micro(e, 0));
+    HN_TRY(set_micro(e, hn_engine_rank(e)));
     set_update(e, e->stage[e->now].step, e->stage[e->now].stop, lr);
     HN_TRY(send_stage(e, e->loss));
     HN_TRY(hn_device_launch(hn_program_device(e->program), e->whole));

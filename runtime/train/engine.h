@@ -195,8 +195,8 @@ HN_NODISCARD hn_status hn_engine_micro(hn_engine *e, int64_t index);
  *         for hn_engine_report
  * Errors  HN_ERR_ARG: HN_ENGINE_AHEAD reports are outstanding already */
 HN_NODISCARD hn_status hn_engine_update(hn_engine *e, double lr, hn_step_report *report);
-/* hn_engine_begin, hn_engine_micro of index 0 and hn_engine_update, with the same results;
- * captured, they are one launch. */
+/* hn_engine_begin, hn_engine_micro of index 0 (among ranks: of the rank's number) and
+ * hn_engine_update, with the same results; captured, they are one launch. */
 HN_NODISCARD hn_status hn_engine_step(hn_engine *e, int64_t step, double lr,
                                       hn_step_report *report);
 /* The oldest report that nobody has taken, [G]. wait false: only when its step is done already.

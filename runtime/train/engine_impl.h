@@ -83,6 +83,7 @@ HN_NODISCARD hn_status hn_engine_record_penalty(hn_engine *e, hn_tensor *grad);
 /* engine_ranks.c */
 
 int64_t hn_engine_ranks(const hn_engine *e); /* at least 1 */
+int64_t hn_engine_rank(const hn_engine *e);  /* from 0 */
 /* In front of what reads gradients, count or loss: makes them sums over the ranks. */
 HN_NODISCARD hn_status hn_engine_record_sums(hn_engine *e, hn_graph *g);
 

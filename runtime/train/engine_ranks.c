@@ -8,11 +8,13 @@
 #include "runtime/graph/tensor.h"
 #include "runtime/train/engine_impl.h"
 
-int64_t hn_engine_ranks(const hn_engine *e)
+static const hn_collectives *collectives(const hn_engine *e)
 {
-    const hn_collectives *c = e->o.device ? hn_device_collectives(e->o.device) : NULL;
-    return c ? c->ranks : 1;
+    return e->o.device ? hn_device_collectives(e->o.device) : NULL;
 }
+
+int64_t hn_engine_ranks(const hn_engine *e) { return collectives(e) ? collectives(e)->ranks : 1; }
+int64_t hn_engine_rank(const hn_engine *e) { return collectives(e) ? collectives(e)->rank : 0; }
 
 /* Gradients, and behind them the count, are one range (of each replica). */
 hn_status hn_engine_record_sums(hn_engine *e, hn_graph *g)
