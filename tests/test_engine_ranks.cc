@@ -6,8 +6,7 @@
 #include "classifier_test.h"
 #include "ranks_test.h"
 #include "runtime/base/alloc.h"
-#include "runtime/model/model.h"
-#include "runtime/train/decoder_job.h"
+#include "sparse_test.h"
 
 namespace {
 
@@ -438,6 +437,91 @@ TEST_P(EngineRanks, NameThoseWhoseValuesAreOthers)
         EXPECT_HN_OK(hn_param_set(q, v.data()));
         EXPECT_HN_FAIL(hn_engine_compare_ranks(t.e, r.hub), HN_ERR_NUMERIC, "1 of 2 ranks");
         EXPECT_HN_FAIL(hn_engine_compare_ranks(t.e, r.hub), HN_ERR_NUMERIC, ": 1 on ");
+        return RankResult();
+    });
+}
+
+/* Steps of four micro-batches over the ranks that gather for a selection. */
+RankResult gathered(const Rank &r, hn_gather what, bool update)
+{
+    SmallDecoder m;
+    hn_comm *comm = r.join(m.device);
+    m.o.sparse = {.density = 0.2, .candidates = 2, .squares = true, .select_memory = 12000};
+    m.o.optimizer.max_grad_norm = 0.01;
+    m.open(squares(4));
+    const Blocks b = m.blocks();
+    b.select(b.share(4, 1, 0.5));
+    EXPECT_HN_OK(hn_sparse_begin(b.s));
+    if (what == HN_GATHER_WINDOW) b.watch(b.share(30, 1, 0.8));
+    EXPECT_HN_OK(hn_engine_gather(m.e, what));
+    RankResult all;
+    const int64_t steps = what == HN_GATHER_WINDOW ? 2 : hn_sparse_groups(b.s);
+    EXPECT_GT(steps, 1);
+    for (int64_t s = 0; s < steps; s++) {
+        hn_step_report x;
+        EXPECT_HN_OK(hn_engine_begin(m.e, s));
+        for (int64_t i = r.rank; i < 4; i += r.size) {
+            m.fill((unsigned)i);
+            EXPECT_HN_OK(hn_engine_micro(m.e, i));
+        }
+        EXPECT_HN_OK(update ? hn_engine_update(m.e, 1e-3, &x) : hn_engine_discard(m.e, &x));
+        EXPECT_EQ(x.tokens, 4 * 20);
+        all.push_back((float)x.loss);
+        all.push_back((float)x.grad_norm);
+    }
+    const auto add = [&all](const std::vector<float> &v) {
+        double norm = 0;
+        for (const float k : v) norm += (double)k * k;
+        EXPECT_GT(norm, 0);
+        all.insert(all.end(), v.begin(), v.end());
+    };
+    if (what == HN_GATHER_WINDOW) {
+        add(b.get(HN_SPARSE_SUM));
+        add(b.get(HN_SPARSE_WATCHED_SUM));
+        add(b.get(HN_SPARSE_WATCHED_SQUARE));
+    }
+    for (int64_t i = 0; what == HN_GATHER_SCORES && i < b.n(); i++) {
+        std::vector<int32_t> ids((size_t)b.at(i).kept);
+        std::vector<float> sum(ids.size());
+        int64_t n = 0;
+        EXPECT_HN_OK(hn_sparse_scores(b.s, i, ids.data(), sum.data(), &n));
+        for (const int32_t id : ids) all.push_back((float)id);
+        add(sum);
+    }
+    if (update) add(b.get(HN_SPARSE_DELTA));
+    if (update) add(b.get(HN_SPARSE_MOMENT1));
+    EXPECT_HN_OK(hn_engine_compare_ranks(m.e, r.hub));
+    hn_engine_free(m.e);
+    m.e = nullptr;
+    hn_comm_close(comm, !::testing::Test::HasFailure());
+    return all;
+}
+
+TEST_P(EngineRanks, GatherSumsOfAllForASelection)
+{
+    HN_NEED_RANKS(kind, 2);
+    for (const hn_gather what : {HN_GATHER_SCORES, HN_GATHER_WINDOW})
+        for (const bool update : {false, true}) {
+            const auto f = [=](const Rank &r) { return gathered(r, what, update); };
+            const auto want = run_ranks(kind, 1, f)[0];
+            for (const int size : {2, 4}) {
+                if (kind != "cpu" && count_gpus() < size) continue;
+                const auto got = run_ranks(kind, size, f);
+                for (const RankResult &one : got) EXPECT_TRUE(same_bits(one, got[0]));
+                EXPECT_LT(rel_l2(got[0], want), 1e-5) << what << update << size;
+            }
+        }
+}
+
+TEST_P(EngineRanks, RefuseScoresWithoutMemoryToAddThem)
+{
+    HN_NEED_RANKS(kind, 2);
+    run_ranks(kind, 2, [](const Rank &r) {
+        SmallDecoder m;
+        hn_comm *comm = r.join(m.device);
+        m.o.sparse = {.density = 0.2, .candidates = 2};
+        EXPECT_HN_FAIL(m.make(squares(4)), HN_ERR_UNSUPPORTED, "scores of blocks on 2 ranks");
+        hn_comm_close(comm, true);
         return RankResult();
     });
 }

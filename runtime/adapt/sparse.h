@@ -113,8 +113,14 @@ typedef enum {
 void hn_sparse_record(hn_sparse *s, hn_gather what, int64_t group, hn_tensor *count);
 int64_t hn_sparse_groups(const hn_sparse *s); /* 0: nothing is scored */
 bool hn_sparse_watches(const hn_sparse *s);   /* whether there is room for watched blocks */
-/* What follows the last micro-batch of such a step: scores out of the buffers of a group (nothing
- * without buffers); sums of the window, behind grad_norm, which says by what to scale. */
+/* What follows the last micro-batch of such a step, in two parts.
+ *   gathered  gradients of trained blocks out of the buffers of a group. *gathered is what the end
+ *             reads besides the gradients: sums of a rank among others until somebody makes them
+ *             those of all
+ *   end       scores out of these buffers (nothing without buffers); sums of the window, behind
+ *             grad_norm, which says by what to scale */
+HN_NODISCARD hn_status hn_sparse_record_gathered(hn_sparse *s, hn_graph *g, hn_gather what,
+                                                 int64_t group, hn_tensor **gathered);
 HN_NODISCARD hn_status hn_sparse_record_end(hn_sparse *s, hn_graph *g, hn_gather what,
                                             int64_t group);
 /* AdamW on the pool, then W anew; adamw: attributes of that operation. */

@@ -417,6 +417,20 @@ static hn_status emit_sums(hn_graph *g, hn_tensor *grad, bool zero, hn_tensor *s
     return hn_emit(g, HN_OP_WINDOW_ADD, sum->name, in, &attr, NULL);
 }
 
+hn_status hn_sparse_record_gathered(hn_sparse *s, hn_graph *g, hn_gather what, int64_t group,
+                                    hn_tensor **gathered)
+{
+    *gathered = what == HN_GATHER_WINDOW ? s->pool[HN_BLOCKS_WATCHED].grad : s->dense;
+    for (int64_t i = 0; i < s->n && what == HN_GATHER_SCORES; i++) {
+        const hn_sparse_entry *e = &s->entry[i];
+        hn_tensor *dense;
+        if (e->dense == NULL || e->group != group) continue;
+        HN_TRY(dense_view(e, g, &dense));
+        HN_TRY(emit_gather(e, HN_BLOCKS_TRAINED, g, dense));
+    }
+    return HN_OK;
+}
+
 hn_status hn_sparse_record_end(hn_sparse *s, hn_graph *g, hn_gather what, int64_t group)
 {
     const hn_block_pool *trained = &s->pool[HN_BLOCKS_TRAINED],
@@ -432,7 +446,6 @@ hn_status hn_sparse_record_end(hn_sparse *s, hn_graph *g, hn_gather what, int64_
         hn_tensor *dense;
         if (e->dense == NULL || e->group != group) continue;
         HN_TRY(dense_view(e, g, &dense));
-        HN_TRY(emit_gather(e, HN_BLOCKS_TRAINED, g, dense));
         HN_TRY(emit_scores(e, g, dense));
         HN_TRY(hn_emit(g, HN_OP_ZERO, e->m.name, &dense, NULL, NULL));
     }

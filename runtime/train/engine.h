@@ -35,7 +35,8 @@
  * than others or none (hn_engine_begin and hn_engine_update then); each has its number in the whole
  * step. Reports are those of the whole step, sums of evaluations a rank's own. Buffers (running
  * values of batch norms) are a rank's own, too, until hn_engine_average_buffers. Selections of
- * blocks that gather (hn_engine_gather) are refused by name when the engine is made.
+ * blocks gather sums over all ranks, so that every rank makes the same choice; scores want
+ * hn_sparse_options.select_memory then, and are refused by name without.
  *
  * Allocation: hn_engine_new takes none for tensors, hn_engine_allocate all of it, steps and
  * evaluations none. Same seed, same batches: same bits.

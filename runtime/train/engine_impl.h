@@ -86,6 +86,14 @@ int64_t hn_engine_ranks(const hn_engine *e); /* at least 1 */
 int64_t hn_engine_rank(const hn_engine *e);  /* from 0 */
 /* In front of what reads gradients, count or loss: makes them sums over the ranks. */
 HN_NODISCARD hn_status hn_engine_record_sums(hn_engine *e, hn_graph *g);
+/* The same ahead of it, for what ends a step that gathers. Behind its last reader the sums stay on
+ * rank 0 alone, the others have zeros: what ends the step adds them up once more.
+ * all     gradients and count, else the count; the tensor that the next two want
+ * beside  summed with it, and not taken back */
+HN_NODISCARD hn_status hn_engine_sums(hn_engine *e, bool all, hn_tensor **out);
+HN_NODISCARD hn_status hn_engine_record_shared(const hn_engine *e, hn_graph *g, hn_tensor *sums,
+                                               hn_tensor *beside);
+HN_NODISCARD hn_status hn_engine_record_unshared(const hn_engine *e, hn_graph *g, hn_tensor *sums);
 
 /* engine_sparse.c */
 

@@ -17,14 +17,36 @@ int64_t hn_engine_ranks(const hn_engine *e) { return collectives(e) ? collective
 int64_t hn_engine_rank(const hn_engine *e) { return collectives(e) ? collectives(e)->rank : 0; }
 
 /* Gradients, and behind them the count, are one range (of each replica). */
+hn_status hn_engine_sums(hn_engine *e, bool all, hn_tensor **out)
+{
+    const hn_flat *flat = hn_params_flat(e->params);
+    if (all && e->sums == NULL && hn_engine_ranks(e) > 1)
+        HN_TRY(hn_program_range(e->program, HN_MEM_GRAD, "sums over ranks", HN_F32, 0, flat->n + 1,
+                                &e->sums));
+    *out = all ? e->sums : flat->count;
+    return HN_OK;
+}
+
 hn_status hn_engine_record_sums(hn_engine *e, hn_graph *g)
 {
+    hn_tensor *sums;
     if (hn_engine_ranks(e) == 1) return HN_OK;
-    if (e->sums == NULL)
-        HN_TRY(hn_program_range(e->program, HN_MEM_GRAD, "sums over ranks", HN_F32, 0,
-                                hn_params_flat(e->params)->n + 1, &e->sums));
-    hn_tensor *const in[] = {e->sums, e->loss, e->stop};
+    HN_TRY(hn_engine_sums(e, true, &sums));
+    hn_tensor *const in[] = {sums, e->loss, e->stop};
     return hn_emit(g, HN_OP_ALL_REDUCE, "all_reduce", in, NULL, NULL);
+}
+
+hn_status hn_engine_record_shared(const hn_engine *e, hn_graph *g, hn_tensor *sums,
+                                  hn_tensor *beside)
+{
+    hn_tensor *const in[] = {sums, beside, NULL};
+    if (hn_engine_ranks(e) == 1) return HN_OK;
+    return hn_emit(g, HN_OP_ALL_REDUCE, "all_reduce of what is gathered", in, NULL, NULL);
+}
+
+hn_status hn_engine_record_unshared(const hn_engine *e, hn_graph *g, hn_tensor *sums)
+{
+    return hn_engine_rank(e) > 0 ? hn_engine_record_zero(g, sums) : HN_OK;
 }
 
 void hn_engine_want_stop(hn_engine *e, bool stop) { e->want_stop = stop; }

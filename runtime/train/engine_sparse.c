@@ -37,8 +37,13 @@ static hn_status record(hn_engine *e, hn_gather what, int64_t group, const hn_jo
     if (what == HN_GATHER_SCORES && e->o.sparse.select_memory == 0) return HN_OK;
     snprintf(name, sizeof name, "%s end %" PRId64, kind, group);
     HN_TRY(hn_graph_new(e->program, name, false, &out->end));
+    hn_tensor *shared, *gathered;
+    HN_TRY(hn_sparse_record_gathered(s, out->end, what, group, &gathered));
+    HN_TRY(hn_engine_sums(e, what == HN_GATHER_WINDOW, &shared));
+    HN_TRY(hn_engine_record_shared(e, out->end, shared, gathered));
     if (what == HN_GATHER_WINDOW) HN_TRY(record_window_norm(e, out->end));
-    return hn_sparse_record_end(s, out->end, what, group);
+    HN_TRY(hn_sparse_record_end(s, out->end, what, group));
+    return hn_engine_record_unshared(e, out->end, shared);
 }
 
 hn_status hn_engine_record_gathering(hn_engine *e, const hn_job_sums *sums)
@@ -48,10 +53,10 @@ hn_status hn_engine_record_gathering(hn_engine *e, const hn_job_sums *sums)
     memset(e->scores, 0, sizeof e->scores); /* of an earlier plan */
     e->window = (hn_engine_gathering){NULL};
     e->discard = NULL;
-    if (hn_engine_ranks(e) > 1 && (groups > 0 || (s && hn_sparse_watches(s))))
+    if (hn_engine_ranks(e) > 1 && groups > 0 && e->o.sparse.select_memory == 0)
         return HN_FAIL(HN_ERR_UNSUPPORTED,
-                       "blocks that are selected by gradients on %" PRId64
-                       " ranks: select them on one rank, and train them as a given mask",
+                       "scores of blocks on %" PRId64
+                       " ranks want memory for dense gradients, to add them up",
                        hn_engine_ranks(e));
     for (int64_t k = 0; k < groups; k++)
         HN_TRY(record(e, HN_GATHER_SCORES, k, sums, &e->scores[k]));
