@@ -17,6 +17,21 @@ struct hn_comm {
 hn_hub *hn_comm_hub(const hn_comm *c) { return c->hub; }
 const hn_collectives *hn_comm_collectives(const hn_comm *c) { return &c->collectives; }
 
+static const char *text_or_null(const char *text) { return text[0] != '\0' ? text : NULL; }
+
+void hn_comm_hub_options(const hn_ranks *r, hn_hub_options *out)
+{
+    *out = (hn_hub_options){.rank = r->rank,
+                            .size = r->size,
+                            .host = text_or_null(r->host),
+                            .job = text_or_null(r->job),
+                            .secret = text_or_null(r->secret),
+                            .address = text_or_null(r->address),
+                            .file = text_or_null(r->file),
+                            .listen_fd = r->listen_fd,
+                            .local = r->local};
+}
+
 static int64_t copies_of(const hn_collective_span *s) { return s->copies > 1 ? s->copies : 1; }
 
 /* ---- alone ---- */
@@ -141,15 +156,15 @@ static hn_status compare_cards(const hn_comm *c, const card *all)
             return HN_FAIL(HN_ERR_UNSUPPORTED, "rank %d on %s: %.*s", r, host,
                            (int)sizeof all[r].why - 1, all[r].why);
         if (all[r].version != all[0].version)
-            return HN_FAIL(HN_ERR_UNSUPPORTED,
-                           "rank %d on %s has NCCL %d.%d.%d, rank 0 on %s has %d.%d.%d", r, host,
-                           all[r].version / 10000, all[r].version / 100 % 100, all[r].version % 100,
-                           first, all[0].version / 10000, all[0].version / 100 % 100,
-                           all[0].version % 100);
+            return HN_FAIL(
+                HN_ERR_UNSUPPORTED, "rank %d on %s has NCCL %d.%d.%d, rank 0 on %s has %d.%d.%d", r,
+                host, all[r].version / 10000, all[r].version / 100 % 100, all[r].version % 100,
+                first, all[0].version / 10000, all[0].version / 100 % 100, all[0].version % 100);
         for (int k = 0; k < r; k++)
             if (memcmp(all[k].gpu, all[r].gpu, HN_GPU_ID) == 0)
-                return HN_FAIL(HN_ERR_ARG, "ranks %d and %d on %s have the same GPU: one rank a GPU",
-                               k, r, host);
+                return HN_FAIL(HN_ERR_ARG,
+                               "ranks %d and %d on %s have the same GPU: one rank a GPU", k, r,
+                               host);
     }
     return HN_OK;
 }

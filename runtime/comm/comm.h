@@ -12,11 +12,16 @@
 #ifndef HN_COMM_H
 #define HN_COMM_H
 #include "runtime/comm/hub.h"
+#include "runtime/comm/ranks.h"
 #include "runtime/device/device.h"
 
 #ifdef __cplusplus
 extern "C" {
 #endif
+
+/* Where the hub of these ranks meets: options for hn_hub_open, of which waiting times and who is
+ * told are still the caller's. Texts are those of r, which must outlive the call. */
+void hn_comm_hub_options(const hn_ranks *r, hn_hub_options *out);
 
 typedef struct hn_comm hn_comm;
 
