@@ -114,6 +114,12 @@ inline std::vector<RankResult> run_ranks(const std::string &kind, int size, cons
     return all;
 }
 
+/* What tests over "cpu" and "cuda" are called: gpu_test.sh looks for Cuda. */
+inline std::string device_name(const ::testing::TestParamInfo<const char *> &i)
+{
+    return std::string(i.param) == "cpu" ? "Cpu" : "Cuda";
+}
+
 /* How many GPUs there are, asked in a child. */
 inline int count_gpus()
 {

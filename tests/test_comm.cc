@@ -212,11 +212,9 @@ TEST_P(Comm, RefusesTwoRanksOnOneGpuAndOtherDevices)
         });
 }
 
-INSTANTIATE_TEST_SUITE_P(Devices, Comm, ::testing::Values("cpu", "cuda"),
-                         [](const auto &i) { return std::string(i.param); });
+INSTANTIATE_TEST_SUITE_P(Devices, Comm, ::testing::Values("cpu", "cuda"), device_name);
 #else
-INSTANTIATE_TEST_SUITE_P(Devices, Comm, ::testing::Values("cpu"),
-                         [](const auto &i) { return std::string(i.param); });
+INSTANTIATE_TEST_SUITE_P(Devices, Comm, ::testing::Values("cpu"), device_name);
 #endif
 
 } // namespace

@@ -561,11 +561,9 @@ TEST_P(EngineRanks, CapturedGraphsGiveTheSameBits)
     EXPECT_LT(rel_l2(agreed(2, w), nodes), 1e-6);
 }
 
-INSTANTIATE_TEST_SUITE_P(Devices, EngineRanks, ::testing::Values("cpu", "cuda"),
-                         [](const auto &i) { return std::string(i.param); });
+INSTANTIATE_TEST_SUITE_P(Devices, EngineRanks, ::testing::Values("cpu", "cuda"), device_name);
 #else
-INSTANTIATE_TEST_SUITE_P(Devices, EngineRanks, ::testing::Values("cpu"),
-                         [](const auto &i) { return std::string(i.param); });
+INSTANTIATE_TEST_SUITE_P(Devices, EngineRanks, ::testing::Values("cpu"), device_name);
 #endif
 
 } // namespace
