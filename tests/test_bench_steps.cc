@@ -1,4 +1,5 @@
-/* hone-bench-step, -vision, -volumes, -clients and -drift: what their records hold, on the CPU. */
+/* hone-bench-step, -vision, -volumes, -clients, -drift and -comm: what their records hold, on the
+ * CPU. */
 #include <jansson.h>
 
 #include <cmath>
@@ -192,6 +193,43 @@ TEST(BenchClients, BothSimulationsDoTheSame)
         EXPECT_LT(r->number("loss_first"), 1.2 * std::log(62));
     }
     EXPECT_NEAR(many.number("loss_last"), one.number("loss_last"), 1e-4);
+}
+
+/* Processes of this machine; the sums themselves are checked by the program. */
+TEST(BenchComm, RecordHoldsWhatRan)
+{
+    const struct {
+        const char *collective, *ranks;
+        double bus; /* bytes over the median, times so much */
+    } cases[] = {{"all_reduce", "2", 1},
+                 {"all_reduce", "3", 4.0 / 3},
+                 {"reduce_scatter", "2", 0.5},
+                 {"all_gather", "2", 0.5}};
+    for (const auto &c : cases) {
+        const Record r({"hone-bench-comm", "--device", "cpu", "--collective", c.collective,
+                        "--ranks", c.ranks, "--mb", "0.12", "--seconds", "0", "--calls", "20"});
+        EXPECT_EQ(r.text("bench"), c.collective);
+        EXPECT_EQ(r.text("by"), "hone in rank order");
+        EXPECT_EQ(r.number("ranks"), std::stod(c.ranks));
+        EXPECT_NEAR(r.number("mb"), 0.12, 1e-9);
+        EXPECT_EQ(r.number("calls"), 30); /* two runs of 15 */
+        EXPECT_LE(r.number("us", 0), r.number("us", 1));
+        EXPECT_LE(r.number("us", 1), r.number("us", 2));
+        EXPECT_NEAR(r.number("alg_gb_s") * 1e3 * r.number("us", 1), 0.12e6, 10);
+        EXPECT_NEAR(r.number("bus_gb_s"), c.bus * r.number("alg_gb_s"),
+                    1e-4 * r.number("bus_gb_s"));
+    }
+}
+
+TEST(BenchComm, RefusesByName)
+{
+    const Ran sizes = run({"hone-bench-comm", "--device", "cpu", "--mb", "1,x"});
+    EXPECT_EQ(sizes.code, 1);
+    EXPECT_NE(sizes.err.find("--mb 1,x: numbers above 0"), std::string::npos) << sizes.err;
+    const Ran captured = run({"hone-bench-comm", "--device", "cpu", "--captured"});
+    EXPECT_EQ(captured.code, 1);
+    EXPECT_NE(captured.err.find("only GPUs capture"), std::string::npos) << captured.err;
+    EXPECT_EQ(lines_of(captured.err).size(), 1u) << captured.err;
 }
 
 TEST(BenchDrift, RecordsHoldWhatRan)

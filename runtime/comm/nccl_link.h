@@ -1,11 +1,13 @@
 /* nccl_link.h - NCCL, opened at run time, and one communicator; for runtime/comm only.
  *
  * The library is looked for as libnccl.so.2; a build without its header has stubs that say so.
- * Calls come from one thread, but for hn_nccl_failure and hn_nccl_abort, which the watchdog's thread
- * calls. The current CUDA device is the rank's.
+ * Calls come from one thread, but for hn_nccl_failure and hn_nccl_abort, which the watchdog's
+ * thread calls. The current CUDA device is the rank's.
  */
 #ifndef HN_NCCL_LINK_H
 #define HN_NCCL_LINK_H
+#include <stdbool.h>
+
 #include "runtime/device/collective.h"
 
 #ifdef __cplusplus
