@@ -395,6 +395,21 @@ TEST_P(EngineRanks, HearOfOneThatWantsToStop)
     }
 }
 
+TEST_P(EngineRanks, StepsAllocateNothing)
+{
+    HN_NEED_RANKS(kind, 2);
+    run_ranks(kind, 2, [](const Rank &r) {
+        Work w;
+        Trainee t(r, w);
+        if (t.e == nullptr) return RankResult();
+        t.step(0);
+        const uint64_t before = hn_alloc_calls();
+        for (int64_t s = 1; s < 4; s++) t.step(s);
+        EXPECT_EQ(hn_alloc_calls(), before);
+        return RankResult();
+    });
+}
+
 TEST_P(EngineRanks, AverageTheBuffers)
 {
     HN_NEED_RANKS(kind, 2);

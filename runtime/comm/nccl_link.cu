@@ -9,8 +9,9 @@
 
 static hn_status missing()
 {
-    return HN_FAIL(HN_ERR_UNSUPPORTED, "several GPUs need NCCL, and this build has none: its header "
-                                       "nccl.h was not there");
+    return HN_FAIL(HN_ERR_UNSUPPORTED,
+                   "several GPUs need NCCL, and this build has none: its header "
+                   "nccl.h was not there");
 }
 hn_status hn_nccl_open(hn_nccl **) { return missing(); }
 void hn_nccl_close(hn_nccl *, bool) {}
@@ -74,10 +75,11 @@ static hn_status open_library(hn_nccl *n)
     n->library = dlopen(name, RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE);
     if (n->library == nullptr) {
         const char *const why = dlerror();
-        return HN_FAIL(HN_ERR_UNSUPPORTED,
-                       "several GPUs need NCCL, which cannot be opened (looked for %s): %s; install "
-                       "it or put its folder into LD_LIBRARY_PATH",
-                       name, why ? why : "unknown error");
+        return HN_FAIL(
+            HN_ERR_UNSUPPORTED,
+            "several GPUs need NCCL, which cannot be opened (looked for %s): %s; install "
+            "it or put its folder into LD_LIBRARY_PATH",
+            name, why ? why : "unknown error");
     }
 #define X(name)                                                                     \
     n->name = reinterpret_cast<decltype(n->name)>(dlsym(n->library, "nccl" #name)); \
@@ -104,10 +106,48 @@ hn_status hn_nccl_open(hn_nccl **out)
     return st;
 }
 
+/* NCCL frees a communicator when the last captured graph with its kernels has been freed, and when
+ * its kernels are done: an end that somebody waits for must not hang on either, so that happens in
+ * a thread of its own. */
+struct ending {
+    decltype(&ncclCommAbort) end;
+    ncclComm_t comm;
+};
+
+static void *run_ending(void *context)
+{
+    const ending job = *static_cast<ending *>(context);
+    hn_free(context);
+    (void)job.end(job.comm);
+    return nullptr;
+}
+
+/* Returns when it is done, or after so many seconds: then the thread goes on alone. */
+static void end_comm(decltype(&ncclCommAbort) end, ncclComm_t comm, int seconds)
+{
+    pthread_t thread;
+    struct timespec until;
+    ending *job = static_cast<ending *>(hn_calloc(1, sizeof *job));
+    if (comm == nullptr || job == nullptr) {
+        hn_free(job);
+        return;
+    }
+    *job = {end, comm};
+    if (pthread_create(&thread, nullptr, run_ending, job) != 0) {
+        hn_free(job);
+        return; /* the process that cannot start a thread ends soon */
+    }
+    clock_gettime(CLOCK_REALTIME, &until);
+    until.tv_sec += seconds;
+    if (pthread_timedjoin_np(thread, nullptr, &until) != 0) (void)pthread_detach(thread);
+}
+
+enum { ABORT_S = 1, CLOSE_S = 30 };
+
 void hn_nccl_close(hn_nccl *n, bool orderly)
 {
     if (n == nullptr) return;
-    if (n->comm != nullptr) (void)(orderly ? n->CommDestroy(n->comm) : n->CommAbort(n->comm));
+    end_comm(orderly ? n->CommDestroy : n->CommAbort, n->comm, orderly ? CLOSE_S : ABORT_S);
     if (n->library != nullptr) (void)dlclose(n->library);
     pthread_mutex_destroy(&n->lock);
     hn_free(n);
@@ -133,9 +173,9 @@ static hn_status status_of(const hn_nccl *n, ncclResult_t r, const char *call)
     if (r == ncclSuccess) return HN_OK;
     const cudaError_t e = cudaGetLastError(); /* must not surface again at the next check */
     const char *const why = n->GetLastError(n->comm);
-    const hn_status st = e == cudaErrorMemoryAllocation                      ? HN_ERR_MEMORY
+    const hn_status st = e == cudaErrorMemoryAllocation                 ? HN_ERR_MEMORY
                          : r == ncclRemoteError || r == ncclSystemError ? HN_ERR_COMM
-                                                                             : HN_ERR_CUDA;
+                                                                        : HN_ERR_CUDA;
     return HN_FAIL(st, "nccl%s: %s%s%s", call, n->GetErrorString(r), why && why[0] ? ": " : "",
                    why ? why : "");
 }
@@ -239,12 +279,13 @@ void hn_nccl_abort(hn_nccl *n)
 {
     struct timespec until;
     clock_gettime(CLOCK_REALTIME, &until);
-    until.tv_sec += 1;
+    until.tv_sec += ABORT_S;
     if (pthread_mutex_timedlock(&n->lock, &until) != 0) return;
-    if (n->comm != nullptr && !n->aborted) (void)n->CommAbort(n->comm);
+    const ncclComm_t comm = n->comm;
     n->comm = nullptr;
     n->aborted = true;
-    pthread_mutex_unlock(&n->lock);
+    pthread_mutex_unlock(&n->lock); /* whose host may go on from here */
+    end_comm(n->CommAbort, comm, ABORT_S);
 }
 
 #endif
