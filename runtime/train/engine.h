@@ -167,7 +167,7 @@ HN_NODISCARD hn_status hn_engine_use_gemm_plans(hn_engine *e, const struct json_
                                                 const char *where);
 
 /* All ranks call the next two, with the hub that joins them; with one rank they do nothing.
- * Buffers become their mean over the ranks, added up in their order in fp64 */
+ * Buffers become their mean over the ranks, added up in rank order in fp64. */
 HN_NODISCARD hn_status hn_engine_average_buffers(hn_engine *e, hn_hub *hub);
 /* Compares digests of all trained values.
  * Errors  HN_ERR_NUMERIC on all ranks, naming those whose values are not rank 0's, bit for bit */
@@ -212,11 +212,11 @@ HN_NODISCARD hn_status hn_engine_gather(hn_engine *e, hn_gather what);
  * of a step. */
 HN_NODISCARD hn_status hn_engine_discard(hn_engine *e, hn_step_report *report);
 /* Instead of an update: adds count times the square of the mean gradient over the micro-batches
- * of all ranks since the last one (count images or tokens of them) to the Fisher, and clears
- * gradients and count. With batches of one image, over a data set, that is the diagonal of its
- * empirical Fisher times the number of images. Batch norm by the batch would read neighbours, and
- * move: such a model wants a job with frozen running values for it. Errors  HN_ERR_ARG: no anchor
- * with a Fisher, or no training */
+ * since the last one, of all ranks (count images or tokens of them) to the Fisher, and clears
+ * gradients and count. With batches of one image on one rank, over a data set, that is the diagonal
+ * of its empirical Fisher times the number of images. Batch norm by the batch would read
+ * neighbours, and move: such a model wants a job with frozen running values for it.
+ * Errors  HN_ERR_ARG: no anchor with a Fisher, or no training */
 HN_NODISCARD hn_status hn_engine_square(hn_engine *e);
 /* Reference and Fisher of a trained parameter of this engine, in the order of files, as
  * hn_param_get gives its value. Either may be NULL: not wanted, as it is.
