@@ -280,6 +280,7 @@ static hn_status run_rank(const config *c, const hn_ranks *r, const hn_log *log)
 {
     bench b = {.c = c};
     hn_hub_options o;
+    if (r->size == 1) return HN_FAIL(HN_ERR_ARG, "one rank has nothing to add up");
     hn_comm_hub_options(r, &o);
     o.log = log;
     hn_status st = hn_hub_open(&o, &b.hub);

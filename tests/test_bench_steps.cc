@@ -226,6 +226,9 @@ TEST(BenchComm, RefusesByName)
     const Ran sizes = run({"hone-bench-comm", "--device", "cpu", "--mb", "1,x"});
     EXPECT_EQ(sizes.code, 1);
     EXPECT_NE(sizes.err.find("--mb 1,x: numbers above 0"), std::string::npos) << sizes.err;
+    const Ran alone = run({"hone-bench-comm", "--device", "cpu", "--ranks", "1"});
+    EXPECT_EQ(alone.code, 1);
+    EXPECT_NE(alone.err.find("one rank"), std::string::npos) << alone.err;
     const Ran captured = run({"hone-bench-comm", "--device", "cpu", "--captured"});
     EXPECT_EQ(captured.code, 1);
     EXPECT_NE(captured.err.find("only GPUs capture"), std::string::npos) << captured.err;

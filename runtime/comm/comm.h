@@ -27,9 +27,9 @@ typedef struct hn_comm hn_comm;
 
 /* All ranks call it, each with its device; those of other kinds than rank 0's, and two ranks on one
  * GPU, are refused by name. From then on the device's collectives are the comm's, and the watch of
- * the hub (hn_hub_watch). On GPUs it has run a first sum when it returns: memory that NCCL takes is
- * taken and counts as taken before plans, and its kernels are loaded, as captures want it. A hub of
- * one rank: nothing happens on the device, which stays alone.
+ * the hub (hn_hub_watch). On GPUs it has added up vectors of several sizes when it returns: memory
+ * that NCCL takes for sums is taken and counts as taken before plans, and its kernels are loaded,
+ * as captures want it. A hub of one rank: nothing happens on the device, which stays alone.
  * hub, d   must outlive c
  * Errors   HN_ERR_UNSUPPORTED: several ranks on GPUs and a build or a machine without NCCL, or with
  *          another version of it than rank 0's; HN_ERR_ARG: the refusals; HN_ERR_COMM, HN_ERR_CUDA,
