@@ -119,6 +119,14 @@ TEST_P(HubSizes, RanksMeetThroughAFile)
     for (int r = 0; r < job.size; r++) EXPECT_EQ(job.log(r), "");
 }
 
+TEST(Hub, ManyRanksComeAtOnce)
+{
+    HubJob job(60);
+    job.start_all(knows_all);
+    job.expect_all(0);
+    EXPECT_EQ(job.log(0), ""); /* and nobody is turned away */
+}
+
 TEST(Hub, RanksMeetAtAnAddress)
 {
     for (const bool local : {true, false}) {

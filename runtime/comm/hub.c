@@ -77,7 +77,7 @@ static hn_status name_host(const hn_hub_options *o, hn_hub *h)
     return HN_OK;
 }
 
-/* Rank 0 holds two descriptors for each other rank. */
+/* Rank 0 holds two descriptors for each other rank, and those of strangers for a while. */
 static hn_status check_descriptors(const hn_hub *h)
 {
     struct rlimit l;

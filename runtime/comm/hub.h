@@ -8,24 +8,24 @@
  * Who may join: a rank proves with HMAC-SHA256 over a fresh number of the listener that it has the
  * job's identity and secret; the listener proves the same to it. Neither goes over the network.
  * What follows is not encrypted. Version of hone, number of ranks and rank have to fit. Strangers
- * are dropped and named in a warning; the job goes on.
+ * are dropped and named in a warning; the job goes on. Once all ranks are there nobody listens.
  *
  * A rank is dead when
  *   - its connection is closed without a goodbye (killed),
  *   - nothing was heard of it for `silent_s` (its host or network is gone, the process is stopped),
  *   - it said so itself (hn_hub_fail, or `check` of hn_hub_watch),
  *   - it stalls: it is in HN_HUB_AT_STEP or HN_HUB_AT_EVALUATE, no hn_hub_at or collective came for
- *     `stall_s`, and it is not waiting for others in a collective of the hub. While any rank opens,
- *     loads or saves, nobody stalls: others wait for it lawfully. Of several the one with
- *     the lowest step is named.
+ *     `stall_s`, and it is not waiting for others in a collective of the hub. While any rank is in
+ *     another phase and not waiting itself, nobody stalls: others wait for it lawfully. Of several
+ *     the one with the lowest step is named.
  *   - it says goodbye (hn_hub_close) while others wait for it in a collective.
  * Then every other rank gives one line to its log, such as
  *   rank 3 on gnode7 died in phase 'step' at step 120 (connection closed)
  * calls `abort` of hn_hub_watch, and collectives return HN_ERR_COMM with the same text. A process
  * that is still there `grace_s` later is ended by the watchdog with _exit(1), whatever its main
  * thread hangs in. A program whose call failed while hn_hub_dead() is not NULL has had its line: it
- * prints nothing more and leaves with 1. With the defaults all ranks are gone within 30 s. If rank
- * 0 dies, the others name rank 0.
+ * prints nothing more and leaves with 1. With the defaults all ranks are gone within 30 s. Of
+ * several that die together the first one found is named; if rank 0 dies, the others name rank 0.
  *
  * Calls come from one thread, but for hn_hub_at, hn_hub_fail, hn_hub_dead and hn_hub_host, which
  * any thread may call. Every rank makes the same collective calls in the same order with the same
@@ -109,7 +109,8 @@ typedef struct {
 } hn_hub_options;
 
 /* Returns when all ranks are there. Blocks for up to timeout_s and says every report_s which ranks
- * are missing (rank 0) or what it waits for (others).
+ * are missing (rank 0) or what it waits for (others). It takes no notice of signals: handlers that
+ * only set a flag are better installed later.
  * Errors   HN_ERR_ARG: options; a number of ranks, version or rank that rank 0 refuses
  *          HN_ERR_COMM: ranks that did not come, or died meanwhile, by number; no network
  *          HN_ERR_MEMORY, HN_ERR_THREAD; HN_ERR_IO: `file` */

@@ -13,7 +13,8 @@
 #include "runtime/comm/hub_impl.h"
 
 enum {
-    NEWCOMERS = 64, /* connections that have not said who they are; the oldest makes room */
+    STRANGERS = 64, /* connections that have not said who they are, beside two a rank; the oldest
+                     * makes room */
     WARNINGS = 16,  /* lines about strangers */
     HELLO_S = 10,   /* a newcomer's time for its hello */
     DIAL_S = 5,     /* a rank's time for each address, and for each message of the listener */
@@ -67,8 +68,8 @@ typedef struct {
 
 typedef struct {
     hn_hub *h;
-    newcomer *come; /* [NEWCOMERS], the first n are there */
-    int n, warnings;
+    newcomer *come; /* [room], the first n are there */
+    int n, room, warnings;
     struct pollfd *poll; /* the listener, newcomers, both sockets of each rank */
     bool *here;          /* [size] */
     int64_t began, until, report;
@@ -181,7 +182,7 @@ static hn_status hear(lobby *l, int i, bool *gone)
 
 static hn_status let_in(lobby *l)
 {
-    for (int k = 0; k < NEWCOMERS; k++) {
+    for (int k = 0; k < l->room; k++) {
         newcomer c = {.fd = -1, .until = hn_clock_ns() + HELLO_S * second};
         size_t n = 0;
         HN_TRY(hn_socket_accept(l->h->listener, &c.fd, c.name));
@@ -193,7 +194,7 @@ static hn_status let_in(lobby *l)
             HN_TRY(st);
             continue;
         }
-        if (l->n == NEWCOMERS) {
+        if (l->n == l->room) {
             int oldest = 0;
             for (int i = 1; i < l->n; i++)
                 if (l->come[i].until < l->come[oldest].until) oldest = i;
@@ -312,13 +313,15 @@ static hn_status join_as_first(hn_hub *h)
     hn_status st = HN_OK;
     bool published = false;
     const int64_t now = hn_clock_ns();
+    const size_t sockets = 2 * (size_t)h->size, room = STRANGERS + sockets;
     lobby l = {.h = h,
+               .room = (int)room,
                .began = now,
                .until = now + ns_of(h->timeout_s),
                .report = now + ns_of(h->report_s),
-               .come = hn_calloc(NEWCOMERS, sizeof *l.come),
+               .come = hn_calloc(room, sizeof *l.come),
                .here = hn_calloc((size_t)h->size, sizeof *l.here),
-               .poll = hn_calloc(1 + NEWCOMERS + 2 * (size_t)h->size, sizeof *l.poll)};
+               .poll = hn_calloc(1 + room + sockets, sizeof *l.poll)};
     if (l.come == NULL || l.here == NULL || l.poll == NULL) {
         st = HN_FAIL(HN_ERR_MEMORY, "tables for %d ranks", h->size);
         goto done;
