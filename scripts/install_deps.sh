@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Installs what building and testing hone needs, and only what is missing (Debian, Ubuntu).
 #   scripts/install_deps.sh [--checks] [--fuzz] [--plot] [--package]
-#     --checks  also clang-format 14, for scripts/check_format.sh; iproute2, for test_hub_hosts
+#     --checks  also clang-format 14, for scripts/check_format.sh; iproute2, for test_hub_hosts;
+#               mpirun, for scripts/test.sh --mpi
 #     --fuzz    also clang with its OpenMP, for the preset "fuzz"
 #     --plot    also gnuplot, for the loss curve of scripts/demo.sh and bench/plot.py
 #     --package also patchelf, for scripts/package.sh without -DHONE_STATIC=ON
@@ -14,7 +15,9 @@ wanted=(gcc:gcc g++:g++ cmake:cmake ninja:ninja-build pkg-config:pkgconf libc6-d
     zlib1g-dev libjpeg-dev libpng-dev libgtest-dev)
 for option in "$@"; do
     case $option in
-    --checks) wanted+=(clang-format-14:clang-format-14 git:git ip:iproute2) ;;
+    --checks)
+        wanted+=(clang-format-14:clang-format-14 git:git ip:iproute2 mpirun:openmpi-bin)
+        ;;
     --fuzz) wanted+=(clang:clang libomp-dev) ;;
     --plot) wanted+=(gnuplot:gnuplot-nox) ;;
     --package) wanted+=(patchelf:patchelf) ;;

@@ -1,10 +1,10 @@
 #!/bin/sh
 # Writes seed inputs for the fuzz targets: make_seeds.sh DIR gives DIR/safetensors, DIR/config,
-# DIR/images, DIR/tasks, DIR/nifti, DIR/fed_message and DIR/trajectory.
+# DIR/images, DIR/tasks, DIR/nifti, DIR/fed_message, DIR/trajectory and DIR/hostlist.
 set -eu
 [ $# -eq 1 ] || { echo "usage: $0 DIR" >&2; exit 2; }
 mkdir -p "$1/safetensors" "$1/config" "$1/images" "$1/tasks" "$1/nifti" "$1/fed_message" \
-    "$1/trajectory"
+    "$1/trajectory" "$1/hostlist"
 here=$(dirname "$0")
 
 # safetensors NAME JSON DATA: length of the JSON in 8 bytes (below 256), JSON, data
@@ -38,6 +38,9 @@ cat > "$config/model" <<'END'
  "num_key_value_heads": 4, "rms_norm_eps": 1e-05, "rope_theta": 10000.0, "rope_scaling": null,
  "tie_word_embeddings": true, "torch_dtype": "float32", "eos_token_id": [1, 2]}
 END
+
+printf 'gnode[10,20,25-27],a[001-003]b[1-2]-ib,login' > "$1/hostlist/hosts"
+printf '4(x2),3' > "$1/hostlist/tasks"
 
 # the first byte says what the rest is
 for file in "$here"/../fixtures/images/*.jpg "$here"/../fixtures/images/*.png; do
