@@ -312,8 +312,8 @@ static const hn_device_calls cuda_calls = {
     .fence_passed = fence_passed_cuda,
 };
 
-/* Versions of driver and runtime, and the GPUs that are visible. present: there is one, whatever the
- * status. */
+/* Versions of driver and runtime, and the GPUs that are visible. present: there is one, whatever
+ * the status. */
 static hn_status look(int *driver, int *runtime, int *n, bool *present)
 {
     *n = 0;
