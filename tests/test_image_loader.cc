@@ -309,7 +309,8 @@ TEST(ImagePrefetch, GivesWhatFillingGives)
         std::vector<hn_image_batch> ring(3);
         for (hn_image_batch &b : ring) ASSERT_HN_OK(hn_image_batch_make(l.l, &b));
         hn_image_prefetch *p = nullptr;
-        ASSERT_HN_OK(hn_image_prefetch_start(l.l, 2, 9, ring.data(), 3, &p)); /* a resumed run */
+        ASSERT_HN_OK(
+            hn_image_prefetch_start(l.l, 2, {}, 9, ring.data(), 3, &p)); /* a resumed run */
         const uint64_t before = hn_alloc_calls();
         for (int64_t m = 2; m < 11; m++) {
             const hn_image_batch *b = nullptr;
@@ -330,7 +331,7 @@ TEST(ImagePrefetch, GivesWhatFillingGives)
         ASSERT_HN_OK(hn_image_prefetch_next(p, &b));
         EXPECT_EQ(b, nullptr);
         hn_image_prefetch_stop(p);
-        EXPECT_HN_FAIL(hn_image_prefetch_start(l.l, 0, -1, ring.data(), 1, &p), HN_ERR_ARG,
+        EXPECT_HN_FAIL(hn_image_prefetch_start(l.l, 0, {}, -1, ring.data(), 1, &p), HN_ERR_ARG,
                        "1 buffers");
         for (hn_image_batch &r : ring) hn_image_batch_free(&r);
     }
@@ -345,11 +346,11 @@ TEST(ImagePrefetch, StopsInTheMiddleAndReportsErrors)
     std::vector<hn_image_batch> ring(2);
     for (hn_image_batch &b : ring) ASSERT_HN_OK(hn_image_batch_make(l.l, &b));
     hn_image_prefetch *p = nullptr;
-    ASSERT_HN_OK(hn_image_prefetch_start(l.l, 0, -1, ring.data(), 2, &p));
+    ASSERT_HN_OK(hn_image_prefetch_start(l.l, 0, {}, -1, ring.data(), 2, &p));
     const hn_image_batch *b = nullptr;
     ASSERT_HN_OK(hn_image_prefetch_next(p, &b));
     hn_image_prefetch_stop(p);
-    ASSERT_HN_OK(hn_image_prefetch_start(l.l, INT64_MAX / 2, -1, ring.data(), 2, &p));
+    ASSERT_HN_OK(hn_image_prefetch_start(l.l, INT64_MAX / 2, {}, -1, ring.data(), 2, &p));
     EXPECT_HN_FAIL(hn_image_prefetch_next(p, &b), HN_ERR_ARG, "micro-batch 4");
     hn_image_prefetch_stop(p);
     hn_image_prefetch_stop(nullptr);

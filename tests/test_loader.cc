@@ -351,7 +351,7 @@ TEST_P(PrefetchDepth, GivesWhatFillGives)
     std::vector<hn_batch> ring((size_t)depth);
     for (hn_batch &b : ring) ASSERT_HN_OK(hn_batch_make(l.l, 0, &b));
     hn_prefetch *p = nullptr;
-    ASSERT_HN_OK(hn_prefetch_start(l.l, 5, 60, ring.data(), depth, &p));
+    ASSERT_HN_OK(hn_prefetch_start(l.l, 5, {}, 60, ring.data(), depth, &p));
     const hn_batch *b = nullptr;
     const uint64_t before = hn_alloc_calls();
     std::vector<Batch> got;
@@ -382,18 +382,18 @@ TEST(Prefetch, StopsAtAnyMomentAndReportsErrors)
     for (int taken = 0; taken < 6; taken++) {
         hn_prefetch *p = nullptr;
         const hn_batch *b = nullptr;
-        ASSERT_HN_OK(hn_prefetch_start(l.l, 0, -1, ring, 3, &p));
+        ASSERT_HN_OK(hn_prefetch_start(l.l, 0, {}, -1, ring, 3, &p));
         for (int i = 0; i < taken; i++) ASSERT_HN_OK(hn_prefetch_next(p, &b));
         hn_prefetch_stop(p);
     }
     hn_prefetch *p = nullptr;
     const hn_batch *b = nullptr;
     ring[1].max_seqs = 1;
-    ASSERT_HN_OK(hn_prefetch_start(l.l, 0, -1, ring, 3, &p));
+    ASSERT_HN_OK(hn_prefetch_start(l.l, 0, {}, -1, ring, 3, &p));
     ASSERT_HN_OK(hn_prefetch_next(p, &b));
     EXPECT_HN_FAIL(hn_prefetch_next(p, &b), HN_ERR_ARG, "ERR_ARG: batch has room for 1 sequences");
     hn_prefetch_stop(p);
-    EXPECT_HN_FAIL(hn_prefetch_start(l.l, 0, -1, ring, 1, &p), HN_ERR_ARG, "1 buffers");
+    EXPECT_HN_FAIL(hn_prefetch_start(l.l, 0, {}, -1, ring, 1, &p), HN_ERR_ARG, "1 buffers");
     for (hn_batch &e : ring) hn_batch_free(&e);
     hn_prefetch_stop(nullptr);
 }

@@ -313,15 +313,19 @@ static void stand_by(watch *w, const sigset_t *awaited)
 
 static int exit_code(const watch *w)
 {
+    bool bad_input = false, died = false;
     int ended = 0, worst = 0;
     for (int i = 0; i < w->n; i++) {
         const int status = w->of[i].status;
         const int code = WIFEXITED(status) ? WEXITSTATUS(status) : 1;
         if (WIFSIGNALED(status) && was_forwarded(w, WTERMSIG(status))) ended = WTERMSIG(status);
         if (code == 0 || was_ended(w, status)) continue;
-        if (worst != 1) worst = code == 2 ? 2 : 1;
+        bad_input |= code == 2;
+        died |= WIFSIGNALED(status);
+        worst = 1;
     }
     if (ended != 0) return 128 + ended;
+    if (bad_input && !died) return 2; /* the others ended for it */
     return worst != 0 || w->failed < 0 ? worst : 1;
 }
 

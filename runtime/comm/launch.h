@@ -43,9 +43,9 @@ typedef struct {
 typedef struct {
     bool is_rank;  /* this process is one of the ranks: go on; else all have gone: exit */
     int rank;      /* of a rank */
-    int exit_code; /* for the caller's process: 0 if all ranks ended with 0; 2 if every one that
-                    * failed ended with 2; 128 + n if ranks were ended by signal n and it was the
-                    * caller's process that got it; else 1 */
+    int exit_code; /* for the caller's process: 0 if all ranks ended with 0; 2 if one ended with 2,
+                    * and none died by itself of a signal; 128 + n if ranks were ended by signal n
+                    * and it was the caller's process that got it; else 1 */
 } hn_launched;
 
 /* out     changed only on success; ranks get here on success only

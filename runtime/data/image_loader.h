@@ -28,6 +28,7 @@
 
 #include "runtime/base/status.h"
 #include "runtime/data/images.h"
+#include "runtime/data/share.h"
 #include "runtime/data/task_stream.h"
 
 #ifdef __cplusplus
@@ -94,10 +95,12 @@ typedef struct hn_image_prefetch hn_image_prefetch;
 /* batch    n of them (>= 2) with arrays for this loader, the caller's (pinned memory, if wanted);
  *          they belong to the thread until hn_image_prefetch_stop
  * first    number of the first micro-batch
+ * share    which of them, from there on
  * n_total  micro-batches to give out; -1: no end
  * Errors   HN_ERR_ARG, HN_ERR_MEMORY, HN_ERR_THREAD */
 HN_NODISCARD hn_status hn_image_prefetch_start(const hn_image_loader *l, int64_t first,
-                                               int64_t n_total, hn_image_batch *batch, int n,
+                                               hn_share share, int64_t n_total,
+                                               hn_image_batch *batch, int n,
                                                hn_image_prefetch **out);
 /* The next batch, valid until the next call; NULL behind the last. Allocates nothing.
  * Errors   what hn_image_loader_fill met */

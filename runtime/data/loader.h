@@ -26,6 +26,7 @@
 #include "runtime/base/status.h"
 #include "runtime/data/dataset.h"
 #include "runtime/data/packing.h"
+#include "runtime/data/share.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -91,10 +92,12 @@ typedef struct hn_prefetch hn_prefetch;
 /* batch    n of them (>= 2) with arrays for this loader, the caller's (pinned memory, if wanted);
  *          they belong to the thread until hn_prefetch_stop
  * first    number of the first micro-batch
+ * share    which of them, from there on
  * n_total  micro-batches to give out; -1: no end
  * Errors   HN_ERR_ARG, HN_ERR_MEMORY, HN_ERR_THREAD */
-HN_NODISCARD hn_status hn_prefetch_start(const hn_loader *l, int64_t first, int64_t n_total,
-                                         hn_batch *batch, int n, hn_prefetch **out);
+HN_NODISCARD hn_status hn_prefetch_start(const hn_loader *l, int64_t first, hn_share share,
+                                         int64_t n_total, hn_batch *batch, int n,
+                                         hn_prefetch **out);
 /* The next batch, valid until the next call; NULL behind the last. Allocates nothing.
  * Errors   what hn_loader_fill met */
 HN_NODISCARD hn_status hn_prefetch_next(hn_prefetch *p, const hn_batch **out);

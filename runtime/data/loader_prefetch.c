@@ -9,17 +9,18 @@ struct hn_prefetch {
     const hn_loader *loader;
     hn_batch *batch;
     int64_t first;
+    hn_share share;
     hn_ring *ring;
 };
 
 static hn_status fill(void *context, int64_t number, int slot)
 {
     const hn_prefetch *p = context;
-    return hn_loader_fill(p->loader, p->first + number, &p->batch[slot]);
+    return hn_loader_fill(p->loader, hn_share_at(p->share, p->first, number), &p->batch[slot]);
 }
 
-hn_status hn_prefetch_start(const hn_loader *l, int64_t first, int64_t n_total, hn_batch *batch,
-                            int n, hn_prefetch **out)
+hn_status hn_prefetch_start(const hn_loader *l, int64_t first, hn_share share, int64_t n_total,
+                            hn_batch *batch, int n, hn_prefetch **out)
 {
     if (n < 2 || n_total < -1 || first < 0)
         return HN_FAIL(HN_ERR_ARG,
@@ -30,6 +31,7 @@ hn_status hn_prefetch_start(const hn_loader *l, int64_t first, int64_t n_total, 
     p->loader = l;
     p->batch = batch;
     p->first = first;
+    p->share = share;
     const hn_status st = hn_ring_start(fill, p, n, n_total, &p->ring);
     if (st == HN_OK)
         *out = p;

@@ -12,6 +12,7 @@
 #include "runtime/comm/ranks.h"
 #include "runtime/file/folder.h"
 #include "runtime/train/run_options.h"
+#include "runtime/train/team.h"
 #include "runtime/train/trainer.h"
 #include "runtime/train/verbs.h"
 
@@ -28,7 +29,8 @@ enum {
 };
 
 static const verb verbs[] = {
-    {"train", "train on data; writes checkpoints, metrics and the result", TRAIN_GROUPS, NULL},
+    {"train", "train on data; writes checkpoints, metrics and the result",
+     TRAIN_GROUPS | HN_GROUP_RANKS, NULL},
     {"check", "data, one row token by token or the first images, memory plan; trains nothing",
      TRAIN_GROUPS, hn_verb_check},
     {"plan", "the memory that training takes", PLAN_GROUPS, hn_verb_plan},
@@ -118,9 +120,18 @@ static hn_status with_run_options(int *argc, char *const *argv, char ***list)
     return HN_OK;
 }
 
-/* Parses the options of a verb and runs it. */
-static hn_status run_verb(const hn_method *m, const verb *v, int argc, char *const *argv)
+/* Trains, as one rank of several maybe. */
+static hn_status train(hn_session *s, const hn_option_table *table, int *exit_code)
 {
+    bool go_on = true;
+    HN_TRY(hn_team_start(s, &go_on, exit_code));
+    return go_on ? hn_train(s, table, stdout) : HN_OK;
+}
+
+/* Parses the options of a verb and runs it. Returns the exit code. */
+static int run_verb(const hn_method *m, const verb *v, int argc, char *const *argv)
+{
+    int exit_code = 0;
     hn_option_table table = {0};
     hn_options_store *store = NULL;
     hn_session session = {0};
@@ -141,18 +152,20 @@ static hn_status run_verb(const hn_method *m, const verb *v, int argc, char *con
         HN_TRY_GOTO(st, m->hooks->settle(config, table.row, table.n, store), done);
     session = (hn_session){
         .method = m, .config = config, .run = config, .given = store, .log = {.line = print_log}};
-    st = v->run ? v->run(&session, stdout) : hn_train(&session, &table, stdout);
+    st = v->run ? v->run(&session, stdout) : train(&session, &table, &exit_code);
     if (st == HN_OK && (fflush(stdout) != 0 || ferror(stdout)))
         st = HN_FAIL(HN_ERR_IO, "writing to standard output");
 
 done:
+    if (st != HN_OK) hn_team_say_error(&session, m->program, v->name);
+    hn_team_leave(&session, st);
     hn_session_close(&session);
     hn_options_free(store);
     hn_free(table.row);
     if (list != NULL) hn_free(list[1]);
     hn_free(list);
     hn_free(config);
-    return st;
+    return st != HN_OK ? hn_status_exit_code(st) : exit_code;
 }
 
 /* Threads of libgomp that wait spin for milliseconds before they sleep. Where another program has
@@ -181,7 +194,5 @@ int hn_trainer_main(const hn_method *m, int argc, char **argv)
     }
     const verb *v = find_verb(m, argv[1]);
     if (v == NULL) return 2;
-    const hn_status st = run_verb(m, v, argc - 1, argv + 1);
-    if (st != HN_OK) fprintf(stderr, "%s %s: %s\n", m->program, v->name, hn_last_error());
-    return hn_status_exit_code(st);
+    return run_verb(m, v, argc - 1, argv + 1);
 }

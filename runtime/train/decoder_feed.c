@@ -33,7 +33,7 @@ static hn_status start(hn_feed *f, int64_t first)
 {
     decoder_feed *d = (decoder_feed *)f;
     for (int i = 0; i < PREFETCH; i++) HN_TRY(hn_batch_make(d->loader, d->max_seqs, &d->batch[i]));
-    return hn_prefetch_start(d->loader, first, -1, d->batch, PREFETCH, &d->prefetch);
+    return hn_prefetch_start(d->loader, first, f->share, -1, d->batch, PREFETCH, &d->prefetch);
 }
 
 static hn_status next(hn_feed *f, const hn_engine_input *to)

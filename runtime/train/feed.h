@@ -2,6 +2,7 @@
  * thread that reads ahead. A micro-batch is a function of its number alone. */
 #ifndef HN_FEED_H
 #define HN_FEED_H
+#include "runtime/data/share.h"
 #include "runtime/train/engine.h"
 
 #ifdef __cplusplus
@@ -12,10 +13,12 @@ typedef struct hn_feed hn_feed;
 
 struct hn_feed {
     int64_t rows, batch_rows; /* of an epoch, of a micro-batch */
+    hn_share share;           /* of next; to be set before start. Zeros: every micro-batch */
 
     /* Fills a micro-batch. *units: how many tokens, images it has, padding left out. */
     hn_status (*fill)(hn_feed *f, int64_t micro_batch, const hn_engine_input *to, int64_t *units);
-    /* Begins to read ahead, from that micro-batch on; next gives them one by one. */
+    /* Begins to read ahead, from that micro-batch on, with which a step begins; next gives those
+     * of the share one by one. */
     hn_status (*start)(hn_feed *f, int64_t first);
     hn_status (*next)(hn_feed *f, const hn_engine_input *to);
     void (*free)(hn_feed *f);

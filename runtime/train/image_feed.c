@@ -29,7 +29,8 @@ static hn_status start(hn_feed *f, int64_t first)
 {
     image_feed *d = (image_feed *)f;
     for (int i = 0; i < PREFETCH; i++) HN_TRY(hn_image_batch_make(d->loader, &d->batch[i]));
-    return hn_image_prefetch_start(d->loader, first, -1, d->batch, PREFETCH, &d->prefetch);
+    return hn_image_prefetch_start(d->loader, first, f->share, -1, d->batch, PREFETCH,
+                                   &d->prefetch);
 }
 
 static hn_status next(hn_feed *f, const hn_engine_input *to)

@@ -12,6 +12,11 @@ static const char *const of_classifiers[] = {
     "image-size", "channels",        "classes",     "data-kind",  "coarse",   "resident", "augment",
     "pad",        "label-smoothing", "frozen-norm", "train-head", "new-head", "mean-std", NULL};
 
+/* Of a start of a run: where it goes on, there may be other ranks. */
+static const char *const of_the_start[] = {"gpus",       "ranks",         "rank",
+                                           "size",       "local-rank",    "local-size",
+                                           "rendezvous", "stall-timeout", NULL};
+
 static bool is_in(const char *const *list, const char *name)
 {
     for (; list != NULL && *list != NULL; list++)
@@ -56,8 +61,8 @@ hn_status hn_check_run_options(const hn_session *s)
 static bool says_nothing(const hn_session *s, const char *name)
 {
     const char *const *loaded = s->run->adapter[0] ? s->method->adapter_options : NULL;
-    return name != NULL &&
-           (is_in(of_the_other_kind(s), name) || is_in(loaded, name) || idle(s, name) != NULL);
+    return name != NULL && (is_in(of_the_start, name) || is_in(of_the_other_kind(s), name) ||
+                            is_in(loaded, name) || idle(s, name) != NULL);
 }
 
 hn_status hn_record_options(const hn_session *s, const hn_option_table *table, char **yaml)

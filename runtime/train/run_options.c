@@ -100,6 +100,18 @@ static const hn_option machine_rows[] = {
     {"threads",  FIELD(threads),  "0",    0, 1024, NULL, "CPU threads; 0: one a core, or OMP_NUM_THREADS"},
 };
 
+static const hn_option ranks_rows[] = {
+    HN_OPT_TITLE("Several GPUs and hosts"),
+    {"gpus",          FIELD(gpus),          "all", 0, 0, NULL, "of this host, one process each: all that are visible, or the first N"},
+    {"ranks",         FIELD(ranks),         "1",   1, 4096, NULL, "with --device cpu: processes on this host"},
+    {"rank",          FIELD(rank),          "",    0, 0, NULL, "of this process, where no launcher says it: 0 to size - 1; torchrun, srun and mpirun do"},
+    {"size",          FIELD(size),          "",    0, 0, NULL, "ranks of the job"},
+    {"local-rank",    FIELD(local_rank),    "",    0, 0, NULL, "of this process on its host: the number of its GPU"},
+    {"local-size",    FIELD(local_size),    "",    0, 0, NULL, "ranks on this host"},
+    {"rendezvous",    FIELD(rendezvous),    "",    0, 0, NULL, "where rank 0 listens: tcp:HOST:PORT, or file:PATH on a file system that all see; default: as the launcher says"},
+    {"stall-timeout", FIELD(stall_timeout), "600", 0, 1e7, NULL, "seconds without progress after which a rank is given up; 0: never"},
+};
+
 static const hn_option generate_rows[] = {
     HN_OPT_TITLE("Generation"),
     {"prompt",         FIELD(prompt),         "",    0, 0, NULL, "text to continue; may be empty"},
@@ -155,6 +167,7 @@ hn_status hn_run_table(unsigned groups, const hn_option *method, size_t n_method
         PART(HN_GROUP_GENERATE, generate_rows),
         PART(HN_GROUP_INFO, info_rows),
         PART(HN_GROUP_MACHINE, machine_rows),
+        PART(HN_GROUP_RANKS, ranks_rows),
     };
 #undef PART
     const size_t n_parts = sizeof parts / sizeof *parts;

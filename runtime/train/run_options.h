@@ -35,6 +35,10 @@ typedef struct {
     /* machine */
     const char *device, *executor, *plans;
     int64_t threads;
+    /* ranks */
+    const char *gpus, *rank, *size, *local_rank, *local_size, *rendezvous;
+    int64_t ranks;
+    double stall_timeout;
     /* generation */
     const char *prompt;
     int64_t max_new_tokens, top_k;
@@ -64,6 +68,7 @@ enum {
     HN_GROUP_CLASSES = 1024, /* where no data tell them */
     HN_GROUP_IMAGE_TRAIN = 2048,
     HN_GROUP_PREDICT = 4096,
+    HN_GROUP_RANKS = 8192, /* of one run, not of its record */
 };
 
 typedef struct {

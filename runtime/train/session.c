@@ -11,6 +11,7 @@
 #include "runtime/train/lora_hook.h"
 #include "runtime/train/option_kinds.h"
 #include "runtime/train/session_impl.h"
+#include "runtime/train/team.h"
 #include "runtime/train/tune.h"
 
 bool hn_session_has_images(const hn_session *s) { return s->model.kind == HN_MODEL_CLASSIFIER; }
@@ -26,6 +27,8 @@ void hn_session_close(hn_session *s)
 {
     if (s->extra != NULL) hooks_of(s)->close(s);
     hn_engine_free(s->engine);
+    hn_comm_close(s->comm, s->together);
+    hn_hub_close(s->hub);
     hn_feed_free(s->train);
     hn_feed_free(s->eval);
     hn_text_close(&s->text);
@@ -51,7 +54,8 @@ static hn_status open_absent(hn_session *s, hn_status st)
 hn_status hn_session_device(hn_session *s, bool plan_only)
 {
     if (s->run->threads > 0) omp_set_num_threads((int)s->run->threads);
-    const hn_status st = hn_device_open(s->run->device, &s->device);
+    const char *spec = s->place.device[0] ? s->place.device : s->run->device;
+    const hn_status st = hn_device_open(spec, &s->device);
     if (st != HN_OK) HN_TRY(plan_only ? open_absent(s, st) : st);
     hn_info(&s->log, "device: %s", hn_device_text(s->device));
     return HN_OK;
@@ -370,33 +374,45 @@ hn_status hn_session_adapt(hn_session *s, const hn_params *p)
 hn_status hn_session_steps(const hn_session *s, int64_t *out)
 {
     const hn_run_config *c = s->run;
-    const double batch = (double)(c->batch_size * c->accumulation);
+    const int64_t per_step = s->per_step > 0 ? s->per_step : c->accumulation;
+    const double batch = (double)(c->batch_size * per_step);
     *out = c->steps;
     if (c->steps > 0 || s->train == NULL) return HN_OK;
     *out = (int64_t)ceil((double)s->train->rows * c->epochs / batch);
     return *out >= 1 ? HN_OK : HN_FAIL(HN_ERR_ARG, "--epochs %g gives no step", c->epochs);
 }
 
+/* A batch of its own: sums of one are exact enough in fp32, of all not. */
+static hn_status evaluate_batch(hn_session *s, int64_t i, double sum[3], int64_t *units)
+{
+    hn_eval_sums batch;
+    hn_engine_input in;
+    HN_TRY(hn_engine_batch(s->engine, &in));
+    HN_TRY(s->eval->fill(s->eval, i, &in, units));
+    HN_TRY(hn_engine_eval_begin(s->engine));
+    HN_TRY(hn_engine_eval_batch(s->engine));
+    HN_TRY(hn_engine_eval_sums(s->engine, &batch));
+    sum[0] += batch.loss;
+    sum[1] += (double)batch.rows;
+    sum[2] += (double)batch.hits;
+    return HN_OK;
+}
+
 hn_status hn_session_evaluate(hn_session *s, hn_eval_sums *out)
 {
-    const int64_t n = hn_feed_batches(s->eval);
+    const int64_t n = hn_feed_batches(s->eval), ranks = hn_team_size(s);
     int64_t read = 0;
-    *out = (hn_eval_sums){0};
+    double sum[3] = {0};
+    if (s->hub != NULL) HN_TRY(hn_engine_average_buffers(s->engine, s->hub));
     hn_session_progress(s, "evaluation batch", hn_session_unit(s), n);
-    for (int64_t i = 0; i < n; i++) { /* sums of one batch are exact enough in fp32, of all not */
-        hn_eval_sums batch;
-        hn_engine_input in;
+    for (int64_t i = s->ranks.rank; i < n; i += ranks) {
         int64_t units = 0;
-        HN_TRY(hn_engine_batch(s->engine, &in));
-        HN_TRY(s->eval->fill(s->eval, i, &in, &units));
-        HN_TRY(hn_engine_eval_begin(s->engine));
-        HN_TRY(hn_engine_eval_batch(s->engine));
-        HN_TRY(hn_engine_eval_sums(s->engine, &batch));
-        out->loss += batch.loss;
-        out->rows += batch.rows;
-        out->hits += batch.hits;
-        read += units;
-        hn_session_show(s, i + 1, read);
+        hn_team_at(s, HN_HUB_AT_EVALUATE, i);
+        HN_TRY(evaluate_batch(s, i, sum, &units));
+        read += units * ranks;
+        hn_session_show(s, i + ranks < n ? i + 1 : n, read);
     }
+    if (s->hub != NULL) HN_TRY(hn_hub_sum_f64(s->hub, sum, 3));
+    *out = (hn_eval_sums){.loss = sum[0], .rows = (int64_t)sum[1], .hits = (int64_t)sum[2]};
     return HN_OK;
 }

@@ -57,6 +57,17 @@ struct hn_session {
     hn_engine *engine;
     hn_progress progress; /* of reading data and of evaluation */
     void *extra;          /* the method's hooks */
+    int64_t per_step;     /* micro-batches of an optimizer step, of all ranks; 0: --accumulation */
+    /* Several ranks (team.h); zeros: this process is alone. */
+    hn_ranks ranks;
+    hn_hub *hub;
+    hn_comm *comm;
+    hn_log team_log; /* of the hub */
+    struct {
+        char device[16]; /* "cuda:3"; "": that of the options */
+        char host[64];
+    } place;
+    bool together; /* all has ended well: ranks wait for each other at the end */
 };
 
 /* Opens model and adapter, and refuses options of the other kind of model. training: without

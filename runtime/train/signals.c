@@ -24,13 +24,18 @@ void hn_signals_watch(void)
     caught = 0;
     sigaction(SIGINT, &a, NULL);
     sigaction(SIGTERM, &a, NULL);
+    sigaction(SIGUSR1, &a, NULL);
 }
 
 void hn_signals_release(void)
 {
     signal(SIGINT, SIG_DFL);
     signal(SIGTERM, SIG_DFL);
+    signal(SIGUSR1, SIG_DFL);
 }
 
 int hn_signals_caught(void) { return caught; }
-const char *hn_signals_name(int number) { return number == SIGTERM ? "SIGTERM" : "SIGINT"; }
+const char *hn_signals_name(int number)
+{
+    return number == SIGTERM ? "SIGTERM" : number == SIGUSR1 ? "SIGUSR1" : "SIGINT";
+}

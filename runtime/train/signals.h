@@ -1,4 +1,5 @@
-/* signals.h - SIGINT and SIGTERM ask a run to save and end; a second SIGINT ends it at once. */
+/* signals.h - SIGINT, SIGTERM and SIGUSR1 (what SLURM sends ahead of the time limit, if asked to)
+ * ask a run to save and end; a second SIGINT ends it at once. */
 #ifndef HN_SIGNALS_H
 #define HN_SIGNALS_H
 #include <stdbool.h>

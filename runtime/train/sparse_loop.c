@@ -11,6 +11,7 @@
 #include "runtime/train/signals.h"
 #include "runtime/train/sparse_map.h"
 #include "runtime/train/sparse_run.h"
+#include "runtime/train/team.h"
 
 /* ---- what a step gathers ---- */
 
@@ -428,13 +429,14 @@ static void tell_first(const hn_sparse_run *r, const hn_support *p, const char *
 static hn_status gather_batch(const hn_sparse_run *r, int64_t batch, const hn_select_step *t)
 {
     hn_session *s = r->s;
-    const int64_t micro = r->c->run.accumulation;
+    const int64_t micro = s->per_step, ranks = hn_team_size(s);
     hn_step_report report;
     HN_TRY(prepare(r, t));
     HN_TRY(hn_engine_begin(s->engine, batch));
-    for (int64_t a = 0; a < micro; a++) {
+    for (int64_t a = s->ranks.rank; a < micro; a += ranks) {
         hn_engine_input in;
         int64_t units;
+        hn_team_at(s, HN_HUB_AT_STEP, batch);
         HN_TRY(hn_engine_batch(s->engine, &in));
         HN_TRY(s->train->fill(s->train, batch * micro + a, &in, &units));
         HN_TRY(hn_engine_micro(s->engine, a));
@@ -553,14 +555,15 @@ static hn_status clear_moments(const hn_params *p, float *zeros)
 static hn_status train_pairs(const hn_sparse_run *r, const hn_schedule *schedule)
 {
     hn_session *s = r->s;
-    const int64_t micro = r->c->run.accumulation, steps = r->c->knobs.lora_steps;
+    const int64_t micro = s->per_step, ranks = hn_team_size(s), steps = r->c->knobs.lora_steps;
     hn_session_progress(s, "low-rank step", hn_session_unit(s), steps);
     for (int64_t i = 0; i < steps && !hn_signals_caught(); i++) {
         hn_step_report report;
         HN_TRY(hn_engine_begin(s->engine, i));
-        for (int64_t a = 0; a < micro; a++) {
+        for (int64_t a = s->ranks.rank; a < micro; a += ranks) {
             hn_engine_input in;
             int64_t units;
+            hn_team_at(s, HN_HUB_AT_STEP, i);
             HN_TRY(hn_engine_batch(s->engine, &in));
             HN_TRY(s->train->fill(s->train, i * micro + a, &in, &units));
             HN_TRY(hn_engine_micro(s->engine, a));

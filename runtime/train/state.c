@@ -226,19 +226,21 @@ static json_t *classes_json(const hn_run_identity *id)
                      hn_vision_pixels_json(v->std, v->channels));
 }
 
+static const char PER_STEP[] = "micro_batches_per_step";
+
 static json_t *state_json(const hn_run_identity *id, const hn_run_state *s)
 {
     json_t *best = isnan(s->best_loss) ? json_null() : json_real(s->best_loss);
-    return json_pack("{s:i, s:I, s:I, s:I, s:o, s:I, s:I, s:{s:s, s:s, s:s, s:s, s:s, s:s}, s:o, "
-                     "s:s*, s:O*, s:o*}",
-                     "format", HN_STATE_VERSION, "step", (json_int_t)s->step, "micro_batch",
-                     (json_int_t)s->micro_batch, "tokens", (json_int_t)s->tokens, "best_loss", best,
-                     "best_step", (json_int_t)s->best_step, "evals_since_best",
-                     (json_int_t)s->evals_since_best, "identity", "method", id->method,
-                     "base_model", id->base_path, "base_digest", id->base_digest, "data_digest",
-                     id->data_digest, "tokenizer_digest", id->tokenizer_digest, "settings",
-                     id->settings, "log", log_json(s), "kernels", s->kernels, "gemm_plans",
-                     s->gemm_plans, "classes", classes_json(id));
+    return json_pack(
+        "{s:i, s:I, s:I, s:I, s:I, s:o, s:I, s:I, s:{s:s, s:s, s:s, s:s, s:s, s:s}, s:o, "
+        "s:s*, s:O*, s:o*}",
+        "format", HN_STATE_VERSION, "step", (json_int_t)s->step, "micro_batch",
+        (json_int_t)s->micro_batch, PER_STEP, (json_int_t)s->per_step, "tokens",
+        (json_int_t)s->tokens, "best_loss", best, "best_step", (json_int_t)s->best_step,
+        "evals_since_best", (json_int_t)s->evals_since_best, "identity", "method", id->method,
+        "base_model", id->base_path, "base_digest", id->base_digest, "data_digest", id->data_digest,
+        "tokenizer_digest", id->tokenizer_digest, "settings", id->settings, "log", log_json(s),
+        "kernels", s->kernels, "gemm_plans", s->gemm_plans, "classes", classes_json(id));
 }
 
 static json_t *trainer_state_json(const hn_run_state *s)
@@ -317,6 +319,19 @@ static hn_status read_classes(const json_t *state, const char *where, hn_vision_
         HN_TRY(hn_names_add(names, name));
     }
     return HN_OK;
+}
+
+hn_status hn_state_per_step(const char *dir, int64_t *out)
+{
+    json_t *j = NULL;
+    char *path = hn_asprintf("%s/state.json", dir);
+    if (path == NULL) return HN_FAIL(HN_ERR_MEMORY, "no memory to read %s", dir);
+    *out = 0;
+    hn_status st = hn_json_load(path, &j);
+    if (st == HN_OK) st = hn_json_get_i64(j, PER_STEP, path, 0, INT32_MAX, false, out);
+    json_decref(j);
+    hn_free(path);
+    return st;
 }
 
 hn_status hn_state_classes(const char *dir, hn_vision_config *v, hn_names *names)
@@ -486,6 +501,7 @@ static hn_status read_state(const json_t *j, const char *where, int64_t room, hn
     HN_TRY(hn_json_get_i64(j, "format", where, 1, HN_STATE_VERSION, true, &version));
     HN_TRY(hn_json_get_i64(j, "step", where, 0, INT64_MAX, true, &s->step));
     HN_TRY(hn_json_get_i64(j, "micro_batch", where, 0, INT64_MAX, true, &s->micro_batch));
+    HN_TRY(hn_json_get_i64(j, PER_STEP, where, 0, INT32_MAX, false, &s->per_step));
     HN_TRY(hn_json_get_i64(j, "tokens", where, 0, INT64_MAX, true, &s->tokens));
     HN_TRY(hn_json_get_i64(j, "best_step", where, -1, INT64_MAX, true, &s->best_step));
     HN_TRY(hn_json_get_i64(j, "evals_since_best", where, 0, INT64_MAX, true, &s->evals_since_best));

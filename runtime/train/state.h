@@ -42,8 +42,10 @@ typedef struct {
 typedef struct {
     int64_t step;        /* optimizer steps done */
     int64_t micro_batch; /* position in the data: micro-batches read */
-    int64_t tokens;      /* trained tokens so far */
-    double best_loss;    /* of evaluations; NaN: none yet */
+    int64_t
+        per_step; /* of an optimizer step, over all ranks; 0: an old checkpoint's, --accumulation */
+    int64_t tokens;   /* trained tokens so far */
+    double best_loss; /* of evaluations; NaN: none yet */
     int64_t best_step, evals_since_best;
     hn_log_entry *log;
     int64_t n_log, cap_log;
@@ -73,6 +75,9 @@ HN_NODISCARD hn_status hn_state_load(const char *dir, const hn_params *p, const 
  * names    filled with those of the classes where the data had some; the caller's to clear
  * Errors   HN_ERR_FORMAT: a decoder's, another number of channels, or damaged */
 HN_NODISCARD hn_status hn_state_classes(const char *dir, hn_vision_config *v, hn_names *names);
+
+/* per_step of a checkpoint, before anything else of it is read. */
+HN_NODISCARD hn_status hn_state_per_step(const char *dir, int64_t *out);
 
 /* Fills the parameters only, for evaluation and export.
  * base_digest   of the model that p holds
