@@ -140,6 +140,7 @@ class Program {
         }
     }
 
+    pid_t pid() const { return pid_; }
     void kill(int number) const
     {
         if (pid_ > 0) ::kill(pid_, number);

@@ -1,0 +1,258 @@
+/* Training on several ranks, as processes on the CPU: the steps of one rank, runs that are killed
+ * or asked to stop, other numbers of ranks behind a resume, and what is refused. */
+#include <arpa/inet.h>
+#include <sys/socket.h>
+
+#include <random>
+
+#include "cli_run_test.h"
+#include "image_test.h"
+
+namespace {
+
+Words ranks(int n) { return {"--device", "cpu", "--ranks", std::to_string(n)}; }
+
+/* Processes that the program has forked. */
+std::vector<pid_t> children_of(pid_t parent)
+{
+    std::vector<pid_t> all;
+    const std::string id = std::to_string(parent);
+    std::istringstream s(read_file("/proc/" + id + "/task/" + id + "/children"));
+    for (pid_t child; s >> child;) all.push_back(child);
+    return all;
+}
+
+void expect_close(const std::map<int, std::string> &a, const std::map<int, std::string> &b)
+{
+    ASSERT_EQ(a.size(), b.size());
+    for (const auto &[step, value] : a)
+        EXPECT_NEAR(std::stod(value), std::stod(b.at(step)), 2e-5 * std::stod(value)) << step;
+}
+
+TEST(CliRanks, TakeTheStepsOfOneRank)
+{
+    const Workplace w;
+    const Words eval = {"--eval-split", "0.2", "--eval-every", "4"};
+    expect_done(w.run(w.train("one", 8) + eval + ranks(1) + Words{"--accumulation", "4"}));
+    expect_done(w.run(w.train("two", 8) + eval + ranks(2) + Words{"--accumulation", "2"}));
+    expect_done(w.run(w.train("four", 8) + eval + ranks(4)));
+    for (const char *name : {"loss", "eval_loss", "tokens", "grad_norm"}) {
+        expect_close(column(w / "one", name), column(w / "two", name));
+        expect_close(column(w / "one", name), column(w / "four", name));
+    }
+    expect_done(w.run(w.train("again", 8) + eval + ranks(4)));
+    EXPECT_EQ(trained_bytes((w / "four") + "/checkpoint-8"),
+              trained_bytes((w / "again") + "/checkpoint-8"));
+    EXPECT_EQ(column(w / "four", "loss"), column(w / "again", "loss"));
+}
+
+TEST(CliRanks, OnlyRankZeroSpeaks)
+{
+    const Workplace w;
+    const Ran one = w.run(w.train("one", 3) + ranks(1));
+    const Ran two = w.run(w.train("two", 3) + ranks(2));
+    expect_done(one), expect_done(two);
+    EXPECT_TRUE(contains(two.err, "2 ranks, one process each")) << two.err;
+    EXPECT_TRUE(contains(two.err, "rank 0 of 2")) << two.err;
+    EXPECT_FALSE(contains(two.err, "rank 1")) << two.err;
+    /* it says who they are and who sums, else what one rank says */
+    EXPECT_LE(lines_of(two.err).size(), lines_of(one.err).size() + 4) << two.err;
+}
+
+class CliRanksKilled : public testing::TestWithParam<int> {};
+
+/* A rank that is killed at any moment is named, the others leave, and what is there goes on with
+ * the bits of a run without a break. */
+TEST_P(CliRanksKilled, IsNamedAndGoesOnBitForBit)
+{
+    const int n = GetParam(), last = 30;
+    const Workplace w;
+    const Words how = ranks(n) + Words{"--save-every", "3", "--log-every", "1"};
+    expect_done(w.run(w.train("whole", last) + how));
+    std::mt19937 random((unsigned)n);
+    for (int k = 0; k < 5; k++) {
+        const std::string out = "o" + std::to_string(k);
+        const std::string step = "step " + std::to_string(1 + random() % (last - 8)) + "/";
+        const int victim = (int)(random() % (unsigned)n);
+        Program p(w.train(out, last) + how, w.str());
+        ASSERT_TRUE(p.says(step));
+        const std::vector<pid_t> all = children_of(p.pid());
+        ASSERT_EQ(all.size(), (size_t)n);
+        std::this_thread::sleep_for(std::chrono::microseconds(random() % 20000));
+        ASSERT_EQ(kill(all[(size_t)victim], SIGKILL), 0);
+        const Ran &r = p.wait();
+        EXPECT_EQ(r.code, 1) << r.err;
+        const std::string name = "rank " + std::to_string(victim) + " on ";
+        EXPECT_TRUE(contains(r.err, name)) << r.err;
+        EXPECT_TRUE(contains(r.err, "died in phase '")) << r.err;
+        EXPECT_TRUE(contains(r.err, "SIGKILL")) << r.err;
+        expect_done(w.run(w.train(out, last) + how + Words{"--resume", "auto"}));
+        EXPECT_EQ(trained_bytes((w / out) + "/checkpoint-30"),
+                  trained_bytes((w / "whole") + "/checkpoint-30"));
+        EXPECT_EQ(column(w / out, "loss"), column(w / "whole", "loss"));
+    }
+}
+
+INSTANTIATE_TEST_SUITE_P(Ranks, CliRanksKilled, testing::Values(2, 4));
+
+class CliRanksSignal : public testing::TestWithParam<int> {};
+
+/* Also where one rank alone gets it. */
+TEST_P(CliRanksSignal, AllEndBehindTheSameStep)
+{
+    const Workplace w;
+    for (const bool parent : {true, false}) {
+        const std::string out = parent ? "p" : "c";
+        const Words words = w.train(out, 400) + ranks(2) + Words{"--log-every", "1"};
+        Program p(words, w.str());
+        ASSERT_TRUE(p.says("step 5/"));
+        const std::vector<pid_t> all = children_of(p.pid());
+        ASSERT_EQ(all.size(), 2u);
+        ASSERT_EQ(kill(parent ? p.pid() : all[1], GetParam()), 0);
+        const Ran &r = p.wait();
+        expect_done(r);
+        EXPECT_TRUE(contains(r.out, "stopped by ")) << r.out;
+        const auto folders = checkpoints_of(w / out);
+        ASSERT_EQ(folders.size(), 1u);
+        const int step = std::stoi(folders[0].substr(11));
+        ASSERT_LT(step, 400);
+        const std::string end = std::to_string(step + 3);
+        expect_done(w.run(words + Words{"--resume", "auto", "--stop-after", end}));
+        expect_done(w.run(w.train("whole" + out, 400) + ranks(2) + Words{"--stop-after", end}));
+        EXPECT_EQ(trained_bytes((w / out) + "/checkpoint-" + end),
+                  trained_bytes((w / ("whole" + out)) + "/checkpoint-" + end));
+    }
+}
+
+INSTANTIATE_TEST_SUITE_P(Each, CliRanksSignal, testing::Values(SIGTERM, SIGUSR1, SIGINT));
+
+TEST(CliRanks, AnotherNumberOfThemTakesTheSameSteps)
+{
+    const Workplace w;
+    const Words any = {"--resume", "auto", "--resume-device", "any"};
+    expect_done(w.run(w.train("whole", 12) + ranks(1) + Words{"--accumulation", "2"}));
+    expect_done(w.run(w.train("o", 12) + ranks(2) + Words{"--stop-after", "4"}));
+    const Ran refused = w.run(w.train("o", 12) + ranks(4) + Words{"--resume", "auto"});
+    EXPECT_EQ(refused.code, 2) << refused.err;
+    EXPECT_TRUE(contains(refused.err, "ranks: 2")) << refused.err;
+    const Ran four = w.run(w.train("o", 12) + ranks(4) + any + Words{"--stop-after", "8"});
+    expect_done(four);
+    EXPECT_TRUE(contains(four.err, "keeps the 2 micro-batches")) << four.err;
+    expect_done(w.run(w.train("o", 12) + ranks(1) + any));
+    expect_close(column(w / "whole", "loss"), column(w / "o", "loss"));
+    EXPECT_EQ(column(w / "whole", "tokens"), column(w / "o", "tokens"));
+}
+
+/* A port that was free a moment ago. */
+int free_port()
+{
+    sockaddr_in a = {};
+    socklen_t size = sizeof a;
+    const int s = socket(AF_INET, SOCK_STREAM, 0);
+    a.sin_family = AF_INET;
+    a.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    EXPECT_EQ(bind(s, (sockaddr *)&a, sizeof a), 0);
+    EXPECT_EQ(getsockname(s, (sockaddr *)&a, &size), 0);
+    close(s);
+    return ntohs(a.sin_port);
+}
+
+/* As torchrun starts them, with its variables. */
+std::unique_ptr<Program> rank_of(int rank, int size, int port, const Words &words,
+                                 const Workplace &w)
+{
+    const std::map<std::string, std::string> set = {
+        {"RANK", std::to_string(rank)},       {"WORLD_SIZE", std::to_string(size)},
+        {"LOCAL_RANK", std::to_string(rank)}, {"LOCAL_WORLD_SIZE", std::to_string(size)},
+        {"MASTER_ADDR", "127.0.0.1"},         {"MASTER_PORT", std::to_string(port)},
+        {"TORCHELASTIC_RUN_ID", "test"}};
+    for (const auto &[name, value] : set) setenv(name.c_str(), value.c_str(), 1);
+    auto p = std::make_unique<Program>(words, w.str());
+    for (const auto &[name, value] : set) unsetenv(name.c_str());
+    return p;
+}
+
+TEST(CliRanks, ALauncherMayStartThem)
+{
+    const Workplace w;
+    const int port = free_port();
+    const Words words = w.train("o", 6) + Words{"--device", "cpu"};
+    const auto zero = rank_of(0, 2, port, words, w), one = rank_of(1, 2, port, words, w);
+    expect_done(one->wait());
+    expect_done(zero->wait());
+    expect_done(w.run(w.train("own", 6) + ranks(2)));
+    EXPECT_EQ(trained_bytes((w / "o") + "/checkpoint-6"),
+              trained_bytes((w / "own") + "/checkpoint-6"));
+    const Ran both = w.run(words + Words{"--ranks", "2", "--rank", "0", "--size", "2"});
+    EXPECT_EQ(both.code, 2) << both.err;
+    EXPECT_TRUE(contains(both.err, "has started 2 ranks already")) << both.err;
+}
+
+TEST(CliRanks, OthersDataAreFoundOut)
+{
+    const Workplace w;
+    const int port = free_port();
+    const Words words = w.train("o", 6) + Words{"--device", "cpu"};
+    const auto zero = rank_of(0, 2, port, words, w);
+    const auto one = rank_of(1, 2, port, words + Words{"--seq-len", "16"}, w);
+    const Ran &a = zero->wait(), &b = one->wait();
+    EXPECT_EQ(a.code, 2) << a.err;
+    EXPECT_TRUE(contains(a.err, "rank 1 on ")) << a.err;
+    EXPECT_TRUE(contains(a.err, "has other options than rank 0")) << a.err;
+    EXPECT_NE(b.code, 0);
+    EXPECT_FALSE(std::filesystem::exists(w / "o")) << "nothing is written";
+}
+
+TEST(CliRanks, RefusesWhatHasNoMeaning)
+{
+    const Workplace w;
+    const Words train = w.train("o", 3);
+    const auto refused = [&](const Words &more, const char *why) {
+        const Ran r = w.run(train + more);
+        EXPECT_EQ(r.code, 2) << r.err;
+        EXPECT_TRUE(contains(r.err, why)) << r.err;
+    };
+    refused({"--device", "cpu", "--gpus", "2"}, "--ranks N");
+    refused({"--device", "cuda", "--ranks", "2"}, "--gpus N");
+    refused({"--device", "cuda:0", "--gpus", "2"}, "is one GPU");
+    refused({"--gpus", "two"}, "a number from 1 on");
+    refused({"--device", "cpu", "--rank", "1"}, "--size");
+    refused({"--device", "cpu", "--ranks", "2", "--data", w / "nothing.jsonl"}, "nothing.jsonl");
+    EXPECT_FALSE(std::filesystem::exists(w / "o"));
+}
+
+/* Batch norm has running values of each rank's own; evaluations and checkpoints are of their mean.
+ */
+TEST(CliRanks, ResidualNetworksAndBlocks)
+{
+    const Workplace w;
+    std::mt19937 rng(5);
+    std::filesystem::create_directory(w / "set");
+    for (const auto &[part, n] : {std::pair{"train", 24u}, std::pair{"val", 10u}}) {
+        std::string images, labels;
+        for (uint32_t i = 0; i < n; i++) {
+            for (int k = 0; k < 16 * 16 * 3; k++) images += (char)(rng() % 200);
+            labels += (char)(i % 3);
+        }
+        const std::string at = (w / "set/") + part;
+        write_file(at + "-images-idx-ubyte", idx(8, {n, 16, 16, 3}, images));
+        write_file(at + "-labels-idx-ubyte", idx(8, {n}, labels));
+    }
+    const Words images = {"hone-full",    "train", "--model",      "resnet20", "--data", w / "set",
+                          "--batch-size", "4",     "--steps",      "5",        "--lr",   "1e-2",
+                          "--image-size", "16",    "--eval-every", "2"};
+    expect_done(w.run(images + Words{"--out", w / "a"} + ranks(2)));
+    expect_done(w.run(images + Words{"--out", w / "b"} + ranks(2)));
+    EXPECT_EQ(trained_bytes((w / "a") + "/checkpoint-5"),
+              trained_bytes((w / "b") + "/checkpoint-5"));
+    EXPECT_EQ(column(w / "a", "eval_loss"), column(w / "b", "eval_loss"));
+    EXPECT_EQ(column(w / "a", "images").at(5), "40");
+
+    const Words blocks = {"--block", "4x4", "--budget", "25%", "--select-batches", "4"};
+    expect_done(
+        w.run(w.train("s1", 6, "hone-sparse") + blocks + ranks(1) + Words{"--accumulation", "2"}));
+    expect_done(w.run(w.train("s2", 6, "hone-sparse") + blocks + ranks(2)));
+    expect_close(column(w / "s1", "loss"), column(w / "s2", "loss"));
+}
+
+} // namespace
