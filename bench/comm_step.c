@@ -42,8 +42,8 @@ static const hn_option options[] = {
     {"device",     FIELD(device),     "cuda", 0, 0, "cuda|cpu", "of all ranks"},
     {"gpus",       FIELD(gpus),       "all",  0, 0, NULL, "how many GPUs of this host, one rank each; all: those that are visible"},
     {"ranks",      FIELD(ranks),      "2",    1, 64, NULL, "processes on this host, with --device cpu"},
-    {"rank",       FIELD(rank),       "",     0, 0, NULL, "this process's number, where no launcher says it"},
-    {"size",       FIELD(size),       "",     0, 0, NULL, "number of ranks, with --rank"},
+    {"job-rank",   FIELD(rank),       "",     0, 0, NULL, "this process's number, where no launcher says it"},
+    {"job-size",   FIELD(size),       "",     0, 0, NULL, "number of ranks, with --job-rank"},
     {"rendezvous", FIELD(rendezvous), "",     0, 0, NULL, "where rank 0 listens: tcp:HOST:PORT or file:PATH"},
 };
 /* clang-format on */
@@ -132,8 +132,7 @@ static hn_status capture(bench *b)
 /* A write, a call that is not counted, the others; their times behind those that there are. */
 static hn_status time_run(bench *b)
 {
-    while (b->cap_ms < b->n_ms + RUN)
-        HN_TRY(hn_grow(&b->ms, &b->cap_ms, b->cap_ms, sizeof *b->ms));
+    while (b->cap_ms < b->n_ms + RUN) HN_TRY(hn_grow(&b->ms, &b->cap_ms, b->cap_ms, sizeof *b->ms));
     HN_TRY(write_anew(b));
     HN_TRY(call(b));
     for (int64_t i = 0; i < RUN; i++) {

@@ -183,7 +183,8 @@ TEST(CliRanks, ALauncherMayStartThem)
     expect_done(w.run(w.train("own", 6) + ranks(2)));
     EXPECT_EQ(trained_bytes((w / "o") + "/checkpoint-6"),
               trained_bytes((w / "own") + "/checkpoint-6"));
-    const Ran both = w.run(words + Words{"--ranks", "2", "--rank", "0", "--size", "2"});
+    const Ran both = w.run(words + Words{"--ranks", "2", "--job-rank", "0", "--job-size", "2",
+                                         "--local-rank", "0", "--rendezvous", "tcp:127.0.0.1:9"});
     EXPECT_EQ(both.code, 2) << both.err;
     EXPECT_TRUE(contains(both.err, "has started 2 ranks already")) << both.err;
 }
@@ -194,7 +195,7 @@ TEST(CliRanks, OthersDataAreFoundOut)
     const int port = free_port();
     const Words words = w.train("o", 6) + Words{"--device", "cpu"};
     const auto zero = rank_of(0, 2, port, words, w);
-    const auto one = rank_of(1, 2, port, words + Words{"--seq-len", "16"}, w);
+    const auto one = rank_of(1, 2, port, words + Words{"--seed", "5"}, w);
     const Ran &a = zero->wait(), &b = one->wait();
     EXPECT_EQ(a.code, 2) << a.err;
     EXPECT_TRUE(contains(a.err, "rank 1 on ")) << a.err;
@@ -216,7 +217,7 @@ TEST(CliRanks, RefusesWhatHasNoMeaning)
     refused({"--device", "cuda", "--ranks", "2"}, "--gpus N");
     refused({"--device", "cuda:0", "--gpus", "2"}, "is one GPU");
     refused({"--gpus", "two"}, "a number from 1 on");
-    refused({"--device", "cpu", "--rank", "1"}, "--size");
+    refused({"--device", "cpu", "--job-rank", "1"}, "--job-size");
     refused({"--device", "cpu", "--ranks", "2", "--data", w / "nothing.jsonl"}, "nothing.jsonl");
     EXPECT_FALSE(std::filesystem::exists(w / "o"));
 }

@@ -193,8 +193,8 @@ const Row kRefused[] = {
     {"no host", kTorch + "MASTER_ADDR=a;b", "MASTER_ADDR=a;b: no name or address"},
     {"a restart count that is none", kTorch + "TORCHELASTIC_RESTART_COUNT=x",
      "TORCHELASTIC_RESTART_COUNT=x"},
-    {"half of our own", "HONE_RANK=1", "HONE_RANK=1 is set, but not --size (HONE_RANKS)"},
-    {"the other half", "HONE_RANKS=2", "HONE_RANKS=2 is set, but not --rank (HONE_RANK)"},
+    {"half of our own", "HONE_RANK=1", "HONE_RANK=1 is set, but not --job-size (HONE_RANKS)"},
+    {"the other half", "HONE_RANKS=2", "HONE_RANKS=2 is set, but not --job-rank (HONE_RANK)"},
     {"a crumb of our own", "HONE_LOCAL_RANK=1", "HONE_LOCAL_RANK=1 is set, but not HONE_RANK"},
     {"a socket without ranks", "HONE_LISTEN_FD=4", "HONE_LISTEN_FD=4 is set, but not HONE_RANK"},
     {"a socket of another rank",
@@ -292,10 +292,10 @@ TEST(Ranks, FlagsComeFirst)
     EXPECT_EQ(said(r), "flags 2/3 1/0 a:1 flags-tcp:a:1");
     flags.rank = "3";
     EXPECT_HN_FAIL(find(env_of("HONE_LOCAL_RANK=1"), &r, &flags), HN_ERR_ARG,
-                   "--rank=3, but --size=3");
+                   "--job-rank=3, but --job-size=3");
     flags.rank = "1", flags.size = nullptr;
     EXPECT_HN_FAIL(find({}, &r, &flags), HN_ERR_ARG,
-                   "--rank=1 is set, but not --size (HONE_RANKS)");
+                   "--job-rank=1 is set, but not --job-size (HONE_RANKS)");
 }
 
 TEST(Ranks, TheFlagOfThePlaceServesEveryLauncher)
@@ -303,7 +303,7 @@ TEST(Ranks, TheFlagOfThePlaceServesEveryLauncher)
     hn_ranks r = {};
     hn_ranks_request flags = {};
     flags.rendezvous = "tcp:127.0.0.1:99";
-    flags.local_rank = "3"; /* nobody's but torchrun's: not read without --rank */
+    flags.local_rank = "3"; /* nobody's but torchrun's: not read without --job-rank */
     ASSERT_HN_OK(find(env_of(kOpenMpi), &r, &flags));
     EXPECT_EQ(said(r), "Open MPI 1/4 1/4 here 127.0.0.1:99 openmpi-303955969");
     flags.rendezvous = "tcp:gnode7:99"; /* an address that others reach: not on the loopback */
@@ -431,8 +431,8 @@ TEST(RanksDropLocal, TakesOutWhatLaunchersOfPytorchPutIn)
                           {"p", "--local-rank="},
                           {"p", "--local-rank=x"},
                           {"p", "--local-ranks=2"},
-                          {"p", "train", "--rank", "3", "--local-rank=1"},
-                          {"p", "train", "--local-rank=1", "--rank=3"}};
+                          {"p", "train", "--job-rank", "3", "--local-rank=1"},
+                          {"p", "train", "--local-rank=1", "--job-rank=3"}};
     for (const Words &words : kept) EXPECT_EQ(dropped(words), words);
 }
 

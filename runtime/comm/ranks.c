@@ -219,8 +219,8 @@ static hn_status keep_master(given from, int64_t port, hn_ranks *r)
 
 static hn_status find_flags(const hn_ranks_request *q, const environment *e, bool met, hn_ranks *r)
 {
-    const given rank = flag("--rank", q->rank, e, "HONE_RANK");
-    const given size = flag("--size", q->size, e, "HONE_RANKS");
+    const given rank = flag("--job-rank", q->rank, e, "HONE_RANK");
+    const given size = flag("--job-size", q->size, e, "HONE_RANKS");
     const given fd = variable(e, "HONE_LISTEN_FD");
     if (rank.value == NULL && size.value == NULL) {
         static const char *const alone[] = {"HONE_LOCAL_RANK", "HONE_LOCAL_RANKS",
@@ -232,8 +232,8 @@ static hn_status find_flags(const hn_ranks_request *q, const environment *e, boo
         return HN_OK;
     }
     const place p = {
-        .rank = rank.value != NULL ? rank : (given){"--rank (HONE_RANK)", NULL},
-        .size = size.value != NULL ? size : (given){"--size (HONE_RANKS)", NULL},
+        .rank = rank.value != NULL ? rank : (given){"--job-rank (HONE_RANK)", NULL},
+        .size = size.value != NULL ? size : (given){"--job-size (HONE_RANKS)", NULL},
         .local_rank = flag("--local-rank", q->local_rank, e, "HONE_LOCAL_RANK"),
         .local_size = flag("--local-size", q->local_size, e, "HONE_LOCAL_RANKS"),
     };
@@ -522,7 +522,7 @@ void hn_ranks_drop_local(int *argc, char **argv)
     static const char *const names[] = {"--local-rank=", "--local_rank="};
     int kept = 1;
     for (int i = 1; i < *argc; i++)
-        if (strcmp(argv[i], "--rank") == 0 || strncmp(argv[i], "--rank=", 7) == 0) return;
+        if (strcmp(argv[i], "--job-rank") == 0 || strncmp(argv[i], "--job-rank=", 11) == 0) return;
     for (int i = 1; i < *argc; i++) {
         bool drop = false;
         for (size_t k = 0; k < sizeof names / sizeof *names; k++) {

@@ -76,7 +76,7 @@ const char *hn_launcher_name(hn_launcher launcher);
 /* What the user typed; NULL or "" where nothing. local_rank counts only beside rank and size:
  * torchrun's predecessor adds a flag of that name, which is to be ignored. */
 typedef struct {
-    const char *rank, *size;             /* --rank, --size */
+    const char *rank, *size;             /* --job-rank, --job-size */
     const char *local_rank, *local_size; /* --local-rank, --local-size */
     const char *rendezvous;              /* --rendezvous */
 } hn_ranks_request;
@@ -118,7 +118,7 @@ HN_NODISCARD hn_status hn_ranks_device(const hn_ranks *r, int visible, int *inde
 void hn_ranks_text(const hn_ranks *r, char out[HN_RANKS_TEXT]);
 
 /* Takes the words --local-rank=N and --local_rank=N out of argv[1..*argc) and ends it with a NULL,
- * unless --rank is among them: before a program looks for its verb. */
+ * unless --job-rank is among them: before a program looks for its verb. */
 void hn_ranks_drop_local(int *argc, char **argv);
 
 #ifdef __cplusplus

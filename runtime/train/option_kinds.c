@@ -13,8 +13,8 @@ static const char *const of_classifiers[] = {
     "pad",        "label-smoothing", "frozen-norm", "train-head", "new-head", "mean-std", NULL};
 
 /* Of a start of a run: where it goes on, there may be other ranks. */
-static const char *const of_the_start[] = {"gpus",       "ranks",         "rank",
-                                           "size",       "local-rank",    "local-size",
+static const char *const of_the_start[] = {"gpus",       "ranks",         "job-rank",
+                                           "job-size",   "local-rank",    "local-size",
                                            "rendezvous", "stall-timeout", NULL};
 
 static bool is_in(const char *const *list, const char *name)

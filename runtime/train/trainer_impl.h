@@ -2,7 +2,7 @@
 #ifndef HN_TRAINER_IMPL_H
 #define HN_TRAINER_IMPL_H
 #include "runtime/base/progress.h"
-#include "runtime/base/save.h"
+#include "runtime/file/checkpoint.h"
 #include "runtime/file/metrics.h"
 #include "runtime/file/tfevents.h"
 #include "runtime/train/schedule.h"
