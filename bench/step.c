@@ -12,6 +12,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "bench/bench_ranks.h"
 #include "bench/step_bench.h"
 #include "bench/step_blocks.h"
 #include "runtime/adapt/hn_adapt.h"
@@ -25,7 +26,7 @@
 
 typedef struct {
     const char *model, *dtype, *device, *executor, *attention, *recompute, *plans;
-    const char *gather;
+    const char *gather, *gpus;
     int64_t batch, length, rank, warmup, steps, seed, side_sms, block;
     double seconds, lr, density;
     bool full, profile, tune;
@@ -50,6 +51,7 @@ static const hn_option options[] = {
     {"lr",        FIELD(lr),        "1e-4", 0, 1, NULL, "learning rate"},
     {"recompute", FIELD(recompute), "auto", 0, 0, "auto|on|off", "run layers' forward again in backward; auto: as few as fit"},
     {"device",    FIELD(device),    "cuda", 0, 0, NULL, "cuda, cuda:N or cpu"},
+    {"gpus",      FIELD(gpus),      "1",    0, 0, NULL, "of this host, one process and one batch each; all: those that are visible. --steps counts then, not --seconds"},
     {"executor",  FIELD(executor),  "auto", 0, 0, "auto|cuda-graph|cuda", "on a GPU: captured (auto), or one by one"},
     {"attention", FIELD(attention), "auto", 0, 0, "auto|hone|cudnn|fast", "as in the trainers"},
     {"profile",   FIELD(profile),   "off",  0, 0, NULL, "time every operation instead: a Markdown table"},
@@ -69,6 +71,7 @@ enum {
 typedef struct {
     const config *c;
     hn_device *device;
+    hn_bench_ranks ranks;
     hn_model model;
     hn_peft_config lora; /* all of it constant: nothing to clear */
     hn_step_blocks blocks;
@@ -149,7 +152,7 @@ static hn_status fill_batch(bench *b, int64_t step)
 {
     const config *c = b->c;
     const int64_t n = c->batch * c->length;
-    const int32_t *from = b->tokens + (step % BATCHES) * (n + 1);
+    const int32_t *from = b->tokens + (step + b->ranks.rank) % BATCHES * (n + 1);
     hn_engine_input in;
     HN_TRY(hn_engine_batch(b->engine, &in));
     const hn_decoder_batch to = hn_decoder_batch_of(&in);
@@ -204,8 +207,11 @@ static hn_status set_up(bench *b)
         return HN_FAIL(HN_ERR_ARG, "--full and --block exclude each other");
     if (c->block == 0 && (c->density > 0 || gather_of(c) != HN_GATHER_NOTHING))
         return HN_FAIL(HN_ERR_ARG, "--density and --gather go with --block");
-    HN_TRY(hn_device_open(c->device, &b->device));
     const hn_log log = hn_step_bench_log("hone-bench-step");
+    if (b->ranks.device != NULL)
+        b->device = b->ranks.device;
+    else
+        HN_TRY(hn_device_open(c->device, &b->device));
     if (!c->tune) HN_TRY(hn_tune_use(b->device, c->plans, &log));
     HN_TRY(hn_model_open(c->model, c->dtype, NULL, &b->model));
     const hn_decoder_options decoder = {
@@ -248,10 +254,10 @@ static hn_status set_up(bench *b)
                                .engine = b->engine,
                                .enqueue = enqueue_step,
                                .context = b,
-                               .rows = c->batch * c->length,
+                               .rows = c->batch * c->length * b->ranks.size,
                                .warmup = c->warmup,
                                .steps = c->steps,
-                               .seconds = c->seconds};
+                               .seconds = b->ranks.size > 1 ? 0 : c->seconds};
     if (c->tune)
         HN_TRY(hn_step_bench_tune(&b->steps, c->plans));
     else
@@ -269,11 +275,11 @@ static hn_status print_result(bench *b)
 {
     const config *c = b->c;
     json_t *own = json_pack(
-        "{s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:b, s:I, s:s}", "who", "hone", "model", c->model,
-        "dtype", c->dtype, "batch", (json_int_t)c->batch, "length", (json_int_t)c->length, "rank",
-        (json_int_t)c->rank, "side_sms", (json_int_t)c->side_sms, "block", (json_int_t)c->block,
-        "full", c->full, "trained", (json_int_t)hn_params_trained(hn_engine_params(b->engine)),
-        "gather", c->gather);
+        "{s:s, s:i, s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:b, s:I, s:s}", "who", "hone", "gpus",
+        b->ranks.size, "model", c->model, "dtype", c->dtype, "batch", (json_int_t)c->batch,
+        "length", (json_int_t)c->length, "rank", (json_int_t)c->rank, "side_sms",
+        (json_int_t)c->side_sms, "block", (json_int_t)c->block, "full", c->full, "trained",
+        (json_int_t)hn_params_trained(hn_engine_params(b->engine)), "gather", c->gather);
     return hn_step_bench_print(&b->steps, own, "tokens", c->tune);
 }
 
@@ -281,18 +287,23 @@ static hn_status measure(const void *given)
 {
     const config *c = given;
     bench b = {.c = c};
-    hn_status st = set_up(&b);
+    const hn_log log = hn_step_bench_log("hone-bench-step");
+    hn_status st = hn_bench_ranks_open(c->gpus, &log, &b.ranks);
+    if (st == HN_OK && b.ranks.size > 1 && (c->profile || c->tune))
+        st = HN_FAIL(HN_ERR_ARG, "--profile and --tune are of one GPU");
+    if (st == HN_OK) st = set_up(&b);
     if (st == HN_OK && c->profile) {
         st = hn_step_bench_profile(&b.steps);
     } else if (st == HN_OK) {
         st = hn_step_bench_run(&b.steps);
-        if (st == HN_OK) st = print_result(&b);
+        if (st == HN_OK && b.ranks.rank == 0) st = print_result(&b);
     }
     hn_step_bench_free(&b.steps);
     hn_free(b.tokens);
     hn_engine_free(b.engine);
     hn_model_close(&b.model);
-    hn_device_close(b.device);
+    if (b.ranks.device == NULL) hn_device_close(b.device);
+    hn_bench_ranks_close(&b.ranks, st);
     return st;
 }
 

@@ -11,6 +11,7 @@
 #include <inttypes.h>
 #include <string.h>
 
+#include "bench/bench_ranks.h"
 #include "bench/step_bench.h"
 #include "runtime/base/alloc.h"
 #include "runtime/base/rng.h"
@@ -22,7 +23,7 @@ static const char PROGRAM[] = "hone-bench-vision";
 
 typedef struct {
     const char *model, *augment, *dtype, *optimizer, *device, *executor, *attention, *recompute,
-        *plans;
+        *plans, *gpus;
     int64_t batch, images, warmup, steps, seed;
     double seconds, lr, weight_decay;
     bool profile, tune;
@@ -45,6 +46,7 @@ static const hn_option options[] = {
     {"steps",        FIELD(steps),        "3",    1, 100000, NULL, "and at least so many steps"},
     {"recompute",    FIELD(recompute),    "auto", 0, 0, "auto|on|off", "run blocks' forward again in backward; auto: as few as fit"},
     {"device",       FIELD(device),       "cuda", 0, 0, NULL, "cuda, cuda:N or cpu"},
+    {"gpus",         FIELD(gpus),         "1",    0, 0, NULL, "of this host, one process and one batch each; all: those that are visible. --steps counts then, not --seconds"},
     {"executor",     FIELD(executor),     "auto", 0, 0, "auto|cuda-graph|cuda", "on a GPU: captured (auto), or one by one"},
     {"attention",    FIELD(attention),    "auto", 0, 0, "auto|hone|cudnn|fast", "as in the trainers; of vision transformers"},
     {"profile",      FIELD(profile),      "off",  0, 0, NULL, "time every operation instead: a Markdown table"},
@@ -64,6 +66,7 @@ enum {
 typedef struct {
     const config *c;
     hn_device *device;
+    hn_bench_ranks ranks;
     hn_vision_config model;
     hn_image_set *set;
     hn_image_loader *loader;
@@ -210,7 +213,10 @@ static hn_status set_up(bench *b)
 {
     const config *c = b->c;
     const hn_log log = hn_step_bench_log(PROGRAM);
-    HN_TRY(hn_device_open(c->device, &b->device));
+    if (b->ranks.device != NULL)
+        b->device = b->ranks.device;
+    else
+        HN_TRY(hn_device_open(c->device, &b->device));
     if (!c->tune) HN_TRY(hn_tune_use(b->device, c->plans, &log));
     HN_TRY(hn_vision_config_named(c->model, NULL, &b->model));
     HN_TRY(open_data(b));
@@ -220,16 +226,17 @@ static hn_status set_up(bench *b)
                                .engine = b->engine,
                                .enqueue = enqueue_step,
                                .context = b,
-                               .rows = c->batch,
+                               .rows = c->batch * b->ranks.size,
                                .warmup = c->warmup,
                                .steps = c->steps,
-                               .seconds = c->seconds};
+                               .seconds = b->ranks.size > 1 ? 0 : c->seconds};
     if (c->tune)
         HN_TRY(hn_step_bench_tune(&b->steps, c->plans));
     else
         hn_tune_tell(b->device, &log);
     HN_TRY(random_weights(b));
     HN_TRY(hn_image_feed_new(b->loader, &b->job, &b->feed));
+    b->feed->share = (hn_share){b->ranks.rank, b->ranks.size, b->ranks.size};
     return b->feed->start(b->feed, 0);
 }
 
@@ -239,9 +246,9 @@ static hn_status print_result(bench *b)
 {
     const config *c = b->c;
     json_t *own =
-        json_pack("{s:s, s:s, s:s, s:I, s:I, s:s, s:s}", "who", "hone", "model", c->model, "dtype",
-                  c->dtype, "batch", (json_int_t)c->batch, "images", (json_int_t)c->images,
-                  "augment", c->augment, "optimizer", c->optimizer);
+        json_pack("{s:s, s:i, s:s, s:s, s:I, s:I, s:s, s:s}", "who", "hone", "gpus", b->ranks.size,
+                  "model", c->model, "dtype", c->dtype, "batch", (json_int_t)c->batch, "images",
+                  (json_int_t)c->images, "augment", c->augment, "optimizer", c->optimizer);
     return hn_step_bench_print(&b->steps, own, "images", c->tune);
 }
 
@@ -249,19 +256,24 @@ static hn_status measure(const void *given)
 {
     const config *c = given;
     bench b = {.c = c};
-    hn_status st = set_up(&b);
+    const hn_log log = hn_step_bench_log(PROGRAM);
+    hn_status st = hn_bench_ranks_open(c->gpus, &log, &b.ranks);
+    if (st == HN_OK && b.ranks.size > 1 && (c->profile || c->tune))
+        st = HN_FAIL(HN_ERR_ARG, "--profile and --tune are of one GPU");
+    if (st == HN_OK) st = set_up(&b);
     if (st == HN_OK && c->profile) {
         st = hn_step_bench_profile(&b.steps);
     } else if (st == HN_OK) {
         st = hn_step_bench_run(&b.steps);
-        if (st == HN_OK) st = print_result(&b);
+        if (st == HN_OK && b.ranks.rank == 0) st = print_result(&b);
     }
     hn_step_bench_free(&b.steps);
     hn_feed_free(b.feed);
     hn_engine_free(b.engine);
     hn_image_loader_free(b.loader);
     hn_image_set_free(b.set);
-    hn_device_close(b.device);
+    if (b.ranks.device == NULL) hn_device_close(b.device);
+    hn_bench_ranks_close(&b.ranks, st);
     return st;
 }
 
