@@ -89,6 +89,10 @@ if [ ${#kernels[@]} -eq 0 ]; then
 fi
 
 nvidia-smi --query-gpu=name,driver_version --format=csv,noheader || exit 1
+# What a program says of one GPU is tested on one.
+visible=${CUDA_VISIBLE_DEVICES-$(nvidia-smi --query-gpu=index --format=csv,noheader | paste -sd,)}
+first=${visible%%,*}
+gpus=$(tr ',' '\n' <<<"$visible" | wc -l)
 echo "==== kernels, registry and engine"
 part engine_memory "$build/test_engine_cuda" --gtest_filter='*Memory*' # looks at the GPU's free memory
 wait
@@ -106,10 +110,12 @@ for executor in cuda cuda-graph; do
     done
     for name in test_cli_train test_cli_sparse test_cli_fedref test_cli_fedref_volumes \
         test_cli_hyperflow; do
-        part "$name.$executor" env HONE_TEST_DEVICE=cuda HONE_TEST_EXECUTOR=$executor "$build/$name"
+        part "$name.$executor" env HONE_TEST_DEVICE=cuda HONE_TEST_EXECUTOR=$executor \
+            CUDA_VISIBLE_DEVICES="$first" "$build/$name"
     done
 done
-part "test_cli_verbs.cuda" env HONE_TEST_DEVICE=cuda "$build/test_cli_verbs"
+part "test_cli_verbs.cuda" env HONE_TEST_DEVICE=cuda CUDA_VISIBLE_DEVICES="$first" "$build/test_cli_verbs"
+if [ "$gpus" -gt 1 ]; then part test_cli_ranks.cuda env HONE_TEST_DEVICE=cuda "$build/test_cli_ranks"; fi
 report
 
 # Beside other sanitizers memcheck now and then ends the captured graphs of test_block_dw with an
