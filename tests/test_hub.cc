@@ -85,6 +85,40 @@ TEST(Hub, RefusesOptionsThatMakeNoJob)
         refused([&](auto &o) { o.address = bad; }, "address '");
 }
 
+/* Every allocation fails once; then nobody comes. No descriptor stays open, no file behind. */
+TEST(Hub, AnOpenThatFailsLeavesNothing)
+{
+    auto descriptors = [] {
+        const std::filesystem::directory_iterator all("/proc/self/fd");
+        return std::distance(begin(all), end(all));
+    };
+    TempDir dir;
+    const std::string file = dir / "meet";
+    const auto before = descriptors();
+    bool late = false;
+    for (uint64_t nth = 1; nth < 100 && !late; nth++)
+        for (const bool published : {true, false}) {
+            int port = 0;
+            hn_hub *h = nullptr;
+            hn_hub_options o = {};
+            o.size = 2;
+            o.job = "job";
+            o.local = true;
+            o.timeout_s = 0.02;
+            o.file = published ? file.c_str() : nullptr;
+            o.listen_fd = listening(&port);
+            hn_alloc_fail_at(nth);
+            const hn_status st = hn_hub_open(&o, &h);
+            hn_alloc_fail_at(0);
+            late = st == HN_ERR_COMM; /* nothing was left to fail */
+            EXPECT_TRUE(late || st == HN_ERR_MEMORY) << nth << ": " << hn_last_error();
+            EXPECT_EQ(h, nullptr);
+            EXPECT_EQ(descriptors(), before) << nth;
+            EXPECT_FALSE(std::filesystem::exists(file)) << nth;
+        }
+    EXPECT_TRUE(late);
+}
+
 TEST(Hub, AddressesAreHostAndPort)
 {
     hn_socket_target t;
