@@ -24,7 +24,8 @@
 static const char PROGRAM[] = "hone-bench-comm";
 
 typedef struct {
-    const char *collective, *megabytes, *device, *gpus, *rank, *size, *rendezvous;
+    const char *collective, *megabytes, *device, *gpus, *rank, *size, *local_rank, *local_size,
+        *rendezvous;
     int64_t ranks, calls;
     double seconds;
     bool captured;
@@ -44,6 +45,8 @@ static const hn_option options[] = {
     {"ranks",      FIELD(ranks),      "2",    1, 64, NULL, "processes on this host, with --device cpu"},
     {"job-rank",   FIELD(rank),       "",     0, 0, NULL, "this process's number, where no launcher says it"},
     {"job-size",   FIELD(size),       "",     0, 0, NULL, "number of ranks, with --job-rank"},
+    {"local-rank", FIELD(local_rank), "",     0, 0, NULL, "with --job-rank: this process's number on its host, that of its GPU"},
+    {"local-size", FIELD(local_size), "",     0, 0, NULL, "with --job-rank: processes on this host"},
     {"rendezvous", FIELD(rendezvous), "",     0, 0, NULL, "where rank 0 listens: tcp:HOST:PORT or file:PATH"},
 };
 /* clang-format on */
@@ -257,7 +260,11 @@ static hn_status count_gpus(const config *c, int *n)
 
 static hn_status find_ranks(const config *c, hn_ranks *out)
 {
-    const hn_ranks_request asked = {.rank = c->rank, .size = c->size, .rendezvous = c->rendezvous};
+    const hn_ranks_request asked = {.rank = c->rank,
+                                    .size = c->size,
+                                    .local_rank = c->local_rank,
+                                    .local_size = c->local_size,
+                                    .rendezvous = c->rendezvous};
     return hn_ranks_find(&asked, NULL, NULL, out);
 }
 

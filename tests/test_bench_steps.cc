@@ -221,6 +221,37 @@ TEST(BenchComm, RecordHoldsWhatRan)
     }
 }
 
+/* As on hosts without a launcher: each process is told what it is. */
+TEST(BenchComm, RanksAreStartedByHand)
+{
+    const TempDir dir;
+    const auto rank = [&dir](const char *number) {
+        return Words{"hone-bench-comm",
+                     "--device",
+                     "cpu",
+                     "--job-rank",
+                     number,
+                     "--job-size",
+                     "2",
+                     "--local-rank",
+                     number,
+                     "--local-size",
+                     "2",
+                     "--rendezvous",
+                     "file:" + (dir / "meet"),
+                     "--mb",
+                     "0.12",
+                     "--seconds",
+                     "0"};
+    };
+    Program second(rank("1"), dir.str());
+    const Record first(rank("0"));
+    const Ran other = second.wait();
+    expect_done(other);
+    EXPECT_EQ(other.out, "");
+    EXPECT_EQ(first.number("ranks"), 2);
+}
+
 TEST(BenchComm, RefusesByName)
 {
     const Ran sizes = run({"hone-bench-comm", "--device", "cpu", "--mb", "1,x"});
