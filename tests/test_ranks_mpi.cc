@@ -108,14 +108,20 @@ TEST(RanksMpi, OneRankIsAlone)
     EXPECT_EQ(ranks[0]["size"] + ranks[0]["file"] + ranks[0]["address"], "1");
 }
 
-/* Two daemons, started by a script in the place of ssh: to mpirun they are hosts. */
+/* Two daemons, started by a script in the place of ssh: to mpirun they are hosts. Each has a folder
+ * for temporary files of its own, as hosts do: in a common one they make the same files, and one of
+ * them dies now and then. */
 struct RanksMpiHosts : testing::Test {
     TempDir dir;
     std::string agent()
     {
         write_file(dir / "agent", "#!/bin/sh\n"
                                   "while [ \"${1#-}\" != \"$1\" ]; do shift; done\n"
-                                  "shift\nexec sh -c \"$*\"\n");
+                                  "export TMPDIR=" +
+                                      dir.str() +
+                                      "/$1\n"
+                                      "mkdir -p \"$TMPDIR\"\n"
+                                      "shift\nexec sh -c \"$*\"\n");
         std::filesystem::permissions(dir / "agent", std::filesystem::perms::owner_all);
         return "env OMPI_MCA_plm_rsh_agent=" + (dir / "agent") +
                " PRTE_MCA_plm_ssh_agent=" + (dir / "agent") + " ";
