@@ -109,7 +109,8 @@ inline std::vector<RankResult> run_ranks(const std::string &kind, int size, cons
         std::ifstream in(result + std::to_string(rank), std::ios::binary);
         const std::string bytes((std::istreambuf_iterator<char>(in)), {});
         all.emplace_back(bytes.size() / sizeof(float));
-        std::memcpy(all.back().data(), bytes.data(), all.back().size() * sizeof(float));
+        if (!all.back().empty())
+            std::memcpy(all.back().data(), bytes.data(), all.back().size() * sizeof(float));
     }
     return all;
 }
