@@ -97,7 +97,9 @@ echo "==== kernels, registry and engine"
 part engine_memory "$build/test_engine_cuda" --gtest_filter='*Memory*' # looks at the GPU's free memory
 wait
 for program in "${kernels[@]}"; do
-    part "$(basename "$program")" "$program" --gtest_filter="$gpu-*Memory*"
+    on=$visible
+    case $program in *test_cli_*) on=$first ;; esac
+    part "$(basename "$program")" env CUDA_VISIBLE_DEVICES="$on" "$program" --gtest_filter="$gpu-*Memory*"
 done
 for executor in cuda cuda-graph; do
     part "test_engine.$executor" env HONE_TEST_DEVICE=cuda HONE_TEST_EXECUTOR=$executor \

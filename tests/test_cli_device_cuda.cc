@@ -12,8 +12,16 @@ Words on(const std::string &device, const std::string &executor = "auto")
 /* A program that sees no GPU, whatever the machine has. */
 class HiddenGpu {
   public:
+    const char *was = std::getenv("CUDA_VISIBLE_DEVICES");
+    const std::string before = was ? was : "";
     HiddenGpu() { setenv("CUDA_VISIBLE_DEVICES", "", 1); }
-    ~HiddenGpu() { unsetenv("CUDA_VISIBLE_DEVICES"); }
+    ~HiddenGpu()
+    {
+        if (was != nullptr)
+            setenv("CUDA_VISIBLE_DEVICES", before.c_str(), 1);
+        else
+            unsetenv("CUDA_VISIBLE_DEVICES");
+    }
 };
 
 TEST(CliDevice, WithoutAGpuAutoTakesTheCpuAndSaysWhy)
