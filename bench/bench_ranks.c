@@ -4,7 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-static hn_status count_gpus(const char *gpus, int *n)
+hn_status hn_bench_gpus(const char *gpus, int *n)
 {
     char why[256] = "", *end;
     HN_TRY(hn_launch_count_devices(n, why, sizeof why));
@@ -17,7 +17,7 @@ static hn_status count_gpus(const char *gpus, int *n)
     return HN_OK;
 }
 
-static hn_status open_device(const hn_ranks *r, hn_device **out)
+hn_status hn_bench_device(const hn_ranks *r, hn_device **out)
 {
     char why[256] = "", spec[32];
     int visible = 0, index = 0;
@@ -37,7 +37,7 @@ hn_status hn_bench_ranks_open(const char *gpus, const hn_log *log, hn_bench_rank
     if (r.launcher == HN_LAUNCHER_NONE) {
         hn_launch_options launch = {.n = 1, .log = log};
         hn_launched job = {0};
-        if (strcmp(gpus, "1") != 0) HN_TRY(count_gpus(gpus, &launch.n));
+        if (strcmp(gpus, "1") != 0) HN_TRY(hn_bench_gpus(gpus, &launch.n));
         if (launch.n == 1) return HN_OK;
         HN_TRY(hn_launch(&launch, &job));
         if (!job.is_rank) exit(job.exit_code);
@@ -49,7 +49,7 @@ hn_status hn_bench_ranks_open(const char *gpus, const hn_log *log, hn_bench_rank
     HN_TRY(hn_hub_open(&o, &out->hub));
     out->rank = r.rank;
     out->size = r.size;
-    HN_TRY(open_device(&r, &out->device));
+    HN_TRY(hn_bench_device(&r, &out->device));
     return hn_comm_open(out->hub, out->device, &out->comm);
 }
 

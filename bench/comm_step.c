@@ -14,6 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "bench/bench_ranks.h"
 #include "bench/step_bench.h"
 #include "runtime/base/alloc.h"
 #include "runtime/base/clock.h"
@@ -245,19 +246,6 @@ static hn_status check_config(const config *c)
 
 /* ---- ranks ---- */
 
-static hn_status count_gpus(const config *c, int *n)
-{
-    char why[256] = "", *end;
-    HN_TRY(hn_launch_count_devices(n, why, sizeof why));
-    if (*n == 0) return HN_FAIL(HN_ERR_UNSUPPORTED, "no GPU: %s", why);
-    if (strcmp(c->gpus, "all") == 0) return HN_OK;
-    const long asked = strtol(c->gpus, &end, 10);
-    if (end == c->gpus || *end != '\0' || asked < 1 || asked > *n)
-        return HN_FAIL(HN_ERR_ARG, "--gpus %s: all, or 1 to %d", c->gpus, *n);
-    *n = (int)asked;
-    return HN_OK;
-}
-
 static hn_status find_ranks(const config *c, hn_ranks *out)
 {
     const hn_ranks_request asked = {.rank = c->rank,
@@ -266,20 +254,6 @@ static hn_status find_ranks(const config *c, hn_ranks *out)
                                     .local_size = c->local_size,
                                     .rendezvous = c->rendezvous};
     return hn_ranks_find(&asked, NULL, NULL, out);
-}
-
-static hn_status open_device(const config *c, const hn_ranks *r, hn_device **out)
-{
-    int visible = 0, index = 0;
-    char spec[32] = "cpu";
-    if (strcmp(c->device, "cuda") == 0) {
-        char why[256] = "";
-        HN_TRY(hn_device_count(&visible, why, sizeof why));
-        if (visible == 0) return HN_FAIL(HN_ERR_UNSUPPORTED, "no GPU: %s", why);
-        HN_TRY(hn_ranks_device(r, visible, &index));
-        snprintf(spec, sizeof spec, "cuda:%d", index);
-    }
-    return hn_device_open(spec, out);
 }
 
 static hn_status run_rank(const config *c, const hn_ranks *r, const hn_log *log)
@@ -291,7 +265,11 @@ static hn_status run_rank(const config *c, const hn_ranks *r, const hn_log *log)
     o.log = log;
     hn_status st = hn_hub_open(&o, &b.hub);
     if (st != HN_OK) return st;
-    HN_TRY_GOTO(st, open_device(c, r, &b.device), done);
+    if (strcmp(c->device, "cuda") == 0)
+        st = hn_bench_device(r, &b.device);
+    else
+        st = hn_device_open("cpu", &b.device);
+    if (st != HN_OK) goto done;
     HN_TRY_GOTO(st, hn_comm_open(b.hub, b.device, &b.comm), done);
     b.calls = hn_comm_collectives(b.comm);
     st = measure_sizes(&b);
@@ -316,7 +294,7 @@ static hn_status measure(const void *context)
     if (r.launcher == HN_LAUNCHER_NONE) {
         hn_launch_options o = {.n = (int)c->ranks, .log = &log};
         hn_launched job = {0};
-        if (strcmp(c->device, "cuda") == 0) HN_TRY(count_gpus(c, &o.n));
+        if (strcmp(c->device, "cuda") == 0) HN_TRY(hn_bench_gpus(c->gpus, &o.n));
         HN_TRY(hn_launch(&o, &job));
         if (!job.is_rank) exit(job.exit_code);
         HN_TRY(find_ranks(c, &r));
