@@ -337,6 +337,28 @@ TEST(ImagePrefetch, GivesWhatFillingGives)
     }
 }
 
+TEST(ImagePrefetch, GivesARankItsShareOfEveryStep)
+{
+    const SmallSet s(labels(13), 3);
+    const Loader l(s, options(4, HN_EPOCH_PAD));
+    std::vector<hn_image_batch> ring(3);
+    for (hn_image_batch &b : ring) ASSERT_HN_OK(hn_image_batch_make(l.l, &b));
+    for (int64_t rank = 0; rank < 2; rank++) {
+        hn_image_prefetch *p = nullptr;
+        ASSERT_HN_OK(hn_image_prefetch_start(l.l, 3, {rank, 2, 3}, -1, ring.data(), 3, &p));
+        for (int64_t step = 1; step < 6; step++)
+            for (int64_t k = rank; k < 3; k += 2) {
+                const hn_image_batch *b = nullptr;
+                ASSERT_HN_OK(hn_image_prefetch_next(p, &b));
+                const Batch want = l.at(step * 3 + k);
+                EXPECT_EQ(Ints(b->image, b->image + 4), want.image) << step << " " << k;
+                EXPECT_EQ(Ints(b->label, b->label + 4), want.label);
+            }
+        hn_image_prefetch_stop(p);
+    }
+    for (hn_image_batch &r : ring) hn_image_batch_free(&r);
+}
+
 TEST(ImagePrefetch, StopsInTheMiddleAndReportsErrors)
 {
     const SmallSet s(labels(13), 3);

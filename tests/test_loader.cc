@@ -373,6 +373,26 @@ TEST_P(PrefetchDepth, GivesWhatFillGives)
 
 INSTANTIATE_TEST_SUITE_P(Depths, PrefetchDepth, ::testing::Values(2, 3, 8));
 
+TEST(Prefetch, GivesARankItsShareOfEveryStep)
+{
+    const Dataset d(random_lengths(100, 40, 9));
+    const Loader l(d, options(2, 64));
+    std::vector<hn_batch> ring(3);
+    for (hn_batch &b : ring) ASSERT_HN_OK(hn_batch_make(l.l, 0, &b));
+    for (int64_t rank = 0; rank < 3; rank++) {
+        hn_prefetch *p = nullptr;
+        ASSERT_HN_OK(hn_prefetch_start(l.l, 10, {rank, 3, 5}, -1, ring.data(), 3, &p));
+        for (int64_t step = 2; step < 6; step++)
+            for (int64_t k = rank; k < 5; k += 3) {
+                const hn_batch *b = nullptr;
+                ASSERT_HN_OK(hn_prefetch_next(p, &b));
+                EXPECT_TRUE(copy(l.l, *b) == l.at(step * 5 + k)) << step << " " << k;
+            }
+        hn_prefetch_stop(p);
+    }
+    for (hn_batch &e : ring) hn_batch_free(&e);
+}
+
 TEST(Prefetch, StopsAtAnyMomentAndReportsErrors)
 {
     const Dataset d(random_lengths(100, 40, 9));

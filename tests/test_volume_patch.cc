@@ -466,6 +466,31 @@ TEST(VolumeFeed, ReadsAheadTheSameBatches)
     EXPECT_HN_FAIL(Feed(s.p, {3, 0, 1, false}).status, HN_ERR_ARG, "0 patches of each of 2");
 }
 
+/* The micro-batches of all ranks, step by step, are those of one alone; from the begin of a step.
+ */
+TEST(VolumeFeed, SharesStepsAmongRanks)
+{
+    const Counted c({6, 6, 6}, 2, {7, 100});
+    const Regions r(c.v);
+    const Patches s(c.v, r.r, {{3, 2, 4}, 0.5, {0.5, 0.5, 0.5}, 0, 3});
+    std::vector<float> a(72), b(72);
+    std::vector<int32_t> la(72), lb(72);
+    const hn_engine_input want = {{a.data(), la.data()}}, got = {{b.data(), lb.data()}};
+    for (int64_t rank = 0; rank < 2; rank++) {
+        const Feed feed(s.p, {3, 5, 1, false});
+        ASSERT_EQ(feed.status, HN_OK) << hn_last_error();
+        feed.f->share = {rank, 2, 3};
+        ASSERT_HN_OK(feed.f->start(feed.f, 6));
+        for (int64_t step = 2; step < 5; step++)
+            for (int64_t k = rank, units = 0; k < 3; k += 2) {
+                ASSERT_HN_OK(feed.f->fill(feed.f, step * 3 + k, &want, &units));
+                ASSERT_HN_OK(feed.f->next(feed.f, &got));
+                EXPECT_EQ(a, b) << "step " << step << ", micro-batch " << k;
+                EXPECT_EQ(la, lb);
+            }
+    }
+}
+
 TEST(VolumeFeed, ReadsChannelsAhead)
 {
     const Counted c({6, 6, 6}, 2, {7, 100}, {}, 2);

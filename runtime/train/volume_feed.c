@@ -72,7 +72,8 @@ static hn_status fill(hn_feed *f, int64_t micro_batch, const hn_engine_input *to
 static hn_status fill_slot(void *context, int64_t number, int slot)
 {
     const volume_feed *d = context;
-    return fill_arrays(d, d->first + number, d->value[slot], d->label[slot]);
+    const int64_t micro_batch = hn_share_at(d->feed.share, d->first, number);
+    return fill_arrays(d, micro_batch, d->value[slot], d->label[slot]);
 }
 
 static hn_status start(hn_feed *f, int64_t first)
