@@ -73,9 +73,11 @@ TEST(CliRanks, TakeTheStepsOfOneRank)
 TEST(CliRanks, OnlyRankZeroSpeaks)
 {
     const Workplace w;
-    const Ran one = w.run(w.train("one", 3) + ranks(1));
-    const Ran two = w.run(w.train("two", 3) + ranks(2));
+    const Words eval = {"--eval-split", "0.2", "--eval-every", "1"};
+    const Ran one = w.run(w.train("one", 3) + eval + ranks(1));
+    const Ran two = w.run(w.train("two", 3) + eval + ranks(2));
     expect_done(one), expect_done(two);
+    EXPECT_TRUE(contains(two.err, "ranks: 2 x ")) << two.err;
     EXPECT_TRUE(contains(two.err, "2 ranks, one process each")) << two.err;
     EXPECT_TRUE(contains(two.err, "rank 0 of 2")) << two.err;
     EXPECT_FALSE(contains(two.err, "rank 1")) << two.err;
@@ -150,6 +152,72 @@ TEST_P(CliRanksSignal, AllEndBehindTheSameStep)
 }
 
 INSTANTIATE_TEST_SUITE_P(Each, CliRanksSignal, testing::Values(SIGTERM, SIGUSR1, SIGINT));
+
+/* Whether a process has a handler for the signal; waits for one. */
+bool catches(pid_t pid, int signal)
+{
+    for (int i = 0; i < 12000; i++) {
+        const std::string status = read_file("/proc/" + std::to_string(pid) + "/status");
+        const size_t at = status.find("SigCgt:");
+        if (at != std::string::npos &&
+            (std::stoull(status.substr(at + 7), nullptr, 16) >> (signal - 1) & 1) != 0)
+            return true;
+        std::this_thread::sleep_for(std::chrono::milliseconds(10));
+    }
+    return false;
+}
+
+/* A signal to one rank while blocks are chosen, and while pairs train in front of that: all leave,
+ * and a run that goes on chooses the blocks of one without a break. */
+TEST(CliRanks, ASignalWhileBlocksAreChosen)
+{
+    const Workplace w;
+    const Words blocks = {"--block", "4x4", "--budget", "25%"};
+    const std::map<std::string, Words> first = {
+        {"b", {"--select-batches", "400"}},
+        {"p", {"--select-batches", "4", "--lora-rank", "2", "--lora-steps", "400"}}};
+    for (const auto &[name, words] : first) {
+        const Words how = blocks + words + ranks(2);
+        Program p(w.train("o" + name, 6, "hone-sparse") + how, w.str());
+        ASSERT_TRUE(p.says("options, saved as"));
+        const std::vector<pid_t> all = children_of(p.pid());
+        ASSERT_EQ(all.size(), 2u);
+        ASSERT_TRUE(catches(all[1], SIGTERM));
+        ASSERT_EQ(kill(all[1], SIGTERM), 0);
+        const Ran &r = p.wait();
+        expect_done(r);
+        EXPECT_TRUE(contains(r.out, "stopped by ")) << r.out;
+        expect_done(w.run(w.train("o" + name, 6, "hone-sparse") + how + Words{"--resume", "auto"}));
+        expect_done(w.run(w.train("w" + name, 6, "hone-sparse") + how));
+        EXPECT_EQ(trained_bytes((w / ("o" + name)) + "/checkpoint-6"),
+                  trained_bytes((w / ("w" + name)) + "/checkpoint-6"));
+    }
+}
+
+/* The embedding of a character that is in one row only is no number: only the rank that has the row
+ * can say what went wrong, and where; the others wait for it. */
+TEST(CliRanks, NumbersThatAreNotFiniteAreNamed)
+{
+    enum { HIDDEN = 32, NINE = 48 }; /* of the model; of '9' in the tokenizer */
+    const Workplace w;
+    const std::string path = (w / "model") + "/model.safetensors";
+    std::string bytes = read_file(path);
+    uint64_t header;
+    std::memcpy(&header, bytes.data(), sizeof header);
+    const size_t name = bytes.find("model.embed_tokens.weight"),
+                 at = bytes.find("offsets\":[", name);
+    ASSERT_NE(at, std::string::npos);
+    const size_t row = 8 + header + std::stoull(bytes.substr(at + 10)) + 4 * HIDDEN * NINE;
+    const float bad = NAN;
+    std::memcpy(&bytes[row], &bad, sizeof bad);
+    write_file(path, bytes);
+    write_file(w / "text.txt", "9" + sample_text(60));
+    const Ran r = w.run(w.train("o", 30) + ranks(2) + Words{"--accumulation", "2"});
+    EXPECT_EQ(r.code, 1) << r.err;
+    EXPECT_TRUE(contains(r.err, "ERR_NUMERIC: step ")) << r.err;
+    EXPECT_TRUE(contains(r.err, ", micro-batch ")) << r.err;
+    EXPECT_FALSE(contains(r.err, "norm is not finite")) << r.err;
+}
 
 TEST(CliRanks, AnotherNumberOfThemTakesTheSameSteps)
 {
@@ -227,6 +295,51 @@ TEST(CliRanks, OthersDataAreFoundOut)
     EXPECT_TRUE(contains(a.err, "rank 1 on ")) << a.err;
     EXPECT_TRUE(contains(a.err, "has other options than rank 0")) << a.err;
     EXPECT_NE(b.code, 0);
+    EXPECT_FALSE(std::filesystem::exists(w / "o")) << "nothing is written";
+}
+
+/* What decides when ranks meet must be the same, or they would wait for each other. */
+TEST(CliRanks, AnotherCourseIsFoundOut)
+{
+    const Workplace w;
+    const Words words = w.train("o", 6) + Words{"--device", "cpu", "--eval-split", "0.2"};
+    const std::map<std::string, Words> other = {{"--steps", {"--steps", "7"}},
+                                                {"--eval-every", {"--eval-every", "2"}},
+                                                {"--resume", {"--resume", "auto"}},
+                                                {"options", {"--eval-split", "0.3"}}};
+    for (const auto &[name, more] : other) {
+        const int port = free_port();
+        const auto zero = rank_of(0, 2, port, words, w), one = rank_of(1, 2, port, words + more, w);
+        const Ran &a = zero->wait(), &b = one->wait();
+        EXPECT_EQ(a.code, 2) << a.err;
+        EXPECT_TRUE(contains(a.err, "has other " + name + " than rank 0")) << a.err;
+        EXPECT_NE(b.code, 0);
+    }
+    const int port = free_port();
+    write_file(w / "other.txt", sample_text(30));
+    const Words held = w.train("o", 6) + Words{"--device", "cpu", "--eval-data"};
+    const auto zero = rank_of(0, 2, port, held + Words{w / "text.txt"}, w);
+    const auto one = rank_of(1, 2, port, held + Words{w / "other.txt"}, w);
+    EXPECT_EQ(zero->wait().code, 2);
+    EXPECT_TRUE(contains(zero->wait().err, "other held-out data than rank 0")) << zero->wait().err;
+    EXPECT_NE(one->wait().code, 0);
+    EXPECT_FALSE(std::filesystem::exists(w / "o")) << "nothing is written";
+}
+
+/* The rank says what is wrong, the other one who it was. */
+TEST(CliRanks, DataThatOneRankDoesNotHave)
+{
+    const Workplace w;
+    const int port = free_port();
+    const Words words = w.train("o", 6) + Words{"--device", "cpu"};
+    const auto zero = rank_of(0, 2, port, words, w);
+    const auto one = rank_of(1, 2, port, words + Words{"--data", w / "nothing.jsonl"}, w);
+    const Ran &a = zero->wait(), &b = one->wait();
+    EXPECT_EQ(b.code, 2) << b.err;
+    EXPECT_TRUE(contains(b.err, "nothing.jsonl")) << b.err;
+    EXPECT_EQ(a.code, 1) << a.err;
+    EXPECT_TRUE(contains(a.err, "rank 1 on ")) << a.err;
+    EXPECT_TRUE(contains(a.err, "nothing.jsonl")) << a.err;
     EXPECT_FALSE(std::filesystem::exists(w / "o")) << "nothing is written";
 }
 

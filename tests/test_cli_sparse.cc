@@ -55,6 +55,23 @@ int count(const std::string &text, const std::string &part)
     return n;
 }
 
+/* ---- verbs that train nothing ---- */
+
+/* What they plan is the step of train: with several micro-batches whole gradients besides. */
+TEST(CliSparse, PlansAndChecksAStep)
+{
+    const Workplace w;
+    const Words model = {"--model", w / "model", "--seq-len", "16", "--batch-size", "2"};
+    const Words some = small + Words{"--device", "cpu"};
+    const Ran one = w.run(Words{"hone-sparse", "plan"} + model + some);
+    const Ran four = w.run(Words{"hone-sparse", "plan", "--accumulation", "4"} + model + some);
+    expect_done(one), expect_done(four);
+    EXPECT_NE(one.out, four.out);
+    const Ran checked = w.run(w.base("check", "hone-sparse") + some);
+    expect_done(checked);
+    EXPECT_TRUE(contains(checked.out, "token by token")) << checked.out;
+}
+
 /* ---- the same bits ---- */
 
 class CliSparseResumed : public testing::TestWithParam<std::pair<int, Words>> {};

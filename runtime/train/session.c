@@ -231,7 +231,7 @@ hn_status hn_session_model(hn_session *s, bool training)
 
 void hn_session_progress(hn_session *s, const char *step, const char *unit, int64_t total)
 {
-    hn_progress_config config = hn_progress_detect(stderr);
+    hn_progress_config config = hn_progress_detect(hn_team_leads(s) ? stderr : NULL);
     config.step = step;
     config.unit = unit;
     config.every = 0; /* without a terminal only by time: most of this is over in a moment */
@@ -273,6 +273,12 @@ const char *hn_session_data_digest(const hn_session *s)
 {
     return hn_session_has_images(s) ? hn_image_set_digest(s->images.train)
                                     : hn_dataset_digest(s->text.train_data);
+}
+
+const char *hn_session_held_out_digest(const hn_session *s)
+{
+    if (s->images.eval != NULL) return hn_image_set_digest(s->images.eval);
+    return s->text.eval_data != NULL ? hn_dataset_digest(s->text.eval_data) : "none";
 }
 
 const char *hn_session_tokenizer_digest(const hn_session *s)
@@ -371,11 +377,15 @@ hn_status hn_session_adapt(hn_session *s, const hn_params *p)
     return hooks_of(s)->load ? hooks_of(s)->load(s, p) : HN_OK;
 }
 
+int64_t hn_session_per_step(const hn_session *s)
+{
+    return s->per_step > 0 ? s->per_step : s->run->accumulation;
+}
+
 hn_status hn_session_steps(const hn_session *s, int64_t *out)
 {
     const hn_run_config *c = s->run;
-    const int64_t per_step = s->per_step > 0 ? s->per_step : c->accumulation;
-    const double batch = (double)(c->batch_size * per_step);
+    const double batch = (double)(c->batch_size * hn_session_per_step(s));
     *out = c->steps;
     if (c->steps > 0 || s->train == NULL) return HN_OK;
     *out = (int64_t)ceil((double)s->train->rows * c->epochs / batch);

@@ -57,7 +57,7 @@ struct hn_session {
     hn_engine *engine;
     hn_progress progress; /* of reading data and of evaluation */
     void *extra;          /* the method's hooks */
-    int64_t per_step;     /* micro-batches of an optimizer step, of all ranks; 0: --accumulation */
+    int64_t per_step;     /* hn_session_per_step reads it; 0: not settled */
     /* Several ranks (team.h); zeros: this process is alone. */
     hn_ranks ranks;
     hn_hub *hub;
@@ -90,6 +90,8 @@ HN_NODISCARD hn_status hn_session_load(hn_session *s);
 HN_NODISCARD hn_status hn_session_load_base(hn_session *s); /* the weights alone */
 /* The values of the adapter, into parameters that hold the model's weights. */
 HN_NODISCARD hn_status hn_session_adapt(hn_session *s, const hn_params *p);
+/* Micro-batches of an optimizer step, over all ranks; where nobody trains, --accumulation. */
+int64_t hn_session_per_step(const hn_session *s);
 /* Optimizer steps of the run; 0: by --epochs, and the data are not there. Errors: HN_ERR_ARG */
 HN_NODISCARD hn_status hn_session_steps(const hn_session *s, int64_t *out);
 /* Sums over the held-out data. */
@@ -106,6 +108,7 @@ void hn_session_show(hn_session *s, int64_t done, int64_t units);
 /* What is counted, "tokens" or "images"; whose data and tokenizer a run has. */
 const char *hn_session_unit(const hn_session *s);
 const char *hn_session_data_digest(const hn_session *s);
+const char *hn_session_held_out_digest(const hn_session *s); /* "none": nothing is held out */
 const char *hn_session_tokenizer_digest(const hn_session *s);
 
 /* Optimizer settings out of the options. */

@@ -426,10 +426,12 @@ static void tell_first(const hn_sparse_run *r, const hn_support *p, const char *
 
 /* ---- the first support ---- */
 
-static hn_status gather_batch(const hn_sparse_run *r, int64_t batch, const hn_select_step *t)
+/* *stop: whether the run is to end */
+static hn_status gather_batch(const hn_sparse_run *r, int64_t batch, const hn_select_step *t,
+                              bool *stop)
 {
     hn_session *s = r->s;
-    const int64_t micro = s->per_step, ranks = hn_team_size(s);
+    const int64_t micro = hn_session_per_step(s), ranks = hn_team_size(s);
     hn_step_report report;
     HN_TRY(prepare(r, t));
     HN_TRY(hn_engine_begin(s->engine, batch));
@@ -441,7 +443,9 @@ static hn_status gather_batch(const hn_sparse_run *r, int64_t batch, const hn_se
         HN_TRY(s->train->fill(s->train, batch * micro + a, &in, &units));
         HN_TRY(hn_engine_micro(s->engine, a));
     }
+    hn_engine_want_stop(s->engine, hn_signals_caught() != 0);
     HN_TRY(hn_engine_discard(s->engine, &report));
+    *stop = hn_team_stops(s, &report);
     if (report.skipped != HN_STEP_NONFINITE && isfinite(report.loss)) return HN_OK;
     return report.skipped == HN_STEP_EMPTY
                ? HN_OK
@@ -451,21 +455,22 @@ static hn_status gather_batch(const hn_sparse_run *r, int64_t batch, const hn_se
 }
 
 /* Batches of gradients that move nothing, running values of batch norms included.
- * *whole: false when a signal has come */
+ * *whole: false when a signal has come, to any rank */
 static hn_status gather_first(const hn_sparse_run *r, bool *whole)
 {
     const hn_params *p = hn_engine_params(r->s->engine);
     const hn_select_schedule *t = &r->rules.schedule;
     float *buffers = NULL;
+    bool stop = false;
     HN_TRY(hn_params_get_buffers(p, &buffers));
     hn_status st = HN_OK;
     hn_session_progress(r->s, "selection batch", hn_session_unit(r->s), t->first);
-    for (int64_t b = 0; st == HN_OK && b < t->first && !hn_signals_caught(); b++) {
+    for (int64_t b = 0; st == HN_OK && b < t->first && !stop; b++) {
         const hn_select_step step = hn_select_before(t, b);
-        st = gather_batch(r, b, &step);
+        st = gather_batch(r, b, &step, &stop);
         if (st == HN_OK) hn_session_show(r->s, b + 1, 0);
     }
-    *whole = !hn_signals_caught();
+    *whole = !stop;
     if (st == HN_OK && buffers) st = hn_params_put_buffers(p, buffers);
     hn_free(buffers);
     return st == HN_OK ? hn_engine_gather(r->s->engine, HN_GATHER_NOTHING) : st;
@@ -555,9 +560,11 @@ static hn_status clear_moments(const hn_params *p, float *zeros)
 static hn_status train_pairs(const hn_sparse_run *r, const hn_schedule *schedule)
 {
     hn_session *s = r->s;
-    const int64_t micro = s->per_step, ranks = hn_team_size(s), steps = r->c->knobs.lora_steps;
+    const int64_t micro = hn_session_per_step(s), ranks = hn_team_size(s);
+    const int64_t steps = r->c->knobs.lora_steps;
+    bool stop = false;
     hn_session_progress(s, "low-rank step", hn_session_unit(s), steps);
-    for (int64_t i = 0; i < steps && !hn_signals_caught(); i++) {
+    for (int64_t i = 0; i < steps && !stop; i++) {
         hn_step_report report;
         HN_TRY(hn_engine_begin(s->engine, i));
         for (int64_t a = s->ranks.rank; a < micro; a += ranks) {
@@ -568,7 +575,9 @@ static hn_status train_pairs(const hn_sparse_run *r, const hn_schedule *schedule
             HN_TRY(s->train->fill(s->train, i * micro + a, &in, &units));
             HN_TRY(hn_engine_micro(s->engine, a));
         }
+        hn_engine_want_stop(s->engine, hn_signals_caught() != 0);
         HN_TRY(hn_engine_update(s->engine, hn_schedule_lr(schedule, i), &report));
+        stop = hn_team_stops(s, &report);
         if (report.skipped == HN_STEP_NONFINITE)
             return HN_FAIL(HN_ERR_NUMERIC, "low-rank step %" PRId64 ": loss %g, gradient's norm %g",
                            i + 1, report.loss, report.grad_norm);

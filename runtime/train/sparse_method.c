@@ -205,7 +205,7 @@ static hn_status dense_memory(const hn_sparse_run *r, size_t *out)
     const double given = r->c->select_memory * 0x1p30;
     double all = 0, most = 0;
     *out = 0;
-    if (r->s->per_step <= 1 || r->rules.schedule.score_share == 0) return HN_OK;
+    if (hn_session_per_step(r->s) == 1 || r->rules.schedule.score_share == 0) return HN_OK;
     for (int64_t i = 0; i < r->n; i++) {
         const hn_select_matrix *m = &r->matrix[i];
         const double bytes = (double)((m->out * m->in + 63) / 64 * 64) * (double)sizeof(float);
@@ -216,7 +216,7 @@ static hn_status dense_memory(const hn_sparse_run *r, size_t *out)
         return HN_FAIL(HN_ERR_ARG,
                        "--select-memory %g: with %" PRId64
                        " micro-batches a step scores of the largest matrix need %.3g GiB",
-                       r->c->select_memory, r->s->per_step, most / 0x1p30);
+                       r->c->select_memory, hn_session_per_step(r->s), most / 0x1p30);
     *out = (size_t)(all < given ? all : given);
     return HN_OK;
 }
@@ -272,7 +272,7 @@ static hn_status plan_run(hn_session *s, hn_engine_options *o)
     HN_TRY(list_matrices(r));
     HN_TRY(hn_session_steps(s, &steps));
     HN_TRY(hn_sparse_rules_of(&r->c->knobs, steps ? steps : SOME_STEPS,
-                              r->c->run.batch_size * s->per_step, &r->rules));
+                              r->c->run.batch_size * hn_session_per_step(s), &r->rules));
     if (r->loaded)
         HN_TRY(hn_sparse_pack_budget(r));
     else

@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "runtime/base/alloc.h"
+#include "runtime/train/signals.h"
 
 static bool is(const char *text, const char *what) { return strcmp(text, what) == 0; }
 
@@ -163,12 +164,47 @@ hn_status hn_team_join(hn_session *s)
     return hn_hub_open(&o, &s->hub);
 }
 
+enum { KIND_TEXT = 64 };
+
+/* "NVIDIA H200" of "cuda:0, NVIDIA H200, ..."; "CPU". */
+static void kind_of_device(const hn_session *s, char kind[KIND_TEXT])
+{
+    const char *text = strstr(hn_device_text(s->device), ", ");
+    const bool gpu = hn_device_kind_of(s->device) == HN_DEVICE_CUDA && text != NULL;
+    memset(kind, 0, KIND_TEXT);
+    if (gpu)
+        snprintf(kind, KIND_TEXT, "%.*s", (int)strcspn(text + 2, ","), text + 2);
+    else
+        snprintf(kind, KIND_TEXT, "CPU");
+}
+
+/* "4 x NVIDIA H200 on gnode7, 4 x NVIDIA H200 on gnode8": neighbours that are alike in one. */
+static void tell_devices(const hn_session *s, const char (*kind)[KIND_TEXT])
+{
+    char text[1024] = "";
+    size_t at = 0;
+    for (int r = 0, n; r < s->ranks.size && at < sizeof text; r += n) {
+        const char *host = hn_hub_host(s->hub, r);
+        for (n = 1; r + n < s->ranks.size; n++)
+            if (strcmp(kind[r + n], kind[r]) != 0 || strcmp(hn_hub_host(s->hub, r + n), host) != 0)
+                break;
+        at += (size_t)snprintf(text + at, sizeof text - at, "%s%d x %s on %s", r > 0 ? ", " : "", n,
+                               kind[r], host);
+    }
+    hn_info(&s->log, "ranks: %s; sums over them by %s", text, hn_comm_collectives(s->comm)->text);
+}
+
 hn_status hn_team_devices(hn_session *s)
 {
     if (hn_team_alone(s)) return HN_OK;
-    HN_TRY(hn_comm_open(s->hub, s->device, &s->comm));
-    hn_info(&s->log, "sums over ranks: %s", hn_comm_collectives(s->comm)->text);
-    return HN_OK;
+    char kind[KIND_TEXT], (*all)[KIND_TEXT] = hn_calloc((size_t)s->ranks.size, sizeof *all);
+    if (all == NULL) return HN_FAIL(HN_ERR_MEMORY, "no memory for %d ranks", s->ranks.size);
+    hn_status st = hn_comm_open(s->hub, s->device, &s->comm);
+    kind_of_device(s, kind);
+    if (st == HN_OK) st = hn_hub_gather(s->hub, kind, KIND_TEXT, all);
+    if (st == HN_OK) tell_devices(s, (const char(*)[KIND_TEXT])all);
+    hn_free(all);
+    return st;
 }
 
 void hn_team_leave(hn_session *s, hn_status st)
@@ -230,7 +266,13 @@ hn_status hn_team_same(const hn_session *s, const char *what, const char *value)
     return st;
 }
 
+bool hn_team_stops(const hn_session *s, const hn_step_report *r)
+{
+    return hn_team_alone(s) ? hn_signals_caught() != 0 : r->stop > 0;
+}
+
 hn_share hn_team_share(const hn_session *s)
 {
-    return (hn_share){.rank = s->ranks.rank, .ranks = hn_team_size(s), .per_step = s->per_step};
+    return (hn_share){
+        .rank = s->ranks.rank, .ranks = hn_team_size(s), .per_step = hn_session_per_step(s)};
 }

@@ -48,6 +48,9 @@ HN_NODISCARD hn_status hn_team_in_turn(hn_session *s, hn_status (*work)(hn_sessi
 HN_NODISCARD hn_status hn_team_share_text(const hn_session *s, char **text);
 /* Errors  HN_ERR_ARG on all ranks, naming those that have another value than rank 0 */
 HN_NODISCARD hn_status hn_team_same(const hn_session *s, const char *what, const char *value);
+/* Whether a run is to end behind this step, for a signal to any rank: the same answer on all. Those
+ * that got one say so with hn_engine_want_stop in front of the step's end. */
+bool hn_team_stops(const hn_session *s, const hn_step_report *r);
 /* Micro-batches of a step that this rank has, and the number of its k-th one in the step. */
 hn_share hn_team_share(const hn_session *s);
 

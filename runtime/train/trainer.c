@@ -145,9 +145,9 @@ static hn_status load_micro_batch(hn_trainer *t)
     return t->s->train->next(t->s->train, &in);
 }
 
-/* Runs the step's micro-batches again with every node looked at, to name the first bad one. On a
- * GPU steps behind it may have changed the parameters since: there may be none now. */
-static hn_status explain_nonfinite(hn_trainer *t)
+/* Runs this rank's micro-batches of the step again with every node looked at, to name the first bad
+ * one. On a GPU steps behind it may have changed the parameters since: there may be none now. */
+static hn_status find_nonfinite(hn_trainer *t)
 {
     HN_TRY(hn_engine_begin(t->s->engine, t->state.step));
     for (int64_t a = t->s->ranks.rank; a < t->s->per_step; a += t->ranks) {
@@ -161,6 +161,20 @@ static hn_status explain_nonfinite(hn_trainer *t)
                            t->state.step + 1, a, hn_last_text());
         HN_TRY(st);
     }
+    return HN_OK;
+}
+
+/* Ranks that have found nothing wait until one that has says so, and ends the run. */
+static hn_status explain_nonfinite(hn_trainer *t)
+{
+    char why[HN_HUB_TEXT];
+    const hn_status st = find_nonfinite(t);
+    double found = st == HN_ERR_NUMERIC;
+    if (st != HN_OK && st != HN_ERR_NUMERIC) return st;
+    snprintf(why, sizeof why, "%s", hn_last_text());
+    if (t->s->hub != NULL) HN_TRY(hn_hub_sum_f64(t->s->hub, &found, 1));
+    if (st == HN_ERR_NUMERIC) return HN_FAIL(st, "%s", why);
+    if (found > 0) HN_TRY(hn_team_wait(t->s));
     return HN_FAIL(HN_ERR_NUMERIC, "step %" PRId64 ": the gradient's norm is not finite",
                    t->state.step + 1);
 }
@@ -292,13 +306,23 @@ static void show_line(void *context, hn_log_level level, const char *text)
     hn_progress_say(&t->progress, line);
 }
 
-/* Of the method, with lines of progress of its own. */
+/* A signal to any rank since the last step ends the run here, on all. */
+static hn_status ask_all(hn_trainer *t)
+{
+    double asked = hn_signals_caught() != 0;
+    if (t->s->hub == NULL) return HN_OK;
+    HN_TRY(hn_hub_sum_f64(t->s->hub, &asked, 1));
+    if (asked > 0) t->stop_at = t->state.step;
+    return HN_OK;
+}
+
+/* Of the method, with lines of progress of its own. It may have ended half done, for a signal. */
 static hn_status begin(hn_trainer *t)
 {
     hn_progress_pause(&t->progress);
     const hn_status st = t->hooks->begin(t->s, &t->schedule, t->state.step);
     hn_progress_resume(&t->progress);
-    return st;
+    return st == HN_OK ? ask_all(t) : st;
 }
 
 static hn_status loop(hn_trainer *t)

@@ -279,11 +279,36 @@ static hn_status open_records(hn_trainer *t)
 
 static hn_status open_data(hn_session *s) { return hn_session_data(s, false); }
 
+/* An option that does not decide about the numbers, but about when the ranks meet. */
+static hn_status same_number(const hn_trainer *t, const char *option, double value)
+{
+    char text[32];
+    snprintf(text, sizeof text, "%.17g", value);
+    return hn_team_same(t->s, option, text);
+}
+
+/* Before the first call that ranks make together only where their options say so. */
+static hn_status compare_course(const hn_trainer *t)
+{
+    const hn_run_config *c = t->c;
+    const bool newest = strcmp(c->resume, "auto") == 0;
+    HN_TRY(hn_team_same(t->s, "--resume", newest ? "auto" : c->resume[0] ? "folder" : ""));
+    HN_TRY(same_number(t, "--accumulation", (double)c->accumulation));
+    HN_TRY(same_number(t, "--steps", (double)c->steps));
+    HN_TRY(same_number(t, "--epochs", c->epochs));
+    HN_TRY(same_number(t, "--stop-after", (double)c->stop_after));
+    HN_TRY(same_number(t, "--log-every", (double)c->log_every));
+    HN_TRY(same_number(t, "--eval-every", (double)c->eval_every));
+    HN_TRY(same_number(t, "--save-every", (double)c->save_every));
+    return same_number(t, "--patience", (double)c->patience);
+}
+
 /* Ranks that read other files, or were told other things, would train nobody's model. */
 static hn_status compare_ranks(const hn_trainer *t)
 {
     HN_TRY(hn_team_same(t->s, "options", t->settings));
     HN_TRY(hn_team_same(t->s, "data", t->id.data_digest));
+    HN_TRY(hn_team_same(t->s, "held-out data", hn_session_held_out_digest(t->s)));
     HN_TRY(hn_team_same(t->s, "tokenizer", t->id.tokenizer_digest));
     return hn_team_same(t->s, "model", t->id.base_digest);
 }
@@ -293,6 +318,7 @@ static hn_status open_inputs(hn_trainer *t, const hn_option_table *table)
 {
     hn_session *s = t->s;
     HN_TRY(hn_check_run_options(s));
+    HN_TRY(compare_course(t));
     HN_TRY(hn_run_folder_choose(s->method->program, t->c->out, "", &t->out));
     HN_TRY(hn_team_share_text(s, &t->out));
     HN_TRY(refuse_older_run(t)); /* before the data are tokenised */
@@ -332,6 +358,8 @@ hn_status hn_trainer_open(hn_trainer *t, const hn_option_table *table)
     if (t->leads) HN_TRY(hn_outdir_lock(t->out, &t->lock)); /* the first thing written */
     if (newest) HN_TRY(load_newest(t));
     HN_TRY(refuse_older_run(t)); /* again, now that nobody else can write */
+    if (t->s->hub != NULL && (t->state.step > 0 || t->c->adapter[0] != '\0'))
+        HN_TRY(hn_engine_compare_ranks(t->s->engine, t->s->hub)); /* each has read its own files */
     if (t->leads) HN_TRY(open_records(t));
     t->s->train->share = hn_team_share(t->s);
     if (hn_share_own(t->s->train->share) == 0) return HN_OK; /* more ranks than micro-batches */
