@@ -230,7 +230,7 @@ TEST(CliImages, ChecksAndPlansWithoutTraining)
     const ImagePlace w;
     const Ran check = w.run(w.base("check", "hone-lora", fixture) + Words{"--rank", "2"});
     expect_done(check);
-    EXPECT_EQ(lines_of(check.out).size(), 1u + 4); /* a title, and the batch */
+    EXPECT_EQ(lines_of(check.out).size(), 2u + 4); /* what a step holds, a title, and the batch */
     EXPECT_TRUE(contains(check.out, "cat")) << check.out;
     const Ran plan = w.run({"hone-lora", "plan", "--model", "vit-tiny-cifar", "--classes", "7"});
     expect_done(plan);

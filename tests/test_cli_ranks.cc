@@ -343,6 +343,26 @@ TEST(CliRanks, DataThatOneRankDoesNotHave)
     EXPECT_FALSE(std::filesystem::exists(w / "o")) << "nothing is written";
 }
 
+/* For GPUs, too, of which there are fewer here. */
+TEST(CliRanks, PlanAndCheckSayWhatAStepHolds)
+{
+    const Workplace w;
+    const Words cpu = {"--device", "cpu", "--ranks", "3", "--accumulation", "2"};
+    const Words sizes = {"--model", w / "model", "--seq-len", "16", "--batch-size", "2"};
+    const char *three = "a step: 3 ranks x 2 micro-batches of 2 rows: 12 rows of 16 tokens";
+    const Ran plan = w.run(Words{"hone-lora", "plan"} + sizes + cpu);
+    const Ran check = w.run(w.base("check") + cpu);
+    expect_done(plan), expect_done(check);
+    EXPECT_TRUE(contains(plan.out, three)) << plan.out;
+    EXPECT_TRUE(contains(check.out, three)) << check.out;
+    const Ran gpus = w.run(Words{"hone-lora", "plan", "--gpus", "64"} + sizes);
+    expect_done(gpus);
+    EXPECT_TRUE(contains(gpus.out, "64 GPUs x 1 micro-batch of 2 rows: 128 rows")) << gpus.out;
+    const Ran one = w.run(Words{"hone-lora", "plan", "--gpus", "1"} + sizes);
+    EXPECT_TRUE(contains(one.out, "a step: 1 micro-batch of 2 rows: 2 rows of")) << one.out;
+    EXPECT_EQ(w.run(Words{"hone-lora", "plan", "--gpus", "none"} + sizes).code, 2);
+}
+
 TEST(CliRanks, RefusesWhatHasNoMeaning)
 {
     const Workplace w;

@@ -30,10 +30,11 @@ enum {
 
 static const verb verbs[] = {
     {"train", "train on data; writes checkpoints, metrics and the result",
-     TRAIN_GROUPS | HN_GROUP_RANKS, NULL},
+     TRAIN_GROUPS | HN_GROUP_COUNT | HN_GROUP_RANKS, NULL},
     {"check", "data, one row token by token or the first images, memory plan; trains nothing",
-     TRAIN_GROUPS, hn_verb_check},
-    {"plan", "the memory that training takes", PLAN_GROUPS, hn_verb_plan},
+     TRAIN_GROUPS | HN_GROUP_COUNT, hn_verb_check},
+    {"plan", "the memory that training takes, and what a step holds", PLAN_GROUPS | HN_GROUP_COUNT,
+     hn_verb_plan},
     {"tune", "find the fastest matrix products on this GPU, for the train that follows",
      PLAN_GROUPS, hn_verb_tune},
     {"eval", "held-out loss of a model, with or without an adapter",

@@ -100,10 +100,13 @@ static const hn_option machine_rows[] = {
     {"threads",  FIELD(threads),  "0",    0, 1024, NULL, "CPU threads; 0: one a core, or OMP_NUM_THREADS"},
 };
 
-static const hn_option ranks_rows[] = {
+static const hn_option count_rows[] = {
     HN_OPT_TITLE("Several GPUs and hosts"),
     {"gpus",          FIELD(gpus),          "all", 0, 0, NULL, "of this host, one process each: all that are visible, or the first N"},
     {"ranks",         FIELD(ranks),         "1",   1, 4096, NULL, "with --device cpu: processes on this host"},
+};
+
+static const hn_option ranks_rows[] = {
     {"job-rank",      FIELD(rank),          "",    0, 0, NULL, "of this process, where no launcher says it: 0 to --job-size - 1; torchrun, srun and mpirun do"},
     {"job-size",      FIELD(size),          "",    0, 0, NULL, "ranks of the job"},
     {"local-rank",    FIELD(local_rank),    "",    0, 0, NULL, "of this process on its host: the number of its GPU"},
@@ -167,6 +170,7 @@ hn_status hn_run_table(unsigned groups, const hn_option *method, size_t n_method
         PART(HN_GROUP_GENERATE, generate_rows),
         PART(HN_GROUP_INFO, info_rows),
         PART(HN_GROUP_MACHINE, machine_rows),
+        PART(HN_GROUP_COUNT, count_rows),
         PART(HN_GROUP_RANKS, ranks_rows),
     };
 #undef PART

@@ -68,7 +68,9 @@ enum {
     HN_GROUP_CLASSES = 1024, /* where no data tell them */
     HN_GROUP_IMAGE_TRAIN = 2048,
     HN_GROUP_PREDICT = 4096,
-    HN_GROUP_RANKS = 8192, /* of one run, not of its record */
+    HN_GROUP_COUNT =
+        8192, /* how many ranks a step has; as the next, of one run, not of its record */
+    HN_GROUP_RANKS = 16384,
 };
 
 typedef struct {

@@ -40,13 +40,12 @@ static hn_status wanted_gpus(const hn_run_config *c, int *out)
     return HN_OK;
 }
 
-/* How many ranks to fork. */
-static hn_status own_ranks(const hn_session *s, int *out)
+/* How many ranks the options want; 0: as many as there are GPUs. */
+static hn_status wanted_ranks(const hn_session *s, int *out)
 {
     const hn_run_config *c = s->run;
     const bool gpus = hn_options_given(s->given, "gpus");
-    char why[256] = "";
-    int asked, there = 0;
+    int asked;
     *out = 1;
     HN_TRY(wanted_gpus(c, &asked));
     if (is(c->device, "cpu")) {
@@ -64,14 +63,33 @@ static hn_status own_ranks(const hn_session *s, int *out)
             return HN_FAIL(HN_ERR_ARG, "--gpus %s: --device %s is one GPU", c->gpus, c->device);
         return HN_OK;
     }
-    if (asked == 1) return HN_OK;
+    *out = asked;
+    return HN_OK;
+}
+
+/* How many ranks to fork. */
+static hn_status own_ranks(const hn_session *s, int *out)
+{
+    char why[256] = "";
+    int asked, there = 0;
+    HN_TRY(wanted_ranks(s, &asked));
+    *out = asked > 0 ? asked : 1;
+    if (asked == 1 || is(s->run->device, "cpu")) return HN_OK;
     const hn_status st = hn_launch_count_devices(&there, why, sizeof why);
     if (st != HN_OK && asked == 0) return HN_OK; /* whoever opens the device says why */
     HN_TRY(st);
     if (asked > there)
         return HN_FAIL(HN_ERR_ARG, "--gpus %d: %d visible%s%s", asked, there, why[0] ? "; " : "",
                        why);
-    *out = asked > 0 ? asked : there > 0 ? there : 1;
+    if (asked == 0 && there > 0) *out = there;
+    return HN_OK;
+}
+
+hn_status hn_team_plan(hn_session *s, int *out)
+{
+    HN_TRY(wanted_ranks(s, out));
+    if (*out == 0 && (hn_launch_count_devices(out, NULL, 0) != HN_OK || *out < 1)) *out = 1;
+    s->per_step = s->run->accumulation * *out;
     return HN_OK;
 }
 

@@ -29,6 +29,11 @@ static inline int64_t hn_team_size(const hn_session *s)
  * Errors     HN_ERR_ARG: options that contradict each other or the launcher, fewer GPUs than asked
  *            for; those of hn_ranks_find, hn_launch, hn_launch_count_devices */
 HN_NODISCARD hn_status hn_team_start(hn_session *s, bool *go_on, int *exit_code);
+/* Before anything else of a verb that trains nothing: the step of a run with these options, which
+ * may have more GPUs than there are here (hn_session_per_step).
+ * out      how many ranks it has
+ * Errors   HN_ERR_ARG: as above */
+HN_NODISCARD hn_status hn_team_plan(hn_session *s, int *out);
 HN_NODISCARD hn_status hn_team_join(hn_session *s);
 HN_NODISCARD hn_status hn_team_devices(hn_session *s);
 

@@ -15,6 +15,7 @@
 #include "runtime/train/lora_hook.h"
 #include "runtime/train/option_kinds.h"
 #include "runtime/train/state.h"
+#include "runtime/train/team.h"
 
 enum { SHOWN_TOKENS = 256, SHOWN_IMAGES = 8 };
 
@@ -83,20 +84,41 @@ static hn_status show_images(FILE *to, const hn_session *s)
     return st;
 }
 
+/* "a step: 2 GPUs x 3 micro-batches of 8 rows: 48 rows of 1024 tokens" */
+static void print_step(FILE *to, const hn_session *s, int ranks)
+{
+    const hn_run_config *c = s->run;
+    const bool images = hn_session_has_images(s);
+    const char *what = images ? "images" : "rows";
+    fputs("a step: ", to);
+    if (ranks > 1) fprintf(to, "%d %s x ", ranks, strcmp(c->device, "cpu") == 0 ? "ranks" : "GPUs");
+    fprintf(to, "%" PRId64 " micro-batch%s of %" PRId64 " %s: %" PRId64 " %s", c->accumulation,
+            c->accumulation == 1 ? "" : "es", c->batch_size, what,
+            hn_session_per_step(s) * c->batch_size, what);
+    if (!images) fprintf(to, " of %" PRId64 " tokens", s->text.seq_len);
+    fprintf(to, "%s\n",
+            ranks > 1 ? "; each has the plan's memory, and what sums over them take" : "");
+}
+
 hn_status hn_verb_check(hn_session *s, FILE *to)
 {
+    int ranks;
     HN_TRY(hn_check_run_options(s));
+    HN_TRY(hn_team_plan(s, &ranks));
     HN_TRY(hn_session_machine(s, false));
     HN_TRY(hn_session_model(s, true));
     HN_TRY(hn_session_data(s, false));
     HN_TRY(hn_session_plan(s, true, true));
+    print_step(to, s, ranks);
     return hn_session_has_images(s) ? show_images(to, s) : show_row(to, s);
 }
 
 hn_status hn_verb_plan(hn_session *s, FILE *to)
 {
     const hn_run_config *c = s->run;
+    int ranks;
     HN_TRY(hn_check_run_options(s));
+    HN_TRY(hn_team_plan(s, &ranks));
     HN_TRY(hn_session_machine(s, true));
     HN_TRY(hn_session_model(s, true));
     if (c->classes > 0) HN_TRY(hn_session_classes(s, c->classes));
@@ -105,6 +127,7 @@ hn_status hn_verb_plan(hn_session *s, FILE *to)
     if (text == NULL) return HN_FAIL(HN_ERR_MEMORY, "no memory for the plan's text");
     fputs(text, to);
     hn_free(text);
+    print_step(to, s, ranks);
     const bool all = hn_engine_recomputed(s->engine) == hn_model_layers(&s->model);
     char seq_len[64] = "";
     if (!hn_session_has_images(s))
