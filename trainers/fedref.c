@@ -138,7 +138,7 @@ static hn_verb_rows shared(hn_fed_row_group g)
 
 int main(int argc, char **argv)
 {
-    static const char *const of_call[] = {"resume", "stop-after", NULL};
+    static const char *const of_call[] = {"resume", "stop-after", "gpus", NULL};
     const hn_verb_rows group[N_GROUPS] = {
         [RUN] = ROWS(run_rows),
         [EXPORT] = ROWS(export_rows),

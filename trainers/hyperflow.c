@@ -1,6 +1,7 @@
 /* hone-hyperflow: few-shot adaptation by integrating a learned drift: trajectories of fine-tuning,
  * the network that learns them, and what it is compared with. */
 #include "runtime/train/hyperflow.h"
+#include "runtime/train/one_gpu.h"
 #include "trainers/common/verb_program.h"
 
 #define FIELD(f) HN_OPT(hn_hyperflow_config, f)
@@ -110,6 +111,7 @@ static const hn_option run_rows[] = {
 static const hn_option machine_rows[] = {
     HN_OPT_TITLE("Machine"),
     {"device",          FIELD(device),          "auto", 0, 0, NULL, "cpu, cuda or cuda:N; auto: the first GPU if there is one"},
+    HN_ONE_GPU_ROW(FIELD(gpus)),
     {"executor",        FIELD(executor),        "auto", 0, 0, "auto|cpu|cuda-graph|cuda|cuda-check", "on a GPU: captured (auto), one by one, or each operation beside its CPU twin"},
     {"threads",         FIELD(threads),         "0",    0, 1024, NULL, "CPU threads; 0: one a core, or OMP_NUM_THREADS"},
 };
@@ -172,7 +174,7 @@ static const char *reason(const void *config, const char *option)
 
 int main(int argc, char **argv)
 {
-    static const char *const of_call[] = {NULL};
+    static const char *const of_call[] = {"gpus", NULL};
     hn_verb_rows train;
     train.row = hn_hyperflow_train_rows(&train.n);
     const hn_verb_rows group[N_GROUPS] = {

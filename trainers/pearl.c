@@ -2,6 +2,7 @@
  * for each task (PEARL), and the methods that it is compared with. */
 #include "runtime/train/pearl.h"
 #include "runtime/data/images.h"
+#include "runtime/train/one_gpu.h"
 #include "trainers/common/verb_program.h"
 
 #define FIELD(f) HN_OPT(hn_pearl_config, f)
@@ -81,6 +82,7 @@ static const hn_option train_rows[] = {
     {"log-format",      FIELD(log_format),      "text", 0, 0, "text|json", "json: one object a line on standard output"},
     HN_OPT_TITLE("Machine"),
     {"device",          FIELD(device),          "auto", 0, 0, NULL, "cpu, cuda or cuda:N; auto: the first GPU if there is one"},
+    HN_ONE_GPU_ROW(FIELD(gpus)),
     {"executor",        FIELD(executor),        "auto", 0, 0, "auto|cpu|cuda-graph|cuda|cuda-check", "on a GPU: captured (auto), one by one, or each operation beside its CPU twin"},
     {"threads",         FIELD(threads),         "0",    0, 1024, NULL, "CPU threads; 0: one a core, or OMP_NUM_THREADS"},
 };
@@ -121,8 +123,8 @@ static const char *reason(const void *config, const char *option)
 
 int main(int argc, char **argv)
 {
-    static const char *const of_call[] = {"resume", "start-from", "stop-after", "stop-after-steps",
-                                          NULL};
+    static const char *const of_call[] = {"resume",           "start-from", "stop-after",
+                                          "stop-after-steps", "gpus",       NULL};
     static const hn_verb_rows group[N_GROUPS] = {
         [RUN] = ROWS(run_rows), [EXPORT] = ROWS(export_rows), [TRAIN] = ROWS(train_rows)};
     const hn_verb_program program = {.name = "hone-pearl",

@@ -76,7 +76,7 @@ typedef struct {
     const char *out, *resume;
     int64_t stop_after, log_every, save_every, seed;
     /* machine */
-    const char *device, *executor;
+    const char *device, *executor, *gpus;
     int64_t threads;
     /* verbs on a run that is there */
     const char *run, *to, *file;

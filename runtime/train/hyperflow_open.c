@@ -5,6 +5,7 @@
 
 #include "runtime/base/alloc.h"
 #include "runtime/train/hyperflow_impl.h"
+#include "runtime/train/one_gpu.h"
 #include "runtime/train/signals.h"
 
 static const char *or_null(const char *text) { return text && text[0] ? text : NULL; }
@@ -54,9 +55,7 @@ static hn_status check_files(const hn_hyperflow *r)
 hn_status hn_hyperflow_machine(hn_hyperflow *r)
 {
     if (r->c->threads > 0) omp_set_num_threads((int)r->c->threads);
-    HN_TRY(hn_device_open(r->c->device, &r->device));
-    hn_info(&r->log, "device: %s", hn_device_text(r->device));
-    return HN_OK;
+    return hn_one_gpu_open(r->c->device, "hone-hyperflow", &r->log, &r->device);
 }
 
 hn_status hn_hyperflow_open(const hn_verb_call *call, bool domains, hn_hyperflow *r)

@@ -8,6 +8,7 @@
 #include "runtime/base/alloc.h"
 #include "runtime/file/folder.h"
 #include "runtime/train/hyperflow_impl.h"
+#include "runtime/train/one_gpu.h"
 
 #define FIELD(f) HN_OPT(hn_hyperflow_config, f)
 
@@ -193,6 +194,7 @@ hn_status hn_hyperflow_check_options(const hn_verb_call *call)
     const hn_hyperflow_config *c = call->config;
     double number[HN_HYPERFLOW_CHOICES];
     int n;
+    HN_TRY(hn_one_gpu_check(c->gpus, "hone-hyperflow"));
     if (call->given != NULL) HN_TRY(check_given(call));
     HN_TRY(check_knots(c));
     HN_TRY(check_episodes(c));

@@ -66,7 +66,7 @@ typedef struct {
     const char *out, *resume, *log_format;
     int64_t start_from, stop_after, stop_after_steps, save_every, log_every;
     /* machine */
-    const char *device, *executor;
+    const char *device, *executor, *gpus;
     int64_t threads;
     /* verbs on a run that is there */
     const char *run, *to;

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "runtime/base/alloc.h"
+#include "runtime/train/one_gpu.h"
 #include "runtime/train/pearl_impl.h"
 
 static const char *or_null(const char *text) { return text && text[0] ? text : NULL; }
@@ -374,7 +375,5 @@ hn_status hn_pearl_open(const hn_verb_call *call, hn_pearl *r)
     HN_TRY(open_stream(r));
     HN_TRY(choose_augment(r));
     HN_TRY(make_tables(r));
-    HN_TRY(hn_device_open(r->c->device, &r->device));
-    hn_info(&r->log, "device: %s", hn_device_text(r->device));
-    return HN_OK;
+    return hn_one_gpu_open(r->c->device, "hone-pearl", &r->log, &r->device);
 }
