@@ -158,7 +158,7 @@ static int run_verb(const hn_method *m, const verb *v, int argc, char *const *ar
         st = HN_FAIL(HN_ERR_IO, "writing to standard output");
 
 done:
-    if (st != HN_OK) hn_team_say_error(&session, m->program, v->name);
+    if (st != HN_OK) hn_team_say_error(&session, st, m->program, v->name);
     hn_team_leave(&session, st);
     hn_session_close(&session);
     hn_options_free(store);

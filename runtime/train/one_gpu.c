@@ -5,8 +5,10 @@
 hn_status hn_one_gpu_check(const char *gpus, const char *who)
 {
     if (gpus == NULL || strcmp(gpus, "1") == 0) return HN_OK;
-    return HN_FAIL(HN_ERR_UNSUPPORTED, "--gpus %s: %s works on one GPU; hone-lora, hone-full and "
-                   "hone-sparse train on several", gpus, who);
+    return HN_FAIL(HN_ERR_UNSUPPORTED,
+                   "--gpus %s: %s works on one GPU; hone-lora, hone-full and "
+                   "hone-sparse train on several",
+                   gpus, who);
 }
 
 hn_status hn_one_gpu_open(const char *spec, const char *who, const hn_log *log, hn_device **out)

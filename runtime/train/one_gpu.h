@@ -11,8 +11,8 @@ extern "C" {
 
 /* The row of such a program's table; `field` is of its config, const char *. It says nothing about
  * a run, so that records leave it out. */
-#define HN_ONE_GPU_ROW(field)                                        \
-    {                                                                \
+#define HN_ONE_GPU_ROW(field)                                                               \
+    {                                                                                       \
         "gpus", field, "1", 0, 0, NULL, "1: this program works on one; --device says which" \
     }
 

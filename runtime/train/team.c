@@ -232,9 +232,9 @@ void hn_team_leave(hn_session *s, hn_status st)
     s->together = st == HN_OK;
 }
 
-void hn_team_say_error(const hn_session *s, const char *program, const char *verb)
+void hn_team_say_error(const hn_session *s, hn_status st, const char *program, const char *verb)
 {
-    if (hn_hub_dead(s->hub) != NULL) return;
+    if (st == HN_ERR_COMM && hn_hub_dead(s->hub) != NULL) return;
     if (!hn_team_alone(s)) fprintf(stderr, "rank %d on %s: ", s->ranks.rank, s->place.host);
     fprintf(stderr, "%s %s: %s\n", program, verb, hn_last_error());
 }

@@ -41,7 +41,7 @@ HN_NODISCARD hn_status hn_team_devices(hn_session *s);
 void hn_team_leave(hn_session *s, hn_status st);
 /* The error of this rank as a line on standard error, unless it is that another rank died, which
  * has been said. */
-void hn_team_say_error(const hn_session *s, const char *program, const char *verb);
+void hn_team_say_error(const hn_session *s, hn_status st, const char *program, const char *verb);
 
 /* Where this rank is. */
 void hn_team_at(const hn_session *s, hn_hub_phase phase, int64_t step);
