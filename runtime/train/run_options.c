@@ -94,7 +94,7 @@ static const hn_option train_rows[] = {
 
 static const hn_option machine_rows[] = {
     HN_OPT_TITLE("Machine"),
-    {"device",   FIELD(device),   "auto", 0, 0, NULL, "cpu, cuda or cuda:N; auto: the first GPU if there is one, and says what it chose"},
+    {"device",   FIELD(device),   "auto", 0, 0, NULL, "cpu, cuda or cuda:N; auto: a GPU if there is one, and says what it chose; the first, or for train as many as --gpus says"},
     {"executor", FIELD(executor), "auto", 0, 0, "auto|cpu|cuda-graph|cuda|cuda-check", "on a GPU: captured (auto), one by one, or each operation beside its CPU twin"},
     {"plans",    FIELD(plans),    "auto", 0, 0, NULL, "on a GPU: file of the fastest matrix products, which tune writes; auto: in $XDG_CACHE_HOME/hone or ~/.cache/hone, by GPU and library; off: the library's first choices"},
     {"threads",  FIELD(threads),  "0",    0, 1024, NULL, "CPU threads; 0: one a core, or OMP_NUM_THREADS"},
