@@ -6,6 +6,7 @@
 #include <random>
 
 #include "cli_run_test.h"
+#include "file_limit.h"
 #include "image_test.h"
 #include "runtime/comm/hn_comm.h"
 
@@ -235,6 +236,66 @@ TEST(CliRanks, AnotherNumberOfThemTakesTheSameSteps)
     expect_done(w.run(w.train("o", 12) + ranks(1) + any));
     expect_close(column(w / "whole", "loss"), column(w / "o", "loss"));
     EXPECT_EQ(column(w / "whole", "tokens"), column(w / "o", "tokens"));
+}
+
+/* Ranks with more micro-batches of a step than others, and with none. */
+TEST(CliRanks, UnevenSharesTakeTheSameSteps)
+{
+    const Workplace w;
+    for (const char *accumulation : {"3", "1"}) {
+        const std::string whole = std::string("whole") + accumulation;
+        const std::string out = std::string("o") + accumulation;
+        const Words how = {"--accumulation", accumulation};
+        expect_done(w.run(w.train(whole, 8) + how + ranks(1)));
+        expect_done(w.run(w.train(out, 8) + how + ranks(1) + Words{"--stop-after", "3"}));
+        const Ran on = w.run(w.train(out, 8) + how + ranks(2) +
+                             Words{"--resume", "auto", "--resume-device", "any"});
+        expect_done(on);
+        EXPECT_TRUE(contains(on.err, std::string("keeps the ") + accumulation)) << on.err;
+        for (const char *name : {"loss", "grad_norm", "tokens"})
+            expect_close(column(w / whole, name), column(w / out, name));
+    }
+}
+
+TEST(CliRanks, WholeModelsTakeTheStepsOfOneRank)
+{
+    const Workplace w;
+    const Words lr = {"--lr", "1e-3"};
+    expect_done(
+        w.run(w.train("one", 6, "hone-full") + lr + ranks(1) + Words{"--accumulation", "2"}));
+    expect_done(w.run(w.train("two", 6, "hone-full") + lr + ranks(2)));
+    expect_close(column(w / "one", "loss"), column(w / "two", "loss"));
+    expect_done(w.run(w.train("again", 6, "hone-full") + lr + ranks(2)));
+    EXPECT_EQ(trained_bytes((w / "two") + "/checkpoint-6"),
+              trained_bytes((w / "again") + "/checkpoint-6"));
+}
+
+TEST(CliRanks, JsonLinesComeFromOneRank)
+{
+    const Workplace w;
+    const Ran r = w.run(w.train("o", 4) + ranks(2) + Words{"--log-format", "json"});
+    expect_done(r);
+    const auto lines = lines_of(r.out);
+    ASSERT_EQ(lines.size(), 5u) << r.out; /* four steps, and the result */
+    for (size_t i = 0; i < 4; i++)
+        EXPECT_TRUE(contains(lines[i], "\"step\": " + std::to_string(i + 1) + ",")) << lines[i];
+    EXPECT_TRUE(contains(lines[4], "\"result\"")) << lines[4];
+}
+
+/* Rank 0 cannot write: it says so, and the others leave for it. */
+TEST(CliRanks, ADiskThatIsFullEndsAll)
+{
+    const Workplace w;
+    Ran r;
+    {
+        const FileSizeLimit limit(8192);
+        r = w.run(w.train("o", 2) + ranks(2));
+    }
+    EXPECT_EQ(r.code, 2) << r.err;
+    EXPECT_TRUE(contains(r.err, "rank 0 on ")) << r.err;
+    EXPECT_TRUE(contains(r.err, "File too large")) << r.err;
+    EXPECT_TRUE(contains(r.err, "in phase 'save' at step 2")) << r.err;
+    EXPECT_TRUE(checkpoints_of(w / "o").empty());
 }
 
 /* A port that was free a moment ago. */
