@@ -17,7 +17,7 @@ hn_status hn_bench_gpus(const char *gpus, int *n)
     return HN_OK;
 }
 
-hn_status hn_bench_device(const hn_ranks *r, hn_device **out)
+hn_status hn_bench_rank_device(const hn_ranks *r, hn_device **out)
 {
     char why[256] = "", spec[32];
     int visible = 0, index = 0;
@@ -49,7 +49,7 @@ hn_status hn_bench_ranks_open(const char *gpus, const hn_log *log, hn_bench_rank
     HN_TRY(hn_hub_open(&o, &out->hub));
     out->rank = r.rank;
     out->size = r.size;
-    HN_TRY(hn_bench_device(&r, &out->device));
+    HN_TRY(hn_bench_rank_device(&r, &out->device));
     return hn_comm_open(out->hub, out->device, &out->comm);
 }
 

@@ -21,7 +21,7 @@ typedef struct {
 /* --gpus: "all" that are visible, or so many. Errors: HN_ERR_ARG, HN_ERR_UNSUPPORTED: none is */
 HN_NODISCARD hn_status hn_bench_gpus(const char *gpus, int *n);
 /* The GPU of a rank. */
-HN_NODISCARD hn_status hn_bench_device(const hn_ranks *r, hn_device **out);
+HN_NODISCARD hn_status hn_bench_rank_device(const hn_ranks *r, hn_device **out);
 
 /* Forks the ranks where gpus is not "1" ("all", or a number) and no launcher has started any, and
  * opens each one's device and their sums. A process that has only waited for its ranks exits here.

@@ -266,7 +266,7 @@ static hn_status run_rank(const config *c, const hn_ranks *r, const hn_log *log)
     hn_status st = hn_hub_open(&o, &b.hub);
     if (st != HN_OK) return st;
     if (strcmp(c->device, "cuda") == 0)
-        st = hn_bench_device(r, &b.device);
+        st = hn_bench_rank_device(r, &b.device);
     else
         st = hn_device_open("cpu", &b.device);
     if (st != HN_OK) goto done;

@@ -212,17 +212,18 @@ TEST(CliNan, AWeightThatIsNotANumberIsFound)
 
 TEST(CliBest, TheBestCheckpointStaysAndIsTheResult)
 {
+    const int last = 120;
     const Workplace w;
     /* a rate that spoils the model after a while: held-out loss falls first, then rises */
     const Words more = {"--eval-split", "0.2", "--eval-every", "2",    "--save-every", "2",
                         "--keep",       "1",   "--lr",         "0.05", "--schedule",   "constant"};
-    const Ran r = w.run(w.train("o", 40) + more);
+    const Ran r = w.run(w.train("o", last) + more);
     expect_done(r);
     const auto loss = column(w / "o", "eval_loss");
     int best = 2;
     for (const auto &[step, value] : loss)
         if (step > 0 && std::stod(value) < std::stod(loss.at(best))) best = step;
-    ASSERT_LT(best, 40) << "the run has no overfitting to show";
+    ASSERT_LT(best, last) << "the run has no overfitting to show";
     EXPECT_EQ(checkpoints_of(w / "o").size(), 2u); /* the newest and the best */
     const std::string checkpoint = (w / "o") + "/checkpoint-" + std::to_string(best);
     ASSERT_TRUE(std::filesystem::exists(checkpoint + "/COMPLETE"));
@@ -231,7 +232,7 @@ TEST(CliBest, TheBestCheckpointStaysAndIsTheResult)
     const Ran e = w.run(eval + Words{"--adapter", (w / "o") + "/adapter"});
     expect_done(e);
     EXPECT_NEAR(std::stod(e.out.substr(e.out.find("loss ") + 5)), std::stod(loss.at(best)), 2e-6);
-    expect_done(w.run(w.train("last", 40) + more + Words{"--result", "last"}));
+    expect_done(w.run(w.train("last", last) + more + Words{"--result", "last"}));
     EXPECT_NE(read_file((w / "last") + "/adapter/adapter_model.safetensors"),
               read_file((w / "o") + "/adapter/adapter_model.safetensors"));
 }
