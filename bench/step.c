@@ -291,6 +291,8 @@ static hn_status measure(const void *given)
     hn_status st = hn_bench_ranks_open(c->gpus, &log, &b.ranks);
     if (st == HN_OK && b.ranks.size > 1 && (c->profile || c->tune))
         st = HN_FAIL(HN_ERR_ARG, "--profile and --tune are of one GPU");
+    if (st == HN_OK && b.ranks.size > 1 && strcmp(c->device, "cuda") != 0)
+        st = HN_FAIL(HN_ERR_ARG, "--device %s: with --gpus it is cuda", c->device);
     if (st == HN_OK) st = set_up(&b);
     if (st == HN_OK && c->profile) {
         st = hn_step_bench_profile(&b.steps);
