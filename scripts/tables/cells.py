@@ -62,6 +62,11 @@ class Work:
         """What the JSON keeps of a cell that is done. seconds: of its commands in this call."""
         raise NotImplementedError
 
+    def failure(self, a, cell, line):
+        """What the JSON keeps of a cell whose failure is a result, by the last line of its log; None:
+        it is none."""
+        return None
+
     def summary(self, result):
         return ""
 
@@ -305,9 +310,8 @@ class Runner:
             f"{self.done}/{self.total}  {cell.name}  {what}  ({left:.0f} s left)", file=sys.stderr
         )
 
-    def keep(self, r, seconds):
+    def keep(self, r, seconds, result):
         cell, path = r.cell, path_of(self.a, r.cell, ".json")
-        result = self.work.result(self.a, cell, r.run, r.seconds)
         jobs = 1 if self.work.alone(cell) else self.a.jobs
         kept = {"asked": asked_of(cell), "seconds": seconds, "jobs": jobs, **result}
         part = path_of(self.a, cell, ".json.part")
@@ -322,12 +326,15 @@ class Runner:
         seconds = time.monotonic() - r.began
         self.done += 1
         if how == "done":
-            return self.keep(r, seconds)
+            return self.keep(r, seconds, self.work.result(self.a, r.cell, r.run, r.seconds))
         if how == "stopped":
             self.unfinished.append(r.cell)
             return self.say(r.cell, f"stopped after {seconds:.0f} s, goes on in the next call")
-        self.failed.append(r.cell)
         lines = path_of(self.a, r.cell, ".log").read_text().strip().splitlines()
+        result = self.work.failure(self.a, r.cell, lines[-1])
+        if result is not None:
+            return self.keep(r, seconds, result)
+        self.failed.append(r.cell)
         return self.say(r.cell, f"FAILED ({r.process.returncode}): {lines[-1]}")
 
     def look(self):

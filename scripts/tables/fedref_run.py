@@ -165,7 +165,15 @@ class FedrefWork(cells.Work):
             result[f"by_round_{name}"] = [float(row[name]) for row in rows if row[name]]
         return result
 
+    def failure(self, a, cell, line):
+        """A rate at which numbers overflow has been tried, and is the worst."""
+        if cell.part != "choice" or "ERR_NUMERIC" not in line:
+            return None
+        return {"score": "accuracy", "last_accuracy": 0.0, "by_round_accuracy": [0.0], "diverged": line}
+
     def summary(self, result):
+        if "diverged" in result:
+            return result["diverged"]
         return f"{100 * result['last_' + result['score']]:.2f} %"
 
 
