@@ -166,8 +166,8 @@ class FedrefWork(cells.Work):
         return result
 
     def failure(self, a, cell, line):
-        """A rate at which numbers overflow has been tried, and is the worst."""
-        if cell.part != "choice" or "ERR_NUMERIC" not in line:
+        """Numbers that overflow: a rate that was tried and is the worst, a method that does not work."""
+        if "ERR_NUMERIC" not in line:
             return None
         return {"score": "accuracy", "last_accuracy": 0.0, "by_round_accuracy": [0.0], "diverged": line}
 

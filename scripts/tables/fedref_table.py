@@ -93,10 +93,16 @@ class Place:
     """The cells of a stream's part: {kind: {seed: cell}}."""
 
     def __init__(self):
-        self.kinds = {}
+        self.kinds, self.diverged = {}, {}
 
     def add(self, c):
-        self.kinds.setdefault(c.kind, {})[c.seed] = c
+        kinds = self.diverged if "diverged" in c.kept else self.kinds
+        kinds.setdefault(c.kind, {})[c.seed] = c
+
+    def overflows(self, kind):
+        """What stands in the place of a figure of seeds that all overflowed."""
+        n = len(self.diverged.get(kind, {}))
+        return f"overflows ({n} of {n + len(self.kinds.get(kind, {}))} seeds)" if n else None
 
     def of_volumes(self):
         return self.all()[0].score == "dice"
@@ -189,7 +195,7 @@ MEASURED = ("late", "minus fedavg", "last", "best", "loss")
 
 def measured(p, kind, base="fedavg"):
     return [
-        p.of(kind, Done.late),
+        p.overflows(kind) or p.of(kind, Done.late),
         "" if kind == base else p.difference(kind, base, Done.late),
         p.of(kind, Done.last),
         p.of(kind, Done.best),
@@ -260,6 +266,8 @@ def penalties_table(kept, stream, p):
         return
     yield from head("", "rate", *MEASURED, *REACHED[:2], "seeds")
     for kind, title in (("fedavg", "fedavg"), *PENALTIES):
+        if kind not in p.kinds and kind not in p.diverged:
+            continue
         rate = kept.rate(stream, p, kind)
         yield row(title, rate, *measured(p, kind), *reached(p, kind)[:2], p.seeds(kind))
 
