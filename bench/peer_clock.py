@@ -2,12 +2,50 @@
 back to back; a JSON line a measurement."""
 
 import json
+import os
 import time
 
 import torch
+import torch.distributed as dist
+from torch import nn
 
 GIB = 2.0**30
 MARKS = 1000  # of a run: an event around each of 100,000 short steps would be part of their time
+
+
+def join(device):
+    """Where torchrun has started several ranks, joins them, one GPU each, for
+    DistributedDataParallel. Returns the rank, how many there are, and the rank's device."""
+    ranks = int(os.environ.get("WORLD_SIZE", "1"))
+    if ranks == 1:
+        return 0, 1, device
+    local = int(os.environ["LOCAL_RANK"])
+    torch.cuda.set_device(local)
+    dist.init_process_group("nccl", device_id=torch.device("cuda", local))
+    return dist.get_rank(), ranks, f"cuda:{local}"
+
+
+def leave():
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def data_parallel(module):
+    """The module, its gradients averaged over the ranks where there are several."""
+    if not dist.is_initialized():
+        return module
+    return nn.parallel.DistributedDataParallel(
+        module, device_ids=[torch.cuda.current_device()], gradient_as_bucket_view=True
+    )
+
+
+def same_everywhere(seconds):
+    """Rank 0's."""
+    if not dist.is_initialized():
+        return seconds
+    value = torch.tensor([seconds], device="cuda", dtype=torch.float64)
+    dist.broadcast(value, 0)
+    return value.item()
 
 
 class Clock:
@@ -47,7 +85,7 @@ def step_count(step, device, seconds, least):
         for number in range(tried):
             step(number)
         wait(device)
-        took = time.perf_counter() - start
+        took = same_everywhere(time.perf_counter() - start)
     return max(least, int(seconds / max(took / tried, 1e-6) * 1.05) + 1)
 
 

@@ -7,6 +7,10 @@ causal, with one backend and no other; no gradient checkpointing; AdamW (fused) 
 clipping at 1.0. --sdpa stock is transformers' own "sdpa" with the backend that PyTorch picks: what a
 user gets who changes nothing (compiled, it hands over a mask). --mode reduce-overhead captures
 CUDA graphs.
+Under torchrun it is DistributedDataParallel, --batch a GPU; tokens_per_s is of all together:
+
+    torchrun --nproc-per-node 2 bench/peer_step.py --model bench/shapes/llama-3.2-1b.json
+
 --adapters fp32 is PEFT's default (autocast_adapter_dtype), run under autocast to bf16. Tokens and
 labels are random and every label counts; the loss is that of transformers (logits in fp32). No step
 waits for the device. Prints one JSON line, with the keys of hone-bench-step.
@@ -22,7 +26,7 @@ from peft import LoraConfig, get_peft_model
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import AttentionInterface, AutoModelForCausalLM, LlamaConfig
 
-from peer_clock import GIB, timed, wait
+from peer_clock import GIB, data_parallel, join, leave, timed, wait
 
 LINEARS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 BACKENDS = {
@@ -87,7 +91,10 @@ def build(a):
 def measure(a):
     cuda = a.device.startswith("cuda")
     began = time.perf_counter()
+    rank, ranks, a.device = join(a.device)
     model, trained, vocab = build(a)
+    model = data_parallel(model)
+    torch.manual_seed(a.seed + 1 + rank)
     optimizer = torch.optim.AdamW(trained, lr=a.lr, weight_decay=0.0, fused=True)
     tokens = torch.randint(vocab, (BATCHES, a.batch, a.length + 1), device=a.device)
 
@@ -118,15 +125,19 @@ def measure(a):
         if cuda:
             torch.cuda.reset_peak_memory_stats()
         result = timed(step, a.device, a.seconds, a.steps)
+    leave()
+    if rank > 0:
+        return None
     return {
         "who": f"peft {a.adapters} adapters, {a.sdpa}"
         + (", eager" if a.no_compile else "" if a.mode == "default" else f", {a.mode}"),
         "model": a.model,
+        "ranks": ranks,
         "dtype": "bf16",
         "batch": a.batch,
         "length": a.length,
         "rank": a.rank,
-        "tokens_per_s": result["steps"] * a.batch * a.length / result["seconds"],
+        "tokens_per_s": ranks * result["steps"] * a.batch * a.length / result["seconds"],
         "peak_gib": torch.cuda.max_memory_allocated() / GIB if cuda else 0.0,
         "reserved_gib": torch.cuda.max_memory_reserved() / GIB if cuda else 0.0,
         "loss_first": first,
@@ -149,4 +160,6 @@ def versions():
 
 
 if __name__ == "__main__":
-    print(json.dumps(measure(arguments())))
+    line = measure(arguments())
+    if line is not None:
+        print(json.dumps(line))

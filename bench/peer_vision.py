@@ -13,7 +13,8 @@ Channels last; autocast to bf16 over fp32 masters (--pure-bf16: weights in bf16,
 cudnn.benchmark, TF32, fused optimizers. The images are bytes that lie in the GPU's memory, with
 their labels; crop, flip and normalisation are vectorised operations inside the step (and inside
 what is compiled or captured). Matrices and filters take weight decay, as in hone. The loss is the
-mean cross-entropy. No step waits for the device. Prints one JSON line, with the keys of
+mean cross-entropy. Under torchrun it is DistributedDataParallel, --batch a GPU, and images_per_s is of
+all GPUs together; whole steps are not captured there. No step waits for the device. Prints one JSON line, with the keys of
 hone-bench-vision; peak_gib is what was allocated at most, reserved_gib what the allocator held,
 used_gib what went from the device's free memory.
 """
@@ -25,7 +26,7 @@ import time
 import torch
 from torch import nn
 
-from peer_clock import GIB, timed, wait
+from peer_clock import GIB, data_parallel, join, leave, timed, wait
 from peer_models import MODELS, make
 
 VARIANTS = ["eager", "compile", "reduce-overhead", "captured", "compile-captured"]
@@ -209,9 +210,14 @@ def measure(a):
     cuda = a.device.startswith("cuda")
     torch.backends.cudnn.benchmark = True
     torch.set_float32_matmul_precision("high")  # TF32 in what is left in fp32; cuDNN has it anyway
+    rank, ranks, a.device = join(a.device)
+    if ranks > 1 and "captured" in a.variant:
+        raise SystemExit(f"--variant {a.variant}: of one GPU")
     free = torch.cuda.mem_get_info()[0] if cuda else 0
     began = time.perf_counter()
     module = build(a)
+    module.model = data_parallel(module.model)
+    torch.manual_seed(a.seed + 1 + rank)
     optimizer = make_optimizer(a, module.model)
     step, first = make_step(a, module, optimizer, image_numbers(a))
     ready_s = time.perf_counter() - began
@@ -219,16 +225,20 @@ def measure(a):
         step(number)
     wait(a.device)
     result = timed(step, a.device, a.seconds, a.steps)
+    leave()
+    if rank > 0:
+        return None
     return {
         "who": a.variant + ", weights in bf16" * a.pure_bf16,
         "model": a.model,
         "source": module.source,
+        "ranks": ranks,
         "dtype": a.dtype,
         "batch": a.batch,
         "images": a.images,
         "augment": a.augment,
         "optimizer": a.optimizer,
-        "images_per_s": result["steps"] * a.batch / result["seconds"],
+        "images_per_s": ranks * result["steps"] * a.batch / result["seconds"],
         "peak_gib": torch.cuda.max_memory_allocated() / GIB if cuda else 0.0,
         "reserved_gib": torch.cuda.max_memory_reserved() / GIB if cuda else 0.0,
         "used_gib": (free - torch.cuda.mem_get_info()[0]) / GIB if cuda else 0.0,
@@ -243,4 +253,6 @@ def measure(a):
 
 
 if __name__ == "__main__":
-    print(json.dumps(measure(arguments())))
+    line = measure(arguments())
+    if line is not None:
+        print(json.dumps(line))
