@@ -8,6 +8,7 @@
 #include "runtime/adapt/params_impl.h"
 #include "runtime/base/alloc.h"
 #include "runtime/base/rng.h"
+#include "runtime/graph/shards.h"
 #include "runtime/graph/tensor.h"
 
 hn_status hn_params_new(const hn_adapt *adapt, hn_params **out)
@@ -26,9 +27,12 @@ void hn_params_free(hn_params *p)
     hn_free(p->linear);
     hn_free(p->group);
     hn_sparse_free(p->sparse);
+    hn_free(p->shard);
     hn_arena_free(&p->arena);
     hn_free(p);
 }
+
+void hn_params_layer(hn_params *p, int64_t n) { p->layer = n + 1; }
 
 static hn_status declare(hn_params *p, const hn_param *what, const char *name, hn_param **out)
 {
@@ -40,6 +44,7 @@ static hn_status declare(hn_params *p, const hn_param *what, const char *name, h
     HN_TRY(hn_grow(&p->param, &p->cap, p->n, sizeof *p->param));
     *q = *what;
     q->name = copy;
+    q->layer = p->layer;
     if (q->file_ndim == 0) {
         q->file_ndim = q->ndim;
         for (int i = 0; i < q->ndim; i++) q->file_dim[i] = q->dim[i];
@@ -365,8 +370,17 @@ static hn_status create_stack(hn_program *program, hn_group *g, const hn_params_
     return HN_OK;
 }
 
-static hn_status create_param(hn_program *program, hn_param *q, const hn_params_options *o,
-                              bool work)
+static hn_status create_frozen(hn_params *p, hn_program *program, hn_param *q,
+                               const hn_params_options *o)
+{
+    char name[600];
+    const hn_type type = type_of(q, o->dtype);
+    snprintf(name, sizeof name, "%s%s", o->prefix ? o->prefix : "", q->name);
+    return hn_shared_tensor(p, program, q->layer, name, &type, &q->value);
+}
+
+static hn_status create_param(hn_params *p, hn_program *program, hn_param *q,
+                              const hn_params_options *o, bool work)
 {
     if (q->trained && q->stack == NULL) return create_trained(program, q, o, work);
     if (q->trained) return q->master ? HN_OK : create_stack(program, q->stack, o, work);
@@ -374,7 +388,7 @@ static hn_status create_param(hn_program *program, hn_param *q, const hn_params_
     const char *prefix = o->prefix ? o->prefix : "";
     if (q->given) return create(program, HN_MEM_WORK, prefix, q, o->dtype, &q->value);
     if (q->buffer) return create(program, HN_MEM_STATE, prefix, q, HN_F32, &q->value);
-    return create(program, HN_MEM_WEIGHT, prefix, q, o->dtype, &q->value);
+    return create_frozen(p, program, q, o);
 }
 
 /* The blocks of all layers of which the hook wants some. */
@@ -405,6 +419,7 @@ hn_status hn_params_create(hn_params *p, hn_program *program, const hn_params_op
         return HN_FAIL(HN_ERR_UNSUPPORTED,
                        "parameters beside others (%s) that are trained, fused or bordered",
                        o->prefix);
+    HN_TRY(hn_shared_open(p, program, o));
     HN_TRY(hn_storage_place(p, program, o));
     for (int64_t i = 0; i < p->n; i++)
         p->flat.work |= o->dtype != HN_F32 && p->param[i]->trained && p->param[i]->value == NULL;
@@ -413,13 +428,14 @@ hn_status hn_params_create(hn_params *p, hn_program *program, const hn_params_op
             hn_param *q = p->param[i];
             if (q->given) continue;
             if (q->trained ? q->decay == (decayed == 1) : decayed == 1)
-                HN_TRY(create_param(program, q, o, p->flat.work));
+                HN_TRY(create_param(p, program, q, o, p->flat.work));
         }
         if (decayed) p->flat.n_decay = hn_program_class_elements(program, HN_MEM_TRAINED, HN_F32);
     }
     p->flat.n = p->flat.n_dense = hn_program_class_elements(program, HN_MEM_TRAINED, HN_F32);
     for (int64_t i = 0; i < p->n; i++) /* behind the working copies, which lie as the masters do */
-        if (p->param[i]->given) HN_TRY(create_param(program, p->param[i], o, p->flat.work));
+        if (p->param[i]->given) HN_TRY(create_param(p, program, p->param[i], o, p->flat.work));
+    HN_TRY(hn_shared_close(p));
     if (!o->gradients) return HN_OK;
     if (hn_params_in_blocks(p)) {
         HN_TRY(create_sparse(p, program, o));
@@ -433,6 +449,7 @@ static hn_status refresh(hn_graph *g, hn_tensor *master, hn_tensor *value)
 {
     hn_tensor *const in[] = {master, value};
     if (master == value || value->mem == HN_MEM_WORK) return HN_OK;
+    if (value->mem == HN_MEM_GATHERED) return HN_OK; /* stored behind every gather */
     return hn_emit(g, HN_OP_STORE, value->name, in, NULL, NULL);
 }
 
@@ -523,27 +540,41 @@ static hn_status set_rows_of(const hn_tensor *t, int64_t first, int64_t rows, co
     return HN_OK;
 }
 
-/* Master and working copy, or the frozen value. */
+/* Master and working copy (but for one that is stored behind gathers), or the frozen value. */
 static hn_status set_rows(const hn_param *p, int64_t first, int64_t rows, const float *dense)
 {
     if (p->master != NULL && p->master != p->value)
         HN_TRY(set_rows_of(p->master, first, rows, dense));
+    if (p->master != NULL && p->value->mem == HN_MEM_GATHERED) return HN_OK;
     return set_rows_of(p->value, first, rows, dense);
+}
+
+void hn_param_own_rows(const hn_param *p, int64_t *first, int64_t *rows)
+{
+    hn_tensor_own_rows(storage(p), first, rows);
+}
+
+hn_status hn_param_set_rows(const hn_param *p, int64_t first, int64_t rows, const float *dense)
+{
+    if (p->order == HN_ORDER_SAME) return set_rows(p, first, rows, dense);
+    return HN_FAIL(HN_ERR_ARG, "%s: files have its values in another order", p->name);
 }
 
 hn_status hn_param_init(const hn_param *p, uint64_t seed)
 {
     const hn_type *t = &storage(p)->type;
     const hn_rng r = hn_rng_make(seed, 0, p->key);
-    const int64_t rows = hn_type_rows(t), cols = hn_type_cols(t);
-    const int64_t most = INIT_ELEMENTS / cols > 1 ? INIT_ELEMENTS / cols : 1;
+    const int64_t cols = hn_type_cols(t), most = INIT_ELEMENTS / cols > 1 ? INIT_ELEMENTS / cols : 1;
+    int64_t from, rows;
+    hn_param_own_rows(p, &from, &rows);
     const int64_t step = most < rows ? most : rows;
+    if (rows == 0) return HN_OK;
     hn_status st = HN_OK;
     float *dense = hn_malloc((size_t)(step * cols) * sizeof *dense);
     if (dense == NULL)
         return HN_FAIL(HN_ERR_MEMORY, "%" PRId64 " values of %s", step * cols, p->name);
-    for (int64_t first = 0; st == HN_OK && first < rows; first += step) {
-        const int64_t n = rows - first < step ? rows - first : step;
+    for (int64_t first = from; st == HN_OK && first < from + rows; first += step) {
+        const int64_t n = from + rows - first < step ? from + rows - first : step;
 #pragma omp parallel for schedule(static) if (n * cols > 1 << 14)
         for (int64_t i = 0; i < n; i++)
             for (int64_t j = 0; j < cols; j++)

@@ -5,6 +5,7 @@
  * methods never name a model.
  *
  *   hn_params_new        with the hook (hn_adapt)
+ *   hn_params_layer      which layer those that follow belong to
  *   hn_params_declare    every parameter of the model, in file order
  *   hn_params_linear     every linear layer: the hook may attach a low-rank update
  *   hn_params_conv       the same for convolutions
@@ -99,6 +100,7 @@ typedef struct {
     bool given;             /* HN_ADAPT_GIVEN */
     int64_t still, n_still; /* elements of a trained bias that stay as they are */
     bool adapter;           /* belongs to the method (low-rank A or B), not to the base model */
+    int64_t layer;          /* 1 + that of hn_params_layer; 0: none */
     bool buffer;            /* running statistics: fp32, written by operations, never trained */
     hn_init init;
     double init_scale;
@@ -126,6 +128,9 @@ typedef struct hn_params hn_params;
 HN_NODISCARD hn_status hn_params_new(const hn_adapt *adapt, hn_params **out);
 void hn_params_free(hn_params *p); /* accepts NULL; tensors belong to the program */
 
+/* What is declared from here on belongs to layer n, from 0 on, of a stack that graphs run in this
+ * order; -1, as at first: to none. The frozen values of a layer may be shared by ranks. */
+void hn_params_layer(hn_params *p, int64_t n);
 HN_NODISCARD hn_status hn_params_declare(hn_params *p, const char *name, int64_t rows, int64_t cols,
                                          hn_init init, double init_scale);
 /* rows 0: a vector of cols. Declares <module>.weight [out, in], <module>.bias [out] when asked, and
@@ -186,6 +191,10 @@ typedef struct {
     hn_fuse_rule fuse;
     bool border; /* store low-rank pairs around their weights where shapes allow (storage.c) */
     hn_sparse_options sparse; /* read where the hook wants blocks and `gradients` is set */
+    /* Every rank of `ranks` keeps a share of the frozen values of each layer (graph/shards.h): not
+     * with blocks that are trained, replicas or a prefix. HN_ERR_UNSUPPORTED where no layer has any.
+     * 0 or 1: each has all. */
+    int ranks, rank;
     const char *prefix; /* in front of tensors' names, where a program holds parameters already:
                          * only where nothing is trained, fused or bordered. NULL: none */
 } hn_params_options;
@@ -222,8 +231,14 @@ int64_t hn_param_values(const hn_param *p);           /* how many */
 int64_t hn_param_place(const hn_param *p, int64_t i); /* in a file, of value i of storage */
 /* Copies dense fp32 values in the order of files in (master and working copy when trained) or out
  * of a parameter (master when trained, else value; of replica 0).
+ * Of a frozen value that ranks share, set keeps this rank's share, and get is HN_ERR_UNSUPPORTED.
  * Errors: those of runtime/graph/tensor.h, HN_ERR_MEMORY. */
 HN_NODISCARD hn_status hn_param_set(const hn_param *p, const float *dense);
+/* Of a parameter in HN_ORDER_SAME: rows first .. first+rows-1 of it (a vector is one row). */
+HN_NODISCARD hn_status hn_param_set_rows(const hn_param *p, int64_t first, int64_t rows,
+                                         const float *dense);
+/* Rows of which this rank keeps something: others need not be set. */
+void hn_param_own_rows(const hn_param *p, int64_t *first, int64_t *rows);
 HN_NODISCARD hn_status hn_param_get(const hn_param *p, float *dense);
 /* Of replica g alone; without replicas g is 0. hn_param_init and hn_param_set write all of them. */
 HN_NODISCARD hn_status hn_param_get_replica(const hn_param *p, int64_t g, float *dense);

@@ -2,6 +2,7 @@
 #ifndef HN_PARAMS_IMPL_H
 #define HN_PARAMS_IMPL_H
 #include "runtime/adapt/params.h"
+#include "runtime/graph/shards.h"
 
 enum { HN_MAX_PARTS = 4 };
 
@@ -29,8 +30,11 @@ struct hn_params {
     int64_t n_linear, cap_linear;
     hn_group **group; /* declared ones */
     int64_t n_group, cap_group;
+    int64_t layer; /* of what is declared now, as hn_param.layer */
     hn_flat flat;
     hn_sparse *sparse; /* NULL: none */
+    hn_shard **shard;  /* [n_shards] of layers; NULL: ranks share nothing */
+    int64_t n_shards;
 };
 
 /* Whether the layer's update is added to its weight, which hn_layer_weight makes then. */
@@ -40,6 +44,15 @@ static inline bool hn_layer_materialised(const hn_linear_layer *l)
 }
 /* What the product of a layer reads: its weight, or in a materialised layer a new one. */
 HN_NODISCARD hn_status hn_layer_weight(const hn_linear_layer *l, hn_graph *g, hn_tensor **w);
+
+/* shared.c: a frozen tensor of a layer (hn_param.layer), where ranks share those: of its range. */
+HN_NODISCARD hn_status hn_shared_tensor(hn_params *p, hn_program *program, int64_t layer,
+                                        const char *name, const hn_type *type, hn_tensor **out);
+/* Ranges for all layers; refuses what does not go with them. */
+HN_NODISCARD hn_status hn_shared_open(hn_params *p, hn_program *program,
+                                      const hn_params_options *o);
+/* Behind all tensors: trained values that lie in the ranges. */
+HN_NODISCARD hn_status hn_shared_close(hn_params *p);
 
 /* storage.c: decides how linear layers are stored and places what is not stored parameter by
  * parameter: sets hn_param.value there, and makes the views. */

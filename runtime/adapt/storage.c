@@ -96,13 +96,13 @@ static name named(const char *prefix, const char *module, const char *suffix)
 }
 
 /* W, A and Bd of a bordered group, as views of one tensor. */
-static hn_status place_bordered(hn_group *g, hn_program *program, hn_dtype dtype)
+static hn_status place_bordered(hn_params *p, hn_group *g, hn_program *program, hn_dtype dtype)
 {
+    const int64_t layer = g->part[0]->weight->layer;
     hn_tensor *all;
     hn_type type = matrix(dtype, g->out + g->rank, g->in + g->rank);
     type.pitch = (type.pitch + BORDER_PITCH - 1) / BORDER_PITCH * BORDER_PITCH;
-    HN_TRY(hn_program_tensor(program, HN_MEM_WEIGHT, named("bordered:", g->name, "").text, &type,
-                             &all));
+    HN_TRY(hn_shared_tensor(p, program, layer, named("bordered:", g->name, "").text, &type, &all));
     HN_TRY(hn_program_view(program, named("block:", g->name, ".weight").text, all, 0, g->out, 0,
                            g->in, &g->w));
     HN_TRY(hn_program_view(program, named("block:", g->name, ".lora_A").text, all, g->out, g->rank,
@@ -112,11 +112,12 @@ static hn_status place_bordered(hn_group *g, hn_program *program, hn_dtype dtype
 }
 
 /* W and Bd; A follows with the trained values. */
-static hn_status place_fused(hn_group *g, hn_program *program, hn_dtype dtype)
+static hn_status place_fused(hn_params *p, hn_group *g, hn_program *program, hn_dtype dtype)
 {
+    const int64_t layer = g->part[0]->weight->layer;
     const hn_type w = matrix(dtype, g->out, g->in), b = matrix(dtype, g->out, g->rank);
-    HN_TRY(hn_program_tensor(program, HN_MEM_WEIGHT, named("block:", g->name, ".weight").text, &w,
-                             &g->w));
+    HN_TRY(hn_shared_tensor(p, program, layer, named("block:", g->name, ".weight").text, &w,
+                            &g->w));
     if (g->rank == 0) return HN_OK;
     return hn_program_tensor(program, HN_MEM_WEIGHT, named("block:", g->name, ".lora_B").text, &b,
                              &g->b);
@@ -146,16 +147,16 @@ static hn_status make_views(hn_group *g, hn_program *program)
     return HN_OK;
 }
 
-static hn_status place(hn_group *g, hn_program *program, const hn_params_options *o)
+static hn_status place(hn_params *p, hn_group *g, hn_program *program, const hn_params_options *o)
 {
     if (g->bordered)
-        HN_TRY(place_bordered(g, program, o->dtype));
+        HN_TRY(place_bordered(p, g, program, o->dtype));
     else
-        HN_TRY(place_fused(g, program, o->dtype));
+        HN_TRY(place_fused(p, g, program, o->dtype));
     if (g->fused && g->part[0]->bias != NULL) {
         const hn_type bias = hn_type_1d(o->dtype, g->out);
-        HN_TRY(hn_program_tensor(program, HN_MEM_WEIGHT, named("block:", g->name, ".bias").text,
-                                 &bias, &g->bias));
+        HN_TRY(hn_shared_tensor(p, program, g->part[0]->weight->layer,
+                                named("block:", g->name, ".bias").text, &bias, &g->bias));
     }
     return make_views(g, program);
 }
@@ -178,7 +179,7 @@ hn_status hn_storage_place(hn_params *p, hn_program *program, const hn_params_op
         g->fused = may_fuse(g, program, o);
         if (!g->fused) continue;
         g->bordered = may_border(g, program, o);
-        HN_TRY(place(g, program, o));
+        HN_TRY(place(p, g, program, o));
         for (int k = 0; k < g->n; k++)
             if (g->part[k]->a != NULL) g->part[k]->a->stack = g;
     }
@@ -187,7 +188,7 @@ hn_status hn_storage_place(hn_params *p, hn_program *program, const hn_params_op
         hn_group one = {.part = {l}, .n = 1, .name = l->module};
         measure(&one);
         one.bordered = l->kh == 0 && l->weight->value == NULL && may_border(&one, program, o);
-        if (one.bordered) HN_TRY(place(&one, program, o));
+        if (one.bordered) HN_TRY(place(p, &one, program, o));
     }
     return HN_OK;
 }

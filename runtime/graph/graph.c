@@ -42,6 +42,7 @@ void hn_program_free(hn_program *p)
         hn_free(g->leaf_grads.item);
     }
     hn_free(p->graph);
+    hn_shards_free(p);
     hn_free(p->by_name);
     hn_arena_free(&p->arena);
     hn_device_close(p->own_device);
@@ -110,6 +111,12 @@ static bool is_trained_class(hn_mem m) { return m >= HN_MEM_TRAINED && m <= HN_M
 hn_status hn_program_tensor(hn_program *p, hn_mem mem, const char *name, const hn_type *type,
                             hn_tensor **out)
 {
+    return hn_program_tensor_at(p, mem, name, type, &p->class_bytes[mem], out);
+}
+
+hn_status hn_program_tensor_at(hn_program *p, hn_mem mem, const char *name, const hn_type *type,
+                               size_t *bytes, hn_tensor **out)
+{
     if (p->planned) return HN_FAIL(HN_ERR_ARG, "%s: the program is planned already", name);
     if (hn_program_find(p, name)) return HN_FAIL(HN_ERR_ARG, "two tensors named %s", name);
     hn_type full = *type;
@@ -118,11 +125,11 @@ hn_status hn_program_tensor(hn_program *p, hn_mem mem, const char *name, const h
     hn_tensor *t = new_tensor(p, mem, name, &full);
     if (t == NULL) return HN_FAIL(HN_ERR_MEMORY, "no memory for the tensor %s", name);
     const size_t align = ALIGN_ELEMENTS * hn_dtype_size(full.dtype);
-    t->offset = (p->class_bytes[mem] + align - 1) / align * align;
+    t->offset = (*bytes + align - 1) / align * align;
     t->index = p->class_list[mem].n;
     HN_TRY(hn_list_add(&p->class_list[mem], t));
     HN_TRY(add_name(p, t));
-    p->class_bytes[mem] = t->offset + hn_type_bytes(&full);
+    *bytes = t->offset + hn_type_bytes(&full);
     *out = t;
     return HN_OK;
 }

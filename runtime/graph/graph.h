@@ -61,6 +61,7 @@ hn_type hn_type_1d(hn_dtype dtype, int64_t n);
 #define HN_MEM_LIST(X)                                                       \
     X(TRANSIENT, "activations")      /* placed by the plan, shared in time */\
     X(WEIGHT,    "frozen weights")                                           \
+    X(GATHERED,  "gathered weights") /* of layers, in turn: shards.h */      \
     X(TRAINED,   "trained values")   /* fp32 masters */                      \
     X(WORK,      "working copies")   /* of trained values, in bf16 runs */   \
     X(GRAD,      "gradients")        /* fp32 sums, then the token count */   \
@@ -94,6 +95,7 @@ typedef struct hn_graph hn_graph;
 typedef struct hn_program hn_program;
 
 typedef struct hn_block_rule hn_block_rule;
+struct hn_shard;
 
 struct hn_tensor {
     const char *name; /* stable: keys random numbers, checkpoints and error texts */
@@ -106,6 +108,7 @@ struct hn_tensor {
     hn_tensor *next;             /* ... and the next of the same base */
     hn_tensor *grad;             /* trained parameter: its fp32 gradient buffer; else NULL */
     const hn_block_rule *blocks; /* of a matrix that is trained in blocks; else NULL */
+    struct hn_shard *shard; /* of HN_MEM_GATHERED, where base is NULL: its range; else NULL */
     int64_t still, n_still; /* of the gradient of a bias: n elements that nothing is added to */
     bool needs_grad;        /* a gradient must reach this tensor */
     bool has_columns;       /* hn_view_columns or hn_view_shape has made views of it */
@@ -327,6 +330,7 @@ struct hn_node {
     size_t scratch;    /* bytes, from the operation's scratch function */
     size_t scratch_at; /* where in the transient arena */
     const char *note;  /* a line of the plan's text, from the operation's prepare; NULL: none */
+    bool brings;       /* shards.c: gathers a layer's weights, or completes them */
     /* streams.c; both streams are the device's */
     bool side;            /* runs on the side stream, ... */
     int64_t join;         /* ... is done before that node, by number; n_nodes: at the graph's end */

@@ -2,11 +2,24 @@
 #ifndef HN_GRAPH_IMPL_H
 #define HN_GRAPH_IMPL_H
 #include "runtime/graph/op.h"
+#include "runtime/graph/shards.h"
 
 typedef struct {
     hn_tensor **item;
     int64_t n, cap;
 } hn_tensor_list;
+
+/* shards.c */
+struct hn_shard {
+    hn_program *program;
+    const char *name;
+    int64_t number;          /* in the order of layers */
+    size_t bytes;            /* of its tensors */
+    hn_tensor_list from, to; /* what is stored behind a gather */
+    /* the plan */
+    size_t share;           /* bytes that a rank has */
+    hn_tensor *own, *whole; /* u8 [share] and [ranks share] */
+};
 
 struct hn_program {
     hn_arena arena; /* tensors, nodes, names */
@@ -17,6 +30,9 @@ struct hn_program {
     int64_t n_slots, n_named;
     hn_graph **graph;
     int64_t n_graphs, cap_graphs;
+    hn_shard **shard;
+    int64_t n_shards, cap_shards;
+    int share_ranks, share_rank; /* 0: nothing is shared */
     /* the plan */
     bool planned;
     int side_sms;                                    /* set aside for side nodes */
@@ -54,6 +70,20 @@ static inline hn_tensor *hn_root(hn_tensor *t)
 }
 
 hn_status hn_list_add(hn_tensor_list *l, hn_tensor *t);
+
+/* graph.c: hn_program_tensor behind the first *bytes of its class, which grow by it. */
+HN_NODISCARD hn_status hn_program_tensor_at(hn_program *p, hn_mem mem, const char *name,
+                                            const hn_type *type, size_t *bytes, hn_tensor **out);
+
+/* shards.c */
+void hn_shards_free(hn_program *p);
+/* Places of all ranges: the first thing of a plan. */
+HN_NODISCARD hn_status hn_shards_place(hn_program *p);
+/* Gathers, in front of what needs them; behind the passes that change what nodes read. */
+HN_NODISCARD hn_status hn_pass_shards(hn_graph *g);
+/* Bytes from the begin of the range to t, and what of bytes *first .. *end-1 is this rank's. */
+size_t hn_shard_offset(const hn_shard *s, const hn_tensor *t);
+void hn_shard_clip(const hn_shard *s, size_t *first, size_t *end);
 
 /* graph.c: the place and type of `view` in another base with the type of its own. */
 HN_NODISCARD hn_status hn_view_again(hn_graph *g, const hn_tensor *view, hn_tensor *base,

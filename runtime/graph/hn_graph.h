@@ -5,5 +5,6 @@
 #include "runtime/graph/op.h"
 #include "runtime/graph/plan.h"
 #include "runtime/graph/run.h"
+#include "runtime/graph/shards.h"
 #include "runtime/graph/tensor.h"
 #endif

@@ -60,6 +60,7 @@ hn_status hn_plan_build(hn_program *p, const hn_plan_options *o)
     const bool gpu = hn_device_kind_of(p->device) == HN_DEVICE_CUDA;
     const bool side = o->side == HN_SIDE_AUTO ? gpu : o->side == HN_SIDE_ON;
     p->side_sms = !side ? 0 : o->side == HN_SIDE_ON ? o->side_sms : HN_SIDE_SMS;
+    HN_TRY(hn_shards_place(p));
     for (int64_t i = 0; i < p->n_graphs; i++) {
         hn_graph *g = p->graph[i];
         hn_pass_dead_nodes(g);
@@ -67,6 +68,7 @@ hn_status hn_plan_build(hn_program *p, const hn_plan_options *o)
         HN_TRY(hn_pass_recompute(g));
         HN_TRY(hn_pass_remake(g));
         HN_TRY(hn_pass_in_place(g));
+        HN_TRY(hn_pass_shards(g));
     }
     hn_pass_tails(p);
     for (int64_t i = 0; i < p->n_graphs; i++) {
@@ -110,6 +112,7 @@ void hn_plan_sizes_of(const hn_program *p, hn_plan_sizes *out)
     if (p->device && hn_device_kind_of(p->device) == HN_DEVICE_CUDA)
         out->workspace_bytes = p->workspace * (out->n_side > 0 ? 2 : 1);
     out->total_bytes += out->workspace_bytes;
+    out->shares = hn_program_share_ranks(p);
 }
 
 void hn_plan_notes(const hn_program *p, char end, char *text, size_t size)
@@ -139,7 +142,7 @@ char *hn_plan_text(const hn_program *p)
     char notes[4096];
     hn_plan_sizes_of(p, &s);
     hn_plan_notes(p, '\n', notes, sizeof notes);
-    char text[2048] = "", side[64] = "";
+    char text[2048] = "", side[64] = "", shares[96] = "";
     size_t at = 0;
     if (s.n_side > 0) snprintf(side, sizeof side, ", %" PRId64 " on the side stream", s.n_side);
     for (int m = 0; m < HN_MEM_COUNT && at < sizeof text; m++) {
@@ -154,10 +157,14 @@ char *hn_plan_text(const hn_program *p)
     if (s.workspace_bytes > 0 && at < sizeof text)
         snprintf(text + at, sizeof text - at, "  %-22s %10.4f GiB\n", "library workspace",
                  (double)s.workspace_bytes / 0x1p30);
+    if (s.shares > 1 && at < sizeof text)
+        snprintf(shares, sizeof shares,
+                 "%" PRId64 " layers' frozen weights in %d shares, one a rank\n", p->n_shards,
+                 s.shares);
     return hn_asprintf("memory plan: %" PRId64 " operations in %" PRId64 " graphs%s\n%s"
-                       "  %-22s %10.4f GiB\n%s",
+                       "  %-22s %10.4f GiB\n%s%s",
                        s.n_nodes, p->n_graphs, side, text, "total", (double)s.total_bytes / 0x1p30,
-                       notes);
+                       shares, notes);
 }
 
 static void bind(hn_program *p, hn_tensor *t)

@@ -55,6 +55,7 @@ typedef struct {
     const char *widest_graph; /* the one that sets the transient block, ... */
     const char *widest_node;  /* ... and its node with most in use; NULL: none */
     int64_t n_nodes, n_side;  /* over all graphs */
+    int shares;               /* of frozen values, one a rank (shards.h); 1: all are here */
 } hn_plan_sizes;
 
 /* Runs the passes on every graph and places everything. Takes no tensor memory.

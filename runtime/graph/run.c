@@ -2,6 +2,7 @@
 
 #include <inttypes.h>
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "runtime/base/alloc.h"
@@ -267,10 +268,34 @@ done:
     return st;
 }
 
+/* From node i on. */
+static hn_status run_idle(const hn_graph *g, int64_t i, hn_exec *x)
+{
+    for (; i < g->n_nodes; i++)
+        if (g->node[i]->op == HN_OP_ALL_GATHER) HN_TRY(run_node(g->node[i], x));
+    return HN_OK;
+}
+
+/* A number that is not finite ends the run, but not what other ranks wait for. */
+static hn_status run_nodes(const hn_graph *g, hn_exec *x, bool compare)
+{
+    char why[512];
+    for (int64_t i = 0; i < g->n_nodes; i++) {
+        const hn_status st = compare ? run_compared(g->node[i], x) : run_checked(g->node[i], x);
+        if (st != HN_ERR_NUMERIC || g->program->n_shards == 0) HN_TRY(st);
+        if (st == HN_OK) continue;
+        snprintf(why, sizeof why, "%s", hn_last_text());
+        HN_TRY(run_idle(g, i + 1, x));
+        return HN_FAIL(st, "%s", why);
+    }
+    return HN_OK;
+}
+
 hn_status hn_graph_run(const hn_graph *g, const hn_run_options *o)
 {
     const hn_program *p = g->program;
     hn_exec x = exec_of(p, o->step);
+    if (o->idle) return run_idle(g, 0, &x);
     const bool gpu = x.device == HN_DEVICE_CUDA;
     if (gpu ? o->twin : o->compare)
         return HN_FAIL(HN_ERR_ARG, "graph %s: %s", g->name,
@@ -284,9 +309,7 @@ hn_status hn_graph_run(const hn_graph *g, const hn_run_options *o)
     if (o->check && p->guard_bytes > 0 && p->transient_bytes > 0)
         HN_TRY(hn_device_fill(p->device, p->memory[HN_MEM_TRANSIENT], 0xff, p->transient_bytes));
     if (!o->check && !o->compare) return run_all(g, &x);
-    for (int64_t i = 0; i < g->n_nodes; i++)
-        HN_TRY(o->compare ? run_compared(g->node[i], &x) : run_checked(g->node[i], &x));
-    return HN_OK;
+    return run_nodes(g, &x, o->compare);
 }
 
 hn_status hn_graphs_capture(hn_graph *const *g, int n, hn_step_block *step, hn_device_graph **out)

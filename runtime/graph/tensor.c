@@ -50,6 +50,25 @@ hn_status hn_program_clear(hn_program *p, hn_mem mem)
     return all > 0 ? hn_device_fill(p->device, p->memory[mem], 0, all) : HN_OK;
 }
 
+/* What no rank has all of. */
+static hn_status check_whole(const hn_tensor *t)
+{
+    if (hn_shard_of(t) == NULL) return HN_OK;
+    return HN_FAIL(HN_ERR_UNSUPPORTED, "%s: this rank has a share of it, not all", t->name);
+}
+
+/* Of a tensor in a range: what of these bytes is this rank's. */
+static hn_status write_share(const hn_tensor *t, size_t offset, const char *from, size_t bytes)
+{
+    const hn_shard *s = hn_shard_of(t);
+    const size_t at = hn_shard_offset(s, t) + offset;
+    size_t first = at, end = at + bytes;
+    hn_shard_clip(s, &first, &end);
+    if (first == end) return HN_OK;
+    return hn_tensor_write(s->own, first - s->share * (size_t)t->program->share_rank,
+                           from + (first - at), end - first);
+}
+
 static bool on_host(const hn_tensor *t)
 {
     return hn_device_kind_of(t->program->device) == HN_DEVICE_CPU;
@@ -57,21 +76,55 @@ static bool on_host(const hn_tensor *t)
 
 hn_status hn_tensor_write(const hn_tensor *t, size_t offset, const void *from, size_t bytes)
 {
+    if (hn_shard_of(t)) return write_share(t, offset, from, bytes);
     return hn_device_write(t->program->device, (char *)t->data + offset, from, bytes);
 }
 
 hn_status hn_tensor_read(const hn_tensor *t, size_t offset, void *to, size_t bytes)
 {
+    HN_TRY(check_whole(t));
     return hn_device_read(t->program->device, to, (const char *)t->data + offset, bytes);
+}
+
+/* The same for rows: those at the ends of the share may be in two. */
+static hn_status write_share_rows(const hn_tensor *t, int64_t first, int64_t rows, const char *from,
+                                  size_t from_pitch)
+{
+    const hn_shard *s = hn_shard_of(t);
+    const size_t size = hn_dtype_size(t->type.dtype), pitch = (size_t)hn_type_ld(&t->type) * size;
+    const size_t row_bytes = (size_t)hn_type_cols(&t->type) * size;
+    const size_t at = hn_shard_offset(s, t), share_at = s->share * (size_t)t->program->share_rank;
+    int64_t i = 0, own_first, own_rows;
+    hn_tensor_own_rows(t, &own_first, &own_rows);
+    if (first < own_first) i = own_first - first;
+    if (first + rows > own_first + own_rows) rows = own_first + own_rows - first;
+    for (int64_t n; i < rows; i += n) {
+        const size_t begin = at + (size_t)(first + i) * pitch;
+        size_t clip_first = begin, clip_end = begin + (size_t)(rows - i - 1) * pitch + row_bytes;
+        hn_shard_clip(s, &clip_first, &clip_end);
+        n = clip_first > begin || clip_end < begin + row_bytes
+                ? 1
+                : (int64_t)((clip_end - begin - row_bytes) / pitch) + 1; /* whole ones */
+        if (n == 1)
+            HN_TRY(write_share(t, (size_t)(first + i) * pitch, from + (size_t)i * from_pitch,
+                               row_bytes));
+        else
+            HN_TRY(hn_device_write_rows(t->program->device,
+                                        (char *)s->own->data + (begin - share_at), pitch,
+                                        from + (size_t)i * from_pitch, from_pitch, row_bytes,
+                                        (size_t)n));
+    }
+    return HN_OK;
 }
 
 hn_status hn_tensor_write_rows(const hn_tensor *t, int64_t first, int64_t rows, const void *from,
                                size_t from_pitch)
 {
     const size_t size = hn_dtype_size(t->type.dtype), pitch = (size_t)hn_type_ld(&t->type) * size;
+    const size_t row_bytes = (size_t)hn_type_cols(&t->type) * size;
+    if (hn_shard_of(t)) return write_share_rows(t, first, rows, from, from_pitch);
     return hn_device_write_rows(t->program->device, (char *)t->data + (size_t)first * pitch, pitch,
-                                from, from_pitch, (size_t)hn_type_cols(&t->type) * size,
-                                (size_t)rows);
+                                from, from_pitch, row_bytes, (size_t)rows);
 }
 
 /* Rows that are moved at a time, and the memory for them. */
@@ -111,7 +164,7 @@ hn_status hn_tensor_set_rows(const hn_tensor *t, int64_t first, int64_t rows, co
 {
     const int64_t cols = hn_type_cols(&t->type);
     stage s;
-    if (on_host(t)) {
+    if (on_host(t) && hn_shard_of(t) == NULL) {
         const size_t row_bytes = (size_t)hn_type_ld(&t->type) * hn_dtype_size(t->type.dtype);
         store_rows(&t->type, (char *)t->data + (size_t)first * row_bytes, rows, dense);
         return HN_OK;
@@ -142,6 +195,7 @@ hn_status hn_tensor_get(const hn_tensor *t, float *dense)
 {
     const int64_t rows = hn_type_rows(&t->type), cols = hn_type_cols(&t->type);
     stage s;
+    HN_TRY(check_whole(t));
     if (on_host(t)) {
         load_rows(&t->type, t->data, rows, dense);
         return HN_OK;
@@ -160,6 +214,7 @@ hn_status hn_tensor_get(const hn_tensor *t, float *dense)
 hn_status hn_tensor_host(const hn_tensor *t, const void **data, void **copy)
 {
     *copy = NULL;
+    HN_TRY(check_whole(t));
     *data = t->data;
     if (on_host(t)) return HN_OK;
     void *bytes = hn_malloc(hn_tensor_span(t));

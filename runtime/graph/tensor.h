@@ -1,7 +1,9 @@
 /* tensor.h - a planned tensor's values from the host's side: loading, saving, tests.
  *
  * All of it waits for what runs on the device and is done when it returns. Tensors with replicas:
- * replica 0, or the one of hn_tensor_replica. Errors: HN_ERR_MEMORY, HN_ERR_CUDA.
+ * replica 0, or the one of hn_tensor_replica. Errors: HN_ERR_MEMORY, HN_ERR_CUDA. Of a tensor in a
+ * range of shards (shards.h) what is written is this rank's share alone, the rest is left out;
+ * reading it is HN_ERR_UNSUPPORTED.
  */
 #ifndef HN_TENSOR_H
 #define HN_TENSOR_H

@@ -70,7 +70,11 @@ hn_status hn_gpt2_declare(const hn_gpt2_config *c, hn_params *p)
     const double sd = c->init_range;
     HN_TRY(hn_params_declare(p, hn_gpt2_embedding(c), c->vocab, c->hidden, HN_INIT_NORMAL, sd));
     HN_TRY(hn_params_declare(p, place_name(c), c->positions, c->hidden, HN_INIT_NORMAL, sd));
-    for (int64_t i = 0; i < c->layers; i++) HN_TRY(declare_layer(c, p, i));
+    for (int64_t i = 0; i < c->layers; i++) {
+        hn_params_layer(p, i);
+        HN_TRY(declare_layer(c, p, i));
+    }
+    hn_params_layer(p, -1);
     HN_TRY(declare_norm(p, top(c, "transformer.ln_f"), c->hidden));
     if (c->tied) return HN_OK;
     return hn_params_declare(p, hn_gpt2_head(c), c->vocab, c->hidden, HN_INIT_NORMAL, sd);

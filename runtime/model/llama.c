@@ -58,7 +58,11 @@ static hn_status declare_layer(const hn_llama_config *c, hn_params *p, int64_t l
 hn_status hn_llama_declare(const hn_llama_config *c, hn_params *p)
 {
     HN_TRY(hn_params_declare(p, EMBED, c->vocab, c->hidden, HN_INIT_NORMAL, c->init_range));
-    for (int64_t i = 0; i < c->layers; i++) HN_TRY(declare_layer(c, p, i));
+    for (int64_t i = 0; i < c->layers; i++) {
+        hn_params_layer(p, i);
+        HN_TRY(declare_layer(c, p, i));
+    }
+    hn_params_layer(p, -1);
     HN_TRY(hn_params_declare(p, NORM, 0, c->hidden, HN_INIT_ONE, 0));
     if (c->tied) return HN_OK;
     return hn_params_declare(p, hn_llama_head(c), c->vocab, c->hidden, HN_INIT_NORMAL,

@@ -276,12 +276,50 @@ hn_status hn_model_check(const hn_model *m, const hn_params *p, const hn_log *lo
     return HN_OK;
 }
 
+enum { LOADED = 1 << 24 }; /* values that are converted at a time, at least a row */
+
+/* Rows of q that are converted at a time: of what files have in another order, all. */
+static int64_t rows_at_once(const hn_param *q)
+{
+    int64_t first, rows;
+    const int64_t cols = q->ndim == 2 ? q->dim[1] : q->dim[0];
+    if (q->order != HN_ORDER_SAME) return q->dim[0];
+    hn_param_own_rows(q, &first, &rows);
+    const int64_t most = LOADED / cols > 1 ? LOADED / cols : 1;
+    return rows < most ? rows : most;
+}
+
+/* What this rank keeps of q; only that is read of the file where it has the order of storage. */
+static hn_status load_rows(const hn_st_tensor *t, const hn_param *q, float *dense)
+{
+    int64_t first, rows;
+    const int64_t cols = q->ndim == 2 ? q->dim[1] : q->dim[0], step = rows_at_once(q);
+    const size_t size = (size_t)hn_st_dtype_bits(t->dtype) / 8;
+    hn_param_own_rows(q, &first, &rows);
+    if (rows == 0) return HN_OK;
+    if (q->order != HN_ORDER_SAME) {
+        HN_TRY(hn_st_convert(t, HN_F32, dense));
+        return hn_param_set(q, dense);
+    }
+    for (const int64_t end = first + rows; first < end; first += step) {
+        const int64_t n = end - first < step ? end - first : step;
+        hn_st_tensor part = *t;
+        part.ndim = 1;
+        part.dim[0] = n * cols;
+        part.data = (const char *)t->data + (size_t)(first * cols) * size;
+        part.n_bytes = (size_t)(n * cols) * size;
+        HN_TRY(hn_st_convert(&part, HN_F32, dense));
+        HN_TRY(hn_param_set_rows(q, first, n, dense));
+    }
+    return HN_OK;
+}
+
 hn_status hn_model_load(const hn_model *m, const hn_params *p, uint64_t seed)
 {
     int64_t largest = 1;
     for (int64_t i = 0; i < hn_params_count(p); i++) {
         const hn_param *q = hn_params_at(p, i);
-        const int64_t n = hn_param_values(q);
+        const int64_t n = rows_at_once(q) * (q->ndim == 2 ? q->dim[1] : q->dim[0]);
         if (n > largest) largest = n;
     }
     hn_status st = HN_OK;
@@ -294,8 +332,7 @@ hn_status hn_model_load(const hn_model *m, const hn_params *p, uint64_t seed)
             HN_TRY_GOTO(st, hn_param_init(q, seed), done);
             continue;
         }
-        HN_TRY_GOTO(st, hn_st_convert(hn_model_dir_find(m->dir, q->name), HN_F32, dense), done);
-        HN_TRY_GOTO(st, hn_param_set(q, dense), done);
+        HN_TRY_GOTO(st, load_rows(hn_model_dir_find(m->dir, q->name), q, dense), done);
     }
 
 done:

@@ -194,6 +194,7 @@ static hn_status record(hn_engine *e)
     const hn_engine_options *o = &e->o;
     const bool adamw = o->optimizer.kind == HN_OPTIMIZER_ADAMW;
     const bool gpu = o->executor != HN_EXECUTOR_CPU; /* chosen by now */
+    const int64_t shares = o->base_shares > 1 ? o->base_shares : 1;
     HN_TRY(check_replicas(e));
     if (!(o->average >= 0 && o->average < 1))
         return HN_FAIL(HN_ERR_ARG, "average: decay %g, must be in [0, 1)", o->average);
@@ -210,6 +211,8 @@ static hn_status record(hn_engine *e)
                                   .average = o->average > 0,
                                   .fuse = hn_fuse_rule_of(o->dtype, gpu),
                                   .border = gpu && o->dtype == HN_BF16,
+                                  .ranks = o->base_shares,
+                                  .rank = (int)(hn_engine_rank(e) % shares),
                                   .sparse = o->sparse};
     HN_TRY(hn_params_create(e->params, e->program, &po));
     if (o->job->tables) HN_TRY(o->job->tables(o->job, e->program));
@@ -508,6 +511,7 @@ static void set_constants(const hn_engine *e, hn_step_block *s)
 
 hn_status hn_engine_allocate(hn_engine *e)
 {
+    HN_TRY(hn_engine_check_shares(e));
     HN_TRY(hn_plan_allocate(e->program));
     HN_TRY(take_host_memory(e));
     for (int i = 0; i < HN_ENGINE_STAGES; i++) set_constants(e, e->stage[i].step);

@@ -38,6 +38,10 @@
  * blocks gather sums over all ranks, so that every rank makes the same choice; scores want
  * hn_sparse_options.select_memory then, and are refused by name without.
  *
+ * A base that ranks share (hn_engine_options.base_shares): forward and backward gather it, so all
+ * ranks run as many micro-batches, evaluations and probes as each other. Who has none calls the
+ * hn_engine_idle_... of it.
+ *
  * Allocation: hn_engine_new takes none for tensors, hn_engine_allocate all of it, steps and
  * evaluations none. Same seed, same batches: same bits.
  */
@@ -90,6 +94,10 @@ typedef struct {
     hn_recompute recompute;
     size_t memory;    /* bytes that may be taken on the device; 0: what is free there */
     size_t workspace; /* as in hn_plan_options */
+    /* Ranks that share the frozen values of each layer, and gather a layer where a graph needs it
+     * (runtime/graph/shards.h): the same bits as with all of them everywhere. 0 or 1: none. Other
+     * than the device's ranks: a plan for so many, whose memory cannot be taken. */
+    int base_shares;
     hn_optimizer optimizer;
     hn_anchor anchor;         /* zeros: none */
     double average;           /* decay of a moving average of all trained values (kernels/optim/
@@ -239,6 +247,13 @@ HN_NODISCARD hn_status hn_engine_find_nonfinite(hn_engine *e, int64_t index);
 HN_NODISCARD hn_status hn_engine_eval_begin(hn_engine *e);
 HN_NODISCARD hn_status hn_engine_eval_batch(hn_engine *e);
 HN_NODISCARD hn_status hn_engine_eval_sums(hn_engine *e, hn_eval_sums *out); /* [G] */
+
+/* Where ranks share the base: other ranks have a micro-batch (hn_engine_micro,
+ * hn_engine_find_nonfinite), an hn_engine_eval_batch or an hn_engine_probe that this one has not.
+ * Else nothing. */
+HN_NODISCARD hn_status hn_engine_idle_micro(hn_engine *e);
+HN_NODISCARD hn_status hn_engine_idle_eval_batch(hn_engine *e);
+HN_NODISCARD hn_status hn_engine_idle_probe(hn_engine *e);
 
 /* Runs the job's probe on what its inputs hold. */
 HN_NODISCARD hn_status hn_engine_probe(hn_engine *e);

@@ -84,6 +84,8 @@ HN_NODISCARD hn_status hn_engine_record_penalty(hn_engine *e, hn_tensor *grad);
 
 int64_t hn_engine_ranks(const hn_engine *e); /* at least 1 */
 int64_t hn_engine_rank(const hn_engine *e);  /* from 0 */
+/* Whether there are as many ranks as the base has shares. Errors: HN_ERR_ARG */
+HN_NODISCARD hn_status hn_engine_check_shares(const hn_engine *e);
 /* In front of what reads gradients, count or loss: makes them sums over the ranks. */
 HN_NODISCARD hn_status hn_engine_record_sums(hn_engine *e, hn_graph *g);
 /* The same ahead of it, for what ends a step that gathers. Behind its last reader the sums stay on

@@ -51,6 +51,25 @@ hn_status hn_engine_record_unshared(const hn_engine *e, hn_graph *g, hn_tensor *
 
 void hn_engine_want_stop(hn_engine *e, bool stop) { e->want_stop = stop; }
 
+/* ---- a base that ranks share ---- */
+
+static hn_status idle(const hn_engine *e, const hn_graph *g)
+{
+    const hn_run_options o = {.step = e->step->data, .idle = true};
+    return g != NULL && e->o.base_shares > 1 ? hn_graph_run(g, &o) : HN_OK;
+}
+
+hn_status hn_engine_idle_micro(hn_engine *e) { return idle(e, e->micro); }
+hn_status hn_engine_idle_eval_batch(hn_engine *e) { return idle(e, e->eval); }
+hn_status hn_engine_idle_probe(hn_engine *e) { return idle(e, e->probe); }
+
+hn_status hn_engine_check_shares(const hn_engine *e)
+{
+    const int64_t shares = e->o.base_shares > 1 ? e->o.base_shares : 1, ranks = hn_engine_ranks(e);
+    if (shares == 1 || shares == ranks) return HN_OK;
+    return HN_FAIL(HN_ERR_ARG, "a base in %" PRId64 " shares, on %" PRId64 " ranks", shares, ranks);
+}
+
 /* ---- buffers ---- */
 
 static int64_t buffer_values(const hn_params *p)
