@@ -564,7 +564,8 @@ hn_status hn_param_init(const hn_param *p, uint64_t seed)
 {
     const hn_type *t = &storage(p)->type;
     const hn_rng r = hn_rng_make(seed, 0, p->key);
-    const int64_t cols = hn_type_cols(t), most = INIT_ELEMENTS / cols > 1 ? INIT_ELEMENTS / cols : 1;
+    const int64_t cols = hn_type_cols(t),
+                  most = INIT_ELEMENTS / cols > 1 ? INIT_ELEMENTS / cols : 1;
     int64_t from, rows;
     hn_param_own_rows(p, &from, &rows);
     const int64_t step = most < rows ? most : rows;

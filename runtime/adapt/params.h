@@ -192,8 +192,8 @@ typedef struct {
     bool border; /* store low-rank pairs around their weights where shapes allow (storage.c) */
     hn_sparse_options sparse; /* read where the hook wants blocks and `gradients` is set */
     /* Every rank of `ranks` keeps a share of the frozen values of each layer (graph/shards.h): not
-     * with blocks that are trained, replicas or a prefix. HN_ERR_UNSUPPORTED where no layer has any.
-     * 0 or 1: each has all. */
+     * with blocks that are trained, replicas or a prefix. HN_ERR_UNSUPPORTED where no layer has
+     * any. 0 or 1: each has all. */
     int ranks, rank;
     const char *prefix; /* in front of tensors' names, where a program holds parameters already:
                          * only where nothing is trained, fused or bordered. NULL: none */

@@ -70,7 +70,6 @@ hn_status hn_shared_close(hn_params *p)
         if (p->param[i]->trained && p->param[i]->stack == NULL)
             HN_TRY(store(p->param[i]->master, p->param[i]->value));
     for (int64_t i = 0; i < p->n_group; i++)
-        if (p->group[i]->a_master != NULL)
-            HN_TRY(store(p->group[i]->a_master, p->group[i]->a));
+        if (p->group[i]->a_master != NULL) HN_TRY(store(p->group[i]->a_master, p->group[i]->a));
     return HN_OK;
 }

@@ -116,8 +116,8 @@ static hn_status place_fused(hn_params *p, hn_group *g, hn_program *program, hn_
 {
     const int64_t layer = g->part[0]->weight->layer;
     const hn_type w = matrix(dtype, g->out, g->in), b = matrix(dtype, g->out, g->rank);
-    HN_TRY(hn_shared_tensor(p, program, layer, named("block:", g->name, ".weight").text, &w,
-                            &g->w));
+    HN_TRY(
+        hn_shared_tensor(p, program, layer, named("block:", g->name, ".weight").text, &w, &g->w));
     if (g->rank == 0) return HN_OK;
     return hn_program_tensor(program, HN_MEM_WEIGHT, named("block:", g->name, ".lora_B").text, &b,
                              &g->b);

@@ -210,6 +210,13 @@ hn_status hn_graph_new(hn_program *p, const char *name, bool training, hn_graph 
     return HN_OK;
 }
 
+hn_graph *hn_program_graph(const hn_program *p, const char *name)
+{
+    for (int64_t i = 0; i < p->n_graphs; i++)
+        if (strcmp(p->graph[i]->name, name) == 0) return p->graph[i];
+    return NULL;
+}
+
 bool hn_graph_training(const hn_graph *g) { return g->training; }
 int64_t hn_graph_nodes(const hn_graph *g) { return g->n_nodes; }
 hn_node *hn_graph_node(const hn_graph *g, int64_t i) { return g->node[i]; }

@@ -108,7 +108,7 @@ struct hn_tensor {
     hn_tensor *next;             /* ... and the next of the same base */
     hn_tensor *grad;             /* trained parameter: its fp32 gradient buffer; else NULL */
     const hn_block_rule *blocks; /* of a matrix that is trained in blocks; else NULL */
-    struct hn_shard *shard; /* of HN_MEM_GATHERED, where base is NULL: its range; else NULL */
+    struct hn_shard *shard;      /* of HN_MEM_GATHERED, where base is NULL: its range; else NULL */
     int64_t still, n_still; /* of the gradient of a bias: n elements that nothing is added to */
     bool needs_grad;        /* a gradient must reach this tensor */
     bool has_columns;       /* hn_view_columns or hn_view_shape has made views of it */
@@ -378,6 +378,7 @@ int64_t hn_program_replicas(const hn_program *p);
 
 /* training: gradients will be wanted; tensors made from needs_grad inputs need them, too. */
 HN_NODISCARD hn_status hn_graph_new(hn_program *p, const char *name, bool training, hn_graph **out);
+hn_graph *hn_program_graph(const hn_program *p, const char *name); /* NULL when absent */
 bool hn_graph_training(const hn_graph *g);
 int64_t hn_graph_nodes(const hn_graph *g);
 hn_node *hn_graph_node(const hn_graph *g, int64_t i);

@@ -38,8 +38,8 @@ typedef struct {
     bool compare; /* GPU: run each node's CPU twin on copies of the same inputs; float outputs agree
                    * to 1e-4 (f32; 6e-3 where bf16 lies between) or 2e-2 (bf16) of their norm;
                    * sums over ranks are scanned only */
-    bool idle;    /* only what other ranks wait for: its gathers, of a graph that this rank has nothing
-                   * for (shards.h); nothing else of the options counts */
+    bool idle; /* only what other ranks wait for: its gathers, of a graph that this rank has nothing
+                * for (shards.h); nothing else of the options counts */
     hn_profile *profile; /* adds the time of every node, and waits; one stream; not with check or
                           * compare. Of nodes that run as one, the first has their time */
 } hn_run_options;

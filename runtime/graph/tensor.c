@@ -109,10 +109,9 @@ static hn_status write_share_rows(const hn_tensor *t, int64_t first, int64_t row
             HN_TRY(write_share(t, (size_t)(first + i) * pitch, from + (size_t)i * from_pitch,
                                row_bytes));
         else
-            HN_TRY(hn_device_write_rows(t->program->device,
-                                        (char *)s->own->data + (begin - share_at), pitch,
-                                        from + (size_t)i * from_pitch, from_pitch, row_bytes,
-                                        (size_t)n));
+            HN_TRY(hn_device_write_rows(
+                t->program->device, (char *)s->own->data + (begin - share_at), pitch,
+                from + (size_t)i * from_pitch, from_pitch, row_bytes, (size_t)n));
     }
     return HN_OK;
 }

@@ -1,0 +1,508 @@
+/* A frozen base that ranks share against one that each has: the same bits in losses, adapters,
+ * evaluations and logits, whatever runs again, on whatever number of ranks; and how often it is
+ * gathered. On the CPU, and on GPUs where there are enough. */
+#include <fstream>
+
+#include "hn_test.h"
+#include "ranks_test.h"
+#include "runtime/base/alloc.h"
+#include "runtime/graph/shards.h"
+#include "runtime/graph/tensor.h"
+#include "runtime/model/model.h"
+#include "runtime/train/decoder_job.h"
+#include "runtime/train/engine.h"
+
+namespace {
+
+/* Sizes that no number of ranks divides; five layers: more than there are places. */
+const char *const kLlama =
+    R"({"model_type": "llama", "architectures": ["LlamaForCausalLM"], "vocab_size": 61,
+        "hidden_size": 40, "intermediate_size": 56, "num_hidden_layers": 5,
+        "num_attention_heads": 5, "num_key_value_heads": 5, "max_position_embeddings": 64,
+        "hidden_act": "silu", "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "attention_bias": true,
+        "tie_word_embeddings": true, "bos_token_id": 1, "eos_token_id": 2})";
+const char *const kGpt2 =
+    R"({"model_type": "gpt2", "vocab_size": 61, "n_positions": 64, "n_embd": 24, "n_layer": 3,
+        "n_head": 3, "activation_function": "gelu_new", "layer_norm_epsilon": 1e-5,
+        "bos_token_id": 1, "eos_token_id": 2})";
+
+struct Work {
+    std::string model = "llama"; /* gpt2; files: the fixture, from its weights */
+    hn_dtype dtype = HN_F32;
+    bool shared = false, probe = true;
+    hn_recompute recompute = HN_RECOMPUTE_OFF;
+    hn_side side = HN_SIDE_AUTO;
+    hn_executor executor = HN_EXECUTOR_AUTO;
+    int64_t micros = 4, steps = 3, evals = 3, rank = 8;
+    int shares = 0; /* other than there are ranks */
+    bool whole = false;
+};
+
+hn_status low_rank(const void *context, const char *, int64_t, int64_t, hn_lowrank *choice)
+{
+    choice->rank = static_cast<const Work *>(context)->rank;
+    choice->scale = 2;
+    return HN_OK;
+}
+
+class Trainee {
+  public:
+    const Rank &rank;
+    const Work &w;
+    TempDir dir;
+    hn_device *device = nullptr;
+    hn_comm *comm = nullptr;
+    hn_engine *e = nullptr;
+    hn_engine_options o = {};
+    hn_model model = {};
+    hn_decoder_job job = {};
+    hn_adapt adapt = {};
+
+    Trainee(const Rank &r, const Work &work, bool allocate = true) : rank(r), w(work)
+    {
+        EXPECT_HN_OK(hn_device_open(r.device.c_str(), &device));
+        if (device == nullptr) return;
+        comm = r.join(device);
+        open_model();
+        adapt.linear = low_rank;
+        adapt.context = &w;
+        hn_decoder_options d = {};
+        d.decoder = &model.decoder;
+        d.batch_rows = 2;
+        d.seq_len = 16;
+        d.max_seqs = 2;
+        d.logits_rows = w.probe ? 8 : 0;
+        hn_decoder_job_init(&job, &d);
+        o.device = device;
+        o.executor = w.executor;
+        o.job = &job.job;
+        o.adapt = &adapt;
+        o.dtype = w.dtype;
+        o.train = o.eval = true;
+        o.recompute = w.recompute;
+        o.side = w.side;
+        o.base_shares = w.shares ? w.shares : w.shared ? r.size : 0;
+        o.optimizer.beta1 = 0.9;
+        o.optimizer.beta2 = 0.999;
+        o.optimizer.eps = 1e-8;
+        o.optimizer.max_grad_norm = 1;
+        o.seed = 7;
+        if (allocate) open();
+    }
+    ~Trainee()
+    {
+        hn_engine_free(e);
+        hn_comm_close(comm, !::testing::Test::HasFailure());
+        hn_model_close(&model);
+        hn_device_close(device);
+    }
+    Trainee(const Trainee &) = delete;
+
+    void open_model()
+    {
+        std::string path = "tests/fixtures/models/llama";
+        if (w.model != "files") {
+            path = dir / "config.json";
+            std::ofstream(path) << (w.model == "gpt2" ? kGpt2 : kLlama);
+        }
+        ASSERT_HN_OK(
+            hn_model_open(path.c_str(), w.dtype == HN_F32 ? "f32" : "bf16", nullptr, &model));
+    }
+    void open()
+    {
+        ASSERT_HN_OK(hn_engine_new(&o, &e));
+        ASSERT_HN_OK(hn_engine_allocate(e));
+        ASSERT_HN_OK(hn_model_load(&model, hn_engine_params(e), 5));
+        start_adapters();
+    }
+    /* B is not zero: an adapter that is left out shows. */
+    void start_adapters()
+    {
+        hn_params *p = hn_engine_params(e);
+        for (int64_t i = 0; i < hn_params_count(p); i++) {
+            const hn_param *q = hn_params_at(p, i);
+            std::vector<float> v((size_t)hn_param_values(q));
+            if (!q->adapter) continue;
+            for (size_t k = 0; k < v.size(); k++)
+                v[k] = 0.1f * std::sin((float)(k * 7 + (size_t)i * 13));
+            ASSERT_HN_OK(hn_param_set(q, v.data()));
+        }
+    }
+    void fill(int64_t number)
+    {
+        hn_engine_input in;
+        ASSERT_HN_OK(hn_engine_batch(e, &in));
+        const hn_decoder_batch b = hn_decoder_batch_of(&in);
+        for (int64_t i = 0; i < 32; i++) {
+            const int64_t t = number * 32 + i;
+            b.tokens[i] = (int32_t)((t * t / 3 + t) % 61);
+            b.labels[i] = i % 5 == number % 5 ? -100 : (int32_t)((t + 1) % 61);
+            b.positions[i] = (int32_t)(i % 16);
+        }
+        for (int32_t s = 0; s < 3; s++) b.offsets[s] = s * 16;
+    }
+    /* As many turns on every rank: with a micro-batch, or idle. */
+    template <class Turn, class Idle>
+    void in_turns(int64_t n, Turn turn, Idle idle)
+    {
+        for (int64_t first = 0; first < n; first += rank.size)
+            if (first + rank.rank < n)
+                turn(first + rank.rank);
+            else
+                EXPECT_HN_OK(idle(e));
+    }
+    hn_step_report step(int64_t number)
+    {
+        hn_step_report r = {};
+        if (w.whole) {
+            fill(number * w.micros + rank.rank);
+            EXPECT_HN_OK(hn_engine_step(e, number, 1e-2, &r));
+            return r;
+        }
+        EXPECT_HN_OK(hn_engine_begin(e, number));
+        in_turns(
+            w.micros,
+            [&](int64_t i) {
+                fill(number * w.micros + i);
+                EXPECT_HN_OK(hn_engine_micro(e, i));
+            },
+            hn_engine_idle_micro);
+        EXPECT_HN_OK(hn_engine_update(e, 1e-2, &r));
+        return r;
+    }
+    double evaluate()
+    {
+        hn_eval_sums sums = {};
+        EXPECT_HN_OK(hn_engine_eval_begin(e));
+        in_turns(
+            w.evals,
+            [&](int64_t i) {
+                fill(100 + i);
+                EXPECT_HN_OK(hn_engine_eval_batch(e));
+            },
+            hn_engine_idle_eval_batch);
+        EXPECT_HN_OK(hn_engine_eval_sums(e, &sums));
+        return sums.loss;
+    }
+    /* Of the last rank alone. */
+    std::vector<float> logits()
+    {
+        const int32_t tokens[] = {3, 1, 4, 1, 5};
+        const hn_tensor *t = nullptr;
+        if (rank.rank < rank.size - 1) {
+            EXPECT_HN_OK(hn_engine_idle_probe(e));
+            return {};
+        }
+        EXPECT_HN_OK(hn_decoder_logits(&job, e, tokens, 5, &t));
+        std::vector<float> v((size_t)hn_type_elements(&t->type));
+        EXPECT_HN_OK(hn_tensor_get(t, v.data()));
+        v.resize(5 * 61);
+        return v;
+    }
+    std::vector<float> adapters() const
+    {
+        std::vector<float> all;
+        hn_params *p = hn_engine_params(e);
+        for (int64_t i = 0; i < hn_params_count(p); i++) {
+            const hn_param *q = hn_params_at(p, i);
+            std::vector<float> v((size_t)hn_param_values(q));
+            if (!q->trained) continue;
+            EXPECT_HN_OK(hn_param_get(q, v.data()));
+            all.insert(all.end(), v.begin(), v.end());
+        }
+        return all;
+    }
+};
+
+RankResult train(const Rank &r, const Work &w)
+{
+    Trainee t(r, w);
+    RankResult all;
+    if (t.e == nullptr) return all;
+    const auto add = [&all](const std::vector<float> &v) {
+        all.insert(all.end(), v.begin(), v.end());
+    };
+    const auto start = t.adapters();
+    for (int64_t s = 0; s < w.steps; s++) {
+        const hn_step_report x = t.step(s);
+        EXPECT_EQ(x.skipped, 0) << s;
+        add({(float)x.loss_sum, (float)x.tokens, (float)x.grad_norm});
+        if (s != 1) continue;
+        add({(float)t.evaluate()});
+        add(t.logits());
+    }
+    EXPECT_HN_OK(hn_engine_compare_ranks(t.e, r.hub));
+    const auto end = t.adapters();
+    EXPECT_GT(rel_l2(end, start), 1e-2); /* it has learned something */
+    add(end);
+    return all;
+}
+
+class Shards : public ::testing::TestWithParam<const char *> {
+  protected:
+    const std::string kind = GetParam();
+    bool enough(int ranks) const { return kind == "cpu" || count_gpus() >= ranks; }
+    void expect_same_bits(int ranks, Work w)
+    {
+        w.shared = false;
+        const auto want = run_ranks(kind, ranks, [&w](const Rank &r) { return train(r, w); });
+        w.shared = true;
+        const auto got = run_ranks(kind, ranks, [&w](const Rank &r) { return train(r, w); });
+        for (size_t k = 0; k < want.size(); k++) {
+            ASSERT_FALSE(want[k].empty());
+            EXPECT_TRUE(same_bits(got[k], want[k]))
+                << w.model << ", rank " << k << " of " << ranks << ", " << hn_dtype_name(w.dtype)
+                << ", recompute " << w.recompute << ", side " << w.side << ", " << w.micros
+                << " micro-batches, executor " << hn_executor_name(w.executor);
+        }
+    }
+};
+
+TEST_P(Shards, AreTheSameBitsAsAWholeBase)
+{
+    HN_NEED_RANKS(kind, 2);
+    for (const int ranks : {2, 3, 4})
+        for (const hn_dtype dtype : {HN_F32, HN_BF16}) {
+            Work w;
+            w.dtype = dtype;
+            if (enough(ranks)) expect_same_bits(ranks, w);
+        }
+}
+
+TEST_P(Shards, OfOtherModels)
+{
+    HN_NEED_RANKS(kind, 2);
+    for (const std::string model : {"gpt2", "files"}) {
+        Work w;
+        w.model = model;
+        expect_same_bits(2, w);
+        w.dtype = HN_BF16;
+        if (enough(4)) expect_same_bits(4, w);
+    }
+}
+
+TEST_P(Shards, AreGatheredForLayersThatRunAgain)
+{
+    HN_NEED_RANKS(kind, 2);
+    for (const hn_dtype dtype : {HN_F32, HN_BF16}) {
+        Work w;
+        w.recompute = HN_RECOMPUTE_ON;
+        w.dtype = dtype;
+        expect_same_bits(2, w);
+        if (enough(4)) expect_same_bits(4, w);
+    }
+}
+
+TEST_P(Shards, WaitForThoseWithMoreMicroBatches)
+{
+    HN_NEED_RANKS(kind, 2);
+    for (const int64_t micros : {1, 3, 5}) {
+        Work w;
+        w.micros = micros;
+        expect_same_bits(2, w);
+        if (enough(4)) expect_same_bits(4, w);
+    }
+}
+
+TEST_P(Shards, ComeAheadOnTheSideStream)
+{
+    HN_NEED_RANKS(kind, 2);
+    for (const hn_side side : {HN_SIDE_OFF, HN_SIDE_ON})
+        for (const hn_recompute recompute : {HN_RECOMPUTE_OFF, HN_RECOMPUTE_ON}) {
+            Work w;
+            w.dtype = HN_BF16;
+            w.side = side;
+            w.recompute = recompute;
+            expect_same_bits(2, w);
+        }
+}
+
+TEST_P(Shards, AreThereInWholeStepsAndEveryExecutor)
+{
+    HN_NEED_RANKS(kind, 2);
+    Work w;
+    w.dtype = HN_BF16;
+    w.whole = true;
+    w.micros = 2;
+    expect_same_bits(2, w);
+    w.whole = false;
+    w.micros = 4;
+    if (kind == "cpu") return;
+    for (const hn_executor x : {HN_EXECUTOR_NODES, HN_EXECUTOR_CHECK}) {
+        w.executor = x;
+        expect_same_bits(2, w);
+    }
+}
+
+/* Bytes of classes, gathers of micro and eval. */
+RankResult measure(const Rank &r, const Work &w)
+{
+    Trainee t(r, w, false);
+    hn_engine_options o = t.o;
+    hn_engine *e = nullptr;
+    EXPECT_HN_OK(hn_engine_new(&o, &e));
+    if (e == nullptr) return {};
+    hn_plan_sizes s;
+    hn_plan_sizes_of(hn_engine_program(e), &s);
+    char *text = hn_engine_plan_text(e);
+    EXPECT_EQ(std::string(text).find("5 layers' frozen weights in 4 shares") != std::string::npos,
+              w.shared)
+        << text;
+    hn_free(text);
+    hn_engine_free(e);
+    return {(float)s.class_bytes[HN_MEM_WEIGHT], (float)s.class_bytes[HN_MEM_GATHERED],
+            (float)s.shares};
+}
+
+TEST_P(Shards, TakeTheirPartOfTheMemory)
+{
+    HN_NEED_RANKS(kind, 4);
+    Work w;
+    const auto whole = run_ranks(kind, 4, [&w](const Rank &r) { return measure(r, w); });
+    w.shared = true;
+    const auto shared = run_ranks(kind, 4, [&w](const Rank &r) { return measure(r, w); });
+    /* f32: q, k, v and o with the first three's biases, gate, up, down, two norms */
+    const double layer = 4.0 * (4 * 40 * 40 + 3 * 40 + 3 * 40 * 56 + 2 * 40);
+    for (int r = 0; r < 4; r++) {
+        const double less = (double)whole[(size_t)r][0] - (double)shared[(size_t)r][0];
+        const double part = (double)shared[(size_t)r][1] / 2; /* of two places */
+        EXPECT_GE(part, layer);
+        EXPECT_LT(part, layer + 12 * 256 + 4 * 256); /* what aligns tensors and shares */
+        EXPECT_NEAR(less, 5 * layer * 3 / 4, 5 * 12 * 256);
+        EXPECT_EQ(whole[(size_t)r][1], 0);
+        EXPECT_EQ(shared[(size_t)r][2], 4);
+    }
+}
+
+TEST_P(Shards, AreGatheredOnceAWay)
+{
+    HN_NEED_RANKS(kind, 2);
+    run_ranks(kind, 2, [](const Rank &r) {
+        for (const hn_recompute recompute : {HN_RECOMPUTE_OFF, HN_RECOMPUTE_ON}) {
+            Work w;
+            w.shared = true;
+            w.recompute = recompute;
+            Trainee t(r, w);
+            if (t.e == nullptr) return RankResult();
+            std::vector<int64_t> n;
+            hn_program *p = hn_engine_program(t.e);
+            for (const char *name : {"begin", "micro", "update", "eval", "logits"})
+                n.push_back(hn_graph_gathers(hn_program_graph(p, name)));
+            /* backward finds the last two layers where forward has left them */
+            EXPECT_EQ(n, (std::vector<int64_t>{0, 5 + 3, 0, 5, 5})) << recompute;
+        }
+        return RankResult();
+    });
+}
+
+TEST_P(Shards, EndWithTheRankThatFindsANumberThatIsNotFinite)
+{
+    HN_NEED_RANKS(kind, 2);
+    run_ranks(kind, 2, [](const Rank &r) {
+        Work w;
+        w.shared = true;
+        Trainee t(r, w);
+        if (t.e == nullptr) return RankResult();
+        const hn_param *q = hn_params_find(hn_engine_params(t.e),
+                                           "model.layers.1.mlp.up_proj.lora_A.weight");
+        std::vector<float> v((size_t)hn_param_values(q), NAN);
+        if (r.rank == 1) {
+            EXPECT_HN_OK(hn_param_set(q, v.data()));
+        }
+        EXPECT_HN_OK(hn_engine_begin(t.e, 0));
+        t.fill(r.rank);
+        const hn_status st = hn_engine_find_nonfinite(t.e, r.rank);
+        EXPECT_EQ(st, r.rank == 1 ? HN_ERR_NUMERIC : HN_OK);
+        if (r.rank == 1) {
+            EXPECT_NE(std::string(hn_last_error()).find("model.layers.1.mlp.up_proj"),
+                      std::string::npos)
+                << hn_last_error();
+        }
+        EXPECT_HN_OK(hn_engine_begin(t.e, 0)); /* and ranks still meet */
+        t.fill(r.rank);
+        EXPECT_HN_OK(hn_engine_micro(t.e, r.rank));
+        return RankResult();
+    });
+}
+
+TEST_P(Shards, AreRefusedWhereTheyCannotBe)
+{
+    HN_NEED_RANKS(kind, 2);
+    run_ranks(kind, 2, [](const Rank &r) {
+        Work w;
+        w.shares = 3;
+        Trainee t(r, w, false);
+        EXPECT_HN_OK(hn_engine_new(&t.o, &t.e)); /* a plan */
+        EXPECT_HN_FAIL(hn_engine_allocate(t.e), HN_ERR_ARG, "3 shares, on 2 ranks");
+        hn_engine_free(t.e);
+        t.e = nullptr;
+        t.o.base_shares = 2;
+        t.adapt.parameter = [](const void *, const char *) { return HN_ADAPT_FULL; };
+        t.adapt.linear = nullptr;
+        EXPECT_HN_FAIL(hn_engine_new(&t.o, &t.e), HN_ERR_UNSUPPORTED,
+                       "no layer of the model has frozen values");
+        t.adapt.parameter = nullptr;
+        t.adapt.sparse = [](const void *, const char *, int64_t in, int64_t, hn_block_shape *b) {
+            *b = {1, in};
+            return HN_OK;
+        };
+        EXPECT_HN_FAIL(hn_engine_new(&t.o, &t.e), HN_ERR_UNSUPPORTED, "trained in blocks");
+        t.adapt.sparse = nullptr;
+        t.adapt.linear = low_rank;
+        t.o.replicas = 2;
+        EXPECT_HN_FAIL(hn_engine_new(&t.o, &t.e), HN_ERR_UNSUPPORTED, "replicas");
+        return RankResult();
+    });
+}
+
+/* No rank can read all of a value, and none keeps more than its share. */
+TEST_P(Shards, AreNobodysWholeValues)
+{
+    HN_NEED_RANKS(kind, 3);
+    const auto rows = run_ranks(kind, 3, [](const Rank &r) {
+        Work w;
+        w.shared = true;
+        Trainee t(r, w);
+        if (t.e == nullptr) return RankResult();
+        hn_params *p = hn_engine_params(t.e);
+        const hn_param *q = hn_params_find(p, "model.layers.3.mlp.up_proj.weight");
+        std::vector<float> v((size_t)hn_param_values(q));
+        EXPECT_HN_FAIL(hn_param_get(q, v.data()), HN_ERR_UNSUPPORTED, "a share of it");
+        RankResult own;
+        for (int64_t i = 0; i < hn_params_count(p); i++) {
+            int64_t first, n;
+            q = hn_params_at(p, i);
+            hn_param_own_rows(q, &first, &n);
+            own.push_back((float)first);
+            own.push_back((float)(first + n));
+            own.push_back(q->ndim == 2 ? (float)q->dim[0] : 1);
+            own.push_back((float)(hn_shard_of(q->value) != nullptr));
+        }
+        return own;
+    });
+    int64_t split = 0;
+    for (size_t i = 0; i < rows[0].size(); i += 4) {
+        const float *one = &rows[0][i];
+        float end = 0;
+        int parts = 0;
+        for (const RankResult &r : rows) {
+            if (r[i] == r[i + 1]) continue; /* has nothing of it */
+            if (one[3] == 0) end = 0;       /* not shared: each has all */
+            EXPECT_LE(r[i], end);           /* one behind the other; ... */
+            EXPECT_GE(r[i], end - (parts > 0)); /* ... a row perhaps in two parts */
+            end = r[i + 1];
+            parts++;
+        }
+        EXPECT_EQ(end, one[2]);
+        split += one[3] != 0 && parts > 1;
+    }
+    EXPECT_EQ(split, 2 * 5); /* where one share ends and the next begins */
+}
+
+#ifdef HONE_CUDA
+INSTANTIATE_TEST_SUITE_P(Devices, Shards, ::testing::Values("cpu", "cuda"), device_name);
+#else
+INSTANTIATE_TEST_SUITE_P(Devices, Shards, ::testing::Values("cpu"), device_name);
+#endif
+
+} // namespace
