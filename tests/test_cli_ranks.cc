@@ -424,6 +424,65 @@ TEST(CliRanks, PlanAndCheckSayWhatAStepHolds)
     EXPECT_EQ(w.run(Words{"hone-lora", "plan", "--gpus", "none"} + sizes).code, 2);
 }
 
+/* --shard-base: the run that each rank's whole base gives, uneven shares and evaluations included;
+ * resumed with it and without. */
+TEST(CliRanks, MayShareTheBase)
+{
+    const Workplace w;
+    if (!enough(3)) GTEST_SKIP() << "fewer than 3 GPUs";
+    const Words how = ranks(3) + Words{"--eval-split", "0.2", "--eval-every", "2"};
+    const Words shared = how + Words{"--shard-base"};
+    expect_done(w.run(w.train("whole", 6) + how));
+    const Ran r = w.run(w.train("shared", 6) + shared + Words{"--recompute", "on"});
+    expect_done(r);
+    EXPECT_TRUE(contains(r.err, "layers' frozen weights in 3 shares")) << r.err;
+    for (const char *name : {"loss", "eval_loss", "grad_norm"})
+        EXPECT_EQ(column(w / "shared", name), column(w / "whole", name)) << name;
+    const auto want = trained_bytes((w / "whole") + "/checkpoint-6");
+    EXPECT_EQ(trained_bytes((w / "shared") + "/checkpoint-6"), want);
+    EXPECT_EQ(read_file((w / "shared") + "/adapter/adapter_model.safetensors"),
+              read_file((w / "whole") + "/adapter/adapter_model.safetensors"));
+
+    const Words half = {"--stop-after", "3"}, on = {"--resume", "auto", "--stop-after", "0"};
+    expect_done(w.run(w.train("on-off", 6) + shared + half));
+    expect_done(w.run(w.train("on-off", 6) + how + on));
+    expect_done(w.run(w.train("off-on", 6) + how + half));
+    expect_done(w.run(w.train("off-on", 6) + shared + on));
+    EXPECT_EQ(trained_bytes((w / "on-off") + "/checkpoint-6"), want);
+    EXPECT_EQ(trained_bytes((w / "off-on") + "/checkpoint-6"), want);
+
+    /* steps of one rank's micro-batches leave others without */
+    expect_done(w.run(w.train("few", 6) + ranks(1) + Words{"--stop-after", "2"}));
+    const Words few = {"--resume", w / "few/checkpoint-2", "--resume-device", "any"};
+    expect_done(w.run(w.train("few-whole", 6) + ranks(3) + few));
+    expect_done(w.run(w.train("few-shared", 6) + ranks(3) + few + Words{"--shard-base"}));
+    EXPECT_EQ(trained_bytes((w / "few-shared") + "/checkpoint-6"),
+              trained_bytes((w / "few-whole") + "/checkpoint-6"));
+    EXPECT_EQ(column(w / "few-shared", "loss"), column(w / "few-whole", "loss"));
+}
+
+TEST(CliRanks, PlansAndRefusesASharedBase)
+{
+    const Workplace w;
+    const Words cpu = {"--device", "cpu", "--ranks", "2"}, one = {"--device", "cpu"};
+    const Words sizes = {"--model", w / "model", "--seq-len", "16", "--batch-size", "2"};
+    const Ran plan = w.run(Words{"hone-lora", "plan", "--shard-base"} + sizes + cpu);
+    expect_done(plan);
+    EXPECT_TRUE(contains(plan.out, "layers' frozen weights in 2 shares")) << plan.out;
+    EXPECT_TRUE(contains(plan.out, "gathered weights")) << plan.out;
+    const auto refused = [&](const Words &words, const char *why) {
+        const Ran r = w.run(words);
+        EXPECT_EQ(r.code, 2) << r.err;
+        EXPECT_TRUE(contains(r.err, why)) << r.err;
+    };
+    refused(Words{"hone-lora", "plan", "--shard-base"} + sizes + one, "nobody to share with");
+    refused(w.train("o", 3) + one + Words{"--shard-base"}, "nobody to share with");
+    refused(Words{"hone-full", "plan", "--shard-base"} + sizes + cpu, "trains every weight");
+    refused(Words{"hone-sparse", "plan", "--shard-base"} + sizes + cpu, "trains blocks");
+    refused(Words{"hone-lora", "plan", "--shard-base", "--model", "resnet20"} + cpu,
+            "of decoders, but model resnet20");
+}
+
 TEST(CliRanks, RefusesWhatHasNoMeaning)
 {
     const Workplace w;

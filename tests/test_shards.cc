@@ -403,8 +403,8 @@ TEST_P(Shards, EndWithTheRankThatFindsANumberThatIsNotFinite)
         w.shared = true;
         Trainee t(r, w);
         if (t.e == nullptr) return RankResult();
-        const hn_param *q = hn_params_find(hn_engine_params(t.e),
-                                           "model.layers.1.mlp.up_proj.lora_A.weight");
+        const hn_param *q =
+            hn_params_find(hn_engine_params(t.e), "model.layers.1.mlp.up_proj.lora_A.weight");
         std::vector<float> v((size_t)hn_param_values(q), NAN);
         if (r.rank == 1) {
             EXPECT_HN_OK(hn_param_set(q, v.data()));
@@ -486,9 +486,9 @@ TEST_P(Shards, AreNobodysWholeValues)
         float end = 0;
         int parts = 0;
         for (const RankResult &r : rows) {
-            if (r[i] == r[i + 1]) continue; /* has nothing of it */
-            if (one[3] == 0) end = 0;       /* not shared: each has all */
-            EXPECT_LE(r[i], end);           /* one behind the other; ... */
+            if (r[i] == r[i + 1]) continue;     /* has nothing of it */
+            if (one[3] == 0) end = 0;           /* not shared: each has all */
+            EXPECT_LE(r[i], end);               /* one behind the other; ... */
             EXPECT_GE(r[i], end - (parts > 0)); /* ... a row perhaps in two parts */
             end = r[i + 1];
             parts++;

@@ -5,17 +5,16 @@
 #include "runtime/base/alloc.h"
 
 static const char *const of_decoders[] = {
-    "tokenizer",      "format",          "text-key",  "prompt-key",
-    "completion-key", "train-on-prompt", "cache-dir", "data-threads",
-    "seq-len",        "packing",         NULL};
+    "tokenizer", "format",       "text-key", "prompt-key", "completion-key", "train-on-prompt",
+    "cache-dir", "data-threads", "seq-len",  "packing",    "shard-base",     NULL};
 static const char *const of_classifiers[] = {
     "image-size", "channels",        "classes",     "data-kind",  "coarse",   "resident", "augment",
     "pad",        "label-smoothing", "frozen-norm", "train-head", "new-head", "mean-std", NULL};
 
 /* Of a start of a run: where it goes on, there may be other ranks. */
-static const char *const of_the_start[] = {"gpus",       "ranks",         "job-rank",
-                                           "job-size",   "local-rank",    "local-size",
-                                           "rendezvous", "stall-timeout", NULL};
+static const char *const of_the_start[] = {
+    "gpus",       "ranks",      "job-rank",      "job-size",   "local-rank",
+    "local-size", "rendezvous", "stall-timeout", "shard-base", NULL};
 
 static bool is_in(const char *const *list, const char *name)
 {
@@ -48,6 +47,12 @@ static const char *idle(const hn_session *s, const char *name)
 hn_status hn_check_run_options(const hn_session *s)
 {
     HN_TRY(hn_run_config_check(s->run));
+    if (s->run->shard_base && !s->method->adapter)
+        return HN_FAIL(HN_ERR_ARG, "--shard-base: %s trains every weight, no base is frozen",
+                       s->method->program);
+    if (s->run->shard_base && s->method->pack)
+        return HN_FAIL(HN_ERR_ARG, "--shard-base: %s trains blocks of the base, each rank has all",
+                       s->method->program);
     for (size_t i = 0; i < s->method->n_options; i++) {
         const char *name = s->method->options[i].name;
         const char *reason = name != NULL ? idle(s, name) : NULL;

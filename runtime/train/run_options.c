@@ -104,6 +104,7 @@ static const hn_option count_rows[] = {
     HN_OPT_TITLE("Several GPUs and hosts"),
     {"gpus",          FIELD(gpus),          "all", 0, 0, NULL, "of this host, one process each: all that are visible, or the first N"},
     {"ranks",         FIELD(ranks),         "1",   1, 4096, NULL, "with --device cpu: processes on this host"},
+    {"shard-base",    FIELD(shard_base),    "off", 0, 0, NULL, "of an adapter on a decoder: each rank keeps a share of the layers' frozen weights and gathers a layer when it runs; less memory, the same bits"},
 };
 
 static const hn_option ranks_rows[] = {

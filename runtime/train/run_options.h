@@ -36,6 +36,7 @@ typedef struct {
     const char *device, *executor, *plans;
     int64_t threads;
     /* ranks */
+    bool shard_base;
     const char *gpus, *rank, *size, *local_rank, *local_size, *rendezvous;
     int64_t ranks;
     double stall_timeout;

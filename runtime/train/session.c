@@ -293,8 +293,36 @@ static hn_status make_job(hn_session *s, bool probe, bool dry)
     return hn_session_has_images(s) ? hn_images_job(s, probe, dry) : hn_text_job(s, probe, dry);
 }
 
+/* Rank 0's word to the others: whether a probe comes. */
+static hn_status say_help(const hn_session *s, bool *probe)
+{
+    char word = *probe;
+    *probe = false;
+    if (s->hub == NULL || !s->run->shard_base) return HN_OK;
+    HN_TRY(hn_hub_share(s->hub, &word, 1, 0));
+    *probe = word != 0;
+    return HN_OK;
+}
+
+hn_status hn_session_help(hn_session *s)
+{
+    for (bool probe = false;;) {
+        HN_TRY(say_help(s, &probe));
+        if (!probe) return HN_OK;
+        HN_TRY(hn_engine_idle_probe(s->engine));
+    }
+}
+
+hn_status hn_session_need_no_help(hn_session *s)
+{
+    bool probe = false;
+    return say_help(s, &probe);
+}
+
 hn_status hn_session_probe(hn_session *s, float **out, int64_t *n)
 {
+    bool probe = true;
+    HN_TRY(say_help(s, &probe));
     return hn_session_has_images(s) ? hn_images_probe(s, out, n) : hn_text_probe(s, out, n);
 }
 
@@ -303,6 +331,17 @@ static void print_lines(const hn_log *log, char *text)
     char *rest = NULL;
     for (char *line = strtok_r(text, "\n", &rest); line; line = strtok_r(NULL, "\n", &rest))
         hn_info(log, "%s", line);
+}
+
+static int ranks_of(const hn_session *s)
+{
+    return s->planned_ranks > 0 ? s->planned_ranks : (int)hn_team_size(s);
+}
+
+static hn_status check_shares(const hn_session *s)
+{
+    if (!s->run->shard_base || ranks_of(s) > 1) return HN_OK;
+    return HN_FAIL(HN_ERR_ARG, "--shard-base: there is one rank, nobody to share with");
 }
 
 static hn_engine_options engine_options(const hn_session *s, bool train)
@@ -318,6 +357,7 @@ static hn_engine_options engine_options(const hn_session *s, bool train)
         .eval = s->eval != NULL,
         .recompute = hn_recompute_of(c->recompute),
         .memory = memory_of(c),
+        .base_shares = train && c->shard_base ? ranks_of(s) : 0,
         .optimizer = hn_session_optimizer(c),
         .seed = (uint64_t)c->seed,
     };
@@ -326,6 +366,7 @@ static hn_engine_options engine_options(const hn_session *s, bool train)
 hn_status hn_session_plan(hn_session *s, bool train, bool probe)
 {
     HN_TRY(make_job(s, probe, false));
+    HN_TRY(check_shares(s));
     hn_engine_options o = engine_options(s, train);
     if (train && hooks_of(s)->plan != NULL) HN_TRY(hooks_of(s)->plan(s, &o));
     HN_TRY(hn_engine_new(&o, &s->engine));
@@ -345,6 +386,7 @@ hn_status hn_session_plan(hn_session *s, bool train, bool probe)
 hn_status hn_session_engine(hn_session *s, hn_executor executor)
 {
     HN_TRY(make_job(s, true, true));
+    HN_TRY(check_shares(s));
     hn_engine_options o = engine_options(s, true);
     o.executor = executor;
     if (hooks_of(s)->plan != NULL) HN_TRY(hooks_of(s)->plan(s, &o));
@@ -415,9 +457,14 @@ hn_status hn_session_evaluate(hn_session *s, hn_eval_sums *out)
     double sum[3] = {0};
     if (s->hub != NULL) HN_TRY(hn_engine_average_buffers(s->engine, s->hub));
     hn_session_progress(s, "evaluation batch", hn_session_unit(s), n);
-    for (int64_t i = s->ranks.rank; i < n; i += ranks) {
+    for (int64_t first = 0; first < n; first += ranks) {
+        const int64_t i = first + s->ranks.rank;
         int64_t units = 0;
         hn_team_at(s, HN_HUB_AT_EVALUATE, i);
+        if (i >= n) { /* others have one more */
+            HN_TRY(hn_engine_idle_eval_batch(s->engine));
+            break;
+        }
         HN_TRY(evaluate_batch(s, i, sum, &units));
         read += units * ranks;
         hn_session_show(s, i + ranks < n ? i + 1 : n, read);

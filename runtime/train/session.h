@@ -58,6 +58,7 @@ struct hn_session {
     hn_progress progress; /* of reading data and of evaluation */
     void *extra;          /* the method's hooks */
     int64_t per_step;     /* hn_session_per_step reads it; 0: not settled */
+    int planned_ranks;    /* of a step of hn_team_plan; 0: those that are here */
     /* Several ranks (team.h); zeros: this process is alone. */
     hn_ranks ranks;
     hn_hub *hub;
@@ -99,6 +100,10 @@ HN_NODISCARD hn_status hn_session_evaluate(hn_session *s, hn_eval_sums *out);
 /* Logits of made-up inputs, always the same ones: *out, *n values in fp32, is the caller's to
  * hn_free. */
 HN_NODISCARD hn_status hn_session_probe(hn_session *s, float **out, int64_t *n);
+/* Where ranks share the base (--shard-base), at the end of a run: rank 0 alone computes logits, and
+ * the others help until it says that it needs no more. Else nothing. */
+HN_NODISCARD hn_status hn_session_help(hn_session *s);
+HN_NODISCARD hn_status hn_session_need_no_help(hn_session *s);
 void hn_session_close(hn_session *s);
 
 /* Lines of progress for work that is not training; `step` names what is counted. */

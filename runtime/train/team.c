@@ -90,6 +90,7 @@ hn_status hn_team_plan(hn_session *s, int *out)
     HN_TRY(wanted_ranks(s, out));
     if (*out == 0 && (hn_launch_count_devices(out, NULL, 0) != HN_OK || *out < 1)) *out = 1;
     s->per_step = s->run->accumulation * *out;
+    s->planned_ranks = *out;
     return HN_OK;
 }
 

@@ -149,19 +149,26 @@ static hn_status load_micro_batch(hn_trainer *t)
  * one. On a GPU steps behind it may have changed the parameters since: there may be none now. */
 static hn_status find_nonfinite(hn_trainer *t)
 {
+    hn_status found = HN_OK;
+    char why[HN_HUB_TEXT];
     HN_TRY(hn_engine_begin(t->s->engine, t->state.step));
-    for (int64_t a = t->s->ranks.rank; a < t->s->per_step; a += t->ranks) {
+    for (int64_t first = 0; first < t->s->per_step; first += t->ranks) {
+        const int64_t a = first + t->s->ranks.rank;
         hn_engine_input in;
         int64_t units;
+        if (a >= t->s->per_step || found != HN_OK) { /* others go on */
+            HN_TRY(hn_engine_idle_micro(t->s->engine));
+            continue;
+        }
         HN_TRY(hn_engine_batch(t->s->engine, &in));
         HN_TRY(t->s->train->fill(t->s->train, t->state.micro_batch + a, &in, &units));
-        const hn_status st = hn_engine_find_nonfinite(t->s->engine, a);
-        if (st == HN_ERR_NUMERIC)
-            return HN_FAIL(HN_ERR_NUMERIC, "step %" PRId64 ", micro-batch %" PRId64 ": %s",
-                           t->state.step + 1, a, hn_last_text());
-        HN_TRY(st);
+        found = hn_engine_find_nonfinite(t->s->engine, a);
+        if (found != HN_ERR_NUMERIC) HN_TRY(found);
+        if (found == HN_ERR_NUMERIC)
+            snprintf(why, sizeof why, "step %" PRId64 ", micro-batch %" PRId64 ": %s",
+                     t->state.step + 1, a, hn_last_text());
     }
-    return HN_OK;
+    return found == HN_OK ? HN_OK : HN_FAIL(found, "%s", why);
 }
 
 /* Ranks that have found nothing wait until one that has says so, and ends the run. */
@@ -233,8 +240,13 @@ static hn_status enqueue_step(hn_trainer *t)
         return hn_engine_step(t->s->engine, step, lr, NULL);
     }
     HN_TRY(hn_engine_begin(t->s->engine, step));
-    for (int64_t a = t->s->ranks.rank; a < t->s->per_step; a += t->ranks) {
+    for (int64_t first = 0; first < t->s->per_step; first += t->ranks) {
+        const int64_t a = first + t->s->ranks.rank;
         hn_team_at(t->s, HN_HUB_AT_STEP, step);
+        if (a >= t->s->per_step) { /* others have one more */
+            HN_TRY(hn_engine_idle_micro(t->s->engine));
+            break;
+        }
         HN_TRY(load_micro_batch(t));
         HN_TRY(hn_engine_micro(t->s->engine, a));
     }
@@ -454,8 +466,10 @@ static hn_status finish(hn_trainer *t)
 {
     hn_session *s = t->s;
     hn_team_at(s, HN_HUB_AT_END, t->state.step);
-    if (!t->leads) return HN_OK; /* and waits, as the session closes */
-    if (t->state.step < t->total && !t->stop_early) return say_stopped(t);
+    const bool stopped_early = t->state.step < t->total && !t->stop_early;
+    if (!t->leads) /* waits then, as the session closes */
+        return stopped_early ? HN_OK : hn_session_help(s);
+    if (stopped_early) return say_stopped(t);
     HN_TRY(take_best(t));
     const hn_export_kind *kind;
     HN_TRY(hn_export_find(s->method, "auto", &kind));
@@ -466,6 +480,7 @@ static hn_status finish(hn_trainer *t)
         st = HN_FAIL(HN_ERR_MEMORY, "no memory for the result's path");
     if (st == HN_OK && kind->replaces) st = hn_remove_tree(result);
     if (st == HN_OK) st = kind->write(s, checkpoint, result);
+    if (st == HN_OK) st = hn_session_need_no_help(s);
     if (st == HN_OK && t->hooks->end != NULL) st = t->hooks->end(s, t->out);
     if (st == HN_OK) st = say_result(t, kind, result);
     hn_free(checkpoint);

@@ -10,6 +10,7 @@
 #include "runtime/base/alloc.h"
 #include "runtime/file/checkpoint.h"
 #include "runtime/file/folder.h"
+#include "runtime/graph/shards.h"
 #include "runtime/train/option_kinds.h"
 #include "runtime/train/run_folder.h"
 #include "runtime/train/trainer_impl.h"
@@ -294,6 +295,7 @@ static hn_status compare_course(const hn_trainer *t)
     const bool newest = strcmp(c->resume, "auto") == 0;
     HN_TRY(hn_team_same(t->s, "--resume", newest ? "auto" : c->resume[0] ? "folder" : ""));
     HN_TRY(same_number(t, "--accumulation", (double)c->accumulation));
+    HN_TRY(same_number(t, "--shard-base", (double)c->shard_base));
     HN_TRY(same_number(t, "--steps", (double)c->steps));
     HN_TRY(same_number(t, "--epochs", c->epochs));
     HN_TRY(same_number(t, "--stop-after", (double)c->stop_after));
@@ -306,6 +308,10 @@ static hn_status compare_course(const hn_trainer *t)
 /* Ranks that read other files, or were told other things, would train nobody's model. */
 static hn_status compare_ranks(const hn_trainer *t)
 {
+    char gathers[32]; /* ranks with another plan (less memory, say) would not meet in it */
+    snprintf(gathers, sizeof gathers, "%" PRIx64,
+             hn_program_gathers_digest(hn_engine_program(t->s->engine)));
+    HN_TRY(hn_team_same(t->s, "order of gathered layers", gathers));
     HN_TRY(hn_team_same(t->s, "options", t->settings));
     HN_TRY(hn_team_same(t->s, "data", t->id.data_digest));
     HN_TRY(hn_team_same(t->s, "held-out data", hn_session_held_out_digest(t->s)));
