@@ -12,6 +12,10 @@
 #include "runtime/train/decoder_job.h"
 #include "runtime/train/engine.h"
 
+extern "C" {
+#include "runtime/graph/graph_impl.h"
+}
+
 namespace {
 
 /* Sizes that no number of ranks divides; five layers: more than there are places. */
@@ -62,7 +66,7 @@ class Trainee {
     {
         EXPECT_HN_OK(hn_device_open(r.device.c_str(), &device));
         if (device == nullptr) return;
-        comm = r.join(device);
+        if (r.hub != nullptr) comm = r.join(device);
         open_model();
         adapt.linear = low_rank;
         adapt.context = &w;
@@ -497,6 +501,59 @@ TEST_P(Shards, AreNobodysWholeValues)
         split += one[3] != 0 && parts > 1;
     }
     EXPECT_EQ(split, 2 * 5); /* where one share ends and the next begins */
+}
+
+/* Of a plan, which needs no ranks: a gather begins behind the last node that uses its place, ahead
+ * of the first that needs it, which waits for it. */
+TEST(ShardsAhead, BeginWhenTheirPlaceIsFreeAndAreWaitedFor)
+{
+    for (const hn_recompute recompute : {HN_RECOMPUTE_OFF, HN_RECOMPUTE_ON}) {
+        Work w;
+        w.recompute = recompute;
+        w.side = HN_SIDE_ON;
+        w.shares = 2;
+        const Rank alone{nullptr, 0, 1, "cpu"};
+        Trainee t(alone, w, false);
+        ASSERT_HN_OK(hn_engine_new(&t.o, &t.e));
+        for (const char *name : {"micro", "eval", "logits"}) {
+            const hn_graph *g = hn_program_graph(hn_engine_program(t.e), name);
+            const hn_shard *held[2] = {nullptr, nullptr};
+            const hn_node *last[2] = {nullptr, nullptr}; /* to use a place */
+            const hn_node *unmet[2] = {nullptr, nullptr}; /* gathered, and nobody has waited */
+            int64_t far = 0;                              /* that run beside other layers */
+            for (int64_t i = 0; i < g->n_nodes; i++) {
+                const hn_node *n = g->node[i];
+                if (n->op == HN_OP_ALL_GATHER) {
+                    const hn_shard *s = hn_shard_of(n->in[1]);
+                    const int64_t at = s->number % 2;
+                    EXPECT_TRUE(n->ahead);
+                    EXPECT_EQ(unmet[at], nullptr) << "its place is not free";
+                    held[at] = s;
+                    unmet[at] = n; /* in f32 nothing is stored behind it */
+                    EXPECT_GE(n->ahead_mark, 0);
+                    int64_t k = i - 1; /* side nodes run beside it */
+                    while (k >= 0 && (g->node[k]->side || g->node[k]->ahead)) k--;
+                    EXPECT_EQ(k >= 0 ? g->node[k] : nullptr, last[at]) << n->name;
+                    continue;
+                }
+                for (const hn_tensor *operand : n->in) {
+                    const hn_shard *s = operand ? hn_shard_of(operand) : nullptr;
+                    if (s == nullptr) continue;
+                    const int64_t at = s->number % 2;
+                    EXPECT_EQ(held[at], s) << n->name;
+                    EXPECT_FALSE(n->side);
+                    if (unmet[at] != nullptr) {
+                        EXPECT_EQ(n->needs, unmet[at]) << n->name;
+                        far += g->node[i - 1] != unmet[at];
+                    }
+                    unmet[at] = nullptr;
+                    last[at] = n;
+                }
+            }
+            EXPECT_EQ(far, hn_graph_gathers(g)) << name;
+            EXPECT_TRUE(unmet[0] == nullptr && unmet[1] == nullptr);
+        }
+    }
 }
 
 #ifdef HONE_CUDA

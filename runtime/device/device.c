@@ -245,7 +245,7 @@ void hn_device_close(hn_device *d)
 hn_device_kind hn_device_kind_of(const hn_device *d) { return d->kind; }
 const char *hn_device_text(const hn_device *d) { return d->text; }
 hn_stream hn_device_stream(const hn_device *d) { return d->stream; }
-hn_stream hn_device_side_stream(const hn_device *d) { return d->side; }
+hn_stream hn_device_side_stream(const hn_device *d, hn_side_stream s) { return d->side[s]; }
 hn_gemm_cuda *hn_device_gemm(const hn_device *d) { return d->gemm; }
 
 void hn_device_set_collectives(hn_device *d, const hn_collectives *c) { d->collectives = c; }
@@ -253,17 +253,17 @@ const hn_collectives *hn_device_collectives(const hn_device *d) { return d->coll
 
 static hn_status no_side(const hn_device *d)
 {
-    return HN_FAIL(HN_ERR_UNSUPPORTED, "%s: only a GPU has a side stream", d->text);
+    return HN_FAIL(HN_ERR_UNSUPPORTED, "%s: only a GPU has side streams", d->text);
 }
 
-hn_status hn_device_side_fork(hn_device *d)
+hn_status hn_device_side_fork(hn_device *d, hn_side_stream s)
 {
-    return d->calls->side_fork ? d->calls->side_fork(d) : no_side(d);
+    return d->calls->side_fork ? d->calls->side_fork(d, s) : no_side(d);
 }
 
-hn_status hn_device_side_mark(hn_device *d, int64_t i)
+hn_status hn_device_side_mark(hn_device *d, hn_side_stream s, int64_t i)
 {
-    return d->calls->side_mark ? d->calls->side_mark(d, i) : no_side(d);
+    return d->calls->side_mark ? d->calls->side_mark(d, s, i) : no_side(d);
 }
 
 hn_status hn_device_side_join(hn_device *d, int64_t i)

@@ -1,11 +1,11 @@
 /* device.h - where a program's memory lies and its operations run: the CPU, or one GPU.
  *
- * A device owns a stream and a second one beside it, the cuBLASLt plans
+ * A device owns a stream and two beside it, the cuBLASLt plans
  * (kernels/linear/gemm_cuda.h), those of attention and convolution through cuDNN
  * (kernels/attention/attention_cudnn.h, kernels/conv/conv2d_cudnn.h) and the libraries' workspace;
  * other memory is its caller's to give back. On the CPU memory is host memory and every call is
  * done when it returns. On a GPU all calls run in order on the device's stream; only what a caller
- * puts on the side stream runs beside them.
+ * puts on a side stream runs beside them.
  *
  * In the library only this folder and .cu files know CUDA. Nothing links the driver: a build with
  * CUDA starts on a machine that has none, and hn_device_open says what is missing.
@@ -61,17 +61,20 @@ hn_gemm_cuda *hn_device_gemm(const hn_device *d); /* NULL on the CPU */
 void hn_device_set_collectives(hn_device *d, const hn_collectives *c);
 const hn_collectives *hn_device_collectives(const hn_device *d); /* NULL: alone */
 
-/* The side stream. What is put there runs in order, and at a lower priority than the other stream:
- * in multiprocessors that are free.
+/* Side streams. What is put on one runs in order, beside the other streams.
+ *   WORK   at a lower priority than the device's stream: in multiprocessors that are free
+ *   AHEAD  what the device's stream will wait for: at the same priority
  *   fork   what is put there from now on begins when all that is on the device's stream now is done
- *   mark   its end as it is now gets the number i, from 0 on, until mark(i) is called again
+ *   mark   its end as it is now gets the number i, from 0 on, until mark(i) is called again, for
+ *          either stream
  *   join   what is put on the device's stream from now on begins when mark i has been reached
- * Before a capture ends all that is on the side stream must have been joined. GPU only. */
-hn_stream hn_device_side_stream(const hn_device *d); /* NULL on the CPU */
-HN_NODISCARD hn_status hn_device_side_fork(hn_device *d);
-HN_NODISCARD hn_status hn_device_side_mark(hn_device *d, int64_t i);
+ * Before a capture ends all that is on side streams must have been joined. GPU only. */
+typedef enum { HN_SIDE_WORK, HN_SIDE_AHEAD, HN_SIDE_STREAMS } hn_side_stream;
+hn_stream hn_device_side_stream(const hn_device *d, hn_side_stream s); /* NULL on the CPU */
+HN_NODISCARD hn_status hn_device_side_fork(hn_device *d, hn_side_stream s);
+HN_NODISCARD hn_status hn_device_side_mark(hn_device *d, hn_side_stream s, int64_t i);
 HN_NODISCARD hn_status hn_device_side_join(hn_device *d, int64_t i);
-/* Matrix products that come are for the side stream or for the other one: each has a workspace.
+/* Matrix products that come are for HN_SIDE_WORK or for the device's stream: each has a workspace.
  * sms  multiprocessors that are set aside for the side stream (hn_gemm_cuda_sms): its products run
  *      on so many, the others on the rest; 0: no bounds. Nothing happens on the CPU. */
 void hn_device_products(const hn_device *d, bool side, int sms);

@@ -109,12 +109,12 @@ static hn_status fill_cuda(hn_device *d, void *p, int byte, size_t bytes)
     return HN_CUDA(cudaMemsetAsync(p, byte, bytes, d->stream));
 }
 
-/* ---- the side stream ---- */
+/* ---- side streams ---- */
 
-static hn_status side_fork_cuda(hn_device *d)
+static hn_status side_fork_cuda(hn_device *d, hn_side_stream s)
 {
     HN_TRY(HN_CUDA(cudaEventRecord(d->forked, d->stream)));
-    return HN_CUDA(cudaStreamWaitEvent(d->side, d->forked, 0));
+    return HN_CUDA(cudaStreamWaitEvent(d->side[s], d->forked, 0));
 }
 
 static hn_status make_side_marks(hn_device *d, int64_t n)
@@ -127,10 +127,10 @@ static hn_status make_side_marks(hn_device *d, int64_t n)
     return HN_OK;
 }
 
-static hn_status side_mark_cuda(hn_device *d, int64_t i)
+static hn_status side_mark_cuda(hn_device *d, hn_side_stream s, int64_t i)
 {
     if (i >= d->n_side_marks) HN_TRY(make_side_marks(d, 2 * i + 64));
-    return HN_CUDA(cudaEventRecord(d->side_marks[i], d->side));
+    return HN_CUDA(cudaEventRecord(d->side_marks[i], d->side[s]));
 }
 
 static hn_status side_join_cuda(hn_device *d, int64_t i)
@@ -139,14 +139,16 @@ static hn_status side_join_cuda(hn_device *d, int64_t i)
     return HN_CUDA(cudaStreamWaitEvent(d->stream, d->side_marks[i], 0));
 }
 
-/* The second stream gets what the first leaves free: of two kernels that are ready, blocks of the
- * first stream's go first. */
+/* Work on the side gets what the first stream leaves free: of two kernels that are ready, blocks of
+ * the first stream's go first. */
 static hn_status open_streams(hn_device *d)
 {
     int least = 0, greatest = 0;
     HN_TRY(HN_CUDA(cudaDeviceGetStreamPriorityRange(&least, &greatest)));
     HN_TRY(HN_CUDA(cudaStreamCreateWithPriority(&d->stream, cudaStreamNonBlocking, greatest)));
-    HN_TRY(HN_CUDA(cudaStreamCreateWithPriority(&d->side, cudaStreamNonBlocking, least)));
+    for (int s = 0; s < HN_SIDE_STREAMS; s++)
+        HN_TRY(HN_CUDA(cudaStreamCreateWithPriority(&d->side[s], cudaStreamNonBlocking,
+                                                    s == HN_SIDE_WORK ? least : greatest)));
     return HN_CUDA(cudaEventCreateWithFlags(&d->forked, cudaEventDisableTiming));
 }
 
@@ -240,13 +242,16 @@ static void close_cuda(hn_device *d)
     for (int64_t i = 0; i < d->n_side_marks; i++) (void)cudaEventDestroy(d->side_marks[i]);
     hn_free(d->side_marks);
     if (d->forked != NULL) (void)cudaEventDestroy(d->forked);
-    if (d->side != NULL) (void)cudaStreamDestroy(d->side);
+    for (int s = 0; s < HN_SIDE_STREAMS; s++) {
+        if (d->side[s] != NULL) (void)cudaStreamDestroy(d->side[s]);
+        d->side[s] = NULL;
+    }
     if (d->stream != NULL) (void)cudaStreamDestroy(d->stream);
     d->attention = NULL;
     d->conv2d = NULL;
     d->cudnn = NULL;
     d->gemm = NULL;
-    d->stream = d->side = NULL;
+    d->stream = NULL;
     d->forked = NULL;
     d->side_marks = NULL;
     d->n_side_marks = 0;

@@ -25,8 +25,8 @@ typedef struct {
     hn_status (*wait)(hn_device *d);
     hn_status (*mark)(hn_device *d, int64_t i);
     hn_status (*marks)(hn_device *d, int64_t n, double *ms);
-    hn_status (*side_fork)(hn_device *d); /* the last ten: NULL on the CPU */
-    hn_status (*side_mark)(hn_device *d, int64_t i);
+    hn_status (*side_fork)(hn_device *d, hn_side_stream s); /* the last ten: NULL on the CPU */
+    hn_status (*side_mark)(hn_device *d, hn_side_stream s, int64_t i);
     hn_status (*side_join)(hn_device *d, int64_t i);
     hn_status (*capture_begin)(hn_device *d);
     hn_status (*capture_end)(hn_device *d, hn_device_graph **out);
@@ -41,7 +41,7 @@ struct hn_device {
     const hn_device_calls *calls;
     hn_device_kind kind;
     char text[384];
-    hn_stream stream, side;
+    hn_stream stream, side[HN_SIDE_STREAMS];
     int n_sms;                               /* multiprocessors */
     struct CUevent_st *forked, **side_marks; /* [n_side_marks] */
     int64_t n_side_marks;

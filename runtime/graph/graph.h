@@ -331,12 +331,15 @@ struct hn_node {
     size_t scratch_at; /* where in the transient arena */
     const char *note;  /* a line of the plan's text, from the operation's prepare; NULL: none */
     bool brings;       /* shards.c: gathers a layer's weights, or completes them */
-    /* streams.c; both streams are the device's */
+    /* streams.c; the streams are the device's */
     bool side;            /* runs on the side stream, ... */
     int64_t join;         /* ... is done before that node, by number; n_nodes: at the graph's end */
     int64_t mark;         /* ... and gets this mark for those who wait for it; -1: nobody does */
     bool leaves_room;     /* main stream: its products leave multiprocessors to side nodes */
     const hn_node *after; /* main stream: the side node that has to be done first; NULL: none new */
+    bool ahead;           /* of those that bring: runs on the stream ahead, ... */
+    int64_t ahead_mark;   /* ... and gets this mark where it is the last one of a layer; else -1 */
+    const hn_node *needs; /* main stream: the same of that stream */
     int64_t at_once;      /* so many nodes from here on may run as one; 0: it belongs to others */
 };
 

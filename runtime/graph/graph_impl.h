@@ -57,7 +57,7 @@ struct hn_graph {
     int segment, n_segments;
     size_t transient_bytes;
     const hn_node *side_end;   /* the last side node, when nobody waits for it; else NULL */
-    int64_t n_marks;           /* of side nodes */
+    int64_t n_marks;           /* of side nodes; those of the stream ahead come behind */
     const hn_node *fullest;    /* where most of them are in use; NULL: no node */
     hn_device_graph *captured; /* NULL: run node by node */
 };
@@ -101,7 +101,9 @@ HN_NODISCARD hn_status hn_pass_remake(hn_graph *g);
 HN_NODISCARD hn_status hn_pass_in_place(hn_graph *g);
 void hn_pass_tails(hn_program *p); /* of all graphs */
 
-/* streams.c: ahead of place.c, when scratch is known. hn_pass_side_nodes chooses side nodes and
+/* streams.c: moves what brings weights to where it may begin. */
+void hn_pass_ahead(hn_graph *g);
+/* Ahead of place.c, when scratch is known. hn_pass_side_nodes chooses side nodes and
  * changes the order of nodes; false: there are none. hn_pass_joins finds out how long each may run,
  * beside `window` nodes at most; hn_pass_one_stream takes it back. */
 bool hn_pass_side_nodes(hn_graph *g);

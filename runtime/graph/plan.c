@@ -33,6 +33,7 @@ enum { SIDE_BYTES = 64 << 20 };
 static hn_status place(hn_graph *g, const hn_plan_options *o, bool side)
 {
     hn_pass_one_stream(g);
+    if (side) hn_pass_ahead(g);
     HN_TRY(hn_place(g, o->guard_bytes));
     const size_t alone = g->transient_bytes;
     if (!side || !hn_pass_side_nodes(g)) return HN_OK;

@@ -175,16 +175,31 @@ static hn_status run_beside(const hn_graph *g, int64_t i, const hn_exec *main, i
 {
     hn_device *d = g->program->device;
     hn_exec x = *main;
-    x.stream = hn_device_side_stream(d);
-    HN_TRY(hn_device_side_fork(d));
+    x.stream = hn_device_side_stream(d, HN_SIDE_WORK);
+    HN_TRY(hn_device_side_fork(d, HN_SIDE_WORK));
     for (*n_nodes = 0; i < g->n_nodes && g->node[i]->side; i++, ++*n_nodes) {
         HN_TRY(run_node(g->node[i], &x));
-        if (g->node[i]->mark >= 0) HN_TRY(hn_device_side_mark(d, g->node[i]->mark));
+        if (g->node[i]->mark >= 0) HN_TRY(hn_device_side_mark(d, HN_SIDE_WORK, g->node[i]->mark));
     }
     return HN_OK;
 }
 
-/* Every node, on a GPU on both streams; what comes behind waits for both. */
+/* The nodes that bring layers, from node i on: the same on their stream. */
+static hn_status run_ahead(const hn_graph *g, int64_t i, const hn_exec *main, int64_t *n_nodes)
+{
+    hn_device *d = g->program->device;
+    hn_exec x = *main;
+    x.stream = hn_device_side_stream(d, HN_SIDE_AHEAD);
+    HN_TRY(hn_device_side_fork(d, HN_SIDE_AHEAD));
+    for (int64_t n, first = i; i < g->n_nodes && g->node[i]->ahead; i += n, *n_nodes = i - first) {
+        HN_TRY(run_at_once(g, i, &x, &n));
+        const int64_t mark = g->node[i + n - 1]->ahead_mark;
+        if (mark >= 0) HN_TRY(hn_device_side_mark(d, HN_SIDE_AHEAD, g->n_marks + mark));
+    }
+    return HN_OK;
+}
+
+/* Every node, on a GPU on all streams; what comes behind waits for all. */
 static hn_status run_all(const hn_graph *g, hn_exec *x)
 {
     hn_device *d = g->program->device;
@@ -195,6 +210,11 @@ static hn_status run_all(const hn_graph *g, hn_exec *x)
             HN_TRY(run_beside(g, i, x, &n_nodes));
             continue;
         }
+        if (gpu && n->ahead) {
+            HN_TRY(run_ahead(g, i, x, &n_nodes));
+            continue;
+        }
+        if (gpu && n->needs) HN_TRY(hn_device_side_join(d, g->n_marks + n->needs->ahead_mark));
         if (gpu && n->after) HN_TRY(hn_device_side_join(d, n->after->mark));
         HN_TRY(run_at_once(g, i, x, &n_nodes));
     }

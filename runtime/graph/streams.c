@@ -10,7 +10,15 @@
  *
  * Until there its operands stay where they are (place.c), and nobody writes what it reads or
  * touches what it writes. The join comes as late as that, the peak of the graph without it and
- * `window` allow. Side nodes run in the order of the list: sums into one buffer keep theirs. */
+ * `window` allow. Side nodes run in the order of the list: sums into one buffer keep theirs.
+ *
+ * What brings the weights of a layer (shards.c) has a stream of its own: it begins as soon as
+ * nobody needs what lies in its place, and the main stream waits for it in front of the first node
+ * that reads them:
+ *
+ *   main   layer 0 | layer 1 ......... ^ layer 2 ....... ^ layer 3
+ *   ahead          | gather 2 .........^| gather 3 ......^
+ */
 #include "runtime/base/alloc.h"
 #include "runtime/graph/graph_impl.h"
 
@@ -22,10 +30,14 @@ typedef struct {
     size_t peak;   /* of live, before anything was made to live longer */
 } lives;
 
+/* What reads gathered weights is none: what comes to their place waits for the main stream alone. */
 static bool is_side(const hn_node *n)
 {
     const hn_op_def *def = hn_op(n->op);
-    return def->beside != NULL && def->beside(n);
+    if (def->beside == NULL || !def->beside(n)) return false;
+    for (int k = 0; k < HN_MAX_IN; k++)
+        if (n->in[k] && hn_shard_of(n->in[k])) return false;
+    return true;
 }
 
 /* ---- who may change places ---- */
@@ -92,6 +104,69 @@ static bool hoist(hn_graph *g)
     return any;
 }
 
+/* ---- ahead ---- */
+
+/* The nodes that bring one layer, from i on. */
+static int64_t bringing(const hn_graph *g, int64_t i)
+{
+    int64_t n = 1;
+    while (i + n < g->n_nodes && g->node[i + n]->brings &&
+           g->node[i + n]->op != HN_OP_ALL_GATHER)
+        n++;
+    return n;
+}
+
+static bool any_conflict(const hn_graph *g, int64_t i, int64_t n, const hn_node *other)
+{
+    for (int64_t k = i; k < i + n; k++)
+        if (conflict(g->node[k], other)) return true;
+    return false;
+}
+
+/* Nodes i .. i+n-1 go to place `to`, in front of those that are there. */
+static void move_up(hn_graph *g, int64_t i, int64_t n, int64_t to)
+{
+    for (int64_t k = 0; k < n; k++) {
+        hn_node *m = g->node[i + k];
+        for (int64_t j = i + k; j > to + k; j--) g->node[j] = g->node[j - 1];
+        g->node[to + k] = m;
+    }
+}
+
+/* The first node behind those that bring a layer which reads it waits for them. */
+static void set_need(hn_graph *g, int64_t i, int64_t n, int64_t mark)
+{
+    hn_node *last = g->node[i + n - 1];
+    last->ahead_mark = mark;
+    for (int64_t k = i + n; k < g->n_nodes; k++) {
+        if (g->node[k]->brings || !touches(g->node[k], g->node[i]->out[0])) continue;
+        g->node[k]->needs = last; /* of two layers the later one: their stream runs in order */
+        return;
+    }
+}
+
+void hn_pass_ahead(hn_graph *g)
+{
+    int64_t marks = 0, n;
+    if (g->program->n_shards == 0) return;
+    for (int64_t i = 0; i < g->n_nodes; i += n) {
+        int64_t to = i;
+        n = 1;
+        if (!g->node[i]->brings) continue;
+        n = bringing(g, i);
+        while (to > 0 && !g->node[to - 1]->brings && !any_conflict(g, i, n, g->node[to - 1])) to--;
+        move_up(g, i, n, to);
+        for (int64_t k = to; k < to + n; k++) {
+            g->node[k]->ahead = true;
+            g->node[k]->ahead_mark = -1;
+        }
+    }
+    for (int64_t i = 0; i < g->n_nodes; i += n) {
+        n = g->node[i]->brings ? bringing(g, i) : 1;
+        if (g->node[i]->brings) set_need(g, i, n, marks++);
+    }
+}
+
 /* ---- until when ---- */
 
 static size_t bytes_of(const hn_tensor *root) { return hn_type_bytes(&root->type); }
@@ -154,7 +229,7 @@ static void find_join(lives *l, int64_t i, int window)
         const hn_node *m = g->node[j];
         const size_t bytes = kept_at(l, n, j);
         if (bytes > 0 && l->live[j] + bytes > l->peak) break;
-        if (m->side) continue;
+        if (m->side || m->ahead) continue;
         if (beside++ == window || conflict(n, m)) break;
     }
     for (int64_t k = i + 1; k < j; k++) l->live[k] += kept_at(l, n, k);
@@ -194,7 +269,7 @@ static void set_waits(hn_graph *g)
         hn_node *n = g->node[i];
         n->after = NULL;
         if (n->side) newest = i;
-        if (n->side) continue;
+        if (n->side || n->ahead) continue;
         hn_node *s = wait_of(g, i, reached);
         if (s == NULL) continue;
         n->after = s;
@@ -270,7 +345,8 @@ static int64_t alike(const hn_graph *g, int64_t i)
     if (hn_op(first->op)->run_many_cuda == NULL || first->side) return 1;
     for (; i + n < g->n_nodes; n++) {
         const hn_node *next = g->node[i + n];
-        if (next->op != first->op || next->side || next->after) return n;
+        if (next->op != first->op || next->side || next->after || next->needs) return n;
+        if (next->ahead != first->ahead || (first->ahead && first->ahead_mark >= 0)) return n;
         for (int64_t k = i; k < i + n; k++)
             if (conflict(g->node[k], next)) return n;
     }
