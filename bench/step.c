@@ -29,7 +29,7 @@ typedef struct {
     const char *gather, *gpus;
     int64_t batch, length, rank, warmup, steps, seed, side_sms, block;
     double seconds, lr, density;
-    bool full, profile, tune;
+    bool full, profile, tune, shard_base;
 } config;
 
 #define FIELD(f) HN_OPT(config, f)
@@ -52,6 +52,7 @@ static const hn_option options[] = {
     {"recompute", FIELD(recompute), "auto", 0, 0, "auto|on|off", "run layers' forward again in backward; auto: as few as fit"},
     {"device",    FIELD(device),    "cuda", 0, 0, NULL, "cuda, cuda:N or cpu"},
     {"gpus",      FIELD(gpus),      "1",    0, 0, NULL, "of this host, one process and one batch each; all: those that are visible. --steps counts then, not --seconds"},
+    {"shard-base", FIELD(shard_base), "off", 0, 0, NULL, "with --gpus: each GPU keeps a share of the layers' frozen weights, as in hone-lora"},
     {"executor",  FIELD(executor),  "auto", 0, 0, "auto|cuda-graph|cuda", "on a GPU: captured (auto), or one by one"},
     {"attention", FIELD(attention), "auto", 0, 0, "auto|hone|cudnn|fast", "as in the trainers"},
     {"profile",   FIELD(profile),   "off",  0, 0, NULL, "time every operation instead: a Markdown table"},
@@ -205,6 +206,8 @@ static hn_status set_up(bench *b)
     b->adapt = hook_of(b);
     if (c->full && c->block > 0)
         return HN_FAIL(HN_ERR_ARG, "--full and --block exclude each other");
+    if (c->shard_base && (c->full || c->block > 0 || b->ranks.size < 2))
+        return HN_FAIL(HN_ERR_ARG, "--shard-base goes with adapters and --gpus of 2 or more");
     if (c->block == 0 && (c->density > 0 || gather_of(c) != HN_GATHER_NOTHING))
         return HN_FAIL(HN_ERR_ARG, "--density and --gather go with --block");
     const hn_log log = hn_step_bench_log("hone-bench-step");
@@ -241,6 +244,7 @@ static hn_status set_up(bench *b)
                       .beta2 = 0.999,
                       .eps = 1e-8,
                       .max_grad_norm = 1.0},
+        .base_shares = c->shard_base ? b->ranks.size : 0,
         .sparse = sparse,
         .seed = (uint64_t)c->seed,
         .side = c->side_sms == -2   ? HN_SIDE_AUTO
@@ -274,12 +278,13 @@ static hn_status set_up(bench *b)
 static hn_status print_result(bench *b)
 {
     const config *c = b->c;
-    json_t *own = json_pack(
-        "{s:s, s:i, s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:b, s:I, s:s}", "who", "hone", "gpus",
-        b->ranks.size, "model", c->model, "dtype", c->dtype, "batch", (json_int_t)c->batch,
-        "length", (json_int_t)c->length, "rank", (json_int_t)c->rank, "side_sms",
-        (json_int_t)c->side_sms, "block", (json_int_t)c->block, "full", c->full, "trained",
-        (json_int_t)hn_params_trained(hn_engine_params(b->engine)), "gather", c->gather);
+    json_t *own = json_pack("{s:s, s:i, s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:b, s:I, s:s, s:b}",
+                            "who", "hone", "gpus", b->ranks.size, "model", c->model, "dtype",
+                            c->dtype, "batch", (json_int_t)c->batch, "length",
+                            (json_int_t)c->length, "rank", (json_int_t)c->rank, "side_sms",
+                            (json_int_t)c->side_sms, "block", (json_int_t)c->block, "full", c->full,
+                            "trained", (json_int_t)hn_params_trained(hn_engine_params(b->engine)),
+                            "gather", c->gather, "shard_base", c->shard_base);
     return hn_step_bench_print(&b->steps, own, "tokens", c->tune);
 }
 

@@ -429,13 +429,14 @@ TEST(CliRanks, PlanAndCheckSayWhatAStepHolds)
 TEST(CliRanks, MayShareTheBase)
 {
     const Workplace w;
-    if (!enough(3)) GTEST_SKIP() << "fewer than 3 GPUs";
-    const Words how = ranks(3) + Words{"--eval-split", "0.2", "--eval-every", "2"};
+    const int n = enough(3) ? 3 : 2;
+    if (!enough(2)) GTEST_SKIP() << "fewer than 2 GPUs";
+    const Words how = ranks(n) + Words{"--eval-split", "0.2", "--eval-every", "2"};
     const Words shared = how + Words{"--shard-base"};
     expect_done(w.run(w.train("whole", 6) + how));
     const Ran r = w.run(w.train("shared", 6) + shared + Words{"--recompute", "on"});
     expect_done(r);
-    EXPECT_TRUE(contains(r.err, "layers' frozen weights in 3 shares")) << r.err;
+    EXPECT_TRUE(contains(r.err, "frozen weights in " + std::to_string(n) + " shares")) << r.err;
     for (const char *name : {"loss", "eval_loss", "grad_norm"})
         EXPECT_EQ(column(w / "shared", name), column(w / "whole", name)) << name;
     const auto want = trained_bytes((w / "whole") + "/checkpoint-6");
@@ -454,8 +455,8 @@ TEST(CliRanks, MayShareTheBase)
     /* steps of one rank's micro-batches leave others without */
     expect_done(w.run(w.train("few", 6) + ranks(1) + Words{"--stop-after", "2"}));
     const Words few = {"--resume", w / "few/checkpoint-2", "--resume-device", "any"};
-    expect_done(w.run(w.train("few-whole", 6) + ranks(3) + few));
-    expect_done(w.run(w.train("few-shared", 6) + ranks(3) + few + Words{"--shard-base"}));
+    expect_done(w.run(w.train("few-whole", 6) + ranks(n) + few));
+    expect_done(w.run(w.train("few-shared", 6) + ranks(n) + few + Words{"--shard-base"}));
     EXPECT_EQ(trained_bytes((w / "few-shared") + "/checkpoint-6"),
               trained_bytes((w / "few-whole") + "/checkpoint-6"));
     EXPECT_EQ(column(w / "few-shared", "loss"), column(w / "few-whole", "loss"));

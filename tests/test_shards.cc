@@ -503,6 +503,104 @@ TEST_P(Shards, AreNobodysWholeValues)
     EXPECT_EQ(split, 2 * 5); /* where one share ends and the next begins */
 }
 
+/* Adapters that border their weights, as on a GPU: what lies in the range is their value behind
+ * every gather. Losses and gradients of two passes, with other adapters in the second. */
+RankResult bordered(const Rank &r, bool shared)
+{
+    const Work w{.dtype = HN_BF16};
+    Trainee t(r, w, false); /* for model and device */
+    hn_program *p = nullptr;
+    hn_params *params = nullptr;
+    hn_graph *g = nullptr, *update = nullptr;
+    hn_llama_tables tables = {};
+    hn_llama_input in = {};
+    hn_tensor *labels = nullptr, *loss = nullptr, *hidden = nullptr, *step = nullptr;
+    const hn_type row = hn_type_1d(HN_I32, 16), ends = hn_type_1d(HN_I32, 2);
+    const hn_type one = hn_type_1d(HN_F32, 1), block = hn_type_1d(HN_U8, sizeof(hn_step_block));
+    EXPECT_HN_OK(hn_program_new(1, &p));
+    EXPECT_HN_OK(hn_params_new(&t.adapt, &params));
+    EXPECT_HN_OK(hn_decoder_declare(&t.model.decoder, params));
+    hn_params_options o = {.dtype = HN_BF16, .gradients = true};
+    o.fuse = HN_FUSE_ALWAYS;
+    o.border = true;
+    o.ranks = shared ? r.size : 0;
+    o.rank = r.rank;
+    EXPECT_HN_OK(hn_params_create(params, p, &o));
+    EXPECT_HN_OK(hn_decoder_tables_new(&t.model.decoder, p, 16, &tables));
+    EXPECT_HN_OK(hn_program_tensor(p, HN_MEM_INPUT, "tokens", &row, &in.tokens));
+    EXPECT_HN_OK(hn_program_tensor(p, HN_MEM_INPUT, "positions", &row, &in.positions));
+    EXPECT_HN_OK(hn_program_tensor(p, HN_MEM_INPUT, "labels", &row, &labels));
+    EXPECT_HN_OK(hn_program_tensor(p, HN_MEM_INPUT, "offsets", &ends, &in.offsets));
+    EXPECT_HN_OK(hn_program_tensor(p, HN_MEM_STATE, "loss", &one, &loss));
+    EXPECT_HN_OK(hn_program_tensor(p, HN_MEM_STATE, "step", &block, &step));
+    hn_decoder_build b = {};
+    b.decoder = &t.model.decoder;
+    b.params = params;
+    b.tables = &tables;
+    b.longest = 16;
+    b.loss_chunk_rows = 16;
+    EXPECT_HN_OK(hn_graph_new(p, "micro", true, &g));
+    EXPECT_HN_OK(hn_decoder_hidden(&b, g, &in, &hidden));
+    EXPECT_HN_OK(hn_decoder_loss(&b, g, hidden, labels, loss, hn_params_flat(params)->count));
+    EXPECT_HN_OK(hn_graph_backward(g, 0, nullptr, nullptr));
+    EXPECT_HN_OK(hn_graph_new(p, "update", false, &update));
+    EXPECT_HN_OK(hn_params_refresh(params, update));
+    const hn_plan_options plan = {.device = t.device, .guard_bytes = 64};
+    EXPECT_HN_OK(hn_plan_build(p, &plan));
+    EXPECT_HN_OK(hn_plan_allocate(p));
+    EXPECT_HN_OK(hn_decoder_tables_fill(&t.model.decoder, &tables));
+    EXPECT_HN_OK(hn_model_load(&t.model, params, 5));
+    EXPECT_EQ(hn_graph_nodes(update) == 0, shared);
+    int32_t id[16], place[16];
+    const int32_t offsets[] = {0, 16};
+    for (int32_t i = 0; i < 16; i++) id[i] = (i * i + 3 * i) % 61, place[i] = i;
+    EXPECT_HN_OK(hn_tensor_write(in.tokens, 0, id, sizeof id));
+    EXPECT_HN_OK(hn_tensor_write(labels, 0, id, sizeof id));
+    EXPECT_HN_OK(hn_tensor_write(in.positions, 0, place, sizeof place));
+    EXPECT_HN_OK(hn_tensor_write(in.offsets, 0, offsets, sizeof offsets));
+    RankResult all;
+    const hn_run_options run = {.step = static_cast<hn_step_block *>(step->data), .check = true};
+    for (int pass = 0; pass < 2; pass++) {
+        for (int64_t i = 0; i < hn_params_count(params); i++) {
+            const hn_param *q = hn_params_at(params, i);
+            std::vector<float> v((size_t)hn_param_values(q));
+            if (!q->adapter) continue;
+            for (size_t k = 0; k < v.size(); k++)
+                v[k] = 0.1f * std::sin((float)(k * 7 + (size_t)i * 13 + (size_t)pass));
+            EXPECT_HN_OK(hn_tensor_set(q->master, v.data())); /* as an optimizer does */
+        }
+        EXPECT_HN_OK(hn_graph_run(update, &run));
+        EXPECT_HN_OK(hn_graph_run(g, &run));
+        std::vector<float> v(1);
+        EXPECT_HN_OK(hn_tensor_get(loss, v.data()));
+        all.push_back(v[0]);
+        for (int64_t i = 0; i < hn_params_count(params); i++) {
+            const hn_param *q = hn_params_at(params, i);
+            if (!q->adapter) continue;
+            v.resize((size_t)hn_param_values(q));
+            EXPECT_HN_OK(hn_param_read(q, q->grad, v.data()));
+            all.insert(all.end(), v.begin(), v.end());
+        }
+    }
+    hn_params_free(params);
+    hn_program_free(p);
+    return all;
+}
+
+TEST_P(Shards, HoldAdaptersThatBorderTheirWeights)
+{
+    HN_NEED_RANKS(kind, 2);
+    for (const int ranks : {2, 4}) {
+        if (!enough(ranks)) continue;
+        const auto whole = run_ranks(kind, ranks, [](const Rank &r) { return bordered(r, false); });
+        const auto shared = run_ranks(kind, ranks, [](const Rank &r) { return bordered(r, true); });
+        for (size_t k = 0; k < whole.size(); k++) {
+            EXPECT_TRUE(same_bits(shared[k], whole[k])) << "rank " << k << " of " << ranks;
+            EXPECT_NE(whole[k][0], whole[k][whole[k].size() / 2]); /* the second pass is another */
+        }
+    }
+}
+
 /* Of a plan, which needs no ranks: a gather begins behind the last node that uses its place, ahead
  * of the first that needs it, which waits for it. */
 TEST(ShardsAhead, BeginWhenTheirPlaceIsFreeAndAreWaitedFor)
@@ -518,7 +616,7 @@ TEST(ShardsAhead, BeginWhenTheirPlaceIsFreeAndAreWaitedFor)
         for (const char *name : {"micro", "eval", "logits"}) {
             const hn_graph *g = hn_program_graph(hn_engine_program(t.e), name);
             const hn_shard *held[2] = {nullptr, nullptr};
-            const hn_node *last[2] = {nullptr, nullptr}; /* to use a place */
+            const hn_node *last[2] = {nullptr, nullptr};  /* to use a place */
             const hn_node *unmet[2] = {nullptr, nullptr}; /* gathered, and nobody has waited */
             int64_t far = 0;                              /* that run beside other layers */
             for (int64_t i = 0; i < g->n_nodes; i++) {

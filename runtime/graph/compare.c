@@ -36,7 +36,8 @@ hn_status hn_twin_before(const hn_node *n, hn_twin_copies *c)
     for (int k = 0; k < def->n_in; k++) {
         if (n->in[k] == NULL) continue;
         HN_TRY(copy_of(n, n->in[k], &c->in[k]));
-        HN_TRY(hn_tensor_read(n->in[k], 0, c->in[k], whole_span(n->in[k])));
+        HN_TRY(hn_device_read(n->graph->program->device, c->in[k], n->in[k]->data,
+                              whole_span(n->in[k])));
     }
     for (int k = 0; k < def->n_out; k++)
         if (n->out[k] && !def->alias[k]) HN_TRY(copy_of(n, n->out[k], &c->out[k]));
@@ -93,7 +94,7 @@ static hn_status compare_replica(const hn_node *n, int k, const hn_tensor *t, co
     const void *got;
     void *copy;
     hn_status st = HN_OK;
-    HN_TRY(hn_tensor_host(t, &got, &copy));
+    HN_TRY(hn_tensor_now(t, &got, &copy));
     const double d =
         n->op == HN_OP_GRAD_NORM ? difference_of_blocks(t, got, want) : difference(t, got, want);
     const double allowed = tolerance(n, k);

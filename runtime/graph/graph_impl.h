@@ -75,6 +75,9 @@ hn_status hn_list_add(hn_tensor_list *l, hn_tensor *t);
 HN_NODISCARD hn_status hn_program_tensor_at(hn_program *p, hn_mem mem, const char *name,
                                             const hn_type *type, size_t *bytes, hn_tensor **out);
 
+/* tensor.c: hn_tensor_host in the midst of a graph, where a gathered value is whole. */
+HN_NODISCARD hn_status hn_tensor_now(const hn_tensor *t, const void **data, void **copy);
+
 /* shards.c */
 void hn_shards_free(hn_program *p);
 /* Places of all ranges: the first thing of a plan. */

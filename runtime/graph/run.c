@@ -58,7 +58,7 @@ static hn_status scan(const hn_node *n, const hn_tensor *t)
         const hn_tensor one = hn_tensor_replica(t, g);
         const void *data;
         void *copy;
-        HN_TRY(hn_tensor_host(&one, &data, &copy));
+        HN_TRY(hn_tensor_now(&one, &data, &copy));
         st = find_nonfinite(n, t, data);
         hn_free(copy);
     }

@@ -30,7 +30,8 @@ typedef struct {
     size_t peak;   /* of live, before anything was made to live longer */
 } lives;
 
-/* What reads gathered weights is none: what comes to their place waits for the main stream alone. */
+/* What reads gathered weights is none: what comes to their place waits for the main stream alone.
+ */
 static bool is_side(const hn_node *n)
 {
     const hn_op_def *def = hn_op(n->op);
@@ -110,8 +111,7 @@ static bool hoist(hn_graph *g)
 static int64_t bringing(const hn_graph *g, int64_t i)
 {
     int64_t n = 1;
-    while (i + n < g->n_nodes && g->node[i + n]->brings &&
-           g->node[i + n]->op != HN_OP_ALL_GATHER)
+    while (i + n < g->n_nodes && g->node[i + n]->brings && g->node[i + n]->op != HN_OP_ALL_GATHER)
         n++;
     return n;
 }

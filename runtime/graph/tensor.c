@@ -214,12 +214,18 @@ hn_status hn_tensor_host(const hn_tensor *t, const void **data, void **copy)
 {
     *copy = NULL;
     HN_TRY(check_whole(t));
+    return hn_tensor_now(t, data, copy);
+}
+
+hn_status hn_tensor_now(const hn_tensor *t, const void **data, void **copy)
+{
+    *copy = NULL;
     *data = t->data;
     if (on_host(t)) return HN_OK;
     void *bytes = hn_malloc(hn_tensor_span(t));
     if (bytes == NULL)
         return HN_FAIL(HN_ERR_MEMORY, "%zu bytes for a copy of %s", hn_tensor_span(t), t->name);
-    const hn_status st = hn_tensor_read(t, 0, bytes, hn_tensor_span(t));
+    const hn_status st = hn_device_read(t->program->device, bytes, t->data, hn_tensor_span(t));
     if (st != HN_OK) {
         hn_free(bytes);
         return st;
