@@ -205,6 +205,10 @@ static hn_status warm_up(hn_comm *c)
         const hn_collective_span span = {.data = x, .n = n};
         st = reduce_nccl(c, &span, 1, hn_device_stream(c->device));
     }
+    const size_t ranks = (size_t)c->collectives.ranks, rank = (size_t)c->collectives.rank;
+    const size_t most = LARGEST_WARM_UP * sizeof(float) / ranks;
+    for (size_t bytes = 256; bytes <= most && st == HN_OK; bytes *= 8)
+        st = gather_nccl(c, (char *)x + rank * bytes, x, bytes, hn_device_stream(c->device));
     if (st == HN_OK) st = explain(c, hn_device_wait(c->device));
     hn_device_release(c->device, x);
     return st;

@@ -137,8 +137,11 @@ hn_status hn_verb_plan(hn_session *s, FILE *to)
                 "images that lie on the device as a whole (--resident) take their %" PRId64
                 " bytes each besides\n",
                 s->images.blank.h * s->images.blank.w * s->images.blank.c);
-    fprintf(to, "to make it smaller: --batch-size below %" PRId64 " with --accumulation%s%s\n",
-            c->batch_size, seq_len, all ? "" : ", --recompute on");
+    const bool may_share = ranks > 1 && !c->shard_base && s->method->adapter && !s->method->pack &&
+                           !hn_session_has_images(s);
+    fprintf(to, "to make it smaller: --batch-size below %" PRId64 " with --accumulation%s%s%s\n",
+            c->batch_size, seq_len, all ? "" : ", --recompute on",
+            may_share ? ", --shard-base" : "");
     return HN_OK;
 }
 
