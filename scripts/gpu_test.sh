@@ -156,8 +156,10 @@ if [ $sanitizers = yes ]; then
     for tool in memcheck racecheck; do
         echo "==== compute-sanitizer $tool"
         for program in "${kernels[@]}"; do
-            # the third and fourth are several processes, and kernels of NCCL
-            case $program in *test_engine_cuda | *test_cli_* | *test_comm | *test_engine_ranks) continue ;; esac
+            # the last three are several processes, and kernels of NCCL
+            case $program in
+            *test_engine_cuda | *test_cli_* | *test_comm | *test_engine_ranks | *test_shards) continue ;;
+            esac
             part "$(basename "$program").$tool" $tool "$program"
         done
         report

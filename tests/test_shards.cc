@@ -358,7 +358,7 @@ RankResult measure(const Rank &r, const Work &w)
             (float)s.shares};
 }
 
-TEST_P(Shards, TakeTheirPartOfTheMemory)
+TEST_P(Shards, TakeTheirPartOfTheBytes)
 {
     HN_NEED_RANKS(kind, 4);
     Work w;
