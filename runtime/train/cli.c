@@ -124,8 +124,9 @@ static hn_status with_run_options(int *argc, char *const *argv, char ***list)
 /* Trains, as one rank of several maybe. */
 static hn_status train(hn_session *s, const hn_option_table *table, int *exit_code)
 {
+    const hn_team_request q = hn_session_team(s);
     bool go_on = true;
-    HN_TRY(hn_team_start(s, &go_on, exit_code));
+    HN_TRY(hn_team_start(&s->team, &q, &s->log, &go_on, exit_code));
     return go_on ? hn_train(s, table, stdout) : HN_OK;
 }
 
@@ -158,8 +159,8 @@ static int run_verb(const hn_method *m, const verb *v, int argc, char *const *ar
         st = HN_FAIL(HN_ERR_IO, "writing to standard output");
 
 done:
-    if (st != HN_OK) hn_team_say_error(&session, st, m->program, v->name);
-    hn_team_leave(&session, st);
+    if (st != HN_OK) hn_team_say_error(&session.team, st, m->program, v->name);
+    hn_team_leave(&session.team, st);
     hn_session_close(&session);
     hn_options_free(store);
     hn_free(table.row);

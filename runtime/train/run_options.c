@@ -101,20 +101,10 @@ static const hn_option machine_rows[] = {
 };
 
 static const hn_option count_rows[] = {
-    HN_OPT_TITLE("Several GPUs and hosts"),
-    {"gpus",          FIELD(gpus),          "all", 0, 0, NULL, "of this host, one process each: all that are visible, or the first N"},
-    {"ranks",         FIELD(ranks),         "1",   1, 4096, NULL, "with --device cpu: processes on this host"},
+    HN_TEAM_COUNT_ROWS(hn_run_config, team),
     {"shard-base",    FIELD(shard_base),    "off", 0, 0, NULL, "of an adapter on a decoder: each rank keeps a share of the layers' frozen weights and gathers a layer when it runs; less memory, the same bits"},
 };
-
-static const hn_option ranks_rows[] = {
-    {"job-rank",      FIELD(rank),          "",    0, 0, NULL, "of this process, where no launcher says it: 0 to --job-size - 1; torchrun, srun and mpirun do"},
-    {"job-size",      FIELD(size),          "",    0, 0, NULL, "ranks of the job"},
-    {"local-rank",    FIELD(local_rank),    "",    0, 0, NULL, "of this process on its host: the number of its GPU"},
-    {"local-size",    FIELD(local_size),    "",    0, 0, NULL, "ranks on this host"},
-    {"rendezvous",    FIELD(rendezvous),    "",    0, 0, NULL, "where rank 0 listens: tcp:HOST:PORT, or file:PATH on a file system that all see; default: as the launcher says"},
-    {"stall-timeout", FIELD(stall_timeout), "600", 0, 1e7, NULL, "seconds without progress after which a rank is given up; 0: never"},
-};
+static const hn_option ranks_rows[] = {HN_TEAM_PLACE_ROWS(hn_run_config, team)};
 
 static const hn_option generate_rows[] = {
     HN_OPT_TITLE("Generation"),

@@ -5,6 +5,7 @@
 #ifndef HN_RUN_OPTIONS_H
 #define HN_RUN_OPTIONS_H
 #include "runtime/base/options.h"
+#include "runtime/train/team_options.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -35,11 +36,8 @@ typedef struct {
     /* machine */
     const char *device, *executor, *plans;
     int64_t threads;
-    /* ranks */
-    bool shard_base;
-    const char *gpus, *rank, *size, *local_rank, *local_size, *rendezvous;
-    int64_t ranks;
-    double stall_timeout;
+    hn_team_options team;
+    bool shard_base; /* of several ranks */
     /* generation */
     const char *prompt;
     int64_t max_new_tokens, top_k;

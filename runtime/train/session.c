@@ -27,8 +27,7 @@ void hn_session_close(hn_session *s)
 {
     if (s->extra != NULL) hooks_of(s)->close(s);
     hn_engine_free(s->engine);
-    hn_comm_close(s->comm, s->together);
-    hn_hub_close(s->hub);
+    hn_team_close(&s->team);
     hn_feed_free(s->train);
     hn_feed_free(s->eval);
     hn_text_close(&s->text);
@@ -54,7 +53,7 @@ static hn_status open_absent(hn_session *s, hn_status st)
 hn_status hn_session_device(hn_session *s, bool plan_only)
 {
     if (s->run->threads > 0) omp_set_num_threads((int)s->run->threads);
-    const char *spec = s->place.device[0] ? s->place.device : s->run->device;
+    const char *spec = hn_team_device(&s->team, s->run->device);
     const hn_status st = hn_device_open(spec, &s->device);
     if (st != HN_OK) HN_TRY(plan_only ? open_absent(s, st) : st);
     hn_info(&s->log, "device: %s", hn_device_text(s->device));
@@ -231,7 +230,7 @@ hn_status hn_session_model(hn_session *s, bool training)
 
 void hn_session_progress(hn_session *s, const char *step, const char *unit, int64_t total)
 {
-    hn_progress_config config = hn_progress_detect(hn_team_leads(s) ? stderr : NULL);
+    hn_progress_config config = hn_progress_detect(hn_team_leads(&s->team) ? stderr : NULL);
     config.step = step;
     config.unit = unit;
     config.every = 0; /* without a terminal only by time: most of this is over in a moment */
@@ -298,8 +297,8 @@ static hn_status say_help(const hn_session *s, bool *probe)
 {
     char word = *probe;
     *probe = false;
-    if (s->hub == NULL || !s->run->shard_base) return HN_OK;
-    HN_TRY(hn_hub_share(s->hub, &word, 1, 0));
+    if (s->team.hub == NULL || !s->run->shard_base) return HN_OK;
+    HN_TRY(hn_hub_share(s->team.hub, &word, 1, 0));
     *probe = word != 0;
     return HN_OK;
 }
@@ -335,7 +334,7 @@ static void print_lines(const hn_log *log, char *text)
 
 static int ranks_of(const hn_session *s)
 {
-    return s->planned_ranks > 0 ? s->planned_ranks : (int)hn_team_size(s);
+    return s->planned_ranks > 0 ? s->planned_ranks : (int)hn_team_size(&s->team);
 }
 
 static hn_status check_shares(const hn_session *s)
@@ -419,6 +418,14 @@ hn_status hn_session_adapt(hn_session *s, const hn_params *p)
     return hooks_of(s)->load ? hooks_of(s)->load(s, p) : HN_OK;
 }
 
+hn_team_request hn_session_team(const hn_session *s)
+{
+    return (hn_team_request){.options = &s->run->team,
+                             .given = s->given,
+                             .device = s->run->device,
+                             .threads = s->run->threads};
+}
+
 int64_t hn_session_per_step(const hn_session *s)
 {
     return s->per_step > 0 ? s->per_step : s->run->accumulation;
@@ -452,15 +459,15 @@ static hn_status evaluate_batch(hn_session *s, int64_t i, double sum[3], int64_t
 
 hn_status hn_session_evaluate(hn_session *s, hn_eval_sums *out)
 {
-    const int64_t n = hn_feed_batches(s->eval), ranks = hn_team_size(s);
+    const int64_t n = hn_feed_batches(s->eval), ranks = hn_team_size(&s->team);
     int64_t read = 0;
     double sum[3] = {0};
-    if (s->hub != NULL) HN_TRY(hn_engine_average_buffers(s->engine, s->hub));
+    if (s->team.hub != NULL) HN_TRY(hn_engine_average_buffers(s->engine, s->team.hub));
     hn_session_progress(s, "evaluation batch", hn_session_unit(s), n);
     for (int64_t first = 0; first < n; first += ranks) {
-        const int64_t i = first + s->ranks.rank;
+        const int64_t i = first + s->team.ranks.rank;
         int64_t units = 0;
-        hn_team_at(s, HN_HUB_AT_EVALUATE, i);
+        hn_team_at(&s->team, HN_HUB_AT_EVALUATE, i);
         if (i >= n) { /* others have one more */
             HN_TRY(hn_engine_idle_eval_batch(s->engine));
             break;
@@ -469,7 +476,7 @@ hn_status hn_session_evaluate(hn_session *s, hn_eval_sums *out)
         read += units * ranks;
         hn_session_show(s, i + ranks < n ? i + 1 : n, read);
     }
-    if (s->hub != NULL) HN_TRY(hn_hub_sum_f64(s->hub, sum, 3));
+    if (s->team.hub != NULL) HN_TRY(hn_hub_sum_f64(s->team.hub, sum, 3));
     *out = (hn_eval_sums){.loss = sum[0], .rows = (int64_t)sum[1], .hits = (int64_t)sum[2]};
     return HN_OK;
 }

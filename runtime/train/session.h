@@ -13,6 +13,7 @@
 #include "runtime/train/decoder_job.h"
 #include "runtime/train/method.h"
 #include "runtime/train/run_options.h"
+#include "runtime/train/team.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -58,17 +59,8 @@ struct hn_session {
     hn_progress progress; /* of reading data and of evaluation */
     void *extra;          /* the method's hooks */
     int64_t per_step;     /* hn_session_per_step reads it; 0: not settled */
-    int planned_ranks;    /* of a step of hn_team_plan; 0: those that are here */
-    /* Several ranks (team.h); zeros: this process is alone. */
-    hn_ranks ranks;
-    hn_hub *hub;
-    hn_comm *comm;
-    hn_log team_log; /* of the hub */
-    struct {
-        char device[16]; /* "cuda:3"; "": that of the options */
-        char host[64];
-    } place;
-    bool together; /* all has ended well: ranks wait for each other at the end */
+    int planned_ranks;    /* of a step of a plan; 0: those that are here */
+    hn_team team;         /* several ranks; zeros: this process is alone */
 };
 
 /* Opens model and adapter, and refuses options of the other kind of model. training: without
@@ -91,6 +83,8 @@ HN_NODISCARD hn_status hn_session_load(hn_session *s);
 HN_NODISCARD hn_status hn_session_load_base(hn_session *s); /* the weights alone */
 /* The values of the adapter, into parameters that hold the model's weights. */
 HN_NODISCARD hn_status hn_session_adapt(hn_session *s, const hn_params *p);
+/* What the command line says about ranks. */
+hn_team_request hn_session_team(const hn_session *s);
 /* Micro-batches of an optimizer step, over all ranks; where nobody trains, --accumulation. */
 int64_t hn_session_per_step(const hn_session *s);
 /* Optimizer steps of the run; 0: by --epochs, and the data are not there. Errors: HN_ERR_ARG */

@@ -431,21 +431,21 @@ static hn_status gather_batch(const hn_sparse_run *r, int64_t batch, const hn_se
                               bool *stop)
 {
     hn_session *s = r->s;
-    const int64_t micro = hn_session_per_step(s), ranks = hn_team_size(s);
+    const int64_t micro = hn_session_per_step(s), ranks = hn_team_size(&s->team);
     hn_step_report report;
     HN_TRY(prepare(r, t));
     HN_TRY(hn_engine_begin(s->engine, batch));
-    for (int64_t a = s->ranks.rank; a < micro; a += ranks) {
+    for (int64_t a = s->team.ranks.rank; a < micro; a += ranks) {
         hn_engine_input in;
         int64_t units;
-        hn_team_at(s, HN_HUB_AT_STEP, batch);
+        hn_team_at(&s->team, HN_HUB_AT_STEP, batch);
         HN_TRY(hn_engine_batch(s->engine, &in));
         HN_TRY(s->train->fill(s->train, batch * micro + a, &in, &units));
         HN_TRY(hn_engine_micro(s->engine, a));
     }
     hn_engine_want_stop(s->engine, hn_signals_caught() != 0);
     HN_TRY(hn_engine_discard(s->engine, &report));
-    *stop = hn_team_stops(s, &report);
+    *stop = hn_team_stops(&s->team, &report);
     if (report.skipped != HN_STEP_NONFINITE && isfinite(report.loss)) return HN_OK;
     return report.skipped == HN_STEP_EMPTY
                ? HN_OK
@@ -560,24 +560,24 @@ static hn_status clear_moments(const hn_params *p, float *zeros)
 static hn_status train_pairs(const hn_sparse_run *r, const hn_schedule *schedule)
 {
     hn_session *s = r->s;
-    const int64_t micro = hn_session_per_step(s), ranks = hn_team_size(s);
+    const int64_t micro = hn_session_per_step(s), ranks = hn_team_size(&s->team);
     const int64_t steps = r->c->knobs.lora_steps;
     bool stop = false;
     hn_session_progress(s, "low-rank step", hn_session_unit(s), steps);
     for (int64_t i = 0; i < steps && !stop; i++) {
         hn_step_report report;
         HN_TRY(hn_engine_begin(s->engine, i));
-        for (int64_t a = s->ranks.rank; a < micro; a += ranks) {
+        for (int64_t a = s->team.ranks.rank; a < micro; a += ranks) {
             hn_engine_input in;
             int64_t units;
-            hn_team_at(s, HN_HUB_AT_STEP, i);
+            hn_team_at(&s->team, HN_HUB_AT_STEP, i);
             HN_TRY(hn_engine_batch(s->engine, &in));
             HN_TRY(s->train->fill(s->train, i * micro + a, &in, &units));
             HN_TRY(hn_engine_micro(s->engine, a));
         }
         hn_engine_want_stop(s->engine, hn_signals_caught() != 0);
         HN_TRY(hn_engine_update(s->engine, hn_schedule_lr(schedule, i), &report));
-        stop = hn_team_stops(s, &report);
+        stop = hn_team_stops(&s->team, &report);
         if (report.skipped == HN_STEP_NONFINITE)
             return HN_FAIL(HN_ERR_NUMERIC, "low-rank step %" PRId64 ": loss %g, gradient's norm %g",
                            i + 1, report.loss, report.grad_norm);

@@ -28,14 +28,14 @@ static hn_status note_kernels(hn_trainer *t)
 
 static hn_status save(hn_trainer *t)
 {
-    hn_hub *hub = t->s->hub;
+    hn_hub *hub = t->s->team.hub;
     if (t->saved_step == t->state.step) return HN_OK;
-    hn_team_at(t->s, HN_HUB_AT_SAVE, t->state.step);
+    hn_team_at(&t->s->team, HN_HUB_AT_SAVE, t->state.step);
     if (hub != NULL) HN_TRY(hn_engine_average_buffers(t->s->engine, hub));
     if (hub != NULL) HN_TRY(hn_engine_compare_ranks(t->s->engine, hub));
     if (!t->leads) {
         t->saved_step = t->state.step;
-        return hn_team_wait(t->s);
+        return hn_team_wait(&t->s->team);
     }
     hn_progress_pause(&t->progress);
     json_decref(t->state.gemm_plans);
@@ -49,7 +49,7 @@ static hn_status save(hn_trainer *t)
         hn_free(best);
     }
     hn_progress_resume(&t->progress);
-    return st == HN_OK ? hn_team_wait(t->s) : st;
+    return st == HN_OK ? hn_team_wait(&t->s->team) : st;
 }
 
 /* Of the GPU since it was opened, for which the driver is asked, or of the process. */
@@ -153,7 +153,7 @@ static hn_status find_nonfinite(hn_trainer *t)
     char why[HN_HUB_TEXT];
     HN_TRY(hn_engine_begin(t->s->engine, t->state.step));
     for (int64_t first = 0; first < t->s->per_step; first += t->ranks) {
-        const int64_t a = first + t->s->ranks.rank;
+        const int64_t a = first + t->s->team.ranks.rank;
         hn_engine_input in;
         int64_t units;
         if (a >= t->s->per_step || found != HN_OK) { /* others go on */
@@ -179,9 +179,9 @@ static hn_status explain_nonfinite(hn_trainer *t)
     double found = st == HN_ERR_NUMERIC;
     if (st != HN_OK && st != HN_ERR_NUMERIC) return st;
     snprintf(why, sizeof why, "%s", hn_last_text());
-    if (t->s->hub != NULL) HN_TRY(hn_hub_sum_f64(t->s->hub, &found, 1));
+    if (t->s->team.hub != NULL) HN_TRY(hn_hub_sum_f64(t->s->team.hub, &found, 1));
     if (st == HN_ERR_NUMERIC) return HN_FAIL(st, "%s", why);
-    if (found > 0) HN_TRY(hn_team_wait(t->s));
+    if (found > 0) HN_TRY(hn_team_wait(&t->s->team));
     return HN_FAIL(HN_ERR_NUMERIC, "step %" PRId64 ": the gradient's norm is not finite",
                    t->state.step + 1);
 }
@@ -234,15 +234,15 @@ static hn_status enqueue_step(hn_trainer *t)
     const double lr = hn_schedule_lr(&t->schedule, step);
     t->ahead++;
     hn_engine_want_stop(t->s->engine, t->ranks > 1 && hn_signals_caught() != 0);
-    hn_team_at(t->s, HN_HUB_AT_STEP, step);
+    hn_team_at(&t->s->team, HN_HUB_AT_STEP, step);
     if (t->s->per_step == t->ranks) {
         HN_TRY(load_micro_batch(t));
         return hn_engine_step(t->s->engine, step, lr, NULL);
     }
     HN_TRY(hn_engine_begin(t->s->engine, step));
     for (int64_t first = 0; first < t->s->per_step; first += t->ranks) {
-        const int64_t a = first + t->s->ranks.rank;
-        hn_team_at(t->s, HN_HUB_AT_STEP, step);
+        const int64_t a = first + t->s->team.ranks.rank;
+        hn_team_at(&t->s->team, HN_HUB_AT_STEP, step);
         if (a >= t->s->per_step) { /* others have one more */
             HN_TRY(hn_engine_idle_micro(t->s->engine));
             break;
@@ -322,8 +322,8 @@ static void show_line(void *context, hn_log_level level, const char *text)
 static hn_status ask_all(hn_trainer *t)
 {
     double asked = hn_signals_caught() != 0;
-    if (t->s->hub == NULL) return HN_OK;
-    HN_TRY(hn_hub_sum_f64(t->s->hub, &asked, 1));
+    if (t->s->team.hub == NULL) return HN_OK;
+    HN_TRY(hn_hub_sum_f64(t->s->team.hub, &asked, 1));
     if (asked > 0) t->stop_at = t->state.step;
     return HN_OK;
 }
@@ -465,7 +465,7 @@ static hn_status say_stopped(const hn_trainer *t)
 static hn_status finish(hn_trainer *t)
 {
     hn_session *s = t->s;
-    hn_team_at(s, HN_HUB_AT_END, t->state.step);
+    hn_team_at(&s->team, HN_HUB_AT_END, t->state.step);
     const bool stopped_early = t->state.step < t->total && !t->stop_early;
     if (!t->leads) /* waits then, as the session closes */
         return stopped_early ? HN_OK : hn_session_help(s);
@@ -496,12 +496,12 @@ hn_status hn_train(hn_session *s, const hn_option_table *table, FILE *to)
                     .c = s->run,
                     .hooks = hooks,
                     .to = to,
-                    .ranks = hn_team_size(s),
-                    .leads = hn_team_leads(s),
+                    .ranks = hn_team_size(&s->team),
+                    .leads = hn_team_leads(&s->team),
                     .saved_step = -1,
                     .stop_at = -1};
     t.json = strcmp(s->run->log_format, "json") == 0;
-    hn_status st = hn_team_join(s);
+    hn_status st = hn_team_join(&s->team);
     if (st == HN_OK) st = hn_trainer_open(&t, table);
     if (st == HN_OK) {
         hn_signals_watch();

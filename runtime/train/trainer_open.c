@@ -173,7 +173,7 @@ static hn_status newest_of(const hn_trainer *t, const hn_log *log, char **from)
 {
     *from = NULL;
     if (t->leads && hn_is_folder(t->out)) HN_TRY(hn_ckpt_newest(t->out, log, from, NULL));
-    return hn_team_share_text(t->s, from);
+    return hn_team_share_text(&t->s->team, from);
 }
 
 /* How many micro-batches a step has: so many as the run has begun with, on any number of ranks. */
@@ -278,14 +278,14 @@ static hn_status open_records(hn_trainer *t)
     return st == HN_OK ? print_options(t) : st;
 }
 
-static hn_status open_data(hn_session *s) { return hn_session_data(s, false); }
+static hn_status open_data(void *s) { return hn_session_data(s, false); }
 
 /* An option that does not decide about the numbers, but about when the ranks meet. */
 static hn_status same_number(const hn_trainer *t, const char *option, double value)
 {
     char text[32];
     snprintf(text, sizeof text, "%.17g", value);
-    return hn_team_same(t->s, option, text);
+    return hn_team_same(&t->s->team, option, text);
 }
 
 /* Before the first call that ranks make together only where their options say so. */
@@ -293,7 +293,7 @@ static hn_status compare_course(const hn_trainer *t)
 {
     const hn_run_config *c = t->c;
     const bool newest = strcmp(c->resume, "auto") == 0;
-    HN_TRY(hn_team_same(t->s, "--resume", newest ? "auto" : c->resume[0] ? "folder" : ""));
+    HN_TRY(hn_team_same(&t->s->team, "--resume", newest ? "auto" : c->resume[0] ? "folder" : ""));
     HN_TRY(same_number(t, "--accumulation", (double)c->accumulation));
     HN_TRY(same_number(t, "--shard-base", (double)c->shard_base));
     HN_TRY(same_number(t, "--steps", (double)c->steps));
@@ -311,12 +311,12 @@ static hn_status compare_ranks(const hn_trainer *t)
     char gathers[32]; /* ranks with another plan (less memory, say) would not meet in it */
     snprintf(gathers, sizeof gathers, "%" PRIx64,
              hn_program_gathers_digest(hn_engine_program(t->s->engine)));
-    HN_TRY(hn_team_same(t->s, "order of gathered layers", gathers));
-    HN_TRY(hn_team_same(t->s, "options", t->settings));
-    HN_TRY(hn_team_same(t->s, "data", t->id.data_digest));
-    HN_TRY(hn_team_same(t->s, "held-out data", hn_session_held_out_digest(t->s)));
-    HN_TRY(hn_team_same(t->s, "tokenizer", t->id.tokenizer_digest));
-    return hn_team_same(t->s, "model", t->id.base_digest);
+    HN_TRY(hn_team_same(&t->s->team, "order of gathered layers", gathers));
+    HN_TRY(hn_team_same(&t->s->team, "options", t->settings));
+    HN_TRY(hn_team_same(&t->s->team, "data", t->id.data_digest));
+    HN_TRY(hn_team_same(&t->s->team, "held-out data", hn_session_held_out_digest(t->s)));
+    HN_TRY(hn_team_same(&t->s->team, "tokenizer", t->id.tokenizer_digest));
+    return hn_team_same(&t->s->team, "model", t->id.base_digest);
 }
 
 /* Opens everything that is read; plans; takes the memory. Writes nothing but the token cache. */
@@ -326,15 +326,15 @@ static hn_status open_inputs(hn_trainer *t, const hn_option_table *table)
     HN_TRY(hn_check_run_options(s));
     HN_TRY(compare_course(t));
     HN_TRY(hn_run_folder_choose(s->method->program, t->c->out, "", &t->out));
-    HN_TRY(hn_team_share_text(s, &t->out));
+    HN_TRY(hn_team_share_text(&s->team, &t->out));
     HN_TRY(refuse_older_run(t)); /* before the data are tokenised */
     HN_TRY(hn_session_machine(s, false));
-    HN_TRY(hn_team_devices(s));
+    HN_TRY(hn_team_devices(&s->team, s->device));
     HN_TRY(settle_per_step(t));
     HN_TRY(hn_session_model(s, true));
     HN_TRY(hn_record_options(s, table, &t->yaml));
-    hn_team_at(s, HN_HUB_AT_LOAD, -1);
-    HN_TRY(hn_team_in_turn(s, open_data));
+    hn_team_at(&s->team, HN_HUB_AT_LOAD, -1);
+    HN_TRY(hn_team_in_turn(&s->team, open_data, s));
     HN_TRY(hn_session_plan(s, true, true));
     HN_TRY(plan_steps(t));
     HN_TRY(make_settings(t));
@@ -364,10 +364,11 @@ hn_status hn_trainer_open(hn_trainer *t, const hn_option_table *table)
     if (t->leads) HN_TRY(hn_outdir_lock(t->out, &t->lock)); /* the first thing written */
     if (newest) HN_TRY(load_newest(t));
     HN_TRY(refuse_older_run(t)); /* again, now that nobody else can write */
-    if (t->s->hub != NULL && (t->state.step > 0 || t->c->adapter[0] != '\0'))
-        HN_TRY(hn_engine_compare_ranks(t->s->engine, t->s->hub)); /* each has read its own files */
+    if (t->s->team.hub != NULL && (t->state.step > 0 || t->c->adapter[0] != '\0'))
+        HN_TRY(hn_engine_compare_ranks(t->s->engine,
+                                       t->s->team.hub)); /* each has read its own files */
     if (t->leads) HN_TRY(open_records(t));
-    t->s->train->share = hn_team_share(t->s);
+    t->s->train->share = hn_team_share(&t->s->team, t->s->per_step);
     if (hn_share_own(t->s->train->share) == 0) return HN_OK; /* more ranks than micro-batches */
     return t->s->train->start(t->s->train, t->state.micro_batch);
 }

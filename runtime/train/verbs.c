@@ -100,11 +100,21 @@ static void print_step(FILE *to, const hn_session *s, int ranks)
             ranks > 1 ? "; each has the plan's memory, and what sums over them take" : "");
 }
 
+/* The step of a run with these options, which may have more GPUs than there are here. */
+static hn_status plan_ranks(hn_session *s, int *ranks)
+{
+    const hn_team_request q = hn_session_team(s);
+    HN_TRY(hn_team_plan(&q, ranks));
+    s->per_step = s->run->accumulation * *ranks;
+    s->planned_ranks = *ranks;
+    return HN_OK;
+}
+
 hn_status hn_verb_check(hn_session *s, FILE *to)
 {
     int ranks;
     HN_TRY(hn_check_run_options(s));
-    HN_TRY(hn_team_plan(s, &ranks));
+    HN_TRY(plan_ranks(s, &ranks));
     HN_TRY(hn_session_machine(s, false));
     HN_TRY(hn_session_model(s, true));
     HN_TRY(hn_session_data(s, false));
@@ -118,7 +128,7 @@ hn_status hn_verb_plan(hn_session *s, FILE *to)
     const hn_run_config *c = s->run;
     int ranks;
     HN_TRY(hn_check_run_options(s));
-    HN_TRY(hn_team_plan(s, &ranks));
+    HN_TRY(plan_ranks(s, &ranks));
     HN_TRY(hn_session_machine(s, true));
     HN_TRY(hn_session_model(s, true));
     if (c->classes > 0) HN_TRY(hn_session_classes(s, c->classes));
