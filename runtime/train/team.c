@@ -241,6 +241,13 @@ void hn_team_say_error(const hn_team *t, hn_status st, const char *program, cons
     fprintf(stderr, "%s %s: %s\n", program, verb, hn_last_error());
 }
 
+void hn_team_devices_close(hn_team *t, hn_status st)
+{
+    hn_team_leave(t, st);
+    hn_comm_close(t->comm, t->together);
+    t->comm = NULL;
+}
+
 void hn_team_close(hn_team *t)
 {
     hn_comm_close(t->comm, t->together);

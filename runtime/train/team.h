@@ -69,6 +69,8 @@ HN_NODISCARD hn_status hn_team_start(hn_team *t, const hn_team_request *q, hn_lo
 HN_NODISCARD hn_status hn_team_plan(const hn_team_request *q, int *out);
 HN_NODISCARD hn_status hn_team_join(hn_team *t);
 HN_NODISCARD hn_status hn_team_devices(hn_team *t, hn_device *d);
+/* Before d is closed, where hn_team_close comes later. st: as for hn_team_leave, which it is. */
+void hn_team_devices_close(hn_team *t, hn_status st);
 
 /* st: how the work of this rank has ended. The others hear why. */
 void hn_team_leave(hn_team *t, hn_status st);

@@ -5,6 +5,7 @@
 
 #include "runtime/base/log.h"
 #include "runtime/base/options.h"
+#include "runtime/train/team.h"
 
 typedef struct {
     const void *config;            /* the program's: hn_pearl_config, hn_fedref_config */
@@ -12,6 +13,9 @@ typedef struct {
     const char *yaml;              /* the options that reproduce the run, for run.yaml */
     hn_log log;
     FILE *to; /* results */
+    /* The ranks of a verb that has some, started, but not joined yet; of others only what the
+     * options ask for (request), where the program has such options. Never NULL. */
+    hn_team *team;
 } hn_verb_call;
 
 #endif

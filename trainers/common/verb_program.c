@@ -69,14 +69,32 @@ static size_t collect(const hn_verb_program *p, unsigned groups, const void *con
     return n;
 }
 
-/* row: room for the rows of the record. */
-static hn_status call(const hn_verb_program *p, const hn_verb *v, const void *config,
-                      const hn_options_store *given, hn_option *row)
+static hn_team_request request_of(const hn_verb_program *p, const void *config,
+                                  const hn_options_store *given)
 {
+    const char *const base = config;
+    const hn_verb_team *t = p->team;
+    if (t == NULL) return (hn_team_request){0};
+    return (hn_team_request){.options = (const void *)(base + t->options),
+                             .given = given,
+                             .device = *(const char *const *)(const void *)(base + t->device),
+                             .threads = *(const int64_t *)(const void *)(base + t->threads)};
+}
+
+/* row: room for the rows of the record. *exit_code: of ranks that this process has waited for. */
+static hn_status call(const hn_verb_program *p, const hn_verb *v, const void *config,
+                      const hn_options_store *given, hn_option *row, hn_team *team, int *exit_code)
+{
+    const hn_team_request q = request_of(p, config, given);
+    hn_log log = {.line = print_log};
+    bool go_on = true;
     char *yaml = NULL;
+    team->request = q;
+    if (v->ranks) HN_TRY(hn_team_start(team, &q, &log, &go_on, exit_code));
+    if (!go_on) return HN_OK;
     HN_TRY(hn_options_yaml(row, collect(p, p->recorded, config, row), config, &yaml));
     const hn_verb_call c = {
-        .config = config, .given = given, .yaml = yaml, .log = {.line = print_log}, .to = stdout};
+        .config = config, .given = given, .yaml = yaml, .log = log, .to = stdout, .team = team};
     hn_status st = v->run(&c);
     if (st == HN_OK && (fflush(stdout) != 0 || ferror(stdout)))
         st = HN_FAIL(HN_ERR_IO, "writing to standard output");
@@ -84,13 +102,16 @@ static hn_status call(const hn_verb_program *p, const hn_verb *v, const void *co
     return st;
 }
 
-static hn_status run_verb(const hn_verb_program *p, const hn_verb *v, int argc, char *const *argv)
+/* Returns the exit code. */
+static int run_verb(const hn_verb_program *p, const hn_verb *v, int argc, char *const *argv)
 {
     size_t most = 0, n;
+    int exit_code = 0;
     for (int g = 0; g < p->n_groups; g++) most += p->group[g].n;
     hn_option *row = hn_calloc(2 * most, sizeof *row); /* the store reads the verb's rows later */
     void *config = hn_calloc(1, p->config_size);
     hn_options_store *store = NULL;
+    hn_team team = {0};
     char **list = NULL;
     hn_status st = row && config ? HN_OK : HN_FAIL(HN_ERR_MEMORY, "no memory for the options");
     if (st != HN_OK) goto done;
@@ -101,15 +122,18 @@ static hn_status run_verb(const hn_verb_program *p, const hn_verb *v, int argc, 
         printf("%s %s: %s\n\n", p->name, v->name, v->help);
         hn_options_help(row, n, stdout);
     } else {
-        st = call(p, v, config, store, row + most);
+        st = call(p, v, config, store, row + most, &team, &exit_code);
     }
 
 done:
+    if (st != HN_OK) hn_team_say_error(&team, st, p->name, v->name);
+    hn_team_leave(&team, st);
+    hn_team_close(&team);
     hn_options_free(store);
     hn_run_words_free(list);
     hn_free(config);
     hn_free(row);
-    return st;
+    return st != HN_OK ? hn_status_exit_code(st) : exit_code;
 }
 
 int hn_verb_program_main(const hn_verb_program *p, int argc, char **argv)
@@ -127,7 +151,5 @@ int hn_verb_program_main(const hn_verb_program *p, int argc, char **argv)
     }
     const hn_verb *v = find_verb(p, argv[1]);
     if (v == NULL) return 2;
-    const hn_status st = run_verb(p, v, argc - 1, argv + 1);
-    if (st != HN_OK) fprintf(stderr, "%s %s: %s\n", p->name, v->name, hn_last_error());
-    return hn_status_exit_code(st);
+    return run_verb(p, v, argc - 1, argv + 1);
 }

@@ -27,7 +27,14 @@ typedef struct {
     hn_status (*run)(const hn_verb_call *c);
     unsigned groups; /* bit g: it has the options of group g */
     bool of_run;     /* --run names a folder whose run.yaml is read before the user's options */
+    bool ranks;      /* it runs as the ranks that the options ask for (team.h) */
 } hn_verb;
+
+/* Where a config has the options of ranks: offsets of the fields. */
+typedef struct {
+    size_t options;         /* hn_team_options */
+    size_t device, threads; /* const char *, int64_t */
+} hn_verb_team;
 
 typedef struct {
     const char *name, *summary;
@@ -41,6 +48,7 @@ typedef struct {
      * The verbs refuse such options where they are given. */
     const char *(*reason)(const void *config, const char *option);
     const char *const *of_call; /* options of one call, not of the run; ends with NULL */
+    const hn_verb_team *team;   /* NULL: no verb has ranks */
 } hn_verb_program;
 
 /* What main returns: 0 done, 2 bad usage or input, 1 a failure while running. */
