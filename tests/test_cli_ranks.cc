@@ -5,44 +5,13 @@
 
 #include <random>
 
+#include "cli_ranks_test.h"
 #include "cli_run_test.h"
 #include "file_limit.h"
 #include "image_test.h"
 #include "runtime/comm/hn_comm.h"
 
 namespace {
-
-/* On the CPU, or with HONE_TEST_DEVICE=cuda on GPUs. */
-bool on_gpus()
-{
-    const char *device = std::getenv("HONE_TEST_DEVICE");
-    return device != nullptr && std::string(device) == "cuda";
-}
-
-Words ranks(int n)
-{
-    return {"--device", on_gpus() ? "cuda" : "cpu", on_gpus() ? "--gpus" : "--ranks",
-            std::to_string(n)};
-}
-
-/* Whether there are so many GPUs, where the tests are to run there. */
-bool enough(int n)
-{
-    int there = 0;
-    if (!on_gpus()) return true;
-    EXPECT_HN_OK(hn_launch_count_devices(&there, nullptr, 0));
-    return n <= there;
-}
-
-/* Processes that the program has forked. */
-std::vector<pid_t> children_of(pid_t parent)
-{
-    std::vector<pid_t> all;
-    const std::string id = std::to_string(parent);
-    std::istringstream s(read_file("/proc/" + id + "/task/" + id + "/children"));
-    for (pid_t child; s >> child;) all.push_back(child);
-    return all;
-}
 
 void expect_close(const std::map<int, std::string> &a, const std::map<int, std::string> &b)
 {
@@ -508,7 +477,7 @@ TEST(CliRanks, ProgramsOfOneGpuRefuseMore)
     const Workplace w;
     const Words data = {"--model", "resnet20", "--data", w / "none", "--gpus"};
     for (const Words &words :
-         {Words{"hone-pearl", "train"}, Words{"hone-fedref", "train"}, Words{"hone-pearl", "check"},
+         {Words{"hone-fedref", "train"},
           Words{"hone-hyperflow", "generate", "--out", w / "o", "--train-domains", "a"}}) {
         for (const char *n : {"2", "all"}) {
             const Ran r = w.run(words + data + Words{n});

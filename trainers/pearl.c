@@ -2,7 +2,6 @@
  * for each task (PEARL), and the methods that it is compared with. */
 #include "runtime/train/pearl.h"
 #include "runtime/data/images.h"
-#include "runtime/train/one_gpu.h"
 #include "trainers/common/verb_program.h"
 
 #define FIELD(f) HN_OPT(hn_pearl_config, f)
@@ -56,7 +55,8 @@ static const hn_option train_rows[] = {
     {"chooser",         FIELD(chooser),         "auto", 0, 0, "auto|max-logit|min-entropy|max-energy|prototype", "how the task of an image is found when it is not known; auto: every way; an empty list: none"},
     HN_OPT_TITLE("Training"),
     {"epochs",          FIELD(epochs),          "10",   1e-6, 1e6, NULL, "of a task in all, its probe included"},
-    {"batch-size",      FIELD(batch_size),      "32",   1, 65536, NULL, "images of a step"},
+    {"batch-size",      FIELD(batch_size),      "32",   1, 65536, NULL, "images of a micro-batch"},
+    {"accumulation",    FIELD(accumulation),    "1",    1, 1e6, NULL, "micro-batches of a step from each GPU"},
     {"optimizer",       FIELD(optimizer),       "sgd",  0, 0, "adamw|sgd", "update rule"},
     {"lr",              FIELD(lr),              "0.03", 0, 1e3, NULL, "peak learning rate"},
     {"min-lr",          FIELD(min_lr),          "0",    0, 1e3, NULL, "learning rate at the end of linear and cosine"},
@@ -74,6 +74,7 @@ static const hn_option train_rows[] = {
     HN_OPT_TITLE("Run"),
     {"out",             FIELD(out),             "",     0, 0, NULL, "folder of the run; default: runs/hone-pearl-<time>"},
     {"resume",          FIELD(resume),          "",     0, 0, NULL, "auto: go on with the run in --out, also inside a task; or the folder of a run"},
+    {"resume-device",   FIELD(resume_device),   "same", 0, 0, "same|any", "any: go on with another number of GPUs, and inside a task on other kernels, with other bits"},
     {"start-from",      FIELD(start_from),      "0",    0, 1e6, NULL, "task to begin with, from 1 on; the records of all before it are there. 0: the next one"},
     {"stop-after",      FIELD(stop_after),      "0",    0, 1e6, NULL, "end after this task; 0: the last"},
     {"stop-after-steps", FIELD(stop_after_steps), "0",  0, 1e12, NULL, "save and end after so many steps of this call, as after Ctrl-C; 0: never"},
@@ -82,10 +83,12 @@ static const hn_option train_rows[] = {
     {"log-format",      FIELD(log_format),      "text", 0, 0, "text|json", "json: one object a line on standard output"},
     HN_OPT_TITLE("Machine"),
     {"device",          FIELD(device),          "auto", 0, 0, NULL, "cpu, cuda or cuda:N; auto: the first GPU if there is one"},
-    HN_ONE_GPU_ROW(FIELD(gpus)),
     {"executor",        FIELD(executor),        "auto", 0, 0, "auto|cpu|cuda-graph|cuda|cuda-check", "on a GPU: captured (auto), one by one, or each operation beside its CPU twin"},
     {"threads",         FIELD(threads),         "0",    0, 1024, NULL, "CPU threads; 0: one a core, or OMP_NUM_THREADS"},
 };
+
+static const hn_option count_rows[] = {HN_TEAM_COUNT_ROWS(hn_pearl_config, team)};
+static const hn_option place_rows[] = {HN_TEAM_PLACE_ROWS(hn_pearl_config, team)};
 
 static const hn_option run_rows[] = {
     HN_OPT_TITLE("Run"),
@@ -97,18 +100,18 @@ static const hn_option export_rows[] = {
 };
 /* clang-format on */
 
-enum { RUN, EXPORT, TRAIN, N_GROUPS };
+enum { RUN, EXPORT, TRAIN, COUNT, PLACE, N_GROUPS };
 enum { OF_RUN = 1u << RUN | 1u << TRAIN };
 
 static const hn_verb verbs[] = {
-    {"train", "learn the tasks of a stream one after the other", hn_pearl_train, 1u << TRAIN,
-     false},
+    {"train", "learn the tasks of a stream one after the other", hn_pearl_train,
+     1u << TRAIN | 1u << COUNT | 1u << PLACE, false, true},
     {"check", "tasks, layers with shapes and caps, memory; trains nothing", hn_pearl_check,
-     1u << TRAIN, false},
-    {"eval", "accuracies once more from a run's records", hn_pearl_eval, OF_RUN, true},
+     1u << TRAIN | 1u << COUNT, false, false},
+    {"eval", "accuracies once more from a run's records", hn_pearl_eval, OF_RUN, true, false},
     {"export", "the network of a task as a model folder", hn_pearl_export, OF_RUN | 1u << EXPORT,
-     true},
-    {"report", "a run's tables and CSV files once more", hn_pearl_report, OF_RUN, true},
+     true, false},
+    {"report", "a run's tables and CSV files once more", hn_pearl_report, OF_RUN, true, false},
 };
 
 static const char *reason(const void *config, const char *option)
@@ -123,10 +126,16 @@ static const char *reason(const void *config, const char *option)
 
 int main(int argc, char **argv)
 {
-    static const char *const of_call[] = {"resume",           "start-from", "stop-after",
-                                          "stop-after-steps", "gpus",       NULL};
-    static const hn_verb_rows group[N_GROUPS] = {
-        [RUN] = ROWS(run_rows), [EXPORT] = ROWS(export_rows), [TRAIN] = ROWS(train_rows)};
+    static const char *const of_call[] = {"resume",     "resume-device",    "start-from",
+                                          "stop-after", "stop-after-steps", NULL};
+    static const hn_verb_team team = {.options = offsetof(hn_pearl_config, team),
+                                      .device = offsetof(hn_pearl_config, device),
+                                      .threads = offsetof(hn_pearl_config, threads)};
+    static const hn_verb_rows group[N_GROUPS] = {[RUN] = ROWS(run_rows),
+                                                 [EXPORT] = ROWS(export_rows),
+                                                 [TRAIN] = ROWS(train_rows),
+                                                 [COUNT] = ROWS(count_rows),
+                                                 [PLACE] = ROWS(place_rows)};
     const hn_verb_program program = {.name = "hone-pearl",
                                      .summary = "continual learning of image classifiers",
                                      .verb = verbs,
@@ -136,6 +145,7 @@ int main(int argc, char **argv)
                                      .recorded = 1u << TRAIN,
                                      .config_size = sizeof(hn_pearl_config),
                                      .reason = reason,
-                                     .of_call = of_call};
+                                     .of_call = of_call,
+                                     .team = &team};
     return hn_verb_program_main(&program, argc, argv);
 }

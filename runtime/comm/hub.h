@@ -52,6 +52,7 @@ extern "C" {
 #define HN_HUB_PHASE_LIST(X)      \
     X(OPEN,     "open")       \
     X(LOAD,     "load")       \
+    X(CHOOSE,   "choose")     \
     X(STEP,     "step")       \
     X(EVALUATE, "evaluate")   \
     X(SAVE,     "save")       \

@@ -90,6 +90,7 @@ typedef struct {
     const hn_adapt *adapt; /* NULL: everything frozen */
     hn_dtype dtype;
     bool train, eval;
+    bool alone;       /* of a rank among several, by itself: nothing is added up over the ranks */
     int64_t replicas; /* G; 0: 1. It divides the job's rows */
     hn_recompute recompute;
     size_t memory;    /* bytes that may be taken on the device; 0: what is free there */

@@ -10,7 +10,7 @@
 
 static const hn_collectives *collectives(const hn_engine *e)
 {
-    return e->o.device ? hn_device_collectives(e->o.device) : NULL;
+    return e->o.device && !e->o.alone ? hn_device_collectives(e->o.device) : NULL;
 }
 
 int64_t hn_engine_ranks(const hn_engine *e) { return collectives(e) ? collectives(e)->ranks : 1; }

@@ -17,7 +17,7 @@ extern "C" {
     }
 
 /* gpus     the option; NULL: of a verb without
- * who      "hone-pearl"
+ * who      "hone-hyperflow"
  * Errors   HN_ERR_UNSUPPORTED: another number than 1 */
 HN_NODISCARD hn_status hn_one_gpu_check(const char *gpus, const char *who);
 

@@ -26,9 +26,16 @@
  * known classil-<chooser>.csv      a_{t,i} where a chooser finds the task (pearl_choose.h)
  *   ranks.csv result.json      rank_table.h; one cell of a table
  *
- * A kill loses at most --save-every steps; a continued run has the bits of an uninterrupted one. */
+ * A kill loses at most --save-every steps; a continued run has the bits of an uninterrupted one.
+ *
+ * On several ranks (team.h) steps are data parallel: each has --accumulation micro-batches from
+ * every rank, and a run keeps its number of micro-batches. What the ranks compute from the same
+ * numbers in the same way each computes for itself; what a library decides (spectra, and ranks by
+ * them) rank 0 computes for all. Held-out images and those of the Fisher information are split.
+ * Rank 0 writes; the others read what it has written, and compare. */
 #ifndef HN_PEARL_H
 #define HN_PEARL_H
+#include "runtime/train/team_options.h"
 #include "runtime/train/verb_call.h"
 
 #ifdef __cplusplus
@@ -61,13 +68,14 @@ typedef struct {
     double label_smoothing;
     bool nesterov;
     const char *optimizer, *schedule;
-    int64_t batch_size, warmup_steps, seed;
+    int64_t batch_size, accumulation, warmup_steps, seed;
     /* the run */
-    const char *out, *resume, *log_format;
+    const char *out, *resume, *resume_device, *log_format;
     int64_t start_from, stop_after, stop_after_steps, save_every, log_every;
     /* machine */
-    const char *device, *executor, *gpus;
+    const char *device, *executor;
     int64_t threads;
+    hn_team_options team;
     /* verbs on a run that is there */
     const char *run, *to;
     int64_t task;
@@ -81,8 +89,8 @@ typedef struct {
  * are given, and a run's record leaves them out. */
 const char *hn_pearl_reason(const hn_pearl_config *c, const char *option);
 
-/* Learns the tasks that have no record yet. A signal or --stop-after-steps saves and ends: HN_OK.
- */
+/* Learns the tasks that have no record yet, on several ranks where options or a launcher want it. A
+ * signal or --stop-after-steps saves and ends: HN_OK. */
 HN_NODISCARD hn_status hn_pearl_train(const hn_verb_call *c);
 /* What train would do: tasks, layers with shapes and caps, memory of the largest phase. */
 HN_NODISCARD hn_status hn_pearl_check(const hn_verb_call *c);

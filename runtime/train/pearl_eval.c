@@ -23,6 +23,7 @@ typedef struct hn_pearl_eval {
     hn_image_view *view; /* [tasks] held-out images */
     int n_views;
     float **logits;   /* [tasks (network), tasks (images)]: [images, classes]; NULL: not yet */
+    bool *known;      /* [tasks, tasks] which of them were made, on rank 0 */
     float **features; /* [tasks]: of the reference, for prototypes */
     int tasks;
     float *some;    /* features of a batch */
@@ -36,6 +37,7 @@ void hn_pearl_eval_close(struct hn_pearl_eval *e)
     for (int i = 0; e->features && i < e->tasks; i++) hn_free(e->features[i]);
     for (int i = 0; e->view && i < e->n_views; i++) hn_image_view_free(&e->view[i]);
     hn_free(e->logits);
+    hn_free(e->known);
     hn_free(e->features);
     hn_free(e->view);
     hn_free(e->some);
@@ -50,11 +52,12 @@ static hn_status take_memory(const hn_pearl *r, evaluation *e)
     const size_t t = (size_t)r->tasks;
     e->tasks = r->tasks;
     e->logits = hn_calloc(t * t, sizeof *e->logits);
+    e->known = hn_calloc(t * t, sizeof *e->known);
     e->features = hn_calloc(t, sizeof *e->features);
     e->view = hn_calloc(t, sizeof *e->view);
     e->pixel = hn_malloc((size_t)(BATCH * v->image * v->image * v->channels));
     e->some = hn_malloc((size_t)(BATCH * r->width) * sizeof *e->some);
-    if (!e->logits || !e->features || !e->view || !e->pixel || !e->some)
+    if (!e->logits || !e->known || !e->features || !e->view || !e->pixel || !e->some)
         return HN_FAIL(HN_ERR_MEMORY, "no memory to evaluate %d tasks", r->tasks);
     for (; e->n_views < r->tasks; e->n_views++)
         HN_TRY(hn_task_view_make(r->stream, r->eval, e->n_views, e->n_views + 1, HN_LABELS_TASK,
@@ -106,17 +109,21 @@ static hn_status become(hn_pearl *r, int64_t task)
     return st;
 }
 
-/* Features of the images of a view, [n, width] in fresh memory. */
+/* Features of the images of a view, [n, width] in fresh memory. Ranks have a range of whole batches
+ * each: the bits of one rank. */
 static hn_status features_of(hn_pearl *r, const hn_image_set *set, const hn_image_view *view,
                              float **out)
 {
     evaluation *e = r->evaluation;
     const hn_images *s = hn_image_set_view(set);
     const size_t bytes = (size_t)(s->h * s->w * s->c);
-    float *all = hn_malloc((size_t)(view->n * r->width) * sizeof *all);
+    const int64_t ranks = hn_team_size(r->team), batches = (view->n + BATCH - 1) / BATCH,
+                  own = (batches + ranks - 1) / ranks * BATCH, first = r->team->ranks.rank * own;
+    float *all = hn_calloc((size_t)(ranks * own * r->width), sizeof *all);
     hn_status st = all ? HN_OK : HN_FAIL(HN_ERR_MEMORY, "features of %" PRId64 " images", view->n);
-    for (int64_t at = 0; st == HN_OK && at < view->n; at += BATCH) {
+    for (int64_t at = first; st == HN_OK && at < view->n && at < first + own; at += BATCH) {
         const int64_t n = view->n - at < BATCH ? view->n - at : BATCH;
+        hn_team_at(r->team, HN_HUB_AT_EVALUATE, at / BATCH);
         const hn_tensor *features = NULL;
         for (int64_t i = 0; i < n; i++)
             memcpy(e->pixel + (size_t)i * bytes, s->pixel + (size_t)view->index[at + i] * bytes,
@@ -125,6 +132,9 @@ static hn_status features_of(hn_pearl *r, const hn_image_set *set, const hn_imag
         if (st == HN_OK) st = hn_tensor_get(features, e->some);
         memcpy(all + at * r->width, e->some, (size_t)(n * r->width) * sizeof *all);
     }
+    if (st == HN_OK && r->team->hub != NULL)
+        st = hn_hub_gather(r->team->hub, all + first * r->width,
+                           (size_t)(own * r->width) * sizeof *all, all);
     if (st == HN_OK)
         *out = all;
     else
@@ -264,8 +274,11 @@ static hn_status run_images(hn_pearl *r, int first, int last, int images)
     const hn_image_view *view = &e->view[images];
     float *features = NULL;
     hn_status st = features_of(r, r->eval, view, &features);
-    for (int t = first; st == HN_OK && t <= last; t++)
-        st = logits_of(r, t, features, view->n, &e->logits[t * e->tasks + images]);
+    for (int t = first; st == HN_OK && t <= last; t++) {
+        e->known[t * e->tasks + images] = true;
+        if (hn_pearl_leads(r))
+            st = logits_of(r, t, features, view->n, &e->logits[t * e->tasks + images]);
+    }
     hn_free(features);
     return st;
 }
@@ -279,7 +292,7 @@ static hn_status run_networks(hn_pearl *r, int task)
         for (int i = 0; i <= task; i++) {
             if (!r->isolated && t == 0) HN_TRY(run_images(r, 0, task, i));
             if (!r->isolated) continue;
-            const bool known = is_fixed(r) && e->logits[t * e->tasks + i] != NULL;
+            const bool known = is_fixed(r) && e->known[t * e->tasks + i];
             if (i == t || (all && !known)) HN_TRY(run_images(r, t, t, i));
         }
     }
@@ -421,11 +434,13 @@ hn_status hn_pearl_evaluate(hn_pearl *r, int task, json_t **digests)
     const int64_t begun = hn_clock_ns();
     HN_TRY(open(r));
     HN_TRY(run_networks(r, task));
+    if (has_prototypes(r)) HN_TRY(reference_features(r, task));
+    hn_team_at(r->team, HN_HUB_AT_SAVE, -1);
+    if (!hn_pearl_leads(r)) return HN_OK; /* accuracies are for the record */
     *digests = json_array();
     if (*digests == NULL) return HN_FAIL(HN_ERR_MEMORY, "no memory for digests");
     HN_TRY(check_digests(r, task, *digests));
     HN_TRY(task_accuracies(r, task));
-    if (has_prototypes(r)) HN_TRY(reference_features(r, task));
     HN_TRY(choose_tasks(r, task));
     r->record[task].eval_s = (double)(hn_clock_ns() - begun) * 1e-9;
     return HN_OK;

@@ -1,7 +1,7 @@
 /* The Fisher information that holds a body where it is: online elastic weight consolidation
  * (Schwarz et al., 2018), F = decay F + mean over images of (d log p(y | x) / d theta)^2, labels of
  * the data for y (the empirical Fisher), one image at a time and batch norm by its running values.
- */
+ * Ranks have every image of their number among them, and their sums are added up. */
 #include <inttypes.h>
 
 #include "runtime/base/alloc.h"
@@ -45,6 +45,7 @@ static hn_status open_fisher(hn_pearl *r, int task, fisher *f)
                                  .adapt = &all,
                                  .dtype = r->model.dtype,
                                  .train = true,
+                                 .alone = true,
                                  .optimizer = {.kind = HN_OPTIMIZER_SGD},
                                  .anchor = {.weight = 1, .fisher = true},
                                  .seed = (uint64_t)r->c->seed};
@@ -55,9 +56,10 @@ static hn_status open_fisher(hn_pearl *r, int task, fisher *f)
     return HN_OK;
 }
 
-static hn_status gather(fisher *f)
+static hn_status gather(const hn_team *team, fisher *f)
 {
-    for (int64_t i = 0; i < f->images; i++) {
+    for (int64_t i = team->ranks.rank; i < f->images; i += hn_team_size(team)) {
+        hn_team_at(team, HN_HUB_AT_EVALUATE, i);
         hn_engine_input in;
         int64_t units = 0;
         HN_TRY(hn_engine_begin(f->engine, 0));
@@ -67,6 +69,17 @@ static hn_status gather(fisher *f)
         HN_TRY(hn_engine_square(f->engine));
     }
     return HN_OK;
+}
+
+static hn_status sum_over_ranks(hn_hub *hub, hn_value *v)
+{
+    double *sum = hn_malloc((size_t)v->n * sizeof *sum);
+    if (sum == NULL) return HN_FAIL(HN_ERR_MEMORY, "%" PRId64 " sums of %s", v->n, v->name);
+    for (int64_t j = 0; j < v->n; j++) sum[j] = (double)v->v[j];
+    const hn_status st = hn_hub_sum_f64(hub, sum, v->n);
+    for (int64_t j = 0; j < v->n; j++) v->v[j] = (float)sum[j];
+    hn_free(sum);
+    return st;
 }
 
 /* *out gets decay * before + the mean of what was gathered. */
@@ -79,6 +92,7 @@ static hn_status add_up(const hn_pearl *r, const fisher *f, const hn_values *bef
         if (!q->trained || hn_pearl_find(r, q->name)->role == HN_ROLE_HEAD) continue;
         HN_TRY(hn_values_add(out, q->name, q->file_ndim, q->file_dim, &to));
         HN_TRY(hn_engine_anchor_get(f->engine, q, NULL, to->v));
+        if (r->team->hub != NULL) HN_TRY(sum_over_ranks(r->team->hub, to));
         const hn_value *old = before ? hn_values_find(before, q->name) : NULL;
         for (int64_t j = 0; j < to->n; j++) {
             const double mean = (double)to->v[j] / (double)f->images;
@@ -96,7 +110,7 @@ hn_status hn_pearl_fisher(hn_pearl *r, int task, const hn_values *network, const
     const hn_params *p = st == HN_OK ? hn_engine_params(f.engine) : NULL;
     for (int64_t i = 0; st == HN_OK && i < hn_params_count(p); i++)
         st = hn_values_write(network, hn_params_at(p, i));
-    if (st == HN_OK) st = gather(&f);
+    if (st == HN_OK) st = gather(r->team, &f);
     if (st == HN_OK) st = add_up(r, &f, before, out);
     hn_feed_free(f.feed);
     hn_engine_free(f.engine);

@@ -12,6 +12,7 @@
 #include "runtime/train/pearl.h"
 #include "runtime/train/pearl_choose.h"
 #include "runtime/train/pearl_values.h"
+#include "runtime/train/team.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -89,8 +90,10 @@ typedef struct {
     hn_rank_rule rule;
     hn_chooser chooser[HN_CHOOSERS];
     int n_choosers;
-    bool isolated; /* records hold networks that nothing changes any more */
-    bool json;     /* lines for machines */
+    bool isolated;    /* records hold networks that nothing changes any more */
+    bool json;        /* lines for machines */
+    hn_team *team;    /* the call's */
+    int64_t per_step; /* micro-batches of a step, over all ranks */
     /* inputs */
     hn_device *device;
     hn_model model;
@@ -131,7 +134,10 @@ hn_pearl_strategy hn_pearl_strategy_of(const char *name);
 HN_NODISCARD hn_status hn_pearl_check_options(const hn_verb_call *call);
 
 /* ---- pearl_open.c: data, model, and what its parameters are ---- */
-HN_NODISCARD hn_status hn_pearl_open(const hn_verb_call *call, hn_pearl *r);
+/* Zeros but what the call says; it stays where it is until hn_pearl_close. */
+hn_pearl hn_pearl_begin(const hn_verb_call *call);
+/* Of several ranks: behind hn_team_join. */
+HN_NODISCARD hn_status hn_pearl_open(hn_pearl *r);
 void hn_pearl_close(hn_pearl *r);
 /* The configuration with a head of so many classes. */
 HN_NODISCARD hn_status hn_pearl_sizes(const hn_pearl *r, int64_t classes, hn_vision_config *out);
@@ -144,6 +150,23 @@ bool hn_pearl_first_is_reference(const hn_pearl *r);
 /* Of what is random in a phase: 1 + its kind; 0: a task's head. */
 uint64_t hn_pearl_seed(const hn_pearl *r, int task, int phase);
 int64_t hn_pearl_classes(const hn_pearl *r, int task);
+
+/* ---- pearl_share.c: what ranks have from rank 0, and what they compare; of one rank nothing ----
+ */
+static inline bool hn_pearl_leads(const hn_pearl *r) { return hn_team_leads(r->team); }
+/* What decides when ranks meet; before the first of that. */
+HN_NODISCARD hn_status hn_pearl_same_course(const hn_pearl *r);
+/* Options, data, model. */
+HN_NODISCARD hn_status hn_pearl_same_inputs(const hn_pearl *r);
+/* Errors  HN_ERR_NUMERIC: names ranks whose values are not rank 0's, bit for bit. NULL: a set that
+ * is not there */
+HN_NODISCARD hn_status hn_pearl_same_values(const hn_pearl *r, const char *what,
+                                            const hn_values *const *set, int n);
+/* Rank 0's, on all. */
+HN_NODISCARD hn_status hn_pearl_share_flag(const hn_pearl *r, bool *flag);
+HN_NODISCARD hn_status hn_pearl_share_values(const hn_pearl *r, hn_values *v);
+/* Choices and proximities of all layers; spectra stay with rank 0. */
+HN_NODISCARD hn_status hn_pearl_share_ranks(const hn_pearl *r, hn_pearl_record *record);
 
 /* ---- pearl_phase.c: one engine, from its start to its end ---- */
 typedef enum { HN_PHASE_DENSE, HN_PHASE_PROBE, HN_PHASE_FACTORS, HN_PHASE_HEAD } hn_phase_kind;

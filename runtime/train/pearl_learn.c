@@ -144,16 +144,25 @@ static hn_status make_start(const hn_pearl *r, const hn_pearl_record *k, pearl_t
     return HN_OK;
 }
 
+static hn_status choose_base(hn_pearl *r, const hn_values *probe, int64_t *base)
+{
+    if (hn_pearl_leads(r)) HN_TRY(hn_pearl_nearest(r, probe, base));
+    return r->team->hub ? hn_hub_share(r->team->hub, base, sizeof *base, 0) : HN_OK;
+}
+
 static hn_status choose_ranks(hn_pearl *r, int task, pearl_task *t)
 {
     hn_pearl_record *k = &r->record[task];
     const int64_t begun = hn_clock_ns();
+    hn_team_at(r->team, HN_HUB_AT_CHOOSE, -1);
     if (r->ref == HN_REF_NEAREST) {
-        HN_TRY(hn_pearl_nearest(r, &t->probe, &k->base));
+        HN_TRY(choose_base(r, &t->probe, &k->base));
         hn_values_free(&t->base);
         HN_TRY(hn_pearl_network(r, k->base, &t->base));
     }
-    HN_TRY(hn_pearl_ranks(r, &t->base, &t->probe, k, &t->factors));
+    if (hn_pearl_leads(r)) HN_TRY(hn_pearl_ranks(r, &t->base, &t->probe, k, &t->factors));
+    HN_TRY(hn_pearl_share_ranks(r, k));
+    HN_TRY(hn_pearl_share_values(r, &t->factors));
     k->rank_s = (double)(hn_clock_ns() - begun) * 1e-9;
     return make_start(r, k, t);
 }
@@ -167,7 +176,10 @@ static hn_status learn_pearl(hn_pearl *r, int task, pearl_task *t)
     HN_TRY(learn_factors(r, task, r->c->epochs - hn_pearl_probe_epochs(r), &t->start, &t->head,
                          &t->factors));
     if (r->stopped || !r->c->truncate) return HN_OK;
-    return hn_pearl_truncate(r, &t->base, k);
+    hn_team_at(r->team, HN_HUB_AT_CHOOSE, -1);
+    if (hn_pearl_leads(r)) HN_TRY(hn_pearl_truncate(r, &t->base, k));
+    HN_TRY(hn_pearl_share_ranks(r, k));
+    return hn_pearl_share_values(r, &k->delta);
 }
 
 static hn_status learn_lora(hn_pearl *r, int task, const pearl_task *t)
@@ -175,7 +187,9 @@ static hn_status learn_lora(hn_pearl *r, int task, const pearl_task *t)
     hn_pearl_record *k = &r->record[task];
     HN_TRY(hn_pearl_fixed_ranks(r, k));
     HN_TRY(learn_factors(r, task, r->c->epochs, &t->base, NULL, NULL));
-    return r->stopped ? HN_OK : hn_pearl_measure(r, &t->base, k);
+    if (r->stopped || !hn_pearl_leads(r)) return HN_OK; /* it is for the record alone */
+    hn_team_at(r->team, HN_HUB_AT_CHOOSE, -1);
+    return hn_pearl_measure(r, &t->base, k);
 }
 
 static hn_status learn_head(hn_pearl *r, int task, const pearl_task *t)

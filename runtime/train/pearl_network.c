@@ -150,6 +150,7 @@ hn_status hn_pearl_reference_write(hn_pearl *r)
 {
     char hex[HN_SHA256_HEX];
     hn_folder *folder = NULL;
+    if (!hn_pearl_leads(r)) return HN_OK;
     char *dir = hn_asprintf("%s/reference", r->out);
     if (dir == NULL) return HN_FAIL(HN_ERR_MEMORY, "no memory to write the reference");
     hn_status st = hn_folder_begin(dir, &folder);

@@ -7,7 +7,6 @@
 #include <string.h>
 
 #include "runtime/base/alloc.h"
-#include "runtime/train/one_gpu.h"
 #include "runtime/train/pearl_impl.h"
 
 static const char *or_null(const char *text) { return text && text[0] ? text : NULL; }
@@ -359,10 +358,23 @@ static hn_status make_tables(hn_pearl *r)
     return HN_OK;
 }
 
-hn_status hn_pearl_open(const hn_verb_call *call, hn_pearl *r)
+hn_pearl hn_pearl_begin(const hn_verb_call *call)
 {
-    *r = (hn_pearl){.c = call->config, .call = call, .log = call->log, .to = call->to};
-    HN_TRY(hn_pearl_check_options(call));
+    return (hn_pearl){
+        .c = call->config, .call = call, .log = call->log, .to = call->to, .team = call->team};
+}
+
+static hn_status open_device(hn_pearl *r)
+{
+    HN_TRY(hn_device_open(hn_team_device(r->team, r->c->device), &r->device));
+    hn_info(&r->log, "device: %s", hn_device_text(r->device));
+    return hn_team_devices(r->team, r->device);
+}
+
+hn_status hn_pearl_open(hn_pearl *r)
+{
+    hn_team_at(r->team, HN_HUB_AT_LOAD, -1);
+    HN_TRY(hn_pearl_check_options(r->call));
     read_choices(r);
     if (is(r->c->chooser.joined, "auto"))
         every_chooser(r);
@@ -375,5 +387,5 @@ hn_status hn_pearl_open(const hn_verb_call *call, hn_pearl *r)
     HN_TRY(open_stream(r));
     HN_TRY(choose_augment(r));
     HN_TRY(make_tables(r));
-    return hn_one_gpu_open(r->c->device, "hone-pearl", &r->log, &r->device);
+    return open_device(r);
 }

@@ -1,7 +1,6 @@
 /* Which options mean something for a strategy. */
 #include <string.h>
 
-#include "runtime/train/one_gpu.h"
 #include "runtime/train/pearl_impl.h"
 
 static const char *const strategies[] = {"pearl",      "lora",  "head", "single",
@@ -95,7 +94,6 @@ hn_status hn_pearl_check_options(const hn_verb_call *call)
     static const char *const more[] = {"allocator", "pad",   "momentum", "nesterov",
                                        "beta1",     "beta2", "adam-eps"};
     const hn_pearl_config *c = call->config;
-    HN_TRY(hn_one_gpu_check(c->gpus, "hone-pearl"));
     const size_t n_owned = sizeof owners / sizeof *owners, n_more = sizeof more / sizeof *more;
     for (size_t i = 0; call->given != NULL && i < n_owned + n_more; i++) {
         const char *option = i < n_owned ? owners[i].option : more[i - n_owned];

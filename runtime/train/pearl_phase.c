@@ -89,40 +89,149 @@ static hn_status note_kernels(hn_phase_state *f)
     return f->state.kernels ? HN_OK : HN_FAIL(HN_ERR_MEMORY, "no memory for a checkpoint");
 }
 
+static bool any_device(const hn_phase_state *f)
+{
+    return strcmp(f->r->c->resume_device, "any") == 0;
+}
+
 static hn_status compare_kernels(const hn_phase_state *f, const char *from)
 {
     char now[4096];
     kernels_of(f, now, sizeof now);
     if (f->state.kernels == NULL || strcmp(f->state.kernels, now) == 0) return HN_OK;
-    return HN_FAIL(HN_ERR_UNSUPPORTED, "%s ran on other kernels (%s) than this run (%s)", from,
-                   f->state.kernels, now);
+    if (!any_device(f))
+        return HN_FAIL(HN_ERR_UNSUPPORTED,
+                       "%s ran on other kernels (%s) than this run (%s); --resume-device any goes "
+                       "on here, with other bits",
+                       from, f->state.kernels, now);
+    hn_warn(&f->r->log, "%s ran on other kernels (%s): the run goes on with other bits than there",
+            from, f->state.kernels);
+    return HN_OK;
+}
+
+/* The products go on with the algorithms they had. */
+static hn_status take_plans(hn_phase_state *f, const char *from)
+{
+    const hn_status st = hn_engine_use_gemm_plans(f->engine, f->state.gemm_plans, from);
+    if (st != HN_ERR_UNSUPPORTED) return st;
+    if (!any_device(f))
+        return HN_FAIL(st, "%s; --resume-device any goes on here, with other bits", hn_last_text());
+    hn_warn(&f->r->log, "%s: the run goes on with other bits than there", hn_last_text());
+    return HN_OK;
+}
+
+/* ---- what ranks have each for itself: running values of batch norms ---- */
+
+static int64_t buffer_values(const hn_params *p)
+{
+    int64_t n = 0;
+    for (int64_t i = 0; i < hn_params_count(p); i++)
+        if (hn_params_at(p, i)->buffer) n += hn_param_values(hn_params_at(p, i));
+    return n;
+}
+
+/* For a checkpoint: a mean would be other bits than those the run goes on with. */
+static hn_status gather_buffers(hn_phase_state *f)
+{
+    const hn_params *p = hn_engine_params(f->engine);
+    const hn_team *team = f->r->team;
+    hn_run_state *s = &f->state;
+    float *own = NULL;
+    hn_free(s->buffers);
+    s->buffers = NULL;
+    s->n_buffers = buffer_values(p);
+    s->ranks = hn_team_size(team);
+    if (team->hub == NULL || s->n_buffers == 0) return HN_OK;
+    HN_TRY(hn_params_get_buffers(p, &own));
+    s->buffers = hn_malloc((size_t)(s->ranks * s->n_buffers) * sizeof *own);
+    const hn_status st =
+        s->buffers
+            ? hn_hub_gather(team->hub, own, (size_t)s->n_buffers * sizeof *own, s->buffers)
+            : HN_FAIL(HN_ERR_MEMORY, "%" PRId64 " buffers of ranks", s->ranks * s->n_buffers);
+    hn_free(own);
+    return st;
+}
+
+/* Its own to each of as many ranks, else the mean to all. */
+static hn_status put_buffers(hn_phase_state *f, const char *from)
+{
+    const hn_params *p = hn_engine_params(f->engine);
+    const hn_team *team = f->r->team;
+    hn_run_state *s = &f->state;
+    const int64_t n = s->n_buffers;
+    if (s->buffers == NULL) return HN_OK;
+    if (n != buffer_values(p))
+        return HN_FAIL(HN_ERR_FORMAT,
+                       "%s: %" PRId64 " buffers of each rank, the model has %" PRId64, from, n,
+                       buffer_values(p));
+    if (s->ranks == hn_team_size(team))
+        return hn_params_put_buffers(p, s->buffers + team->ranks.rank * n);
+    for (int64_t i = 0; i < n; i++) {
+        double sum = 0;
+        for (int64_t k = 0; k < s->ranks; k++) sum += (double)s->buffers[k * n + i];
+        s->buffers[i] = (float)(sum / (double)s->ranks);
+    }
+    return hn_params_put_buffers(p, s->buffers);
+}
+
+/* ---- saving and going on ---- */
+
+static hn_status compare_ranks(const hn_phase_state *f)
+{
+    hn_hub *hub = f->r->team->hub;
+    return hub ? hn_engine_compare_ranks(f->engine, hub) : HN_OK;
+}
+
+/* The end of a phase: all ranks have the same values behind it. */
+static hn_status meet(hn_phase_state *f)
+{
+    hn_hub *hub = f->r->team->hub;
+    hn_team_at(f->r->team, HN_HUB_AT_SAVE, f->state.step);
+    if (hub != NULL) HN_TRY(hn_engine_average_buffers(f->engine, hub));
+    return compare_ranks(f);
 }
 
 static hn_status save(hn_phase_state *f)
 {
+    hn_pearl *r = f->r;
     if (f->saved == f->state.step) return HN_OK;
-    hn_progress_pause(&f->r->progress);
+    hn_team_at(r->team, HN_HUB_AT_SAVE, f->state.step);
+    HN_TRY(gather_buffers(f));
+    HN_TRY(compare_ranks(f));
+    f->saved = f->state.step;
+    if (!hn_pearl_leads(r)) return hn_team_wait(r->team);
+    hn_progress_pause(&r->progress);
     json_decref(f->state.gemm_plans);
     HN_TRY(hn_engine_gemm_plans(f->engine, &f->state.gemm_plans));
     HN_TRY(note_kernels(f));
     HN_TRY(hn_make_dirs(f->dir));
     HN_TRY(hn_state_save(f->dir, hn_engine_params(f->engine), &f->id, &f->state));
-    f->saved = f->state.step;
     HN_TRY(hn_ckpt_prune(f->dir, 1, NULL));
     HN_TRY(save_seconds(f));
-    hn_progress_resume(&f->r->progress);
-    return HN_OK;
+    hn_progress_resume(&r->progress);
+    return hn_team_wait(r->team);
+}
+
+/* Rank 0 looks for all. */
+static hn_status newest_of(const hn_phase_state *f, char **from)
+{
+    *from = NULL;
+    if (hn_pearl_leads(f->r) && hn_is_folder(f->dir))
+        HN_TRY(hn_ckpt_newest(f->dir, &f->r->log, from, NULL));
+    return hn_team_share_text(f->r->team, from);
 }
 
 static hn_status continue_it(hn_phase_state *f)
 {
     char *from = NULL;
-    if (!hn_is_folder(f->dir)) return HN_OK;
-    HN_TRY(hn_ckpt_newest(f->dir, &f->r->log, &from, NULL));
+    HN_TRY(newest_of(f, &from));
     if (from == NULL) return HN_OK;
     hn_status st = hn_state_load(from, hn_engine_params(f->engine), &f->id, 1, &f->state);
-    if (st == HN_OK) st = hn_engine_use_gemm_plans(f->engine, f->state.gemm_plans, from);
+    f->state.per_step = f->r->per_step;
+    if (st == HN_OK) st = take_plans(f, from);
     if (st == HN_OK) st = compare_kernels(f, from);
+    if (st == HN_OK) st = put_buffers(f, from);
+    if (st == HN_OK) st = compare_ranks(f); /* each has read its own files */
     if (st == HN_OK) {
         f->saved = f->state.step;
         read_seconds(f);
@@ -161,7 +270,8 @@ static hn_status load_end(const hn_phase_state *f, hn_phase_end *e, bool *there)
     char *path = path_of(f, ".safetensors");
     hn_status st = path ? HN_OK : HN_FAIL(HN_ERR_MEMORY, "no memory for a path");
     *there = st == HN_OK && hn_is_file(path);
-    if (!*there) goto done;
+    if (st == HN_OK) st = hn_pearl_share_flag(f->r, there);
+    if (st != HN_OK || !*there) goto done;
     HN_TRY_GOTO(st, hn_st_open(path, &file), done);
     if (strcmp(text_or(hn_st_metadata(file, "settings"), ""), f->settings) != 0) {
         st = HN_FAIL(HN_ERR_ARG, "%s: the run had other settings", path);
@@ -170,6 +280,8 @@ static hn_status load_end(const hn_phase_state *f, hn_phase_end *e, bool *there)
     e->steps = strtoll(text_or(hn_st_metadata(file, "steps"), "0"), NULL, 10);
     e->seconds = strtod(text_or(hn_st_metadata(file, "seconds"), "0"), NULL);
     st = hn_values_load(path, &e->values);
+    const hn_values *const values = &e->values;
+    if (st == HN_OK) st = hn_pearl_same_values(f->r, "end of a phase", &values, 1);
 
 done:
     hn_st_close(file);
@@ -190,29 +302,65 @@ static hn_status read_back(const hn_phase_state *f, hn_phase_end *e)
 
 /* ---- steps ---- */
 
-static hn_status enqueue_step(hn_phase_state *f)
+static hn_status load_micro_batch(hn_phase_state *f)
 {
-    const int64_t step = f->state.step + f->ahead;
     hn_engine_input in;
     HN_TRY(hn_engine_batch(f->engine, &in));
-    HN_TRY(f->feed->next(f->feed, &in));
-    HN_TRY(hn_engine_step(f->engine, step, hn_schedule_lr(&f->schedule, step), NULL));
+    return f->feed->next(f->feed, &in);
+}
+
+static hn_status enqueue_step(hn_phase_state *f)
+{
+    const hn_pearl *r = f->r;
+    const int64_t step = f->state.step + f->ahead, ranks = hn_team_size(r->team);
+    const double lr = hn_schedule_lr(&f->schedule, step);
     f->ahead++;
+    hn_engine_want_stop(f->engine, ranks > 1 && hn_signals_caught() != 0);
+    hn_team_at(r->team, HN_HUB_AT_STEP, step);
+    if (r->per_step == ranks) {
+        HN_TRY(load_micro_batch(f));
+        return hn_engine_step(f->engine, step, lr, NULL);
+    }
+    HN_TRY(hn_engine_begin(f->engine, step));
+    for (int64_t a = r->team->ranks.rank; a < r->per_step; a += ranks) {
+        hn_team_at(r->team, HN_HUB_AT_STEP, step);
+        HN_TRY(load_micro_batch(f));
+        HN_TRY(hn_engine_micro(f->engine, a));
+    }
+    return hn_engine_update(f->engine, lr, NULL);
+}
+
+/* Runs this rank's micro-batches of the step again with every node looked at. */
+static hn_status find_nonfinite(hn_phase_state *f)
+{
+    const hn_pearl *r = f->r;
+    HN_TRY(hn_engine_begin(f->engine, f->state.step));
+    for (int64_t a = r->team->ranks.rank; a < r->per_step; a += hn_team_size(r->team)) {
+        hn_engine_input in;
+        int64_t units = 0;
+        HN_TRY(hn_engine_batch(f->engine, &in));
+        HN_TRY(f->feed->fill(f->feed, f->state.micro_batch + a, &in, &units));
+        const hn_status st = hn_engine_find_nonfinite(f->engine, a);
+        if (st == HN_ERR_NUMERIC && r->per_step > 1)
+            return HN_FAIL(st, "micro-batch %" PRId64 ": %s", a, hn_last_text());
+        HN_TRY(st);
+    }
     return HN_OK;
 }
 
+/* Ranks that have found nothing wait until one that has says so, and ends the run. */
 static hn_status explain_nonfinite(hn_phase_state *f)
 {
-    hn_engine_input in;
-    int64_t units = 0;
-    HN_TRY(hn_engine_begin(f->engine, f->state.step));
-    HN_TRY(hn_engine_batch(f->engine, &in));
-    HN_TRY(f->feed->fill(f->feed, f->state.micro_batch, &in, &units));
-    const hn_status st = hn_engine_find_nonfinite(f->engine, 0);
+    const hn_team *team = f->r->team;
+    const hn_status st = find_nonfinite(f);
+    double found = st == HN_ERR_NUMERIC;
+    char why[HN_HUB_TEXT] = "the gradient's norm is not finite";
     if (st != HN_OK && st != HN_ERR_NUMERIC) return st;
+    if (st == HN_ERR_NUMERIC) snprintf(why, sizeof why, "%s", hn_last_text());
+    if (team->hub != NULL) HN_TRY(hn_hub_sum_f64(team->hub, &found, 1));
+    if (st == HN_OK && found > 0) HN_TRY(hn_team_wait(team));
     return HN_FAIL(HN_ERR_NUMERIC, "task %d, %s, step %" PRId64 ": %s", f->p->end,
-                   hn_phase_name(f->p->kind), f->state.step + 1,
-                   st == HN_OK ? "the gradient's norm is not finite" : hn_last_text());
+                   hn_phase_name(f->p->kind), f->state.step + 1, why);
 }
 
 static void say_step(const hn_phase_state *f, const hn_step_report *s, double lr)
@@ -222,7 +370,8 @@ static void say_step(const hn_phase_state *f, const hn_step_report *s, double lr
     const int64_t step = f->state.step;
     snprintf(detail, sizeof detail, "loss %.4f  lr %.2e", s->loss, lr);
     hn_progress_update(&r->progress, step, f->images, detail);
-    if (!r->json || (step % r->c->log_every != 0 && step != f->schedule.steps)) return;
+    if (!r->json || !hn_pearl_leads(r)) return;
+    if (step % r->c->log_every != 0 && step != f->schedule.steps) return;
     fprintf(r->to,
             "{\"task\": %d, \"phase\": \"%s\", \"step\": %" PRId64 ", \"steps\": %" PRId64
             ", \"loss\": %.9g, \"grad_norm\": %.9g, \"lr\": %.9g}\n",
@@ -231,16 +380,21 @@ static void say_step(const hn_phase_state *f, const hn_step_report *s, double lr
     fflush(r->to);
 }
 
+static bool on_gpu(const hn_pearl *r) { return hn_device_kind_of(r->device) == HN_DEVICE_CUDA; }
+
 static hn_status end_step(hn_phase_state *f, const hn_step_report *s)
 {
     const double lr = hn_schedule_lr(&f->schedule, f->state.step);
     if (s->skipped == HN_STEP_NONFINITE || !isfinite(s->loss)) return explain_nonfinite(f);
     f->ahead--;
     f->state.step++;
-    f->state.micro_batch++;
+    f->state.micro_batch += f->r->per_step;
     f->state.tokens += s->tokens;
     f->images += s->tokens;
     f->r->steps_here++;
+    /* The same step on all ranks, which none of them has gone beyond. */
+    if (s->stop > 0 && f->stop_at < 0)
+        f->stop_at = f->state.step + (on_gpu(f->r) ? HN_ENGINE_AHEAD : 0);
     say_step(f, s, lr);
     return HN_OK;
 }
@@ -260,17 +414,31 @@ static hn_status take_reports(hn_phase_state *f, bool wait)
 
 static bool divides(int64_t every, int64_t step) { return every > 0 && step % every == 0; }
 
+/* For a signal: on all ranks behind the same step. */
 static bool must_stop(const hn_phase_state *f)
 {
     const hn_pearl *r = f->r;
-    const int64_t limit = r->c->stop_after_steps;
-    return hn_signals_caught() || (limit > 0 && r->steps_here + f->ahead >= limit);
+    const int64_t limit = r->c->stop_after_steps, at = f->state.step + f->ahead;
+    const bool asked =
+        hn_team_alone(r->team) ? hn_signals_caught() != 0 : f->stop_at >= 0 && at >= f->stop_at;
+    return asked || (limit > 0 && r->steps_here + f->ahead >= limit);
+}
+
+/* A signal to any rank before the first step here ends the run in front of it, on all. */
+static hn_status ask_all(hn_phase_state *f)
+{
+    double asked = hn_signals_caught() != 0;
+    if (f->r->team->hub == NULL) return HN_OK;
+    HN_TRY(hn_hub_sum_f64(f->r->team->hub, &asked, 1));
+    if (asked > 0) f->stop_at = f->state.step;
+    return HN_OK;
 }
 
 static hn_status loop(hn_phase_state *f)
 {
     const hn_pearl_config *c = f->r->c;
     const int64_t total = f->schedule.steps;
+    HN_TRY(ask_all(f));
     while (f->state.step < total && !must_stop(f)) {
         HN_TRY(enqueue_step(f));
         const int64_t at = f->state.step + f->ahead;
@@ -292,7 +460,7 @@ static void start_progress(const hn_phase_state *f, char *step, size_t size)
     config.every = r->c->log_every;
     config.step = step;
     config.unit = "img";
-    if (r->json) config.to = NULL;
+    if (r->json || !hn_pearl_leads(r)) config.to = NULL;
     hn_progress_start(&r->progress, &config, f->state.step, f->schedule.steps);
 }
 
@@ -300,7 +468,9 @@ static hn_status train(hn_phase_state *f)
 {
     char step[80];
     HN_TRY(hn_image_feed_new(f->loader, &f->job, &f->feed));
-    HN_TRY(f->feed->start(f->feed, f->state.micro_batch));
+    f->feed->share = hn_team_share(f->r->team, f->r->per_step);
+    if (hn_share_own(f->feed->share) > 0) /* else more ranks than micro-batches */
+        HN_TRY(f->feed->start(f->feed, f->state.micro_batch));
     f->begun_ns = hn_clock_ns();
     start_progress(f, step, sizeof step);
     const hn_status st = loop(f);
@@ -310,25 +480,37 @@ static hn_status train(hn_phase_state *f)
 
 /* ---- all of it ---- */
 
+/* What each rank has computed for itself. */
+static hn_status compare_start(const hn_phase_state *f)
+{
+    const hn_phase *p = f->p;
+    const hn_values *const set[] = {p->body, p->head, p->factors, p->fisher};
+    return hn_pearl_same_values(f->r, "values in front of a phase", set, sizeof set / sizeof *set);
+}
+
 static hn_status run(hn_phase_state *f, hn_phase_end *e)
 {
     bool there = false;
     HN_TRY(name_it(f));
+    hn_team_at(f->r->team, HN_HUB_AT_LOAD, -1);
     HN_TRY(load_end(f, e, &there));
     if (there) return HN_OK;
+    HN_TRY(compare_start(f));
     HN_TRY(hn_phase_open(f));
     HN_TRY(hn_phase_fill(f));
     HN_TRY(continue_it(f));
     HN_TRY(train(f));
     if (f->r->stopped) return HN_OK;
+    HN_TRY(meet(f));
     HN_TRY(read_back(f, e));
+    if (!hn_pearl_leads(f->r)) return HN_OK;
     HN_TRY(save_end(f, e));
     return hn_remove_tree(f->dir);
 }
 
 hn_status hn_phase_run(hn_pearl *r, const hn_phase *p, hn_phase_end *out)
 {
-    hn_phase_state f = {.r = r, .p = p, .saved = -1};
+    hn_phase_state f = {.r = r, .p = p, .saved = -1, .stop_at = -1};
     hn_phase_end e = {0};
     const hn_status st = run(&f, &e);
     hn_phase_close(&f);

@@ -24,7 +24,8 @@ typedef struct {
     hn_run_identity id;
     hn_run_state state;
     hn_schedule schedule;
-    int64_t ahead; /* steps that are enqueued behind state.step */
+    int64_t ahead;   /* steps that are enqueued behind state.step */
+    int64_t stop_at; /* of several ranks, for a signal to any: the step that all end behind; -1 */
     int64_t saved, images;
     int64_t begun_ns; /* of this call */
     double before_s;  /* of calls before */

@@ -74,7 +74,8 @@ static hn_status plan_steps(hn_phase_state *f)
 {
     const hn_pearl_config *c = f->r->c;
     const double images = (double)f->view.n * f->p->epochs;
-    const int64_t steps = (int64_t)ceil(images / (double)c->batch_size);
+    const double batch = (double)(c->batch_size * f->r->per_step);
+    const int64_t steps = (int64_t)ceil(images / batch);
     f->schedule = (hn_schedule){
         .lr = f->p->lr, .min_lr = c->min_lr, .warmup = c->warmup_steps, .steps = steps};
     if (c->warmup_steps < 0) f->schedule.warmup = steps * 3 / 100;

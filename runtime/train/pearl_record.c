@@ -114,6 +114,8 @@ static json_t *record_json(const hn_pearl *r, int task, json_t *files, json_t *d
     set(o, "parameters", parameters_json(r, task), ok);
     set(o, "images", json_integer(k->task_images), ok);
     set(o, "steps", json_integer(k->steps), ok);
+    set(o, "step_images", json_integer(r->c->batch_size * r->per_step), ok);
+    set(o, "ranks", json_integer(hn_team_size(r->team)), ok);
     set(o, "seconds",
         json_pack("{s:f, s:f, s:f, s:f}", "probe", k->probe_s, "ranks", k->rank_s, "train",
                   k->train_s, "evaluate", k->eval_s),
@@ -241,6 +243,10 @@ static hn_status fill_record(hn_pearl *r, int task, const char *dir, json_t *dig
 hn_status hn_pearl_record_write(hn_pearl *r, int task, json_t *digests)
 {
     hn_folder *folder = NULL;
+    if (!hn_pearl_leads(r)) {
+        r->done = task + 1;
+        return HN_OK;
+    }
     char *dir = record_path(r, task);
     if (dir == NULL) return no_memory(r->out);
     hn_status st = hn_folder_begin(dir, &folder);

@@ -38,7 +38,10 @@ static hn_status take_reference(hn_pearl *r)
 static hn_status say_stopped(const hn_pearl *r)
 {
     const int number = hn_signals_caught();
-    const char *by = number ? hn_signals_name(number) : "--stop-after-steps";
+    const bool limit = r->c->stop_after_steps > 0 && r->steps_here >= r->c->stop_after_steps;
+    const char *by = number  ? hn_signals_name(number)
+                     : limit ? "--stop-after-steps"
+                             : "a signal to another rank";
     if (r->json)
         fprintf(r->to, "{\"stopped\": \"%s\", \"tasks_done\": %d, \"out\": \"%s\"}\n", by, r->done,
                 r->out);
@@ -103,6 +106,7 @@ static hn_status run_round(hn_pearl *r, int first, int end)
     HN_TRY(hn_pearl_learn(r, first, end));
     if (r->stopped) return HN_OK;
     r->learned = end;
+    hn_team_at(r->team, HN_HUB_AT_SAVE, -1);
     if (first == 0 && r->strategy <= HN_PEARL_HEAD && hn_pearl_first_is_reference(r))
         HN_TRY(hn_pearl_reference_write(r));
     if (needs_prototypes(r)) HN_TRY(hn_pearl_prototypes(r, end - 1));
@@ -110,6 +114,7 @@ static hn_status run_round(hn_pearl *r, int first, int end)
     if (st == HN_OK) st = hn_pearl_record_write(r, end - 1, digests);
     json_decref(digests);
     HN_TRY(st);
+    if (!hn_pearl_leads(r)) return HN_OK;
     hn_pearl_say_task(r, end - 1);
     return hn_pearl_report_write(r);
 }
@@ -121,25 +126,35 @@ static hn_status run_rounds(hn_pearl *r)
     const bool joint = r->strategy == HN_PEARL_JOINT;
     while (r->done < last && !r->stopped)
         HN_TRY(run_round(r, r->done, joint ? r->tasks : r->done + 1));
+    hn_team_at(r->team, HN_HUB_AT_END, -1);
+    if (!hn_pearl_leads(r)) return HN_OK; /* and waits, as the run closes */
     if (r->stopped) return say_stopped(r);
     if (r->done == r->tasks) HN_TRY(hn_remove_tree(r->working));
     HN_TRY(hn_pearl_report_write(r));
     return say_result(r);
 }
 
+/* As one of the ranks, or alone. */
+static hn_status train(hn_pearl *r)
+{
+    HN_TRY(hn_team_join(r->team));
+    HN_TRY(hn_pearl_same_course(r));
+    HN_TRY(hn_pearl_open(r));
+    HN_TRY(check_epochs(r));
+    HN_TRY(hn_pearl_folder_open(r));
+    HN_TRY(hn_pearl_initial(r));
+    HN_TRY(take_reference(r));
+    hn_signals_watch();
+    const hn_status st = run_rounds(r);
+    hn_signals_release();
+    return st;
+}
+
 hn_status hn_pearl_train(const hn_verb_call *c)
 {
-    hn_pearl r;
-    hn_status st = hn_pearl_open(c, &r);
-    if (st == HN_OK) st = check_epochs(&r);
-    if (st == HN_OK) st = hn_pearl_folder_open(&r);
-    if (st == HN_OK) st = hn_pearl_initial(&r);
-    if (st == HN_OK) st = take_reference(&r);
-    if (st == HN_OK) {
-        hn_signals_watch();
-        st = run_rounds(&r);
-        hn_signals_release();
-    }
+    hn_pearl r = hn_pearl_begin(c);
+    const hn_status st = train(&r);
+    hn_team_devices_close(r.team, st);
     hn_pearl_close(&r);
     return st;
 }
@@ -187,12 +202,27 @@ static hn_status print_memory(hn_pearl *r, FILE *to)
     return HN_OK;
 }
 
+/* "a step: 2 GPUs x 3 micro-batches of 8 images: 48 images" */
+static void print_step(const hn_pearl *r, int ranks, FILE *to)
+{
+    const hn_pearl_config *c = r->c;
+    fputs("a step: ", to);
+    if (ranks > 1) fprintf(to, "%d %s x ", ranks, strcmp(c->device, "cpu") == 0 ? "ranks" : "GPUs");
+    fprintf(to, "%" PRId64 " micro-batch%s of %" PRId64 " images: %" PRId64 " images%s\n",
+            c->accumulation, c->accumulation == 1 ? "" : "es", c->batch_size,
+            ranks * c->accumulation * c->batch_size,
+            ranks > 1 ? "; each has the memory below, and what sums over them take" : "");
+}
+
 hn_status hn_pearl_check(const hn_verb_call *c)
 {
-    hn_pearl r;
-    hn_status st = hn_pearl_open(c, &r);
+    hn_pearl r = hn_pearl_begin(c);
+    int ranks = 1;
+    hn_status st = hn_team_plan(&c->team->request, &ranks);
+    if (st == HN_OK) st = hn_pearl_open(&r);
     if (st == HN_OK) st = check_epochs(&r);
     if (st == HN_OK) print_layers(&r, c->to);
+    if (st == HN_OK) print_step(&r, ranks, c->to);
     if (st == HN_OK) st = print_memory(&r, c->to);
     hn_pearl_close(&r);
     return st;
@@ -202,7 +232,8 @@ hn_status hn_pearl_check(const hn_verb_call *c)
 
 static hn_status open_run(const hn_verb_call *c, hn_pearl *r)
 {
-    HN_TRY(hn_pearl_open(c, r));
+    *r = hn_pearl_begin(c);
+    HN_TRY(hn_pearl_open(r));
     HN_TRY(hn_pearl_folder_read(r));
     if (r->done == 0) return HN_FAIL(HN_ERR_ARG, "--run %s: no task has been learned", r->c->run);
     return HN_OK;

@@ -11,6 +11,7 @@
 #include "runtime/base/json.h"
 #include "runtime/base/save.h"
 #include "runtime/file/checkpoint.h"
+#include "runtime/file/folder.h"
 #include "runtime/file/model_dir.h"
 #include "runtime/file/safetensors.h"
 #include "runtime/graph/tensor.h"
@@ -27,6 +28,7 @@ void hn_run_state_clear(hn_run_state *s)
 {
     hn_free(s->log);
     hn_free(s->kernels);
+    hn_free(s->buffers);
     json_decref(s->gemm_plans);
     *s = (hn_run_state){0};
 }
@@ -122,6 +124,18 @@ static hn_status save_moments(const char *path, const hn_params *p)
     hn_arena_free(&names);
     entries_free(&e);
     return st;
+}
+
+static const char BUFFERS[] = "buffers";
+
+static hn_status save_buffers(const char *path, const hn_run_state *s)
+{
+    const hn_st_entry e = {.name = BUFFERS,
+                           .dtype = HN_ST_F32,
+                           .ndim = 2,
+                           .dim = {s->ranks, s->n_buffers},
+                           .data = s->buffers};
+    return hn_st_save(path, &e, 1, NULL, 0, NULL, NULL);
 }
 
 /* The list of trained tensors in a manifest: how each is encoded, rank and scale. */
@@ -266,6 +280,10 @@ static hn_status save_files(hn_ckpt *c, const hn_params *p, const hn_run_identit
     HN_TRY(save_delta(path, p, id, s));
     HN_TRY(hn_ckpt_path(c, "optimizer-0.safetensors", &path));
     HN_TRY(save_moments(path, p));
+    if (s->buffers != NULL) {
+        HN_TRY(hn_ckpt_path(c, "buffers.safetensors", &path));
+        HN_TRY(save_buffers(path, s));
+    }
     HN_TRY(hn_ckpt_path(c, "state.json", &path));
     HN_TRY(save_json(path, state_json(id, s)));
     HN_TRY(hn_ckpt_path(c, "trainer_state.json", &path));
@@ -442,6 +460,31 @@ done:
     return st;
 }
 
+static hn_status load_buffers(const char *dir, hn_run_state *s)
+{
+    hn_st_file *f = NULL;
+    hn_status st = HN_OK;
+    char *path = hn_asprintf("%s/buffers.safetensors", dir);
+    if (path == NULL) return HN_FAIL(HN_ERR_MEMORY, "no memory to read %s", dir);
+    if (!hn_is_file(path)) goto done;
+    HN_TRY_GOTO(st, hn_st_open(path, &f), done);
+    const hn_st_tensor *t = hn_st_find(f, BUFFERS);
+    if (t == NULL || t->dtype != HN_ST_F32 || t->ndim != 2 || hn_st_elements(t) == 0) {
+        st = HN_FAIL(HN_ERR_FORMAT, "%s: not the buffers of ranks", path);
+        goto done;
+    }
+    s->ranks = t->dim[0];
+    s->n_buffers = t->dim[1];
+    s->buffers = hn_malloc((size_t)hn_st_elements(t) * sizeof *s->buffers);
+    st = s->buffers ? hn_st_convert(t, HN_F32, s->buffers)
+                    : HN_FAIL(HN_ERR_MEMORY, "no memory for %s", path);
+
+done:
+    hn_st_close(f);
+    hn_free(path);
+    return st;
+}
+
 static hn_status load_moments(const char *dir, const hn_params *p)
 {
     hn_st_file *f = NULL;
@@ -542,6 +585,7 @@ hn_status hn_state_load(const char *dir, const hn_params *p, const hn_run_identi
     if (st == HN_OK) st = read_state(j, path, room, &state);
     if (st == HN_OK) st = hn_state_load_delta(dir, p, id->base_digest);
     if (st == HN_OK) st = load_moments(dir, p);
+    if (st == HN_OK) st = load_buffers(dir, &state);
     if (st == HN_OK) state.gemm_plans = json_incref(json_object_get(j, "gemm_plans"));
     json_decref(j);
     hn_free(path);

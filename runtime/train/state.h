@@ -3,6 +3,7 @@
  *   delta.safetensors         trained values in fp32 by parameter name; metadata delta.manifest:
  *                             format version, base digest, encodings dense, lowrank, and those of
  *                             blocks (sparse_state.h)
+ *   buffers.safetensors       running values of several ranks, where each has its own
  *   optimizer-0.safetensors   moments, "<parameter>.m" and "<parameter>.v"; averages,
  * "<parameter>.a" state.json                format version, step, counters, identities, log, plans
  * of the matrix products on a GPU trainer_state.json        the same log in the words of Hugging
@@ -50,6 +51,10 @@ typedef struct {
     hn_log_entry *log;
     int64_t n_log, cap_log;
     char *kernels; /* owned; whose kernels it runs on (hn_plan_notes); NULL: not known */
+    /* Running values that ranks have each for itself, [ranks, n_buffers], rows in the order of
+     * hn_params_get_buffers; owned. NULL: those of the parameters are everybody's. */
+    float *buffers;
+    int64_t ranks, n_buffers;
     struct json_t *gemm_plans; /* owned; of a run on a GPU (hn_engine_gemm_plans), else NULL */
 } hn_run_state;
 
