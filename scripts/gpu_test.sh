@@ -117,7 +117,11 @@ for executor in cuda cuda-graph; do
     done
 done
 part "test_cli_verbs.cuda" env HONE_TEST_DEVICE=cuda CUDA_VISIBLE_DEVICES="$first" "$build/test_cli_verbs"
-if [ "$gpus" -gt 1 ]; then part test_cli_ranks.cuda env HONE_TEST_DEVICE=cuda "$build/test_cli_ranks"; fi
+if [ "$gpus" -gt 1 ]; then
+    for name in test_cli_ranks test_cli_pearl_ranks; do
+        part $name.cuda env HONE_TEST_DEVICE=cuda "$build/$name"
+    done
+fi
 report
 
 # Beside other sanitizers memcheck now and then ends the captured graphs of test_block_dw with an

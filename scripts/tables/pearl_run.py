@@ -87,6 +87,8 @@ class PearlWork(cells.Work):
         if result.get("after_task", 0) == result.get("tasks", -1):
             return None
         options = {**cell.options, "device": a.device, "out": run, "log-every": 1000000}
+        if a.device != "cpu":  # several would take larger steps
+            options["gpus"] = 1
         if cell.budget_rank:
             options["budget"] = self.budget_of(a, cell)
         if (run / "index.json").exists():
