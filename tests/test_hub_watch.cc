@@ -185,15 +185,15 @@ TEST(HubStall, RanksAtTheSameStepAreCounted)
 TEST(HubStall, WhoWaitsForASaveDoesNotStall)
 {
     HubJob job(3);
-    job.stall = 0.3;
+    job.stall = 1; /* more than a busy machine keeps a message waiting */
     job.start_all([](hn_hub *h, int rank) {
         hn_hub_at(h, HN_HUB_AT_STEP, 1);
         RANK_OK(hn_hub_barrier(h));
         if (rank == 0) {
             hn_hub_at(h, HN_HUB_AT_SAVE, 1);
-            std::this_thread::sleep_for(std::chrono::milliseconds(1200));
+            std::this_thread::sleep_for(std::chrono::milliseconds(3000));
         } else if (rank == 1) { /* as one that waits inside NCCL */
-            std::this_thread::sleep_for(std::chrono::milliseconds(900));
+            std::this_thread::sleep_for(std::chrono::milliseconds(2200));
         }
         hn_hub_at(h, HN_HUB_AT_STEP, 2);
         RANK_OK(hn_hub_barrier(h));
