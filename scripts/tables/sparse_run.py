@@ -111,6 +111,8 @@ class SparseWork(cells.Work):
                 shutil.rmtree(run, ignore_errors=True)
             files = {"data": texts / "train.txt", "eval_data": texts / "valid.txt"}
             more = {"out": run, "keep": 1, "result": "last", "log_every": 1000000, **resume}
+            if a.device != "cpu":  # several would take larger steps
+                more["gpus"] = 1
             cache = {"cache_dir": a.out / "data" / "tokens"}
             words = self.words(a, cell, "train", model=base, **files, **cache, **more)
             return cells.Command("resume" if resume else "train", words, said)
