@@ -1,4 +1,5 @@
 /* hone-fedref on volumes: sites, methods, going on, export, and what is refused. */
+#include "cli_ranks_test.h"
 #include "fedref_test.h"
 #include "runtime/data/nifti.h"
 
@@ -87,6 +88,21 @@ class VolumePlace : public FedPlace {
         return w;
     }
 };
+
+TEST(CliFedrefVolumes, SeveralRanksHaveTheBitsOfOne)
+{
+    const VolumePlace w;
+    const Words run = w.words() + Words{"--sites", "2x1x1", "--data", w / "volumes"};
+    expect_done(w.run(run + ranks(1) + w.to("one")));
+    for (const int n : {2, 3}) {
+        if (!enough(n)) continue;
+        const std::string out = "many" + std::to_string(n);
+        expect_done(w.run(run + ranks(n) + w.to(out)));
+        EXPECT_EQ(w.rounds(out), w.rounds("one"));
+    }
+    if (!enough(2)) GTEST_SKIP() << "fewer than 2 GPUs";
+    EXPECT_TRUE(w.model("many2") == w.model("one"));
+}
 
 TEST(CliFedrefVolumes, LambdaZeroIsFedavgByteForByte)
 {

@@ -477,8 +477,7 @@ TEST(CliRanks, ProgramsOfOneGpuRefuseMore)
     const Workplace w;
     const Words data = {"--model", "resnet20", "--data", w / "none", "--gpus"};
     for (const Words &words :
-         {Words{"hone-fedref", "train"},
-          Words{"hone-hyperflow", "generate", "--out", w / "o", "--train-domains", "a"}}) {
+         {Words{"hone-hyperflow", "generate", "--out", w / "o", "--train-domains", "a"}}) {
         for (const char *n : {"2", "all"}) {
             const Ran r = w.run(words + data + Words{n});
             EXPECT_EQ(r.code, 2) << r.err;

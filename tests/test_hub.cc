@@ -464,6 +464,48 @@ TEST_P(HubSizes, GatherIsInRankOrder)
     job.expect_all(0);
 }
 
+TEST_P(HubSizes, WhatIsPassedComesInOrderFromEachRank)
+{
+    HubJob job(GetParam());
+    job.start_all([](hn_hub *h, int rank) {
+        const size_t sizes[] = {0, 1, 4096, 3000001};
+        if (rank == 0) RANK_EXPECT(hn_hub_pass(h, nullptr, 0) == HN_ERR_ARG);
+        for (int turn = 0; turn < 2; turn++) {
+            for (int r = hn_hub_size(h) - 1; r > 0; r--)
+                for (const size_t n : sizes) {
+                    std::vector<uint8_t> x(n), want(n);
+                    for (size_t i = 0; i < n; i++) want[i] = (uint8_t)(i * 5 + (size_t)r + n);
+                    if (rank == r) RANK_OK(hn_hub_pass(h, want.data(), n));
+                    if (rank != 0) continue;
+                    RANK_EXPECT(eventually([&] { return hn_hub_comes(h, r); }));
+                    RANK_OK(hn_hub_fetch(h, r, x.data(), n));
+                    RANK_EXPECT(x == want);
+                }
+            RANK_OK(hn_hub_barrier(h)); /* collectives in between are none of theirs */
+        }
+        return 0;
+    });
+    job.expect_all(0);
+}
+
+TEST(Hub, PassesThatDoNotFitNameBothRanks)
+{
+    HubJob job(2);
+    job.start_all([](hn_hub *h, int rank) {
+        char x[100] = {};
+        if (rank == 1) {
+            RANK_OK(hn_hub_pass(h, x, 99));
+            return hn_status_exit_code(hn_hub_barrier(h));
+        }
+        const hn_status st = hn_hub_fetch(h, 1, x, 100);
+        RANK_EXPECT(std::string(hn_last_text()) ==
+                    "collective 0: rank 0 calls pass of 100 bytes from rank 1, rank 1 pass of 99 "
+                    "bytes from rank 1");
+        return hn_status_exit_code(st);
+    });
+    job.expect_all(1);
+}
+
 TEST_P(HubSizes, NobodyPassesABarrierBeforeAllHaveCome)
 {
     HubJob job(GetParam());

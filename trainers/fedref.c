@@ -91,6 +91,9 @@ static const hn_option call_rows[] = {
     {"log-format",      FIELD(log_format),      "text", 0, 0, "text|json", "json: one object a round on standard output"},
 };
 
+static const hn_option count_rows[] = {HN_TEAM_COUNT_ROWS(hn_fedref_config, team)};
+static const hn_option place_rows[] = {HN_TEAM_PLACE_ROWS(hn_fedref_config, team)};
+
 static const hn_option run_rows[] = {
     HN_OPT_TITLE("Run"),
     {"run",             FIELD(run),             NULL,   0, 0, NULL, "folder of a run of train; its options apply"},
@@ -101,7 +104,20 @@ static const hn_option export_rows[] = {
 };
 /* clang-format on */
 
-enum { RUN, EXPORT, MODEL, VOLUMES, PARTITION, LOCAL, SERVER, CALL, MACHINE, N_GROUPS };
+enum {
+    RUN,
+    EXPORT,
+    MODEL,
+    VOLUMES,
+    PARTITION,
+    LOCAL,
+    SERVER,
+    CALL,
+    MACHINE,
+    COUNT,
+    PLACE,
+    N_GROUPS
+};
 enum {
     TRAIN = 1u << MODEL | 1u << VOLUMES | 1u << PARTITION | 1u << LOCAL | 1u << SERVER |
             1u << CALL | 1u << MACHINE,
@@ -109,14 +125,16 @@ enum {
 };
 
 static const hn_verb verbs[] = {
-    {"train", "run the rounds: clients train, the server aggregates", hn_fedref_train, TRAIN,
-     false},
+    {"train", "run the rounds: clients train, the server aggregates", hn_fedref_train,
+     TRAIN | 1u << COUNT | 1u << PLACE, false, true},
     {"check", "clients and what they have, bytes of a round, memory; trains nothing",
-     hn_fedref_check, TRAIN, false},
-    {"eval", "measure a run's model once more, class by class", hn_fedref_eval, OF_RUN, true},
-    {"export", "a run's model as a folder", hn_fedref_export, OF_RUN | 1u << EXPORT, true},
-    {"report", "a run's table, CSV files and picture once more", hn_fedref_report, OF_RUN, true},
-    {"info", "what travels in a run, and where its server is", hn_fedref_info, OF_RUN, true},
+     hn_fedref_check, TRAIN | 1u << COUNT, false, false},
+    {"eval", "measure a run's model once more, class by class", hn_fedref_eval, OF_RUN, true,
+     false},
+    {"export", "a run's model as a folder", hn_fedref_export, OF_RUN | 1u << EXPORT, true, false},
+    {"report", "a run's table, CSV files and picture once more", hn_fedref_report, OF_RUN, true,
+     false},
+    {"info", "what travels in a run, and where its server is", hn_fedref_info, OF_RUN, true, false},
 };
 
 static const char *reason(const void *config, const char *option)
@@ -138,7 +156,10 @@ static hn_verb_rows shared(hn_fed_row_group g)
 
 int main(int argc, char **argv)
 {
-    static const char *const of_call[] = {"resume", "stop-after", "gpus", NULL};
+    static const char *const of_call[] = {"resume", "stop-after", NULL};
+    static const hn_verb_team team = {.options = offsetof(hn_fedref_config, team),
+                                      .device = offsetof(hn_fedref_config, fed.device),
+                                      .threads = offsetof(hn_fedref_config, fed.threads)};
     const hn_verb_rows group[N_GROUPS] = {
         [RUN] = ROWS(run_rows),
         [EXPORT] = ROWS(export_rows),
@@ -149,6 +170,8 @@ int main(int argc, char **argv)
         [SERVER] = ROWS(server_rows),
         [CALL] = ROWS(call_rows),
         [MACHINE] = shared(HN_FED_ROWS_MACHINE),
+        [COUNT] = ROWS(count_rows),
+        [PLACE] = ROWS(place_rows),
     };
     const hn_verb_program program = {
         .name = "hone-fedref",
@@ -160,6 +183,7 @@ int main(int argc, char **argv)
         .recorded = TRAIN,
         .config_size = sizeof(hn_fedref_config),
         .reason = reason,
-        .of_call = of_call};
+        .of_call = of_call,
+        .team = &team};
     return hn_verb_program_main(&program, argc, argv);
 }

@@ -136,18 +136,18 @@ static void abort_nccl(void *context)
 
 /* What the ranks have to have in common, or not. */
 typedef struct {
-    int32_t kind, version; /* hn_device_kind; of NCCL, or 0 where it is missing */
+    int32_t kind, version; /* hn_device_kind; of NCCL, 0: it is missing, -1: nobody needs it */
     unsigned char gpu[HN_GPU_ID];
     char why[480]; /* it is missing */
 } card;
 
 static const char *kind_name(int32_t kind) { return kind == HN_DEVICE_CPU ? "the CPU" : "a GPU"; }
 
-static hn_status compare_cards(const hn_comm *c, const card *all)
+static hn_status compare_cards(const hn_hub *hub, const card *all)
 {
-    const int ranks = hn_hub_size(c->hub);
+    const int ranks = hn_hub_size(hub);
     for (int r = 0; r < ranks; r++) {
-        const char *host = hn_hub_host(c->hub, r), *first = hn_hub_host(c->hub, 0);
+        const char *host = hn_hub_host(hub, r), *first = hn_hub_host(hub, 0);
         if (all[r].kind != all[0].kind)
             return HN_FAIL(HN_ERR_ARG, "rank %d on %s computes on %s, rank 0 on %s on %s", r, host,
                            kind_name(all[r].kind), first, kind_name(all[0].kind));
@@ -181,15 +181,29 @@ static hn_status make_card(hn_comm *c, card *out)
     return HN_OK;
 }
 
-static hn_status meet(hn_comm *c)
+static hn_status show_cards(hn_hub *hub, const card *mine)
 {
-    card mine, *all = hn_calloc((size_t)hn_hub_size(c->hub), sizeof *all);
-    if (all == NULL) return HN_FAIL(HN_ERR_MEMORY, "no memory for %d ranks", hn_hub_size(c->hub));
-    hn_status st = make_card(c, &mine);
-    if (st == HN_OK) st = hn_hub_gather(c->hub, &mine, sizeof mine, all);
-    if (st == HN_OK) st = compare_cards(c, all);
+    card *all = hn_calloc((size_t)hn_hub_size(hub), sizeof *all);
+    if (all == NULL) return HN_FAIL(HN_ERR_MEMORY, "no memory for %d ranks", hn_hub_size(hub));
+    hn_status st = hn_hub_gather(hub, mine, sizeof *mine, all);
+    if (st == HN_OK) st = compare_cards(hub, all);
     hn_free(all);
     return st;
+}
+
+static hn_status meet(hn_comm *c)
+{
+    card mine;
+    HN_TRY(make_card(c, &mine));
+    return show_cards(c->hub, &mine);
+}
+
+hn_status hn_comm_check(hn_hub *hub, hn_device *d)
+{
+    card mine = {.kind = (int32_t)hn_device_kind_of(d), .version = -1};
+    if (hn_hub_size(hub) == 1) return HN_OK;
+    if (mine.kind == HN_DEVICE_CUDA) HN_TRY(hn_nccl_gpu(mine.gpu));
+    return show_cards(hub, &mine);
 }
 
 /* NCCL connects and takes buffers when an algorithm first runs, and chooses one by size: all of

@@ -41,6 +41,10 @@ HN_NODISCARD hn_status hn_comm_open(hn_hub *hub, hn_device *d, hn_comm **out);
  *           leaves at once, as one must after an error */
 void hn_comm_close(hn_comm *c, bool together);
 
+/* For ranks that add nothing up on their devices: the refusals alone, without NCCL.
+ * Errors   HN_ERR_ARG, HN_ERR_COMM */
+HN_NODISCARD hn_status hn_comm_check(hn_hub *hub, hn_device *d);
+
 hn_hub *hn_comm_hub(const hn_comm *c);
 const hn_collectives *hn_comm_collectives(const hn_comm *c); /* ranks 1: its calls are no-ops */
 

@@ -6,4 +6,5 @@
 #include "runtime/comm/hub.h"
 #include "runtime/comm/launch.h"
 #include "runtime/comm/ranks.h"
+#include "runtime/comm/shared_memory.h"
 #endif

@@ -14,10 +14,10 @@
  *   - its connection is closed without a goodbye (killed),
  *   - nothing was heard of it for `silent_s` (its host or network is gone, the process is stopped),
  *   - it said so itself (hn_hub_fail, or `check` of hn_hub_watch),
- *   - it stalls: it is in HN_HUB_AT_STEP or HN_HUB_AT_EVALUATE, no hn_hub_at or collective came for
- *     `stall_s`, and it is not waiting for others in a collective of the hub. While any rank is in
- *     another phase and not waiting itself, nobody stalls: others wait for it lawfully. Of several
- *     the one with the lowest step is named.
+ *   - it stalls: it is in HN_HUB_AT_STEP, HN_HUB_AT_EVALUATE or HN_HUB_AT_CLIENTS, no hn_hub_at or
+ *     collective came for `stall_s`, and it is not waiting for others in a collective of the hub.
+ * While any rank is in another phase and not waiting itself, nobody stalls: others wait for it
+ * lawfully. Of several the one with the lowest step is named.
  *   - it says goodbye (hn_hub_close) while others wait for it in a collective.
  * Then every other rank gives one line to its log, such as
  *   rank 3 on gnode7 died in phase 'step' at step 120 (connection closed)
@@ -47,7 +47,7 @@
 extern "C" {
 #endif
 
-/* What a rank does; the text is what messages say. */
+/* What a rank does; the text is what messages say. A step of CLIENTS and SERVER is a round. */
 /* clang-format off */
 #define HN_HUB_PHASE_LIST(X)      \
     X(OPEN,     "open")       \
@@ -56,6 +56,8 @@ extern "C" {
     X(STEP,     "step")       \
     X(EVALUATE, "evaluate")   \
     X(SAVE,     "save")       \
+    X(CLIENTS,  "clients")    \
+    X(SERVER,   "server")     \
     X(END,      "end")
 
 typedef enum {
@@ -138,6 +140,17 @@ HN_NODISCARD hn_status hn_hub_barrier(hn_hub *h);
  * same bits on all ranks and in every run. x in/out, n values. */
 HN_NODISCARD hn_status hn_hub_sum_f32(hn_hub *h, float *x, int64_t n);
 HN_NODISCARD hn_status hn_hub_sum_f64(hn_hub *h, double *x, int64_t n);
+
+/* ---- from one rank to rank 0 ---- */
+
+/* It calls hn_hub_pass, rank 0 hn_hub_fetch with its number and the same n_bytes; what one rank
+ * passes comes in order, and before the next collective. As with collectives, a call that does not
+ * fit is an error on both, nothing is allocated, and who waits is not to blame for a stall. Rank 0
+ * may leave a rank waiting in hn_hub_pass as long as it has something else to do. */
+HN_NODISCARD hn_status hn_hub_pass(hn_hub *h, const void *data, size_t n_bytes);
+HN_NODISCARD hn_status hn_hub_fetch(hn_hub *h, int rank, void *data, size_t n_bytes);
+/* Rank 0: whether hn_hub_fetch of that rank has something to begin with, or to complain about. */
+bool hn_hub_comes(const hn_hub *h, int rank);
 
 /* ---- the watchdog ---- */
 

@@ -1,4 +1,4 @@
-/* Collectives of the calling thread: a star, rank 0 in the middle.
+/* Collectives of the calling thread, and what goes to rank 0 alone: a star, rank 0 in the middle.
  *
  * First every rank sends a head that says which collective it means; rank 0 compares them with its
  * own and sends that back to all. So no rank goes on before all have come, and no byte moves that
@@ -96,7 +96,7 @@ static void describe(const hn_hub_head *o, char *out, size_t n)
     const char *name = hn_hub_op_name(o->op);
     if (o->op == HN_HUB_BARRIER)
         snprintf(out, n, "%s", name);
-    else if (o->op == HN_HUB_SHARE)
+    else if (o->op == HN_HUB_SHARE || o->op == HN_HUB_PASS)
         snprintf(out, n, "%s of %" PRIu64 " bytes from rank %d", name, o->n_bytes, o->root);
     else
         snprintf(out, n, "%s of %" PRIu64 " bytes", name, o->n_bytes);
@@ -331,4 +331,53 @@ hn_status hn_hub_sum_f64(hn_hub *h, double *x, int64_t n)
     HN_TRY(check_count(n, sizeof *x));
     if (h->size == 1) return HN_OK;
     return end(h, sum(h, HN_HUB_SUM_F64, x, (size_t)n * sizeof *x, sizeof *x, add_f64));
+}
+
+/* ---- to rank 0 ---- */
+
+static hn_status pass(hn_hub *h, const void *data, size_t n)
+{
+    const hn_hub_head head = {
+        .op = HN_HUB_PASS, .root = h->rank, .number = h->number, .n_bytes = n};
+    uint8_t bytes[HN_HUB_HEAD];
+    HN_TRY(hn_hub_alive(h));
+    set_waiting(h, true);
+    hn_hub_head_write(&head, bytes);
+    send_all(flow_of(h, 0, 0), bytes, sizeof bytes);
+    HN_TRY(pump(h, 1, NULL, NULL));
+    send_all(flow_of(h, 0, 0), data, n);
+    return pump(h, 1, NULL, NULL);
+}
+
+hn_status hn_hub_pass(hn_hub *h, const void *data, size_t n_bytes)
+{
+    if (h->rank == 0) return HN_FAIL(HN_ERR_ARG, "rank 0 passes to itself");
+    return end(h, pass(h, data, n_bytes));
+}
+
+static hn_status fetch(hn_hub *h, int rank, void *data, size_t n)
+{
+    const hn_hub_head head = {.op = HN_HUB_PASS, .root = rank, .number = h->number, .n_bytes = n};
+    uint8_t mine[HN_HUB_HEAD], theirs[HN_HUB_HEAD];
+    HN_TRY(hn_hub_alive(h));
+    set_waiting(h, true);
+    hn_hub_head_write(&head, mine);
+    receive_all(flow_of(h, 0, rank), theirs, sizeof theirs);
+    HN_TRY(pump(h, 1, NULL, NULL));
+    if (memcmp(mine, theirs, sizeof mine) != 0) return mismatch(h, rank, &head, theirs);
+    receive_all(flow_of(h, 0, rank), data, n);
+    return pump(h, 1, NULL, NULL);
+}
+
+hn_status hn_hub_fetch(hn_hub *h, int rank, void *data, size_t n_bytes)
+{
+    if (h->rank != 0 || rank < 1 || rank >= h->size)
+        return HN_FAIL(HN_ERR_ARG, "rank %d fetches from rank %d of %d", h->rank, rank, h->size);
+    return end(h, fetch(h, rank, data, n_bytes));
+}
+
+bool hn_hub_comes(const hn_hub *h, int rank)
+{
+    struct pollfd p = {.fd = h->peer[rank].data, .events = POLLIN};
+    return poll(&p, 1, 0) > 0;
 }

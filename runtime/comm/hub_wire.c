@@ -244,7 +244,7 @@ void hn_hub_head_write(const hn_hub_head *h, uint8_t out[HN_HUB_HEAD])
 bool hn_hub_head_read(const uint8_t bytes[HN_HUB_HEAD], hn_hub_head *out)
 {
     const uint64_t op = get(bytes + 2, 2), root = get(bytes + 4, 4);
-    if (get(bytes, 2) != HEAD_MAGIC || op < HN_HUB_SHARE || op > HN_HUB_SUM_F64 ||
+    if (get(bytes, 2) != HEAD_MAGIC || op < HN_HUB_SHARE || op > HN_HUB_PASS ||
         root >= HN_HUB_MAX_RANKS || !zeros(bytes + 24, 8))
         return false;
     *out = (hn_hub_head){.op = (hn_hub_op)op,
@@ -256,6 +256,7 @@ bool hn_hub_head_read(const uint8_t bytes[HN_HUB_HEAD], hn_hub_head *out)
 
 const char *hn_hub_op_name(hn_hub_op op)
 {
-    static const char *const names[] = {"", "share", "gather", "barrier", "sum_f32", "sum_f64"};
-    return op >= HN_HUB_SHARE && op <= HN_HUB_SUM_F64 ? names[op] : "?";
+    static const char *const names[] = {"",        "share",   "gather", "barrier",
+                                        "sum_f32", "sum_f64", "pass"};
+    return op >= HN_HUB_SHARE && op <= HN_HUB_PASS ? names[op] : "?";
 }

@@ -121,13 +121,14 @@ typedef enum {
     HN_HUB_GATHER,
     HN_HUB_BARRIER,
     HN_HUB_SUM_F32,
-    HN_HUB_SUM_F64
+    HN_HUB_SUM_F64,
+    HN_HUB_PASS
 } hn_hub_op;
 
 typedef struct {
     hn_hub_op op;
     int root;
-    uint64_t number; /* of the collective in this run */
+    uint64_t number; /* of the collective in this run; of a pass: of the last one before it */
     uint64_t n_bytes;
 } hn_hub_head;
 

@@ -286,7 +286,7 @@ static hn_status put_batch(batch *b, int64_t n, int64_t step)
     return HN_OK;
 }
 
-static hn_status train(batch *b, int64_t n)
+static hn_status train(batch *b, int64_t n, void *context)
 {
     int64_t steps = 0;
     for (int64_t g = 0; g < n; g++)
@@ -296,6 +296,7 @@ static hn_status train(batch *b, int64_t n)
         HN_TRY(put_batch(b, n, step));
         HN_TRY(hn_engine_step(b->engine, step, 1, NULL));
         HN_TRY(take_reports(b, n, step + 1, HN_ENGINE_AHEAD - 1));
+        hn_fed_moved(&b->sim, context);
     }
     return take_reports(b, n, steps, 0);
 }
@@ -338,7 +339,7 @@ static hn_status run_group(batch *b, const float *global, const hn_fed_task *tas
     HN_TRY(send_global(b, global));
     HN_TRY(hn_engine_restart(b->engine, b->o.seed));
     begin_clients(b, task, n);
-    HN_TRY(train(b, n));
+    HN_TRY(train(b, n, context));
     const double seconds = (double)(hn_clock_ns() - begun) * 1e-9;
     return hand_over(b, global, task, n, first, seconds / (double)steps, take, context);
 }

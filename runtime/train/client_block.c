@@ -58,9 +58,20 @@ static hn_status pair_send(blocks *b, const pair *p)
     return b->gpu ? hn_device_send(b->o.device, p->device, p->host, p->bytes) : HN_OK;
 }
 
-static hn_status pair_fetch(blocks *b, const pair *p)
+/* The part of n tasks, of an array that has one for each of a group. */
+static size_t part_of(const blocks *b, const pair *p, int64_t n)
 {
-    return b->gpu ? hn_device_fetch(b->o.device, p->host, p->device, p->bytes) : HN_OK;
+    return p->bytes / (size_t)b->o.at_once * (size_t)n;
+}
+
+static hn_status send_part(blocks *b, const pair *p, int64_t n)
+{
+    return b->gpu ? hn_device_send(b->o.device, p->device, p->host, part_of(b, p, n)) : HN_OK;
+}
+
+static hn_status fetch_part(blocks *b, const pair *p, int64_t n)
+{
+    return b->gpu ? hn_device_fetch(b->o.device, p->host, p->device, part_of(b, p, n)) : HN_OK;
 }
 
 static void free_blocks(hn_fed_sim *s)
@@ -229,10 +240,10 @@ static hn_status fill(blocks *b, const hn_fed_task *task, int64_t n)
             (void)hn_fed_rows(l, t, s, rows + (first + s) * l->batch);
         }
     }
-    HN_TRY(pair_send(b, &b->rows));
-    HN_TRY(pair_send(b, &b->lr));
-    HN_TRY(pair_send(b, &b->client_steps));
-    return pair_send(b, &b->loss_from);
+    HN_TRY(send_part(b, &b->rows, n));
+    HN_TRY(send_part(b, &b->lr, n));
+    HN_TRY(send_part(b, &b->client_steps, n));
+    return send_part(b, &b->loss_from, n);
 }
 
 static hn_status run(blocks *b, int64_t n)
@@ -250,9 +261,9 @@ static hn_status run(blocks *b, int64_t n)
     a->steps = a->lr_stride = b->steps;
     if (!b->gpu) return hn_client_cnn_cpu(a);
     HN_TRY(hn_client_cnn_cuda(a, hn_device_stream(b->o.device)));
-    HN_TRY(pair_fetch(b, &b->values));
-    HN_TRY(pair_fetch(b, &b->loss));
-    HN_TRY(pair_fetch(b, &b->status));
+    HN_TRY(fetch_part(b, &b->values, n));
+    HN_TRY(fetch_part(b, &b->loss, n));
+    HN_TRY(fetch_part(b, &b->status, n));
     return hn_device_wait(b->o.device);
 }
 

@@ -3,7 +3,6 @@
 
 #include "runtime/model/seg_model.h"
 #include "runtime/train/fed_setup.h"
-#include "runtime/train/one_gpu.h"
 
 #define FIELD(f) HN_OPT(hn_fed_config, f)
 
@@ -64,8 +63,7 @@ static const hn_option local_rows[] = {
 
 static const hn_option machine_rows[] = {
     HN_OPT_TITLE("Machine"),
-    {"device",          FIELD(device),          "auto", 0, 0, NULL, "cpu, cuda or cuda:N; auto: the first GPU if there is one"},
-    HN_ONE_GPU_ROW(FIELD(gpus)),
+    {"device",          FIELD(device),          "auto", 0, 0, NULL, "cpu, cuda or cuda:N; auto: a GPU if there is one, and says what it chose; the first, or for hone-fedref train as many as --gpus says"},
     {"executor",        FIELD(executor),        "auto", 0, 0, "auto|cpu|cuda-graph|cuda|cuda-check", "on a GPU: captured (auto), one by one, or each operation beside its CPU twin"},
     {"threads",         FIELD(threads),         "0",    0, 1024, NULL, "CPU threads; 0: one a core, or OMP_NUM_THREADS"},
 };
@@ -123,7 +121,6 @@ const char *hn_fed_reason(const hn_fed_config *c, const char *option)
 
 hn_status hn_fed_check_options(const hn_fed_config *c, const hn_options_store *given)
 {
-    HN_TRY(hn_one_gpu_check(c->gpus, "federated training"));
     for (int g = 0; given != NULL && g < HN_FED_ROWS_GROUPS; g++) {
         size_t n;
         const hn_option *row = hn_fed_option_rows((hn_fed_row_group)g, &n);

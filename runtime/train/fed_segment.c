@@ -65,7 +65,7 @@ static hn_status check_task(const segment_sim *s, const hn_fed_task *t)
 }
 
 /* Reports are taken a few steps late: the host makes patches while the device computes. */
-static hn_status train(segment_sim *s, const hn_fed_task *t, hn_fed_trained *out)
+static hn_status train(segment_sim *s, const hn_fed_task *t, void *context, hn_fed_trained *out)
 {
     const int64_t begun = hn_clock_ns();
     HN_TRY(check_task(s, t));
@@ -81,6 +81,7 @@ static hn_status train(segment_sim *s, const hn_fed_task *t, hn_fed_trained *out
         const bool wait = step == t->steps || step - loss.taken >= HN_ENGINE_AHEAD;
         HN_TRY(hn_engine_report(s->engine, wait, &there, &r));
         if (there) hn_fed_loss_add(&loss, &r);
+        hn_fed_moved(&s->sim, context);
     }
     *out = (hn_fed_trained){.loss = hn_fed_loss_mean(&loss),
                             .seconds = (double)(hn_clock_ns() - begun) * 1e-9};
@@ -96,7 +97,7 @@ static hn_status run_round(hn_fed_sim *sim, const float *global, const hn_fed_ta
     for (int64_t i = 0; i < n; i++) {
         hn_fed_trained t;
         HN_TRY(hn_fed_values_set(&s->o.local, p, global));
-        HN_TRY(train(s, &task[i], &t));
+        HN_TRY(train(s, &task[i], context, &t));
         HN_TRY(hn_fed_values_get(&s->o.local, p, s->value));
         t.value = s->value;
         HN_TRY(hn_fed_hand_over(sim, i, 1, &t, take, context));

@@ -9,7 +9,6 @@
 #include "runtime/base/alloc.h"
 #include "runtime/train/fed_sparse.h"
 #include "runtime/train/lora_hook.h"
-#include "runtime/train/one_gpu.h"
 
 static bool is(const char *a, const char *b) { return strcmp(a, b) == 0; }
 static const char *or_null(const char *text) { return text && text[0] ? text : NULL; }
@@ -225,7 +224,8 @@ hn_status hn_fed_setup_open(const hn_fed_config *c, const hn_log *log, hn_fed_se
     HN_TRY(fit_head(s));
     HN_TRY(check_files(s));
     HN_TRY(choose_payload(s));
-    HN_TRY(hn_one_gpu_open(c->device, "federated training", &s->log, &s->device));
+    HN_TRY(hn_device_open(c->device, &s->device));
+    hn_info(&s->log, "device: %s", hn_device_text(s->device));
     fill_simulation(s);
     return check_epoch_end(s);
 }

@@ -46,7 +46,7 @@ typedef struct {
     bool feedback;
     int64_t seed;
     /* machine */
-    const char *device, *executor, *gpus;
+    const char *device, *executor;
     int64_t threads;
 } hn_fed_config;
 

@@ -6,6 +6,7 @@
  *   one        an engine of one replica, a task after the other; any model (fed_client.h)
  *   replicas   an engine with a replica axis (client_batch.h)
  *   block      a block of a GPU each, in one launch: the smallest networks (client_block.h)
+ *   ranks      one of these on each of several GPUs, which share the tasks (fed_ranks.h)
  *
  * All of them do what stands here, and give the same values up to the rounding of fp32.
  *
@@ -94,13 +95,18 @@ typedef struct {
  */
 typedef hn_status (*hn_fed_take)(void *context, int64_t i, const hn_fed_trained *t);
 /* Does ahead of it what needs no order: for several results at a time, on several threads. Where a
- * round ends early, some of them are never taken. */
+ * round ends early, some of them are never taken. With a prepare, what take gets may have no value
+ * and no fisher any more (NULL): `ranks` lets go of them in between. */
 typedef void (*hn_fed_prepare)(void *context, int64_t i, const hn_fed_trained *t);
 
 typedef struct hn_fed_sim hn_fed_sim;
 struct hn_fed_sim {
     int64_t n_values;
-    hn_fed_prepare prepare; /* of whoever calls round, with its context; NULL: nothing to do */
+    /* Of whoever calls round, with its context; NULL: nothing to do. moved: a sign of progress,
+     * from the thread that called round, step by step where a simulation takes them one by one. */
+    hn_fed_prepare prepare;
+    void (*moved)(void *context);
+    int64_t number; /* of the round, for messages */
     /* Runs task[0 .. n) from the same global values [n_values]; take gets them in that order.
      * NaN that training made is a result as others are: whoever aggregates refuses it.
      * Errors   HN_ERR_ARG: a task without images or steps, an image out of range; those of a run */
@@ -130,6 +136,11 @@ bool hn_fed_streams(const hn_fed_sim_options *o, const hn_images *set);
 /* Image numbers of rows (-1: padding) as `rows` rows of a micro-batch from row `first` on. */
 void hn_fed_put_rows(const hn_images *set, bool streams, const int32_t *image, int64_t first,
                      int64_t rows, const hn_classifier_batch *out);
+
+static inline void hn_fed_moved(const hn_fed_sim *s, void *context)
+{
+    if (s->moved != NULL) s->moved(context);
+}
 
 enum { HN_FED_TOGETHER = 1 << 26 }; /* bytes */
 /* How many results of n_values each a group hands over at a time, at least 1. */

@@ -1,5 +1,5 @@
 /* fedref.h - federated training of an image classifier, or of a segmenter of volumes, simulated on
- * one machine: hone-fedref's options and verbs.
+ * one GPU or several: hone-fedref's options and verbs.
  *
  * The samples (images, or patches of regions of volumes) are parted among clients (partition.h); in
  * each round some clients are asked (client_schedule.h), train from the model that the server sent
@@ -15,6 +15,10 @@
  *   rejected.csv            updates that were refused: round, client, reason
  *   result.json             one cell of a table
  *   curve.gnuplot, .png     accuracy or Dice by round, where gnuplot is on the PATH
+ *
+ * Of several ranks (call->team) rank 0 does all this; the others open the same options and data,
+ * and train their share of each round's clients (fed_ranks.h). Messages, errors that clients keep,
+ * and measurements are rank 0's.
  *
  * Nothing of a round counts before it is over; a kill loses at most --save-every rounds, and a
  * continued run has the bits of an uninterrupted one (seconds differ). */
@@ -57,6 +61,7 @@ typedef struct {
     /* the run */
     const char *out, *resume, *log_format, *inject, *simulate;
     int64_t eval_every, save_every, stop_after, keep, at_once, lanes;
+    hn_team_options team; /* ranks, which share the clients of a round (fed_ranks.h) */
     /* verbs on a run that is there */
     const char *run, *to, *kind;
 } hn_fedref_config;

@@ -46,12 +46,13 @@ static hn_status index_check(const hn_fedref *r, const char *where)
     return HN_OK;
 }
 
-static hn_status make_settings(hn_fedref *r)
+hn_status hn_fedref_make_settings(hn_fedref *r)
 {
     static const char *const free_keys[] = {
         "model",       "weights", "data",   "eval-data",  "groups",       "labels",   "eval-labels",
         "sparse-mask", "out",     "device", "executor",   "threads",      "resident", "eval-batch",
         "save-every",  "keep",    "rounds", "log-format", "below-quorum", "lanes",    "channels"};
+    if (r->settings != NULL) return HN_OK;
     return hn_run_settings(r->call->yaml, free_keys, sizeof free_keys / sizeof *free_keys,
                            &r->settings);
 }
@@ -125,7 +126,7 @@ hn_status hn_fedref_folder_open(hn_fedref *r)
 {
     char *index = NULL;
     HN_TRY(hn_run_folder_choose("hone-fedref", r->c->out, r->c->resume, &r->out));
-    HN_TRY(make_settings(r));
+    HN_TRY(hn_fedref_make_settings(r));
     HN_TRY(in_out(r, "index.json", &index));
     const hn_status st = open_index(r, index);
     hn_free(index);
@@ -139,7 +140,7 @@ hn_status hn_fedref_folder_read(hn_fedref *r, bool write)
     r->out = hn_strdup(r->c->run);
     if (r->out == NULL) return HN_FAIL(HN_ERR_MEMORY, "no memory for a path");
     HN_TRY(in_out(r, "index.json", &index));
-    hn_status st = make_settings(r);
+    hn_status st = hn_fedref_make_settings(r);
     if (st == HN_OK) st = hn_json_load(index, &r->index);
     if (st == HN_OK) st = index_check(r, index);
     if (st == HN_OK && write) st = hn_outdir_lock(r->out, &r->lock);

@@ -67,16 +67,31 @@ static hn_status simulate_one(images_subject *m)
     return HN_OK;
 }
 
-static hn_status simulate(hn_fedref_subject *s, int64_t each)
+/* Clients of a group: --at-once, or all that a rank has. Groups as they are on one rank keep its
+ * bits, so where the user has said how large they are they stay whole. */
+static int64_t group_of(images_subject *m, int64_t each, int64_t ranks)
+{
+    const int64_t asked = m->c->at_once;
+    const bool replicas = is(m->c->simulate, "replicas");
+    if (asked > 0) {
+        const int64_t group = asked < each ? asked : each;
+        m->s.shares.unit = replicas ? group : 1;
+        return group;
+    }
+    if (!replicas) return each; /* by steps: a rank may have more of them than others */
+    m->s.shares.by_count = true;
+    const int64_t share = (each + ranks - 1) / ranks;
+    return ranks > 1 && share < 2 ? 2 : share;
+}
+
+static hn_status simulate(hn_fedref_subject *s, int64_t each, int64_t ranks)
 {
     images_subject *m = (images_subject *)s;
-    const char *how = m->c->simulate;
-    const int64_t at_once = m->c->at_once;
     hn_fed_sim_options *o = &m->setup.sim;
     o->local = s->local;
-    if (is(how, "one")) return simulate_one(m);
-    o->at_once = at_once > 0 && at_once < each ? at_once : each;
-    if (is(how, "block")) return hn_fed_blocks_new(o, &s->sim);
+    if (is(m->c->simulate, "one")) return simulate_one(m);
+    o->at_once = group_of(m, each, ranks);
+    if (is(m->c->simulate, "block")) return hn_fed_blocks_new(o, &s->sim);
     HN_TRY(hn_fed_replicas_new(o, &s->sim));
     s->sim_engine = hn_fed_replicas_engine(s->sim);
     return HN_OK;

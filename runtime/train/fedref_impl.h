@@ -80,8 +80,12 @@ typedef struct {
 } hn_fedref_message;
 
 typedef struct {
-    const hn_fedref_config *c;
+    const hn_fedref_config *c; /* own: the call's, with the device of this rank */
+    hn_fedref_config own;
     const hn_verb_call *call;
+    int64_t ranks;    /* that share the clients, at least 1 */
+    hn_fed_sim *sim;  /* the subject's, or that of all ranks */
+    hn_fed_sim *team; /* NULL: one rank */
     hn_log log;
     FILE *to;
     bool json; /* lines for machines */
@@ -139,8 +143,8 @@ HN_NODISCARD hn_status hn_fedref_method(const hn_fedref_config *c, hn_fed_server
 HN_NODISCARD hn_status hn_fedref_injections(const char *text, hn_injection **out, int64_t *n);
 
 /* ---- fedref_open.c: subject, partition, layout ---- */
-/* simulate: clients will train, too */
-HN_NODISCARD hn_status hn_fedref_open(const hn_verb_call *call, bool simulate, hn_fedref *r);
+/* ranks: that share the clients, which will train, too; 0: they will not */
+HN_NODISCARD hn_status hn_fedref_open(const hn_verb_call *call, int64_t ranks, hn_fedref *r);
 void hn_fedref_close(hn_fedref *r);
 /* Adds to the list of refused updates; reason is copied. */
 HN_NODISCARD hn_status hn_fedref_refuse(hn_fedref *r, int64_t round, int64_t client,
@@ -163,7 +167,18 @@ int64_t hn_fedref_bytes_down(const hn_fedref *r);
 /* What --inject makes of a message of that client and round; nothing where it asks for nothing. */
 void hn_fedref_damage(const hn_fedref *r, int64_t round, int64_t client, hn_fed_bytes *message);
 
+/* ---- fedref_team.c: several ranks ---- */
+/* Behind hn_fedref_open, on all ranks: whether they have the same in front of them; r->sim. */
+HN_NODISCARD hn_status hn_fedref_team_open(hn_fedref *r);
+/* On all ranks, behind the folder: matrix products as rank 0's. */
+HN_NODISCARD hn_status hn_fedref_team_plans(hn_fedref *r);
+/* The signal that asks the run to end, to whatever rank it came; 0: none. */
+int hn_fedref_signal(const hn_fedref *r);
+static inline bool hn_fedref_leads(const hn_fedref *r) { return hn_team_leads(r->call->team); }
+
 /* ---- fedref_folder.c ---- */
+/* r->settings: the options that a continuation compares. */
+HN_NODISCARD hn_status hn_fedref_make_settings(hn_fedref *r);
 /* Takes the folder, checks that what is there is this run's, reads the newest state, or begins. */
 HN_NODISCARD hn_status hn_fedref_folder_open(hn_fedref *r);
 /* The same for a run that is there. write: files of it will be, so it is taken; else only read. */

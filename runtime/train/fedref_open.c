@@ -47,6 +47,7 @@ void hn_fedref_close(hn_fedref *r)
     hn_free(r->out);
     hn_free(r->data_digest);
     hn_free(r->settings);
+    hn_fed_sim_free(r->team);
     if (r->about) r->about->free(r->about);
     *r = (hn_fedref){0};
 }
@@ -222,7 +223,8 @@ static hn_status open_server(hn_fedref *r)
     return st;
 }
 
-static hn_status open_simulation(hn_fedref *r)
+/* What only rank 0 has: the server, and room for what comes to it. */
+static hn_status open_updates(hn_fedref *r)
 {
     const int64_t n = r->layout.n, each = r->schedule.per_round;
     r->sent = hn_malloc((size_t)n * sizeof *r->sent);
@@ -234,15 +236,26 @@ static hn_status open_simulation(hn_fedref *r)
     if (r->sent == NULL || r->received == NULL || (r->method.fisher && r->fisher == NULL) ||
         r->up == NULL || r->message == NULL)
         return HN_FAIL(HN_ERR_MEMORY, "%" PRId64 " updates of %" PRId64 " values", each, n);
-    HN_TRY(open_server(r));
-    if (r->method.fisher) r->about->local.fisher_images = r->c->fisher_images;
-    return r->about->simulate(r->about, each);
+    return open_server(r);
 }
 
-hn_status hn_fedref_open(const hn_verb_call *call, bool simulate, hn_fedref *r)
+static hn_status open_simulation(hn_fedref *r)
 {
-    *r =
-        (hn_fedref){.c = call->config, .call = call, .log = call->log, .to = call->to, .saved = -1};
+    if (hn_fedref_leads(r)) HN_TRY(open_updates(r));
+    if (r->method.fisher) r->about->local.fisher_images = r->c->fisher_images;
+    HN_TRY(r->about->simulate(r->about, r->schedule.per_round, r->ranks));
+    r->sim = r->about->sim;
+    return HN_OK;
+}
+
+hn_status hn_fedref_open(const hn_verb_call *call, int64_t ranks, hn_fedref *r)
+{
+    const hn_fedref_config *const given = call->config;
+    const bool simulate = ranks > 0;
+    *r = (hn_fedref){
+        .own = *given, .call = call, .ranks = ranks, .log = call->log, .to = call->to, .saved = -1};
+    r->c = &r->own;
+    r->own.fed.device = hn_team_device(call->team, given->fed.device);
     r->json = is(r->c->log_format, "json");
     HN_TRY(hn_fedref_check_options(call));
     HN_TRY(hn_fedref_injections(r->c->inject, &r->injection, &r->n_injections));

@@ -339,9 +339,10 @@ static hn_status run(round_state *s)
     HN_TRY(send_model(s));
     HN_TRY(call_clients(s));
     HN_TRY(hn_fed_server_begin(r->server, s->number));
-    hn_fed_sim *sim = r->about->sim;
-    sim->prepare = prepare;
-    HN_TRY(sim->round(sim, r->sent, r->task, s->working, take, s));
+    r->sim->prepare = prepare;
+    r->sim->number = s->number;
+    HN_TRY(r->sim->round(r->sim, r->sent, r->task, s->working, take, s));
+    hn_team_at(r->call->team, HN_HUB_AT_SERVER, s->number);
     HN_TRY(aggregate(s));
     return evaluate(s);
 }

@@ -7,6 +7,7 @@
 #define HN_FEDREF_SUBJECT_H
 #include <stdio.h>
 
+#include "runtime/train/fed_ranks.h"
 #include "runtime/train/fedref.h"
 
 #ifdef __cplusplus
@@ -44,13 +45,14 @@ struct hn_fedref_subject {
     const hn_peft_config *peft; /* NULL: no low-rank pairs */
     hn_engine *engine;          /* of one replica, whose values are measured */
     hn_fed_sim *sim;            /* NULL: nothing is trained */
+    hn_fed_shares shares;       /* how ranks share its tasks */
     hn_engine *sim_engine;      /* of the simulation, perhaps the same; NULL: it has none */
     hn_engine **lane;           /* [n_lanes] its further engines, of --lanes */
     int64_t n_lanes;
     const hn_fed_support *support; /* blocks that travel; NULL: none do */
 
-    /* each: clients of a round. Sets sim and sim_engine. */
-    hn_status (*simulate)(hn_fedref_subject *s, int64_t each);
+    /* each: clients of a round, which so many ranks share. Sets sim, sim_engine and shares. */
+    hn_status (*simulate)(hn_fedref_subject *s, int64_t each, int64_t ranks);
     hn_status (*layout)(const hn_fedref_subject *s, hn_fed_layout *out);
     /* The values that travel, out of the engine and into it. */
     hn_status (*get)(const hn_fedref_subject *s, float *value);

@@ -48,7 +48,7 @@ static void say_round(hn_fedref *r)
 static bool must_stop(const hn_fedref *r)
 {
     const int64_t stop = r->c->stop_after;
-    return hn_signals_caught() != 0 || (stop > 0 && r->done >= stop);
+    return hn_fedref_signal(r) != 0 || (stop > 0 && r->done >= stop);
 }
 
 static hn_status run_rounds(hn_fedref *r)
@@ -82,7 +82,7 @@ static hn_status say_json(const hn_fedref *r)
 
 static void say_end(const hn_fedref *r)
 {
-    const int number = hn_signals_caught();
+    const int number = hn_fedref_signal(r);
     if (r->stopped)
         fprintf(r->to,
                 "stopped by %s behind round %" PRId64 " of %" PRId64
@@ -119,16 +119,36 @@ static hn_status train(hn_fedref *r)
     return HN_OK;
 }
 
+/* Rank 0, or the only one. */
+static hn_status lead(hn_fedref *r)
+{
+    HN_TRY(hn_fedref_folder_open(r));
+    HN_TRY(hn_fedref_team_plans(r));
+    hn_signals_watch();
+    hn_status st = train(r);
+    if (st == HN_OK && r->team != NULL) st = hn_fed_ranks_end(r->team);
+    hn_signals_release();
+    return st;
+}
+
+static hn_status serve(hn_fedref *r)
+{
+    HN_TRY(hn_fedref_team_plans(r));
+    hn_signals_watch();
+    const hn_status st = hn_fed_ranks_serve(r->team, hn_signals_caught);
+    hn_signals_release();
+    return st;
+}
+
 hn_status hn_fedref_train(const hn_verb_call *c)
 {
     hn_fedref r;
-    hn_status st = hn_fedref_open(c, true, &r);
-    if (st == HN_OK) st = hn_fedref_folder_open(&r);
-    if (st == HN_OK) {
-        hn_signals_watch();
-        st = train(&r);
-        hn_signals_release();
-    }
+    HN_TRY(hn_team_join(c->team));
+    hn_team_at(c->team, HN_HUB_AT_LOAD, -1);
+    hn_status st = hn_fedref_open(c, hn_team_size(c->team), &r);
+    if (st == HN_OK) st = hn_fedref_team_open(&r);
+    if (st == HN_OK) st = hn_fedref_leads(&r) ? lead(&r) : serve(&r);
+    hn_team_leave(c->team, st); /* before what may take a while */
     hn_fedref_close(&r);
     return st;
 }
@@ -205,14 +225,27 @@ static void print_memory(const hn_fedref *r, FILE *to)
             keeps ? value * (double)(r->layout.values * residuals) / mib : 0);
 }
 
+/* "ranks: 4, which share the 100 clients of a round; each has the memory above" */
+static void print_ranks(const hn_fedref *r, FILE *to)
+{
+    if (r->ranks > 1)
+        fprintf(to,
+                "ranks: %" PRId64 ", which share the %" PRId64
+                " clients of a round; each has the clients' engine, rank 0 the rest\n",
+                r->ranks, r->schedule.per_round);
+}
+
 hn_status hn_fedref_check(const hn_verb_call *c)
 {
     hn_fedref r;
-    hn_status st = hn_fedref_open(c, true, &r);
+    int ranks;
+    HN_TRY(hn_team_plan(&c->team->request, &ranks));
+    hn_status st = hn_fedref_open(c, ranks, &r);
     if (st == HN_OK) st = print_clients(&r, c->to);
     if (st == HN_OK) {
         print_payload(&r, c->to);
         print_memory(&r, c->to);
+        print_ranks(&r, c->to);
     }
     hn_fedref_close(&r);
     return st;
@@ -222,7 +255,7 @@ hn_status hn_fedref_check(const hn_verb_call *c)
 
 static hn_status open_run(const hn_verb_call *c, bool write, hn_fedref *r)
 {
-    HN_TRY(hn_fedref_open(c, false, r));
+    HN_TRY(hn_fedref_open(c, 0, r));
     HN_TRY(hn_fedref_folder_read(r, write));
     return r->about->set(r->about, hn_fed_server_result(r->server));
 }

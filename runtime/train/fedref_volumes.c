@@ -12,7 +12,6 @@
 #include "runtime/model/seg_model.h"
 #include "runtime/train/fed_segment.h"
 #include "runtime/train/fedref_subject.h"
-#include "runtime/train/one_gpu.h"
 
 enum { MOST_RELABELLED = 16 };
 
@@ -315,9 +314,9 @@ static hn_status open_engine(volumes_subject *m, bool trains)
 }
 
 /* The engine that measures is the one that trains: values are set before either. */
-static hn_status simulate(hn_fedref_subject *s, int64_t each)
+static hn_status simulate(hn_fedref_subject *s, int64_t each, int64_t ranks)
 {
-    (void)each;
+    (void)each, (void)ranks;
     s->sim_engine = s->engine;
     return HN_OK;
 }
@@ -387,7 +386,8 @@ static hn_status open(volumes_subject *m, bool trains)
     if (m->c->fed.threads > 0) omp_set_num_threads((int)m->c->fed.threads);
     HN_TRY(open_model(m));
     HN_TRY(open_volumes(m));
-    HN_TRY(hn_one_gpu_open(m->c->fed.device, "federated training", &m->log, &s->device));
+    HN_TRY(hn_device_open(m->c->fed.device, &s->device));
+    hn_info(&m->log, "device: %s", hn_device_text(s->device));
     s->local = hn_fed_setup_local(&m->c->fed);
     s->seed = (uint64_t)m->c->fed.seed;
     s->classes = m->model.config.classes;

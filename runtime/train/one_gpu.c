@@ -7,7 +7,7 @@ hn_status hn_one_gpu_check(const char *gpus, const char *who)
     if (gpus == NULL || strcmp(gpus, "1") == 0) return HN_OK;
     return HN_FAIL(HN_ERR_UNSUPPORTED,
                    "--gpus %s: %s works on one GPU; hone-lora, hone-full, "
-                   "hone-sparse and hone-pearl train on several",
+                   "hone-sparse, hone-pearl and hone-fedref train on several",
                    gpus, who);
 }
 

@@ -211,20 +211,36 @@ static void tell_devices(const hn_team *t, const char (*kind)[KIND_TEXT])
         at += (size_t)snprintf(text + at, sizeof text - at, "%s%d x %s on %s", r > 0 ? ", " : "", n,
                                kind[r], host);
     }
-    hn_info(t->log, "ranks: %s; sums over them by %s", text, hn_comm_collectives(t->comm)->text);
+    if (t->comm != NULL)
+        hn_info(t->log, "ranks: %s; sums over them by %s", text,
+                hn_comm_collectives(t->comm)->text);
+    else
+        hn_info(t->log, "ranks: %s", text);
+}
+
+static hn_status compare_devices(hn_team *t, hn_device *d)
+{
+    char kind[KIND_TEXT], (*all)[KIND_TEXT] = hn_calloc((size_t)t->ranks.size, sizeof *all);
+    if (all == NULL) return HN_FAIL(HN_ERR_MEMORY, "no memory for %d ranks", t->ranks.size);
+    kind_of_device(d, kind);
+    const hn_status st = hn_hub_gather(t->hub, kind, KIND_TEXT, all);
+    if (st == HN_OK) tell_devices(t, (const char(*)[KIND_TEXT])all);
+    hn_free(all);
+    return st;
 }
 
 hn_status hn_team_devices(hn_team *t, hn_device *d)
 {
     if (hn_team_alone(t)) return HN_OK;
-    char kind[KIND_TEXT], (*all)[KIND_TEXT] = hn_calloc((size_t)t->ranks.size, sizeof *all);
-    if (all == NULL) return HN_FAIL(HN_ERR_MEMORY, "no memory for %d ranks", t->ranks.size);
-    hn_status st = hn_comm_open(t->hub, d, &t->comm);
-    kind_of_device(d, kind);
-    if (st == HN_OK) st = hn_hub_gather(t->hub, kind, KIND_TEXT, all);
-    if (st == HN_OK) tell_devices(t, (const char(*)[KIND_TEXT])all);
-    hn_free(all);
-    return st;
+    HN_TRY(hn_comm_open(t->hub, d, &t->comm));
+    return compare_devices(t, d);
+}
+
+hn_status hn_team_places(hn_team *t, hn_device *d)
+{
+    if (hn_team_alone(t)) return HN_OK;
+    HN_TRY(hn_comm_check(t->hub, d));
+    return compare_devices(t, d);
 }
 
 void hn_team_leave(hn_team *t, hn_status st)

@@ -69,6 +69,9 @@ HN_NODISCARD hn_status hn_team_start(hn_team *t, const hn_team_request *q, hn_lo
 HN_NODISCARD hn_status hn_team_plan(const hn_team_request *q, int *out);
 HN_NODISCARD hn_status hn_team_join(hn_team *t);
 HN_NODISCARD hn_status hn_team_devices(hn_team *t, hn_device *d);
+/* The same for ranks that add nothing up on their devices: who is where, and that each has its own
+ * (hn_comm_check). */
+HN_NODISCARD hn_status hn_team_places(hn_team *t, hn_device *d);
 /* Before d is closed, where hn_team_close comes later. st: as for hn_team_leave, which it is. */
 void hn_team_devices_close(hn_team *t, hn_status st);
 
