@@ -3,9 +3,10 @@
  * Every client has as many made-up images as the others and trains so many epochs on them, from the
  * same values, with every parameter or the head alone; what comes back is read once, as a server
  * would. The first rounds warm up, then the time of every round is taken until --seconds are over.
- * Prints one JSON object: client-steps/s and images/s over the whole of that time, round times
- * (20th, 50th, 80th percentile), the share of them in which clients train, memory, mean loss of the
- * first and of the last round.
+ * Of several ranks (--gpus, --ranks) each trains its share of the clients, and rank 0 takes all
+ * results. Prints one JSON object: client-steps/s and images/s over the whole of that time, round
+ * times (20th, 50th, 80th percentile), the share of them in which clients train, memory, mean loss
+ * of the first and of the last round.
  */
 #include <inttypes.h>
 #include <math.h>
@@ -17,7 +18,9 @@
 #include "runtime/base/clock.h"
 #include "runtime/base/rng.h"
 #include "runtime/train/client_batch.h"
+#include "runtime/train/client_block.h"
 #include "runtime/train/fed_client.h"
+#include "runtime/train/fed_ranks.h"
 #include "runtime/train/tune.h"
 
 static const char PROGRAM[] = "hone-bench-clients";
@@ -27,6 +30,7 @@ typedef struct {
     int64_t clients, at_once, batch, images, epochs, warmup, rounds, seed;
     double seconds, lr, momentum, mu;
     bool profile, tune;
+    hn_team_options team;
 } config;
 
 #define FIELD(f) HN_OPT(config, f)
@@ -35,10 +39,10 @@ typedef struct {
 static const hn_option options[] = {
     {"model",      FIELD(model),      "femnist-cnn", 0, 0, NULL, "name of an architecture without batch norm: femnist-cnn, cinic-cnn, mnist-cnn, ..."},
     {"dtype",      FIELD(dtype),      "f32",  0, 0, "f32|bf16", "of activations and of the weights that products read; masters are fp32"},
-    {"simulation", FIELD(simulation), "replicas", 0, 0, "one|replicas", "one client after the other, or groups as replicas of one engine"},
+    {"simulation", FIELD(simulation), "replicas", 0, 0, "one|replicas|block", "one client after the other, groups as replicas of one engine, or each in a block of the GPU"},
     {"payload",    FIELD(payload),    "full", 0, 0, "full|head", "what clients train"},
     {"clients",    FIELD(clients),    "100",  1, 100000, NULL, "of a round"},
-    {"at-once",    FIELD(at_once),    "100",  2, 65535, NULL, "clients in a group"},
+    {"at-once",    FIELD(at_once),    "100",  2, 65535, NULL, "clients in a group, of each rank"},
     {"batch",      FIELD(batch),      "32",   1, 65536, NULL, "images in a client's step"},
     {"images",     FIELD(images),     "320",  1, 100000, NULL, "of each client"},
     {"epochs",     FIELD(epochs),     "1",    1, 1000, NULL, "over them, in a round"},
@@ -50,6 +54,8 @@ static const hn_option options[] = {
     {"seconds",    FIELD(seconds),    "6",    0, 3600, NULL, "the clock runs at least so long"},
     {"rounds",     FIELD(rounds),     "3",    1, 100000, NULL, "and at least so many rounds"},
     {"device",     FIELD(device),     "cuda", 0, 0, NULL, "cuda, cuda:N or cpu"},
+    {"gpus",       FIELD(team.gpus),  "1",    0, 0, NULL, "all, or so many of this host: they share the clients of a round"},
+    {"ranks",      FIELD(team.ranks), "1",    1, 4096, NULL, "with --device cpu: processes that do"},
     {"executor",   FIELD(executor),   "auto", 0, 0, "auto|cuda-graph|cuda|cuda-check", "on a GPU: captured (auto), or one by one"},
     {"profile",    FIELD(profile),    "off",  0, 0, NULL, "time every operation of a step instead: a Markdown table"},
     {"plans",      FIELD(plans),      "auto", 0, 0, NULL, "file of the fastest matrix products, as for train; off: the library's first choices"},
@@ -61,12 +67,15 @@ enum { N_OPTIONS = sizeof options / sizeof *options, MAX_ROUNDS = 1 << 20 };
 
 typedef struct {
     const config *c;
+    hn_log log;
+    hn_team team;
     hn_device *device;
     hn_model model;
     hn_image_set *set;
     hn_adapt adapt;
-    hn_fed_sim *sim;
-    hn_engine *engine; /* behind it */
+    hn_fed_sim *own, *all; /* of this rank; of all ranks: NULL where there is one */
+    hn_fed_sim *sim;       /* the one whose rounds are timed */
+    hn_engine *engine;     /* behind its own; NULL: blocks have none */
     float *global;
     int32_t *index; /* [clients images] */
     hn_fed_task *task;
@@ -143,6 +152,42 @@ static hn_adapt_kind choose(const void *context, const char *name)
     return head || strcmp(b->c->payload, "full") == 0 ? HN_ADAPT_FULL : HN_ADAPT_FROZEN;
 }
 
+/* Blocks have the values of the same network's engine. */
+static hn_status block_values(bench *b, const hn_fed_sim_options *o)
+{
+    hn_fed_sim *one = NULL;
+    HN_TRY(hn_fed_one_new(o, &one));
+    const hn_status st = hn_fed_client_get(hn_fed_one_client(one, 0), b->global);
+    hn_fed_sim_free(one);
+    return st;
+}
+
+static hn_status open_own(bench *b, const hn_fed_sim_options *o)
+{
+    const char *how = b->c->simulation;
+    if (strcmp(how, "block") == 0) return hn_fed_blocks_new(o, &b->own);
+    if (strcmp(how, "one") == 0) {
+        HN_TRY(hn_fed_one_new(o, &b->own));
+        b->engine = hn_fed_client_engine(hn_fed_one_client(b->own, 0));
+    } else {
+        HN_TRY(hn_fed_replicas_new(o, &b->own));
+        b->engine = hn_fed_replicas_engine(b->own);
+    }
+    return HN_OK;
+}
+
+static hn_status open_all(bench *b)
+{
+    const hn_fed_ranks_options o = {
+        .hub = b->team.hub, .log = &b->log, .sim = b->own, .most = b->c->clients};
+    b->sim = b->own;
+    if (hn_team_alone(&b->team)) return HN_OK;
+    HN_TRY(hn_team_places(&b->team, b->device));
+    HN_TRY(hn_fed_ranks_new(&o, &b->all));
+    b->sim = b->all;
+    return HN_OK;
+}
+
 static hn_status open_sim(bench *b, const hn_fed_local *l)
 {
     const config *c = b->c;
@@ -155,22 +200,17 @@ static hn_status open_sim(bench *b, const hn_fed_local *l)
                                   .local = *l,
                                   .seed = (uint64_t)c->seed,
                                   .at_once = c->at_once};
-    if (strcmp(c->simulation, "one") == 0) {
-        HN_TRY(hn_fed_one_new(&o, &b->sim));
-        b->engine = hn_fed_client_engine(hn_fed_one_client(b->sim, 0));
-    } else {
-        HN_TRY(hn_fed_replicas_new(&o, &b->sim));
-        b->engine = hn_fed_replicas_engine(b->sim);
-    }
+    HN_TRY(open_own(b, &o));
+    HN_TRY(open_all(b));
     b->global = hn_calloc((size_t)b->sim->n_values, sizeof *b->global);
     if (b->global == NULL) return HN_FAIL(HN_ERR_MEMORY, "%" PRId64 " values", b->sim->n_values);
+    if (b->engine == NULL) return block_values(b, &o);
     return hn_fed_values_get(l, hn_engine_params(b->engine), b->global);
 }
 
 static hn_status set_up(bench *b)
 {
     const config *c = b->c;
-    const hn_log log = hn_step_bench_log(PROGRAM);
     const bool augment = strcmp(c->augment, "crop-flip") == 0;
     const hn_fed_local l = {
         .batch = c->batch,
@@ -178,9 +218,10 @@ static hn_status set_up(bench *b)
         .mu = (float)c->mu,
         .augment = {.pad = augment ? 4 : 0, .flip = augment ? 0.5f : 0},
     };
-    HN_TRY(hn_device_open(c->device, &b->device));
-    if (!c->tune) HN_TRY(hn_tune_use(b->device, c->plans, &log));
-    HN_TRY(hn_model_open(c->model, c->dtype, &log, &b->model));
+    HN_TRY(hn_team_join(&b->team));
+    HN_TRY(hn_device_open(hn_team_device(&b->team, c->device), &b->device));
+    if (!c->tune) HN_TRY(hn_tune_use(b->device, c->plans, &b->log));
+    HN_TRY(hn_model_open(c->model, c->dtype, &b->log, &b->model));
     b->adapt = (hn_adapt){.parameter = choose, .context = b};
     HN_TRY(make_set(b));
     HN_TRY(make_tasks(b, &l));
@@ -201,11 +242,19 @@ static hn_status take(void *context, int64_t i, const hn_fed_trained *t)
     return HN_OK;
 }
 
+/* What a server would do ahead has no place here; with it results are let go of as they come. */
+static void let_go(void *context, int64_t i, const hn_fed_trained *t)
+{
+    (void)context, (void)i, (void)t;
+}
+
 static hn_status run_round(bench *b, int64_t round)
 {
     for (int64_t k = 0; k < b->c->clients; k++)
         b->task[k].seed = hn_fed_task_seed((uint64_t)b->c->seed, round, k);
     b->loss = 0;
+    b->sim->prepare = let_go;
+    b->sim->number = round + 1;
     return b->sim->round(b->sim, b->global, b->task, b->c->clients, take, b);
 }
 
@@ -262,29 +311,30 @@ static hn_status print_result(bench *b)
     const double rounds = (double)b->n_rounds, gib = 1.0 / (1 << 30);
     const double steps = rounds * (double)(b->steps * c->clients);
     const double images = rounds * (double)(c->images * c->epochs * c->clients);
-    hn_plan_sizes plan;
+    hn_plan_sizes plan = {0};
     size_t used = 0;
-    char notes[4096];
-    hn_plan_notes(hn_engine_program(b->engine), ';', notes, sizeof notes);
-    hn_plan_sizes_of(hn_engine_program(b->engine), &plan);
+    char notes[4096] = "";
+    if (b->engine) hn_plan_notes(hn_engine_program(b->engine), ';', notes, sizeof notes);
+    if (b->engine) hn_plan_sizes_of(hn_engine_program(b->engine), &plan);
     HN_TRY(hn_device_used(b->device, &used));
     hn_step_bench_sort(b->round_ms, b->n_rounds);
     json_t *o = json_pack(
-        "{s:s, s:s, s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:f, s:f, s:I, s:f, s:[f,f,f], s:f, "
-        "s:f, s:f, s:f, s:f, s:I, s:s, s:s, s:s}",
-        "who", "hone", "simulation", c->simulation, "model", c->model, "dtype", c->dtype, "payload",
-        c->payload, "clients", (json_int_t)c->clients, "at_once", (json_int_t)c->at_once, "batch",
-        (json_int_t)c->batch, "images", (json_int_t)c->images, "values",
-        (json_int_t)b->sim->n_values, "mu", c->mu, "client_steps_per_s", steps / b->elapsed_s,
-        "rounds", (json_int_t)b->n_rounds, "images_per_s", images / b->elapsed_s, "round_ms",
+        "{s:s, s:I, s:s, s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:f, s:f, s:I, s:f, s:[f,f,f], "
+        "s:f, s:f, s:f, s:f, s:f, s:I, s:s, s:s, s:s}",
+        "who", "hone", "ranks", (json_int_t)hn_team_size(&b->team), "simulation", c->simulation,
+        "model", c->model, "dtype", c->dtype, "payload", c->payload, "clients",
+        (json_int_t)c->clients, "at_once", (json_int_t)c->at_once, "batch", (json_int_t)c->batch,
+        "images", (json_int_t)c->images, "values", (json_int_t)b->sim->n_values, "mu", c->mu,
+        "client_steps_per_s", steps / b->elapsed_s, "rounds", (json_int_t)b->n_rounds,
+        "images_per_s", images / b->elapsed_s, "round_ms",
         hn_step_bench_quantile(b->round_ms, b->n_rounds, 0.2),
         hn_step_bench_quantile(b->round_ms, b->n_rounds, 0.5),
         hn_step_bench_quantile(b->round_ms, b->n_rounds, 0.8), "train_share",
-        b->train_s / b->elapsed_s, "peak_gib", (double)used * gib, "plan_gib",
-        (double)plan.total_bytes * gib, "loss_first", b->loss_first, "loss_last", b->loss_last,
-        "nodes", (json_int_t)plan.n_nodes, "executor",
-        hn_executor_name(hn_engine_executor(b->engine)), "device", hn_device_text(b->device),
-        "notes", notes);
+        b->train_s / b->elapsed_s / (double)hn_team_size(&b->team), "peak_gib", (double)used * gib,
+        "plan_gib", (double)plan.total_bytes * gib, "loss_first", b->loss_first, "loss_last",
+        b->loss_last, "nodes", (json_int_t)plan.n_nodes, "executor",
+        b->engine ? hn_executor_name(hn_engine_executor(b->engine)) : "block", "device",
+        hn_device_text(b->device), "notes", notes);
     char *text = o ? json_dumps(o, JSON_REAL_PRECISION(15)) : NULL;
     if (text) puts(text);
     const hn_status st = text ? HN_OK : HN_FAIL(HN_ERR_MEMORY, "no memory for the result");
@@ -293,19 +343,50 @@ static hn_status print_result(bench *b)
     return st;
 }
 
+/* Rank 0, or the only one. */
+static hn_status lead(bench *b)
+{
+    const config *c = b->c;
+    HN_TRY(warm_up(b));
+    if (c->profile) return profile(b);
+    HN_TRY(run_rounds(b));
+    if (b->all) HN_TRY(hn_fed_ranks_end(b->all));
+    return print_result(b);
+}
+
+static int never(void) { return 0; }
+
+static hn_status run(bench *b)
+{
+    HN_TRY(set_up(b));
+    return hn_team_leads(&b->team) ? lead(b) : hn_fed_ranks_serve(b->all, never);
+}
+
+static hn_status start(bench *b)
+{
+    const config *c = b->c;
+    const hn_team_request q = {.options = &c->team, .device = c->device};
+    bool go_on = true;
+    int exit_code = 0;
+    const bool several = c->team.ranks > 1 || strcmp(c->team.gpus, "1") != 0;
+    if (several && (c->tune || c->profile))
+        return HN_FAIL(HN_ERR_ARG, "--tune, --profile: of one rank");
+    if ((c->tune || c->profile) && strcmp(c->simulation, "block") == 0)
+        return HN_FAIL(HN_ERR_ARG, "--tune, --profile: blocks have no operations");
+    HN_TRY(hn_team_start(&b->team, &q, &b->log, &go_on, &exit_code));
+    if (!go_on) exit(exit_code);
+    return HN_OK;
+}
+
 static hn_status measure(const void *given)
 {
     const config *c = given;
-    bench b = {.c = c};
-    hn_status st = set_up(&b);
-    if (st == HN_OK) st = warm_up(&b);
-    if (st == HN_OK && c->profile) {
-        st = profile(&b);
-    } else if (st == HN_OK) {
-        st = run_rounds(&b);
-        if (st == HN_OK) st = print_result(&b);
-    }
-    hn_fed_sim_free(b.sim);
+    bench b = {.c = c, .log = hn_step_bench_log(PROGRAM)};
+    hn_status st = start(&b);
+    if (st == HN_OK) st = run(&b);
+    hn_team_leave(&b.team, st);
+    hn_fed_sim_free(b.all);
+    hn_fed_sim_free(b.own);
     hn_free(b.global);
     hn_free(b.index);
     hn_free(b.task);
@@ -313,6 +394,7 @@ static hn_status measure(const void *given)
     hn_image_set_free(b.set);
     hn_model_close(&b.model);
     hn_device_close(b.device);
+    hn_team_close(&b.team);
     return st;
 }
 
@@ -325,6 +407,7 @@ int main(int argc, char **argv)
         .n_options = N_OPTIONS,
         .measure = measure,
     };
-    config c = {0};
+    config c = {
+        .team = {.rank = "", .size = "", .local_rank = "", .local_size = "", .rendezvous = ""}};
     return hn_step_bench_main(&program, argc, argv, &c);
 }

@@ -195,6 +195,21 @@ TEST(BenchClients, BothSimulationsDoTheSame)
     EXPECT_NEAR(many.number("loss_last"), one.number("loss_last"), 1e-4);
 }
 
+/* The same clients, whoever trains them. */
+TEST(BenchClients, RanksShareThem)
+{
+    const Words small = {"--model", "mnist-cnn-small", "--simulation"};
+    for (const char *how : {"one", "block"}) {
+        const Record one(clients(small + Words{how})),
+            two(clients(small + Words{how, "--ranks", "2"}));
+        EXPECT_EQ(one.number("ranks"), 1);
+        EXPECT_EQ(two.number("ranks"), 2);
+        EXPECT_EQ(two.number("loss_first"), one.number("loss_first"));
+        EXPECT_EQ(two.number("loss_last"), one.number("loss_last"));
+        EXPECT_LE(two.number("train_share"), 1);
+    }
+}
+
 /* Processes of this machine; the sums themselves are checked by the program. */
 TEST(BenchComm, RecordHoldsWhatRan)
 {

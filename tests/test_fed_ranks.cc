@@ -113,7 +113,9 @@ Results round_of(hn_fed_sim *s, const Rank &r, bool prepares, bool fisher)
     got.value.resize(r.task.size());
     s->prepare = nullptr;
     if (prepares)
-        s->prepare = [](void *c, int64_t i, const hn_fed_trained *t) { ((Results *)c)->keep(i, t); };
+        s->prepare = [](void *c, int64_t i, const hn_fed_trained *t) {
+            ((Results *)c)->keep(i, t);
+        };
     const auto take = [](void *c, int64_t i, const hn_fed_trained *t) {
         Results *to = (Results *)c;
         to->in_order = to->in_order && i == (int64_t)to->loss.size();
@@ -173,12 +175,12 @@ TEST_P(FedRanksWay, HasTheBitsOfOneRank)
 }
 
 /* Boxes that hold one result, and all; through the hub; with what is prepared when it comes. */
-INSTANTIATE_TEST_SUITE_P(
-    Of, FedRanksWay,
-    testing::Values(Way{2, false, false, 0, 0}, Way{2, false, true, 0, 0},
-                    Way{3, false, false, 1, 0}, Way{3, false, true, 1, 0},
-                    Way{2, true, false, 0, 0}, Way{3, true, true, 0, 0}, Way{9, false, true, 2, 0},
-                    Way{2, false, true, 1, 4}, Way{2, true, true, 0, 4}));
+INSTANTIATE_TEST_SUITE_P(Of, FedRanksWay,
+                         testing::Values(Way{2, false, false, 0, 0}, Way{2, false, true, 0, 0},
+                                         Way{3, false, false, 1, 0}, Way{3, false, true, 1, 0},
+                                         Way{2, true, false, 0, 0}, Way{3, true, true, 0, 0},
+                                         Way{9, false, true, 2, 0}, Way{2, false, true, 1, 4},
+                                         Way{2, true, true, 0, 4}));
 
 TEST(FedRanks, ASignalOfAnotherRankIsToldBehindARound)
 {

@@ -14,6 +14,11 @@
 
 static bool is(const char *text, const char *what) { return strcmp(text, what) == 0; }
 
+static bool given(const hn_team_request *q, const char *option)
+{
+    return q->given != NULL && hn_options_given(q->given, option);
+}
+
 /* ---- which rank this is ---- */
 
 static hn_status find(hn_team *t)
@@ -45,7 +50,7 @@ static hn_status wanted_ranks(const hn_team_request *q, int *out)
 {
     const hn_team_options *c = q->options;
     const char *device = q->device;
-    const bool gpus = hn_options_given(q->given, "gpus");
+    const bool gpus = given(q, "gpus");
     int asked;
     *out = 1;
     HN_TRY(wanted_gpus(c, &asked));
@@ -151,7 +156,7 @@ hn_status hn_team_start(hn_team *t, const hn_team_request *q, hn_log *log, bool 
             if (!l.is_rank) return HN_OK;
             HN_TRY(find(t));
         }
-    } else if (hn_options_given(q->given, "gpus") || hn_options_given(q->given, "ranks")) {
+    } else if (given(q, "gpus") || given(q, "ranks")) {
         return HN_FAIL(HN_ERR_ARG, "--gpus and --ranks: %s has started %d ranks already",
                        hn_launcher_name(t->ranks.launcher), t->ranks.size);
     }

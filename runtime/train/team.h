@@ -24,9 +24,9 @@ extern "C" {
 /* What the command line says; pointers outlive the team. */
 typedef struct {
     const hn_team_options *options;
-    const hn_options_store *given;
-    const char *device; /* --device */
-    int64_t threads;    /* --threads */
+    const hn_options_store *given; /* NULL: nobody knows which of them were typed */
+    const char *device;            /* --device */
+    int64_t threads;               /* --threads */
 } hn_team_request;
 
 /* Zeros: this process is alone. It stays where it is from hn_team_start to hn_team_close. */
