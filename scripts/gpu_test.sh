@@ -118,7 +118,7 @@ for executor in cuda cuda-graph; do
 done
 part "test_cli_verbs.cuda" env HONE_TEST_DEVICE=cuda CUDA_VISIBLE_DEVICES="$first" "$build/test_cli_verbs"
 if [ "$gpus" -gt 1 ]; then
-    for name in test_cli_ranks test_cli_pearl_ranks; do
+    for name in test_cli_ranks test_cli_pearl_ranks test_cli_fedref_ranks; do
         part $name.cuda env HONE_TEST_DEVICE=cuda "$build/$name"
     done
 fi
@@ -162,7 +162,7 @@ if [ $sanitizers = yes ]; then
         for program in "${kernels[@]}"; do
             # the last three are several processes, and kernels of NCCL
             case $program in
-            *test_engine_cuda | *test_cli_* | *test_comm | *test_engine_ranks | *test_shards) continue ;;
+            *test_engine_cuda | *test_cli_* | *test_comm | *test_engine_ranks | *test_shards | *test_fed_ranks) continue ;;
             esac
             part "$(basename "$program").$tool" $tool "$program"
         done
