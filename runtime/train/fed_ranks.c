@@ -34,6 +34,7 @@ typedef struct {
     int rank, size;
     int64_t *first;    /* [size + 1] shares of the round */
     int64_t *received; /* [size] results of each rank in this round, so far */
+    int64_t given;     /* ranks but 0: results of this round, so far */
     void *body;        /* tasks and images of the round */
     size_t body_room;
     hn_fed_task *task; /* [most] ranks but 0: of the round */
@@ -318,10 +319,17 @@ int hn_fed_ranks_signal(const hn_fed_sim *s) { return ((const ranks *)s)->signal
 
 /* ---- the others ---- */
 
+static void place(void *context, int64_t i, const hn_fed_trained *t)
+{
+    const ranks *r = context;
+    hn_fed_boxes_place(r->boxes, i - r->given, t);
+}
+
 static hn_status give(void *context, int64_t i, const hn_fed_trained *t)
 {
     ranks *r = context;
     HN_TRY(alive(r));
+    r->given = i + 1;
     return hn_fed_boxes_give(r->boxes, r->sim.number, r->first[r->rank] + i, t);
 }
 
@@ -343,7 +351,8 @@ static hn_status serve_round(ranks *r, const order *o, int (*stop)(void))
     at(r);
     if (!hn_fed_boxes_streams(r->boxes, r->rank)) global = hn_fed_boxes_values(r->boxes);
     hn_fed_ranks_split(&r->o.shares, r->size, r->task, o->n, r->first);
-    own->prepare = NULL;
+    r->given = 0;
+    own->prepare = place;
     own->moved = served_moved;
     const int64_t n = share_of(r, r->rank);
     if (n > 0) HN_TRY(own->round(own, global, r->task + r->first[r->rank], n, give, r));

@@ -39,6 +39,7 @@ struct hn_fed_boxes {
     int64_t each;  /* values of a result */
     box *box;      /* [size]; on another rank than 0 only its own is there */
     bool *streams; /* [size] */
+    bool *placed;  /* [window] other ranks than 0: this result has been copied */
     bool some_stream;
     float *came;  /* rank 0, where some stream: [size][each] */
     record *head; /* rank 0, where some stream: [size] */
@@ -149,6 +150,25 @@ static hn_status stream(hn_fed_boxes *b, const record *r, const hn_fed_trained *
     return hn_hub_pass(b->o.hub, b->came, 2 * bytes);
 }
 
+static void put(hn_fed_boxes *b, int64_t slot, const hn_fed_trained *t)
+{
+    float *const to = b->box[b->rank].results + slot * b->each;
+    copy(to, t->value, b->o.n_values);
+    if (b->o.fisher) copy(to + b->o.n_values, t->fisher, b->o.n_values);
+}
+
+void hn_fed_boxes_place(hn_fed_boxes *b, int64_t k, const hn_fed_trained *t)
+{
+    const box *x = &b->box[b->rank];
+    if (b->streams[b->rank] || (b->o.fisher && t->fisher == NULL)) return;
+    const uint64_t made = atomic_load_explicit(&x->head->made, memory_order_relaxed) + (uint64_t)k;
+    const uint64_t taken = atomic_load_explicit(&x->head->taken, memory_order_acquire);
+    if (made - taken >= (uint64_t)b->window) return;
+    const int64_t slot = (int64_t)(made % (uint64_t)b->window);
+    put(b, slot, t);
+    b->placed[slot] = true;
+}
+
 hn_status hn_fed_boxes_give(hn_fed_boxes *b, int64_t round, int64_t task, const hn_fed_trained *t)
 {
     const record r = {.task = task, .seconds = t->seconds, .loss = t->loss};
@@ -162,8 +182,8 @@ hn_status hn_fed_boxes_give(hn_fed_boxes *b, int64_t round, int64_t task, const 
            (uint64_t)b->window)
         HN_TRY(hn_fed_boxes_nap(b, round));
     x->record[slot] = r;
-    copy(x->results + slot * b->each, t->value, b->o.n_values);
-    if (b->o.fisher) copy(x->results + slot * b->each + b->o.n_values, t->fisher, b->o.n_values);
+    if (!b->placed[slot]) put(b, slot, t);
+    b->placed[slot] = false;
     atomic_store_explicit(&x->head->made, made + 1, memory_order_release);
     return HN_OK;
 }
@@ -280,9 +300,10 @@ static hn_status open(hn_fed_boxes *b)
     if (b->window > b->o.most) b->window = b->o.most;
     b->box = hn_calloc(size, sizeof *b->box);
     b->streams = hn_calloc(size, sizeof *b->streams);
+    b->placed = hn_calloc((size_t)b->window, sizeof *b->placed);
     b->holds = hn_calloc(size, sizeof *b->holds);
     b->head = hn_calloc(size, sizeof *b->head);
-    if (!b->box || !b->streams || !b->holds || !b->head)
+    if (!b->box || !b->streams || !b->placed || !b->holds || !b->head)
         return HN_FAIL(HN_ERR_MEMORY, "no memory for %zu ranks", size);
     HN_TRY(agree(b));
     const size_t ranks = b->rank == 0 ? size : 1;
@@ -313,6 +334,7 @@ void hn_fed_boxes_free(hn_fed_boxes *b)
     for (int k = 0; b->box != NULL && k < b->size; k++) hn_shared_memory_free(&b->box[k].memory);
     hn_free(b->box);
     hn_free(b->streams);
+    hn_free(b->placed);
     hn_free(b->holds);
     hn_free(b->head);
     hn_free(b->came);

@@ -55,7 +55,10 @@ void hn_fed_boxes_release(hn_fed_boxes *b, int rank); /* the oldest */
 /* ---- the others ---- */
 
 const float *hn_fed_boxes_values(const hn_fed_boxes *b); /* of a rank with a box */
-/* Waits for room. */
+/* Ahead of it and on any thread: copies the values of the k-th result from the next one on, where
+ * there is room for it by now; hn_fed_boxes_give need not then. */
+void hn_fed_boxes_place(hn_fed_boxes *b, int64_t k, const hn_fed_trained *t);
+/* The next result. Waits for room. */
 HN_NODISCARD hn_status hn_fed_boxes_give(hn_fed_boxes *b, int64_t round, int64_t task,
                                          const hn_fed_trained *t);
 
