@@ -39,8 +39,12 @@ void hn_nccl_abort(hn_nccl *) {}
 #include <nccl.h>
 #include <pthread.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
+
+#include <atomic>
 
 /* clang-format off */
 #define HN_NCCL_FUNCTIONS(X)                                                                  \
@@ -114,12 +118,23 @@ struct ending {
     ncclComm_t comm;
 };
 
+static std::atomic<int> endings; /* that are under way */
+
 static void *run_ending(void *context)
 {
     const ending job = *static_cast<ending *>(context);
     hn_free(context);
     (void)job.end(job.comm);
+    endings--;
     return nullptr;
+}
+
+/* A process that ends while a thread is inside the libraries must not take them down first. */
+static void leave_at_once(int status, void *)
+{
+    if (endings == 0) return;
+    (void)fflush(nullptr);
+    _exit(status);
 }
 
 /* Returns when it is done, or after so many seconds: then the thread goes on alone. */
@@ -133,13 +148,17 @@ static void end_comm(decltype(&ncclCommAbort) end, ncclComm_t comm, int seconds)
         return;
     }
     *job = {end, comm};
+    endings++;
     if (pthread_create(&thread, nullptr, run_ending, job) != 0) {
+        endings--;
         hn_free(job);
         return; /* the process that cannot start a thread ends soon */
     }
     clock_gettime(CLOCK_REALTIME, &until);
     until.tv_sec += seconds;
-    if (pthread_timedjoin_np(thread, nullptr, &until) != 0) (void)pthread_detach(thread);
+    if (pthread_timedjoin_np(thread, nullptr, &until) == 0) return;
+    (void)pthread_detach(thread);
+    (void)on_exit(leave_at_once, nullptr); /* runs before what the libraries have registered */
 }
 
 enum { ABORT_S = 1, CLOSE_S = 30 };
