@@ -449,4 +449,75 @@ TEST(Trajectory, SigmaIsTheSizeOfWhatMoved)
     EXPECT_HN_FAIL(hn_trajectories_sigma(&r.t, both, 2, 3, sigma), HN_ERR_ARG, "no 3 tokens");
 }
 
+/* ---- writers that share a file ---- */
+
+hn_status open_shared(const std::string &path, bool first, unsigned char mark, bool hosts,
+                      hn_trajectory_writer **out)
+{
+    hn_trajectory_share s = {};
+    s.first = first, s.hosts = hosts;
+    std::memset(s.mark, mark, sizeof s.mark);
+    const hn_trajectory_head h = head();
+    return hn_trajectory_writer_open_shared(path.c_str(), &h, &s, out);
+}
+
+hn_status put(hn_trajectory_writer *w, int64_t i)
+{
+    const Record r = make(i);
+    return hn_trajectory_put(w, i, &r.facts, r.image.data(), r.label.data(), r.knot.data());
+}
+
+/* The file is that of one writer, byte for byte; nobody else may write while one of them does. */
+TEST(TrajectoryShared, WritersOfOneFileMakeItTogether)
+{
+    TempDir dir;
+    const std::string path = dir / "t";
+    write_all(dir / "one");
+    hn_trajectory_writer *a = nullptr, *b = nullptr, *c = nullptr;
+    ASSERT_HN_OK(open_shared(path, true, 7, false, &a));
+    ASSERT_HN_OK(open_shared(path, false, 7, true, &b));
+    ASSERT_HN_OK(hn_trajectory_writer_unmark(a));
+    for (const int64_t i : {3, 0, 2}) ASSERT_HN_OK(put(a, i));
+    const hn_trajectory_head h = head();
+    EXPECT_HN_FAIL(hn_trajectory_writer_open(path.c_str(), &h, &c), HN_ERR_IO, "another writer");
+    ASSERT_HN_OK(hn_trajectory_writer_close(a));
+    EXPECT_HN_FAIL(hn_trajectory_writer_open(path.c_str(), &h, &c), HN_ERR_IO, "another writer");
+    EXPECT_HN_FAIL(open_shared(path, true, 8, false, &c), HN_ERR_IO, "another writer");
+    for (const int64_t i : {4, 1}) ASSERT_HN_OK(put(b, i));
+    ASSERT_HN_OK(hn_trajectory_writer_close(b));
+    EXPECT_EQ(read_file(path), read_file(dir / "one"));
+}
+
+/* A file with the same head in another place, as another host's disk would have it. */
+TEST(TrajectoryShared, AnotherFileOfThatNameIsRefused)
+{
+    TempDir dir;
+    write_all(dir / "other");
+    hn_trajectory_writer *a = nullptr, *b = nullptr;
+    ASSERT_HN_OK(open_shared(dir / "t", true, 7, false, &a));
+    EXPECT_HN_FAIL(open_shared(dir / "other", false, 7, false, &b), HN_ERR_ARG,
+                   "not the file of that name that rank 0 writes");
+    EXPECT_HN_FAIL(open_shared(dir / "t", false, 8, false, &b), HN_ERR_ARG, "not the file");
+    EXPECT_HN_FAIL(open_shared(dir / "none", false, 7, false, &b), HN_ERR_IO, "cannot open");
+    EXPECT_FALSE(std::filesystem::exists(dir / "none"));
+    std::filesystem::resize_file(dir / "t", 4096 + 100);
+    EXPECT_HN_FAIL(open_shared(dir / "t", false, 7, false, &b), HN_ERR_FORMAT, "its records end");
+    ASSERT_HN_OK(hn_trajectory_writer_close(a));
+}
+
+/* Ended between the two: whoever comes next takes the mark away. */
+TEST(TrajectoryShared, AMarkThatWasLeftIsRemoved)
+{
+    TempDir dir;
+    write_all(dir / "t");
+    const std::string want = read_file(dir / "t");
+    hn_trajectory_writer *a = nullptr;
+    ASSERT_HN_OK(open_shared(dir / "t", true, 7, false, &a));
+    ASSERT_HN_OK(hn_trajectory_writer_close(a));
+    EXPECT_NE(read_file(dir / "t"), want);
+    EXPECT_EQ(Reader(dir / "t").t.n, kRecords);
+    Writer(dir / "t").close();
+    EXPECT_EQ(read_file(dir / "t"), want);
+}
+
 } // namespace

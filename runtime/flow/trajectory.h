@@ -17,6 +17,7 @@
  */
 #ifndef HN_TRAJECTORY_H
 #define HN_TRAJECTORY_H
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -29,7 +30,7 @@
 extern "C" {
 #endif
 
-enum { HN_TRAJECTORY_DOMAINS = 2048 };
+enum { HN_TRAJECTORY_DOMAINS = 2048, HN_TRAJECTORY_MARK = 16 };
 
 /* What is the same for all records of a file. */
 typedef struct {
@@ -75,6 +76,24 @@ typedef struct hn_trajectory_writer hn_trajectory_writer;
  *          what differs) */
 HN_NODISCARD hn_status hn_trajectory_writer_open(const char *path, const hn_trajectory_head *h,
                                                  hn_trajectory_writer **out);
+
+/* Writers that share a file, each with records of its own. One is the first: it makes the file, or
+ * goes on with it, and opens it before the others do. */
+typedef struct {
+    bool first;
+    bool hosts; /* they are on several: every record goes out by itself, as a file system over a
+                 * network would write whole pages, with what it has of others' records in them */
+    unsigned char mark[HN_TRAJECTORY_MARK]; /* random; the others find it in the file */
+} hn_trajectory_share;
+
+/* Errors   as above; HN_ERR_ARG: it is not the file of the first, whose mark is not there. While
+ *          any of them has it, everybody else is refused. */
+HN_NODISCARD hn_status hn_trajectory_writer_open_shared(const char *path,
+                                                        const hn_trajectory_head *h,
+                                                        const hn_trajectory_share *share,
+                                                        hn_trajectory_writer **out);
+/* By the first, once all have opened it: the mark is no part of the file. */
+HN_NODISCARD hn_status hn_trajectory_writer_unmark(hn_trajectory_writer *w);
 /* The first record from `from` on that is not there yet (reads those that are); head.records when
  * all are. */
 HN_NODISCARD hn_status hn_trajectory_writer_next(hn_trajectory_writer *w, int64_t from,

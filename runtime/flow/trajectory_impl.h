@@ -16,7 +16,8 @@ extern "C" {
 
 enum { HN_TRAJECTORY_HEAD_BYTES = 4096, HN_TRAJECTORY_ALIGN = 64 };
 
-/* The first bytes of the file; zeros behind. */
+/* The first bytes of the file; zeros behind, but for a mark at the end of them while writers that
+ * share the file open it. */
 typedef struct {
     char magic[16];
     int64_t records, knots, numbers, support;
@@ -25,7 +26,9 @@ typedef struct {
     uint32_t crc; /* of all bytes before it */
 } hn_trajectory_file_head;
 
-static_assert(sizeof(hn_trajectory_file_head) <= HN_TRAJECTORY_HEAD_BYTES, "it fits");
+enum { HN_TRAJECTORY_MARK_AT = HN_TRAJECTORY_HEAD_BYTES - HN_TRAJECTORY_MARK };
+
+static_assert(sizeof(hn_trajectory_file_head) <= HN_TRAJECTORY_MARK_AT, "it fits");
 static_assert(sizeof(hn_trajectory_facts) == 40, "no gaps: it goes into the file as it is");
 
 /* The first bytes of a record, then image and label int32 [support], knots fp16 [knots][D], zeros

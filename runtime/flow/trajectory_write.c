@@ -23,7 +23,8 @@ struct hn_trajectory_writer {
     hn_trajectory_head head;
     hn_trajectory_places places;
     uint32_t head_crc;
-    unsigned char *record; /* [places.n_bytes] */
+    const hn_trajectory_share *share; /* while it is opened; NULL: there are no others */
+    unsigned char *record;            /* [places.n_bytes] */
 };
 
 static void drop(hn_trajectory_writer *w)
@@ -87,6 +88,37 @@ static hn_status make_file(hn_trajectory_writer *w)
     return fsync(w->fd) == 0 ? HN_OK : io_failure(w, "write");
 }
 
+/* ---- a mark that those who share the file know it by ---- */
+
+static hn_status put_mark(const hn_trajectory_writer *w, const unsigned char *mark)
+{
+    HN_TRY(write_all(w, mark, HN_TRAJECTORY_MARK, HN_TRAJECTORY_MARK_AT));
+    return fsync(w->fd) == 0 ? HN_OK : io_failure(w, "write");
+}
+
+hn_status hn_trajectory_writer_unmark(hn_trajectory_writer *w)
+{
+    static const unsigned char none[HN_TRAJECTORY_MARK];
+    return put_mark(w, none);
+}
+
+/* head: as the file has it. One that was opened and never unmarked is so now. */
+static hn_status check_mark(hn_trajectory_writer *w, const unsigned char *head)
+{
+    static const unsigned char none[HN_TRAJECTORY_MARK];
+    const unsigned char *const mark = head + HN_TRAJECTORY_MARK_AT;
+    const bool follows = w->share != NULL && !w->share->first;
+    if (!follows)
+        return memcmp(mark, none, sizeof none) == 0 ? HN_OK : hn_trajectory_writer_unmark(w);
+    if (memcmp(mark, w->share->mark, HN_TRAJECTORY_MARK) == 0) return HN_OK;
+    return HN_FAIL(HN_ERR_ARG,
+                   "%s: not the file of that name that rank 0 writes: all ranks write into one, on "
+                   "a file system that their hosts share",
+                   w->path);
+}
+
+/* ---- */
+
 static hn_status differs(const hn_trajectory_writer *w, const char *what, int64_t has, int64_t want)
 {
     return HN_FAIL(HN_ERR_ARG, "%s: has %s %" PRId64 ", not %" PRId64, w->path, what, has, want);
@@ -119,7 +151,11 @@ static hn_status check_file(hn_trajectory_writer *w, uint64_t size)
     if (size > full)
         return HN_FAIL(HN_ERR_FORMAT, "%s: %" PRIu64 " bytes, its records end at %" PRIu64, w->path,
                        size, full);
+    HN_TRY(check_mark(w, bytes));
     if (size == full) return HN_OK;
+    if (w->share != NULL && !w->share->first) /* the first has made it whole */
+        return HN_FAIL(HN_ERR_FORMAT, "%s: %" PRIu64 " bytes, its records end at %" PRIu64, w->path,
+                       size, full);
     errno = posix_fallocate(w->fd, 0, (off_t)full);
     return errno == 0 ? HN_OK : io_failure(w, "make room");
 }
@@ -138,29 +174,43 @@ static hn_status is_headless(const hn_trajectory_writer *w, uint64_t size, bool 
     return HN_OK;
 }
 
+static hn_status lock(const hn_trajectory_writer *w, int kind)
+{
+    if (flock(w->fd, kind | LOCK_NB) == 0) return HN_OK;
+    return HN_FAIL(HN_ERR_IO, "%s: another writer has it", w->path);
+}
+
 static hn_status open_file(hn_trajectory_writer *w)
 {
     struct stat st;
-    w->fd = open(w->path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+    const hn_trajectory_share *const s = w->share;
+    const bool follows = s != NULL && !s->first;
+    w->fd =
+        open(w->path, O_RDWR | O_CLOEXEC | (follows ? 0 : O_CREAT) | (s && s->hosts ? O_DSYNC : 0),
+             0666);
     if (w->fd < 0 || fstat(w->fd, &st) != 0) return io_failure(w, "open");
     if (!S_ISREG(st.st_mode)) return HN_FAIL(HN_ERR_IO, "%s: not a regular file", w->path);
-    if (flock(w->fd, LOCK_EX | LOCK_NB) != 0)
-        return HN_FAIL(HN_ERR_IO, "%s: another writer has it", w->path);
+    HN_TRY(lock(w, follows ? LOCK_SH : LOCK_EX));
     w->head_crc = hn_trajectory_pack_head_(&w->head).crc;
     if (fstat(w->fd, &st) != 0) return io_failure(w, "open"); /* its size under the lock */
+    if (follows) return check_file(w, (uint64_t)st.st_size);
     bool fresh = st.st_size == 0;
     if (!fresh) HN_TRY(is_headless(w, (uint64_t)st.st_size, &fresh));
-    return fresh ? make_file(w) : check_file(w, (uint64_t)st.st_size);
+    HN_TRY(fresh ? make_file(w) : check_file(w, (uint64_t)st.st_size));
+    if (s == NULL) return HN_OK;
+    HN_TRY(put_mark(w, s->mark));
+    return lock(w, LOCK_SH);
 }
 
-hn_status hn_trajectory_writer_open(const char *path, const hn_trajectory_head *h,
-                                    hn_trajectory_writer **out)
+static hn_status open_writer(const char *path, const hn_trajectory_head *h,
+                             const hn_trajectory_share *share, hn_trajectory_writer **out)
 {
     hn_status st = HN_OK;
     hn_trajectory_writer *w = hn_calloc(1, sizeof *w);
     if (w == NULL) return HN_FAIL(HN_ERR_MEMORY, "no memory to write %s", path);
     w->fd = -1;
     w->head = *h;
+    w->share = share;
     HN_TRY_GOTO(st, hn_trajectory_places_of_(h, &w->places), done);
     w->path = hn_strdup(path);
     w->record = hn_malloc(w->places.n_bytes);
@@ -169,12 +219,26 @@ hn_status hn_trajectory_writer_open(const char *path, const hn_trajectory_head *
         goto done;
     }
     HN_TRY_GOTO(st, open_file(w), done);
+    w->share = NULL;
     *out = w;
     w = NULL;
 
 done:
     drop(w);
     return st;
+}
+
+hn_status hn_trajectory_writer_open(const char *path, const hn_trajectory_head *h,
+                                    hn_trajectory_writer **out)
+{
+    return open_writer(path, h, NULL, out);
+}
+
+hn_status hn_trajectory_writer_open_shared(const char *path, const hn_trajectory_head *h,
+                                           const hn_trajectory_share *share,
+                                           hn_trajectory_writer **out)
+{
+    return open_writer(path, h, share, out);
 }
 
 hn_status hn_trajectory_writer_next(hn_trajectory_writer *w, int64_t from, int64_t *record)
