@@ -20,6 +20,8 @@ enum { MOST_LOGGED = 100000 };
 
 typedef struct {
     const hn_drift_train_options *o;
+    const hn_team *team;
+    int64_t each; /* tasks of a step that a rank has, the most */
     hn_drift_job job;
     hn_adapt adapt;
     hn_engine *engine;
@@ -31,10 +33,11 @@ typedef struct {
     hn_run_state state;
     hn_metrics *metrics;
     hn_progress progress;
-    float *values; /* of all parameters, while averages are evaluated */
-    int64_t last;  /* step at which this call ends */
-    int64_t ahead; /* steps that are enqueued behind state.step */
-    int64_t saved; /* newest checkpoint; -1: none */
+    float *values;   /* of all parameters, while averages are evaluated */
+    int64_t last;    /* step at which this call ends */
+    int64_t stop_at; /* for a signal to any rank; -1: none */
+    int64_t ahead;   /* steps that are enqueued behind state.step */
+    int64_t saved;   /* newest checkpoint; -1: none */
     hn_drift_train_report report;
 } trainer;
 
@@ -56,6 +59,8 @@ static hn_status put_points(const trainer *t, const hn_drift_batch *b, int64_t i
 
 enum { MAX_POINTS = 1024 };
 
+/* Of the step's tasks, this rank's: place i is number rank * each + i of the step, and its rows are
+ * those that one rank would have there, as the noise on them is. */
 static hn_status training_batch(trainer *t, int64_t step)
 {
     const hn_drift_train_options *o = t->o;
@@ -64,18 +69,19 @@ static hn_status training_batch(trainer *t, int64_t step)
     double time[MAX_POINTS];
     HN_TRY(hn_engine_batch(t->engine, &in));
     const hn_drift_batch b = hn_drift_batch_empty(&t->job, &in);
-    for (int64_t i = 0; i < o->tasks; i++) {
+    const int64_t first = t->team->ranks.rank * t->each;
+    for (int64_t i = first; i < first + t->each && i < o->tasks; i++) {
         const int64_t task = o->train[hn_rng_below(r, (uint64_t)i, 0, (uint64_t)o->n_train)];
         const int64_t n = o->data->first[task + 1] - o->data->first[task];
         for (int64_t k = 0; k < o->points; k++)
             time[k] = (double)hn_rng_unit(hn_rng_u32(r, (uint64_t)i, (uint32_t)(8 + k)));
         const int64_t from = (int64_t)hn_rng_below(r, (uint64_t)i, 1, (uint64_t)n);
-        HN_TRY(put_points(t, &b, i, task, from, time));
+        HN_TRY(put_points(t, &b, i - first, task, from, time));
     }
     return HN_OK;
 }
 
-/* Held-out tasks first .. first+tasks-1, those that are there. */
+/* Held-out tasks first .. first + each - 1, those that are there. */
 static hn_status held_out_batch(trainer *t, int64_t first)
 {
     const hn_drift_train_options *o = t->o;
@@ -84,7 +90,7 @@ static hn_status held_out_batch(trainer *t, int64_t first)
     HN_TRY(hn_engine_batch(t->engine, &in));
     const hn_drift_batch b = hn_drift_batch_empty(&t->job, &in);
     for (int64_t k = 0; k < o->points; k++) time[k] = ((double)k + 0.5) / (double)o->points;
-    for (int64_t i = 0; i < o->tasks && first + i < o->n_held_out; i++)
+    for (int64_t i = 0; i < t->each && first + i < o->n_held_out; i++)
         HN_TRY(put_points(t, &b, i, o->held_out[first + i], 0, time));
     return HN_OK;
 }
@@ -122,12 +128,16 @@ static hn_status held_out_loss(trainer *t, double *loss)
 {
     hn_eval_sums sums;
     HN_TRY(hn_engine_eval_begin(t->engine));
-    for (int64_t i = 0; i < t->o->n_held_out; i += t->o->tasks) {
+    for (int64_t i = t->team->ranks.rank * t->each; i < t->o->n_held_out;
+         i += hn_team_size(t->team) * t->each) {
+        hn_team_at(t->team, HN_HUB_AT_EVALUATE, t->state.step);
         HN_TRY(held_out_batch(t, i));
         HN_TRY(hn_engine_eval_batch(t->engine));
     }
     HN_TRY(hn_engine_eval_sums(t->engine, &sums));
-    *loss = sums.rows > 0 ? sums.loss / (double)sums.rows : NAN;
+    double all[] = {sums.loss, (double)sums.rows};
+    if (t->team->hub != NULL) HN_TRY(hn_hub_sum_f64(t->team->hub, all, 2));
+    *loss = all[1] > 0 ? all[0] / all[1] : NAN;
     return HN_OK;
 }
 
@@ -153,7 +163,7 @@ static hn_status evaluate(trainer *t)
     hn_info(t->o->log, "step %" PRId64 ": held-out loss %.5f%s", t->state.step, loss,
             t->state.step == 0 ? ", of a drift that stands still" : "");
     const hn_metric row[] = {{"eval_loss", loss}};
-    HN_TRY(hn_metrics_row(t->metrics, t->state.step, row, 1));
+    if (hn_team_leads(t->team)) HN_TRY(hn_metrics_row(t->metrics, t->state.step, row, 1));
     hn_progress_resume(&t->progress);
     return HN_OK;
 }
@@ -172,33 +182,64 @@ static hn_status note_kernels(trainer *t)
     return hn_engine_gemm_plans(t->engine, &t->state.gemm_plans);
 }
 
+static hn_status write_checkpoint(trainer *t)
+{
+    HN_TRY(note_kernels(t));
+    HN_TRY(hn_state_save(t->o->out, params(t), &t->id, &t->state));
+    return hn_ckpt_prune(t->o->out, t->o->keep > 0 ? t->o->keep : 1, NULL);
+}
+
+/* Ranks have the same values, or none of them is written. */
 static hn_status save(trainer *t)
 {
     if (t->saved == t->state.step) return HN_OK;
     hn_progress_pause(&t->progress);
-    HN_TRY(note_kernels(t));
-    HN_TRY(hn_state_save(t->o->out, params(t), &t->id, &t->state));
+    hn_team_at(t->team, HN_HUB_AT_SAVE, t->state.step);
+    if (t->team->hub != NULL) HN_TRY(hn_engine_compare_ranks(t->engine, t->team->hub));
+    if (hn_team_leads(t->team)) HN_TRY(write_checkpoint(t));
     t->saved = t->state.step;
-    HN_TRY(hn_ckpt_prune(t->o->out, t->o->keep > 0 ? t->o->keep : 1, NULL));
     hn_progress_resume(&t->progress);
-    return HN_OK;
+    return hn_team_wait(t->team);
 }
+
+static const char any[] = "--resume-device any goes on here, with other bits";
 
 /* The products go on with the algorithms they had, or the bits would change. */
 static hn_status take_kernels(trainer *t, const char *from)
 {
     char now[4096];
     hn_plan_notes(hn_engine_program(t->engine), ';', now, sizeof now);
+    hn_status st = HN_OK;
     if (t->state.kernels != NULL && strcmp(t->state.kernels, now) != 0)
-        return HN_FAIL(HN_ERR_UNSUPPORTED, "%s ran on other kernels (%s) than this run (%s)", from,
-                       t->state.kernels, now);
-    return hn_engine_use_gemm_plans(t->engine, t->state.gemm_plans, from);
+        st = HN_FAIL(HN_ERR_UNSUPPORTED, "%s ran on other kernels (%s) than this run (%s)", from,
+                     t->state.kernels, now);
+    if (st == HN_OK) st = hn_engine_use_gemm_plans(t->engine, t->state.gemm_plans, from);
+    if (st != HN_ERR_UNSUPPORTED) return st;
+    if (!t->o->resume_any) return HN_FAIL(st, "%s; %s", hn_last_text(), any);
+    hn_warn(t->o->log, "%s: the run goes on with other bits than there", hn_last_text());
+    return HN_OK;
+}
+
+/* A rank has one micro-batch of a step. */
+static hn_status take_ranks(trainer *t, const char *from)
+{
+    const int64_t now = hn_team_size(t->team), then = t->state.per_step > 0 ? t->state.per_step : 1;
+    t->state.per_step = now;
+    if (then == now) return HN_OK;
+    if (!t->o->resume_any)
+        return HN_FAIL(HN_ERR_ARG, "%s: the run has %" PRId64 " ranks, here are %" PRId64 "; %s",
+                       from, then, now, any);
+    hn_warn(t->o->log,
+            "%s: the run had %" PRId64 " ranks, it goes on with %" PRId64 " and other bits", from,
+            then, now);
+    return HN_OK;
 }
 
 static hn_status resume(trainer *t)
 {
     char *from = NULL;
-    HN_TRY(hn_ckpt_newest(t->o->out, t->o->log, &from, NULL));
+    if (hn_team_leads(t->team)) HN_TRY(hn_ckpt_newest(t->o->out, t->o->log, &from, NULL));
+    HN_TRY(hn_team_share_text(t->team, &from));
     if (from == NULL) return HN_OK;
     hn_status st = HN_OK;
     if (!t->o->resume)
@@ -208,7 +249,10 @@ static hn_status resume(trainer *t)
     if (st == HN_OK && t->state.step > t->o->schedule.steps)
         st = HN_FAIL(HN_ERR_ARG, "%s is at step %" PRId64 ", the run is to have %" PRId64, from,
                      t->state.step, t->o->schedule.steps);
+    if (st == HN_OK) st = take_ranks(t, from);
     if (st == HN_OK) st = take_kernels(t, from);
+    if (st == HN_OK && t->team->hub != NULL) /* each has read the files */
+        st = hn_engine_compare_ranks(t->engine, t->team->hub);
     if (st == HN_OK) t->saved = t->state.step;
     if (st == HN_OK) hn_info(t->o->log, "resumed from %s, step %" PRId64, from, t->state.step);
     hn_free(from);
@@ -216,6 +260,18 @@ static hn_status resume(trainer *t)
 }
 
 /* ---- steps ---- */
+
+static bool ends_at(const trainer *t, int64_t step)
+{
+    return step == t->last || step == t->stop_at;
+}
+
+/* For a signal: on all ranks behind the same step. */
+static bool stopped(const trainer *t)
+{
+    if (hn_team_alone(t->team)) return hn_signals_caught() != 0;
+    return t->stop_at >= 0 && t->state.step >= t->stop_at;
+}
 
 static hn_status end_step(trainer *t, const hn_step_report *r)
 {
@@ -225,7 +281,11 @@ static hn_status end_step(trainer *t, const hn_step_report *r)
                        t->state.step + 1, r->loss, r->grad_norm);
     t->ahead--;
     t->state.step++;
-    t->state.micro_batch++;
+    t->state.micro_batch += t->state.per_step;
+    /* the same step on all ranks, which none of them has gone beyond */
+    if (r->stop > 0 && t->stop_at < 0)
+        t->stop_at = t->state.step +
+                     (hn_device_kind_of(t->o->device) == HN_DEVICE_CUDA ? HN_ENGINE_AHEAD : 0);
     t->state.tokens += r->tokens;
     t->report.points += r->tokens;
     t->report.loss = r->loss;
@@ -233,7 +293,7 @@ static hn_status end_step(trainer *t, const hn_step_report *r)
     snprintf(detail, sizeof detail, "loss %.5f  norm %.3f  lr %.2e", r->loss, r->grad_norm, lr);
     hn_progress_update(&t->progress, t->state.step, t->report.points, detail);
     const int64_t every = t->o->log_every;
-    if (t->state.step != t->last && (every == 0 || t->state.step % every != 0)) return HN_OK;
+    if (!ends_at(t, t->state.step) && (every == 0 || t->state.step % every != 0)) return HN_OK;
     const hn_log_entry e = {.step = t->state.step,
                             .loss = r->loss,
                             .lr = lr,
@@ -244,6 +304,7 @@ static hn_status end_step(trainer *t, const hn_step_report *r)
                              {"grad_norm", r->grad_norm},
                              {"points_per_s", hn_progress_units_per_s(&t->progress)}};
     hn_run_state_log(&t->state, &e);
+    if (!hn_team_leads(t->team)) return HN_OK;
     return hn_metrics_row(t->metrics, t->state.step, row, sizeof row / sizeof *row);
 }
 
@@ -267,13 +328,15 @@ static hn_status steps(trainer *t)
     const hn_drift_train_options *o = t->o;
     const double start = (double)hn_clock_ns() * 1e-9;
     if (t->state.step == 0) HN_TRY(evaluate(t));
-    while (t->state.step < t->last && !hn_signals_caught()) {
+    while (t->state.step < t->last && !stopped(t)) {
         const int64_t step = t->state.step + t->ahead, done = step + 1;
-        const bool stop = done == t->last || divides(o->log_every, done) ||
-                          divides(o->eval_every, done) || divides(o->save_every, done);
+        hn_engine_want_stop(t->engine, !hn_team_alone(t->team) && hn_signals_caught() != 0);
+        hn_team_at(t->team, HN_HUB_AT_STEP, step);
         HN_TRY(training_batch(t, step));
         HN_TRY(hn_engine_step(t->engine, step, hn_schedule_lr(&o->schedule, step), NULL));
         t->ahead++;
+        const bool stop = ends_at(t, done) || divides(o->log_every, done) ||
+                          divides(o->eval_every, done) || divides(o->save_every, done);
         HN_TRY(take_reports(t, stop || t->ahead == HN_ENGINE_AHEAD));
         if (!stop) continue;
         if (divides(o->eval_every, done) || done == o->schedule.steps) HN_TRY(evaluate(t));
@@ -327,7 +390,7 @@ static hn_status make_engine(trainer *t)
         .features = o->features,
         .feature_rows = o->feature_rows,
         .sigma = o->facts->sigma,
-        .rows = {.tasks = o->tasks, .support = o->data->support, .points = o->points},
+        .rows = {.tasks = t->each, .support = o->data->support, .points = o->points},
         .noise = o->noise,
         .dtype = o->dtype,
         .attention = o->attention};
@@ -394,12 +457,27 @@ static hn_status open_records(trainer *t)
     return st;
 }
 
+/* Before they meet where their options say so. */
+static hn_status compare_ranks(const trainer *t)
+{
+    const hn_drift_train_options *o = t->o;
+    char course[256];
+    snprintf(course, sizeof course, "%d %d %" PRId64 " %" PRId64 " %" PRId64 " %" PRId64,
+             (int)o->resume, (int)o->resume_any, o->stop_after, o->log_every, o->eval_every,
+             o->save_every);
+    HN_TRY(hn_team_same(t->team, "options", t->settings));
+    HN_TRY(hn_team_same(t->team, "sizes of the network", t->base));
+    HN_TRY(hn_team_same(t->team, "data", o->data_digest));
+    return hn_team_same(t->team, "steps of lines, checkpoints and the end", course);
+}
+
 static hn_status set_up(trainer *t)
 {
     const hn_drift_train_options *o = t->o;
-    HN_TRY(hn_outdir_lock(o->out, &t->lock));
-    HN_TRY(make_engine(t));
+    if (hn_team_leads(t->team)) HN_TRY(hn_outdir_lock(o->out, &t->lock));
     HN_TRY(identify(t));
+    HN_TRY(compare_ranks(t));
+    HN_TRY(make_engine(t));
     HN_TRY(hn_curve_make(o->curve, o->data->knots, &t->curve));
     HN_TRY(hn_engine_allocate(t->engine));
     for (int64_t i = 0; i < hn_params_count(params(t)); i++)
@@ -407,10 +485,11 @@ static hn_status set_up(trainer *t)
     t->values = hn_malloc((size_t)hn_params_total(params(t)) * sizeof *t->values);
     if (t->values == NULL) return HN_FAIL(HN_ERR_MEMORY, "no memory for a copy of the weights");
     HN_TRY(hn_run_state_init(&t->state, MOST_LOGGED));
+    t->state.per_step = hn_team_size(t->team);
     HN_TRY(resume(t));
     t->last = o->schedule.steps;
     if (o->stop_after > 0 && o->stop_after < t->last) t->last = o->stop_after;
-    return open_records(t);
+    return hn_team_leads(t->team) ? open_records(t) : HN_OK;
 }
 
 static hn_status write_result(trainer *t)
@@ -436,7 +515,15 @@ static void tear_down(trainer *t)
 
 static trainer begin(const hn_drift_train_options *o)
 {
-    return (trainer){.o = o, .saved = -1, .report = {.loss = NAN, .first = NAN, .held_out = NAN}};
+    static const hn_team alone = {.hub = NULL};
+    const hn_team *team = o->team ? o->team : &alone;
+    const int64_t ranks = hn_team_size(team);
+    return (trainer){.o = o,
+                     .team = team,
+                     .each = (o->tasks + ranks - 1) / ranks,
+                     .stop_at = -1,
+                     .saved = -1,
+                     .report = {.loss = NAN, .first = NAN, .held_out = NAN}};
 }
 
 hn_status hn_drift_train_plan(const hn_drift_train_options *o, char **text)
@@ -457,7 +544,7 @@ hn_status hn_drift_train(const hn_drift_train_options *o, hn_drift_train_report 
     hn_status st = set_up(&t);
     if (st == HN_OK) {
         hn_progress_config config = hn_progress_detect(o->progress ? o->progress : stderr);
-        config.to = o->progress;
+        config.to = hn_team_leads(t.team) ? o->progress : NULL;
         config.every = o->log_every;
         config.unit = "points";
         hn_progress_start(&t.progress, &config, t.state.step, o->schedule.steps);
@@ -465,7 +552,9 @@ hn_status hn_drift_train(const hn_drift_train_options *o, hn_drift_train_report 
         st = steps(&t);
         hn_signals_release();
     }
-    if (st == HN_OK && t.state.step == o->schedule.steps) st = write_result(&t);
+    hn_team_at(t.team, HN_HUB_AT_END, t.state.step);
+    if (st == HN_OK && t.state.step == o->schedule.steps && hn_team_leads(t.team))
+        st = write_result(&t);
     if (st == HN_OK) *out = t.report;
     tear_down(&t);
     return st;

@@ -10,6 +10,11 @@
  *             run.yaml, and at the end drift.safetensors (drift_file.h)
  * A run that was stopped goes on from its newest checkpoint, bit for bit as if it had not been
  * stopped; another configuration, seed or data set is refused by name.
+ *
+ * Ranks       `team`: every rank has an equal part of a step's tasks, in order (the last ones may
+ *             have fewer, or none), and of the held-out tasks; the step is that of one rank, up to
+ *             the order in which sums round. Rank 0 writes. The bits depend on the number of ranks:
+ *             a run goes on with as many, or with resume_any.
  * Repeats     bit for bit. */
 #ifndef HN_DRIFT_TRAIN_H
 #define HN_DRIFT_TRAIN_H
@@ -17,13 +22,15 @@
 #include "runtime/train/drift_file.h"
 #include "runtime/train/drift_job.h"
 #include "runtime/train/schedule.h"
+#include "runtime/train/team.h"
 
 #ifdef __cplusplus
 extern "C" {
 #endif
 
 typedef struct {
-    hn_device *device; /* NULL: the CPU */
+    const hn_team *team; /* that all call this with the same options; NULL: there are no others */
+    hn_device *device;   /* with the team's collectives; NULL: the CPU, of one rank */
     hn_executor executor;
     const hn_drift_facts *facts; /* sizes, sigma, digests: of the result, too */
     const hn_drift_data *data;
@@ -45,6 +52,7 @@ typedef struct {
     const char *out;    /* folder */
     const char *yaml;   /* all options, for run.yaml */
     bool resume;        /* from the newest checkpoint in `out`, where there is one */
+    bool resume_any;    /* also on another number of ranks and on other kernels, with other bits */
     int64_t stop_after; /* end behind that step as if stopped; 0: do not */
     int64_t log_every, eval_every, save_every, keep; /* 0: only at the end; keep checkpoints */
     const hn_log *log;
@@ -55,15 +63,16 @@ typedef struct {
     int64_t step;           /* done; below schedule.steps: stopped by a signal or stop_after */
     double loss;            /* of the last step in this call; NaN: none */
     double first, held_out; /* held-out loss: at step 0 and last; NaN: not evaluated in this call */
-    int64_t points;         /* that were trained on in this call */
+    int64_t points;         /* that were trained on in this call, by all ranks */
     double seconds;         /* of the steps of this call */
 } hn_drift_train_report;
 
 /* The plan of such a run, without taking memory: *text is the caller's to hn_free. */
 HN_NODISCARD hn_status hn_drift_train_plan(const hn_drift_train_options *o, char **text);
 
-/* Errors  HN_ERR_ARG: options, a folder that holds another run; HN_ERR_NUMERIC naming the step;
- *         those of engine, checkpoints and files */
+/* Errors  HN_ERR_ARG: options, a folder that holds another run or one of another number of ranks,
+ *         ranks with other options than rank 0; HN_ERR_NUMERIC naming the step; those of engine,
+ *         hub, checkpoints and files */
 HN_NODISCARD hn_status hn_drift_train(const hn_drift_train_options *o, hn_drift_train_report *out);
 
 #ifdef __cplusplus
