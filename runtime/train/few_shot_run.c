@@ -105,6 +105,7 @@ static hn_status steps(hn_few_shot_tuner *t, int64_t n)
                                       .frozen = g >= n || !takes_steps(t, g)};
     hn_engine_set_replicas(t->tune, t->how);
     for (int64_t k = 0; k < t->o.steps; k++) {
+        hn_few_shot_tuner_at(t, t->phase, t->number);
         HN_TRY(put_batch(t, t->tune, n, 0));
         HN_TRY(hn_engine_step(t->tune, k, 1, NULL));
         outstanding++;
@@ -222,16 +223,23 @@ static int64_t group_of(const hn_few_shot_tuner *t, const hn_few_shot_task *task
     return k;
 }
 
-hn_status hn_few_shot_tune(hn_few_shot_tuner *t, const hn_few_shot_task *task, int64_t n,
-                           hn_few_shot_take take, void *context)
+hn_status hn_few_shot_tune_part(hn_few_shot_tuner *t, const hn_few_shot_task *task, int64_t n,
+                                int rank, int ranks, hn_few_shot_take take, void *context)
 {
     hn_status st = HN_OK;
     for (int64_t i = 0; i < n; i++) HN_TRY(check_task(t, &task[i]));
-    for (int64_t i = 0, k; i < n && st == HN_OK; i += k) {
+    for (int64_t i = 0, k, group = 0; i < n && st == HN_OK; i += k, group++) {
         k = group_of(t, task + i, n - i);
-        st = run_group(t, task + i, k, i, take, context);
+        hn_few_shot_tuner_at(t, t->phase, t->number);
+        if (group % ranks == rank) st = run_group(t, task + i, k, i, take, context);
     }
     /* What is on its way would meet the values of the next call. */
     if (st != HN_OK) (void)!hn_device_wait(hn_few_shot_device(t));
     return st;
+}
+
+hn_status hn_few_shot_tune(hn_few_shot_tuner *t, const hn_few_shot_task *task, int64_t n,
+                           hn_few_shot_take take, void *context)
+{
+    return hn_few_shot_tune_part(t, task, n, 0, 1, take, context);
 }

@@ -43,6 +43,11 @@ static hn_status check_options(const hn_few_shot_tune_options *o)
     return HN_OK;
 }
 
+static bool shares(const hn_few_shot_tuner *t)
+{
+    return t->o.together && t->o.team != NULL && t->o.team->hub != NULL;
+}
+
 /* ---- what is trained ---- */
 
 /* The key's bias of a layer where it is (part of) the vector `name`. */
@@ -174,6 +179,21 @@ static hn_status fit(const hn_few_shot_tuner *t, bool *fits)
     return hn_plan_fits(hn_engine_program(large), t->tune ? plan_bytes(t->eval) : 0, fits, NULL);
 }
 
+/* Of tuners that ranks have together: the smallest of all. */
+static hn_status agree(hn_few_shot_tuner *t)
+{
+    int64_t *all = hn_malloc((size_t)hn_team_size(t->o.team) * sizeof *all), least = t->o.at_once;
+    if (all == NULL) return HN_FAIL(HN_ERR_MEMORY, "no memory to compare ranks");
+    const hn_status st = hn_hub_gather(t->o.team->hub, &t->o.at_once, sizeof *all, all);
+    for (int64_t r = 0; st == HN_OK && r < hn_team_size(t->o.team); r++)
+        if (all[r] < least) least = all[r];
+    hn_free(all);
+    if (st != HN_OK || least == t->o.at_once) return st;
+    free_engines(t);
+    t->o.at_once = least;
+    return new_engines(t);
+}
+
 static hn_status make_engines(hn_few_shot_tuner *t)
 {
     const int64_t least = t->o.set == HN_TUNE_LORA ? 2 : 1;
@@ -245,6 +265,7 @@ static hn_status make(hn_few_shot_tuner *t)
     if (is_theta(t->o.set)) HN_TRY(hn_theta_make(&t->o.model->vision, set, &t->theta));
     t->hook = hook_of(t);
     HN_TRY(make_engines(t));
+    if (shares(t)) HN_TRY(agree(t));
     return make_host(t);
 }
 
@@ -253,6 +274,8 @@ hn_status hn_few_shot_tuner_new(const hn_few_shot_tune_options *o, hn_few_shot_t
     hn_few_shot_tuner *t = hn_calloc(1, sizeof *t);
     if (t == NULL) return HN_FAIL(HN_ERR_MEMORY, "%zu bytes for a tuner", sizeof *t);
     t->o = *o;
+    t->phase = HN_HUB_AT_EVALUATE;
+    t->number = -1;
     const hn_status st = make(t);
     if (st != HN_OK)
         hn_few_shot_tuner_free(t);
@@ -277,6 +300,13 @@ hn_status hn_few_shot_tuner_open(hn_few_shot_tuner *t)
 hn_engine *hn_few_shot_tuner_engine(const hn_few_shot_tuner *t)
 {
     return t->tune ? t->tune : t->eval;
+}
+
+void hn_few_shot_tuner_at(hn_few_shot_tuner *t, hn_hub_phase phase, int64_t number)
+{
+    t->phase = phase;
+    t->number = number;
+    if (t->o.team != NULL) hn_team_at(t->o.team, phase, number);
 }
 
 int64_t hn_few_shot_tuner_at_once(const hn_few_shot_tuner *t) { return t->o.at_once; }
@@ -320,17 +350,21 @@ char *hn_few_shot_tuner_plan_text(const hn_few_shot_tuner *t)
 
 /* ---- the learning rate ---- */
 
-typedef struct {
-    double *accuracy;
-    int64_t n;
-} choice;
-
-static hn_status add_accuracy(void *context, int64_t i, const hn_few_shot_result *r)
+static hn_status keep_share(void *context, int64_t i, const hn_few_shot_result *r)
 {
-    choice *c = context;
-    if (r->queries > 0)
-        c->accuracy[i / c->n] += (double)r->hits / (double)r->queries / (double)c->n;
+    double *share = context;
+    if (r->queries > 0) share[i] = (double)r->hits / (double)r->queries;
     return HN_OK;
+}
+
+/* share [n]: of the queries of each task that come out right, on all ranks. */
+static hn_status answer_all(hn_few_shot_tuner *t, const hn_few_shot_task *task, int64_t n,
+                            double *share)
+{
+    if (!shares(t)) return hn_few_shot_tune(t, task, n, keep_share, share);
+    const hn_ranks *r = &t->o.team->ranks;
+    HN_TRY(hn_few_shot_tune_part(t, task, n, r->rank, r->size, keep_share, share));
+    return hn_hub_sum_f64(t->o.team->hub, share, n); /* one of a task's is not 0: nothing rounds */
 }
 
 hn_status hn_few_shot_choose_lr(hn_few_shot_tuner *t, const hn_episode *episode, int64_t n,
@@ -341,16 +375,20 @@ hn_status hn_few_shot_choose_lr(hn_few_shot_tuner *t, const hn_episode *episode,
         return HN_FAIL(HN_ERR_ARG, "a learning rate of %" PRId64 " by %" PRId64 " episodes%s", n_lr,
                        n, t->eval ? "" : " without queries");
     hn_few_shot_task *task = hn_calloc((size_t)(n * n_lr), sizeof *task);
-    if (task == NULL) return HN_FAIL(HN_ERR_MEMORY, "no memory for %" PRId64 " runs", n * n_lr);
+    double *share = hn_calloc((size_t)(n * n_lr), sizeof *share);
+    hn_status st =
+        task && share ? HN_OK : HN_FAIL(HN_ERR_MEMORY, "no memory for %" PRId64 " runs", n * n_lr);
+    for (int64_t i = 0; st == HN_OK && i < n * n_lr; i++)
+        task[i] = (hn_few_shot_task){.episode = &episode[i % n],
+                                     .lr = lr[i / n],
+                                     .seed = seed + (uint64_t)episode[i % n].number};
+    if (st == HN_OK) st = answer_all(t, task, n * n_lr, share);
     for (int64_t k = 0; k < n_lr; k++) {
         accuracy[k] = 0;
-        for (int64_t i = 0; i < n; i++)
-            task[k * n + i] = (hn_few_shot_task){
-                .episode = &episode[i], .lr = lr[k], .seed = seed + (uint64_t)episode[i].number};
+        for (int64_t i = 0; st == HN_OK && i < n; i++) accuracy[k] += share[k * n + i] / (double)n;
     }
-    choice c = {accuracy, n};
-    const hn_status st = hn_few_shot_tune(t, task, n * n_lr, add_accuracy, &c);
     hn_free(task);
+    hn_free(share);
     HN_TRY(st);
     *best = 0;
     for (int64_t k = 1; k < n_lr; k++)

@@ -18,6 +18,9 @@
  * and queries in the other); values go from one to the other on the device. On a GPU both are
  * captured; a step waits for nothing, knots are copied out between steps.
  *
+ * Ranks      tune tasks of their own each, in engines without collectives. Of tuners that they have
+ *            together at_once is the smallest of all, and hn_few_shot_choose_lr shares its groups
+ *            of at_once among them; both are calls of all ranks then.
  * Repeats    bit for bit. A result depends on the task, the options and, for the rounding of
  *            products, on the task's place in its group of at_once; not on the other tasks. So who
  *            goes on with a list begins at a multiple of at_once.
@@ -27,6 +30,7 @@
 #include "runtime/data/episodes.h"
 #include "runtime/model/model.h"
 #include "runtime/train/engine.h"
+#include "runtime/train/team.h"
 #include "runtime/train/theta.h"
 
 #ifdef __cplusplus
@@ -61,8 +65,10 @@ typedef struct {
     float scale, offset;      /* 10, 0 */
     hn_attention_impl attention;
     hn_recompute recompute;
-    size_t memory; /* as of the engine */
-    uint64_t seed; /* of parameters that are in no file, and of lora's A */
+    size_t memory;       /* as of the engine */
+    uint64_t seed;       /* of parameters that are in no file, and of lora's A */
+    const hn_team *team; /* hears of every step (hn_few_shot_tuner_at); NULL: nobody does */
+    bool together;       /* its ranks all have such a tuner */
 } hn_few_shot_tune_options;
 
 typedef struct {
@@ -103,6 +109,9 @@ const hn_theta *hn_few_shot_tuner_theta(const hn_few_shot_tuner *t);
 const float *hn_few_shot_tuner_theta0(const hn_few_shot_tuner *t);
 /* Plans of both engines, a title above each; hn_free it. NULL: no memory. */
 char *hn_few_shot_tuner_plan_text(const hn_few_shot_tuner *t);
+
+/* Where the team is from now on, for its watchdog: with every step of this tuner it has gone on. */
+void hn_few_shot_tuner_at(hn_few_shot_tuner *t, hn_hub_phase phase, int64_t number);
 
 /* The engine of tuning, else that of evaluation: its plan and profile; not to be stepped. */
 hn_engine *hn_few_shot_tuner_engine(const hn_few_shot_tuner *t);

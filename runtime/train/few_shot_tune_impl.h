@@ -30,6 +30,8 @@ struct hn_few_shot_tuner {
     hn_adapt hook;
     hn_few_shot_job tune_job, eval_job;
     hn_engine *tune, *eval; /* NULL: no steps; no queries */
+    hn_hub_phase phase;     /* for the watchdog */
+    int64_t number;
     hn_few_shot_values values;
     /* [at_once] */
     hn_few_shot_slot *slot;
@@ -43,6 +45,11 @@ struct hn_few_shot_tuner {
 };
 
 hn_device *hn_few_shot_device(const hn_few_shot_tuner *t);
+
+/* As hn_few_shot_tune, of groups `rank`, rank + ranks, ... alone. */
+HN_NODISCARD hn_status hn_few_shot_tune_part(hn_few_shot_tuner *t, const hn_few_shot_task *task,
+                                             int64_t n, int rank, int ranks, hn_few_shot_take take,
+                                             void *context);
 
 /* few_shot_values.c */
 
