@@ -1,7 +1,6 @@
 /* hone-hyperflow: few-shot adaptation by integrating a learned drift: trajectories of fine-tuning,
  * the network that learns them, and what it is compared with. */
 #include "runtime/train/hyperflow.h"
-#include "runtime/train/one_gpu.h"
 #include "trainers/common/verb_program.h"
 
 #define FIELD(f) HN_OPT(hn_hyperflow_config, f)
@@ -56,7 +55,7 @@ static const hn_option generate_call_rows[] = {
 };
 
 static const hn_option stop_rows[] = {
-    {"stop-after",      FIELD(stop_after),      "0",    0, 1e9, NULL, "end as after Ctrl-C: behind so many batches of episodes or cells of this call; behind this step of train; 0: the last"},
+    {"stop-after",      FIELD(stop_after),      "0",    0, 1e9, NULL, "end as after Ctrl-C: behind so many batches of episodes (of each rank) or cells of this call; behind this step of train; 0: the last"},
 };
 
 static const hn_option name_rows[] = {
@@ -111,10 +110,16 @@ static const hn_option run_rows[] = {
 static const hn_option machine_rows[] = {
     HN_OPT_TITLE("Machine"),
     {"device",          FIELD(device),          "auto", 0, 0, NULL, "cpu, cuda or cuda:N; auto: the first GPU if there is one"},
-    HN_ONE_GPU_ROW(FIELD(gpus)),
     {"executor",        FIELD(executor),        "auto", 0, 0, "auto|cpu|cuda-graph|cuda|cuda-check", "on a GPU: captured (auto), one by one, or each operation beside its CPU twin"},
     {"threads",         FIELD(threads),         "0",    0, 1024, NULL, "CPU threads; 0: one a core, or OMP_NUM_THREADS"},
 };
+
+static const hn_option one_rows[] = {
+    {"gpus",            FIELD(team.gpus),       "1",    0, 0, NULL, "1: this verb works on one; --device says which"},
+};
+
+static const hn_option count_rows[] = {HN_TEAM_COUNT_ROWS(hn_hyperflow_config, team)};
+static const hn_option place_rows[] = {HN_TEAM_PLACE_ROWS(hn_hyperflow_config, team)};
 /* clang-format on */
 
 enum {
@@ -131,6 +136,9 @@ enum {
     CALL,
     STOP,
     MACHINE,
+    ONE,
+    COUNT,
+    PLACE,
     N_GROUPS
 };
 #define BIT(group) (1u << (group))
@@ -138,28 +146,30 @@ enum {
     ALL = BIT(GENERATE) | BIT(MACHINE), /* what every verb has */
     OF_RUN = ALL | BIT(RUN),
     OF_DRIFT = OF_RUN | BIT(NAME),
-    PLANNED = ALL | BIT(NAME) | BIT(TRAIN) | BIT(INTEGRATION) | BIT(EVAL)
+    PLANNED = ALL | BIT(NAME) | BIT(TRAIN) | BIT(INTEGRATION) | BIT(EVAL) | BIT(ONE),
+    RANKS = BIT(COUNT) | BIT(PLACE)
 };
 
 static const hn_verb verbs[] = {
     {"generate", "tune many episodes at once, keep their trajectories", hn_hyperflow_generate,
-     ALL | BIT(CALL) | BIT(STOP), false},
+     ALL | BIT(CALL) | BIT(STOP) | RANKS, false, true},
     {"train", "the encoder, where it is to be, and the drift network", hn_hyperflow_train,
-     OF_DRIFT | BIT(TRAIN) | BIT(STOP), true},
+     OF_DRIFT | BIT(TRAIN) | BIT(STOP) | RANKS, true, true},
     {"eval", "methods on test episodes, paired", hn_hyperflow_eval,
-     OF_DRIFT | BIT(INTEGRATION) | BIT(EVAL) | BIT(STOP), true},
+     OF_DRIFT | BIT(INTEGRATION) | BIT(EVAL) | BIT(STOP) | RANKS, true, true},
     {"adapt", "one support set: its biases, predictions", hn_hyperflow_adapt,
-     OF_DRIFT | BIT(INTEGRATION) | BIT(ADAPT) | BIT(EPISODE), true},
+     OF_DRIFT | BIT(INTEGRATION) | BIT(ADAPT) | BIT(EPISODE) | BIT(ONE), true, false},
     {"export", "backbone, encoder and drift network as one file", hn_hyperflow_export,
-     OF_DRIFT | BIT(EXPORT), true},
+     OF_DRIFT | BIT(EXPORT) | BIT(ONE), true, false},
     {"apply", "adapt, with the file of export alone", hn_hyperflow_apply,
-     BIT(CARRIED) | BIT(INTEGRATION) | BIT(ADAPT) | BIT(MACHINE), false},
+     BIT(CARRIED) | BIT(INTEGRATION) | BIT(ADAPT) | BIT(MACHINE) | BIT(ONE), false, false},
     {"check", "domains, episodes, disk and work of each stage; runs nothing", hn_hyperflow_check,
-     PLANNED, false},
+     PLANNED, false, false},
     {"plan", "memory and operations of adaptation and of fine-tuning", hn_hyperflow_plan, PLANNED,
+     false, false},
+    {"info", "where each stage of a run is", hn_hyperflow_info, OF_RUN | BIT(ONE), true, false},
+    {"report", "a run's table and pictures once more", hn_hyperflow_report, OF_RUN | BIT(ONE), true,
      false},
-    {"info", "where each stage of a run is", hn_hyperflow_info, OF_RUN, true},
-    {"report", "a run's table and pictures once more", hn_hyperflow_report, OF_RUN, true},
 };
 
 static const char *reason(const void *config, const char *option)
@@ -174,7 +184,9 @@ static const char *reason(const void *config, const char *option)
 
 int main(int argc, char **argv)
 {
-    static const char *const of_call[] = {"gpus", NULL};
+    static const hn_verb_team team = {.options = offsetof(hn_hyperflow_config, team),
+                                      .device = offsetof(hn_hyperflow_config, device),
+                                      .threads = offsetof(hn_hyperflow_config, threads)};
     hn_verb_rows train;
     train.row = hn_hyperflow_train_rows(&train.n);
     const hn_verb_rows group[N_GROUPS] = {
@@ -191,6 +203,9 @@ int main(int argc, char **argv)
         [CALL] = ROWS(generate_call_rows),
         [STOP] = ROWS(stop_rows),
         [MACHINE] = ROWS(machine_rows),
+        [ONE] = ROWS(one_rows),
+        [COUNT] = ROWS(count_rows),
+        [PLACE] = ROWS(place_rows),
     };
     const hn_verb_program program = {.name = "hone-hyperflow",
                                      .summary =
@@ -202,6 +217,6 @@ int main(int argc, char **argv)
                                      .recorded = BIT(GENERATE) | BIT(MACHINE),
                                      .config_size = sizeof(hn_hyperflow_config),
                                      .reason = reason,
-                                     .of_call = of_call};
+                                     .team = &team};
     return hn_verb_program_main(&program, argc, argv);
 }

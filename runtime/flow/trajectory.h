@@ -106,6 +106,8 @@ HN_NODISCARD hn_status hn_trajectory_writer_next(hn_trajectory_writer *w, int64_
 HN_NODISCARD hn_status hn_trajectory_put(hn_trajectory_writer *w, int64_t record,
                                          const hn_trajectory_facts *facts, const int32_t *image,
                                          const int32_t *label, const float *knot);
+/* What was written is in the file, for readers that open it from now on, on other hosts, too. */
+HN_NODISCARD hn_status hn_trajectory_writer_flush(hn_trajectory_writer *w);
 /* Flushes and frees w in every case. */
 HN_NODISCARD hn_status hn_trajectory_writer_close(hn_trajectory_writer *w);
 

@@ -306,9 +306,14 @@ hn_status hn_trajectory_put(hn_trajectory_writer *w, int64_t record,
     return write_all(w, w->record, n, hn_trajectory_at_(&w->places, record));
 }
 
+hn_status hn_trajectory_writer_flush(hn_trajectory_writer *w)
+{
+    return fsync(w->fd) == 0 ? HN_OK : io_failure(w, "write");
+}
+
 hn_status hn_trajectory_writer_close(hn_trajectory_writer *w)
 {
-    const hn_status st = fsync(w->fd) == 0 ? HN_OK : io_failure(w, "write");
+    const hn_status st = hn_trajectory_writer_flush(w);
     drop(w);
     return st;
 }

@@ -15,6 +15,11 @@
  *   export     backbone, encoder and drift network as one file
  *   apply      adapt with that file alone
  *
+ * generate, train and eval run on several ranks (team.h). Trajectories and cells are made in groups
+ * of at_once episodes, which the ranks share: on the CPU, and on GPUs of one kind, with the bits of
+ * one rank, and each stage goes on with any number of them. The drift network is trained by all on
+ * parts of every step (drift_train.h); the encoder, and curves of `descent`, by rank 0 alone.
+ *
  * A run's folder:
  *   run.yaml  index.json        options of generate; what a continuation is compared by
  *                               (at_once: how many episodes of a domain were tuned at once)
@@ -73,11 +78,12 @@ typedef struct {
     int64_t integration_steps;
     hn_text_list stops;
     /* the run */
-    const char *out, *resume;
+    const char *out, *resume, *resume_device;
     int64_t stop_after, log_every, save_every, seed;
     /* machine */
-    const char *device, *executor, *gpus;
+    const char *device, *executor;
     int64_t threads;
+    hn_team_options team; /* of a verb on one GPU only `gpus` */
     /* verbs on a run that is there */
     const char *run, *to, *file;
     hn_text_list methods, only;

@@ -529,6 +529,7 @@ hn_status hn_hyperflow_adapt(const hn_verb_call *c)
 static hn_status apply(adapting *a)
 {
     hn_hyperflow *r = a->r;
+    HN_TRY(hn_hyperflow_one_gpu(r->c));
     HN_TRY(check_to(r));
     if (r->c->support[0] == '\0')
         return HN_FAIL(HN_ERR_ARG, "--support FOLDER says what to adapt to");

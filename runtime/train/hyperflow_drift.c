@@ -147,8 +147,9 @@ hn_status hn_hf_drift_open(hn_hyperflow *r, hn_hf_drift **out)
     return st;
 }
 
+/* together: all ranks ask for them. */
 static hn_status features_of(hn_hyperflow *r, hn_hf_drift *d, const hn_hf_domain *domain,
-                             const float **out)
+                             bool together, const float **out)
 {
     float **f = &d->feature[domain - r->domain];
     if (*f == NULL) {
@@ -156,7 +157,8 @@ static hn_status features_of(hn_hyperflow *r, hn_hf_drift *d, const hn_hf_domain
             (size_t)(hn_image_set_view(domain->images)->count * d->network.facts.config.features);
         *f = hn_malloc(n * sizeof **f);
         if (*f == NULL) return HN_FAIL(HN_ERR_MEMORY, "features of %s", domain->name);
-        HN_TRY(hn_hyperflow_features(r, domain, *f));
+        HN_TRY(together ? hn_hyperflow_features_of_all(r, domain, *f)
+                        : hn_hyperflow_features(r, domain, *f));
     }
     *out = *f;
     return HN_OK;
@@ -174,7 +176,9 @@ typedef struct {
     float *gathered; /* [support, features] of the episode at hand */
     float *theta;    /* [at_once, D] */
     hn_few_shot_task *task;
-    int64_t wild; /* times that the biases of an episode were not finite */
+    int64_t wild;   /* times that the biases of an episode were not finite, on all ranks */
+    bool together;  /* all ranks have it, and share its groups of episodes */
+    int64_t groups; /* so far */
 } runner;
 
 static void runner_close(runner *x)
@@ -209,15 +213,17 @@ static hn_status open_adaptor(runner *x)
     return hn_adaptor_set_theta(x->adaptor, x->drift->theta0, x->drift->network.facts.sigma);
 }
 
-/* losses: of the support images, which a step of no length tells; else hits of the queries. */
+/* losses: of the support images, which a step of no length tells, of one rank; else hits of the
+ * queries, of all. */
 static hn_status runner_open(hn_hf_eval *e, const hn_hf_bench *b, bool losses, runner *x)
 {
     hn_hyperflow *r = e->r;
-    *x = (runner){.e = e, .bench = b, .drift = e->drift};
+    *x = (runner){.e = e, .bench = b, .drift = e->drift, .together = !losses};
     hn_few_shot_tune_options o = hn_hf_tune_options(r, b, hn_hf_theta_set(r));
     o.steps = losses ? 1 : 0;
     if (losses) o.queries = 0;
-    HN_TRY(features_of(r, e->drift, b->domain, &x->feature));
+    o.together = x->together;
+    HN_TRY(features_of(r, e->drift, b->domain, x->together, &x->feature));
     HN_TRY(hn_few_shot_tuner_new(&o, &x->tuner));
     HN_TRY(hn_few_shot_tuner_open(x->tuner));
     x->at_once = hn_few_shot_tuner_at_once(x->tuner);
@@ -276,13 +282,16 @@ static int64_t count_wild(const runner *x, int64_t n)
     return wild;
 }
 
-/* Accuracies of all test episodes, or of episodes 0 .. total - 1 for validation. */
+/* Accuracies of all test episodes, or of episodes 0 .. total - 1 for validation: those of this
+ * rank's groups. */
 static hn_status accuracies(runner *x, bool test, int64_t total, double stop, hn_hf_scores *scores)
 {
     hn_status st = HN_OK;
     for (scores->first = 0; scores->first < total && st == HN_OK; scores->first += x->at_once) {
         const int64_t n = total - scores->first < x->at_once ? total - scores->first : x->at_once;
         hn_episode *episode = NULL;
+        if (!hn_hyperflow_is_own(x->e->r, x->groups++)) continue;
+        hn_few_shot_tuner_at(x->tuner, HN_HUB_AT_EVALUATE, scores->first);
         HN_TRY(test ? hn_hf_draw_tests(x->bench, scores->first, n, &episode)
                     : hn_hf_draw(x->bench->valid, &x->bench->sizes, scores->first, n, &episode));
         st = adapt(x, episode, n, stop);
@@ -292,6 +301,15 @@ static hn_status accuracies(runner *x, bool test, int64_t total, double stop, hn
         if (st == HN_OK && test) hn_hf_eval_show(x->e, scores->first + n);
     }
     return st;
+}
+
+/* What the groups of other ranks have been. */
+static hn_status gather_wild(runner *x)
+{
+    double wild = (double)x->wild;
+    HN_TRY(hn_hyperflow_total(x->e->r, &wild, 1));
+    x->wild = (int64_t)wild;
+    return HN_OK;
 }
 
 /* ---- the stop time ---- */
@@ -320,15 +338,19 @@ static void take_best(hn_hf_choice *c)
 static hn_status try_stops(runner *x, hn_hf_choice *choice)
 {
     const int64_t n = x->e->r->c->valid_episodes;
-    hn_hf_scores s = {.accuracy = hn_calloc((size_t)n, sizeof(double))};
+    double *all = hn_calloc((size_t)(choice->n * n), sizeof *all); /* [choice->n][n] */
     hn_few_shot_mean m;
-    hn_status st = s.accuracy ? HN_OK : HN_FAIL(HN_ERR_MEMORY, "%" PRId64 " episodes", n);
+    hn_status st = all ? HN_OK : HN_FAIL(HN_ERR_MEMORY, "%" PRId64 " episodes", n);
     for (int i = 0; i < choice->n && st == HN_OK; i++) {
+        hn_hf_scores s = {.accuracy = all + i * n};
         st = accuracies(x, false, n, choice->value[i], &s);
-        if (st == HN_OK) st = hn_few_shot_mean_of(s.accuracy, n, &m);
+    }
+    if (st == HN_OK) st = hn_hyperflow_total(x->e->r, all, choice->n * n);
+    for (int i = 0; i < choice->n && st == HN_OK; i++) {
+        st = hn_few_shot_mean_of(all + i * n, n, &m);
         if (st == HN_OK) choice->accuracy[i] = m.mean;
     }
-    hn_free(s.accuracy);
+    hn_free(all);
     return st;
 }
 
@@ -345,6 +367,7 @@ static hn_status choose_global(hn_hf_eval *e)
         hn_status st = hn_hf_bench_open(r, &r->domain[k], HN_HF_VALID, HN_HF_VALID, &b);
         if (st == HN_OK) st = runner_open(e, &b, false, &x);
         if (st == HN_OK) st = try_stops(&x, &one);
+        if (st == HN_OK) st = gather_wild(&x);
         for (int i = 0; i < all.n; i++) all.accuracy[i] += one.accuracy[i] / (double)r->n_train;
         runner_close(&x);
         hn_hf_bench_close(&b);
@@ -390,6 +413,8 @@ static hn_status drift_cell(runner *x, const char *method, hn_hf_cell *cell)
     HN_TRY(accuracies(x, true, hn_hf_bench_episodes(e->r, &e->bench),
                       cell->choice.value[cell->choice.best], &s));
     cell->seconds = (double)(hn_clock_ns() - begun) * 1e-9;
+    HN_TRY(hn_hf_gather(e, &s, &cell->seconds));
+    HN_TRY(gather_wild(x));
     cell->flops = hn_adaptor_flops(x->adaptor).drift / (double)x->at_once;
     hn_plan_sizes sizes = {0};
     hn_plan_sizes_of(hn_engine_program(hn_adaptor_engine(x->adaptor)), &sizes);
@@ -401,7 +426,7 @@ hn_status hn_hf_drift_cell(hn_hf_eval *e, const char *method, hn_hf_cell *cell)
 {
     runner x = {0};
     if (is(method, "hyperflow-global") && e->drift->global < 0) HN_TRY(choose_global(e));
-    hn_status st = cost_of(e, &cell->cost);
+    hn_status st = hn_hyperflow_leads(e->r) ? cost_of(e, &cell->cost) : HN_OK;
     if (st == HN_OK) st = runner_open(e, &e->bench, false, &x);
     if (st == HN_OK) st = drift_cell(&x, method, cell);
     runner_close(&x);

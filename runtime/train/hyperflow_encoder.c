@@ -128,6 +128,7 @@ static hn_status check_trained(const hn_hyperflow *r, const char *dir)
 
 typedef struct {
     hn_hyperflow *r;
+    hn_device *device; /* whose engines train alone; NULL: that of r, where there is one rank */
     hn_model model;
     hn_image_set *set;
     hn_fed_client *client;
@@ -204,7 +205,7 @@ static hn_status open_run(encoder_run *e)
 {
     const hn_hyperflow *r = e->r;
     const hn_fed_sim_options o = {
-        .device = r->device,
+        .device = e->device ? e->device : r->device,
         .executor = hn_executor_of(r->c->executor),
         .model = &e->model,
         .adapt = &everything,
@@ -255,11 +256,12 @@ static hn_status train_epochs(encoder_run *e)
 {
     hn_hyperflow *r = e->r;
     const int64_t epochs = r->c->encoder_epochs;
-    hn_hyperflow_progress(&r->progress, "encoder epoch", "images", e->done, epochs);
+    hn_hyperflow_progress(r, &r->progress, "encoder epoch", "images", e->done, epochs);
     hn_status st = HN_OK;
     for (int64_t here = 0; e->done < epochs && st == HN_OK && !r->stopped; here++) {
         float loss = 0;
         char detail[48];
+        hn_hyperflow_at(r, HN_HUB_AT_LOAD, e->done);
         st = epoch(e, &loss);
         if (st == HN_OK) st = save_epoch(e);
         snprintf(detail, sizeof detail, "loss %.4f", (double)loss);
@@ -356,8 +358,10 @@ static hn_status train_encoder(encoder_run *e, const char *dir)
     const hn_images *v = hn_image_set_view(e->set);
     const hn_vision_override o = {.classes = v->n_classes};
     HN_TRY(hn_model_override(&e->model, &o, true));
-    hn_info(&r->log, "encoder %s: trained on %" PRId64 " images of %d classes", r->c->encoder,
-            v->count, (int)v->n_classes);
+    const bool alone = hn_hyperflow_ranks(r) == 1;
+    hn_info(&r->log, "encoder %s: trained on %" PRId64 " images of %d classes%s", r->c->encoder,
+            v->count, (int)v->n_classes, alone ? "" : ", by rank 0 alone; the others wait");
+    if (!alone) HN_TRY(hn_device_open(hn_team_device(r->call->team, r->c->device), &e->device));
     HN_TRY(open_run(e));
     HN_TRY(train_epochs(e));
     return e->done < r->c->encoder_epochs ? HN_OK : write_model(e, dir);
@@ -368,6 +372,7 @@ static hn_status make_encoder(hn_hyperflow *r, const char *dir)
     encoder_run e = {.r = r};
     const hn_status st = train_encoder(&e, dir);
     hn_fed_client_free(e.client);
+    hn_device_close(e.device);
     hn_image_set_free(e.set);
     hn_model_close(&e.model);
     hn_free(e.index);
@@ -406,8 +411,12 @@ hn_status hn_hyperflow_encoder(hn_hyperflow *r)
     char *dir = NULL;
     HN_TRY(hn_hyperflow_path(r, "encoder", &dir));
     hn_status st = HN_OK;
-    if (trained) st = hn_is_folder(dir) ? check_trained(r, dir) : make_encoder(r, dir);
+    if (trained && hn_hyperflow_leads(r))
+        st = hn_is_folder(dir) ? check_trained(r, dir) : make_encoder(r, dir);
     hn_free(dir);
     HN_TRY(st);
-    return r->stopped ? HN_OK : hn_hyperflow_encoder_open(r, &given);
+    HN_TRY(hn_hyperflow_ask(r, 0));
+    if (r->stopped) return HN_OK;
+    HN_TRY(hn_hyperflow_encoder_open(r, &given));
+    return hn_team_same(r->call->team, "encoder", r->encoder_digest);
 }

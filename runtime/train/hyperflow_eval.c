@@ -1,4 +1,5 @@
-/* eval: every method on the same test episodes of every domain, a cell each. */
+/* eval: every method on the same test episodes of every domain, a cell each. Ranks make a cell
+ * together: the groups of its episodes are shared, rank 0 writes it. */
 #include "runtime/train/hyperflow_eval.h"
 
 #include <inttypes.h>
@@ -65,6 +66,8 @@ static hn_status test_episodes(const hn_hf_eval *e, hn_few_shot_tuner *t, double
     for (s->first = 0; s->first < total && st == HN_OK; s->first += most) {
         const int64_t n = total - s->first < most ? total - s->first : most;
         hn_episode *episode = NULL;
+        if (!hn_hyperflow_is_own(r, s->first / most)) continue;
+        hn_few_shot_tuner_at(t, HN_HUB_AT_EVALUATE, s->first);
         st = hn_hf_draw_tests(&e->bench, s->first, n, &episode);
         for (int64_t i = 0; st == HN_OK && i < n; i++)
             task[i] =
@@ -79,12 +82,22 @@ static hn_status test_episodes(const hn_hf_eval *e, hn_few_shot_tuner *t, double
     return st;
 }
 
+hn_status hn_hf_gather(hn_hf_eval *e, hn_hf_scores *s, double *seconds)
+{
+    double facts[] = {*seconds, (double)s->skipped};
+    HN_TRY(hn_hyperflow_total(e->r, facts, 2));
+    *seconds = facts[0];
+    s->skipped = (int64_t)facts[1];
+    return hn_hyperflow_total(e->r, e->accuracy, hn_hf_bench_episodes(e->r, &e->bench));
+}
+
 static hn_status tuned_cell(hn_hf_eval *e, const char *method, hn_hf_cell *cell)
 {
     const hn_hyperflow *r = e->r;
     const hn_tune_set set = set_of(r, method);
     hn_few_shot_tuner *t = NULL;
     hn_few_shot_tune_options o = hn_hf_tune_options(r, &e->bench, set);
+    o.together = true;
     hn_hf_scores scores = {.accuracy = e->accuracy};
     if (set == HN_TUNE_LORA) {
         o.rank = r->c->lora_rank;
@@ -99,6 +112,7 @@ static hn_status tuned_cell(hn_hf_eval *e, const char *method, hn_hf_cell *cell)
         st = test_episodes(e, t, cell->choice.n > 0 ? cell->choice.value[cell->choice.best] : 0,
                            &scores);
     cell->seconds = (double)(hn_clock_ns() - begun) * 1e-9;
+    if (st == HN_OK) st = hn_hf_gather(e, &scores, &cell->seconds);
     if (st == HN_OK && scores.skipped > 0)
         hn_warn(&r->log, "%s on %s: %" PRId64 " steps were no numbers and changed nothing", method,
                 e->target->name, scores.skipped);
@@ -162,8 +176,10 @@ static hn_status measure(hn_hf_eval *e, const char *method, const char *path, co
                        .accuracy = e->accuracy,
                        .episodes = hn_hf_bench_episodes(r, &e->bench)};
     snprintf(e->what, sizeof e->what, "%s on %s", label, e->target->name);
+    memset(e->accuracy, 0, (size_t)cell.episodes * sizeof *e->accuracy);
+    hn_hyperflow_at(r, HN_HUB_AT_EVALUATE, 0);
     HN_TRY(integrates(method) ? hn_hf_drift_cell(e, method, &cell) : tuned_cell(e, method, &cell));
-    HN_TRY(hn_hf_cell_save(path, &cell));
+    if (hn_hyperflow_leads(r)) HN_TRY(hn_hf_cell_save(path, &cell));
     HN_TRY(hn_few_shot_mean_of(cell.accuracy, cell.episodes, &m));
     char line[sizeof e->what + 64];
     snprintf(line, sizeof line, "%s: %.2f +- %.2f %%", e->what, 100 * m.mean, 100 * m.ci95);
@@ -172,7 +188,7 @@ static hn_status measure(hn_hf_eval *e, const char *method, const char *path, co
     return HN_OK;
 }
 
-/* Asks before every cell, so that what is there is kept. */
+/* Asks before every cell, so that what is there is kept. Rank 0 looks for all. */
 static hn_status cell(hn_hf_eval *e, const char *method)
 {
     char label[HN_HF_LABEL], *path = NULL, *settings = NULL;
@@ -180,11 +196,11 @@ static hn_status cell(hn_hf_eval *e, const char *method)
     hn_hf_label(e->r, method, label);
     HN_TRY(hn_hf_cell_path(e->r, label, e->target->name, &path));
     hn_status st = settings_of(e, method, &settings);
-    if (st == HN_OK) st = hn_hf_cell_there(path, settings, &there);
-    if (st == HN_OK && !there) {
-        e->r->stopped = hn_hyperflow_must_stop(e->r, e->here);
-        if (!e->r->stopped) st = measure(e, method, path, settings);
-    }
+    if (st == HN_OK) st = hn_team_same(e->r->call->team, "settings of a cell", settings);
+    if (st == HN_OK && hn_hyperflow_leads(e->r)) st = hn_hf_cell_there(path, settings, &there);
+    if (st == HN_OK) st = hn_hyperflow_share(e->r, &there, sizeof there);
+    if (st == HN_OK && !there) st = hn_hyperflow_ask(e->r, e->here);
+    if (st == HN_OK && !there && !e->r->stopped) st = measure(e, method, path, settings);
     e->done++;
     hn_free(settings);
     hn_free(path);
@@ -250,14 +266,15 @@ static hn_status all_cells(hn_hf_eval *e)
     int64_t methods = 0, targets = 0;
     while (hn_text_list_item(r->c->methods, methods, word, sizeof word) >= 0) methods++;
     for (int64_t i = 0; i < r->n_targets; i++) targets += wanted(r, &r->target[i]);
-    hn_hyperflow_progress(&r->progress, "episode", NULL, 0,
+    hn_hyperflow_progress(r, &r->progress, "episode", NULL, 0,
                           methods * targets * r->c->test_episodes);
     hn_status st = HN_OK;
     for (int64_t i = 0; i < r->n_targets && st == HN_OK && !r->stopped; i++) {
         e->target = &r->target[i];
         if (wanted(r, e->target)) st = target_cells(e);
     }
-    if (st == HN_OK && !r->stopped && has_method(r, "descent")) st = hn_hf_descent(e);
+    const bool descent = has_method(r, "descent") && hn_hyperflow_leads(r);
+    if (st == HN_OK && !r->stopped && descent) st = hn_hf_descent(e);
     hn_progress_end(&r->progress);
     return st;
 }
@@ -269,7 +286,7 @@ static hn_status eval(hn_hyperflow *r)
     HN_TRY(check_only(r));
     HN_TRY(hn_hyperflow_folder_read(r, true));
     HN_TRY(hn_hyperflow_path(r, "cells", &cells));
-    hn_status st = hn_make_dirs(cells);
+    hn_status st = hn_hyperflow_leads(r) ? hn_make_dirs(cells) : HN_OK;
     const int64_t runs = r->runs ? hn_omniglot_runs_count(r->runs) : 0,
                   most = runs > r->c->test_episodes ? runs : r->c->test_episodes;
     hn_free(cells);
@@ -282,6 +299,7 @@ static hn_status eval(hn_hyperflow *r)
     hn_hf_drift_close(e.drift);
     hn_free(e.accuracy);
     HN_TRY(st);
+    if (!hn_hyperflow_leads(r)) return HN_OK;
     if (r->stopped)
         fprintf(r->to, "stopped; cells that are there are kept, the same command goes on\n");
     return hn_hyperflow_write_results(r);
@@ -290,12 +308,13 @@ static hn_status eval(hn_hyperflow *r)
 hn_status hn_hyperflow_eval(const hn_verb_call *c)
 {
     hn_hyperflow r;
-    hn_status st = hn_hyperflow_open(c, true, &r);
+    hn_status st = hn_hyperflow_open_ranks(c, false, &r);
     if (st == HN_OK) {
         hn_signals_watch();
         st = eval(&r);
         hn_signals_release();
     }
+    hn_team_leave(c->team, st);
     hn_hyperflow_close(&r);
     return st;
 }

@@ -17,7 +17,7 @@ typedef struct {
     hn_hf_drift *drift; /* NULL: no method wants it */
     const hn_hf_target *target;
     hn_hf_bench bench;
-    double *accuracy;   /* [test episodes, or runs] of the cell at hand */
+    double *accuracy;   /* [test episodes, or runs] of the cell at hand; 0 of other ranks' */
     int64_t done, here; /* cells that are behind; of them, made in this call */
     char what[HN_HF_LABEL + 96];
 } hn_hf_eval;
@@ -30,6 +30,9 @@ typedef struct {
 /* An hn_few_shot_take into hn_hf_scores. */
 hn_status hn_hf_take_accuracy(void *context, int64_t i, const hn_few_shot_result *t);
 
+/* What the ranks have found of the test episodes of a cell, e->accuracy among it, for all; seconds:
+ * the sum of theirs. */
+HN_NODISCARD hn_status hn_hf_gather(hn_hf_eval *e, hn_hf_scores *s, double *seconds);
 void hn_hf_eval_show(const hn_hf_eval *e, int64_t episodes);
 void hn_hf_label(const hn_hyperflow *r, const char *method, char label[HN_HF_LABEL]);
 
@@ -41,7 +44,8 @@ const char *hn_hf_drift_digest(const hn_hf_drift *d);
 /* Of method hyperflow (stop time by the domain's validation episodes) and hyperflow-global (by
  * those of the training domains). */
 HN_NODISCARD hn_status hn_hf_drift_cell(hn_hf_eval *e, const char *method, hn_hf_cell *cell);
-/* cells/descent.json: support loss along the integration, and along tuning, of training tasks. */
+/* cells/descent.json: support loss along the integration, and along tuning, of training tasks. Of
+ * one rank, not of all. */
 HN_NODISCARD hn_status hn_hf_descent(hn_hf_eval *e);
 
 /* ---- hyperflow_report.c ---- */

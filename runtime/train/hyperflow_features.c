@@ -106,8 +106,9 @@ static hn_status make(const hn_hyperflow *r, const hn_hf_domain *d, int64_t widt
     maker m = {.row = hn_malloc((size_t)(BATCH * width) * sizeof(float))};
     hn_status st = m.row ? open(r, v, &m) : HN_FAIL(HN_ERR_MEMORY, "features of %s", d->name);
     hn_progress p; /* that of the stage waits */
-    hn_hyperflow_progress(&p, "features, image", NULL, 0, v->count);
+    hn_hyperflow_progress(r, &p, "features, image", NULL, 0, v->count);
     for (int64_t at = 0; at < v->count && st == HN_OK; at += BATCH) {
+        hn_hyperflow_at(r, HN_HUB_AT_LOAD, at);
         st = one_batch(&m, at, v->count, width, out);
         hn_progress_update(&p, at + BATCH < v->count ? at + BATCH : v->count, 0, d->name);
     }
@@ -137,4 +138,11 @@ hn_status hn_hyperflow_features(const hn_hyperflow *r, const hn_hf_domain *d, fl
     hn_free(path);
     hn_free(dir);
     return st;
+}
+
+hn_status hn_hyperflow_features_of_all(const hn_hyperflow *r, const hn_hf_domain *d, float *out)
+{
+    if (hn_hyperflow_leads(r)) HN_TRY(hn_hyperflow_features(r, d, out));
+    HN_TRY(hn_team_wait(r->call->team));
+    return hn_hyperflow_leads(r) ? HN_OK : hn_hyperflow_features(r, d, out);
 }

@@ -79,11 +79,9 @@ static hn_status save_yaml(const hn_hyperflow *r)
     return st;
 }
 
-static hn_status open_index(hn_hyperflow *r, const char *index)
+static hn_status open_index(hn_hyperflow *r, const char *index, const char *data)
 {
     const bool there = hn_is_file(index);
-    char data[HN_SHA256_HEX];
-    HN_TRY(data_digest(r, data));
     HN_TRY(hn_run_folder_check(r->out, r->c->resume, there));
     HN_TRY(hn_outdir_lock(r->out, &r->lock));
     if (there) {
@@ -96,13 +94,24 @@ static hn_status open_index(hn_hyperflow *r, const char *index)
     return hn_json_save(index, r->index, false);
 }
 
+/* What rank 0 has, for all. */
+static hn_status share_index(hn_hyperflow *r, const char *index, const char *data)
+{
+    HN_TRY(hn_hyperflow_same(r));
+    HN_TRY(hn_hyperflow_share_json(r, index, &r->index));
+    return hn_hyperflow_leads(r) ? HN_OK : index_check(r, index, data);
+}
+
 hn_status hn_hyperflow_folder_open(hn_hyperflow *r)
 {
-    char *index = NULL;
+    char *index = NULL, data[HN_SHA256_HEX];
     HN_TRY(hn_run_folder_choose("hone-hyperflow", r->c->out, r->c->resume, &r->out));
+    HN_TRY(hn_team_share_text(r->call->team, &r->out)); /* it may have rank 0's time in it */
     HN_TRY(make_settings(r));
+    HN_TRY(data_digest(r, data));
     HN_TRY(hn_hyperflow_path(r, "index.json", &index));
-    const hn_status st = open_index(r, index);
+    hn_status st = hn_hyperflow_leads(r) ? open_index(r, index, data) : HN_OK;
+    if (st == HN_OK) st = share_index(r, index, data);
     hn_free(index);
     return st;
 }
@@ -115,9 +124,12 @@ hn_status hn_hyperflow_folder_read(hn_hyperflow *r, bool write)
     HN_TRY(hn_hyperflow_path(r, "index.json", &index));
     hn_status st = make_settings(r);
     if (st == HN_OK) st = data_digest(r, data);
-    if (st == HN_OK) st = hn_json_load(index, &r->index);
-    if (st == HN_OK) st = index_check(r, index, data);
-    if (st == HN_OK && write) st = hn_outdir_lock(r->out, &r->lock);
+    if (hn_hyperflow_leads(r)) {
+        if (st == HN_OK) st = hn_json_load(index, &r->index);
+        if (st == HN_OK) st = index_check(r, index, data);
+        if (st == HN_OK && write) st = hn_outdir_lock(r->out, &r->lock);
+    }
+    if (st == HN_OK) st = share_index(r, index, data);
     hn_free(index);
     return st;
 }

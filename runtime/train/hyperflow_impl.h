@@ -77,6 +77,8 @@ typedef struct {
 
 /* ---- hyperflow_options.c ---- */
 HN_NODISCARD hn_status hn_hyperflow_check_options(const hn_verb_call *call);
+/* Of a verb that works on one. Errors: HN_ERR_UNSUPPORTED: --gpus asks for others */
+HN_NODISCARD hn_status hn_hyperflow_one_gpu(const hn_hyperflow_config *c);
 /* out [HN_HYPERFLOW_CHOICES]. Errors: HN_ERR_ARG naming the option */
 HN_NODISCARD hn_status hn_hyperflow_numbers(hn_text_list list, const char *option, double least,
                                             double most, double *out, int *n);
@@ -95,14 +97,36 @@ HN_NODISCARD hn_status hn_hyperflow_sampler(const hn_hyperflow *r, const hn_hf_d
 /* ---- hyperflow_open.c: model, machine, domains ---- */
 /* domains: their images are read, and compared with those of the run. */
 HN_NODISCARD hn_status hn_hyperflow_open(const hn_verb_call *call, bool domains, hn_hyperflow *r);
+/* The same of a verb that has ranks, with domains: they have met. sums: engines that train on
+ * r->device train together (hn_team_devices). */
+HN_NODISCARD hn_status hn_hyperflow_open_ranks(const hn_verb_call *call, bool sums,
+                                               hn_hyperflow *r);
 /* Threads and device alone. */
 HN_NODISCARD hn_status hn_hyperflow_machine(hn_hyperflow *r);
 void hn_hyperflow_close(hn_hyperflow *r);
 /* Whether a signal has come, or --stop-after is reached. */
 bool hn_hyperflow_must_stop(const hn_hyperflow *r, int64_t done_here);
 /* Of a stage; without a terminal a line every so many units. */
-void hn_hyperflow_progress(hn_progress *p, const char *step, const char *unit, int64_t done,
-                           int64_t total);
+void hn_hyperflow_progress(const hn_hyperflow *r, hn_progress *p, const char *step,
+                           const char *unit, int64_t done, int64_t total);
+
+/* ---- hyperflow_team.c: calls of all ranks; of one rank they do nothing ---- */
+bool hn_hyperflow_leads(const hn_hyperflow *r); /* rank 0, which writes and prints */
+int64_t hn_hyperflow_ranks(const hn_hyperflow *r);
+/* Whether a group of work, by its number among those that are shared, is this rank's. */
+bool hn_hyperflow_is_own(const hn_hyperflow *r, int64_t group);
+void hn_hyperflow_at(const hn_hyperflow *r, hn_hub_phase phase,
+                     int64_t number); /* no call of all */
+/* x [n]: becomes the sum over the ranks, exact where all but one have 0. */
+HN_NODISCARD hn_status hn_hyperflow_total(const hn_hyperflow *r, double *x, int64_t n);
+/* r->stopped: whether any rank must stop (hn_hyperflow_must_stop), or has stopped. */
+HN_NODISCARD hn_status hn_hyperflow_ask(hn_hyperflow *r, int64_t done_here);
+/* Rank 0's bytes, and JSON, for all; the others' *o is NULL before. */
+HN_NODISCARD hn_status hn_hyperflow_share(const hn_hyperflow *r, void *data, size_t n_bytes);
+HN_NODISCARD hn_status hn_hyperflow_share_json(const hn_hyperflow *r, const char *where,
+                                               json_t **o);
+/* Options, model and data, once the folder is open. Errors: HN_ERR_ARG naming the rank */
+HN_NODISCARD hn_status hn_hyperflow_same(const hn_hyperflow *r);
 
 /* ---- hyperflow_encoder.c ---- */
 /* Where an encoder is. path "": in the run's folder, trained there. */
@@ -112,14 +136,17 @@ typedef struct {
 } hn_hf_encoder;
 bool hn_hf_encoder_is_trained(const hn_hyperflow_config *c); /* by train's options, here */
 HN_NODISCARD hn_status hn_hyperflow_encoder_open(hn_hyperflow *r, const hn_hf_encoder *from);
-/* By train's options. r->encoder: opened, after it was trained where it has to be. r->stopped:
- * asked to stop. */
+/* By train's options, on all ranks. r->encoder: opened, after it was trained, by rank 0, where it
+ * has to be. r->stopped: asked to stop. */
 HN_NODISCARD hn_status hn_hyperflow_encoder(hn_hyperflow *r);
 
 /* ---- hyperflow_features.c ---- */
 /* out [images of the domain, width of the encoder's features], read or made. */
 HN_NODISCARD hn_status hn_hyperflow_features(const hn_hyperflow *r, const hn_hf_domain *d,
                                              float *out);
+/* The same on all ranks: rank 0 first, so that the others find the file. */
+HN_NODISCARD hn_status hn_hyperflow_features_of_all(const hn_hyperflow *r, const hn_hf_domain *d,
+                                                    float *out);
 
 /* ---- hyperflow_cell.c ---- */
 /* What was chosen on validation episodes; value 0 is no adaptation, and always tried. */
@@ -160,7 +187,8 @@ HN_NODISCARD hn_status hn_hf_cell_save(const char *path, const hn_hf_cell *c);
 /* ---- hyperflow_folder.c ---- */
 /* <run>/<name>; hn_free it. */
 HN_NODISCARD hn_status hn_hyperflow_path(const hn_hyperflow *r, const char *name, char **path);
-/* Takes the folder of generate, checks that what is there is this run's, or begins. */
+/* Takes the folder of generate, checks that what is there is this run's, or begins. Rank 0 does;
+ * the others have its path and its index from it, here and in the next. */
 HN_NODISCARD hn_status hn_hyperflow_folder_open(hn_hyperflow *r);
 /* The same for a run that is there. write: files of it will be, so it is taken; else only read. */
 HN_NODISCARD hn_status hn_hyperflow_folder_read(hn_hyperflow *r, bool write);

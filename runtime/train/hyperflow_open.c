@@ -5,7 +5,6 @@
 
 #include "runtime/base/alloc.h"
 #include "runtime/train/hyperflow_impl.h"
-#include "runtime/train/one_gpu.h"
 #include "runtime/train/signals.h"
 
 static const char *or_null(const char *text) { return text && text[0] ? text : NULL; }
@@ -55,12 +54,18 @@ static hn_status check_files(const hn_hyperflow *r)
 hn_status hn_hyperflow_machine(hn_hyperflow *r)
 {
     if (r->c->threads > 0) omp_set_num_threads((int)r->c->threads);
-    return hn_one_gpu_open(r->c->device, "hone-hyperflow", &r->log, &r->device);
+    HN_TRY(hn_device_open(hn_team_device(r->call->team, r->c->device), &r->device));
+    hn_info(&r->log, "device: %s", hn_device_text(r->device));
+    return HN_OK;
 }
 
-hn_status hn_hyperflow_open(const hn_verb_call *call, bool domains, hn_hyperflow *r)
+static hn_hyperflow begin(const hn_verb_call *call)
 {
-    *r = (hn_hyperflow){.c = call->config, .call = call, .log = call->log, .to = call->to};
+    return (hn_hyperflow){.c = call->config, .call = call, .log = call->log, .to = call->to};
+}
+
+static hn_status open_run(const hn_verb_call *call, bool domains, hn_hyperflow *r)
+{
     HN_TRY(hn_hyperflow_check_options(call));
     HN_TRY(hn_hyperflow_numbers(r->c->rates, "rates", 1e-9, 1, r->rate, &r->n_rates));
     HN_TRY(open_model(r));
@@ -72,15 +77,32 @@ hn_status hn_hyperflow_open(const hn_verb_call *call, bool domains, hn_hyperflow
     return hn_hyperflow_machine(r);
 }
 
+hn_status hn_hyperflow_open(const hn_verb_call *call, bool domains, hn_hyperflow *r)
+{
+    *r = begin(call);
+    HN_TRY(hn_hyperflow_one_gpu(call->config));
+    return open_run(call, domains, r);
+}
+
+hn_status hn_hyperflow_open_ranks(const hn_verb_call *call, bool sums, hn_hyperflow *r)
+{
+    *r = begin(call);
+    HN_TRY(hn_team_join(call->team));
+    hn_team_at(call->team, HN_HUB_AT_LOAD, -1);
+    HN_TRY(open_run(call, true, r));
+    return sums ? hn_team_devices(call->team, r->device) : hn_team_places(call->team, r->device);
+}
+
 bool hn_hyperflow_must_stop(const hn_hyperflow *r, int64_t done_here)
 {
     return hn_signals_caught() != 0 || (r->c->stop_after > 0 && done_here >= r->c->stop_after);
 }
 
-void hn_hyperflow_progress(hn_progress *p, const char *step, const char *unit, int64_t done,
-                           int64_t total)
+void hn_hyperflow_progress(const hn_hyperflow *r, hn_progress *p, const char *step,
+                           const char *unit, int64_t done, int64_t total)
 {
     hn_progress_config config = hn_progress_detect(stderr);
+    if (!hn_hyperflow_leads(r)) config.to = NULL;
     config.step = step;
     config.unit = unit;
     config.every = total > 20 ? total / 20 : 1;

@@ -8,7 +8,6 @@
 #include "runtime/base/alloc.h"
 #include "runtime/file/folder.h"
 #include "runtime/train/hyperflow_impl.h"
-#include "runtime/train/one_gpu.h"
 
 #define FIELD(f) HN_OPT(hn_hyperflow_config, f)
 
@@ -37,6 +36,7 @@ static const hn_option train_rows[] = {
     {"jitter",          FIELD(jitter),          "0.05", 0, 10, NULL, "deviation of noise on the biases that it is shown, in root mean squares"},
     {"log-every",       FIELD(log_every),       "100",  1, 1e8, NULL, "steps from line to line"},
     {"save-every",      FIELD(save_every),      "2000", 1, 1e8, NULL, "steps from checkpoint to checkpoint"},
+    {"resume-device",   FIELD(resume_device),   "same", 0, 0, "same|any", "any: go on with another number of GPUs, or on other kernels, with other bits"},
 };
 /* clang-format on */
 
@@ -189,12 +189,19 @@ static hn_status check_adapt(const hn_hyperflow_config *c)
     return HN_OK;
 }
 
+hn_status hn_hyperflow_one_gpu(const hn_hyperflow_config *c)
+{
+    if (c->team.gpus == NULL || is(c->team.gpus, "1")) return HN_OK;
+    return HN_FAIL(HN_ERR_UNSUPPORTED,
+                   "--gpus %s: this verb works on one GPU; generate, train and eval take several",
+                   c->team.gpus);
+}
+
 hn_status hn_hyperflow_check_options(const hn_verb_call *call)
 {
     const hn_hyperflow_config *c = call->config;
     double number[HN_HYPERFLOW_CHOICES];
     int n;
-    HN_TRY(hn_one_gpu_check(c->gpus, "hone-hyperflow"));
     if (call->given != NULL) HN_TRY(check_given(call));
     HN_TRY(check_knots(c));
     HN_TRY(check_episodes(c));

@@ -81,7 +81,8 @@ static hn_status read_features(teacher *t)
     if (t->feature == NULL)
         return HN_FAIL(HN_ERR_MEMORY, "features of %" PRId64 " images", t->rows);
     for (int64_t i = 0; i < r->n_train; i++)
-        HN_TRY(hn_hyperflow_features(r, &r->domain[i], t->feature + t->first_row[i] * width));
+        HN_TRY(
+            hn_hyperflow_features_of_all(r, &r->domain[i], t->feature + t->first_row[i] * width));
     return HN_OK;
 }
 
@@ -196,7 +197,8 @@ static hn_drift_train_options options_of(const teacher *t)
 {
     const hn_hyperflow *r = t->r;
     const hn_hyperflow_config *c = r->c;
-    return (hn_drift_train_options){.device = r->device,
+    return (hn_drift_train_options){.team = r->call->team,
+                                    .device = r->device,
                                     .executor = hn_executor_of(c->executor),
                                     .facts = &t->facts,
                                     .data = &t->data,
@@ -222,6 +224,7 @@ static hn_drift_train_options options_of(const teacher *t)
                                     .out = t->out,
                                     .yaml = t->yaml,
                                     .resume = true,
+                                    .resume_any = strcmp(c->resume_device, "any") == 0,
                                     .stop_after = c->stop_after,
                                     .log_every = c->log_every,
                                     .eval_every = c->save_every,
@@ -254,12 +257,23 @@ static hn_status run(teacher *t)
     hn_drift_train_report report;
     HN_TRY(write_yaml(t));
     HN_TRY(hn_hyperflow_path(t->r, t->r->c->drift, &t->out));
-    HN_TRY(hn_make_dirs(t->out));
-    HN_TRY(keep_encoder(t));
+    if (hn_hyperflow_leads(t->r)) HN_TRY(hn_make_dirs(t->out));
+    if (hn_hyperflow_leads(t->r)) HN_TRY(keep_encoder(t));
     const hn_drift_train_options o = options_of(t);
     HN_TRY(hn_drift_train(&o, &report));
-    say(t, &report);
+    if (hn_hyperflow_leads(t->r)) say(t, &report);
     return HN_OK;
+}
+
+/* Each rank has read them, or made them. */
+static hn_status same_features(const teacher *t)
+{
+    const hn_hyperflow *r = t->r;
+    const int64_t n = t->rows * hn_vision_width(&r->encoder.vision);
+    char digest[HN_SHA256_HEX];
+    if (hn_hyperflow_ranks(r) == 1) return HN_OK;
+    HN_TRY(hn_sha256(t->feature, (size_t)n * sizeof *t->feature, digest));
+    return hn_team_same(r->call->team, "features", digest);
 }
 
 static hn_status learn(teacher *t)
@@ -271,16 +285,17 @@ static hn_status learn(teacher *t)
     HN_TRY(make_facts(t));
     HN_TRY(choose_tasks(t));
     HN_TRY(digest_data(t));
+    HN_TRY(same_features(t));
     return run(t);
 }
 
 static hn_status train_encoder(hn_hyperflow *r)
 {
     hn_signals_watch();
-    const hn_status st = hn_hyperflow_encoder(r);
-    r->stopped = r->stopped || hn_signals_caught() != 0; /* or they are forgotten */
+    hn_status st = hn_hyperflow_encoder(r);
+    if (st == HN_OK) st = hn_hyperflow_ask(r, 0); /* or they are forgotten */
     hn_signals_release();
-    if (st == HN_OK && r->stopped)
+    if (st == HN_OK && r->stopped && hn_hyperflow_leads(r))
         fprintf(r->to, "stopped at the encoder; the same command goes on\n");
     return st;
 }
@@ -288,7 +303,7 @@ static hn_status train_encoder(hn_hyperflow *r)
 hn_status hn_hyperflow_train(const hn_verb_call *c)
 {
     hn_hyperflow r;
-    hn_status st = hn_hyperflow_open(c, true, &r);
+    hn_status st = hn_hyperflow_open_ranks(c, true, &r);
     if (st == HN_OK) st = hn_hyperflow_folder_read(&r, true);
     if (st == HN_OK) st = train_encoder(&r);
     if (st == HN_OK && !r.stopped) {
@@ -296,6 +311,7 @@ hn_status hn_hyperflow_train(const hn_verb_call *c)
         st = learn(&t);
         teacher_free(&t);
     }
+    hn_team_devices_close(c->team, st);
     hn_hyperflow_close(&r);
     return st;
 }

@@ -111,7 +111,8 @@ hn_few_shot_tune_options hn_hf_tune_options(const hn_hyperflow *r, const hn_hf_b
                                       .scale = (float)c->scale,
                                       .offset = (float)c->offset,
                                       .recompute = HN_RECOMPUTE_OFF,
-                                      .seed = (uint64_t)c->seed};
+                                      .seed = (uint64_t)c->seed,
+                                      .team = r->call->team};
 }
 
 uint64_t hn_hf_seed(const hn_hyperflow *r, const char *domain, const char *what, int64_t i,
@@ -143,7 +144,8 @@ hn_status hn_hf_choose_rate(const hn_hyperflow *r, const hn_hf_bench *b, hn_tune
                             hn_hf_choice *choice)
 {
     hn_few_shot_tuner *t = NULL;
-    const hn_few_shot_tune_options o = hn_hf_tune_options(r, b, set);
+    hn_few_shot_tune_options o = hn_hf_tune_options(r, b, set);
+    o.together = true;
     hn_status st = hn_few_shot_tuner_new(&o, &t);
     if (st == HN_OK) st = hn_few_shot_tuner_open(t);
     if (st == HN_OK) st = hn_hf_choose_with(r, b, t, choice);

@@ -36,22 +36,28 @@ void hn_hf_episodes_free(hn_episode *e, int64_t n); /* accepts NULL */
 
 /* What --adapted trains. */
 hn_tune_set hn_hf_theta_set(const hn_hyperflow *r);
+/* Of a tuner that this rank has for itself; with `together` it is one of all. */
 hn_few_shot_tune_options hn_hf_tune_options(const hn_hyperflow *r, const hn_hf_bench *b,
                                             hn_tune_set set);
 /* Of what is random for episode `number` of a domain: `what` and `i` say of which of its uses. */
 uint64_t hn_hf_seed(const hn_hyperflow *r, const char *domain, const char *what, int64_t i,
                     int64_t number);
 
-/* choice: value [n] are tried on the validation episodes; accuracy and best come of it. */
+/* choice: value [n] are tried on the validation episodes; accuracy and best come of it. All ranks
+ * call it, here with a tuner that they have together. */
 HN_NODISCARD hn_status hn_hf_choose_with(const hn_hyperflow *r, const hn_hf_bench *b,
                                          hn_few_shot_tuner *t, hn_hf_choice *choice);
-/* The same with a tuner of its own. */
+/* The same with a tuner for it. */
 HN_NODISCARD hn_status hn_hf_choose_rate(const hn_hyperflow *r, const hn_hf_bench *b,
                                          hn_tune_set set, hn_hf_choice *choice);
 
 /* Tasks that the drift network is not trained on: one in twenty; none where there are fewer. Number
  * of the task, in the order of drift_data.h: that of its record without noise. */
 static inline bool hn_hf_held_out(int64_t task) { return task % 20 == 19; }
+
+/* ---- hyperflow_rates.c ---- */
+/* lr [n_train]: those of rates.json, and what it lacks. r->stopped: asked to stop. */
+HN_NODISCARD hn_status hn_hf_choose_rates(hn_hyperflow *r, double *lr);
 
 /* ---- hyperflow_generate.c ---- */
 int64_t hn_hf_episodes(const hn_hyperflow *r); /* of all domains together */
