@@ -1,4 +1,5 @@
-/* The learning rates of trajectories, chosen domain by domain on validation episodes: rates.json. */
+/* The learning rates of trajectories, chosen domain by domain on validation episodes: rates.json.
+ */
 #include "runtime/base/alloc.h"
 #include "runtime/file/folder.h"
 #include "runtime/train/hyperflow_tune.h"
