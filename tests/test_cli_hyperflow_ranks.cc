@@ -1,5 +1,6 @@
 /* hone-hyperflow on several ranks, as processes on the CPU or on GPUs: the bytes of one rank, other
- * numbers of ranks behind a stop, ranks that are killed, signals to one of them, what is refused. */
+ * numbers of ranks behind a stop, ranks that are killed, signals to one of them, what is refused.
+ */
 #include <random>
 
 #include "cli_ranks_test.h"
@@ -19,10 +20,7 @@ Words on(Words words, int n)
     return words + ranks(n);
 }
 
-Words generate(const FlowPlace &w, const std::string &out, int n)
-{
-    return on(w.generate(out), n);
-}
+Words generate(const FlowPlace &w, const std::string &out, int n) { return on(w.generate(out), n); }
 
 /* Largest difference of two files' values, relative to the largest value. */
 double distance(const std::string &a, const std::string &b)
@@ -69,7 +67,8 @@ TEST(CliHyperflowRanks, TrajectoriesAreThoseOfOneRank)
         const std::string out = "r" + std::to_string(n);
         const Ran r = w.run(generate(w, out, n));
         expect_done(r);
-        for (const char *file : kFiles) EXPECT_EQ(w.bytes(out + file), w.bytes("one" + std::string(file)));
+        for (const char *file : kFiles)
+            EXPECT_EQ(w.bytes(out + file), w.bytes("one" + std::string(file)));
         EXPECT_EQ(lines_of(r.out).size(), 2u) << "rank 0 alone: " << r.out;
         EXPECT_TRUE(contains(r.err, std::to_string(n) + " ranks, one process each")) << r.err;
         EXPECT_TRUE(contains(r.err, "trajectory 24/24")) << r.err;
@@ -85,7 +84,8 @@ TEST(CliHyperflowRanks, AnotherNumberOfThemGoesOnWithTheSameBytes)
     const int three = enough(3) ? 3 : 2;
     const Words more = {"--resume", "auto"};
     const auto two = [&](const std::string &out, int n) {
-        return generate(w, out, n) + Words{"--at-once", "2", "--train-domains", "near,omniglot", "--test-domains", "far"};
+        return generate(w, out, n) +
+               Words{"--at-once", "2", "--train-domains", "near,omniglot", "--test-domains", "far"};
     };
     expect_done(w.run(two("one", 1)));
     const Ran a = w.run(two("o", 2) + Words{"--stop-after", "1"});
@@ -95,7 +95,8 @@ TEST(CliHyperflowRanks, AnotherNumberOfThemGoesOnWithTheSameBytes)
     expect_done(b);
     EXPECT_TRUE(contains(b.err, "continued with 4 of 24")) << b.err;
     expect_done(w.run(two("o", 1) + more));
-    for (const char *file : kFiles) EXPECT_EQ(w.bytes("o" + std::string(file)), w.bytes("one" + std::string(file)));
+    for (const char *file : kFiles)
+        EXPECT_EQ(w.bytes("o" + std::string(file)), w.bytes("one" + std::string(file)));
 }
 
 TEST(CliHyperflowRanks, NetworkAndCellsAreThoseOfOneRank)
@@ -142,8 +143,7 @@ TEST(CliHyperflowRanks, ANetworkTakesTheStepOfOneRank)
     expect_done(w.run(generate(w, "one", 1)));
     copy_run(w, "one", "two");
     for (const int n : {1, 2})
-        expect_done(
-            w.run(on(w.train(n == 1 ? "one" : "two"), n) + Words{"--stop-after", "1"}));
+        expect_done(w.run(on(w.train(n == 1 ? "one" : "two"), n) + Words{"--stop-after", "1"}));
     EXPECT_LT(distance(w / ("one" + at), w / ("two" + at)), 1e-6);
     const Ran refused = w.run(on(w.train("two"), 1));
     EXPECT_EQ(refused.code, 2) << refused.err;
@@ -163,8 +163,7 @@ TEST(CliHyperflowRanks, AKilledRankIsNamedAndNothingIsLost)
     const FlowPlace w;
     std::mt19937 random(5);
     const auto words = [&](const std::string &out, int n) {
-        return generate(w, out, n) +
-               Words{"--at-once", "1", "--tune-steps", "200", "--knots", "5"};
+        return generate(w, out, n) + Words{"--at-once", "1", "--tune-steps", "200", "--knots", "5"};
     };
     expect_done(w.run(words("whole", 1)));
     for (int victim = 0; victim < 2; victim++) {
@@ -191,8 +190,7 @@ TEST(CliHyperflowRanks, ASignalToOneRankEndsAll)
 {
     const FlowPlace w;
     const auto words = [&](const std::string &out) {
-        return generate(w, out, 2) +
-               Words{"--at-once", "1", "--tune-steps", "200", "--knots", "5"};
+        return generate(w, out, 2) + Words{"--at-once", "1", "--tune-steps", "200", "--knots", "5"};
     };
     expect_done(w.run(words("whole")));
     Program p(words("o"), w / "");
@@ -205,9 +203,8 @@ TEST(CliHyperflowRanks, ASignalToOneRankEndsAll)
     EXPECT_EQ(w.bytes("o/trajectories.bin"), w.bytes("whole/trajectories.bin"));
 
     const auto train = [&](const std::string &out) {
-        return on(w.train(out), 2) +
-               Words{"--iterations", "150", "--log-every", "1",
-                     "--save-every", "1000", "--encoder-epochs", "1"};
+        return on(w.train(out), 2) + Words{"--iterations", "150",  "--log-every",      "1",
+                                           "--save-every", "1000", "--encoder-epochs", "1"};
     };
     copy_run(w, "whole", "t");
     Program q(train("t"), w / "");
@@ -239,8 +236,9 @@ TEST(CliHyperflowRanks, RefusesWhatHasNoMeaning)
         expect_refused(w.run(words + Words{"--gpus", "all"}), 2, {"--gpus all", "one GPU"});
     }
     expect_done(w.run(Words{"hone-hyperflow", "check", "--gpus", "1"} + check));
-    expect_refused(w.run({"hone-hyperflow", "apply", "--file", "f", "--to", w / "t", "--gpus", "2"}),
-                   2, {"--gpus 2", "one GPU"});
+    expect_refused(
+        w.run({"hone-hyperflow", "apply", "--file", "f", "--to", w / "t", "--gpus", "2"}), 2,
+        {"--gpus 2", "one GPU"});
     expect_done(w.run(generate(w, "run", 1)));
     for (const std::string verb : {"info", "report"})
         expect_refused(w.run(w.of(verb, "run") + Words{"--gpus", "3"}), 2, {"--gpus 3"});

@@ -471,24 +471,6 @@ TEST(CliRanks, RefusesWhatHasNoMeaning)
     EXPECT_FALSE(std::filesystem::exists(w / "o"));
 }
 
-/* They say so instead of training on one without a word. */
-TEST(CliRanks, ProgramsOfOneGpuRefuseMore)
-{
-    const Workplace w;
-    const Words data = {"--model", "resnet20", "--data", w / "none", "--gpus"};
-    for (const Words &words :
-         {Words{"hone-hyperflow", "generate", "--out", w / "o", "--train-domains", "a"}}) {
-        for (const char *n : {"2", "all"}) {
-            const Ran r = w.run(words + data + Words{n});
-            EXPECT_EQ(r.code, 2) << r.err;
-            EXPECT_TRUE(contains(r.err, std::string("--gpus ") + n)) << r.err;
-            EXPECT_TRUE(contains(r.err, "works on one GPU")) << r.err;
-        }
-        const Ran one = w.run(words + data + Words{"1"});
-        EXPECT_FALSE(contains(one.err, "--gpus")) << one.err;
-    }
-}
-
 /* Batch norm has running values of each rank's own; evaluations and checkpoints are of their mean.
  */
 TEST(CliRanks, ResidualNetworksAndBlocks)
