@@ -218,6 +218,43 @@ TEST(CliHyperflowRanks, ASignalToOneRankEndsAll)
     EXPECT_EQ(w.bytes("t/drift/drift.safetensors"), w.bytes("whole/drift/drift.safetensors"));
 }
 
+/* Started one by one; what they were told differs. */
+TEST(CliHyperflowRanks, OtherOptionsOrDataAreFoundOut)
+{
+    const FlowPlace w;
+    const auto rank = [&](int r, const Words &words) {
+        return std::make_unique<Program>(
+            words + Words{"--device", "cpu", "--job-rank", std::to_string(r), "--job-size", "2",
+                          "--local-rank", std::to_string(r), "--local-size", "2", "--rendezvous",
+                          "file:" + (w / "meet")},
+            w / "");
+    };
+    const auto refused = [&](const Words &words, const Words &more, const std::string &what) {
+        const auto zero = rank(0, words), one = rank(1, words + more);
+        const Ran &a = zero->wait(), &b = one->wait();
+        EXPECT_EQ(a.code, 2) << a.err;
+        EXPECT_TRUE(contains(a.err, "has other " + what + " than rank 0")) << a.err;
+        EXPECT_NE(b.code, 0);
+    };
+    expect_done(w.run(generate(w, "run", 1)));
+    const std::string cells = w / "run/cells";
+    refused(w.eval("run", "direct"), {"--methods", "direct,bias"}, "--methods");
+    refused(w.eval("run", "direct"), {"--test-episodes", "7"}, "--test-episodes");
+    refused(w.eval("run", "bias"), {"--test-domains", "near:test"},
+            "data, class split or test domains");
+    EXPECT_TRUE(!std::filesystem::exists(cells) || std::filesystem::is_empty(cells));
+    refused(w.train("run"), {"--save-every", "5"}, "steps of lines, checkpoints and the end");
+    refused(w.train("run"), {"--drift-lr", "1e-2"}, "options");
+    FlowPlace far;
+    far.far(stripes(90, 3, 7));
+    refused(w.generate("out"), {"--data", far / "data"}, "data, class split or test domains");
+    EXPECT_FALSE(std::filesystem::exists(w / "out")) << "nothing is written";
+    const auto zero = rank(0, w.generate("launched")), one = rank(1, w.generate("launched"));
+    expect_done(zero->wait());
+    expect_done(one->wait());
+    EXPECT_EQ(w.bytes("launched/trajectories.bin"), w.bytes("run/trajectories.bin"));
+}
+
 TEST(CliHyperflowRanks, RefusesWhatHasNoMeaning)
 {
     const FlowPlace w;

@@ -97,7 +97,6 @@ static hn_status open_index(hn_hyperflow *r, const char *index, const char *data
 /* What rank 0 has, for all. */
 static hn_status share_index(hn_hyperflow *r, const char *index, const char *data)
 {
-    HN_TRY(hn_hyperflow_same(r));
     HN_TRY(hn_hyperflow_share_json(r, index, &r->index));
     return hn_hyperflow_leads(r) ? HN_OK : index_check(r, index, data);
 }
@@ -109,6 +108,7 @@ hn_status hn_hyperflow_folder_open(hn_hyperflow *r)
     HN_TRY(hn_team_share_text(r->call->team, &r->out)); /* it may have rank 0's time in it */
     HN_TRY(make_settings(r));
     HN_TRY(data_digest(r, data));
+    HN_TRY(hn_hyperflow_same(r)); /* before anything is written */
     HN_TRY(hn_hyperflow_path(r, "index.json", &index));
     hn_status st = hn_hyperflow_leads(r) ? open_index(r, index, data) : HN_OK;
     if (st == HN_OK) st = share_index(r, index, data);
@@ -124,6 +124,7 @@ hn_status hn_hyperflow_folder_read(hn_hyperflow *r, bool write)
     HN_TRY(hn_hyperflow_path(r, "index.json", &index));
     hn_status st = make_settings(r);
     if (st == HN_OK) st = data_digest(r, data);
+    if (st == HN_OK) st = hn_hyperflow_same(r);
     if (hn_hyperflow_leads(r)) {
         if (st == HN_OK) st = hn_json_load(index, &r->index);
         if (st == HN_OK) st = index_check(r, index, data);

@@ -125,7 +125,7 @@ HN_NODISCARD hn_status hn_hyperflow_ask(hn_hyperflow *r, int64_t done_here);
 HN_NODISCARD hn_status hn_hyperflow_share(const hn_hyperflow *r, void *data, size_t n_bytes);
 HN_NODISCARD hn_status hn_hyperflow_share_json(const hn_hyperflow *r, const char *where,
                                                json_t **o);
-/* Options, model and data, once the folder is open. Errors: HN_ERR_ARG naming the rank */
+/* Options, settings, model and data. Errors: HN_ERR_ARG naming the rank */
 HN_NODISCARD hn_status hn_hyperflow_same(const hn_hyperflow *r);
 
 /* ---- hyperflow_encoder.c ---- */

@@ -118,7 +118,8 @@ class HyperflowWork(cells.Work):
 
     def next(self, a, cell, run_folder):
         run = run_of(a, cell)
-        machine = [f"--device={a.device}"]
+        # times are those of one GPU, and so are the networks
+        machine = [f"--device={a.device}"] + ([] if a.device == "cpu" else ["--gpus=1"])
         if self.done(a, cell):
             return None
         if cell.stage == "generate":
