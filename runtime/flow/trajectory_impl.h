@@ -26,7 +26,7 @@ typedef struct {
     uint32_t crc; /* of all bytes before it */
 } hn_trajectory_file_head;
 
-enum { HN_TRAJECTORY_MARK_AT = HN_TRAJECTORY_HEAD_BYTES - HN_TRAJECTORY_MARK };
+enum { HN_TRAJECTORY_MARK_AT = (int)HN_TRAJECTORY_HEAD_BYTES - (int)HN_TRAJECTORY_MARK };
 
 static_assert(sizeof(hn_trajectory_file_head) <= HN_TRAJECTORY_MARK_AT, "it fits");
 static_assert(sizeof(hn_trajectory_facts) == 40, "no gaps: it goes into the file as it is");
