@@ -53,6 +53,38 @@ HN_CUDA_FUNCTION size_t hn_grad_norm_cuda_scratch(const hn_grad_norm_args *a);
 HN_NODISCARD HN_CUDA_FUNCTION hn_status hn_grad_norm_cuda(const hn_grad_norm_args *a, void *scratch,
                                                           hn_stream stream);
 
+/* ---- in two parts, where every rank has a share of the gradient ---- */
+
+/* sum[b] = sum of grad[i]^2 over block b of HN_SUM_BLOCK elements (kernels/reduce/sum_squares.h),
+ * in double. grad [n], sum [hn_sum_squares_blocks(n)]; n >= 1. Errors as above. */
+typedef struct {
+    const float *grad; /* in  [n] */
+    double *sum;       /* out [blocks] */
+    int64_t n;
+} hn_grad_sums_args;
+
+HN_NODISCARD hn_status hn_grad_sums_check(const hn_grad_sums_args *a);
+HN_NODISCARD hn_status hn_grad_sums_cpu(const hn_grad_sums_args *a);
+HN_NODISCARD hn_status hn_grad_sums_fast(const hn_grad_sums_args *a);
+HN_NODISCARD HN_CUDA_FUNCTION hn_status hn_grad_sums_cuda(const hn_grad_sums_args *a,
+                                                          hn_stream stream);
+
+/* Norm, factor and all else that hn_grad_norm_... writes, from the sums of all shares in their
+ * order. Where every share but the last is a multiple of HN_SUM_BLOCK elements, the bits are those
+ * of hn_grad_norm_... on the whole: blocks of zeros behind it change none. No replicas. */
+typedef struct {
+    double *sum;         /* in  [blocks]; what it holds afterwards is not specified */
+    const float *count;  /* in  [1] */
+    hn_step_block *step; /* i/o [1] */
+    int64_t blocks;      /* >= 1 */
+} hn_grad_scale_args;
+
+HN_NODISCARD hn_status hn_grad_scale_check(const hn_grad_scale_args *a);
+HN_NODISCARD hn_status hn_grad_scale_cpu(const hn_grad_scale_args *a);
+HN_NODISCARD hn_status hn_grad_scale_fast(const hn_grad_scale_args *a);
+HN_NODISCARD HN_CUDA_FUNCTION hn_status hn_grad_scale_cuda(const hn_grad_scale_args *a,
+                                                           hn_stream stream);
+
 #ifdef __cplusplus
 }
 #endif

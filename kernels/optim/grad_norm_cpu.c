@@ -61,3 +61,57 @@ hn_status hn_grad_norm_fast(const hn_grad_norm_args *a, void *scratch)
                   (double)a->count[r * a->count_stride]);
     return HN_OK;
 }
+
+/* ---- in two parts ---- */
+
+hn_status hn_grad_sums_check(const hn_grad_sums_args *a)
+{
+    static const char op[] = "grad_sums";
+    HN_TRY(hn_check_pointer(op, "args", a));
+    HN_TRY(hn_check_pointer(op, "grad", a->grad));
+    HN_TRY(hn_check_pointer(op, "sum", a->sum));
+    return a->n >= 1 ? HN_OK : HN_FAIL(HN_ERR_SHAPE, "%s: %" PRId64 " elements", op, a->n);
+}
+
+hn_status hn_grad_sums_cpu(const hn_grad_sums_args *a)
+{
+    HN_TRY(hn_grad_sums_check(a));
+    for (int64_t b = 0; b < hn_sum_squares_blocks(a->n); b++) {
+        const int64_t first = b * HN_SUM_BLOCK, left = a->n - first;
+        a->sum[b] = hn_sum_squares_cpu(a->grad + first, left < HN_SUM_BLOCK ? left : HN_SUM_BLOCK);
+    }
+    return HN_OK;
+}
+
+hn_status hn_grad_sums_fast(const hn_grad_sums_args *a)
+{
+    HN_TRY(hn_grad_sums_check(a));
+    hn_sum_squares_blockwise(a->grad, a->n, a->sum);
+    return HN_OK;
+}
+
+hn_status hn_grad_scale_check(const hn_grad_scale_args *a)
+{
+    static const char op[] = "grad_scale";
+    HN_TRY(hn_check_pointer(op, "args", a));
+    HN_TRY(hn_check_pointer(op, "sum", a->sum));
+    HN_TRY(hn_check_pointer(op, "count", a->count));
+    HN_TRY(hn_check_pointer(op, "step", a->step));
+    return a->blocks >= 1 ? HN_OK : HN_FAIL(HN_ERR_SHAPE, "%s: %" PRId64 " blocks", op, a->blocks);
+}
+
+hn_status hn_grad_scale_cpu(const hn_grad_scale_args *a)
+{
+    double sum = 0.0;
+    HN_TRY(hn_grad_scale_check(a));
+    for (int64_t b = 0; b < a->blocks; b++) sum += a->sum[b];
+    set_scale(a->step, sum, (double)a->count[0]);
+    return HN_OK;
+}
+
+hn_status hn_grad_scale_fast(const hn_grad_scale_args *a)
+{
+    HN_TRY(hn_grad_scale_check(a));
+    set_scale(a->step, hn_sum_blocks(a->sum, a->blocks), (double)a->count[0]);
+    return HN_OK;
+}

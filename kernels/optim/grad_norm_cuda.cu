@@ -123,7 +123,40 @@ __global__ void __launch_bounds__(kThreads, 4)
     }
 }
 
+/* The first part alone. */
+__global__ void __launch_bounds__(kThreads, 4)
+    grad_sums_kernel(const hn_grad_sums_args a, int64_t blocks, bool wide)
+{
+    for (int64_t b = blockIdx.x; b < blocks; b += gridDim.x) {
+        const double sum = sum_block(a.grad + b * HN_SUM_BLOCK, a.n - b * HN_SUM_BLOCK, wide);
+        if (threadIdx.x == 0) a.sum[b] = sum;
+    }
+}
+
+/* The second, in one block. */
+__global__ void __launch_bounds__(kThreads) grad_scale_kernel(const hn_grad_scale_args a)
+{
+    const double all = sum_partial(a.sum, a.blocks);
+    if (threadIdx.x == 0) set_scale(a.step, all, (double)a.count[0]);
+}
+
 } // namespace
+
+hn_status hn_grad_sums_cuda(const hn_grad_sums_args *a, hn_stream stream)
+{
+    HN_TRY(hn_grad_sums_check(a));
+    const int64_t blocks = hn_sum_squares_blocks(a->n);
+    grad_sums_kernel<<<hn_grid(blocks, 1, kMaxBlocks), kThreads, 0, stream>>>(
+        *a, blocks, hn_vectors_fit(a->grad, 0, HN_F32));
+    return HN_CUDA_LAUNCHED("grad_sums");
+}
+
+hn_status hn_grad_scale_cuda(const hn_grad_scale_args *a, hn_stream stream)
+{
+    HN_TRY(hn_grad_scale_check(a));
+    grad_scale_kernel<<<1, kThreads, 0, stream>>>(*a);
+    return HN_CUDA_LAUNCHED("grad_scale");
+}
 
 size_t hn_grad_norm_cuda_scratch(const hn_grad_norm_args *a)
 {

@@ -29,6 +29,10 @@ static inline int64_t hn_sum_squares_blocks(int64_t n)
     return n > 0 ? (n + HN_SUM_BLOCK - 1) / HN_SUM_BLOCK : 1;
 }
 double hn_sum_squares_fast(const float *x, int64_t n, double *partial);
+/* Its two parts. partial [hn_sum_squares_blocks(n)]: sums of blocks; their sum, which spoils them.
+ * Zeros behind x, and more blocks of them, leave the bits as they are. */
+void hn_sum_squares_blockwise(const float *x, int64_t n, double *partial);
+double hn_sum_blocks(double *partial, int64_t blocks);
 
 #ifdef __cplusplus
 }

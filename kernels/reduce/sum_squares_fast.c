@@ -13,7 +13,7 @@ HN_MULTIVERSION static double block_sum(const float *restrict x, int64_t n)
            ((lane[4] + lane[5]) + (lane[6] + lane[7]));
 }
 
-double hn_sum_squares_fast(const float *x, int64_t n, double *partial)
+void hn_sum_squares_blockwise(const float *x, int64_t n, double *partial)
 {
     const int64_t blocks = hn_sum_squares_blocks(n);
 #pragma omp parallel for schedule(static) if (n > 16 * HN_OMP_MIN)
@@ -21,7 +21,17 @@ double hn_sum_squares_fast(const float *x, int64_t n, double *partial)
         const int64_t left = n - b * HN_SUM_BLOCK;
         partial[b] = block_sum(x + b * HN_SUM_BLOCK, left < HN_SUM_BLOCK ? left : HN_SUM_BLOCK);
     }
+}
+
+double hn_sum_blocks(double *partial, int64_t blocks)
+{
     for (int64_t width = 1; width < blocks; width *= 2) /* neighbours, then neighbours of those */
         for (int64_t b = 0; b + width < blocks; b += 2 * width) partial[b] += partial[b + width];
     return partial[0];
+}
+
+double hn_sum_squares_fast(const float *x, int64_t n, double *partial)
+{
+    hn_sum_squares_blockwise(x, n, partial);
+    return hn_sum_blocks(partial, hn_sum_squares_blocks(n));
 }

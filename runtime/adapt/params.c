@@ -318,13 +318,15 @@ static hn_status create_trained(hn_program *program, hn_param *q, const hn_param
                                 bool work)
 {
     hn_tensor *copy = NULL;
-    HN_TRY(create(program, HN_MEM_TRAINED, "", q, HN_F32, &q->master));
+    if (q->split == NULL || !work)
+        HN_TRY(create(program, HN_MEM_TRAINED, "", q, HN_F32, &q->master));
     if (work) HN_TRY(create(program, HN_MEM_WORK, "work:", q, o->dtype, &copy));
     if (q->value == NULL) q->value = copy ? copy : q->master;
     if (!o->gradients) return HN_OK;
     HN_TRY(create(program, HN_MEM_GRAD, "grad:", q, HN_F32, &q->grad));
-    if (o->moments > 0) HN_TRY(create(program, HN_MEM_MOMENT1, "m:", q, HN_F32, &q->moment1));
-    if (o->moments > 1) HN_TRY(create(program, HN_MEM_MOMENT2, "v:", q, HN_F32, &q->moment2));
+    const int moments = q->split ? 0 : o->moments; /* else shares: hn_split_close */
+    if (moments > 0) HN_TRY(create(program, HN_MEM_MOMENT1, "m:", q, HN_F32, &q->moment1));
+    if (moments > 1) HN_TRY(create(program, HN_MEM_MOMENT2, "v:", q, HN_F32, &q->moment2));
     if (o->average) HN_TRY(create(program, HN_MEM_AVERAGE, "average:", q, HN_F32, &q->average));
     q->value->needs_grad = true;
     q->value->grad = q->grad;
@@ -421,6 +423,9 @@ hn_status hn_params_create(hn_params *p, hn_program *program, const hn_params_op
                        o->prefix);
     HN_TRY(hn_shared_open(p, program, o));
     HN_TRY(hn_storage_place(p, program, o));
+    HN_TRY(hn_split_open(p, program, o));
+    /* the class whose layout is that of the flat range */
+    const hn_mem flat = p->split.ranks > 0 ? HN_MEM_GRAD : HN_MEM_TRAINED;
     for (int64_t i = 0; i < p->n; i++)
         p->flat.work |= o->dtype != HN_F32 && p->param[i]->trained && p->param[i]->value == NULL;
     for (int decayed = 1; decayed >= 0; decayed--) {
@@ -430,9 +435,10 @@ hn_status hn_params_create(hn_params *p, hn_program *program, const hn_params_op
             if (q->trained ? q->decay == (decayed == 1) : decayed == 1)
                 HN_TRY(create_param(p, program, q, o, p->flat.work));
         }
-        if (decayed) p->flat.n_decay = hn_program_class_elements(program, HN_MEM_TRAINED, HN_F32);
+        if (decayed) p->flat.n_decay = hn_program_class_elements(program, flat, HN_F32);
     }
-    p->flat.n = p->flat.n_dense = hn_program_class_elements(program, HN_MEM_TRAINED, HN_F32);
+    p->flat.n = p->flat.n_dense = hn_program_class_elements(program, flat, HN_F32);
+    HN_TRY(hn_split_close(p, program, o));
     for (int64_t i = 0; i < p->n; i++) /* behind the working copies, which lie as the masters do */
         if (p->param[i]->given) HN_TRY(create_param(p, program, p->param[i], o, p->flat.work));
     HN_TRY(hn_shared_close(p));
@@ -543,6 +549,9 @@ static hn_status set_rows_of(const hn_tensor *t, int64_t first, int64_t rows, co
 /* Master and working copy (but for one that is stored behind gathers), or the frozen value. */
 static hn_status set_rows(const hn_param *p, int64_t first, int64_t rows, const float *dense)
 {
+    const int64_t cols = hn_type_cols(&storage(p)->type);
+    if (p->split != NULL && p->split->master != NULL)
+        HN_TRY(hn_param_set_kept(p, HN_KEPT_MASTER, first * cols, rows * cols, dense));
     if (p->master != NULL && p->master != p->value)
         HN_TRY(set_rows_of(p->master, first, rows, dense));
     if (p->master != NULL && p->value->mem == HN_MEM_GATHERED) return HN_OK;
@@ -663,11 +672,13 @@ hn_status hn_param_read(const hn_param *p, const hn_tensor *t, float *dense)
 
 hn_status hn_param_get(const hn_param *p, float *dense)
 {
+    HN_TRY(hn_split_check_whole(p));
     return hn_param_read(p, storage(p), dense);
 }
 
 hn_status hn_param_get_replica(const hn_param *p, int64_t g, float *dense)
 {
+    HN_TRY(hn_split_check_whole(p));
     const hn_tensor one = hn_tensor_replica(storage(p), g);
     return hn_param_read(p, &one, dense);
 }

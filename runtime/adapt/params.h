@@ -77,6 +77,7 @@ typedef enum {
 } hn_init;
 
 typedef struct hn_group hn_group;
+typedef struct hn_split hn_split;
 
 /* How a file orders the values of a parameter. Storage is [rows, cols]. */
 typedef enum {
@@ -110,6 +111,8 @@ typedef struct {
     hn_tensor *master; /* fp32, NULL when frozen */
     hn_tensor *grad, *moment1, *moment2; /* NULL when frozen */
     hn_tensor *average;                  /* fp32; NULL: none is kept */
+    const hn_split *split; /* ranks share moments, and masters in bf16 runs: those are NULL here */
+    int64_t at;            /* then: its first element in the flat range */
 } hn_param;
 
 typedef struct {
@@ -191,6 +194,10 @@ typedef struct {
     hn_fuse_rule fuse;
     bool border; /* store low-rank pairs around their weights where shapes allow (storage.c) */
     hn_sparse_options sparse; /* read where the hook wants blocks and `gradients` is set */
+    /* Ranks that share masters and moments (hn_split), and which this is. 0 or 1: none. Refused
+     * (HN_ERR_UNSUPPORTED) where anything but whole parameters of the model is trained, with
+     * averages, replicas and without gradients. */
+    int split_ranks, split_rank;
     /* Every rank of `ranks` keeps a share of the frozen values of each layer (graph/shards.h): not
      * with blocks that are trained, replicas or a prefix. HN_ERR_UNSUPPORTED where no layer has
      * any. 0 or 1: each has all. */
@@ -213,7 +220,32 @@ bool hn_params_in_blocks(const hn_params *p);    /* whether the hook wants block
 hn_sparse *hn_params_sparse(const hn_params *p); /* NULL: nothing is trained in blocks here */
 int64_t hn_params_total(const hn_params *p);     /* values of the base model */
 
-/* Flat views for clipping and the update: g[n] and behind it the trained-token count. */
+/* What this rank keeps of moments, and of masters where graphs read working copies, when ranks
+ * share them (ZeRO stage 1; Rajbhandari et al., 2020): one of `ranks` equal shares of the flat
+ * range, elements first .. first + n - 1. n is a multiple of HN_SUM_BLOCK
+ * (kernels/reduce/sum_squares.h); zeros lie behind the last value. */
+struct hn_split {
+    int ranks, rank;
+    int64_t first, n;
+    hn_tensor *master;    /* f32 [n]; NULL: masters are what graphs read, whole on every rank */
+    hn_tensor *moment[2]; /* f32 [n]; NULL: the optimizer has none */
+};
+const hn_split *hn_params_split(const hn_params *p); /* NULL: every rank has all */
+
+typedef enum { HN_KEPT_MASTER, HN_KEPT_MOMENT1, HN_KEPT_MOMENT2, HN_KEPT_COUNT } hn_kept;
+
+/* Of a trained parameter of such a run: values first .. first + n - 1, in the order of storage
+ * without padding, are this rank's. n 0: none. */
+void hn_param_kept(const hn_param *q, int64_t *first, int64_t *n);
+/* Out: values first .. first + n - 1, which are kept here. In: those of them that are.
+ * Errors: HN_ERR_ARG, those of runtime/graph/tensor.h, HN_ERR_MEMORY */
+HN_NODISCARD hn_status hn_param_get_kept(const hn_param *q, hn_kept what, int64_t first, int64_t n,
+                                         float *dense);
+HN_NODISCARD hn_status hn_param_set_kept(const hn_param *q, hn_kept what, int64_t first, int64_t n,
+                                         const float *dense);
+
+/* Flat views for clipping and the update: g[n] and behind it the trained-token count. Where ranks
+ * share masters and moments, n is all their shares. */
 typedef struct {
     int64_t n, n_decay; /* elements; the first n_decay take weight decay */
     int64_t n_dense;    /* those behind are the pool of blocks */
@@ -232,7 +264,8 @@ int64_t hn_param_place(const hn_param *p, int64_t i); /* in a file, of value i o
 /* Copies dense fp32 values in the order of files in (master and working copy when trained) or out
  * of a parameter (master when trained, else value; of replica 0).
  * Of a frozen value that ranks share, set keeps this rank's share, and get is HN_ERR_UNSUPPORTED.
- * Errors: those of runtime/graph/tensor.h, HN_ERR_MEMORY. */
+ * Errors: those of runtime/graph/tensor.h, HN_ERR_MEMORY. Getting a value of which this rank has
+ * not the whole master (hn_split) is HN_ERR_UNSUPPORTED; setting it keeps what is this rank's. */
 HN_NODISCARD hn_status hn_param_set(const hn_param *p, const float *dense);
 /* Of a parameter in HN_ORDER_SAME: rows first .. first+rows-1 of it (a vector is one row). */
 HN_NODISCARD hn_status hn_param_set_rows(const hn_param *p, int64_t first, int64_t rows,

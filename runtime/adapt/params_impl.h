@@ -35,6 +35,7 @@ struct hn_params {
     hn_sparse *sparse; /* NULL: none */
     hn_shard **shard;  /* [n_shards] of layers; NULL: ranks share nothing */
     int64_t n_shards;
+    hn_split split; /* ranks 0: none */
 };
 
 /* Whether the layer's update is added to its weight, which hn_layer_weight makes then. */
@@ -53,6 +54,16 @@ HN_NODISCARD hn_status hn_shared_open(hn_params *p, hn_program *program,
                                       const hn_params_options *o);
 /* Behind all tensors: trained values that lie in the ranges. */
 HN_NODISCARD hn_status hn_shared_close(hn_params *p);
+
+/* split.c: refuses what does not go with masters and moments that ranks share. */
+HN_NODISCARD hn_status hn_split_open(hn_params *p, const hn_program *program,
+                                     const hn_params_options *o);
+/* Behind all trained tensors: what fills the last share, and this rank's masters and moments. */
+HN_NODISCARD hn_status hn_split_close(hn_params *p, hn_program *program,
+                                      const hn_params_options *o);
+
+/* Whether this rank has the whole master of p, or the frozen value. Errors: HN_ERR_UNSUPPORTED */
+HN_NODISCARD hn_status hn_split_check_whole(const hn_param *p);
 
 /* storage.c: decides how linear layers are stored and places what is not stored parameter by
  * parameter: sets hn_param.value there, and makes the views. */

@@ -88,6 +88,12 @@ static double difference_of_blocks(const hn_tensor *t, const hn_step_block *got,
     return most;
 }
 
+/* Whether output k is step blocks. */
+static bool is_blocks(const hn_node *n, int k)
+{
+    return n->op == HN_OP_GRAD_NORM || (n->op == HN_OP_GRAD_SCALE && k == 1);
+}
+
 /* Of one replica of output k. */
 static hn_status compare_replica(const hn_node *n, int k, const hn_tensor *t, const void *want)
 {
@@ -96,7 +102,7 @@ static hn_status compare_replica(const hn_node *n, int k, const hn_tensor *t, co
     hn_status st = HN_OK;
     HN_TRY(hn_tensor_now(t, &got, &copy));
     const double d =
-        n->op == HN_OP_GRAD_NORM ? difference_of_blocks(t, got, want) : difference(t, got, want);
+        is_blocks(n, k) ? difference_of_blocks(t, got, want) : difference(t, got, want);
     const double allowed = tolerance(n, k);
     if (!(d <= allowed))
         st = HN_FAIL(HN_ERR_NUMERIC,
@@ -111,9 +117,8 @@ static hn_status compare(const hn_node *n, int k, const void *want)
 {
     const hn_tensor *t = n->out[k];
     const hn_dtype type = t->type.dtype;
-    const bool blocks = n->op == HN_OP_GRAD_NORM; /* its only output */
     const size_t apart = (size_t)hn_replica_stride(t) * hn_dtype_size(type);
-    if (type != HN_F32 && type != HN_BF16 && type != HN_F16 && !blocks) return HN_OK;
+    if (type != HN_F32 && type != HN_BF16 && type != HN_F16 && !is_blocks(n, k)) return HN_OK;
     for (int64_t g = 0; g < (t->type.replicas > 1 ? t->type.replicas : 1); g++) {
         const hn_tensor one = hn_tensor_replica(t, g);
         HN_TRY(compare_replica(n, k, &one, (const char *)want + (size_t)g * apart));

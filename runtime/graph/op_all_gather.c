@@ -1,5 +1,6 @@
 /* whole = all_gather(own, whole), in place: the bytes of all ranks of the job, in their order
- * (runtime/device/collective.h). Who records it: shards.c. */
+ * (runtime/device/collective.h). own may be the rank's place in whole. Who records it: shards.c,
+ * and updates of which every rank makes a share. */
 #include <inttypes.h>
 
 #include "runtime/graph/graph_impl.h"

@@ -292,7 +292,8 @@ done:
 static hn_status run_idle(const hn_graph *g, int64_t i, hn_exec *x)
 {
     for (; i < g->n_nodes; i++)
-        if (g->node[i]->op == HN_OP_ALL_GATHER) HN_TRY(run_node(g->node[i], x));
+        if (g->node[i]->brings && g->node[i]->op == HN_OP_ALL_GATHER)
+            HN_TRY(run_node(g->node[i], x));
     return HN_OK;
 }
 

@@ -207,7 +207,8 @@ hn_status hn_pass_shards(hn_graph *g)
 int64_t hn_graph_gathers(const hn_graph *g)
 {
     int64_t n = 0;
-    for (int64_t i = 0; i < g->n_nodes; i++) n += g->node[i]->op == HN_OP_ALL_GATHER;
+    for (int64_t i = 0; i < g->n_nodes; i++)
+        n += g->node[i]->op == HN_OP_ALL_GATHER && g->node[i]->brings;
     return n;
 }
 
@@ -218,7 +219,7 @@ uint64_t hn_program_gathers_digest(const hn_program *p)
     for (int64_t k = 0; k < p->n_graphs; k++)
         for (int64_t i = 0; i < p->graph[k]->n_nodes; i++) {
             const hn_node *n = p->graph[k]->node[i];
-            if (n->op != HN_OP_ALL_GATHER) continue;
+            if (n->op != HN_OP_ALL_GATHER || !n->brings) continue;
             snprintf(text, sizeof text, "%" PRIx64 " %" PRId64 " %" PRId64 " %" PRId64, h, k,
                      shard_of(n->in[1])->number, n->in[0]->type.dim[0]);
             h = hn_hash_name(text);

@@ -82,24 +82,19 @@ static hn_attr adamw_of(const hn_optimizer *o, double decay)
                                .lr_scale = 1.0f}};
 }
 
-/* The update of elements first .. first+n-1 of the flat trained range. The last one clears the
- * count, which lies behind the gradients, with them. */
-static hn_status record_range(hn_engine *e, const char *name, int64_t first, int64_t n,
-                              double decay)
+int hn_engine_moments(const hn_engine *e)
 {
-    static const hn_mem mems[] = {HN_MEM_TRAINED, HN_MEM_GRAD, HN_MEM_MOMENT1, HN_MEM_MOMENT2};
+    const hn_optimizer *o = &e->o.optimizer;
+    return o->kind == HN_OPTIMIZER_ADAMW ? 2 : o->momentum > 0;
+}
+
+hn_status hn_engine_record_optimizer(hn_engine *e, const char *name, hn_tensor *const from[4],
+                                     hn_tensor *work, double decay)
+{
     const hn_optimizer *o = &e->o.optimizer;
     const bool adamw = o->kind == HN_OPTIMIZER_ADAMW;
     hn_tensor *in[5] = {NULL};
-    const int n_moments = adamw ? 2 : o->momentum > 0;
-    const bool last = first + n == hn_params_flat(e->params)->n;
-    if (n == 0) return HN_OK;
-    for (int k = 0; k < 2 + n_moments; k++)
-        HN_TRY(hn_program_range(e->program, mems[k], name, HN_F32, first,
-                                n + (last && mems[k] == HN_MEM_GRAD), &in[k]));
-    hn_tensor *work = NULL;
-    if (hn_params_flat(e->params)->work)
-        HN_TRY(hn_program_range(e->program, HN_MEM_WORK, name, e->o.dtype, first, n, &work));
+    for (int k = 0; k < 2 + hn_engine_moments(e); k++) in[k] = from[k];
     in[adamw ? 4 : 3] = work;
     const hn_attr adamw_attr = adamw_of(o, decay);
     const hn_attr sgd_attr = {.sgd = {.momentum = (float)o->momentum,
@@ -108,6 +103,23 @@ static hn_status record_range(hn_engine *e, const char *name, int64_t first, int
                                       .nesterov = o->nesterov}};
     return hn_emit(e->update, adamw ? HN_OP_ADAMW : HN_OP_SGD, name, in,
                    adamw ? &adamw_attr : &sgd_attr, NULL);
+}
+
+/* The update of elements first .. first+n-1 of the flat trained range. The last one clears the
+ * count, which lies behind the gradients, with them. */
+static hn_status record_range(hn_engine *e, const char *name, int64_t first, int64_t n,
+                              double decay)
+{
+    static const hn_mem mems[] = {HN_MEM_TRAINED, HN_MEM_GRAD, HN_MEM_MOMENT1, HN_MEM_MOMENT2};
+    hn_tensor *in[4] = {NULL}, *work = NULL;
+    const bool last = first + n == hn_params_flat(e->params)->n;
+    if (n == 0) return HN_OK;
+    for (int k = 0; k < 2 + hn_engine_moments(e); k++)
+        HN_TRY(hn_program_range(e->program, mems[k], name, HN_F32, first,
+                                n + (last && mems[k] == HN_MEM_GRAD), &in[k]));
+    if (hn_params_flat(e->params)->work)
+        HN_TRY(hn_program_range(e->program, HN_MEM_WORK, name, e->o.dtype, first, n, &work));
+    return hn_engine_record_optimizer(e, name, in, work, decay);
 }
 
 /* Of the values behind the update. */
@@ -126,6 +138,7 @@ static hn_status record_update(hn_engine *e)
 {
     const hn_flat *flat = hn_params_flat(e->params);
     hn_tensor *grad;
+    if (hn_params_split(e->params) != NULL) return hn_engine_record_split_update(e);
     HN_TRY(hn_program_range(e->program, HN_MEM_GRAD, "all gradients", HN_F32, 0, flat->n, &grad));
     HN_TRY(hn_engine_record_anchor(e, grad));
     HN_TRY(hn_graph_new(e->program, "update", false, &e->update));
@@ -192,9 +205,9 @@ static hn_status check_replicas(const hn_engine *e)
 static hn_status record(hn_engine *e)
 {
     const hn_engine_options *o = &e->o;
-    const bool adamw = o->optimizer.kind == HN_OPTIMIZER_ADAMW;
     const bool gpu = o->executor != HN_EXECUTOR_CPU; /* chosen by now */
     const int64_t shares = o->base_shares > 1 ? o->base_shares : 1;
+    const int64_t split = o->train && o->zero_ranks > 1 ? o->zero_ranks : 1;
     HN_TRY(check_replicas(e));
     if (!(o->average >= 0 && o->average < 1))
         return HN_FAIL(HN_ERR_ARG, "average: decay %g, must be in [0, 1)", o->average);
@@ -206,13 +219,15 @@ static hn_status record(hn_engine *e)
     if (o->train && hn_params_trained(e->params) == 0 && !hn_params_in_blocks(e->params))
         return HN_FAIL(HN_ERR_ARG, "nothing to train: no parameter of the model was chosen");
     const hn_params_options po = {.dtype = o->dtype,
-                                  .moments = adamw ? 2 : o->optimizer.momentum > 0,
+                                  .moments = hn_engine_moments(e),
                                   .gradients = o->train,
                                   .average = o->average > 0,
                                   .fuse = hn_fuse_rule_of(o->dtype, gpu),
                                   .border = gpu && o->dtype == HN_BF16,
                                   .ranks = o->base_shares,
                                   .rank = (int)(hn_engine_rank(e) % shares),
+                                  .split_ranks = (int)split,
+                                  .split_rank = (int)(hn_engine_rank(e) % split),
                                   .sparse = o->sparse};
     HN_TRY(hn_params_create(e->params, e->program, &po));
     if (o->job->tables) HN_TRY(o->job->tables(o->job, e->program));
@@ -306,11 +321,12 @@ char *hn_engine_plan_text(const hn_engine *e)
     else if (e->recomputed > 0) /* it did fit: somebody else has taken memory since */
         snprintf(line, sizeof line, "recompute: %" PRId64 " of %" PRId64 " layers\n", e->recomputed,
                  e->o.job->layers);
-    char selection[200];
+    char selection[200], split[200];
     hn_engine_selection_text(e, selection, sizeof selection);
-    text = fit ? hn_asprintf("%s%s%s", plan, selection, line)
-               : hn_asprintf("%s%s%sit does not fit: there are %.4f GiB\n", plan, selection, line,
-                             (double)room / 0x1p30);
+    hn_engine_split_text(e, split, sizeof split);
+    text = fit ? hn_asprintf("%s%s%s%s", plan, split, selection, line)
+               : hn_asprintf("%s%s%s%sit does not fit: there are %.4f GiB\n", plan, split,
+                             selection, line, (double)room / 0x1p30);
 
 done:
     hn_free(plan);

@@ -42,6 +42,12 @@
  * ranks run as many micro-batches, evaluations and probes as each other. Who has none calls the
  * hn_engine_idle_... of it.
  *
+ * Optimizer state that ranks share (hn_engine_options.zero_ranks): every rank keeps one of equal
+ * shares of the moments and, in bf16 runs, of the fp32 masters (runtime/adapt/params.h, hn_split).
+ * The update adds gradients up share by share (reduce_scatter), computes its own share and gathers
+ * what graphs read. The norm adds squares in the order of a run without shares: on the CPU all bits
+ * are the same.
+ *
  * Allocation: hn_engine_new takes none for tensors, hn_engine_allocate all of it, steps and
  * evaluations none. Same seed, same batches: same bits.
  */
@@ -99,6 +105,9 @@ typedef struct {
      * (runtime/graph/shards.h): the same bits as with all of them everywhere. 0 or 1: none. Other
      * than the device's ranks: a plan for so many, whose memory cannot be taken. */
     int base_shares;
+    /* Ranks that share moments and masters (ZeRO stage 1); as base_shares. Refused by name beside
+     * adapters, blocks, replicas, an anchor, an average and a base that is shared. */
+    int zero_ranks;
     hn_optimizer optimizer;
     hn_anchor anchor;         /* zeros: none */
     double average;           /* decay of a moving average of all trained values (kernels/optim/

@@ -73,6 +73,13 @@ HN_NODISCARD hn_status hn_engine_vector(hn_engine *e, hn_mem mem, const char *na
                                         int64_t n, hn_tensor **out);
 HN_NODISCARD hn_status hn_engine_run(hn_engine *e, const hn_graph *g, bool check);
 
+/* The optimizer's node. in: master, gradient, and as many moments as it has; work: NULL, or the
+ * working copies. */
+HN_NODISCARD hn_status hn_engine_record_optimizer(hn_engine *e, const char *name,
+                                                  hn_tensor *const in[4], hn_tensor *work,
+                                                  double decay);
+int hn_engine_moments(const hn_engine *e); /* of a trained value */
+
 /* engine_anchor.c */
 
 /* Tensors of the anchor, and the graph that gathers the Fisher. grad: all gradients. */
@@ -80,11 +87,18 @@ HN_NODISCARD hn_status hn_engine_record_anchor(hn_engine *e, hn_tensor *grad);
 /* Into the update, in front of the norm. */
 HN_NODISCARD hn_status hn_engine_record_penalty(hn_engine *e, hn_tensor *grad);
 
+/* engine_split.c */
+
+/* The update where ranks share optimizer state. */
+HN_NODISCARD hn_status hn_engine_record_split_update(hn_engine *e);
+/* A line of the plan about it; "" without. */
+void hn_engine_split_text(const hn_engine *e, char *text, size_t size);
+
 /* engine_ranks.c */
 
 int64_t hn_engine_ranks(const hn_engine *e); /* at least 1 */
 int64_t hn_engine_rank(const hn_engine *e);  /* from 0 */
-/* Whether there are as many ranks as the base has shares. Errors: HN_ERR_ARG */
+/* Whether there are as many ranks as base and optimizer state have shares. Errors: HN_ERR_ARG */
 HN_NODISCARD hn_status hn_engine_check_shares(const hn_engine *e);
 /* In front of what reads gradients, count or loss: makes them sums over the ranks. */
 HN_NODISCARD hn_status hn_engine_record_sums(hn_engine *e, hn_graph *g);

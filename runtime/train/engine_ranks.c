@@ -63,11 +63,17 @@ hn_status hn_engine_idle_micro(hn_engine *e) { return idle(e, e->micro); }
 hn_status hn_engine_idle_eval_batch(hn_engine *e) { return idle(e, e->eval); }
 hn_status hn_engine_idle_probe(hn_engine *e) { return idle(e, e->probe); }
 
+static hn_status check_shares(const hn_engine *e, const char *what, int shares)
+{
+    const int64_t ranks = hn_engine_ranks(e);
+    if (shares <= 1 || shares == ranks) return HN_OK;
+    return HN_FAIL(HN_ERR_ARG, "%s in %d shares, on %" PRId64 " ranks", what, shares, ranks);
+}
+
 hn_status hn_engine_check_shares(const hn_engine *e)
 {
-    const int64_t shares = e->o.base_shares > 1 ? e->o.base_shares : 1, ranks = hn_engine_ranks(e);
-    if (shares == 1 || shares == ranks) return HN_OK;
-    return HN_FAIL(HN_ERR_ARG, "a base in %" PRId64 " shares, on %" PRId64 " ranks", shares, ranks);
+    HN_TRY(check_shares(e, "a base", e->o.base_shares));
+    return check_shares(e, "optimizer state", e->o.train ? e->o.zero_ranks : 0);
 }
 
 /* ---- buffers ---- */
@@ -107,12 +113,20 @@ hn_status hn_engine_average_buffers(hn_engine *e, hn_hub *hub)
 
 enum { CHUNK = 8 << 20 }; /* bytes that are read at a time */
 
+/* What is to be the same: the masters, or where each rank has a share of those, what graphs read.
+ */
+static hn_mem compared_class(const hn_engine *e)
+{
+    const hn_split *s = hn_params_split(e->params);
+    return s && s->master ? HN_MEM_WORK : HN_MEM_TRAINED;
+}
+
 /* Of one replica, as a chain: digest = sha256(digest, sha256(chunk)). */
 static hn_status digest_of(const hn_engine *e, int64_t replica, char *chunk,
                            char digest[HN_SHA256_HEX])
 {
     size_t bytes;
-    const char *at = hn_program_replica(e->program, HN_MEM_TRAINED, replica, &bytes);
+    const char *at = hn_program_replica(e->program, compared_class(e), replica, &bytes);
     for (size_t done = 0; done < bytes; done += CHUNK) {
         const size_t n = bytes - done < CHUNK ? bytes - done : CHUNK;
         char pair[2 * HN_SHA256_HEX];
