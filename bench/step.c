@@ -27,7 +27,7 @@
 typedef struct {
     const char *model, *dtype, *device, *executor, *attention, *recompute, *plans;
     const char *gather, *gpus;
-    int64_t batch, length, rank, warmup, steps, seed, side_sms, block;
+    int64_t batch, length, rank, warmup, steps, seed, side_sms, block, zero;
     double seconds, lr, density;
     bool full, profile, tune, shard_base;
 } config;
@@ -53,6 +53,7 @@ static const hn_option options[] = {
     {"device",    FIELD(device),    "cuda", 0, 0, NULL, "cuda, cuda:N or cpu"},
     {"gpus",      FIELD(gpus),      "1",    0, 0, NULL, "of this host, one process and one batch each; all: those that are visible. --steps counts then, not --seconds"},
     {"shard-base", FIELD(shard_base), "off", 0, 0, NULL, "with --gpus: each GPU keeps a share of the layers' frozen weights, as in hone-lora"},
+    {"zero",      FIELD(zero),      "0",    0, 1, NULL, "with --full and --gpus, 1: each GPU keeps a share of the optimizer's state, as in hone-full"},
     {"executor",  FIELD(executor),  "auto", 0, 0, "auto|cuda-graph|cuda", "on a GPU: captured (auto), or one by one"},
     {"attention", FIELD(attention), "auto", 0, 0, "auto|hone|cudnn|fast", "as in the trainers"},
     {"profile",   FIELD(profile),   "off",  0, 0, NULL, "time every operation instead: a Markdown table"},
@@ -208,6 +209,8 @@ static hn_status set_up(bench *b)
         return HN_FAIL(HN_ERR_ARG, "--full and --block exclude each other");
     if (c->shard_base && (c->full || c->block > 0 || b->ranks.size < 2))
         return HN_FAIL(HN_ERR_ARG, "--shard-base goes with adapters and --gpus of 2 or more");
+    if (c->zero > 0 && (!c->full || b->ranks.size < 2))
+        return HN_FAIL(HN_ERR_ARG, "--zero 1 goes with --full and --gpus of 2 or more");
     if (c->block == 0 && (c->density > 0 || gather_of(c) != HN_GATHER_NOTHING))
         return HN_FAIL(HN_ERR_ARG, "--density and --gather go with --block");
     const hn_log log = hn_step_bench_log("hone-bench-step");
@@ -245,6 +248,7 @@ static hn_status set_up(bench *b)
                       .eps = 1e-8,
                       .max_grad_norm = 1.0},
         .base_shares = c->shard_base ? b->ranks.size : 0,
+        .zero_ranks = c->zero > 0 ? b->ranks.size : 0,
         .sparse = sparse,
         .seed = (uint64_t)c->seed,
         .side = c->side_sms == -2   ? HN_SIDE_AUTO
@@ -278,13 +282,13 @@ static hn_status set_up(bench *b)
 static hn_status print_result(bench *b)
 {
     const config *c = b->c;
-    json_t *own = json_pack("{s:s, s:i, s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:b, s:I, s:s, s:b}",
-                            "who", "hone", "gpus", b->ranks.size, "model", c->model, "dtype",
-                            c->dtype, "batch", (json_int_t)c->batch, "length",
-                            (json_int_t)c->length, "rank", (json_int_t)c->rank, "side_sms",
-                            (json_int_t)c->side_sms, "block", (json_int_t)c->block, "full", c->full,
-                            "trained", (json_int_t)hn_params_trained(hn_engine_params(b->engine)),
-                            "gather", c->gather, "shard_base", c->shard_base);
+    json_t *own = json_pack(
+        "{s:s, s:i, s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:b, s:I, s:s, s:b, s:I}", "who", "hone",
+        "gpus", b->ranks.size, "model", c->model, "dtype", c->dtype, "batch", (json_int_t)c->batch,
+        "length", (json_int_t)c->length, "rank", (json_int_t)c->rank, "side_sms",
+        (json_int_t)c->side_sms, "block", (json_int_t)c->block, "full", c->full, "trained",
+        (json_int_t)hn_params_trained(hn_engine_params(b->engine)), "gather", c->gather,
+        "shard_base", c->shard_base, "zero", (json_int_t)c->zero);
     return hn_step_bench_print(&b->steps, own, "tokens", c->tune);
 }
 

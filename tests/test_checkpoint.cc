@@ -96,6 +96,46 @@ TEST(Checkpoint, ReplacesOneOfTheSameStep)
     EXPECT_EQ(newest(t.str()), 3);
 }
 
+/* A file that another process has written goes by its word, as far as that can be seen. */
+TEST(Checkpoint, TakesTheWordOfOtherWriters)
+{
+    TempDir t;
+    char hex[HN_SHA256_HEX];
+    ASSERT_HN_OK(hn_sha256("share", 5, hex));
+    const auto begin = [&](hn_ckpt **c) {
+        const char *path = nullptr;
+        ASSERT_HN_OK(hn_ckpt_begin(t.str().c_str(), 1, c));
+        ASSERT_HN_OK(hn_ckpt_path(*c, "state.json", &path));
+        ASSERT_HN_OK(hn_save_text(path, "x"));
+    };
+    hn_ckpt *c = nullptr;
+    begin(&c);
+    write_file(std::string(hn_ckpt_folder(c)) + "/share", "share");
+    EXPECT_HN_FAIL(hn_ckpt_has(c, "../share", 5, hex), HN_ERR_ARG, "../share");
+    EXPECT_HN_FAIL(hn_ckpt_has(c, "share", 5, "no digest"), HN_ERR_ARG, "no SHA-256");
+    ASSERT_HN_OK(hn_ckpt_has(c, "share", 5, hex));
+    ASSERT_HN_OK(hn_ckpt_commit(c));
+    EXPECT_HN_OK(hn_ckpt_verify((t / "checkpoint-1").c_str()));
+    EXPECT_EQ(names_in(t / "checkpoint-1"),
+              (std::vector<std::string>{"COMPLETE", "share", "state.json"}));
+
+    begin(&c); /* not there */
+    ASSERT_HN_OK(hn_ckpt_has(c, "share", 5, hex));
+    EXPECT_HN_FAIL(hn_ckpt_commit(c), HN_ERR_FORMAT, "/share: its writer has it");
+    begin(&c); /* another size */
+    write_file(std::string(hn_ckpt_folder(c)) + "/share", "shar");
+    ASSERT_HN_OK(hn_ckpt_has(c, "share", 5, hex));
+    EXPECT_HN_FAIL(hn_ckpt_commit(c), HN_ERR_FORMAT, "/share: 4 bytes, its writer says 5");
+    EXPECT_EQ(read_file(t / "checkpoint-1/share"), "share") << "the one before is still there";
+    EXPECT_EQ(names_in(t.str()).size(), 1u);
+
+    begin(&c); /* other bytes: whoever reads it finds out */
+    write_file(std::string(hn_ckpt_folder(c)) + "/share", "SHARE");
+    ASSERT_HN_OK(hn_ckpt_has(c, "share", 5, hex));
+    ASSERT_HN_OK(hn_ckpt_commit(c));
+    EXPECT_HN_FAIL(hn_ckpt_verify((t / "checkpoint-1").c_str()), HN_ERR_FORMAT, "share: SHA-256");
+}
+
 TEST(CheckpointVerify, NamesWhatIsDamaged)
 {
     const auto damaged = [](auto damage, const char *part) {

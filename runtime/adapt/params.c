@@ -616,6 +616,10 @@ static hn_status reordered(const hn_param *p, float **out)
 static void reorder(const hn_param *p, bool to_storage, const float *from, float *to)
 {
     const bool transposed = p->order == HN_ORDER_TRANSPOSED;
+    if (p->order == HN_ORDER_SAME) {
+        memcpy(to, from, (size_t)hn_param_values(p) * sizeof *to);
+        return;
+    }
     const int64_t rows = p->dim[0], cols = p->dim[1], taps = transposed ? 1 : p->taps;
     const int64_t channels = cols / taps;
 #pragma omp parallel for schedule(static) if (rows * cols > 1 << 16)
@@ -628,6 +632,16 @@ static void reorder(const hn_param *p, bool to_storage, const float *from, float
                 else
                     to[filed] = from[stored];
             }
+}
+
+void hn_param_to_storage(const hn_param *p, const float *filed, float *stored)
+{
+    reorder(p, true, filed, stored);
+}
+
+void hn_param_to_file(const hn_param *p, const float *stored, float *filed)
+{
+    reorder(p, false, stored, filed);
 }
 
 /* dense in the order of storage: dense itself, or *own, which is new. */
@@ -648,6 +662,11 @@ hn_status hn_param_set(const hn_param *p, const float *dense)
     const hn_status st = set_rows(p, 0, hn_type_rows(&storage(p)->type), dense);
     hn_free(own);
     return st;
+}
+
+hn_status hn_param_set_stored(const hn_param *p, const float *stored)
+{
+    return set_rows(p, 0, hn_type_rows(&storage(p)->type), stored);
 }
 
 hn_status hn_param_write(const hn_param *p, hn_tensor *t, const float *dense)
@@ -681,40 +700,6 @@ hn_status hn_param_get_replica(const hn_param *p, int64_t g, float *dense)
     HN_TRY(hn_split_check_whole(p));
     const hn_tensor one = hn_tensor_replica(storage(p), g);
     return hn_param_read(p, &one, dense);
-}
-
-/* ---- buffers ---- */
-
-hn_status hn_params_get_buffers(const hn_params *p, float **out)
-{
-    int64_t n = 0, at = 0;
-    hn_status st = HN_OK;
-    *out = NULL;
-    for (int64_t i = 0; i < p->n; i++)
-        if (p->param[i]->buffer) n += hn_param_values(p->param[i]);
-    if (n == 0) return HN_OK;
-    float *copy = hn_malloc((size_t)n * sizeof *copy);
-    if (copy == NULL) return HN_FAIL(HN_ERR_MEMORY, "%" PRId64 " values of buffers", n);
-    for (int64_t i = 0; st == HN_OK && i < p->n; i++) {
-        if (!p->param[i]->buffer) continue;
-        st = hn_param_get(p->param[i], copy + at);
-        at += hn_param_values(p->param[i]);
-    }
-    if (st != HN_OK)
-        hn_free(copy);
-    else
-        *out = copy;
-    return st;
-}
-
-hn_status hn_params_put_buffers(const hn_params *p, const float *copy)
-{
-    for (int64_t i = 0; i < p->n; i++) {
-        if (!p->param[i]->buffer) continue;
-        HN_TRY(hn_param_set(p->param[i], copy));
-        copy += hn_param_values(p->param[i]);
-    }
-    return HN_OK;
 }
 
 /* ---- recording ---- */

@@ -279,6 +279,12 @@ HN_NODISCARD hn_status hn_param_get_replica(const hn_param *p, int64_t g, float 
 HN_NODISCARD hn_status hn_param_write(const hn_param *p, hn_tensor *t, const float *dense);
 HN_NODISCARD hn_status hn_param_read(const hn_param *p, const hn_tensor *t, float *dense);
 
+/* All values in the order of storage, without padding, from that of files, and back. No overlap. */
+void hn_param_to_storage(const hn_param *p, const float *filed, float *stored);
+void hn_param_to_file(const hn_param *p, const float *stored, float *filed);
+/* hn_param_set with values in the order of storage. */
+HN_NODISCARD hn_status hn_param_set_stored(const hn_param *p, const float *stored);
+
 /* All buffers, for whoever runs graphs that are not to count: a copy that hn_params_put_buffers
  * writes back. *out is new, hn_free it; NULL where there are none.
  * Errors: those of runtime/graph/tensor.h, HN_ERR_MEMORY. */

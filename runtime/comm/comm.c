@@ -223,6 +223,8 @@ static hn_status warm_up(hn_comm *c)
     const size_t most = LARGEST_WARM_UP * sizeof(float) / ranks;
     for (size_t bytes = 256; bytes <= most && st == HN_OK; bytes *= 8)
         st = gather_nccl(c, (char *)x + rank * bytes, x, bytes, hn_device_stream(c->device));
+    for (size_t n = 64; n * sizeof(float) <= most && st == HN_OK; n *= 8)
+        st = scatter_nccl(c, x, (float *)x + rank * n, (int64_t)n, hn_device_stream(c->device));
     if (st == HN_OK) st = explain(c, hn_device_wait(c->device));
     hn_device_release(c->device, x);
     return st;

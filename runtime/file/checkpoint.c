@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "runtime/base/alloc.h"
@@ -18,17 +19,28 @@
 static const char MARK[] = "COMPLETE", STEM[] = "checkpoint-";
 enum { FORMAT = 1 };
 
+/* A file that another process has written. */
+typedef struct {
+    char *name;
+    uint64_t n_bytes;
+    char hex[HN_SHA256_HEX];
+} known;
+
 struct hn_ckpt {
     hn_folder *folder;
     int64_t step;
     char **paths; /* handed out by hn_ckpt_path */
     int64_t n, cap;
+    known *known;
+    int64_t n_known, cap_known;
 };
 
 static void ckpt_free(hn_ckpt *c)
 {
     for (int64_t i = 0; i < c->n; i++) hn_free(c->paths[i]);
+    for (int64_t i = 0; i < c->n_known; i++) hn_free(c->known[i].name);
     hn_free(c->paths);
+    hn_free(c->known);
     hn_free(c);
 }
 
@@ -62,11 +74,32 @@ static bool is_file_name(const char *name)
            strcmp(name, MARK) != 0;
 }
 
+static hn_status check_name(const char *name)
+{
+    if (is_file_name(name)) return HN_OK;
+    return HN_FAIL(HN_ERR_ARG, "'%s' cannot be a file of a checkpoint", name);
+}
+
+const char *hn_ckpt_folder(const hn_ckpt *c) { return hn_folder_temporary(c->folder); }
+
+hn_status hn_ckpt_has(hn_ckpt *c, const char *name, uint64_t n_bytes, const char *hex)
+{
+    HN_TRY(check_name(name));
+    if (strlen(hex) + 1 != HN_SHA256_HEX)
+        return HN_FAIL(HN_ERR_ARG, "%s: '%s' is no SHA-256", name, hex);
+    HN_TRY(hn_grow(&c->known, &c->cap_known, c->n_known, sizeof *c->known));
+    known *k = &c->known[c->n_known];
+    *k = (known){.name = hn_strdup(name), .n_bytes = n_bytes};
+    memcpy(k->hex, hex, HN_SHA256_HEX);
+    if (k->name == NULL) return HN_FAIL(HN_ERR_MEMORY, "no memory for the name %s", name);
+    c->n_known++;
+    return HN_OK;
+}
+
 hn_status hn_ckpt_path(hn_ckpt *c, const char *name, const char **out)
 {
     const char *dir = hn_folder_temporary(c->folder);
-    if (!is_file_name(name))
-        return HN_FAIL(HN_ERR_ARG, "'%s' cannot be a file of a checkpoint", name);
+    HN_TRY(check_name(name));
     HN_TRY(hn_grow(&c->paths, &c->cap, c->n, sizeof *c->paths));
     char *path = hn_asprintf("%s/%s", dir, name);
     if (path == NULL) return HN_FAIL(HN_ERR_MEMORY, "no memory for the path %s/%s", dir, name);
@@ -93,15 +126,37 @@ static hn_status sync_file(const char *path)
     return failed ? HN_FAIL(HN_ERR_IO, "fsync %s: %s", path, strerror(why)) : HN_OK;
 }
 
+static const known *find_known(const hn_ckpt *c, const char *name)
+{
+    for (int64_t i = 0; i < c->n_known; i++)
+        if (strcmp(c->known[i].name, name) == 0) return &c->known[i];
+    return NULL;
+}
+
+/* Its writer has flushed it. */
+static hn_status take_word(const known *k, const char *path, uint64_t *n_bytes,
+                           char hex[HN_SHA256_HEX])
+{
+    struct stat s;
+    if (stat(path, &s) != 0) return HN_FAIL(HN_ERR_IO, "stat %s: %s", path, strerror(errno));
+    if ((uint64_t)s.st_size != k->n_bytes)
+        return HN_FAIL(HN_ERR_FORMAT, "%s: %" PRIu64 " bytes, its writer says %" PRIu64, path,
+                       (uint64_t)s.st_size, k->n_bytes);
+    *n_bytes = k->n_bytes;
+    memcpy(hex, k->hex, HN_SHA256_HEX);
+    return HN_OK;
+}
+
 /* One more {"name", "bytes", "sha256"} for a file of the folder. */
-static hn_status list_file(const char *dir, const char *name, json_t *files)
+static hn_status list_file(const hn_ckpt *c, const char *dir, const char *name, json_t *files)
 {
     uint64_t n_bytes = 0;
     char hex[HN_SHA256_HEX];
+    const known *k = find_known(c, name);
     char *path = hn_asprintf("%s/%s", dir, name);
     if (path == NULL) return HN_FAIL(HN_ERR_MEMORY, "no memory to list %s", dir);
-    hn_status st = hn_sha256_file(path, &n_bytes, hex);
-    if (st == HN_OK) st = sync_file(path);
+    hn_status st = k ? take_word(k, path, &n_bytes, hex) : hn_sha256_file(path, &n_bytes, hex);
+    if (st == HN_OK && k == NULL) st = sync_file(path);
     if (st == HN_OK &&
         json_array_append_new(files, json_pack("{s:s, s:I, s:s}", "name", name, "bytes",
                                                (json_int_t)n_bytes, "sha256", hex)) != 0)
@@ -110,15 +165,29 @@ static hn_status list_file(const char *dir, const char *name, json_t *files)
     return st;
 }
 
-static hn_status write_mark(const char *dir, int64_t step)
+static bool is_there(char *const *names, int64_t n, const char *name)
 {
+    for (int64_t i = 0; i < n; i++)
+        if (strcmp(names[i], name) == 0) return true;
+    return false;
+}
+
+static hn_status write_mark(const hn_ckpt *c)
+{
+    const char *dir = hn_folder_temporary(c->folder);
     hn_status st = HN_OK;
     char **names = NULL, *path = NULL;
     int64_t n = 0;
     json_t *files = json_array(), *mark = NULL;
     HN_TRY_GOTO(st, hn_folder_names(dir, &names, &n), done);
-    for (int64_t i = 0; i < n; i++) HN_TRY_GOTO(st, list_file(dir, names[i], files), done);
-    mark = json_pack("{s:i, s:I, s:O}", "format", FORMAT, "step", (json_int_t)step, "files", files);
+    for (int64_t i = 0; i < c->n_known && st == HN_OK; i++)
+        if (!is_there(names, n, c->known[i].name))
+            st = HN_FAIL(HN_ERR_FORMAT, "%s/%s: its writer has it, this process does not see it",
+                         dir, c->known[i].name);
+    for (int64_t i = 0; i < n && st == HN_OK; i++) st = list_file(c, dir, names[i], files);
+    if (st != HN_OK) goto done;
+    mark =
+        json_pack("{s:i, s:I, s:O}", "format", FORMAT, "step", (json_int_t)c->step, "files", files);
     path = hn_asprintf("%s/%s", dir, MARK);
     if (mark == NULL || path == NULL)
         st = HN_FAIL(HN_ERR_MEMORY, "no memory to complete %s", dir);
@@ -135,7 +204,7 @@ done:
 
 hn_status hn_ckpt_commit(hn_ckpt *c)
 {
-    hn_status st = write_mark(hn_folder_temporary(c->folder), c->step);
+    hn_status st = write_mark(c);
     if (st == HN_OK)
         st = hn_folder_commit(c->folder, true);
     else

@@ -6,7 +6,8 @@
  * is removed by the next hn_ckpt_begin.
  *
  * COMPLETE   {"format": 1, "step": S, "files": [{"name", "bytes", "sha256"}, ...]}
- * Limits     plain files only, no folders below; one writer for an out folder (hn_outdir_lock).
+ * Limits     plain files only, no folders below; one writer for an out folder (hn_outdir_lock),
+ *            who may have others write files of a checkpoint (hn_ckpt_has).
  * Errors     HN_ERR_IO; HN_ERR_FORMAT naming the file when a checkpoint is damaged or incomplete.
  */
 #ifndef HN_CHECKPOINT_H
@@ -26,6 +27,11 @@ HN_NODISCARD hn_status hn_ckpt_begin(const char *out_dir, int64_t step, hn_ckpt 
 /* Where to write the file `name` of the checkpoint; *out lives until commit or abort.
  * Errors   HN_ERR_ARG for a name with '/', a leading '.' or that of the marker; HN_ERR_MEMORY */
 HN_NODISCARD hn_status hn_ckpt_path(hn_ckpt *c, const char *name, const char **out);
+const char *hn_ckpt_folder(const hn_ckpt *c); /* the temporary one */
+/* Another process has written the file `name` there, to the disk, and knows its size and digest:
+ * commit takes its word. Errors: those of hn_ckpt_path; commit's is HN_ERR_FORMAT where the file is
+ * not there or has another size */
+HN_NODISCARD hn_status hn_ckpt_has(hn_ckpt *c, const char *name, uint64_t n_bytes, const char *hex);
 /* Frees c in every case; an existing checkpoint of that step is replaced in one step. */
 HN_NODISCARD hn_status hn_ckpt_commit(hn_ckpt *c);
 void hn_ckpt_abort(hn_ckpt *c); /* accepts NULL */

@@ -11,6 +11,7 @@
 #include "runtime/train/companions.h"
 #include "runtime/train/lora_hook.h"
 #include "runtime/train/sparse_export.h"
+#include "runtime/train/state_shares.h"
 
 hn_status hn_export_compare(hn_session *s, const float *before, const char *dir, double limit)
 {
@@ -84,6 +85,8 @@ typedef struct {
     hn_st_entry *entry;
     void **own; /* memory of entry i, NULL when it lies in the source's files */
     int64_t n;
+    hn_shares
+        *masters; /* of the checkpoint, where this rank has not the whole of them; else NULL */
 } weights;
 
 static void weights_free(weights *w)
@@ -91,6 +94,7 @@ static void weights_free(weights *w)
     for (int64_t i = 0; w->own && i < w->n; i++) hn_free(w->own[i]);
     hn_free(w->own);
     hn_free(w->entry);
+    hn_shares_close(w->masters);
 }
 
 /* W + scale B A in fp32, ranks in ascending order; `dense`, as the file has it, holds W [out, in]
@@ -205,6 +209,8 @@ static hn_status add_weight(hn_session *s, const hn_pack *blocks, weights *w, co
     hn_status st = HN_OK;
     if (merged && source != NULL)
         st = hn_st_convert(source, HN_F32, dense); /* the file's values, not the rounded ones */
+    else if (q->trained && w->masters != NULL)
+        st = hn_shares_value(w->masters, q, dense);
     else
         st = hn_param_get(q, dense);
     if (st == HN_OK && changed && source != NULL) add_blocks(q, blocks, dense);
@@ -217,9 +223,13 @@ static hn_status add_weight(hn_session *s, const hn_pack *blocks, weights *w, co
     return HN_OK;
 }
 
-static hn_status collect(hn_session *s, const hn_pack *blocks, weights *w)
+/* checkpoint: holds what the engine has. Masters that ranks share are read from it, one at a time.
+ */
+static hn_status collect(hn_session *s, const char *checkpoint, const hn_pack *blocks, weights *w)
 {
     const hn_params *p = hn_engine_params(s->engine);
+    const hn_split *split = hn_params_split(p);
+    if (split && split->master) HN_TRY(hn_shares_open(checkpoint, p, &w->masters));
     const size_t n = (size_t)hn_params_count(p);
     w->entry = hn_calloc(n, sizeof *w->entry);
     w->own = hn_calloc(n, sizeof *w->own);
@@ -352,7 +362,7 @@ static hn_status write_merged(hn_session *s, const char *checkpoint, const char 
     int64_t n_before;
     hn_status st = HN_OK;
     if (s->method->pack) HN_TRY_GOTO(st, hn_sparse_read_pack(checkpoint, &blocks, NULL), done);
-    HN_TRY_GOTO(st, collect(s, &blocks, &w), done);
+    HN_TRY_GOTO(st, collect(s, checkpoint, &blocks, &w), done);
     HN_TRY_GOTO(st, hn_session_probe(s, &before, &n_before), done);
     HN_TRY_GOTO(st, make_settings(s, &c), done);
     st = s->model.whole ? hn_model_dir_save_as(s->model.dir, dir, c.config, c.preprocessor, w.entry,

@@ -1,5 +1,6 @@
 #include "runtime/train/option_kinds.h"
 
+#include <inttypes.h>
 #include <string.h>
 
 #include "runtime/base/alloc.h"
@@ -13,8 +14,8 @@ static const char *const of_classifiers[] = {
 
 /* Of a start of a run: where it goes on, there may be other ranks. */
 static const char *const of_the_start[] = {
-    "gpus",       "ranks",      "job-rank",      "job-size",   "local-rank",
-    "local-size", "rendezvous", "stall-timeout", "shard-base", NULL};
+    "gpus",       "ranks",         "job-rank",   "job-size", "local-rank", "local-size",
+    "rendezvous", "stall-timeout", "shard-base", "zero",     NULL};
 
 static bool is_in(const char *const *list, const char *name)
 {
@@ -53,6 +54,11 @@ hn_status hn_check_run_options(const hn_session *s)
     if (s->run->shard_base && s->method->pack)
         return HN_FAIL(HN_ERR_ARG, "--shard-base: %s trains blocks of the base, each rank has all",
                        s->method->program);
+    if (s->run->zero > 0 && s->method->adapter)
+        return HN_FAIL(HN_ERR_ARG,
+                       "--zero %" PRId64 ": of hone-full; what %s trains is small, each rank has "
+                       "the optimizer's state of all of it",
+                       s->run->zero, s->method->program);
     for (size_t i = 0; i < s->method->n_options; i++) {
         const char *name = s->method->options[i].name;
         const char *reason = name != NULL ? idle(s, name) : NULL;

@@ -103,6 +103,7 @@ static const hn_option machine_rows[] = {
 static const hn_option count_rows[] = {
     HN_TEAM_COUNT_ROWS(hn_run_config, team),
     {"shard-base",    FIELD(shard_base),    "off", 0, 0, NULL, "of an adapter on a decoder: each rank keeps a share of the layers' frozen weights and gathers a layer when it runs; less memory, the same bits"},
+    {"zero",          FIELD(zero),          "0",   0, 1, NULL, "1: of hone-full, each rank keeps a share of the optimizer's state, moments and in bf16 masters, and updates that (ZeRO stage 1)"},
 };
 static const hn_option ranks_rows[] = {HN_TEAM_PLACE_ROWS(hn_run_config, team)};
 

@@ -37,7 +37,8 @@ typedef struct {
     const char *device, *executor, *plans;
     int64_t threads;
     hn_team_options team;
-    bool shard_base; /* of several ranks */
+    bool shard_base; /* of several ranks, as the next */
+    int64_t zero;
     /* generation */
     const char *prompt;
     int64_t max_new_tokens, top_k;

@@ -339,8 +339,9 @@ static int ranks_of(const hn_session *s)
 
 static hn_status check_shares(const hn_session *s)
 {
-    if (!s->run->shard_base || ranks_of(s) > 1) return HN_OK;
-    return HN_FAIL(HN_ERR_ARG, "--shard-base: there is one rank, nobody to share with");
+    if (ranks_of(s) > 1 || (!s->run->shard_base && s->run->zero == 0)) return HN_OK;
+    return HN_FAIL(HN_ERR_ARG, "--%s: there is one rank, nobody to share with",
+                   s->run->shard_base ? "shard-base" : "zero 1");
 }
 
 static hn_engine_options engine_options(const hn_session *s, bool train)
@@ -357,6 +358,7 @@ static hn_engine_options engine_options(const hn_session *s, bool train)
         .recompute = hn_recompute_of(c->recompute),
         .memory = memory_of(c),
         .base_shares = train && c->shard_base ? ranks_of(s) : 0,
+        .zero_ranks = train && c->zero > 0 ? ranks_of(s) : 0,
         .optimizer = hn_session_optimizer(c),
         .seed = (uint64_t)c->seed,
     };

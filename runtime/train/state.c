@@ -16,6 +16,7 @@
 #include "runtime/file/safetensors.h"
 #include "runtime/graph/tensor.h"
 #include "runtime/train/sparse_state.h"
+#include "runtime/train/state_impl.h"
 
 hn_status hn_run_state_init(hn_run_state *s, int64_t room)
 {
@@ -174,6 +175,13 @@ static char *manifest_text(const hn_params *p, const hn_pack_writer *blocks,
                   "tree_digest", id->base_digest, "training", "data_digest", id->data_digest,
                   "tokenizer_digest", id->tokenizer_digest, "steps", (json_int_t)s->step, "tokens",
                   (json_int_t)s->tokens, "tensors", tensors);
+    json_t *shares = hn_shares_manifest(p, id);
+    if (hn_params_split(p) != NULL &&
+        (shares == NULL || json_object_set(m, "shares", shares) != 0)) {
+        json_decref(m);
+        m = NULL;
+    }
+    json_decref(shares);
     char *text = m ? json_dumps(m, JSON_SORT_KEYS | JSON_COMPACT) : NULL;
     json_decref(m);
     return text;
@@ -191,6 +199,7 @@ static hn_status save_delta(const char *path, const hn_params *p, const hn_run_i
     if (st == HN_OK && manifest == NULL) st = HN_FAIL(HN_ERR_MEMORY, "no memory to write %s", path);
     for (int64_t i = 0; st == HN_OK && i < hn_params_count(p); i++) {
         const hn_param *q = hn_params_at(p, i);
+        if (q->split != NULL) continue; /* in the shares */
         if (q->trained || q->buffer) entries_add(&e, q->name, q, q->buffer ? q->value : q->master);
     }
     for (int64_t i = 0; st == HN_OK && i < blocks.n; i++) e.entry[e.n++] = blocks.entry[i];
@@ -272,14 +281,12 @@ static hn_status save_json(const char *path, json_t *value)
     return st;
 }
 
-static hn_status save_files(hn_ckpt *c, const hn_params *p, const hn_run_identity *id,
-                            const hn_run_state *s)
+hn_status hn_state_write(hn_ckpt *c, const hn_params *p, const hn_run_identity *id,
+                         const hn_run_state *s)
 {
     const char *path;
     HN_TRY(hn_ckpt_path(c, "delta.safetensors", &path));
     HN_TRY(save_delta(path, p, id, s));
-    HN_TRY(hn_ckpt_path(c, "optimizer-0.safetensors", &path));
-    HN_TRY(save_moments(path, p));
     if (s->buffers != NULL) {
         HN_TRY(hn_ckpt_path(c, "buffers.safetensors", &path));
         HN_TRY(save_buffers(path, s));
@@ -292,12 +299,23 @@ static hn_status save_files(hn_ckpt *c, const hn_params *p, const hn_run_identit
     return hn_save_text(path, id->yaml);
 }
 
+static hn_status write_all(hn_ckpt *c, const hn_params *p, const hn_run_identity *id,
+                           const hn_run_state *s)
+{
+    const char *path;
+    if (hn_params_split(p) != NULL)
+        return HN_FAIL(HN_ERR_ARG, "optimizer state that ranks share: hn_state_save_shares");
+    HN_TRY(hn_state_write(c, p, id, s));
+    HN_TRY(hn_ckpt_path(c, "optimizer-0.safetensors", &path));
+    return save_moments(path, p);
+}
+
 hn_status hn_state_save(const char *out_dir, const hn_params *p, const hn_run_identity *id,
                         const hn_run_state *s)
 {
     hn_ckpt *c = NULL;
     HN_TRY(hn_ckpt_begin(out_dir, s->step, &c));
-    const hn_status st = save_files(c, p, id, s);
+    const hn_status st = write_all(c, p, id, s);
     if (st == HN_OK) return hn_ckpt_commit(c);
     hn_ckpt_abort(c);
     return st;
@@ -410,14 +428,20 @@ static hn_status read_manifest(const hn_st_file *f, json_t **out)
     return hn_json_parse(text, strlen(text), hn_st_where(f), out);
 }
 
-/* in_blocks: tensors of the file that are not parameters' values */
+/* in_blocks: tensors of the file that are not parameters' values
+ * shares: NULL, or those that have the trained values */
 static hn_status load_values(const hn_st_file *f, const hn_params *p, int64_t in_blocks,
-                             float *dense)
+                             const hn_shares *shares, float *dense)
 {
     int64_t n = in_blocks;
     for (int64_t i = 0; i < hn_params_count(p); i++) {
         const hn_param *q = hn_params_at(p, i);
         if (!q->trained && !q->buffer) continue;
+        if (q->trained && shares != NULL) {
+            HN_TRY(hn_shares_read(shares, q, HN_KEPT_MASTER, 0, hn_param_values(q), dense));
+            HN_TRY(hn_param_set_stored(q, dense));
+            continue;
+        }
         HN_TRY(read_tensor(f, q->name, q, dense));
         HN_TRY(hn_param_set(q, dense));
         n++;
@@ -432,6 +456,7 @@ hn_status hn_state_load_delta(const char *dir, const hn_params *p, const char *b
 {
     hn_st_file *f = NULL;
     json_t *manifest = NULL, *tensors = NULL, *have;
+    hn_shares *shares = NULL;
     int64_t n_blocks = 0;
     hn_status st = HN_OK;
     float *dense = dense_buffer(p);
@@ -445,13 +470,15 @@ hn_status hn_state_load_delta(const char *dir, const hn_params *p, const char *b
     HN_TRY_GOTO(st, check_manifest(manifest, path, base_digest), done);
     have = json_object_get(manifest, "tensors");
     HN_TRY_GOTO(st, hn_sparse_load_delta(f, have, p, &n_blocks), done);
-    HN_TRY_GOTO(st, load_values(f, p, 2 * n_blocks, dense), done);
+    HN_TRY_GOTO(st, hn_shares_open(dir, p, &shares), done);
+    HN_TRY_GOTO(st, load_values(f, p, 2 * n_blocks, shares, dense), done);
     tensors = manifest_tensors(p);
     if (!json_equal(tensors, have))
         st = HN_FAIL(HN_ERR_FORMAT, "%s: its manifest has other ranks or scales than this run",
                      path);
 
 done:
+    hn_shares_close(shares);
     json_decref(tensors);
     json_decref(manifest);
     hn_st_close(f);
@@ -485,34 +512,87 @@ done:
     return st;
 }
 
+/* Where moments come from: a file with whole ones, or shares. */
+typedef struct {
+    const hn_st_file *file;
+    const hn_shares *shares;
+    float *dense, *other; /* [values of the largest parameter] */
+} moments;
+
+/* Values first .. first + n - 1 of a moment, in the order of storage, into m->dense. */
+static hn_status read_moment(const moments *m, const hn_param *q, hn_kept what, int64_t first,
+                             int64_t n)
+{
+    char name[640];
+    if (m->shares != NULL) return hn_shares_read(m->shares, q, what, first, n, m->dense);
+    snprintf(name, sizeof name, "%s.%c", q->name, " mv"[what]);
+    HN_TRY(read_tensor(m->file, name, q, m->other));
+    hn_param_to_storage(q, m->other, m->dense);
+    memmove(m->dense, m->dense + first, (size_t)n * sizeof *m->dense);
+    return HN_OK;
+}
+
+/* Where ranks share them, or did. */
+static hn_status load_shared(const moments *m, const hn_param *q)
+{
+    hn_tensor *const whole[] = {NULL, q->moment1, q->moment2};
+    int64_t first = 0, n = hn_param_values(q);
+    if (q->split != NULL) hn_param_kept(q, &first, &n);
+    for (int k = HN_KEPT_MOMENT1; k < HN_KEPT_COUNT && n > 0; k++) {
+        const bool split = q->split && q->split->moment[k - HN_KEPT_MOMENT1];
+        if (!split && whole[k] == NULL) continue;
+        HN_TRY(read_moment(m, q, (hn_kept)k, first, n));
+        HN_TRY(split ? hn_param_set_kept(q, (hn_kept)k, first, n, m->dense)
+                     : hn_tensor_set(whole[k], m->dense));
+    }
+    if (q->average == NULL) return HN_OK;
+    return HN_FAIL(HN_ERR_FORMAT, "%s: there is no average of it in a checkpoint of shares",
+                   q->name);
+}
+
+static hn_status load_whole(const moments *m, const hn_param *q)
+{
+    char name[640];
+    hn_tensor *moment[] = {q->moment1, q->moment2, q->average};
+    for (int k = 0; k < 3; k++) {
+        if (moment[k] == NULL) continue;
+        snprintf(name, sizeof name, "%s.%c", q->name, "mva"[k]);
+        HN_TRY(read_tensor(m->file, name, q, m->dense));
+        HN_TRY(hn_param_write(q, moment[k], m->dense));
+    }
+    return HN_OK;
+}
+
 static hn_status load_moments(const char *dir, const hn_params *p)
 {
     hn_st_file *f = NULL;
+    hn_shares *shares = NULL;
     hn_status st = HN_OK;
-    char name[640];
-    float *dense = dense_buffer(p);
+    moments m = {.dense = dense_buffer(p)};
     char *path = hn_asprintf("%s/optimizer-0.safetensors", dir);
-    if (path == NULL || dense == NULL) {
+    HN_TRY_GOTO(st, hn_shares_open(dir, p, &shares), done);
+    const bool shared = shares != NULL || hn_params_split(p) != NULL;
+    if (shared) m.other = dense_buffer(p);
+    if (path == NULL || m.dense == NULL || (shared && m.other == NULL)) {
         st = HN_FAIL(HN_ERR_MEMORY, "no memory to read %s", dir);
         goto done;
     }
-    HN_TRY_GOTO(st, hn_st_open(path, &f), done);
+    if (shares == NULL) HN_TRY_GOTO(st, hn_st_open(path, &f), done);
+    m.file = f;
+    m.shares = shares;
     for (int64_t i = 0; i < hn_params_count(p); i++) {
         const hn_param *q = hn_params_at(p, i);
-        hn_tensor *moment[] = {q->moment1, q->moment2, q->average};
-        for (int k = 0; k < 3; k++) {
-            if (moment[k] == NULL) continue;
-            snprintf(name, sizeof name, "%s.%c", q->name, "mva"[k]);
-            HN_TRY_GOTO(st, read_tensor(f, name, q, dense), done);
-            HN_TRY_GOTO(st, hn_param_write(q, moment[k], dense), done);
-        }
+        if (shared && !q->trained) continue;
+        HN_TRY_GOTO(st, shared ? load_shared(&m, q) : load_whole(&m, q), done);
     }
-    st = hn_sparse_load_moments(f, hn_params_sparse(p));
+    if (!shared) st = hn_sparse_load_moments(f, hn_params_sparse(p));
 
 done:
+    hn_shares_close(shares);
     hn_st_close(f);
     hn_free(path);
-    hn_free(dense);
+    hn_free(m.dense);
+    hn_free(m.other);
     return st;
 }
 

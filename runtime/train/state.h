@@ -5,9 +5,11 @@
  *                             blocks (sparse_state.h)
  *   buffers.safetensors       running values of several ranks, where each has its own
  *   optimizer-0.safetensors   moments, "<parameter>.m" and "<parameter>.v"; averages,
- * "<parameter>.a" state.json                format version, step, counters, identities, log, plans
- * of the matrix products on a GPU trainer_state.json        the same log in the words of Hugging
- * Face's Trainer run.yaml                  the options that reproduce the run
+ *                             "<parameter>.a"; where ranks share them, state_shares.h
+ *   state.json                format version, step, counters, identities, log, plans of the matrix
+ *                             products on a GPU
+ *   trainer_state.json        the same log in the words of Hugging Face's Trainer
+ *   run.yaml                  the options that reproduce the run
  *
  * A state that was saved and loaded continues bit for bit. Readers refuse newer versions and
  * another base model, data set, tokenizer or set of options that decide about the result. */

@@ -13,6 +13,7 @@
 #include "runtime/file/folder.h"
 #include "runtime/train/export.h"
 #include "runtime/train/signals.h"
+#include "runtime/train/state_shares.h"
 #include "runtime/train/trainer_impl.h"
 
 /* ---- checkpoints and evaluation ---- */
@@ -26,6 +27,15 @@ static hn_status note_kernels(hn_trainer *t)
     return t->state.kernels ? HN_OK : HN_FAIL(HN_ERR_MEMORY, "no memory for a checkpoint");
 }
 
+/* Rank 0's files; where ranks share optimizer state, every rank writes its own. */
+static hn_status write_state(const hn_trainer *t)
+{
+    const hn_params *p = hn_engine_params(t->s->engine);
+    if (hn_params_split(p) != NULL)
+        return hn_state_save_shares(t->out, p, &t->id, &t->state, t->s->team.hub);
+    return t->leads ? hn_state_save(t->out, p, &t->id, &t->state) : HN_OK;
+}
+
 static hn_status save(hn_trainer *t)
 {
     hn_hub *hub = t->s->team.hub;
@@ -34,6 +44,7 @@ static hn_status save(hn_trainer *t)
     if (hub != NULL) HN_TRY(hn_engine_average_buffers(t->s->engine, hub));
     if (hub != NULL) HN_TRY(hn_engine_compare_ranks(t->s->engine, hub));
     if (!t->leads) {
+        HN_TRY(write_state(t));
         t->saved_step = t->state.step;
         return hn_team_wait(&t->s->team);
     }
@@ -41,7 +52,7 @@ static hn_status save(hn_trainer *t)
     json_decref(t->state.gemm_plans);
     hn_status st = hn_engine_gemm_plans(t->s->engine, &t->state.gemm_plans);
     if (st == HN_OK) st = note_kernels(t);
-    if (st == HN_OK) st = hn_state_save(t->out, hn_engine_params(t->s->engine), &t->id, &t->state);
+    if (st == HN_OK) st = write_state(t);
     if (st == HN_OK) {
         t->saved_step = t->state.step;
         char *best = t->state.best_step >= 0 ? hn_trainer_checkpoint(t, t->state.best_step) : NULL;

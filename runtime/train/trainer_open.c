@@ -296,6 +296,7 @@ static hn_status compare_course(const hn_trainer *t)
     HN_TRY(hn_team_same(&t->s->team, "--resume", newest ? "auto" : c->resume[0] ? "folder" : ""));
     HN_TRY(same_number(t, "--accumulation", (double)c->accumulation));
     HN_TRY(same_number(t, "--shard-base", (double)c->shard_base));
+    HN_TRY(same_number(t, "--zero", (double)c->zero));
     HN_TRY(same_number(t, "--steps", (double)c->steps));
     HN_TRY(same_number(t, "--epochs", c->epochs));
     HN_TRY(same_number(t, "--stop-after", (double)c->stop_after));

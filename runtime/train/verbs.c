@@ -149,9 +149,10 @@ hn_status hn_verb_plan(hn_session *s, FILE *to)
                 s->images.blank.h * s->images.blank.w * s->images.blank.c);
     const bool may_share = ranks > 1 && !c->shard_base && s->method->adapter && !s->method->pack &&
                            !hn_session_has_images(s);
-    fprintf(to, "to make it smaller: --batch-size below %" PRId64 " with --accumulation%s%s%s\n",
+    const bool may_split = ranks > 1 && c->zero == 0 && !s->method->adapter;
+    fprintf(to, "to make it smaller: --batch-size below %" PRId64 " with --accumulation%s%s%s%s\n",
             c->batch_size, seq_len, all ? "" : ", --recompute on",
-            may_share ? ", --shard-base" : "");
+            may_share ? ", --shard-base" : "", may_split ? ", --zero 1" : "");
     return HN_OK;
 }
 
