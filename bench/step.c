@@ -125,7 +125,7 @@ static hn_status fill_weights(bench *b, void *pool)
         const int64_t first = (int64_t)hn_rng_below(r, (uint64_t)(POOL + i), 0, POOL);
         HN_TRY(from_pool ? write_random(p->value, pool, first) : hn_param_init(p, seed));
     }
-    return HN_OK;
+    return hn_params_measure(params);
 }
 
 static hn_status random_weights(bench *b)

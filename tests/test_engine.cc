@@ -266,7 +266,8 @@ TEST_P(PeftAdapter, GivesTheLogitsOfPeft)
     hn_peft_clear(&a);
 }
 INSTANTIATE_TEST_SUITE_P(Fixtures, PeftAdapter,
-                         ::testing::Values("peft_babyllama_r4", "peft_babyllama_pattern"),
+                         ::testing::Values("peft_babyllama_r4", "peft_babyllama_pattern",
+                                           "peft_babyllama_dora"),
                          [](const auto &i) { return std::string(i.param); });
 
 TEST(LoraHook, NamesWhatDoesNotFit)
@@ -367,6 +368,7 @@ TEST_P(GoldenRun, LossesAgree)
         peft.r = (int64_t)setting("rank");
         peft.alpha = setting("alpha");
         peft.rslora = json_is_true(json_object_get(s, "rslora"));
+        peft.dora = json_is_true(json_object_get(s, "dora"));
         for (const char *name :
              {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"})
             ASSERT_HN_OK(hn_names_add(&peft.targets.list, name));
@@ -421,7 +423,7 @@ TEST_P(GoldenRun, LossesAgree)
 }
 INSTANTIATE_TEST_SUITE_P(Runs, GoldenRun,
                          ::testing::Values("lora_babyllama_50", "lora_babyllama_accum",
-                                           "full_babyllama_sgd"),
+                                           "dora_babyllama_50", "full_babyllama_sgd"),
                          [](const auto &i) { return std::string(i.param); });
 
 /* ---- promises ---- */

@@ -86,7 +86,7 @@ TEST(PeftConfig, RefusesWhatItDoesNotDoAndNamesTheKey)
     EXPECT_REFUSED(R"({"peft_type": "VERA"})", HN_ERR_UNSUPPORTED, "'peft_type' is 'VERA'");
     EXPECT_REFUSED(R"({"r": 4})", HN_ERR_FORMAT, "'peft_type' is missing");
     EXPECT_REFUSED(lora(t + R"("bias": "all")"), HN_ERR_UNSUPPORTED, "'bias' is 'all'");
-    for (const char *key : {"use_dora", "use_qalora", "lora_bias", "ensure_weight_tying"})
+    for (const char *key : {"use_qalora", "lora_bias", "ensure_weight_tying"})
         EXPECT_REFUSED(lora(t + "\"" + key + "\": true"), HN_ERR_UNSUPPORTED, key);
     for (const char *key : {"layer_replication", "target_parameters", "trainable_token_indices",
                             "alora_invocation_tokens"})

@@ -1,4 +1,4 @@
-/* hone-lora: low-rank adaptation of the linear layers (LoRA, rsLoRA). */
+/* hone-lora: low-rank adaptation of the linear layers (LoRA, rsLoRA, DoRA). */
 #include <string.h>
 
 #include "runtime/base/alloc.h"
@@ -12,7 +12,7 @@ typedef struct {
     double alpha, dropout;
     hn_text_list targets, exclude;
     const char *targets_regex;
-    bool rslora, train_head;
+    bool rslora, dora, train_head;
 } lora_config;
 
 #define FIELD(f) HN_OPT(lora_config, f)
@@ -23,6 +23,7 @@ static const hn_option options[] = {
     {"rank",     FIELD(rank),     "16",   1, 65536, NULL, "rank r of the update B A"},
     {"alpha",    FIELD(alpha),    "32",   1e-6, 1e9, NULL, "the update is scaled by alpha / r"},
     {"rslora",   FIELD(rslora),   "off",  0, 0, NULL, "scale by alpha / sqrt(r) instead"},
+    {"dora",     FIELD(dora),     "off",  0, 0, NULL, "train magnitudes besides (DoRA): m / ||W + s B A|| (W x + s B A x), for each output of a linear layer; not of convolutions"},
     {"dropout",  FIELD(dropout),  "0",    0, 0.99, NULL, "of the input of A"},
     {"targets",  FIELD(targets),  "all-linear", 0, 0, NULL, "modules by the end of their names (q_proj,v_proj), or all-linear: every linear layer and convolution but the head and the stem or patch embedding"},
     {"targets-regex", FIELD(targets_regex), "", 0, 0, NULL, "instead of targets: one expression for the whole name, model\\.layers\\.[0-3]\\..*_proj"},
@@ -53,6 +54,7 @@ static hn_status choose(const void *config, const hn_model *m, hn_peft_config *o
     out->alpha = c->alpha;
     out->dropout = c->dropout;
     out->rslora = c->rslora;
+    out->dora = c->dora;
     if (c->targets_regex[0] != '\0' && !all)
         return HN_FAIL(HN_ERR_ARG, "--targets and --targets-regex exclude each other");
     if (c->targets_regex[0] != '\0') {
@@ -71,7 +73,7 @@ static hn_status choose(const void *config, const hn_model *m, hn_peft_config *o
 
 /* An adapter that is loaded brings its own shape. */
 static const char *const adapter_options[] = {
-    "rank",          "alpha",   "rslora",     "dropout",  "targets",
+    "rank",          "alpha",   "rslora",     "dora",     "dropout", "targets",
     "targets-regex", "exclude", "train-head", "new-head", NULL};
 
 int main(int argc, char **argv)

@@ -34,7 +34,7 @@ void hn_params_free(hn_params *p)
 
 void hn_params_layer(hn_params *p, int64_t n) { p->layer = n + 1; }
 
-static hn_status declare(hn_params *p, const hn_param *what, const char *name, hn_param **out)
+hn_status hn_param_add(hn_params *p, const hn_param *what, const char *name, hn_param **out)
 {
     if (what->dim[0] < 1 || (what->ndim == 2 && what->dim[1] < 1))
         return HN_FAIL(HN_ERR_SHAPE, "%s: a dimension below 1", name);
@@ -71,7 +71,7 @@ static hn_status declare_base(hn_params *p, const char *name, int64_t rows, int6
     };
     if (q.given && rows > 0)
         return HN_FAIL(HN_ERR_UNSUPPORTED, "%s: a matrix that is given, only vectors can be", name);
-    return declare(p, &q, name, out);
+    return hn_param_add(p, &q, name, out);
 }
 
 hn_status hn_params_declare(hn_params *p, const char *name, int64_t rows, int64_t cols,
@@ -83,7 +83,7 @@ hn_status hn_params_declare(hn_params *p, const char *name, int64_t rows, int64_
 hn_status hn_params_buffer(hn_params *p, const char *name, int64_t n, hn_init init)
 {
     const hn_param q = {.ndim = 1, .dim = {n}, .buffer = true, .init = init};
-    return declare(p, &q, name, NULL);
+    return hn_param_add(p, &q, name, NULL);
 }
 
 hn_status hn_params_file_shape(hn_params *p, const char *name, int ndim, const int64_t *dim)
@@ -134,7 +134,7 @@ static hn_status declare_lowrank(hn_params *p, hn_linear_layer *l)
                   .init_scale = 1.0 / sqrt((double)l->in)};
     set_taps(l, &a);
     snprintf(name, sizeof name, "%s.lora_A.weight", l->module);
-    HN_TRY(declare(p, &a, name, &l->a));
+    HN_TRY(hn_param_add(p, &a, name, &l->a));
     hn_param b = {.ndim = 2,
                   .dim = {l->out, l->lowrank.rank},
                   .trained = true,
@@ -146,7 +146,8 @@ static hn_status declare_lowrank(hn_params *p, hn_linear_layer *l)
         for (int i = 0; i < b.file_ndim; i++) b.file_dim[i] = i < 2 ? b.dim[i] : 1;
     }
     snprintf(name, sizeof name, "%s.lora_B.weight", l->module);
-    return declare(p, &b, name, &l->b);
+    HN_TRY(hn_param_add(p, &b, name, &l->b));
+    return l->lowrank.magnitude ? hn_magnitude_declare(p, l) : HN_OK;
 }
 
 /* Columns of A lie beside those of a group of channels: only the sum W + B A has a meaning there.
@@ -321,7 +322,7 @@ static hn_status create_trained(hn_program *program, hn_param *q, const hn_param
     if (q->split == NULL || !work)
         HN_TRY(create(program, HN_MEM_TRAINED, "", q, HN_F32, &q->master));
     if (work) HN_TRY(create(program, HN_MEM_WORK, "work:", q, o->dtype, &copy));
-    if (q->value == NULL) q->value = copy ? copy : q->master;
+    if (q->value == NULL) q->value = copy && !q->wide ? copy : q->master;
     if (!o->gradients) return HN_OK;
     HN_TRY(create(program, HN_MEM_GRAD, "grad:", q, HN_F32, &q->grad));
     const int moments = q->split ? 0 : o->moments; /* else shares: hn_split_close */
@@ -441,6 +442,7 @@ hn_status hn_params_create(hn_params *p, hn_program *program, const hn_params_op
     HN_TRY(hn_split_close(p, program, o));
     for (int64_t i = 0; i < p->n; i++) /* behind the working copies, which lie as the masters do */
         if (p->param[i]->given) HN_TRY(create_param(p, program, p->param[i], o, p->flat.work));
+    HN_TRY(hn_magnitude_create(p, program, o));
     HN_TRY(hn_shared_close(p));
     if (!o->gradients) return HN_OK;
     if (hn_params_in_blocks(p)) {
@@ -722,7 +724,7 @@ hn_status hn_params_linear_fwd(const hn_params *p, hn_graph *g, const char *modu
     const hn_linear_layer *l = find_linear(p, module);
     if (l == NULL) return HN_FAIL(HN_ERR_ARG, "%s: no such linear layer", module);
     hn_tensor *out[HN_MAX_OUT];
-    hn_tensor *bias = l->bias ? l->bias->value : NULL;
+    hn_tensor *bias = l->bias && l->m == NULL ? l->bias->value : NULL;
     if (l->a == NULL || hn_layer_materialised(l)) {
         hn_tensor *in[] = {x, NULL, bias, NULL};
         HN_TRY(hn_layer_weight(l, g, &in[1]));
@@ -735,6 +737,7 @@ hn_status hn_params_linear_fwd(const hn_params *p, hn_graph *g, const char *modu
                                          .key = l->key}};
         HN_TRY(hn_emit(g, HN_OP_LOWRANK_LINEAR, module, in, &attr, out));
     }
+    if (l->m != NULL) return hn_magnitude_record(l, g, out[0], y);
     *y = out[0];
     return HN_OK;
 }
@@ -754,9 +757,12 @@ static float scale_of(const hn_group *q)
     return 1.0f;
 }
 
+/* With magnitudes all parts have them, or there is no bias (storage.c): it comes behind them. */
 static hn_status fused_fwd(const hn_group *q, hn_graph *g, hn_tensor *x, hn_tensor **y)
 {
-    hn_tensor *lowrank[] = {x, q->w, q->bias, q->a, q->b, NULL};
+    bool scaled = false;
+    for (int k = 0; k < q->n; k++) scaled |= q->part[k]->m != NULL;
+    hn_tensor *lowrank[] = {x, q->w, scaled ? NULL : q->bias, q->a, q->b, NULL};
     hn_tensor *plain[] = {x, q->w, q->bias, NULL}, *out[HN_MAX_OUT];
     const hn_attr attr = {.linear = {.alpha = scale_of(q)}};
     if (q->a != NULL)
@@ -766,6 +772,7 @@ static hn_status fused_fwd(const hn_group *q, hn_graph *g, hn_tensor *x, hn_tens
     int64_t first = 0;
     for (int k = 0; k < q->n; k++) {
         HN_TRY(hn_view_columns(g, out[0], first, q->part[k]->out, &y[k]));
+        if (q->part[k]->m != NULL) HN_TRY(hn_magnitude_record(q->part[k], g, y[k], &y[k]));
         first += q->part[k]->out;
     }
     return HN_OK;

@@ -46,6 +46,11 @@ typedef struct {
      * small networks, whose matrices are soon made. Always so for convolutions in groups. Not with
      * dropout; such a layer is not fused with others (storage.c). */
     bool materialise;
+    /* DoRA: what the layer makes of its input, but for the bias, is given trained magnitudes:
+     *   y = m / || W + scale B A || (W x + scale B A x') + bias, a norm and an m for each output
+     * (kernels/lora/magnitude.h); m begins as || W ||, hn_params_measure. Of linear layers whose W
+     * is frozen: declaring another one fails with HN_ERR_UNSUPPORTED, as with `materialise`. */
+    bool magnitude;
 } hn_lowrank;
 
 /* What a method decides. Callbacks may be NULL: frozen, and no low-rank update. */
@@ -103,6 +108,7 @@ typedef struct {
     bool adapter;           /* belongs to the method (low-rank A or B), not to the base model */
     int64_t layer;          /* 1 + that of hn_params_layer; 0: none */
     bool buffer;            /* running statistics: fp32, written by operations, never trained */
+    bool wide;              /* graphs read the fp32 master in bf16 runs, too */
     hn_init init;
     double init_scale;
     uint64_t key;      /* random stream of the initialiser */
@@ -121,6 +127,9 @@ typedef struct {
     hn_lowrank lowrank;
     hn_block_shape sparse;           /* {0, 0}: no blocks of the weight are trained */
     hn_param *weight, *bias, *a, *b; /* bias, a, b: NULL when absent */
+    hn_param *m;                     /* trained magnitudes [out]; NULL: none */
+    hn_tensor *squares;              /* with m: || W ||^2 of each row, f32 [out] */
+    hn_tensor *norm;                 /* the norms, made by hn_params_settle; NULL: by each graph */
     uint64_t key;                    /* random stream of the dropout */
     int64_t kh, kw, groups;          /* of a convolution: in = kh kw channels / groups; else 0 */
     int64_t kd;                      /* of one of volumes: in = kd kh kw channels; else 0 */
@@ -138,8 +147,9 @@ HN_NODISCARD hn_status hn_params_declare(hn_params *p, const char *name, int64_t
                                          hn_init init, double init_scale);
 /* rows 0: a vector of cols. Declares <module>.weight [out, in], <module>.bias [out] when asked, and
  * the low-rank pair <module>.lora_A.weight [r, in], <module>.lora_B.weight [out, r] when the hook
- * says so (A uniform in +-1/sqrt(in), B zero: conventions of PEFT). The random stream of a
- * parameter is the hash of its name, that of A of "<module>.lora_A". */
+ * says so (A uniform in +-1/sqrt(in), B zero: conventions of PEFT), with magnitudes
+ * <module>.lora_magnitude_vector [out], too, to which weight decay applies as to the pair. The
+ * random stream of a parameter is the hash of its name, that of A of "<module>.lora_A". */
 HN_NODISCARD hn_status hn_params_linear(hn_params *p, const char *module, int64_t in, int64_t out,
                                         bool bias, double init_scale);
 
@@ -192,7 +202,9 @@ typedef struct {
     bool average;   /* room for an average of every trained value over steps; no fused group */
     bool gradients; /* false: nothing is trained in this program (evaluation, generation) */
     hn_fuse_rule fuse;
-    bool border; /* store low-rank pairs around their weights where shapes allow (storage.c) */
+    bool border;  /* store low-rank pairs around their weights where shapes allow (storage.c) */
+    bool settled; /* values do not change from graph to graph: what follows from weights alone, the
+                   * norms of layers with magnitudes, is made once, by hn_params_settle */
     hn_sparse_options sparse; /* read where the hook wants blocks and `gradients` is set */
     /* Ranks that share masters and moments (hn_split), and which this is. 0 or 1: none. Refused
      * (HN_ERR_UNSUPPORTED) where anything but whole parameters of the model is trained, with
@@ -256,6 +268,16 @@ const hn_flat *hn_params_flat(const hn_params *p);
 
 /* Records the copies of masters into values that lie outside the flat range: behind the update. */
 HN_NODISCARD hn_status hn_params_refresh(const hn_params *p, hn_graph *g);
+
+/* Whether some layer has magnitudes. */
+bool hn_params_have_magnitudes(const hn_params *p);
+/* Of all layers with magnitudes: squares from the weights as they are stored, sums in double, and m
+ * as their roots, so that the layers are what they are without an update. Whoever loads weights
+ * calls it behind that, and before it loads magnitudes. Errors: those of runtime/graph/tensor.h. */
+HN_NODISCARD hn_status hn_params_measure(const hn_params *p);
+/* Records what a program with `settled` makes once, behind every change of values; nothing without
+ * magnitudes. */
+HN_NODISCARD hn_status hn_params_settle(const hn_params *p, hn_graph *g);
 
 /* Fills one parameter from its initialiser; the same values on every machine. */
 HN_NODISCARD hn_status hn_param_init(const hn_param *p, uint64_t seed);

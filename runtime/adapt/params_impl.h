@@ -65,6 +65,18 @@ HN_NODISCARD hn_status hn_split_close(hn_params *p, hn_program *program,
 /* Whether this rank has the whole master of p, or the frozen value. Errors: HN_ERR_UNSUPPORTED */
 HN_NODISCARD hn_status hn_split_check_whole(const hn_param *p);
 
+/* params.c: a parameter of its own, *what with another name; out may be NULL. */
+HN_NODISCARD hn_status hn_param_add(hn_params *p, const hn_param *what, const char *name,
+                                    hn_param **out);
+
+/* params_magnitude.c: the magnitudes of a layer, or why it cannot have any; what it needs besides
+ * its parameters; *y = z scaled to them, with the bias. */
+HN_NODISCARD hn_status hn_magnitude_declare(hn_params *p, hn_linear_layer *l);
+HN_NODISCARD hn_status hn_magnitude_create(hn_params *p, hn_program *program,
+                                           const hn_params_options *o);
+HN_NODISCARD hn_status hn_magnitude_record(const hn_linear_layer *l, hn_graph *g, hn_tensor *z,
+                                           hn_tensor **y);
+
 /* storage.c: decides how linear layers are stored and places what is not stored parameter by
  * parameter: sets hn_param.value there, and makes the views. */
 HN_NODISCARD hn_status hn_storage_place(hn_params *p, hn_program *program,

@@ -17,6 +17,9 @@ static hn_status check(const hn_params *p, const hn_program *program, const hn_p
     if (hn_params_in_blocks(p))
         return HN_FAIL(HN_ERR_UNSUPPORTED,
                        "weights that are trained in blocks cannot be shared by ranks");
+    if (hn_params_have_magnitudes(p)) /* their norms are of whole weights, in every rank's memory */
+        return HN_FAIL(HN_ERR_UNSUPPORTED,
+                       "weights of layers with DoRA's magnitudes cannot be shared by ranks");
     if (hn_program_replicas(program) > 1)
         return HN_FAIL(HN_ERR_UNSUPPORTED, "a base that ranks share has no replicas");
     if (o->prefix != NULL)

@@ -59,6 +59,7 @@ static bool may_fuse(const hn_group *g, const hn_program *program, const hn_para
         const hn_linear_layer *l = g->part[k];
         if (!is_frozen(l) || (l->bias == NULL) != (g->part[0]->bias == NULL)) return false;
         if (hn_layer_materialised(l)) return false;
+        if (l->bias != NULL && (l->m == NULL) != (g->part[0]->m == NULL)) return false;
         if (l->a == NULL) continue;
         if (o->gradients && l->lowrank.dropout > 0) return false;
         if (scale != 0 && l->lowrank.scale != scale) return false;

@@ -17,6 +17,7 @@
 #include "runtime/file/safetensors.h"
 
 static const char PREFIX[] = HN_PEFT_PREFIX, END_A[] = ".lora_A.weight", END_B[] = ".lora_B.weight";
+static const char END_M[] = ".lora_magnitude_vector";
 static const char CONFIG[] = HN_PEFT_CONFIG, TENSORS[] = HN_PEFT_TENSORS;
 
 void hn_peft_clear(hn_peft_adapter *a)
@@ -25,6 +26,7 @@ void hn_peft_clear(hn_peft_adapter *a)
         hn_free(a->modules[i].module);
         hn_free(a->modules[i].a);
         hn_free(a->modules[i].b);
+        hn_free(a->modules[i].m);
     }
     for (int64_t i = 0; i < a->n_saved; i++) {
         hn_free(a->saved[i].name);
@@ -104,6 +106,28 @@ static hn_status check_kinds(const hn_st_tensor *a, const hn_st_tensor *b, const
     return HN_OK;
 }
 
+/* The magnitudes of a module, which has them with DoRA alone; m owns them. */
+static hn_status read_magnitudes(const hn_st_file *f, const hn_peft_config *c, hn_peft_module *m)
+{
+    const char *where = hn_st_where(f);
+    if (!c->dora) return HN_OK;
+    char *name = hn_asprintf("%s%s%s", PREFIX, m->module, END_M);
+    if (name == NULL) return HN_FAIL(HN_ERR_MEMORY, "no memory to read %s", where);
+    const hn_st_tensor *t = hn_st_find(f, name);
+    hn_free(name);
+    if (m->kh > 0)
+        return HN_FAIL(HN_ERR_UNSUPPORTED,
+                       "%s: module '%.200s' is a convolution: DoRA is supported on linear layers",
+                       where, m->module);
+    if (t == NULL)
+        return HN_FAIL(HN_ERR_FORMAT, "%s: module '%.200s' has no %s, though use_dora is set",
+                       where, m->module, END_M + 1);
+    if (t->ndim != 1 || t->dim[0] != m->out)
+        return HN_FAIL(HN_ERR_SHAPE, "%s: tensor '%.200s' is not [%" PRId64 "]", where, t->name,
+                       m->out);
+    return read_values(t, where, &m->m);
+}
+
 /* A and B of one module, given A; m owns what is allocated even after an error. */
 static hn_status read_module(const hn_st_file *f, const hn_peft_config *c, const hn_st_tensor *a,
                              hn_peft_module *m)
@@ -135,7 +159,7 @@ static hn_status read_module(const hn_st_file *f, const hn_peft_config *c, const
     m->r = r;
     m->in = a_dim[1];
     m->out = b_dim[0];
-    return HN_OK;
+    return read_magnitudes(f, c, m);
 }
 
 /* Whether a tensor belongs to a module that is saved whole. */
@@ -165,18 +189,21 @@ static hn_status read_saved(const hn_st_tensor *t, const char *where, hn_peft_te
     return read_values(t, where, &to->value);
 }
 
-/* A tensor that is not the A or B of a module, or a B without its A. */
-static hn_status check_other(const hn_st_file *f, const hn_st_tensor *t)
+/* A tensor that is not the A of a module: its B or its magnitudes, or none of them. */
+static hn_status check_other(const hn_st_file *f, const hn_peft_config *c, const hn_st_tensor *t)
 {
-    const size_t n = module_length(t->name, END_B);
+    const size_t b = module_length(t->name, END_B), m = module_length(t->name, END_M);
+    const size_t n = b ? b : m;
+    if (m > 0 && !c->dora)
+        return HN_FAIL(HN_ERR_FORMAT, "%s: tensor '%.200s' belongs to DoRA, but %s has no use_dora",
+                       hn_st_where(f), t->name, CONFIG);
     if (n == 0)
         return HN_FAIL(HN_ERR_UNSUPPORTED,
-                       "%s: tensor '%.200s' is not %s<module>%s or %s: only plain LoRA on linear "
-                       "layers and convolutions is supported, and modules_to_save",
-                       hn_st_where(f), t->name, PREFIX, END_A, END_B);
-    char *a_name = hn_strdup(t->name);
+                       "%s: tensor '%.200s' is not %s<module>%s, %s or %s: only LoRA and DoRA on "
+                       "linear layers, LoRA on convolutions, and modules_to_save are supported",
+                       hn_st_where(f), t->name, PREFIX, END_A, END_B, END_M);
+    char *a_name = hn_asprintf("%.*s%s", (int)(sizeof PREFIX - 1 + n), t->name, END_A);
     if (a_name == NULL) return HN_FAIL(HN_ERR_MEMORY, "no memory to read %s", hn_st_where(f));
-    memcpy(a_name + sizeof PREFIX - 1 + n, END_A, sizeof END_A);
     const bool paired = hn_st_find(f, a_name) != NULL;
     hn_free(a_name);
     if (paired) return HN_OK;
@@ -209,7 +236,7 @@ static hn_status read_tensors(const char *path, hn_peft_adapter *a)
         else if (module_length(t->name, END_A) > 0)
             st = read_module(f, &a->config, t, &a->modules[a->n++]);
         else
-            st = check_other(f, t);
+            st = check_other(f, &a->config, t);
         if (st != HN_OK) goto done;
     }
     qsort(a->modules, (size_t)a->n, sizeof *a->modules, by_path);
@@ -334,6 +361,7 @@ static json_t *config_json(const hn_peft_config *c)
     bad |= json_object_set_new(o, "revision", hn_peft_text_json(c->revision));
     bad |= json_object_set_new(o, "target_modules", hn_peft_selector_json(&c->targets));
     bad |= json_object_set_new(o, "task_type", hn_peft_text_json(c->task_type));
+    if (c->dora) bad |= json_object_set_new(o, "use_dora", json_true());
     if (c->rslora) bad |= json_object_set_new(o, "use_rslora", json_true());
     if (bad == 0) return o;
     json_decref(o);
@@ -361,6 +389,9 @@ static hn_status check_module(const hn_peft_config *c, const hn_peft_module *m)
     if (!matches)
         return HN_FAIL(HN_ERR_ARG, "module '%.200s' is not among the targets of the adapter",
                        m->module);
+    if ((m->m != NULL) != c->dora)
+        return HN_FAIL(HN_ERR_ARG, "module '%.200s' has %s magnitudes, its config says %s",
+                       m->module, m->m ? "trained" : "no", c->dora ? "DoRA" : "LoRA");
     HN_TRY(hn_peft_rank(c, m->module, &r, &scale));
     if (r != m->r || fabs(scale - m->scale) > 1e-12 * fabs(scale))
         return HN_FAIL(HN_ERR_ARG,
@@ -368,6 +399,7 @@ static hn_status check_module(const hn_peft_config *c, const hn_peft_module *m)
                        ", %.17g",
                        m->module, m->r, m->scale, r, scale);
     HN_TRY(check_finite(m->module, m->a, m->r * m->in, "A"));
+    if (m->m != NULL) HN_TRY(check_finite(m->module, m->m, m->out, "the magnitudes"));
     return check_finite(m->module, m->b, m->out * m->r, "B");
 }
 
@@ -395,7 +427,7 @@ typedef struct {
     hn_st_entry *entries;
     char **names;
     hn_bf16 **copies;
-    int64_t n; /* two a module, then what is saved whole */
+    int64_t n; /* two or three a module, then what is saved whole */
 } tensor_list;
 
 static void tensor_list_free(tensor_list *l)
@@ -427,6 +459,15 @@ static hn_status add_tensor(tensor_list *l, int64_t i, const hn_peft_module *m, 
                     &e->data);
 }
 
+static hn_status add_magnitudes(tensor_list *l, int64_t i, const hn_peft_module *m, hn_dtype dtype)
+{
+    l->names[i] = hn_asprintf("%s%s%s", PREFIX, m->module, END_M);
+    if (l->names[i] == NULL) return HN_FAIL(HN_ERR_MEMORY, "no memory to write '%s'", m->module);
+    l->entries[i] = (hn_st_entry){
+        .name = l->names[i], .dtype = hn_st_dtype_of(dtype), .ndim = 1, .dim = {m->out}};
+    return in_dtype(m->m, m->out, dtype, &l->copies[i], &l->entries[i].data);
+}
+
 static hn_status add_saved(tensor_list *l, int64_t i, const hn_peft_tensor *t, hn_dtype dtype)
 {
     int64_t n = 1;
@@ -442,7 +483,7 @@ static hn_status write_tensors(const char *path, const hn_peft_adapter *a, hn_dt
 {
     static const char *const pt[][2] = {{"format", "pt"}};
     hn_status st = HN_OK;
-    const int64_t pairs = 2 * a->n;
+    const int64_t each = a->config.dora ? 3 : 2, pairs = each * a->n;
     tensor_list l = {.n = pairs + a->n_saved};
     const size_t n = (size_t)l.n;
     l.entries = hn_calloc(n, sizeof *l.entries);
@@ -452,8 +493,12 @@ static hn_status write_tensors(const char *path, const hn_peft_adapter *a, hn_dt
         st = HN_FAIL(HN_ERR_MEMORY, "no memory to write %s", path);
         goto done;
     }
-    for (int64_t i = 0; i < pairs; i++)
-        HN_TRY_GOTO(st, add_tensor(&l, i, &a->modules[i / 2], i % 2 == 0, dtype), done);
+    for (int64_t i = 0; i < a->n; i++) {
+        const hn_peft_module *m = &a->modules[i];
+        HN_TRY_GOTO(st, add_tensor(&l, each * i, m, true, dtype), done);
+        HN_TRY_GOTO(st, add_tensor(&l, each * i + 1, m, false, dtype), done);
+        if (m->m != NULL) HN_TRY_GOTO(st, add_magnitudes(&l, each * i + 2, m, dtype), done);
+    }
     for (int64_t i = pairs; i < l.n; i++)
         HN_TRY_GOTO(st, add_saved(&l, i, &a->saved[i - pairs], dtype), done);
     st = hn_st_save(path, l.entries, l.n, pt, 1, NULL, NULL);

@@ -1,24 +1,24 @@
 /* peft.h - LoRA adapters as folders of the PEFT library.
  *
  *   y = W x + scale * B (A (dropout(x)))      scale = alpha / r, or alpha / sqrt(r) with rslora
+ *   y = m / || W + scale * B A || (W x + scale * B (A (x)))     with dora: a norm for each output
  *
  * Folder     adapter_config.json and adapter_model.safetensors with the tensors
  *            base_model.model.<module>.lora_A.weight [r, in] and .lora_B.weight [out, r]; those of
- *            a convolution are [r, in, kh, kw] and [out, r, 1, 1]. A module of modules_to_save is
+ *            a convolution are [r, in, kh, kw] and [out, r, 1, 1]. With use_dora a linear layer
+ *            has .lora_magnitude_vector [out], too. A module of modules_to_save is
  *            there whole: base_model.model.<module>.weight and .bias.
- * Honoured   r, lora_alpha, lora_dropout, use_rslora, target_modules (list of suffixes or one
- *            regular expression), exclude_modules, layers_to_transform, layers_pattern,
- *            rank_pattern, alpha_pattern, fan_in_fan_out, modules_to_save.
- * Refused    by a line that names the key: everything else that would change the result (DoRA,
- *            bias, replicated layers, PiSSA-like initialisation, ...) and every
- *            key that is not known and is set to something.
- * Matching   as PEFT does it: exclusions first; a string must match the whole module path; a list
- *            entry matches a path that equals it or ends with "." and it; with
- *            layers_to_transform the first number of the path (or the one behind layers_pattern)
- *            must be listed, unless the entry is the whole path. Keys of rank_pattern and
- *            alpha_pattern are expressions for the path or its end after a dot; the first one that
- *            matches wins. Expressions are PCRE2's, with a limit on backtracking.
- * Source     conventions.md part 6.
+ * Honoured   r, lora_alpha, lora_dropout, use_rslora, use_dora, target_modules (list of suffixes or
+ * one regular expression), exclude_modules, layers_to_transform, layers_pattern, rank_pattern,
+ * alpha_pattern, fan_in_fan_out, modules_to_save. Refused    by a line that names the key:
+ * everything else that would change the result (bias, replicated layers, PiSSA-like initialisation,
+ * ...) and every key that is not known and is set to something. Matching   as PEFT does it:
+ * exclusions first; a string must match the whole module path; a list entry matches a path that
+ * equals it or ends with "." and it; with layers_to_transform the first number of the path (or the
+ * one behind layers_pattern) must be listed, unless the entry is the whole path. Keys of
+ * rank_pattern and alpha_pattern are expressions for the path or its end after a dot; the first one
+ * that matches wins. Expressions are PCRE2's, with a limit on backtracking. Source conventions.md
+ * part 6.
  */
 #ifndef HN_PEFT_H
 #define HN_PEFT_H
@@ -60,7 +60,7 @@ typedef struct {
     char *base_model, *revision, *task_type; /* NULL: null in the file */
     int64_t r;
     double alpha, dropout;
-    bool rslora, fan_in_fan_out;
+    bool rslora, dora, fan_in_fan_out;
     hn_peft_selector targets, exclude;
     int64_t *layers; /* layers_to_transform */
     int64_t n_layers;
@@ -92,6 +92,7 @@ typedef struct {
     int64_t kh, kw;     /* 0: a linear layer */
     float *a;           /* [r, in] */
     float *b;           /* [out, r] */
+    float *m;           /* [out]; NULL: the adapter is none with dora */
     double scale;
 } hn_peft_module;
 

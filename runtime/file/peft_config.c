@@ -67,7 +67,7 @@ typedef enum {
 /* clang-format off */
 static const struct { const char *key; key_rule rule; } known_keys[] = {
     {"peft_type", READ}, {"r", READ}, {"lora_alpha", READ}, {"lora_dropout", READ},
-    {"use_rslora", READ}, {"fan_in_fan_out", READ}, {"target_modules", READ},
+    {"use_rslora", READ}, {"use_dora", READ}, {"fan_in_fan_out", READ}, {"target_modules", READ},
     {"exclude_modules", READ}, {"layers_to_transform", READ}, {"layers_pattern", READ},
     {"rank_pattern", READ}, {"alpha_pattern", READ}, {"base_model_name_or_path", READ},
     {"revision", READ}, {"task_type", READ}, {"bias", READ}, {"init_lora_weights", READ},
@@ -75,7 +75,7 @@ static const struct { const char *key; key_rule rule; } known_keys[] = {
     {"megatron_core", NEUTRAL}, {"qalora_group_size", NEUTRAL} /* read only with use_qalora */,
     {"runtime_config", NEUTRAL}, {"eva_config", NEUTRAL} /* initial A only */,
     {"modules_to_save", READ}, {"layer_replication", REFUSED}, {"lora_bias", REFUSED},
-    {"use_dora", REFUSED}, {"use_qalora", REFUSED}, {"use_bdlora", REFUSED},
+    {"use_qalora", REFUSED}, {"use_bdlora", REFUSED},
     {"target_parameters", REFUSED}, {"trainable_token_indices", REFUSED},
     {"loftq_config", REFUSED}, {"corda_config", REFUSED}, {"lora_ga_config", REFUSED},
     {"alora_invocation_tokens", REFUSED}, {"arrow_config", REFUSED}, {"kasa_config", REFUSED},
@@ -283,6 +283,7 @@ static hn_status read_config(json_t *o, const char *where, hn_peft_config *c)
         return HN_FAIL(HN_ERR_FORMAT, "%s: key 'lora_dropout' is %g, allowed 0 to below 1", where,
                        c->dropout);
     HN_TRY(hn_json_get_bool(o, "use_rslora", where, false, &c->rslora));
+    HN_TRY(hn_json_get_bool(o, "use_dora", where, false, &c->dora));
     HN_TRY(hn_json_get_bool(o, "fan_in_fan_out", where, false, &c->fan_in_fan_out));
     HN_TRY(hn_peft_copy_text(o, "base_model_name_or_path", where, &c->base_model));
     HN_TRY(hn_peft_copy_text(o, "revision", where, &c->revision));

@@ -334,6 +334,7 @@ hn_status hn_model_load(const hn_model *m, const hn_params *p, uint64_t seed)
         }
         HN_TRY_GOTO(st, load_rows(hn_model_dir_find(m->dir, q->name), q, dense), done);
     }
+    st = hn_params_measure(p);
 
 done:
     hn_free(dense);

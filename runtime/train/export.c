@@ -34,7 +34,8 @@ hn_status hn_export_compare(hn_session *s, const float *before, const char *dir,
     return HN_OK;
 }
 
-/* Nothing of what is read back may be there already. saved: what is trained whole, too. */
+/* Nothing of what is read back may be there already. saved: what is trained whole, too; else the
+ * model is what it is without an adapter. */
 static hn_status clear_adapter(const hn_params *p, bool saved)
 {
     hn_status st = HN_OK;
@@ -45,7 +46,7 @@ static hn_status clear_adapter(const hn_params *p, bool saved)
         st = zeros ? hn_param_set(q, zeros) : HN_FAIL(HN_ERR_MEMORY, "zeros for %s", q->name);
         hn_free(zeros);
     }
-    return st;
+    return st == HN_OK && !saved ? hn_params_measure(p) : st;
 }
 
 static hn_status write_peft(hn_session *s, const char *checkpoint, const char *dir)
@@ -97,16 +98,32 @@ static void weights_free(weights *w)
     hn_shares_close(w->masters);
 }
 
-/* W + scale B A in fp32, ranks in ascending order; `dense`, as the file has it, holds W [out, in]
- * or its transpose and gets the result. The columns of A are ordered as those of W. */
+/* The rows of the sum scaled to the magnitudes m, as at work: those of zeros stay. */
+static void scale_rows(const hn_linear_layer *l, const float *m, float *dense)
+{
+    const bool transposed = l->weight->order == HN_ORDER_TRANSPOSED;
+    const int64_t step = transposed ? l->out : 1;
+    for (int64_t i = 0; i < l->out; i++) {
+        float *row = transposed ? dense + i : dense + i * l->in;
+        double sum = 0;
+        for (int64_t j = 0; j < l->in; j++) sum += (double)row[j * step] * (double)row[j * step];
+        const double f = sum > 0 ? (double)m[i] / sqrt(sum) : 0;
+        for (int64_t j = 0; j < l->in; j++) row[j * step] = (float)(f * (double)row[j * step]);
+    }
+}
+
+/* W + scale B A in fp32, ranks in ascending order, with DoRA m / || W + scale B A || times that;
+ * `dense`, as the file has it, holds W [out, in] or its transpose and gets the result. The columns
+ * of A are ordered as those of W. */
 static hn_status add_lowrank(const hn_linear_layer *l, float *dense)
 {
     const bool transposed = l->weight->order == HN_ORDER_TRANSPOSED;
     const int64_t r = l->lowrank.rank, step = transposed ? l->out : 1;
     float *a = hn_malloc((size_t)(r * l->in) * sizeof *a);
     float *b = hn_malloc((size_t)(l->out * r) * sizeof *b);
+    float *m = l->m ? hn_malloc((size_t)l->out * sizeof *m) : NULL;
     hn_status st = HN_OK;
-    if (a == NULL || b == NULL) {
+    if (a == NULL || b == NULL || (l->m != NULL && m == NULL)) {
         st = HN_FAIL(HN_ERR_MEMORY, "no memory to merge %s", l->module);
         goto done;
     }
@@ -118,10 +135,14 @@ static hn_status add_lowrank(const hn_linear_layer *l, float *dense)
             float *row = transposed ? dense + i : dense + i * l->in;
             for (int64_t j = 0; j < l->in; j++) row[j * step] += f * a[k * l->in + j];
         }
+    if (l->m == NULL) goto done;
+    HN_TRY_GOTO(st, hn_param_get(l->m, m), done);
+    scale_rows(l, m, dense);
 
 done:
     hn_free(a);
     hn_free(b);
+    hn_free(m);
     return st;
 }
 

@@ -18,7 +18,8 @@ struct hn_generator {
     hn_tensor *step;
     hn_tensor *prompt, *prompt_positions, *prompt_offsets, *prompt_at;
     hn_tensor *token, *position, *logits;
-    hn_graph *prefill, *decode;
+    hn_graph *settle, *prefill, *decode; /* settle: NULL where nothing is to be made once */
+    bool settled;
     float *logits_f32; /* [vocab] */
     int32_t *host;     /* memory that copies to and from the device run over: ints, then logits */
     int64_t n;         /* tokens in the cache */
@@ -65,6 +66,10 @@ static hn_status record_graphs(hn_generator *g)
 {
     hn_decoder_build b = {
         .decoder = g->o.decoder, .params = g->params, .tables = &g->tables, .cache = g->cache};
+    if (hn_params_have_magnitudes(g->params)) {
+        HN_TRY(hn_graph_new(g->program, "settle", false, &g->settle));
+        HN_TRY(hn_params_settle(g->params, g->settle));
+    }
     if (g->bucket > 0) {
         HN_TRY(vector(g, "prompt", HN_I32, g->bucket, &g->prompt));
         HN_TRY(vector(g, "prompt.positions", HN_I32, g->bucket, &g->prompt_positions));
@@ -103,8 +108,10 @@ static hn_status record(hn_generator *g)
     HN_TRY(hn_program_new(1, &g->program));
     HN_TRY(hn_params_new(g->o.adapt, &g->params));
     HN_TRY(hn_decoder_declare(c, g->params));
-    const hn_params_options po = {
-        .dtype = g->o.dtype, .fuse = hn_fuse_rule_of(g->o.dtype, g->o.executor != HN_EXECUTOR_CPU)};
+    const hn_params_options po = {.dtype = g->o.dtype,
+                                  .fuse =
+                                      hn_fuse_rule_of(g->o.dtype, g->o.executor != HN_EXECUTOR_CPU),
+                                  .settled = true};
     HN_TRY(hn_params_create(g->params, g->program, &po));
     HN_TRY(hn_decoder_tables_new(c, g->program, g->capacity, &g->tables));
     HN_TRY(vector(g, "step block", HN_U8, sizeof(hn_step_block), &g->step));
@@ -142,13 +149,13 @@ static hn_status send(const hn_generator *g, const hn_tensor *t, const int32_t *
     return hn_device_send(hn_program_device(g->program), t->data, from, hn_type_bytes(&t->type));
 }
 
-/* On a GPU both graphs run once, so that all kernels are loaded, and are captured. What that leaves
- * in the cache is overwritten. */
+/* On a GPU all graphs run once, so that all kernels are loaded, and two are captured. What that
+ * leaves in the cache is overwritten. */
 static hn_status warm_up(hn_generator *g)
 {
-    hn_graph *const graph[] = {g->prefill, g->decode};
+    hn_graph *const graph[] = {g->prefill, g->decode, g->settle};
     if (g->o.executor == HN_EXECUTOR_CPU) return HN_OK;
-    for (int i = 0; i < 2; i++)
+    for (int i = 0; i < 3; i++)
         if (graph[i]) HN_TRY(run(g, graph[i]));
     HN_TRY(hn_device_wait(hn_program_device(g->program)));
     for (int i = 0; g->o.executor == HN_EXECUTOR_GRAPH && i < 2; i++)
@@ -194,6 +201,8 @@ hn_status hn_generator_prompt(hn_generator *g, const int32_t *id, int64_t n, con
         return HN_FAIL(HN_ERR_ARG, "a prompt of %" PRId64 " tokens, 1 to %" PRId64, n,
                        g->o.max_prompt);
     g->n = 0;
+    if (g->settle != NULL && !g->settled) HN_TRY(run(g, g->settle));
+    g->settled = true;
     if (n > 1) {
         int32_t *token = g->host, *position = token + g->bucket, *rest = position + g->bucket;
         for (int64_t i = 0; i < g->bucket; i++) {

@@ -28,6 +28,7 @@ typedef struct hn_generator hn_generator;
 HN_NODISCARD hn_status hn_generator_new(const hn_generator_options *o, hn_generator **out);
 HN_NODISCARD hn_status hn_generator_allocate(hn_generator *g);
 void hn_generator_free(hn_generator *g); /* accepts NULL */
+/* Whose values are filled in before the first prompt and stay. */
 hn_params *hn_generator_params(const hn_generator *g);
 
 /* Starts a new text: reads the prompt (1 .. max_prompt tokens).

@@ -81,9 +81,9 @@ static hn_status info_adapter(const char *dir, FILE *to)
 {
     hn_peft_adapter a = {0};
     HN_TRY(hn_peft_load(dir, &a));
-    fprintf(to,
-            "%s: PEFT LoRA adapter, rank %" PRId64 ", alpha %g%s, base %s, %" PRId64 " modules\n",
-            dir, a.config.r, a.config.alpha, a.config.rslora ? " (rsLoRA)" : "",
+    fprintf(to, "%s: PEFT %s adapter, rank %" PRId64 ", alpha %g%s, base %s, %" PRId64 " modules\n",
+            dir, a.config.dora ? "DoRA" : "LoRA", a.config.r, a.config.alpha,
+            a.config.rslora ? " (rsLoRA)" : "",
             a.config.base_model ? a.config.base_model : "not named", a.n);
     for (int64_t i = 0; i < a.n; i++)
         fprintf(to, "  %-48s rank %" PRId64 ", %" PRId64 " -> %" PRId64 ", scale %g\n",

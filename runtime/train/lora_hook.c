@@ -22,6 +22,7 @@ static hn_status choose(const void *context, const char *module, int64_t in, int
                        module, choice->rank, in, out);
     choice->scale = (float)scale;
     choice->dropout = (float)c->dropout;
+    choice->magnitude = c->dora;
     return HN_OK;
 }
 
@@ -48,6 +49,11 @@ hn_status hn_lora_check_layers(const hn_params *p, const hn_peft_config *c)
         bool matches = false;
         HN_TRY(hn_peft_matches(c, l->module, &matches));
         if (!matches) continue;
+        if (c->dora && l->kh > 0)
+            return HN_FAIL(HN_ERR_UNSUPPORTED,
+                           "--dora: %s is a convolution; name linear layers with --targets, or "
+                           "leave it out with --exclude",
+                           l->module);
         if (l->groups > 1)
             return HN_FAIL(HN_ERR_UNSUPPORTED,
                            "--targets: %s is a convolution in %" PRId64
@@ -176,8 +182,12 @@ static hn_status set_pair(const hn_linear_layer *l, const hn_peft_adapter *a, co
                        ", %" PRId64 ", %" PRId64 " x %" PRId64,
                        where, l->module, m->r, m->in, m->out, m->kh, m->kw, l->lowrank.rank, l->in,
                        l->out, l->kh, l->kw);
+    if ((m->m != NULL) != (l->m != NULL))
+        return HN_FAIL(HN_ERR_FORMAT, "%s: %s has %s magnitudes; the model wants %s", where,
+                       l->module, m->m ? "DoRA's" : "no", l->m ? "them" : "none");
     HN_TRY(hn_param_set(l->a, m->a));
-    return hn_param_set(l->b, m->b);
+    HN_TRY(hn_param_set(l->b, m->b));
+    return l->m ? hn_param_set(l->m, m->m) : HN_OK;
 }
 
 /* Both ways: what is saved belongs to the model, what the model trains whole is saved. */
@@ -231,6 +241,7 @@ void hn_lora_release(hn_peft_adapter *a)
         hn_free(a->modules[i].module);
         hn_free(a->modules[i].a);
         hn_free(a->modules[i].b);
+        hn_free(a->modules[i].m);
     }
     for (int64_t i = 0; i < a->n_saved; i++) {
         hn_free(a->saved[i].name);
@@ -254,10 +265,12 @@ static hn_status get_pair(const hn_linear_layer *l, const hn_peft_config *c, hn_
     m->module = hn_strdup(l->module);
     m->a = hn_malloc((size_t)(m->r * m->in) * sizeof(float));
     m->b = hn_malloc((size_t)(m->out * m->r) * sizeof(float));
-    if (m->module == NULL || m->a == NULL || m->b == NULL)
+    m->m = l->m ? hn_malloc((size_t)m->out * sizeof(float)) : NULL;
+    if (m->module == NULL || m->a == NULL || m->b == NULL || (l->m != NULL && m->m == NULL))
         return HN_FAIL(HN_ERR_MEMORY, "no memory for the adapter of %s", l->module);
     HN_TRY(hn_param_get(l->a, m->a));
-    return hn_param_get(l->b, m->b);
+    HN_TRY(hn_param_get(l->b, m->b));
+    return l->m ? hn_param_get(l->m, m->m) : HN_OK;
 }
 
 static hn_status get_saved(const hn_param *q, hn_peft_tensor *t)

@@ -3,7 +3,15 @@
  *
  *   y = W x + scale * B (A (dropout(x)))     scale = alpha / r, or alpha / sqrt(r) (rsLoRA)
  *
- * Source: Hu et al., LoRA, ICLR 2022, equation 3; Kalajdzievski, rsLoRA, 2023. */
+ * With DoRA what that makes of x is scaled to trained magnitudes (kernels/lora/magnitude.h):
+ *
+ *   y = m / || W + scale * B A || (W x + scale * B (A (dropout(x))))      a norm for each output
+ *
+ * Dropout acts on the update alone, as with LoRA; PEFT, in training, drops values in front of the
+ * part (m / norm - 1) W x, too.
+ *
+ * Source: Hu et al., LoRA, ICLR 2022, equation 3; Kalajdzievski, rsLoRA, 2023; Liu et al., DoRA,
+ * ICML 2024, equation 5. */
 #ifndef HN_LORA_HOOK_H
 #define HN_LORA_HOOK_H
 #include "runtime/adapt/params.h"
@@ -22,8 +30,9 @@ hn_adapt hn_lora_hook(const hn_peft_config *c);
 HN_NODISCARD hn_status hn_lora_check_names(const hn_params *p, const hn_names *names,
                                            const char *option);
 
-/* Whether PEFT could hold what the configuration asks for.
- * Errors: HN_ERR_UNSUPPORTED: a pair for a convolution in groups, which PEFT forms otherwise */
+/* Whether PEFT could hold what the configuration asks for, and layers can do it.
+ * Errors: HN_ERR_UNSUPPORTED: a pair for a convolution in groups, which PEFT forms otherwise; DoRA
+ * for a convolution */
 HN_NODISCARD hn_status hn_lora_check_layers(const hn_params *p, const hn_peft_config *c);
 
 /* "all-linear": every linear layer and convolution but the head, the first layer of a classifier

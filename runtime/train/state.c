@@ -139,7 +139,8 @@ static hn_status save_buffers(const char *path, const hn_run_state *s)
     return hn_st_save(path, &e, 1, NULL, 0, NULL, NULL);
 }
 
-/* The list of trained tensors in a manifest: how each is encoded, rank and scale. */
+/* The list of trained tensors in a manifest: how each is encoded, rank and scale. "dora" is a
+ * low-rank pair with magnitudes, the third part: m / || W + scale B A || (W + scale B A) by row. */
 static json_t *manifest_tensors(const hn_params *p)
 {
     json_t *tensors = json_array();
@@ -154,10 +155,11 @@ static json_t *manifest_tensors(const hn_params *p)
         char scale[32];
         if (l->a == NULL) continue;
         snprintf(scale, sizeof scale, "%.9g", (double)l->lowrank.scale);
-        json_array_append_new(tensors, json_pack("{s:s, s:s, s:[s, s], s:I, s:s}", "base_name",
-                                                 l->weight->name, "encoding", "lowrank", "parts",
-                                                 l->a->name, l->b->name, "rank",
-                                                 (json_int_t)l->lowrank.rank, "scale", scale));
+        json_array_append_new(tensors,
+                              json_pack("{s:s, s:s, s:[s, s, s*], s:I, s:s}", "base_name",
+                                        l->weight->name, "encoding", l->m ? "dora" : "lowrank",
+                                        "parts", l->a->name, l->b->name, l->m ? l->m->name : NULL,
+                                        "rank", (json_int_t)l->lowrank.rank, "scale", scale));
     }
     return tensors;
 }

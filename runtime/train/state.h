@@ -1,8 +1,8 @@
 /* state.h - what a checkpoint of a run holds (design.md section 7).
  *
  *   delta.safetensors         trained values in fp32 by parameter name; metadata delta.manifest:
- *                             format version, base digest, encodings dense, lowrank, and those of
- *                             blocks (sparse_state.h)
+ *                             format version, base digest, encodings dense, lowrank, dora, and
+ *                             those of blocks (sparse_state.h)
  *   buffers.safetensors       running values of several ranks, where each has its own
  *   optimizer-0.safetensors   moments, "<parameter>.m" and "<parameter>.v"; averages,
  *                             "<parameter>.a"; where ranks share them, state_shares.h

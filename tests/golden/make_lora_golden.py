@@ -7,6 +7,8 @@ Writes into tests/golden/
   lora_babyllama_50.json     LoRA r=16 alpha=32 on all seven linears, AdamW, constant lr
   lora_babyllama_accum.json  the same with two micro-batches a step, rsLoRA, linear schedule with
                              warm-up, weight decay
+  dora_babyllama_50.json     DoRA r=16 alpha=32 on all seven linears, weight decay on all that is
+                             trained, magnitudes among it
   full_babyllama_sgd.json    every weight trained, SGD with Nesterov momentum
   full_babyllama_adamw.json  every weight trained, AdamW with decay on everything, cosine schedule
 
@@ -20,6 +22,8 @@ Batches   micro-batch m (0, 1, ...), row b (0 .. 7) starts at token
           Optimizer step t uses micro-batches t*accumulation .. t*accumulation + accumulation-1.
 Loss      mean of -log p over all tokens of the optimizer step. Gradient norm: 2-norm over all
           trained parameters before clipping; clipped by min(1, max_norm / (norm + 1e-6)).
+DoRA      y = m / ||W + s B A|| (Wx + s B A x) for each output, norms held constant in backward,
+          m = ||W|| at the start.
 LoRA      y = Wx + s B A x, no dropout, s = alpha / r, or alpha / sqrt(r) with rsLoRA. B = 0. A is
           hone's own start (golden_util.lora_a): module path P = "model.layers.0.self_attn.q_proj",
             word = hn_rng_u32(hn_rng_make(seed, 0, hn_hash_name(P + ".lora_A")), row, col)
@@ -82,6 +86,15 @@ RUNS = {
         "schedule": "linear",
         "warmup": 10,
     },
+    "dora_babyllama_50": {
+        **LORA,
+        "dora": True,
+        "rslora": False,
+        **ADAMW,
+        "lr": 1e-3,
+        "weight_decay": 0.01,
+        "steps": 50,
+    },
     "full_babyllama_sgd": {
         "method": "full",
         "optimizer": "sgd",
@@ -120,6 +133,7 @@ def build_model(path, run, dtype):
         lora_dropout=0.0,
         target_modules=run["targets"],
         use_rslora=run["rslora"],
+        use_dora=run.get("dora", False),
     )
     model = get_peft_model(model, config)
     for name, p in model.named_parameters():

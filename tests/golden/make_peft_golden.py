@@ -6,6 +6,7 @@ Writes into tests/fixtures/
   peft_babyllama_r4/       r=4 on all seven linears, target_modules a list
   peft_babyllama_pattern/  r=2, rsLoRA, target_modules a regular expression, another rank for one
                            projection and another alpha for one layer
+  peft_babyllama_dora/     DoRA, r=4 on four of the seven linears
 each with adapter_config.json and adapter_model.safetensors as save_pretrained writes them, and
 golden.safetensors: tokens I32 [64] (the first 64 characters of the held-out text), logits
 F32 [64, 105] of base and adapter together, fp32, eager attention.
@@ -35,6 +36,13 @@ CASES = {
         target_modules=r".*\.self_attn\.(q|v)_proj",
         rank_pattern={r"layers\.4\.self_attn\.q_proj": 4},
         alpha_pattern={r"layers\.0\..*": 8},
+    ),
+    "peft_babyllama_dora": LoraConfig(
+        task_type="CAUSAL_LM",
+        r=4,
+        lora_alpha=8,
+        use_dora=True,
+        target_modules=["q_proj", "v_proj", "gate_proj", "down_proj"],
     ),
 }
 
