@@ -99,6 +99,10 @@ TEST(PeftConfig, RefusesWhatItDoesNotDoAndNamesTheKey)
     EXPECT_REFUSED(lora(t + R"("init_lora_weights": "pissa_niter_4")"), HN_ERR_UNSUPPORTED,
                    "'init_lora_weights' is 'pissa_niter_4'");
     Config k;
+    EXPECT_REFUSED(lora(t + R"("use_dora": 1)"), HN_ERR_FORMAT, "'use_dora' is not true or false");
+    EXPECT_HN_OK(parse(lora(t + R"("use_dora": true)"), &k.c));
+    EXPECT_TRUE(k.c.dora);
+    hn_peft_config_clear(&k.c);
     EXPECT_HN_OK(parse(lora(t + R"("of_the_future": {}, "init_lora_weights": "gaussian")"), &k.c));
 }
 
@@ -463,8 +467,9 @@ TEST(PeftLoad, RefusesTensorsThatPeftWouldDropSilently)
     expect({entry("m.q.lora_A.weight", {4, 3}, v)}, HN_ERR_UNSUPPORTED, "'m.q.lora_A.weight'");
     expect({entry(a, {4, 3}, v), entry(b, {2, 4}, v),
             entry("base_model.model.m.q.lora_magnitude_vector", {2}, v)},
-           HN_ERR_UNSUPPORTED, "lora_magnitude_vector");
-    expect({entry("base_model.model.lora_A.weight", {4, 3}, v)}, HN_ERR_UNSUPPORTED, "only plain");
+           HN_ERR_FORMAT, "lora_magnitude_vector' belongs to DoRA");
+    expect({entry("base_model.model.lora_A.weight", {4, 3}, v)}, HN_ERR_UNSUPPORTED,
+           "only LoRA and DoRA");
     expect({entry("base_model.model.m.k.lora_A.weight", {4, 3}, v),
             entry("base_model.model.m.k.lora_B.weight", {2, 4}, v)},
            HN_ERR_FORMAT, "module 'm.k' is not one");
@@ -478,6 +483,17 @@ TEST(PeftLoad, RefusesTensorsThatPeftWouldDropSilently)
     expect(
         {entry(a, {4, 3}, v), entry(b, {2, 4}, v), entry("base_model.model.c.weight", {5, 2}, v)},
         HN_ERR_UNSUPPORTED, "c.weight"); /* "fc" ends with "c", but is another module */
+    write_file(t / "adapter_config.json",
+               R"({"peft_type": "LORA", "r": 4, "target_modules": ["q"], "use_dora": true})");
+    const char *const m = "base_model.model.m.q.lora_magnitude_vector";
+    expect({entry(a, {4, 3}, v), entry(b, {2, 4}, v), entry(m, {2}, v)}, HN_OK, "");
+    expect({entry(a, {4, 3}, v), entry(b, {2, 4}, v)}, HN_ERR_FORMAT, "no lora_magnitude_vector");
+    expect({entry(a, {4, 3}, v), entry(b, {2, 4}, v), entry(m, {4}, v)}, HN_ERR_SHAPE, "not [2]");
+    expect({entry(a, {4, 3}, v), entry(b, {2, 4}, v), entry(m, {2, 1}, v)}, HN_ERR_SHAPE,
+           "not [2]");
+    expect({entry(m, {2}, v)}, HN_ERR_FORMAT, "no lora_A beside it");
+    expect({entry(a, {4, 3, 1, 1}, v), entry(b, {2, 4, 1, 1}, v), entry(m, {2}, v)},
+           HN_ERR_UNSUPPORTED, "'m.q' is a convolution");
     Adapter x;
     fs::remove(t / "adapter_model.safetensors");
     EXPECT_HN_FAIL(hn_peft_load(t.str().c_str(), &x.a), HN_ERR_IO, "adapter_model.safetensors");

@@ -42,8 +42,8 @@ void launch(const hn_lowrank_norm_args *a, const float *p, const float *gram, cu
 {
     const int64_t blocks = (a->out + kRows - 1) / kRows;
     norm_kernel<T><<<(unsigned)blocks, kThreads, 0, stream>>>(
-        static_cast<const T *>(a->b), a->ld_b, p, columns(a), gram, columns(a), a->squares,
-        a->norm, a->out, a->rank, a->scale);
+        static_cast<const T *>(a->b), a->ld_b, p, columns(a), gram, columns(a), a->squares, a->norm,
+        a->out, a->rank, a->scale);
 }
 
 } // namespace

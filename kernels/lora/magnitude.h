@@ -37,11 +37,11 @@ extern "C" {
 #endif
 
 typedef struct {
-    const void *z;        /* in  [rows, cols] */
-    const float *m;       /* in  [cols] */
-    const float *norm;    /* in  [cols] */
-    const void *bias;     /* in  [cols]; NULL: none */
-    void *y;              /* out [rows, cols] */
+    const void *z;     /* in  [rows, cols] */
+    const float *m;    /* in  [cols] */
+    const float *norm; /* in  [cols] */
+    const void *bias;  /* in  [cols]; NULL: none */
+    void *y;           /* out [rows, cols] */
     int64_t rows, cols;
     int64_t ld_z, ld_y;
     hn_dtype dtype, bias_dtype; /* bias_dtype: not looked at where there is no bias */

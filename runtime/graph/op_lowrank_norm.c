@@ -76,10 +76,8 @@ static const hn_op_sample samples[] = {
      .attr = {.linear = {.alpha = 0.5f}}},
     {.in = {{HN_F32, 2, {70, 33}}, {HN_F32, 2, {40, 33}}, {HN_F32, 2, {70, 40}}, {HN_F32, 1, {70}}},
      .attr = {.linear = {.alpha = 0.1f}}},
-    {.in = {{HN_BF16, 2, {48, 64}},
-            {HN_BF16, 2, {8, 64}},
-            {HN_BF16, 2, {48, 8}},
-            {HN_F32, 1, {48}}},
+    {.in =
+         {{HN_BF16, 2, {48, 64}}, {HN_BF16, 2, {8, 64}}, {HN_BF16, 2, {48, 8}}, {HN_F32, 1, {48}}},
      .attr = {.linear = {.alpha = 0.5f}}},
     {.in = {{0}}},
 };
