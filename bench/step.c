@@ -29,7 +29,7 @@ typedef struct {
     const char *gather, *gpus;
     int64_t batch, length, rank, warmup, steps, seed, side_sms, block, zero;
     double seconds, lr, density;
-    bool full, profile, tune, shard_base;
+    bool full, dora, profile, tune, shard_base;
 } config;
 
 #define FIELD(f) HN_OPT(config, f)
@@ -41,6 +41,7 @@ static const hn_option options[] = {
     {"batch",     FIELD(batch),     "8",    1, 4096, NULL, "sequences in a step"},
     {"length",    FIELD(length),    "2048", 1, 1048576, NULL, "tokens of a sequence"},
     {"rank",      FIELD(rank),      "16",   1, 65536, NULL, "of the adapters"},
+    {"dora",      FIELD(dora),      "off",  0, 0, NULL, "magnitudes besides, as hone-lora --dora"},
     {"full",      FIELD(full),      "off",  0, 0, NULL, "train all weights instead"},
     {"block",     FIELD(block),     "0",    0, 256, NULL, "train blocks of so many rows and columns instead of adapters; 1: single values"},
     {"density",   FIELD(density),   "0",    0, 1, NULL, "with --block: part of the weights; 0: as many values as the adapters would have"},
@@ -201,6 +202,7 @@ static hn_status set_up(bench *b)
     b->lora = (hn_peft_config){
         .r = c->rank,
         .alpha = 2.0 * (double)c->rank,
+        .dora = c->dora,
         .targets = {.list = {.items = (char **)(size_t)linears, .n = 7}},
     };
     b->blocks = (hn_step_blocks){&b->lora, {c->block, c->block}};
@@ -211,6 +213,8 @@ static hn_status set_up(bench *b)
         return HN_FAIL(HN_ERR_ARG, "--shard-base goes with adapters and --gpus of 2 or more");
     if (c->zero > 0 && (!c->full || b->ranks.size < 2))
         return HN_FAIL(HN_ERR_ARG, "--zero 1 goes with --full and --gpus of 2 or more");
+    if (c->dora && (c->full || c->block > 0))
+        return HN_FAIL(HN_ERR_ARG, "--dora goes with adapters, not with --full or --block");
     if (c->block == 0 && (c->density > 0 || gather_of(c) != HN_GATHER_NOTHING))
         return HN_FAIL(HN_ERR_ARG, "--density and --gather go with --block");
     const hn_log log = hn_step_bench_log("hone-bench-step");
@@ -283,12 +287,12 @@ static hn_status print_result(bench *b)
 {
     const config *c = b->c;
     json_t *own = json_pack(
-        "{s:s, s:i, s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:b, s:I, s:s, s:b, s:I}", "who", "hone",
+        "{s:s, s:i, s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:b, s:I, s:s, s:b, s:I, s:b}", "who", "hone",
         "gpus", b->ranks.size, "model", c->model, "dtype", c->dtype, "batch", (json_int_t)c->batch,
         "length", (json_int_t)c->length, "rank", (json_int_t)c->rank, "side_sms",
         (json_int_t)c->side_sms, "block", (json_int_t)c->block, "full", c->full, "trained",
         (json_int_t)hn_params_trained(hn_engine_params(b->engine)), "gather", c->gather,
-        "shard_base", c->shard_base, "zero", (json_int_t)c->zero);
+        "shard_base", c->shard_base, "zero", (json_int_t)c->zero, "dora", c->dora);
     return hn_step_bench_print(&b->steps, own, "tokens", c->tune);
 }
 

@@ -152,8 +152,7 @@ TEST(CliDora, TrainsAndMergesAViT)
     std::string pixels, labels;
     for (int i = 0; i < 12; i++) {
         labels += (char)(i % 3);
-        for (int k = 0; k < 32 * 32 * 3; k++)
-            pixels += (char)(i % 3 * 80 + (k * 37 + i * 11) % 50);
+        for (int k = 0; k < 32 * 32 * 3; k++) pixels += (char)(i % 3 * 80 + (k * 37 + i * 11) % 50);
     }
     std::filesystem::create_directory(w / "data");
     for (const std::string part : {"train", "val"}) {
@@ -162,15 +161,16 @@ TEST(CliDora, TrainsAndMergesAViT)
         write_file((w / "data") + "/" + part + "-labels-idx-ubyte", idx(8, {12}, labels));
     }
     const Words data = {"--data", w / "data", "--batch-size", "4"};
-    expect_done(w.run(Words{"hone-lora", "train", "--model", "vit-tiny-cifar", "--dora", "--rank",
-                            "2", "--steps", "4", "--lr", "1e-2", "--result", "last", "--out",
-                            w / "o"} +
-                      data));
+    expect_done(
+        w.run(Words{"hone-lora", "train", "--model", "vit-tiny-cifar", "--dora", "--rank", "2",
+                    "--steps", "4", "--lr", "1e-2", "--result", "last", "--out", w / "o"} +
+              data));
     EXPECT_TRUE(contains(read_file((w / "o") + "/adapter/adapter_config.json"), "use_dora"));
     const auto eval_loss = column(w / "o", "eval_loss");
     expect_done(w.run(
         {"hone-lora", "export", "--checkpoint", w / "o", "--kind", "merged", "--to", w / "m"}));
-    const Ran m = w.run(Words{"hone-lora", "eval", "--model", w / "m", "--eval-data", "val"} + data);
+    const Ran m =
+        w.run(Words{"hone-lora", "eval", "--model", w / "m", "--eval-data", "val"} + data);
     EXPECT_NEAR(loss_of(m), std::stod(eval_loss.at(4)), 1e-4);
 }
 

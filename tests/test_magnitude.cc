@@ -176,7 +176,8 @@ TEST(LowrankNormCheck, NamesWhatIsWrong)
 TEST(Magnitude, HandValues)
 {
     /* factors 2, 1/2, and none for the column of norm 0 */
-    const float z[] = {1, 2, 3, -1, 4, 5}, m[] = {4, 1, 7}, norm[] = {2, 2, 0}, bias[] = {10, 20, 30};
+    const float z[] = {1, 2, 3, -1, 4, 5}, m[] = {4, 1, 7}, norm[] = {2, 2, 0},
+                bias[] = {10, 20, 30};
     const float dy[] = {1, 2, 9, 3, -1, 9};
     float y[6], dz[6], dm[] = {100, 200, 300};
     hn_magnitude_args f = {};
