@@ -8,6 +8,7 @@ it is told, all others are its options.
 Budgets are b<rank>: as many trained values as LoRA of that rank on all linear layers has. The
 models are 32 to 64 times narrower than those that the literature tunes at ranks 16 to 256, so that
 ranks 1 to 16 here are the same shares of the weights and more (rank 1 of babyllama: 1.2 %).
+DoRA has pairs of that rank and its magnitudes besides, which count among its trained values.
 """
 
 import gzip
@@ -190,6 +191,7 @@ class Place(NamedTuple):
         times longer: selections stand at the same parts of the run."""
         m, steps = self.model, self.suite.steps
         yield f"lora-b{rank}", self.lora(rank)
+        yield f"dora-b{rank}", {**self.lora(rank), "dora": "on"}
         yield f"absd-b{rank}", self.sparse(rank, block=m.block)
         yield f"dynamic-b{rank}", self.sparse(rank, block=m.block, **self.reselection(10))
         yield f"s2ft-b{rank}", self.sparse(rank, preset="s2ft")

@@ -8,7 +8,8 @@ was forgotten. Of each method the learning rate with the least loss on a third p
 there, of the first seed where the others ran at that rate alone; "*" behind it: it is the least or
 largest that was tried, and a better one may lie beyond.
 Differences are taken seed by seed and then averaged. b<rank>: as many trained values as LoRA of
-that rank on all linear layers has (methods with blocks as many as whole blocks make).
+that rank on all linear layers has (methods with blocks as many as whole blocks make; DoRA its
+magnitudes besides).
 """
 
 import json
@@ -135,9 +136,9 @@ class Place:
         return self.ranks("s2ft") or self.ranks("absd")
 
     def methods(self):
-        """(kind, title) of T1's methods, DoRA among them, which is not built."""
+        """(kind, title) of T1's methods."""
         whole = bool(self.ranks("s2ft"))
-        known = lambda kind: kind == "dora" or whole or self.ranks(kind)
+        known = lambda kind: whole or self.ranks(kind)
         return [(kind, title) for kind, title in METHODS if known(kind)]
 
     def seeds(self, kind):
@@ -195,9 +196,6 @@ def equal_table(p):
     for rank, kind, title in [("", "full", "full fine-tuning")] + [
         (f"b{r}", f"{k}-b{r}", title) for r in p.compared() for k, title in p.methods()
     ]:
-        if kind.startswith("dora"):
-            lines.append(row(rank, title, "not built", "", "", "", "", ""))
-            continue
         lora = f"lora-{rank}"
         lines.append(
             row(
@@ -267,9 +265,7 @@ def bench_table(p):
     titles = [("full", "full fine-tuning")]
     titles += [(f"{k}-b{ranks[-1]}", f"{title}, b{ranks[-1]}") for k, title in p.methods()]
     for kind, title in titles:
-        dora = kind.startswith("dora")
-        words = ["not built"] + [""] * 5 if dora else [get(kind) for get in columns]
-        lines.append(row(title, *words))
+        lines.append(row(title, *(get(kind) for get in columns)))
     return lines
 
 
@@ -360,7 +356,6 @@ def forgetting_table(p):
     base = p.base()
     kinds = [("full", "full fine-tuning")]
     kinds += [(f"{k}-b{r}", f"{t}, b{r}") for r in p.compared() for k, t in p.methods()]
-    kinds = [(k, t) for k, t in kinds if not k.startswith("dora")]
     if base is None or len(kinds) < 2:
         return []
     lines = head("method", "test loss", "source loss", "source loss rises by", "seeds")
@@ -522,6 +517,7 @@ set xlabel 'trained values, % of the linear layers'
 """
 COLOURS = {
     "lora": "#555555",
+    "dora": "#1b9e77",
     "s2ft": "#8c6d31",
     "smt": "#756bb1",
     "spiel": "#e7298a",
