@@ -287,11 +287,11 @@ static hn_status print_result(bench *b)
 {
     const config *c = b->c;
     json_t *own = json_pack(
-        "{s:s, s:i, s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:b, s:I, s:s, s:b, s:I, s:b}", "who", "hone",
-        "gpus", b->ranks.size, "model", c->model, "dtype", c->dtype, "batch", (json_int_t)c->batch,
-        "length", (json_int_t)c->length, "rank", (json_int_t)c->rank, "side_sms",
-        (json_int_t)c->side_sms, "block", (json_int_t)c->block, "full", c->full, "trained",
-        (json_int_t)hn_params_trained(hn_engine_params(b->engine)), "gather", c->gather,
+        "{s:s, s:i, s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:b, s:I, s:s, s:b, s:I, s:b}", "who",
+        "hone", "gpus", b->ranks.size, "model", c->model, "dtype", c->dtype, "batch",
+        (json_int_t)c->batch, "length", (json_int_t)c->length, "rank", (json_int_t)c->rank,
+        "side_sms", (json_int_t)c->side_sms, "block", (json_int_t)c->block, "full", c->full,
+        "trained", (json_int_t)hn_params_trained(hn_engine_params(b->engine)), "gather", c->gather,
         "shard_base", c->shard_base, "zero", (json_int_t)c->zero, "dora", c->dora);
     return hn_step_bench_print(&b->steps, own, "tokens", c->tune);
 }
