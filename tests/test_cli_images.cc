@@ -334,7 +334,7 @@ TEST(CliImagesRefuses, ACheckpointOfAnotherRun)
     expect_done(w.run(w.train("o", 2, "hone-full") + Words{"--stop-after", "1"}));
     const Words resume = {"--resume", "auto"};
     expect_refused(w.run(w.train("o", 2, "hone-full") + resume + Words{"--augment", "none"}), 2,
-                   {"another settings"});
+                   {"other settings"});
     w.set("data/train", 33);
     expect_refused(w.run(w.train("o", 2, "hone-full") + resume), 2, {"another data set"});
 }

@@ -477,7 +477,7 @@ TEST(CliSparseRefuses, WhatMakesNoSense)
     }
     expect_done(with({"--budget", "25%"}));
     expect_refused(to_export(w, "o", "peft", "x"), 2, {"--kind peft", "pack, shira or merged"});
-    expect_refused(with({"--budget", "20%", "--resume", "auto"}), 2, {"another settings"});
+    expect_refused(with({"--budget", "20%", "--resume", "auto"}), 2, {"other settings"});
 }
 
 } // namespace

@@ -318,7 +318,7 @@ TEST_F(DriftTrain, TheSameBitsTwiceAndBehindAResume)
     o.stop_after = 0, o.resume = true;
     auto other = o;
     other.seed = 4;
-    EXPECT_HN_FAIL(hn_drift_train(&other, &r), HN_ERR_ARG, "another settings");
+    EXPECT_HN_FAIL(hn_drift_train(&other, &r), HN_ERR_ARG, "other settings");
     ASSERT_HN_OK(hn_drift_train(&o, &r));
     EXPECT_EQ(r.points, 9 * 24);
     const std::string file = "/drift.safetensors", want = read_file(folder("one") + file);

@@ -328,6 +328,7 @@ static void judge_stall(watch *w, int64_t now)
 {
     hn_hub *h = w->h;
     standing s, worst = {.age_ns = -1};
+    int64_t youngest_ns = INT64_MAX;
     int culprit = -1, same = 0;
     if (h->rank != 0 || h->stall_ns == 0 || w->over) return;
     bool all_wait = true;
@@ -338,6 +339,7 @@ static void judge_stall(watch *w, int64_t now)
         }
     for (int r = 0; r < h->size; r++) {
         if (!standing_of(h, r, now, &s) || s.at.waiting != all_wait || !is_counted(&s.at)) continue;
+        if (s.age_ns < youngest_ns) youngest_ns = s.age_ns;
         if (culprit >= 0 && s.at.step == worst.at.step && s.age_ns > h->stall_ns &&
             worst.age_ns > h->stall_ns)
             same++;
@@ -349,6 +351,7 @@ static void judge_stall(watch *w, int64_t now)
         }
     }
     if (culprit < 0 || worst.age_ns <= h->stall_ns) return;
+    if (all_wait && youngest_ns <= h->stall_ns) return; /* it has only just been complete */
     char why[160];
     const int n = snprintf(why, sizeof why, "(no progress for %.3g s", (double)h->stall_ns / 1e9);
     if (same > 0)

@@ -598,6 +598,16 @@ done:
     return st;
 }
 
+/* Where the setting begins in which a and b are not alike: "seed: 1 ..." */
+static size_t first_difference(const char *a, const char *b)
+{
+    size_t at = 0;
+    while (a[at] != '\0' && a[at] == b[at]) at++;
+    while (at > 0 && a[at - 1] != ':') at--; /* behind its name, or the one before */
+    while (at > 0 && a[at - 1] != ' ') at--;
+    return at;
+}
+
 static hn_status check_identity(const json_t *state, const char *where, const hn_run_identity *id)
 {
     const json_t *have = json_object_get(state, "identity");
@@ -611,9 +621,13 @@ static hn_status check_identity(const json_t *state, const char *where, const hn
     for (size_t i = 0; i < sizeof facts / sizeof *facts; i++) {
         const char *value;
         HN_TRY(hn_json_get_text(have, facts[i].key, where, true, &value));
-        if (strcmp(value, facts[i].value) != 0)
+        if (strcmp(value, facts[i].value) == 0) continue;
+        if (strcmp(facts[i].key, "settings") != 0)
             return HN_FAIL(HN_ERR_ARG, "%s: the run had another %s: '%s', now '%s'", where,
                            facts[i].what, value, facts[i].value);
+        const size_t at = first_difference(value, facts[i].value);
+        return HN_FAIL(HN_ERR_ARG, "%s: the run had other settings: '%.60s', now '%.60s'", where,
+                       value + at, facts[i].value + at);
     }
     return HN_OK;
 }
