@@ -137,6 +137,25 @@ TEST(CliDora, AdaptersThatContradictThemselvesAreRefused)
                    {"has no lora_magnitude_vector, though use_dora is set"});
 }
 
+/* Magnitudes are summed over ranks as pairs are; their norms want whole weights. */
+TEST(CliDora, RanksTrainItTogetherEachWithTheBase)
+{
+    const Workplace w;
+    const Words cpu = {"--dora", "--device", "cpu"}, two = cpu + Words{"--ranks", "2"};
+    expect_done(w.run(w.train("one", 6) + cpu + Words{"--accumulation", "2"}));
+    expect_done(w.run(w.train("two", 6) + two));
+    expect_done(w.run(w.train("again", 6) + two));
+    const auto one = column(w / "one", "loss"), both = column(w / "two", "loss");
+    ASSERT_EQ(both.size(), one.size());
+    for (const auto &[step, loss] : both)
+        EXPECT_NEAR(std::stod(loss), std::stod(one.at(step)), 1e-3) << step;
+    EXPECT_EQ(trained_bytes((w / "two") + "/checkpoint-6"),
+              trained_bytes((w / "again") + "/checkpoint-6"));
+    const Ran r = w.run(w.train("no", 2) + two + Words{"--shard-base"});
+    EXPECT_EQ(r.code, 2) << r.err;
+    EXPECT_TRUE(contains(r.err, "with DoRA's magnitudes cannot be shared by ranks")) << r.err;
+}
+
 TEST(CliDora, ConvolutionsAreRefusedByName)
 {
     const Workplace w;
