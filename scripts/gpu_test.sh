@@ -106,12 +106,13 @@ for executor in cuda cuda-graph; do
         "$build/test_engine"
     for name in test_classifier_job test_engine_anchor test_sparse_engine test_sparse_state \
         test_engine_replicas test_client_batch test_fed_client test_segmenter_job test_fed_segment \
-        test_hone_client test_params test_few_shot_tune test_drift test_drift_train test_adaptor; do
+        test_hone_client test_params test_few_shot_tune test_drift test_drift_train test_adaptor \
+        test_dora; do
         part "$name.$executor" env HONE_TEST_DEVICE=cuda HONE_TEST_EXECUTOR=$executor \
             "$build/$name"
     done
     for name in test_cli_train test_cli_sparse test_cli_fedref test_cli_fedref_volumes \
-        test_cli_hyperflow; do
+        test_cli_hyperflow test_cli_dora; do
         part "$name.$executor" env HONE_TEST_DEVICE=cuda HONE_TEST_EXECUTOR=$executor \
             CUDA_VISIBLE_DEVICES="$first" "$build/$name"
     done
