@@ -258,8 +258,11 @@ void hn_team_leave(hn_team *t, hn_status st)
 void hn_team_say_error(const hn_team *t, hn_status st, const char *program, const char *verb)
 {
     if (st == HN_ERR_COMM && hn_hub_dead(t->hub) != NULL) return;
-    if (!hn_team_alone(t)) fprintf(stderr, "rank %d on %s: ", t->ranks.rank, t->place.host);
-    fprintf(stderr, "%s %s: %s\n", program, verb, hn_last_error());
+    if (hn_team_alone(t))
+        fprintf(stderr, "%s %s: %s\n", program, verb, hn_last_error());
+    else /* in one call: others write, too */
+        fprintf(stderr, "rank %d on %s: %s %s: %s\n", t->ranks.rank, t->place.host, program, verb,
+                hn_last_error());
 }
 
 void hn_team_devices_close(hn_team *t, hn_status st)
