@@ -2,15 +2,9 @@
  * bits in values, masters, moments and reports on the CPU, whatever the optimizer, on any number of
  * ranks; what the plan saves; what is refused. On GPUs, where there are enough: the same launches
  * captured, the same bits twice, and the steps of whole state up to rounding. */
-#include <fstream>
-
-#include "hn_test.h"
-#include "ranks_test.h"
+#include "decoder_ranks_test.h"
 #include "runtime/base/alloc.h"
 #include "runtime/graph/tensor.h"
-#include "runtime/model/model.h"
-#include "runtime/train/decoder_job.h"
-#include "runtime/train/engine.h"
 
 namespace {
 
@@ -59,73 +53,20 @@ struct Work {
 
 hn_adapt_kind every(const void *, const char *) { return HN_ADAPT_FULL; }
 
-class Trainee {
+class Trainee : public RankDecoder {
   public:
-    const Rank &rank;
     const Work &w;
-    TempDir dir;
-    hn_device *device = nullptr;
-    hn_comm *comm = nullptr;
-    hn_engine *e = nullptr;
-    hn_engine_options o = {};
-    hn_model model = {};
-    hn_decoder_options d = {};
-    hn_decoder_job job = {};
-    hn_adapt adapt = {};
 
-    Trainee(const Rank &r, const Work &work, bool allocate = true) : rank(r), w(work)
+    Trainee(const Rank &r, const Work &work, bool allocate = true)
+        : RankDecoder(r, work.dtype), w(work)
     {
-        EXPECT_HN_OK(hn_device_open(r.device.c_str(), &device));
         if (device == nullptr) return;
-        if (r.hub != nullptr) comm = r.join(device);
-        const std::string path = dir / "config.json";
-        std::ofstream(path) << kLlama;
-        EXPECT_HN_OK(
-            hn_model_open(path.c_str(), w.dtype == HN_F32 ? "f32" : "bf16", nullptr, &model));
+        open_model(config(kLlama));
         adapt.parameter = every;
-        d.decoder = &model.decoder;
-        d.batch_rows = 2;
-        d.seq_len = 16;
-        d.max_seqs = 2;
-        hn_decoder_job_init(&job, &d);
-        o.device = device;
         o.executor = w.executor;
-        o.job = &job.job;
-        o.adapt = &adapt;
-        o.dtype = w.dtype;
-        o.train = true;
         o.optimizer = w.optimizer;
         o.zero_ranks = w.shares ? w.shares : w.zero ? r.size : 0;
-        o.seed = 7;
-        if (allocate) open();
-    }
-    ~Trainee()
-    {
-        hn_engine_free(e);
-        hn_comm_close(comm, !::testing::Test::HasFailure());
-        hn_model_close(&model);
-        hn_device_close(device);
-    }
-    Trainee(const Trainee &) = delete;
-
-    void open()
-    {
-        ASSERT_HN_OK(hn_engine_new(&o, &e));
-        ASSERT_HN_OK(hn_engine_allocate(e));
-        ASSERT_HN_OK(hn_model_load(&model, hn_engine_params(e), 5));
-    }
-    void fill(int64_t number)
-    {
-        hn_engine_input in;
-        ASSERT_HN_OK(hn_engine_batch(e, &in));
-        const hn_decoder_batch b = hn_decoder_batch_of(&in);
-        for (int64_t i = 0; i < 32; i++) {
-            const int64_t t = number * 32 + i;
-            b.tokens[i] = (int32_t)((t * t / 3 + t) % 61);
-            b.labels[i] = i % 5 == number % 5 ? -100 : (int32_t)((t + 1) % 61);
-            b.positions[i] = (int32_t)(i % 16);
-        }
-        for (int32_t s = 0; s < 3; s++) b.offsets[s] = s * 16;
+        if (allocate) open_engine();
     }
     hn_step_report step(int64_t number)
     {

@@ -1,16 +1,10 @@
 /* A frozen base that ranks share against one that each has: the same bits in losses, adapters,
  * evaluations and logits, whatever runs again, on whatever number of ranks; and how often it is
  * gathered. On the CPU, and on GPUs where there are enough. */
-#include <fstream>
-
-#include "hn_test.h"
-#include "ranks_test.h"
+#include "decoder_ranks_test.h"
 #include "runtime/base/alloc.h"
 #include "runtime/graph/shards.h"
 #include "runtime/graph/tensor.h"
-#include "runtime/model/model.h"
-#include "runtime/train/decoder_job.h"
-#include "runtime/train/engine.h"
 
 extern "C" {
 #include "runtime/graph/graph_impl.h"
@@ -49,40 +43,21 @@ hn_status low_rank(const void *context, const char *, int64_t, int64_t, hn_lowra
     return HN_OK;
 }
 
-class Trainee {
+class Trainee : public RankDecoder {
   public:
-    const Rank &rank;
     const Work &w;
-    TempDir dir;
-    hn_device *device = nullptr;
-    hn_comm *comm = nullptr;
-    hn_engine *e = nullptr;
-    hn_engine_options o = {};
-    hn_model model = {};
-    hn_decoder_job job = {};
-    hn_adapt adapt = {};
 
-    Trainee(const Rank &r, const Work &work, bool allocate = true) : rank(r), w(work)
+    Trainee(const Rank &r, const Work &work, bool allocate = true)
+        : RankDecoder(r, work.dtype), w(work)
     {
-        EXPECT_HN_OK(hn_device_open(r.device.c_str(), &device));
         if (device == nullptr) return;
-        if (r.hub != nullptr) comm = r.join(device);
-        open_model();
+        d.logits_rows = w.probe ? 8 : 0;
+        open_model(w.model == "files" ? "tests/fixtures/models/llama"
+                                      : config(w.model == "gpt2" ? kGpt2 : kLlama));
         adapt.linear = low_rank;
         adapt.context = &w;
-        hn_decoder_options d = {};
-        d.decoder = &model.decoder;
-        d.batch_rows = 2;
-        d.seq_len = 16;
-        d.max_seqs = 2;
-        d.logits_rows = w.probe ? 8 : 0;
-        hn_decoder_job_init(&job, &d);
-        o.device = device;
         o.executor = w.executor;
-        o.job = &job.job;
-        o.adapt = &adapt;
-        o.dtype = w.dtype;
-        o.train = o.eval = true;
+        o.eval = true;
         o.recompute = w.recompute;
         o.side = w.side;
         o.base_shares = w.shares ? w.shares : w.shared ? r.size : 0;
@@ -90,34 +65,13 @@ class Trainee {
         o.optimizer.beta2 = 0.999;
         o.optimizer.eps = 1e-8;
         o.optimizer.max_grad_norm = 1;
-        o.seed = 7;
         if (allocate) open();
     }
-    ~Trainee()
-    {
-        hn_engine_free(e);
-        hn_comm_close(comm, !::testing::Test::HasFailure());
-        hn_model_close(&model);
-        hn_device_close(device);
-    }
-    Trainee(const Trainee &) = delete;
 
-    void open_model()
-    {
-        std::string path = "tests/fixtures/models/llama";
-        if (w.model != "files") {
-            path = dir / "config.json";
-            std::ofstream(path) << (w.model == "gpt2" ? kGpt2 : kLlama);
-        }
-        ASSERT_HN_OK(
-            hn_model_open(path.c_str(), w.dtype == HN_F32 ? "f32" : "bf16", nullptr, &model));
-    }
     void open()
     {
-        ASSERT_HN_OK(hn_engine_new(&o, &e));
-        ASSERT_HN_OK(hn_engine_allocate(e));
-        ASSERT_HN_OK(hn_model_load(&model, hn_engine_params(e), 5));
-        start_adapters();
+        open_engine();
+        if (!::testing::Test::HasFatalFailure()) start_adapters();
     }
     /* B is not zero: an adapter that is left out shows. */
     void start_adapters()
@@ -131,19 +85,6 @@ class Trainee {
                 v[k] = 0.1f * std::sin((float)(k * 7 + (size_t)i * 13));
             ASSERT_HN_OK(hn_param_set(q, v.data()));
         }
-    }
-    void fill(int64_t number)
-    {
-        hn_engine_input in;
-        ASSERT_HN_OK(hn_engine_batch(e, &in));
-        const hn_decoder_batch b = hn_decoder_batch_of(&in);
-        for (int64_t i = 0; i < 32; i++) {
-            const int64_t t = number * 32 + i;
-            b.tokens[i] = (int32_t)((t * t / 3 + t) % 61);
-            b.labels[i] = i % 5 == number % 5 ? -100 : (int32_t)((t + 1) % 61);
-            b.positions[i] = (int32_t)(i % 16);
-        }
-        for (int32_t s = 0; s < 3; s++) b.offsets[s] = s * 16;
     }
     /* As many turns on every rank: with a micro-batch, or idle. */
     template <class Turn, class Idle>

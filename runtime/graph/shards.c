@@ -58,7 +58,6 @@ hn_status hn_shard_store(hn_shard *s, hn_tensor *from, hn_tensor *to)
     return hn_list_add(&s->to, to);
 }
 
-int64_t hn_program_shards(const hn_program *p) { return p->n_shards; }
 int hn_program_share_ranks(const hn_program *p) { return p->share_ranks > 1 ? p->share_ranks : 1; }
 
 void hn_shards_free(hn_program *p)

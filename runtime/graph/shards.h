@@ -43,7 +43,6 @@ HN_NODISCARD hn_status hn_shard_store(hn_shard *s, hn_tensor *from, hn_tensor *t
 
 /* The range that t lies in; NULL: in none. */
 hn_shard *hn_shard_of(const hn_tensor *t);
-int64_t hn_program_shards(const hn_program *p);
 int hn_program_share_ranks(const hn_program *p); /* 1: nothing is shared */
 
 /* After hn_plan_build: which rows of t this rank has a part of; of other tensors, all. */
