@@ -126,11 +126,11 @@ if [ "$gpus" -gt 1 ]; then
 fi
 report
 
-# Beside other sanitizers memcheck now and then ends the captured graphs of test_block_dw with an
+# Beside other sanitizers memcheck now and then ends the captured graphs of test_block_dw* with an
 # "illegal address" of no kernel, as racecheck always does (below); alone it never has.
 memcheck() {
     local left=$gpu
-    case $1 in *test_block_dw) left="$gpu-*CapturedGraph*" ;; esac
+    case $1 in *test_block_dw | *test_block_dw_tiles_cuda) left="$gpu-*CapturedGraph*" ;; esac
     compute-sanitizer --tool memcheck --error-exitcode 9 "$1" --gtest_filter="${2:-$left}"
 }
 
@@ -141,7 +141,7 @@ memcheck() {
 racecheck() {
     local text code left=$gpu own
     case $1 in
-    *test_linear_ce | *test_block_dw) left="$gpu-*CapturedGraph*" ;;
+    *test_linear_ce | *test_block_dw | *test_block_dw_tiles_cuda) left="$gpu-*CapturedGraph*" ;;
     *test_topk) left=*SmallRanges* ;;
     *test_conv3d_cuda) left='*meshnet5*:*unet_4*:*unet_boxes_bf16*:*stride*:*by_patches*' ;;
     *test_client_cnn) left='*Cuda*small*:*Cuda*/padded*:*CudaClients*' ;;
@@ -157,7 +157,9 @@ racecheck() {
 
 if [ $sanitizers = yes ]; then
     echo "==== compute-sanitizer memcheck, alone"
-    part test_block_dw.graphs.memcheck memcheck "$build/test_block_dw" '*Cuda*CapturedGraph*'
+    for name in test_block_dw test_block_dw_tiles_cuda; do
+        part "$name.graphs.memcheck" memcheck "$build/$name" '*Cuda*CapturedGraph*'
+    done
     report
     for tool in memcheck racecheck; do
         echo "==== compute-sanitizer $tool"

@@ -15,13 +15,19 @@
  *            chosen: a tile with many blocks is one product.
  * CUDA       span, block and tile_first are read when the kernels run and are not checked: ids of
  *            the matrix in the order of the span are a promise. A span of more than `capacity`
- *            blocks counts as one of `capacity`. The way is chosen by the capacity, where it must
- *            be by the count: a matrix whose capacity is few blocks has kernels for few blocks
- *            alone; one where even a quarter of the capacity is many, the whole gradient alone.
- *            Between, both are enqueued: in a captured graph the count chooses when it runs;
- *            outside of one the whole gradient is computed too, and not used if the blocks are few.
+ *            blocks counts as one of `capacity`. Squares of 1 and 4 in bf16, out, in, ld_dy and
+ *            ld_x multiples of 8: chosen tile by tile on the device. Tiles with more than 328
+ *            blocks (61 of 4 x 4) are a product each, which only the chosen values leave; blocks of
+ *            the others are multiplied one by one; nothing is done for empty tiles. The whole
+ *            gradient is taken where all that would take longer. Widths of multiples of 4: without
+ *            products of tiles. Larger squares: by the count. Where the whole gradient may be
+ *            needed it is enqueued as well: in a captured graph the choice is made when it runs;
+ *            outside of one the whole gradient is computed too, and not used if it is not needed. A
+ *            matrix whose capacity is few blocks has no whole gradient; one where even a quarter of
+ *            the capacity is too many, the whole gradient alone.
  * Errors     HN_ERR_ARG (CPU: also a span or an id out of range), HN_ERR_SHAPE,
- *            HN_ERR_UNSUPPORTED (dtype), before the first write.
+ *            HN_ERR_UNSUPPORTED (dtype; CUDA: a way that does not take these arguments), before
+ *            the first write.
  */
 #ifndef HN_BLOCK_DW_H
 #define HN_BLOCK_DW_H
@@ -39,6 +45,15 @@
 extern "C" {
 #endif
 
+/* How CUDA finds squares of 1 and 4. All but BEST are for measuring and testing: BLOCKS and TILES
+ * take bf16 as above alone. */
+typedef enum {
+    HN_BLOCK_DW_BEST,   /* by the counts */
+    HN_BLOCK_DW_BLOCKS, /* every block by itself */
+    HN_BLOCK_DW_TILES,  /* every tile that has a block as a product */
+    HN_BLOCK_DW_WHOLE,  /* the whole gradient, of any shape */
+} hn_block_dw_way;
+
 typedef struct {
     const void *dy;             /* in     [rows, out] */
     const void *x;              /* in     [rows, in] */
@@ -53,6 +68,7 @@ typedef struct {
     int64_t blocks, values; /* of the pool */
     hn_dtype dtype;         /* of dy and x */
     float alpha;            /* 0: not given, 1 */
+    hn_block_dw_way way;    /* the CPU's is the best */
 } hn_block_dw_args;
 
 HN_NODISCARD hn_status hn_block_dw_check(const hn_block_dw_args *a);

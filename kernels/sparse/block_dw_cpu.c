@@ -20,6 +20,8 @@ hn_status hn_block_dw_check(const hn_block_dw_args *a)
                        "block_dw: capacity of %" PRId64
                        " blocks, must be 1 to the matrix's %" PRId64,
                        a->capacity, hn_block_total(a->shape, a->out, a->in));
+    if ((unsigned)a->way > HN_BLOCK_DW_WHOLE)
+        return HN_FAIL(HN_ERR_ARG, "block_dw: way %d is none", (int)a->way);
     return HN_OK;
 }
 

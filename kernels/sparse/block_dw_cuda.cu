@@ -3,13 +3,14 @@
  *   rows, columns   the chosen columns of dy (or x) side by side, one product by cuBLASLt
  *   squares of 64 to 256, bf16    block_dw_mma_cuda.cu
  *   squares of 16 and 32, bf16    block_dw_group_cuda.cu
- *   squares of 1 and 4, bf16      block_dw_slab_cuda.cu
+ *   squares of 1 and 4, bf16      block_dw_tile_cuda.cu, which chooses again for each tile
  *   else, and where so much is chosen that these would take longer than the whole gradient: the
  *   whole gradient by cuBLASLt, strip by strip, of which the chosen values are gathered
  *
  * A matrix may use its whole capacity or, as most do, a quarter of it. Where this makes the
  * difference both ways are enqueued: kernels of the first leave long lists alone, and the second is
- * a branch of the graph that short lists skip. */
+ * a branch of the graph that short lists skip. Of squares of 1 and 4 it is not the length that
+ * decides, but how much of the list lies in few tiles. */
 #include "kernels/sparse/cuda_block_dw.h"
 #include "runtime/base/check.h"
 #include "runtime/base/cuda_branch.h"
@@ -27,23 +28,16 @@ bool is_aligned(const hn_block_dw_args *a)
 }
 
 /* The share of a matrix above which the whole gradient is faster, as measured with 8192 and 16384
- * tokens: the reading of operands a block (16, 32), the rate of mma (64 and more), the reads of
- * shared memory (1, 4). */
+ * tokens: the reading of operands a block (16, 32), the rate of mma (64 and more). */
 double most_of(int64_t side)
 {
     switch (side) {
-    case 1: return 0.0035;
-    case 4: return 0.0125;
     case 16: return 0.06;
     case 32: return 0.12;
     case 64: return 0.18;
     default: return 0.22;
     }
 }
-
-/* The capacity of a matrix over the share that it is expected to use (runtime/adapt). Where even
- * this share is too long, the whole gradient alone. */
-constexpr int64_t kCapacityOfShare = 4;
 
 /* A way of its own for blocks of one shape. */
 struct Path {
@@ -54,7 +48,6 @@ struct Path {
 
 const Path kSquares = {hn_block_dw_mma_scratch_, hn_block_dw_mma_shared_, hn_block_dw_mma_};
 const Path kGroups = {hn_block_dw_group_scratch_, hn_block_dw_group_shared_, hn_block_dw_group_};
-const Path kSlabs = {hn_block_dw_slab_scratch_, hn_block_dw_slab_shared_, hn_block_dw_slab_};
 
 bool is_line(const hn_block_dw_args *a)
 {
@@ -70,8 +63,7 @@ bool is_short(const hn_block_dw_args *a)
 const Path *path_of(const hn_block_dw_args *a)
 {
     if (hn_block_dw_mma_takes_(a)) return &kSquares;
-    if (hn_block_dw_group_takes_(a)) return &kGroups;
-    return hn_block_dw_slab_takes_(a) ? &kSlabs : nullptr;
+    return hn_block_dw_group_takes_(a) ? &kGroups : nullptr;
 }
 
 /* Blocks that the path of the shape takes at most; 0: the whole gradient alone. */
@@ -79,7 +71,9 @@ int64_t most_blocks(const hn_block_dw_args *a)
 {
     const double total = (double)hn_block_total(a->shape, a->out, a->in);
     const int64_t most = (int64_t)(most_of(a->shape.br) * total);
-    if (path_of(a) == nullptr || a->capacity > kCapacityOfShare * most) return 0;
+    if (path_of(a) == nullptr || a->way == HN_BLOCK_DW_WHOLE ||
+        a->capacity > kHnCapacityOfShare_ * most)
+        return 0;
     return most < a->capacity ? most : a->capacity;
 }
 
@@ -95,45 +89,13 @@ bool fits(int bytes)
 
 /* ---- sums of the runs ---- */
 
-constexpr int kBatch = 8;    /* loads of a thread under way */
-constexpr int kDeepest = 32; /* threads that share the runs of a value */
-
-/* Many runs are shared out among threads, so that no thread waits for memory more than once or
- * twice; their sums are added in order. */
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kHnAddThreads_)
     add_runs_kernel(const float *__restrict__ part, const HnRuns_ runs, int64_t values, float alpha,
                     const hn_sparse_span *span, float *grad)
 {
-    __shared__ float sums[kThreads];
-    const int64_t blocks = hn_path_blocks_(span, runs), n = blocks * values;
-    const int count = hn_runs_(runs, hn_items_(runs, blocks));
-    int deep = 1;
-    while (deep < kDeepest && deep * kBatch < count) deep *= 2;
-    const int wide = kThreads / deep, col = (int)threadIdx.x % wide, d = (int)threadIdx.x / wide;
-    const int begin = d * count / deep, end = (d + 1) * count / deep;
-    float *const to = grad + span->first_value;
-    for (int64_t v0 = (int64_t)blockIdx.x * wide; v0 < n; v0 += (int64_t)gridDim.x * wide) {
-        const int64_t v = v0 + col;
-        const bool writes = d == 0 && v < n;
-        const float before = writes ? to[v] : 0.0f;
-        float sum = 0.0f;
-        for (int r = begin; r < end; r += kBatch) {
-            float p[kBatch];
-#pragma unroll
-            for (int i = 0; i < kBatch; i++)
-                p[i] = r + i < end && v < n ? part[(r + i) * n + v] : 0.0f;
-#pragma unroll
-            for (int i = 0; i < kBatch; i++) sum += p[i];
-        }
-        if (deep > 1) { /* the same for all threads */
-            sums[threadIdx.x] = sum;
-            __syncthreads();
-            if (d == 0)
-                for (int i = 1; i < deep; i++) sum += sums[i * wide + col];
-            __syncthreads();
-        }
-        if (writes) to[v] = before + alpha * sum;
-    }
+    const int64_t blocks = hn_path_blocks_(span, runs);
+    hn_add_runs_(part, blocks * values, hn_runs_(runs, hn_items_(runs, blocks)), alpha,
+                 grad + span->first_value, [](int64_t v) { return v; });
 }
 
 /* ---- rows and columns ---- */
@@ -213,7 +175,7 @@ hn_status run_lines(const hn_block_dw_args *a, hn_gemm_cuda *gemm, void *scratch
     return HN_CUDA_LAUNCHED("block_dw: add_lines");
 }
 
-/* ---- the whole gradient, of spans of more than `above` blocks ---- */
+/* ---- the whole gradient, if *value > above ---- */
 
 size_t row_bytes(const hn_block_dw_args *a)
 {
@@ -230,7 +192,7 @@ int64_t strip_rows(const hn_block_dw_args *a, size_t bytes)
 }
 
 hn_status run_dense(const hn_block_dw_args *a, hn_gemm_cuda *gemm, float *strip, int64_t rows,
-                    int64_t above, hn_stream stream)
+                    const int32_t *value, int32_t above, hn_stream stream)
 {
     hn_block_gather_args gather = {};
     gather.dw = strip, gather.span = a->span, gather.block = a->block, gather.grad = a->grad;
@@ -246,7 +208,7 @@ hn_status run_dense(const hn_block_dw_args *a, hn_gemm_cuda *gemm, float *strip,
         g.c = strip, g.ld_c = gather.ld_dw;
         g.dtype = a->dtype, g.c_dtype = HN_F32, g.alpha = 1.0f;
         HN_TRY(hn_gemm_cuda_run(gemm, &g, stream));
-        HN_TRY(hn_block_gather_rows_(&gather, row, g.m, above, stream));
+        HN_TRY(hn_block_gather_rows_(&gather, row, g.m, value, above, stream));
     }
     return HN_OK;
 }
@@ -258,16 +220,61 @@ hn_status hn_block_dw_add_(const hn_block_dw_args *a, const HnRuns_ &runs, const
 {
     const int64_t values = hn_block_values(a->shape);
     const int64_t blocks = runs.capacity < runs.most ? runs.capacity : runs.most;
-    add_runs_kernel<<<hn_grid(blocks * values, kThreads / kDeepest, kMaxGrid / 2), kThreads, 0,
-                      stream>>>(part, runs, values, hn_alpha_(a->alpha), a->span, a->grad);
+    add_runs_kernel<<<hn_grid(blocks * values, kHnAddThreads_ / kHnAddDeepest_, kMaxGrid / 2),
+                      kHnAddThreads_, 0, stream>>>(part, runs, values, hn_alpha_(a->alpha), a->span,
+                                                   a->grad);
     return HN_CUDA_LAUNCHED("block_dw: add_runs");
 }
+
+namespace {
+
+/* The whole gradient alone. */
+hn_status run_whole(const hn_block_dw_args *a, hn_gemm_cuda *gemm, void *scratch, size_t bytes,
+                    hn_stream stream)
+{
+    return run_dense(a, gemm, static_cast<float *>(scratch), strip_rows(a, bytes), &a->span->count,
+                     0, stream);
+}
+
+/* A path, which has filled its part of the scratch, and the whole gradient if *value > above: in
+ * the same scratch from `used` on, as it comes behind. */
+hn_status or_whole(const hn_block_dw_args *a, hn_gemm_cuda *gemm, void *scratch, size_t used,
+                   const int32_t *value, int32_t above, hn_stream stream)
+{
+    float *const strip = reinterpret_cast<float *>(static_cast<char *>(scratch) + used);
+    const int64_t rows = strip_rows(a, hn_block_dw_cuda_scratch(a) - used);
+    hn_cuda_branch branch;
+    HN_TRY(hn_cuda_branch_begin(&branch, value, above, stream));
+    return hn_cuda_branch_end(&branch, run_dense(a, gemm, strip, rows, value, above, branch.body));
+}
+
+bool is_tiled(const hn_block_dw_args *a)
+{
+    return a->way != HN_BLOCK_DW_WHOLE && hn_block_dw_tile_takes_(a);
+}
+
+hn_status check_way(const hn_block_dw_args *a, bool runs)
+{
+    if (runs || a->way == HN_BLOCK_DW_BEST || a->way == HN_BLOCK_DW_WHOLE) return HN_OK;
+    return HN_FAIL(HN_ERR_UNSUPPORTED,
+                   "block_dw: way %d takes squares of 1 and 4 of bf16 matrices on a device with %d "
+                   "bytes of shared memory, in rows of whole 16-byte pieces",
+                   (int)a->way, hn_block_dw_tile_shared_(a));
+}
+
+} // namespace
 
 /* Operands may turn out not to be aligned, and devices to have little shared memory. Squares go
  * strip by strip then; the scratch has room for the rows of one tile at least. */
 size_t hn_block_dw_cuda_scratch(const hn_block_dw_args *a)
 {
-    if (is_line(a) && is_short(a)) return lines_of(a).bytes;
+    if (is_line(a) && is_short(a) && a->way != HN_BLOCK_DW_WHOLE) return lines_of(a).bytes;
+    if (is_tiled(a)) {
+        const size_t most = hn_block_dw_tile_needs_whole_(a) ? kStripBytes : 0;
+        const size_t strip = kHnChoiceBytes_ + (size_t)strip_rows(a, most) * row_bytes(a);
+        const size_t sums = hn_block_dw_tile_scratch_(a);
+        return sums > strip ? sums : strip;
+    }
     const int64_t most = is_line(a) ? 0 : most_blocks(a);
     const size_t strip = (size_t)strip_rows(a, most < a->capacity ? kStripBytes : 0) * row_bytes(a);
     const size_t sums = most > 0 ? path_of(a)->scratch(a, most) : 0;
@@ -279,15 +286,21 @@ hn_status hn_block_dw_cuda(const hn_block_dw_args *a, hn_gemm_cuda *gemm, void *
 {
     HN_TRY(hn_block_dw_check(a));
     HN_TRY(hn_check_pointer("block_dw", "scratch", scratch));
-    if (is_line(a) && is_short(a)) return run_lines(a, gemm, scratch, stream);
+    const size_t bytes = hn_block_dw_cuda_scratch(a);
+    const bool tiled = is_tiled(a) && is_aligned(a) && fits(hn_block_dw_tile_shared_(a));
+    HN_TRY(check_way(a, tiled));
+    if (tiled) {
+        const int32_t *whole;
+        HN_TRY(hn_block_dw_tile_(a, scratch, &whole, stream));
+        if (!hn_block_dw_tile_needs_whole_(a)) return HN_OK;
+        return or_whole(a, gemm, scratch, kHnChoiceBytes_, whole, 0, stream);
+    }
+    if (is_line(a) && is_short(a) && a->way != HN_BLOCK_DW_WHOLE)
+        return run_lines(a, gemm, scratch, stream);
     const int64_t most = is_line(a) ? 0 : most_blocks(a);
-    float *const strip = static_cast<float *>(scratch);
-    const int64_t rows = strip_rows(a, hn_block_dw_cuda_scratch(a));
     if (most == 0 || !is_aligned(a) || !fits(path_of(a)->shared(a)))
-        return run_dense(a, gemm, strip, rows, 0, stream);
+        return run_whole(a, gemm, scratch, bytes, stream);
     HN_TRY(path_of(a)->run(a, most, scratch, stream));
     if (most == a->capacity) return HN_OK;
-    hn_cuda_branch branch; /* in the same scratch: it comes behind */
-    HN_TRY(hn_cuda_branch_begin(&branch, &a->span->count, (int32_t)most, stream));
-    return hn_cuda_branch_end(&branch, run_dense(a, gemm, strip, rows, most, branch.body));
+    return or_whole(a, gemm, scratch, 0, &a->span->count, (int32_t)most, stream);
 }

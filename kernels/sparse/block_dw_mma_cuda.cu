@@ -1,7 +1,10 @@
 /* Squares of 64 and 128 (256: four of 128) on the tensor cores: a thread block multiplies the
  * columns of dy and x that one block of the matrix needs over one run of tokens. Both operands lie
  * token by token, so that their tiles go to shared memory as they are and ldmatrix transposes
- * them; copies run several steps ahead, as memory bounds nearly all of it. */
+ * them; copies run several steps ahead, as memory bounds nearly all of it.
+ *
+ * The same product serves tiles of the matrix with many squares of 1 or 4 (block_dw_tile_cuda.cu):
+ * what it gives stays in shared memory, and only the values that are wanted leave it. */
 #include "kernels/sparse/cuda_block_dw.h"
 #include "runtime/base/cuda_mma.h"
 
@@ -38,7 +41,9 @@ __device__ __forceinline__ int place(int r, int c)
 struct Part {
     const __nv_bfloat16 *dy, *x; /* its first column, the run's first token */
     int64_t ld_dy, ld_x;
-    int tokens; /* from there to the last of all */
+    int tokens;          /* from there to the last of all */
+    int dy_cols, x_cols; /* the same */
+    int steps;           /* of the run */
 };
 
 template <class T>
@@ -49,7 +54,7 @@ struct Copier {
     const __nv_bfloat16 *from; /* this thread's piece of its next row */
     int64_t down;              /* kRows rows */
     uint32_t to;
-    int left; /* tokens from that row to the last of all */
+    int left; /* tokens from that row to the last of all; none of columns behind the last */
 
     __device__ __forceinline__ Copier(const Part &p, uint32_t shared)
     {
@@ -60,9 +65,11 @@ struct Copier {
         down = kRows * ld;
         to = shared + (of_x ? T::kOperandBytes : 0) +
              (uint32_t)place<T>(row, of_x ? c - kPieces : c);
-        left = p.tokens - row;
+        const int piece = of_x ? c - kPieces : c;
+        left = piece * 8 < (of_x ? p.x_cols : p.dy_cols) ? p.tokens - row : 0;
     }
-    /* Starts copying the next step; tokens behind the last become zeros, and are not read. */
+    /* Starts copying the next step; tokens and columns behind the last become zeros, and are not
+     * read. */
     __device__ __forceinline__ void step(int stage)
     {
         const uint32_t at = to + (uint32_t)stage * T::kStageBytes;
@@ -101,6 +108,43 @@ __device__ __forceinline__ void multiply(float (*c)[T::kN / 8][4], uint32_t stag
                 hn_mma_(c[i][2 * j + 1], a[i], b[j][2], b[j][3]);
             }
     }
+}
+
+/* What a warp has of a product of all teams. */
+template <class T>
+struct Warp {
+    int deep, in_team, m, n; /* m, n: its first row and column */
+
+    __device__ __forceinline__ Warp()
+    {
+        deep = (int)threadIdx.x / 32 / T::kTeam, in_team = (int)threadIdx.x / 32 % T::kTeam;
+        m = in_team / T::kAcross * T::kM, n = in_team % T::kAcross * T::kN;
+    }
+};
+
+/* c += the warp's part of the product of a run. Shared memory is free behind it. */
+template <class T>
+__device__ __forceinline__ void multiply_run(float (*c)[T::kN / 8][4], const Part &p,
+                                             uint32_t stages, const Warp<T> &warp)
+{
+    Copier<T> copier(p, stages);
+#pragma unroll 1
+    for (int i = 0; i < T::kStages - 1; i++) {
+        if (i < p.steps) copier.step(i);
+        hn_copy_commit_();
+    }
+    int stage = 0;
+#pragma unroll 1
+    for (int i = 0; i < p.steps; i++) {
+        const int before = stage > 0 ? stage - 1 : T::kStages - 1;
+        hn_copy_wait_<T::kStages - 2>();
+        __syncthreads(); /* step i is there; nobody reads the step before any more */
+        if (i + T::kStages - 1 < p.steps) copier.step(before);
+        hn_copy_commit_(); /* an empty group at the end keeps the count */
+        multiply<T>(c, stages + (uint32_t)stage * T::kStageBytes, warp.m, warp.n, warp.deep);
+        stage = stage + 1 < T::kStages ? stage + 1 : 0;
+    }
+    __syncthreads(); /* all products are done */
 }
 
 /* Sum i, j of a warp's, to rows that lie ld values apart. */
@@ -158,8 +202,7 @@ template <class T>
 __global__ void __launch_bounds__(T::kThreads, T::kPerSm) block_dw_mma_kernel(const Job job)
 {
     extern __shared__ __align__(128) char shared[];
-    const int deep = (int)threadIdx.x / 32 / T::kTeam, in_team = (int)threadIdx.x / 32 % T::kTeam;
-    const int m = in_team / T::kAcross * T::kM, n = in_team % T::kAcross * T::kN;
+    const Warp<T> warp;
     const uint32_t stages = hn_shared_address_(shared);
     const int64_t values = (int64_t)job.side * job.side;
     const int64_t blocks = hn_path_blocks_(job.span, job.runs), items = blocks * job.quarters;
@@ -176,35 +219,116 @@ __global__ void __launch_bounds__(T::kThreads, T::kPerSm) block_dw_mma_kernel(co
         const int64_t begin = hn_part_(steps, run, runs);
         const int count = (int)(hn_part_(steps, run + 1, runs) - begin);
         const int64_t first = begin * T::kTokens;
-        const Part p = {
-            job.dy + first * job.ld_dy + id / across * job.side + down,
-            job.x + first * job.ld_x + id % across * job.side + right,
-            job.ld_dy,
-            job.ld_x,
-            (int)(job.runs.tokens - first),
-        };
-        Copier<T> copier(p, stages);
+        const Part p = {job.dy + first * job.ld_dy + id / across * job.side + down,
+                        job.x + first * job.ld_x + id % across * job.side + right,
+                        job.ld_dy,
+                        job.ld_x,
+                        (int)(job.runs.tokens - first),
+                        T::kSide,
+                        T::kSide,
+                        count};
         float c[T::kM / 16][T::kN / 8][4] = {};
-#pragma unroll 1
-        for (int i = 0; i < T::kStages - 1; i++) {
-            if (i < count) copier.step(i);
-            hn_copy_commit_();
+        multiply_run<T>(c, p, stages, warp);
+        float *const to = job.part + (run * blocks + b) * values +
+                          (int64_t)(down + warp.m) * job.side + right + warp.n;
+        store_all<T>(c, reinterpret_cast<float4 *>(shared), warp.deep, warp.in_team, to, job.side);
+    }
+}
+
+/* ---- tiles of the matrix ---- */
+
+using Whole = Tile<HN_SPARSE_TILE>;
+constexpr int kSumRow = HN_SPARSE_TILE + 8; /* 4 rows of two sums a lane are in different banks */
+constexpr int kTeamSums = HN_SPARSE_TILE * kSumRow;
+static_assert(Whole::kDeep * kTeamSums * (int)sizeof(float) <= Whole::kSharedBytes,
+              "the sums of all teams fit into what held the tiles");
+
+struct TileJob {
+    const __nv_bfloat16 *dy, *x;
+    int64_t ld_dy, ld_x, out, in;
+    const hn_sparse_span *span;
+    const int32_t *block, *tile_first;
+    float *grad;
+    float alpha;
+    HnChosen_ chosen;
+    HnRuns_ runs;
+};
+
+/* Puts a warp's sums where they lie in the tile, and those of all teams there, too. */
+__device__ __forceinline__ void store_tile(const float (*c)[Whole::kN / 8][4], float *sums,
+                                           const Warp<Whole> &warp)
+{
+    float *const to = sums + warp.deep * kTeamSums + warp.m * kSumRow + warp.n;
+#pragma unroll
+    for (int i = 0; i < Whole::kM / 16; i++)
+#pragma unroll
+        for (int j = 0; j < Whole::kN / 8; j++) {
+            const float *const v = c[i][j];
+            store(make_float4(v[0], v[1], v[2], v[3]), i, j, to, kSumRow);
         }
-        int stage = 0;
+    __syncthreads();
+}
+
+__device__ __forceinline__ float sum_of_teams(const float *sums, int row, int col)
+{
+    float sum = 0.0f;
+#pragma unroll
+    for (int d = 0; d < Whole::kDeep; d++) sum += sums[d * kTeamSums + row * kSumRow + col];
+    return sum;
+}
+
+/* Of blocks of kSide. */
+template <int kSide>
+__global__ void __launch_bounds__(Whole::kThreads, Whole::kPerSm)
+    block_dw_product_kernel(const TileJob job, const hn_divisor by_across)
+{
+    extern __shared__ __align__(128) char shared[];
+    constexpr int kValues = kSide * kSide, kTile = HN_SPARSE_TILE;
+    float *const sums = reinterpret_cast<float *>(shared);
+    const uint32_t stages = hn_shared_address_(shared);
+    const Warp<Whole> warp;
+    const int tiles = job.chosen.choice->tiles;
+    const int64_t values = (int64_t)job.chosen.choice->tile_blocks * kValues;
+    const int runs = hn_product_runs_(job.runs, tiles, values, job.chosen.room);
+    const int64_t steps = hn_ceil_div_(job.runs.tokens, Whole::kTokens);
+    const int tiles_across = (int)hn_ceil_div_(job.in, kTile);
+
 #pragma unroll 1
-        for (int i = 0; i < count; i++) {
-            const int before = stage > 0 ? stage - 1 : T::kStages - 1;
-            hn_copy_wait_<T::kStages - 2>();
-            __syncthreads(); /* step i is there; nobody reads the step before any more */
-            if (i + T::kStages - 1 < count) copier.step(before);
-            hn_copy_commit_(); /* an empty group at the end keeps the count */
-            multiply<T>(c, stages + (uint32_t)stage * T::kStageBytes, m, n, deep);
-            stage = stage + 1 < T::kStages ? stage + 1 : 0;
+    for (int64_t w = blockIdx.x; w < (int64_t)tiles * runs; w += gridDim.x) {
+        /* Neighbours have the same tokens: tiles in one strip read the same memory. */
+        const int run = (int)(w / tiles), k = (int)(w % tiles), tile = job.chosen.tile[k];
+        const int row = tile / tiles_across * kTile, col = tile % tiles_across * kTile;
+        const int64_t begin = hn_part_(steps, run, runs), first = begin * Whole::kTokens;
+        const Part p = {job.dy + first * job.ld_dy + row,
+                        job.x + first * job.ld_x + col,
+                        job.ld_dy,
+                        job.ld_x,
+                        (int)(job.runs.tokens - first),
+                        (int)job.out - row,
+                        (int)job.in - col,
+                        (int)(hn_part_(steps, run + 1LL, runs) - begin)};
+        {
+            float c[Whole::kM / 16][Whole::kN / 8][4] = {};
+            multiply_run<Whole>(c, p, stages, warp);
+            store_tile(c, sums, warp);
         }
-        float *const to =
-            job.part + (run * blocks + b) * values + (int64_t)(down + m) * job.side + right + n;
-        __syncthreads(); /* all products are done: shared memory is free */
-        store_all<T>(c, reinterpret_cast<float4 *>(shared), deep, in_team, to, job.side);
+        const int from = job.tile_first[tile], before = job.chosen.first[k];
+        const int n = (job.chosen.first[k + 1] - before) * kValues; /* at most a tile's */
+        const int32_t *const id = job.block + job.span->first_block + from;
+        float *const grad = job.grad + job.span->first_value + (int64_t)from * kValues;
+        float *const part = job.chosen.tile_part + run * values + (int64_t)before * kValues;
+        const int across = (int)(job.in / kSide);
+#pragma unroll 2
+        for (int v = (int)threadIdx.x; v < n; v += Whole::kThreads) {
+            const int i = id[v / kValues], down = (int)hn_divide((uint32_t)i, by_across);
+            const float sum = sum_of_teams(sums, down * kSide - row + v % kValues / kSide,
+                                           (i - down * across) * kSide - col + v % kSide);
+            if (runs == 1)
+                grad[v] += job.alpha * sum;
+            else
+                part[v] = sum;
+        }
+        __syncthreads(); /* the next tile's tokens come here */
     }
 }
 
@@ -266,4 +390,44 @@ hn_status hn_block_dw_mma_(const hn_block_dw_args *a, int64_t most, void *scratc
     float *const part = static_cast<float *>(scratch);
     return side_of(a) == 64 ? launch<Tile<64>>(a, most, part, stream)
                             : launch<Tile<128>>(a, most, part, stream);
+}
+
+bool hn_block_dw_product_takes_(const hn_block_dw_args *a)
+{
+    const int64_t pieces = 16 / (int64_t)sizeof(__nv_bfloat16);
+    return a->dtype == HN_BF16 && a->shape.br == a->shape.bc &&
+           (a->shape.br == 1 || a->shape.br == 4) && a->out % pieces == 0 && a->in % pieces == 0 &&
+           a->ld_dy % pieces == 0 && a->ld_x % pieces == 0;
+}
+
+HnRuns_ hn_block_dw_product_runs_(const hn_block_dw_args *a, int64_t most)
+{
+    return {a->rows, a->capacity, most, Whole::kTokens, 256, kHnSms_ * Whole::kPerSm, 1, 1};
+}
+
+int hn_block_dw_product_shared_() { return Whole::kSharedBytes; }
+
+template <int kSide>
+static hn_status launch_product(const hn_block_dw_args *a, const TileJob &job, hn_stream stream)
+{
+    const int64_t works = job.runs.most * hn_runs_(job.runs, 1);
+    HN_TRY(HN_CUDA(cudaFuncSetAttribute(block_dw_product_kernel<kSide>,
+                                        cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                        Whole::kSharedBytes)));
+    block_dw_product_kernel<kSide>
+        <<<hn_grid(works, 1, job.runs.slots), Whole::kThreads, Whole::kSharedBytes, stream>>>(
+            job, hn_divisor_of(a->in / kSide));
+    return HN_CUDA_LAUNCHED("block_dw_product");
+}
+
+hn_status hn_block_dw_product_(const hn_block_dw_args *a, int64_t most, const HnChosen_ &to,
+                               hn_stream stream)
+{
+    TileJob job = {};
+    job.dy = static_cast<const __nv_bfloat16 *>(a->dy), job.ld_dy = a->ld_dy, job.out = a->out;
+    job.x = static_cast<const __nv_bfloat16 *>(a->x), job.ld_x = a->ld_x, job.in = a->in;
+    job.span = a->span, job.block = a->block, job.tile_first = a->tile_first;
+    job.grad = a->grad, job.alpha = hn_alpha_(a->alpha);
+    job.chosen = to, job.runs = hn_block_dw_product_runs_(a, most);
+    return a->shape.br == 1 ? launch_product<1>(a, job, stream) : launch_product<4>(a, job, stream);
 }

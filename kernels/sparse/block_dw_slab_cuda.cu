@@ -25,7 +25,7 @@ struct Job {
     int64_t ld_dy, ld_x, out, in;
     const hn_sparse_span *span;
     const int32_t *block;
-    float *part;
+    HnChosen_ chosen;
     HnRuns_ runs;
 };
 
@@ -281,7 +281,9 @@ __global__ void __launch_bounds__(S::kThreads, 1)
 {
     extern __shared__ __align__(16) char shared[];
     constexpr int kValues = S::kSide * S::kSide;
-    const int64_t blocks = hn_path_blocks_(job.span, job.runs);
+    const HnChoice_ choice = *job.chosen.choice;
+    const int32_t *const ids = choice.listed ? job.chosen.id : job.block + job.span->first_block;
+    const int64_t blocks = choice.single;
     const int64_t groups = hn_items_(job.runs, blocks), runs = hn_runs_(job.runs, groups);
     const int across = (int)(job.in / S::kSide);
     const int64_t steps = hn_ceil_div_(job.runs.tokens, job.runs.step);
@@ -289,7 +291,7 @@ __global__ void __launch_bounds__(S::kThreads, 1)
 #pragma unroll 1
     for (int64_t w = blockIdx.x; w < groups * runs; w += gridDim.x) {
         const int64_t run = w / groups, group = w % groups, first = hn_part_(blocks, group, groups);
-        const int32_t *const id = job.block + job.span->first_block + first;
+        const int32_t *const id = ids + first;
         const int n = (int)(hn_part_(blocks, group + 1, groups) - first);
         const int others = n - (int)threadIdx.x / 32 * 32; /* blocks from this warp's first on */
         const int used = others > 0 ? (others + S::kThreads - 1) / S::kThreads : 0;
@@ -297,7 +299,7 @@ __global__ void __launch_bounds__(S::kThreads, 1)
         const int64_t behind = hn_part_(steps, run + 1, runs) * job.runs.step;
         const int64_t end = behind < job.runs.tokens ? behind : job.runs.tokens;
         const Window win = window_of<S>(job, id, n, by_across, across);
-        float *const to = job.part + (run * blocks + first) * kValues;
+        float *const to = job.chosen.single_part + (run * blocks + first) * kValues;
         if (!fits<S, 2>(win)) {
             add_apart<S>(job, begin, end, id, n, by_across, across, to);
             continue;
@@ -347,7 +349,7 @@ HnRuns_ runs_of(const hn_block_dw_args *a, int64_t most)
 }
 
 template <class S>
-hn_status launch(const hn_block_dw_args *a, int64_t most, float *part, hn_stream stream)
+hn_status launch(const hn_block_dw_args *a, int64_t most, const HnChosen_ &to, hn_stream stream)
 {
     const HnRuns_ runs = runs_of<S>(a, most);
     const Job job = {static_cast<const __nv_bfloat16 *>(a->dy),
@@ -358,15 +360,14 @@ hn_status launch(const hn_block_dw_args *a, int64_t most, float *part, hn_stream
                      a->in,
                      a->span,
                      a->block,
-                     part,
+                     to,
                      runs};
     const int64_t works = hn_items_(runs, most) * hn_runs_(runs, 1);
     HN_TRY(HN_CUDA(cudaFuncSetAttribute(
         block_dw_slab_kernel<S>, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes)));
     block_dw_slab_kernel<S><<<hn_grid(works, 1, kHnSms_), S::kThreads, kSharedBytes, stream>>>(
         job, hn_divisor_of(a->in / S::kSide));
-    HN_TRY(HN_CUDA_LAUNCHED("block_dw_slab"));
-    return hn_block_dw_add_(a, runs, part, stream);
+    return HN_CUDA_LAUNCHED("block_dw_slab");
 }
 
 } // namespace
@@ -381,22 +382,16 @@ bool hn_block_dw_slab_takes_(const hn_block_dw_args *a)
            a->ld_dy % 4 == 0 && a->ld_x % 4 == 0 && a->in <= kWidest;
 }
 
-size_t hn_block_dw_slab_scratch_(const hn_block_dw_args *a, int64_t most)
+HnRuns_ hn_block_dw_slab_runs_(const hn_block_dw_args *a, int64_t most)
 {
-    return hn_runs_bytes_(a->shape.br == 1 ? runs_of<Slab<1>>(a, most) : runs_of<Slab<4>>(a, most),
-                          a);
+    return a->shape.br == 1 ? runs_of<Slab<1>>(a, most) : runs_of<Slab<4>>(a, most);
 }
 
-int hn_block_dw_slab_shared_(const hn_block_dw_args *a)
-{
-    (void)a;
-    return kSharedBytes;
-}
+int hn_block_dw_slab_shared_() { return kSharedBytes; }
 
-hn_status hn_block_dw_slab_(const hn_block_dw_args *a, int64_t most, void *scratch,
+hn_status hn_block_dw_slab_(const hn_block_dw_args *a, int64_t most, const HnChosen_ &to,
                             hn_stream stream)
 {
-    float *const part = static_cast<float *>(scratch);
-    return a->shape.br == 1 ? launch<Slab<1>>(a, most, part, stream)
-                            : launch<Slab<4>>(a, most, part, stream);
+    return a->shape.br == 1 ? launch<Slab<1>>(a, most, to, stream)
+                            : launch<Slab<4>>(a, most, to, stream);
 }

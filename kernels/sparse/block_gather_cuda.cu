@@ -14,11 +14,11 @@ struct Shape {
 
 __global__ void __launch_bounds__(kThreads)
     block_gather_kernel(const float *__restrict__ dw, int64_t ld, int64_t row, int64_t rows,
-                        const Shape s, int64_t above, float alpha, const hn_sparse_span *span,
-                        const int32_t *__restrict__ block, float *grad)
+                        const Shape s, const int32_t *value, int32_t above, float alpha,
+                        const hn_sparse_span *span, const int32_t *__restrict__ block, float *grad)
 {
     const int blocks = hn_span_blocks_(span, s.capacity);
-    const int64_t n = blocks > above ? blocks * s.values : 0;
+    const int64_t n = *value > above ? blocks * s.values : 0;
     const int32_t *const id = block + span->first_block;
     float *const to = grad + span->first_value;
     for (int64_t v = (int64_t)blockIdx.x * kThreads + threadIdx.x; v < n;
@@ -35,7 +35,7 @@ __global__ void __launch_bounds__(kThreads)
 } // namespace
 
 hn_status hn_block_gather_rows_(const hn_block_gather_args *a, int64_t row, int64_t rows,
-                                int64_t above, hn_stream stream)
+                                const int32_t *value, int32_t above, hn_stream stream)
 {
     const int64_t values = hn_block_values(a->shape), across = a->in / a->shape.bc;
     const Shape s = {hn_divisor_of(values),
@@ -47,12 +47,13 @@ hn_status hn_block_gather_rows_(const hn_block_gather_args *a, int64_t row, int6
                      values,
                      a->capacity};
     block_gather_kernel<<<hn_grid(a->capacity * values, kThreads, kMaxGrid), kThreads, 0, stream>>>(
-        a->dw, a->ld_dw, row, rows, s, above, hn_alpha_(a->alpha), a->span, a->block, a->grad);
+        a->dw, a->ld_dw, row, rows, s, value, above, hn_alpha_(a->alpha), a->span, a->block,
+        a->grad);
     return HN_CUDA_LAUNCHED("block_gather");
 }
 
 hn_status hn_block_gather_cuda(const hn_block_gather_args *a, hn_stream stream)
 {
     HN_TRY(hn_block_gather_check(a));
-    return hn_block_gather_rows_(a, 0, a->out, 0, stream);
+    return hn_block_gather_rows_(a, 0, a->out, &a->span->count, 0, stream);
 }

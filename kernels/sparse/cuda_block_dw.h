@@ -13,6 +13,10 @@
 
 constexpr int kHnSms_ = 132; /* of an H200; elsewhere loops take the rest, and bits stay */
 
+/* The capacity of a matrix over the share that it is expected to use (runtime/adapt). Where even
+ * this share is too long for a path, the whole gradient alone. */
+constexpr int64_t kHnCapacityOfShare_ = 4;
+
 /* A launch of a kernel: places for its items at one time, and what a run of tokens should have at
  * least: about as many as take as long as its sums. */
 struct HnRuns_ {
@@ -97,20 +101,112 @@ int hn_block_dw_group_shared_(const hn_block_dw_args *a);
 hn_status hn_block_dw_group_(const hn_block_dw_args *a, int64_t most, void *scratch,
                              hn_stream stream);
 
-bool hn_block_dw_slab_takes_(const hn_block_dw_args *a); /* of 1 and 4 */
-size_t hn_block_dw_slab_scratch_(const hn_block_dw_args *a, int64_t most);
-int hn_block_dw_slab_shared_(const hn_block_dw_args *a);
-hn_status hn_block_dw_slab_(const hn_block_dw_args *a, int64_t most, void *scratch,
-                            hn_stream stream);
-
 /* grad += alpha * the sums of the runs, in order. */
 hn_status hn_block_dw_add_(const hn_block_dw_args *a, const HnRuns_ &runs, const float *part,
                            hn_stream stream);
 
+/* ---- squares of 1 and 4: a choice for each tile of the matrix ---- */
+
+/* What a kernel found before the others run; in the scratch. */
+struct HnChoice_ {
+    int32_t single;             /* blocks that are multiplied one by one */
+    int32_t tiles, tile_blocks; /* tiles that are a product each, and their blocks */
+    int32_t listed;             /* 0: no tile is, and the single blocks are the span */
+    int32_t whole;              /* 1: the whole gradient is faster; the others are 0 then */
+};
+
+/* The choice and its lists, as kernels get them. Tiles and blocks stand in the order of the span.
+ */
+struct HnChosen_ {
+    HnChoice_ *choice;
+    int32_t *tile, *first; /* tile k of those that are products; its first block among theirs */
+    int32_t *id, *place;   /* of single block k; where it stands in the span. Only if listed */
+    float *single_part;    /* [run][value of the single blocks] */
+    float *tile_part;      /* [run][value of the tiles' blocks] */
+    int64_t room;          /* values that tile_part has room for */
+};
+
+bool hn_block_dw_tile_takes_(const hn_block_dw_args *a);
+/* The whole gradient, where it may be needed (hn_block_dw_tile_needs_whole_), comes behind, of
+ * spans with *whole > 0, which hn_block_dw_tile_ gives; it may have what of the scratch lies behind
+ * the first kHnChoiceBytes_. */
+constexpr size_t kHnChoiceBytes_ = 256;
+bool hn_block_dw_tile_needs_whole_(const hn_block_dw_args *a);
+size_t hn_block_dw_tile_scratch_(const hn_block_dw_args *a);
+int hn_block_dw_tile_shared_(const hn_block_dw_args *a);
+hn_status hn_block_dw_tile_(const hn_block_dw_args *a, void *scratch, const int32_t **whole,
+                            hn_stream stream);
+
+/* The kernels of single blocks (at most `most`) and of tiles; sums of runs go to `to`'s parts. */
+bool hn_block_dw_slab_takes_(const hn_block_dw_args *a);
+HnRuns_ hn_block_dw_slab_runs_(const hn_block_dw_args *a, int64_t most);
+int hn_block_dw_slab_shared_();
+hn_status hn_block_dw_slab_(const hn_block_dw_args *a, int64_t most, const HnChosen_ &to,
+                            hn_stream stream);
+
+bool hn_block_dw_product_takes_(const hn_block_dw_args *a);
+HnRuns_ hn_block_dw_product_runs_(const hn_block_dw_args *a, int64_t most);
+int hn_block_dw_product_shared_();
+hn_status hn_block_dw_product_(const hn_block_dw_args *a, int64_t most, const HnChosen_ &to,
+                               hn_stream stream);
+
+/* Runs of the tiles' products, whose sums the part must hold; one run adds to grad at once. */
+static __device__ __forceinline__ int hn_product_runs_(const HnRuns_ &r, int tiles, int64_t values,
+                                                       int64_t room)
+{
+    const int runs = hn_runs_(r, tiles);
+    const int64_t fit = values > 0 ? room / values : 1;
+    return runs <= fit ? runs : fit > 1 ? (int)fit : 1;
+}
+
+/* ---- sums of runs ---- */
+
+constexpr int kHnAddThreads_ = 256;
+constexpr int kHnAddBatch_ = 8;    /* loads of a thread under way */
+constexpr int kHnAddDeepest_ = 32; /* threads that share the runs of a value */
+
+/* to[at(v)] += alpha * the sum of part[run][v] over `count` runs, for v < n. Many runs are shared
+ * out among threads, so that no thread waits for memory more than once or twice; their sums are
+ * added in order. All threads of all blocks take part. */
+template <class At>
+__device__ __forceinline__ void hn_add_runs_(const float *__restrict__ part, int64_t n, int count,
+                                             float alpha, float *to, At at)
+{
+    __shared__ float sums[kHnAddThreads_];
+    int deep = 1;
+    while (deep < kHnAddDeepest_ && deep * kHnAddBatch_ < count) deep *= 2;
+    const int wide = kHnAddThreads_ / deep, col = (int)threadIdx.x % wide;
+    const int d = (int)threadIdx.x / wide;
+    const int begin = d * count / deep, end = (d + 1) * count / deep;
+    for (int64_t v0 = (int64_t)blockIdx.x * wide; v0 < n; v0 += (int64_t)gridDim.x * wide) {
+        const int64_t v = v0 + col;
+        const bool writes = d == 0 && v < n;
+        float *const target = to + (writes ? at(v) : 0);
+        const float before = writes ? *target : 0.0f;
+        float sum = 0.0f;
+        for (int r = begin; r < end; r += kHnAddBatch_) {
+            float p[kHnAddBatch_];
+#pragma unroll
+            for (int i = 0; i < kHnAddBatch_; i++)
+                p[i] = r + i < end && v < n ? part[(r + i) * n + v] : 0.0f;
+#pragma unroll
+            for (int i = 0; i < kHnAddBatch_; i++) sum += p[i];
+        }
+        if (deep > 1) { /* the same for all threads */
+            sums[threadIdx.x] = sum;
+            __syncthreads();
+            if (d == 0)
+                for (int i = 1; i < deep; i++) sum += sums[i * wide + col];
+            __syncthreads();
+        }
+        if (writes) *target = before + alpha * sum;
+    }
+}
+
 /* grad += alpha * dw of those values of the span that lie in rows row .. row + rows - 1; dw: these
- * rows. A span of at most `above` blocks is left alone. */
+ * rows. Nothing happens unless *value > above. */
 hn_status hn_block_gather_rows_(const hn_block_gather_args *a, int64_t row, int64_t rows,
-                                int64_t above, hn_stream stream);
+                                const int32_t *value, int32_t above, hn_stream stream);
 
 static inline float hn_alpha_(float alpha) { return alpha == 0.0f ? 1.0f : alpha; }
 
