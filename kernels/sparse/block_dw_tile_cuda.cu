@@ -18,7 +18,7 @@ constexpr int64_t kRoomBytes = 64 << 20; /* for the sums of tiles; fewer runs ta
  * 6 % of its values), and the shares of a matrix's values one by one, and of its tiles as products,
  * that take as long as the whole gradient: the reads of shared memory, and the rate of mma. */
 constexpr int above_of(int64_t side) { return side == 1 ? 328 : 61; }
-constexpr double singles_of(int64_t side) { return side == 1 ? 0.0035 : 0.0125; }
+constexpr double singles_of(int64_t side) { return side == 1 ? 0.0062 : 0.0125; }
 constexpr double kTiles = 0.22;
 
 struct Limits {
