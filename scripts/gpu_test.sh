@@ -145,7 +145,10 @@ racecheck() {
     *test_topk) left=*SmallRanges* ;;
     *test_conv3d_cuda) left='*meshnet5*:*unet_4*:*unet_boxes_bf16*:*stride*:*by_patches*' ;;
     *test_client_cnn) left='*Cuda*small*:*Cuda*/padded*:*CudaClients*' ;;
-    *test_registry) left="$gpu-*CapturedGraph/linear_ce:*ReplayReadsTheStepBlock/linear_ce" ;;
+    *test_registry)
+        left="$gpu-*CapturedGraph/linear_ce:*ReplayReadsTheStepBlock/linear_ce"
+        left+=":*CapturedGraph/block_dw:*ReplayReadsTheStepBlock/block_dw"
+        ;;
     esac
     text=$(compute-sanitizer --tool racecheck --print-limit 1000000 "$1" --gtest_filter="$left" 2>&1)
     code=$?
