@@ -178,8 +178,11 @@ static hn_status open_own(bench *b, const hn_fed_sim_options *o)
 
 static hn_status open_all(bench *b)
 {
-    const hn_fed_ranks_options o = {
-        .hub = b->team.hub, .log = &b->log, .sim = b->own, .most = b->c->clients};
+    const hn_fed_ranks_options o = {.hub = b->team.hub,
+                                    .log = &b->log,
+                                    .sim = b->own,
+                                    .most = b->c->clients,
+                                    .images = b->c->clients * b->c->images};
     b->sim = b->own;
     if (hn_team_alone(&b->team)) return HN_OK;
     HN_TRY(hn_team_places(&b->team, b->device));

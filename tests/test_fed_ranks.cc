@@ -147,6 +147,7 @@ TEST_P(FedRanksWay, HasTheBitsOfOneRank)
         const hn_fed_ranks_options o = {.hub = h,
                                         .sim = r.sim,
                                         .most = (int64_t)r.task.size(),
+                                        .images = 40,
                                         .fisher = way.fisher > 0,
                                         .streams = way.streams,
                                         .window = way.window};
@@ -188,7 +189,7 @@ TEST(FedRanks, ASignalOfAnotherRankIsToldBehindARound)
     job.start_all([](hn_hub *h, int rank) {
         Rank r;
         hn_fed_sim *all = nullptr;
-        const hn_fed_ranks_options o = {.hub = h, .sim = r.sim, .most = 7};
+        const hn_fed_ranks_options o = {.hub = h, .sim = r.sim, .most = 7, .images = 40};
         RANK_OK(hn_fed_ranks_new(&o, &all));
         if (rank == 0) {
             RANK_EXPECT(round_of(all, r, true, false).in_order);
@@ -207,26 +208,89 @@ TEST(FedRanks, ASignalOfAnotherRankIsToldBehindARound)
 
 TEST(FedRanks, RefusesWhatDoesNotFit)
 {
-    HubJob job(2);
-    job.start_all([](hn_hub *h, int rank) {
-        Rank r;
-        hn_fed_sim *all = nullptr;
-        hn_fed_ranks_options o = {.hub = h, .sim = r.sim, .most = 3};
-        RANK_OK(hn_fed_ranks_new(&o, &all));
-        if (rank == 1) return hn_fed_ranks_serve(all, [] { return 0; }) == HN_OK ? 0 : 1;
-        const auto take = [](void *, int64_t, const hn_fed_trained *) { return HN_OK; };
-        RANK_EXPECT(all->round(all, r.start.data(), r.task.data(), 7, take, nullptr) == HN_ERR_ARG);
-        RANK_EXPECT(std::string(hn_last_text()).find("7 tasks of a round, at most 3") !=
-                    std::string::npos);
-        /* the ranks are not where they were */
-        RANK_EXPECT(all->round(all, r.start.data(), r.task.data(), 3, take, nullptr) ==
-                    HN_ERR_COMM);
-        hn_fed_sim_free(all);
-        RANK_OK(hn_hub_share(h, nullptr, 0, 0)); /* which is no order: rank 1 says so */
-        return 0;
-    });
-    EXPECT_NE(job.wait(0), HubJob::kRunning);
-    EXPECT_EQ(job.wait(1), 1);
+    struct Limit {
+        int64_t most, images;
+        const char *says;
+    };
+    for (const Limit &limit : {Limit{3, 40, "7 tasks of a round, at most 3"},
+                               Limit{7, 39, "40 images of a round's tasks, at most 39"}}) {
+        HubJob job(2);
+        job.start_all([&](hn_hub *h, int rank) {
+            Rank r;
+            hn_fed_sim *all = nullptr;
+            const hn_fed_ranks_options o = {
+                .hub = h, .sim = r.sim, .most = limit.most, .images = limit.images};
+            RANK_OK(hn_fed_ranks_new(&o, &all));
+            if (rank == 1) return hn_fed_ranks_serve(all, [] { return 0; }) == HN_OK ? 0 : 1;
+            const auto take = [](void *, int64_t, const hn_fed_trained *) { return HN_OK; };
+            RANK_EXPECT(all->round(all, r.start.data(), r.task.data(), 7, take, nullptr) ==
+                        HN_ERR_ARG);
+            RANK_EXPECT(std::string(hn_last_text()).find(limit.says) != std::string::npos);
+            /* the ranks are not where they were */
+            RANK_EXPECT(all->round(all, r.start.data(), r.task.data(), 3, take, nullptr) ==
+                        HN_ERR_COMM);
+            hn_fed_sim_free(all);
+            RANK_OK(hn_hub_share(h, nullptr, 0, 0)); /* which is no order: rank 1 says so */
+            return 0;
+        });
+        EXPECT_NE(job.wait(0), HubJob::kRunning);
+        EXPECT_EQ(job.wait(1), 1);
+    }
+}
+
+/* Rank 0 as it should not be: an order of 7 tasks with 40 images, and another share in the box. */
+TEST(FedRanks, SharesThatCannotBeAreRefused)
+{
+    struct Share {
+        int64_t first, n, n_index;
+    };
+    struct Task {
+        int64_t client, n, steps;
+        double lr;
+        uint64_t seed;
+    };
+    struct Case {
+        Share share;
+        int64_t images; /* of its first task */
+        const char *says;
+    };
+    const char *const gives = "rank 0 gives the tasks from", *const sends = "sends a task with";
+    for (const Case &c :
+         {Case{{0, -1, 4}, 1, gives}, Case{{0, 8, 20}, 1, gives}, Case{{5, 3, 20}, 1, gives},
+          Case{{-1, 3, 20}, 1, gives}, Case{{INT64_MAX, 1, 20}, 1, gives},
+          Case{{0, 3, 41}, 1, gives}, Case{{0, 3, 2}, 1, gives}, Case{{0, 3, -1}, 1, gives},
+          Case{{0, 3, 20}, 21, sends}, Case{{0, 3, 20}, 0, sends}, Case{{0, 3, 20}, -1, sends}}) {
+        HubJob job(2);
+        job.start_all([&](hn_hub *h, int rank) {
+            Rank r;
+            if (rank == 1) {
+                hn_fed_sim *all = nullptr;
+                const hn_fed_ranks_options o = {.hub = h, .sim = r.sim, .most = 7, .images = 40};
+                RANK_OK(hn_fed_ranks_new(&o, &all));
+                RANK_EXPECT(hn_fed_ranks_serve(all, [] { return 0; }) == HN_ERR_COMM);
+                RANK_EXPECT(std::string(hn_last_text()).find(c.says) != std::string::npos);
+                hn_fed_sim_free(all);
+                return 0;
+            }
+            int64_t own = r.sim->n_values, values[2];
+            hn_fed_boxes *b = nullptr;
+            const hn_fed_boxes_options o = {.hub = h,
+                                            .n_values = own,
+                                            .most = 7,
+                                            .tasks = sizeof(Share) + 7 * sizeof(Task) + 40 * 4};
+            RANK_OK(hn_hub_gather(h, &own, sizeof own, values));
+            RANK_OK(hn_fed_boxes_new(&o, &b));
+            char *const box = (char *)hn_fed_boxes_tasks(b, 1);
+            const Task task = {.n = c.images, .steps = 1};
+            std::memcpy(box, &c.share, sizeof c.share);
+            std::memcpy(box + sizeof c.share, &task, sizeof task);
+            int64_t order[4] = {1, 1, 7, 40};
+            RANK_OK(hn_hub_share(h, order, sizeof order, 0));
+            hn_fed_boxes_free(b);
+            return 0;
+        });
+        job.expect_all(0);
+    }
 }
 
 /* What stands in a box is believed as far as it can be. */
@@ -275,7 +339,7 @@ TEST(FedRanks, ARankThatDiesEndsTheRound)
         job.start_all([&](hn_hub *h, int rank) {
             Rank r;
             hn_fed_sim *all = nullptr;
-            const hn_fed_ranks_options o = {.hub = h, .sim = r.sim, .most = 7};
+            const hn_fed_ranks_options o = {.hub = h, .sim = r.sim, .most = 7, .images = 40};
             RANK_OK(hn_fed_ranks_new(&o, &all));
             if (rank == 2) {
                 int64_t order[4];

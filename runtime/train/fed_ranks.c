@@ -14,7 +14,7 @@ typedef struct {
     int64_t command, number, n, n_index;
 } order;
 
-/* A task as it travels; its images follow those of the one before. */
+/* A task as it travels. */
 typedef struct {
     int64_t client, n, steps;
     double lr;
@@ -35,8 +35,7 @@ typedef struct {
     int64_t *first;    /* [size + 1] shares of the round */
     int64_t *received; /* [size] results of each rank in this round, so far */
     int64_t given;     /* ranks but 0: results of this round, so far */
-    void *body;        /* tasks and images of the round */
-    size_t body_room;
+    void *body;        /* a share with room for all tasks; NULL on rank 0 where none stream */
     hn_fed_task *task; /* [most] ranks but 0: of the round */
     float *global;     /* ranks but 0 that have no box: [n_values] */
     result *result;    /* [most] rank 0 */
@@ -84,51 +83,56 @@ void hn_fed_ranks_split(const hn_fed_shares *how, int size, const hn_fed_task *t
 
 /* ---- orders ---- */
 
-static hn_status make_room(ranks *r, int64_t n, int64_t n_index, size_t *bytes)
+/* A share as it travels: tasks first .. first + n - 1 of the round; sent_task[n] and the images
+ * follow. In a box it is the rank's own; through the hub come all tasks. */
+typedef struct {
+    int64_t first, n, n_index;
+} share;
+
+static size_t share_bytes(int64_t n, int64_t n_index)
 {
-    *bytes = (size_t)n * sizeof(sent_task) + (size_t)n_index * sizeof(int32_t);
-    if (*bytes <= r->body_room) return HN_OK;
-    hn_free(r->body);
-    r->body_room = 0;
-    r->body = hn_malloc(*bytes);
-    if (r->body == NULL) return HN_FAIL(HN_ERR_MEMORY, "%zu bytes of tasks", *bytes);
-    r->body_room = *bytes;
-    return HN_OK;
+    return sizeof(share) + (size_t)n * sizeof(sent_task) + (size_t)n_index * sizeof(int32_t);
 }
 
-static hn_status pack(ranks *r, const hn_fed_task *task, int64_t n, int64_t *n_index, size_t *bytes)
+static hn_status check_tasks(const ranks *r, const hn_fed_task *task, int64_t n, int64_t *n_index)
 {
-    int64_t at = 0;
+    *n_index = 0;
     if (n > r->o.most)
         return HN_FAIL(HN_ERR_ARG, "%" PRId64 " tasks of a round, at most %" PRId64, n, r->o.most);
     for (int64_t i = 0; i < n; i++) {
         if (task[i].n < 1 || task[i].n > MOST_IMAGES || task[i].steps < 1)
             return HN_FAIL(HN_ERR_ARG, "client %" PRId64 ": %" PRId64 " images, %" PRId64 " steps",
                            task[i].client, task[i].n, task[i].steps);
-        at += task[i].n;
+        *n_index += task[i].n;
     }
-    *n_index = at;
-    HN_TRY(make_room(r, n, at, bytes));
-    sent_task *const sent = r->body;
-    int32_t *index = (int32_t *)(sent + n);
-    for (int64_t i = 0; i < n; i++) {
-        sent[i] = (sent_task){.client = task[i].client,
-                              .n = task[i].n,
-                              .steps = task[i].steps,
-                              .lr = task[i].lr,
-                              .seed = task[i].seed};
-        memcpy(index, task[i].index, (size_t)task[i].n * sizeof *index);
-        index += task[i].n;
-    }
-    return HN_OK;
+    if (*n_index <= r->o.images) return HN_OK;
+    return HN_FAIL(HN_ERR_ARG, "%" PRId64 " images of a round's tasks, at most %" PRId64, *n_index,
+                   r->o.images);
 }
 
-static hn_status unpack(ranks *r, const order *o)
+static void pack(void *to, const hn_fed_task *task, int64_t first, int64_t n)
 {
-    const sent_task *const sent = r->body;
-    const int32_t *index = (const int32_t *)(sent + o->n);
-    int64_t left = o->n_index;
-    for (int64_t i = 0; i < o->n; i++) {
+    share *const s = to;
+    sent_task *const sent = (sent_task *)(s + 1);
+    int32_t *const index = (int32_t *)(sent + n);
+    int64_t at = 0;
+    for (int64_t i = 0; i < n; i++) {
+        const hn_fed_task *t = &task[first + i];
+        sent[i] = (sent_task){
+            .client = t->client, .n = t->n, .steps = t->steps, .lr = t->lr, .seed = t->seed};
+        memcpy(index + at, t->index, (size_t)t->n * sizeof *index);
+        at += t->n;
+    }
+    *s = (share){.first = first, .n = n, .n_index = at};
+}
+
+/* r->task out of r->body, which nobody else sees. */
+static hn_status unpack(ranks *r, const share *s)
+{
+    const sent_task *const sent = (const sent_task *)((const share *)r->body + 1);
+    const int32_t *index = (const int32_t *)(sent + s->n);
+    int64_t left = s->n_index;
+    for (int64_t i = 0; i < s->n; i++) {
         const sent_task *t = &sent[i];
         if (t->n < 1 || t->n > left)
             return HN_FAIL(HN_ERR_COMM,
@@ -146,7 +150,13 @@ static hn_status unpack(ranks *r, const order *o)
     return HN_OK;
 }
 
-/* Values to those without a box: to all, as the hub does it. */
+/* Tasks and values to those without a box: to all, as the hub does it. */
+static hn_status share_tasks(ranks *r, const order *o)
+{
+    if (!hn_fed_boxes_some_stream(r->boxes)) return HN_OK;
+    return hn_hub_share(r->o.hub, r->body, share_bytes(o->n, o->n_index), 0);
+}
+
 static hn_status share_values(ranks *r, float *value)
 {
     if (!hn_fed_boxes_some_stream(r->boxes)) return HN_OK;
@@ -269,13 +279,16 @@ static hn_status take_in_order(work *w)
 static hn_status announce(ranks *r, const float *global, const hn_fed_task *task, int64_t n)
 {
     order o = {.command = ROUND, .number = r->sim.number, .n = n};
-    size_t bytes = 0;
-    HN_TRY(pack(r, task, n, &o.n_index, &bytes));
-    HN_TRY(hn_hub_share(r->o.hub, &o, sizeof o, 0));
-    hn_fed_boxes_put_values(r->boxes, global);
-    HN_TRY(hn_hub_share(r->o.hub, r->body, bytes, 0)); /* behind it they are there */
-    HN_TRY(share_values(r, (float *)global));          /* rank 0's are read only */
+    HN_TRY(check_tasks(r, task, n, &o.n_index));
     hn_fed_ranks_split(&r->o.shares, r->size, task, n, r->first);
+    for (int k = 1; k < r->size; k++)
+        if (!hn_fed_boxes_streams(r->boxes, k))
+            pack(hn_fed_boxes_tasks(r->boxes, k), task, r->first[k], share_of(r, k));
+    hn_fed_boxes_put_values(r->boxes, global);
+    HN_TRY(hn_hub_share(r->o.hub, &o, sizeof o, 0)); /* behind it all that is there */
+    if (r->body != NULL) pack(r->body, task, 0, n);
+    HN_TRY(share_tasks(r, &o));
+    HN_TRY(share_values(r, (float *)global)); /* rank 0's are read only */
     memset(r->received, 0, (size_t)r->size * sizeof *r->received);
     memset(r->result, 0, (size_t)n * sizeof *r->result);
     return HN_OK;
@@ -335,27 +348,52 @@ static hn_status give(void *context, int64_t i, const hn_fed_trained *t)
 
 static void served_moved(void *context) { at(context); }
 
+/* This rank's tasks, in *out, and their places in the round. */
+static hn_status own_share(ranks *r, const order *o, const hn_fed_task **out)
+{
+    share s = {.n = o->n, .n_index = o->n_index};
+    const bool boxed = !hn_fed_boxes_streams(r->boxes, r->rank);
+    if (boxed) {
+        const void *const box = hn_fed_boxes_tasks(r->boxes, r->rank);
+        memcpy(&s, box, sizeof s);
+        if (s.n < 0 || s.n > o->n || s.first < 0 || s.first > o->n - s.n || s.n_index < s.n ||
+            s.n_index > o->n_index)
+            return HN_FAIL(HN_ERR_COMM,
+                           "rank 0 gives the tasks from %" PRId64 " on, %" PRId64 " of %" PRId64,
+                           s.first, s.n, o->n);
+        memcpy(r->body, box, share_bytes(s.n, s.n_index));
+    }
+    HN_TRY(unpack(r, &s));
+    *out = r->task;
+    if (boxed) {
+        r->first[r->rank] = s.first;
+        r->first[r->rank + 1] = s.first + s.n;
+    } else {
+        hn_fed_ranks_split(&r->o.shares, r->size, r->task, o->n, r->first);
+        *out += r->first[r->rank];
+    }
+    return HN_OK;
+}
+
 static hn_status serve_round(ranks *r, const order *o, int (*stop)(void))
 {
     hn_fed_sim *const own = r->o.sim;
     const float *global = r->global;
-    size_t bytes = 0;
-    if (o->n < 0 || o->n > r->o.most || o->n_index < o->n || o->n_index / MOST_IMAGES > o->n)
+    const hn_fed_task *task = NULL;
+    if (o->n < 0 || o->n > r->o.most || o->n_index < o->n || o->n_index > r->o.images)
         return HN_FAIL(HN_ERR_COMM, "rank 0 sends %" PRId64 " tasks with %" PRId64 " images", o->n,
                        o->n_index);
     r->sim.number = own->number = o->number;
-    HN_TRY(make_room(r, o->n, o->n_index, &bytes));
-    HN_TRY(hn_hub_share(r->o.hub, r->body, bytes, 0));
+    HN_TRY(share_tasks(r, o));
     HN_TRY(share_values(r, r->global));
-    HN_TRY(unpack(r, o));
+    HN_TRY(own_share(r, o, &task));
     at(r);
     if (!hn_fed_boxes_streams(r->boxes, r->rank)) global = hn_fed_boxes_values(r->boxes);
-    hn_fed_ranks_split(&r->o.shares, r->size, r->task, o->n, r->first);
     r->given = 0;
     own->prepare = place;
     own->moved = served_moved;
     const int64_t n = share_of(r, r->rank);
-    if (n > 0) HN_TRY(own->round(own, global, r->task + r->first[r->rank], n, give, r));
+    if (n > 0) HN_TRY(own->round(own, global, task, n, give, r));
     return share_signals(r, stop());
 }
 
@@ -404,8 +442,9 @@ static hn_status same_values(const ranks *r)
 static hn_status open(ranks *r)
 {
     const size_t most = (size_t)r->o.most;
-    if (r->size < 2 || r->o.most < 1)
-        return HN_FAIL(HN_ERR_ARG, "%d ranks, %" PRId64 " tasks", r->size, r->o.most);
+    if (r->size < 2 || r->o.most < 1 || r->o.images < 1 || r->o.images / MOST_IMAGES > r->o.most)
+        return HN_FAIL(HN_ERR_ARG, "%d ranks, %" PRId64 " tasks of %" PRId64 " images", r->size,
+                       r->o.most, r->o.images);
     HN_TRY(same_values(r));
     r->first = hn_calloc((size_t)r->size + 1, sizeof *r->first);
     r->received = hn_calloc((size_t)r->size, sizeof *r->received);
@@ -421,9 +460,14 @@ static hn_status open(ranks *r)
                                     .fisher = r->o.fisher,
                                     .streams = r->o.streams,
                                     .most = r->o.most,
+                                    .tasks = share_bytes(r->o.most, r->o.images),
                                     .window = r->o.window};
     HN_TRY(hn_fed_boxes_new(&o, &r->boxes));
-    if (r->rank == 0 || !hn_fed_boxes_some_stream(r->boxes)) return HN_OK;
+    const bool streams = hn_fed_boxes_some_stream(r->boxes);
+    if (r->rank != 0 || streams) r->body = hn_malloc(o.tasks);
+    if ((r->rank != 0 || streams) && r->body == NULL)
+        return HN_FAIL(HN_ERR_MEMORY, "%zu bytes of tasks", o.tasks);
+    if (r->rank == 0 || !streams) return HN_OK;
     r->global = hn_malloc((size_t)r->sim.n_values * sizeof *r->global);
     if (r->global != NULL) return HN_OK;
     return HN_FAIL(HN_ERR_MEMORY, "%" PRId64 " values of a client", r->sim.n_values);

@@ -12,7 +12,7 @@
  *          rounding of fp32
  * memory   ranks of rank 0's host write results into memory that both see, HN_FED_RANKS_WINDOW
  *          bytes of them a rank at most; a rank whose part is full waits for rank 0. The others'
- *          come through the hub.
+ *          come through the hub. Their tasks and the global values lie there, too
  * order    take gets them in the order of tasks; prepare as they come, on all threads. Without a
  *          prepare rank 0 takes no result of others before its own tasks are done.
  * stalls   ranks are in HN_HUB_AT_CLIENTS; a launch of blocks and a step have to end within the
@@ -41,6 +41,7 @@ typedef struct {
     hn_fed_sim *sim;   /* of this rank */
     hn_fed_shares shares;
     int64_t most;   /* tasks of a round, at most */
+    int64_t images; /* of them all together, at most */
     bool fisher;    /* results have one */
     bool streams;   /* all results through the hub */
     int64_t window; /* results of a rank that wait for rank 0, at most; 0: as many as

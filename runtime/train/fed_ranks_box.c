@@ -30,6 +30,7 @@ typedef struct {
     head *head; /* NULL: this rank has no box */
     record *record;
     float *values, *results;
+    void *tasks;
 } box;
 
 struct hn_fed_boxes {
@@ -49,6 +50,7 @@ struct hn_fed_boxes {
 bool hn_fed_boxes_streams(const hn_fed_boxes *b, int rank) { return b->streams[rank]; }
 bool hn_fed_boxes_some_stream(const hn_fed_boxes *b) { return b->some_stream; }
 const float *hn_fed_boxes_values(const hn_fed_boxes *b) { return b->box[b->rank].values; }
+void *hn_fed_boxes_tasks(const hn_fed_boxes *b, int rank) { return b->box[rank].tasks; }
 
 hn_status hn_fed_boxes_nap(const hn_fed_boxes *b, int64_t round)
 {
@@ -197,10 +199,11 @@ static size_t values_at(const hn_fed_boxes *b)
 {
     return records_at() + align((size_t)b->window * sizeof(record));
 }
-static size_t results_at(const hn_fed_boxes *b)
+static size_t tasks_at(const hn_fed_boxes *b)
 {
     return values_at(b) + align((size_t)b->o.n_values * sizeof(float));
 }
+static size_t results_at(const hn_fed_boxes *b) { return tasks_at(b) + align(b->o.tasks); }
 static size_t box_bytes(const hn_fed_boxes *b)
 {
     return results_at(b) + (size_t)(b->window * b->each) * sizeof(float);
@@ -212,6 +215,7 @@ static void lay_out(const hn_fed_boxes *b, box *x)
     x->head = (head *)(void *)begin;
     x->record = (record *)(void *)(begin + records_at());
     x->values = (float *)(void *)(begin + values_at(b));
+    x->tasks = begin + tasks_at(b);
     x->results = (float *)(void *)(begin + results_at(b));
 }
 

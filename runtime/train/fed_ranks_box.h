@@ -7,6 +7,7 @@
  *            the beginning
  *   records  [window] of results: result k is number k mod window
  *   values   [n_values] the global ones
+ *   tasks    what rank 0 wants of it in this round, as fed_ranks.c writes it
  *   results  [window][n_values], and their fisher behind each
  *
  * One writes `made`, the other `taken`; each believes only what can be. Ranks without a box send
@@ -26,6 +27,7 @@ typedef struct {
     hn_hub *hub;
     const hn_log *log;
     int64_t n_values, most, window; /* as in hn_fed_ranks_options */
+    size_t tasks;                   /* bytes that a rank's tasks take at most */
     bool fisher, streams;
 } hn_fed_boxes_options;
 
@@ -35,6 +37,9 @@ void hn_fed_boxes_free(hn_fed_boxes *b); /* accepts NULL */
 
 bool hn_fed_boxes_streams(const hn_fed_boxes *b, int rank); /* it has no box */
 bool hn_fed_boxes_some_stream(const hn_fed_boxes *b);       /* some rank has none */
+
+/* Room for the tasks of a rank with a box: rank 0 writes it while that one reads nothing. */
+void *hn_fed_boxes_tasks(const hn_fed_boxes *b, int rank);
 
 /* A moment's pause, for whoever waits for the other side in that round. Errors: HN_ERR_COMM: a rank
  * died */

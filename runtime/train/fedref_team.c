@@ -38,6 +38,7 @@ hn_status hn_fedref_team_open(hn_fedref *r)
                                     .sim = r->about->sim,
                                     .shares = r->about->shares,
                                     .most = r->schedule.per_round,
+                                    .images = r->partition.first[r->partition.clients],
                                     .fisher = r->method.fisher};
     HN_TRY(hn_fed_ranks_new(&o, &r->team));
     r->sim = r->team;
