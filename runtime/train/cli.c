@@ -18,27 +18,29 @@
 
 typedef struct {
     const char *name, *help;
-    unsigned groups;
-    hn_status (*run)(hn_session *s, FILE *to);
+    unsigned groups;                           /* HN_GROUP_RANKS: several ranks may run it */
+    hn_status (*run)(hn_session *s, FILE *to); /* NULL: train */
 } verb;
 
 enum {
     TRAIN_GROUPS = HN_GROUP_MODEL | HN_GROUP_DATA | HN_GROUP_BATCH | HN_GROUP_IMAGE |
                    HN_GROUP_IMAGE_TRAIN | HN_GROUP_METHOD | HN_GROUP_TRAIN | HN_GROUP_MACHINE,
     PLAN_GROUPS = (TRAIN_GROUPS & ~HN_GROUP_DATA) | HN_GROUP_CLASSES,
+    SHARE_GROUPS = HN_GROUP_COUNT | HN_GROUP_SHARD | HN_GROUP_ZERO,
 };
 
 static const verb verbs[] = {
     {"train", "train on data; writes checkpoints, metrics and the result",
-     TRAIN_GROUPS | HN_GROUP_COUNT | HN_GROUP_RANKS, NULL},
+     TRAIN_GROUPS | SHARE_GROUPS | HN_GROUP_RANKS, NULL},
     {"check", "data, one row token by token or the first images, memory plan; trains nothing",
-     TRAIN_GROUPS | HN_GROUP_COUNT, hn_verb_check},
-    {"plan", "the memory that training takes, and what a step holds", PLAN_GROUPS | HN_GROUP_COUNT,
+     TRAIN_GROUPS | SHARE_GROUPS, hn_verb_check},
+    {"plan", "the memory that training takes, and what a step holds", PLAN_GROUPS | SHARE_GROUPS,
      hn_verb_plan},
     {"tune", "find the fastest matrix products on this GPU, for the train that follows",
      PLAN_GROUPS, hn_verb_tune},
     {"eval", "held-out loss of a model, with or without an adapter",
-     HN_GROUP_MODEL | HN_GROUP_DATA | HN_GROUP_BATCH | HN_GROUP_IMAGE | HN_GROUP_MACHINE,
+     HN_GROUP_MODEL | HN_GROUP_DATA | HN_GROUP_BATCH | HN_GROUP_IMAGE | HN_GROUP_MACHINE |
+         HN_GROUP_COUNT | HN_GROUP_SHARD | HN_GROUP_RANKS,
      hn_verb_eval},
     {"generate", "continue a text", HN_GROUP_MODEL | HN_GROUP_GENERATE | HN_GROUP_MACHINE,
      hn_verb_generate},
@@ -121,13 +123,30 @@ static hn_status with_run_options(int *argc, char *const *argv, char ***list)
     return HN_OK;
 }
 
-/* Trains, as one rank of several maybe. */
-static hn_status train(hn_session *s, const hn_option_table *table, int *exit_code)
+/* Options of several ranks on a verb that one process runs alone: better said than that there are
+ * none of these names. */
+static hn_status refuse_ranks(const verb *v, int argc, char *const *argv)
+{
+    static const char *const names[] = {"--gpus", "--ranks", "--shard-base"};
+    for (int i = 1; i < argc && !(v->groups & HN_GROUP_COUNT); i++)
+        for (size_t k = 0; k < sizeof names / sizeof *names; k++)
+            if (strcspn(argv[i], "=") == strlen(names[k]) &&
+                strncmp(argv[i], names[k], strlen(names[k])) == 0)
+                return HN_FAIL(HN_ERR_ARG,
+                               "%s: %s is one process on one device; train and eval can be several",
+                               names[k], v->name);
+    return HN_OK;
+}
+
+/* Runs the verb, where it may be as one rank of several. */
+static hn_status run(const verb *v, hn_session *s, const hn_option_table *table, int *exit_code)
 {
     const hn_team_request q = hn_session_team(s);
     bool go_on = true;
-    HN_TRY(hn_team_start(&s->team, &q, &s->log, &go_on, exit_code));
-    return go_on ? hn_train(s, table, stdout) : HN_OK;
+    if (v->groups & HN_GROUP_RANKS)
+        HN_TRY(hn_team_start(&s->team, &q, &s->log, &go_on, exit_code));
+    if (!go_on) return HN_OK;
+    return v->run ? v->run(s, stdout) : hn_train(s, table, stdout);
 }
 
 /* Parses the options of a verb and runs it. Returns the exit code. */
@@ -141,6 +160,7 @@ static int run_verb(const hn_method *m, const verb *v, int argc, char *const *ar
     void *config = hn_calloc(1, m->config_size);
     hn_status st = config ? HN_OK : HN_FAIL(HN_ERR_MEMORY, "%zu bytes of options", m->config_size);
     if (st != HN_OK) goto done;
+    HN_TRY_GOTO(st, refuse_ranks(v, argc, argv), done);
     if (v->run == hn_verb_export) HN_TRY_GOTO(st, with_run_options(&argc, argv, &list), done);
     HN_TRY_GOTO(st, hn_run_table(v->groups, m->options, m->n_options, &table), done);
     HN_TRY_GOTO(st, hn_options_parse(table.row, table.n, argc, list ? list : argv, config, &store),
@@ -154,7 +174,7 @@ static int run_verb(const hn_method *m, const verb *v, int argc, char *const *ar
         HN_TRY_GOTO(st, m->hooks->settle(config, table.row, table.n, store), done);
     session = (hn_session){
         .method = m, .config = config, .run = config, .given = store, .log = {.line = print_log}};
-    st = v->run ? v->run(&session, stdout) : train(&session, &table, &exit_code);
+    st = run(v, &session, &table, &exit_code);
     if (st == HN_OK && (fflush(stdout) != 0 || ferror(stdout)))
         st = HN_FAIL(HN_ERR_IO, "writing to standard output");
 

@@ -68,6 +68,15 @@ hn_status hn_check_run_options(const hn_session *s)
     return HN_OK;
 }
 
+hn_status hn_check_eval_options(const hn_session *s)
+{
+    const char *how = s->method->pack ? "a delta pack changes whole weights: hone-lora eval shares "
+                                        "the base of what export --kind merged writes"
+                                      : "of hone-lora, whose eval takes whole models, too";
+    if (!s->run->shard_base || (s->method->adapter && !s->method->pack)) return HN_OK;
+    return HN_FAIL(HN_ERR_ARG, "--shard-base: %s", how);
+}
+
 /* Whether the record of a run leaves it out. */
 static bool says_nothing(const hn_session *s, const char *name)
 {

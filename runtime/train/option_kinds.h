@@ -16,6 +16,9 @@ HN_NODISCARD hn_status hn_check_option_kinds(const hn_session *s);
  * option of the method that was given and is idle (method.h) */
 HN_NODISCARD hn_status hn_check_run_options(const hn_session *s);
 
+/* Of eval, in the same way. Errors: HN_ERR_ARG */
+HN_NODISCARD hn_status hn_check_eval_options(const hn_session *s);
+
 /* The options that reproduce the run, as hn_options_yaml writes them. Those of the other kind of
  * model are left out, idle ones, and those that a loaded adapter decides: giving them is an error.
  * yaml     out, hn_free it */

@@ -94,7 +94,7 @@ static const hn_option train_rows[] = {
 
 static const hn_option machine_rows[] = {
     HN_OPT_TITLE("Machine"),
-    {"device",   FIELD(device),   "auto", 0, 0, NULL, "cpu, cuda or cuda:N; auto: a GPU if there is one, and says what it chose; the first, or for train as many as --gpus says"},
+    {"device",   FIELD(device),   "auto", 0, 0, NULL, "cpu, cuda or cuda:N; auto: a GPU if there is one, and says what it chose; the first, or for train and eval as many as --gpus says"},
     {"executor", FIELD(executor), "auto", 0, 0, "auto|cpu|cuda-graph|cuda|cuda-check", "on a GPU: captured (auto), one by one, or each operation beside its CPU twin"},
     {"plans",    FIELD(plans),    "auto", 0, 0, NULL, "on a GPU: file of the fastest matrix products, which tune writes; auto: in $XDG_CACHE_HOME/hone or ~/.cache/hone, by GPU and library; off: the library's first choices"},
     {"threads",  FIELD(threads),  "0",    0, 1024, NULL, "CPU threads; 0: one a core, or OMP_NUM_THREADS"},
@@ -102,7 +102,11 @@ static const hn_option machine_rows[] = {
 
 static const hn_option count_rows[] = {
     HN_TEAM_COUNT_ROWS(hn_run_config, team),
+};
+static const hn_option shard_rows[] = {
     {"shard-base",    FIELD(shard_base),    "off", 0, 0, NULL, "of an adapter on a decoder: each rank keeps a share of the layers' frozen weights and gathers a layer when it runs; less memory, the same bits"},
+};
+static const hn_option zero_rows[] = {
     {"zero",          FIELD(zero),          "0",   0, 1, NULL, "1: of hone-full, each rank keeps a share of the optimizer's state, moments and in bf16 masters, and updates that (ZeRO stage 1)"},
 };
 static const hn_option ranks_rows[] = {HN_TEAM_PLACE_ROWS(hn_run_config, team)};
@@ -163,6 +167,8 @@ hn_status hn_run_table(unsigned groups, const hn_option *method, size_t n_method
         PART(HN_GROUP_INFO, info_rows),
         PART(HN_GROUP_MACHINE, machine_rows),
         PART(HN_GROUP_COUNT, count_rows),
+        PART(HN_GROUP_SHARD, shard_rows),
+        PART(HN_GROUP_ZERO, zero_rows),
         PART(HN_GROUP_RANKS, ranks_rows),
     };
 #undef PART

@@ -68,9 +68,10 @@ enum {
     HN_GROUP_CLASSES = 1024, /* where no data tell them */
     HN_GROUP_IMAGE_TRAIN = 2048,
     HN_GROUP_PREDICT = 4096,
-    HN_GROUP_COUNT =
-        8192, /* how many ranks a step has; as the next, of one run, not of its record */
+    HN_GROUP_COUNT = 8192, /* how many ranks; as the next, of one run, not of its record */
     HN_GROUP_RANKS = 16384,
+    HN_GROUP_SHARD = 32768, /* what ranks share: the base, optimizer state */
+    HN_GROUP_ZERO = 65536,
 };
 
 typedef struct {

@@ -357,7 +357,7 @@ static hn_engine_options engine_options(const hn_session *s, bool train)
         .eval = s->eval != NULL,
         .recompute = hn_recompute_of(c->recompute),
         .memory = memory_of(c),
-        .base_shares = train && c->shard_base ? ranks_of(s) : 0,
+        .base_shares = c->shard_base ? ranks_of(s) : 0,
         .zero_ranks = train && c->zero > 0 ? ranks_of(s) : 0,
         .optimizer = hn_session_optimizer(c),
         .seed = (uint64_t)c->seed,
@@ -400,15 +400,22 @@ hn_status hn_session_load(hn_session *s)
     return hn_session_adapt(s, hn_engine_params(s->engine));
 }
 
+/* What else there is to make a plan fit; eval has no --recompute. */
+static const char *smaller(const hn_session *s)
+{
+    const bool all = hn_engine_recomputed(s->engine) == hn_model_layers(&s->model);
+    const bool shares = s->method->adapter && !s->method->pack && !hn_session_has_images(s);
+    if (s->run->recompute != NULL) return all ? "" : ", or --recompute on,";
+    return shares && !s->run->shard_base ? ", or --shard-base on several GPUs," : "";
+}
+
 hn_status hn_session_load_base(hn_session *s)
 {
     const hn_params *p = hn_engine_params(s->engine);
     const hn_status st = hn_engine_allocate(s->engine);
-    const bool all = hn_engine_recomputed(s->engine) == hn_model_layers(&s->model);
     if (st == HN_ERR_MEMORY)
         return HN_FAIL(st, "%s; a smaller --batch-size%s%s needs less", hn_last_text(),
-                       hn_session_has_images(s) ? "" : " or --seq-len",
-                       all ? "" : ", or --recompute on,");
+                       hn_session_has_images(s) ? "" : " or --seq-len", smaller(s));
     HN_TRY(st);
     hn_tune_tell(s->device, &s->log);
     return hn_model_load(&s->model, p, (uint64_t)s->run->seed);

@@ -2,7 +2,6 @@
 #include "runtime/train/verbs.h"
 
 #include <inttypes.h>
-#include <math.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -153,30 +152,6 @@ hn_status hn_verb_plan(hn_session *s, FILE *to)
     fprintf(to, "to make it smaller: --batch-size below %" PRId64 " with --accumulation%s%s%s%s\n",
             c->batch_size, seq_len, all ? "" : ", --recompute on",
             may_share ? ", --shard-base" : "", may_split ? ", --zero 1" : "");
-    return HN_OK;
-}
-
-/* ---- eval ---- */
-
-hn_status hn_verb_eval(hn_session *s, FILE *to)
-{
-    hn_eval_sums sums;
-    HN_TRY(hn_session_machine(s, false));
-    HN_TRY(hn_session_model(s, false));
-    HN_TRY(hn_session_data(s, true));
-    HN_TRY(hn_session_plan(s, false, false));
-    HN_TRY(hn_session_load(s));
-    HN_TRY(hn_session_evaluate(s, &sums));
-    const double n = (double)sums.rows, loss = sums.rows > 0 ? sums.loss / n : NAN;
-    if (!isfinite(loss))
-        return HN_FAIL(HN_ERR_NUMERIC, "the held-out loss is %g over %" PRId64 " %s", loss,
-                       sums.rows, hn_session_unit(s));
-    if (hn_session_has_images(s))
-        fprintf(to, "loss %.6f  accuracy %.2f %%  images %" PRId64 "  %s\n", loss,
-                100 * (double)sums.hits / n, sums.rows, hn_image_set_name(s->images.eval));
-    else
-        fprintf(to, "loss %.6f  perplexity %.4f  tokens %" PRId64 "  %s\n", loss, exp(loss),
-                sums.rows, hn_dataset_name(s->text.eval_data));
     return HN_OK;
 }
 
