@@ -1,14 +1,10 @@
 /* Training on several ranks, as processes on the CPU: the steps of one rank, runs that are killed
  * or asked to stop, other numbers of ranks behind a resume, and what is refused. */
-#include <arpa/inet.h>
-#include <sys/socket.h>
-
 #include <random>
 
 #include "cli_ranks_test.h"
 #include "cli_run_test.h"
 #include "file_limit.h"
-#include "image_test.h"
 #include "runtime/comm/hn_comm.h"
 
 namespace {
@@ -267,35 +263,6 @@ TEST(CliRanks, ADiskThatIsFullEndsAll)
     EXPECT_TRUE(checkpoints_of(w / "o").empty());
 }
 
-/* A port that was free a moment ago. */
-int free_port()
-{
-    sockaddr_in a = {};
-    socklen_t size = sizeof a;
-    const int s = socket(AF_INET, SOCK_STREAM, 0);
-    a.sin_family = AF_INET;
-    a.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    EXPECT_EQ(bind(s, (sockaddr *)&a, sizeof a), 0);
-    EXPECT_EQ(getsockname(s, (sockaddr *)&a, &size), 0);
-    close(s);
-    return ntohs(a.sin_port);
-}
-
-/* As torchrun starts them, with its variables. */
-std::unique_ptr<Program> rank_of(int rank, int size, int port, const Words &words,
-                                 const Workplace &w)
-{
-    const std::map<std::string, std::string> set = {
-        {"RANK", std::to_string(rank)},       {"WORLD_SIZE", std::to_string(size)},
-        {"LOCAL_RANK", std::to_string(rank)}, {"LOCAL_WORLD_SIZE", std::to_string(size)},
-        {"MASTER_ADDR", "127.0.0.1"},         {"MASTER_PORT", std::to_string(port)},
-        {"TORCHELASTIC_RUN_ID", "test"}};
-    for (const auto &[name, value] : set) setenv(name.c_str(), value.c_str(), 1);
-    auto p = std::make_unique<Program>(words, w.str());
-    for (const auto &[name, value] : set) unsetenv(name.c_str());
-    return p;
-}
-
 TEST(CliRanks, ALauncherMayStartThem)
 {
     const Workplace w;
@@ -476,18 +443,7 @@ TEST(CliRanks, RefusesWhatHasNoMeaning)
 TEST(CliRanks, ResidualNetworksAndBlocks)
 {
     const Workplace w;
-    std::mt19937 rng(5);
-    std::filesystem::create_directory(w / "set");
-    for (const auto &[part, n] : {std::pair{"train", 24u}, std::pair{"val", 10u}}) {
-        std::string images, labels;
-        for (uint32_t i = 0; i < n; i++) {
-            for (int k = 0; k < 16 * 16 * 3; k++) images += (char)(rng() % 200);
-            labels += (char)(i % 3);
-        }
-        const std::string at = (w / "set/") + part;
-        write_file(at + "-images-idx-ubyte", idx(8, {n, 16, 16, 3}, images));
-        write_file(at + "-labels-idx-ubyte", idx(8, {n}, labels));
-    }
+    write_image_set(w / "set");
     const Words images = {"hone-full",    "train", "--model",      "resnet20", "--data", w / "set",
                           "--batch-size", "4",     "--steps",      "5",        "--lr",   "1e-2",
                           "--image-size", "16",    "--eval-every", "2"};

@@ -5,7 +5,6 @@
 #include "cli_ranks_test.h"
 #include "cli_run_test.h"
 #include "file_limit.h"
-#include "image_test.h"
 #include "runtime/base/save.h"
 
 namespace {
@@ -150,18 +149,7 @@ TEST(CliZero, ImageClassifiers)
 {
     const Workplace w;
     if (!enough(2)) GTEST_SKIP() << "fewer than 2 GPUs";
-    std::mt19937 rng(5);
-    std::filesystem::create_directory(w / "set");
-    for (const auto &[part, n] : {std::pair{"train", 24u}, std::pair{"val", 10u}}) {
-        std::string images, labels;
-        for (uint32_t i = 0; i < n; i++) {
-            for (int k = 0; k < 16 * 16 * 3; k++) images += (char)(rng() % 200);
-            labels += (char)(i % 3);
-        }
-        const std::string at = (w / "set/") + part;
-        write_file(at + "-images-idx-ubyte", idx(8, {n, 16, 16, 3}, images));
-        write_file(at + "-labels-idx-ubyte", idx(8, {n}, labels));
-    }
+    write_image_set(w / "set");
     const Words run = {"hone-full",    "train",   "--model",      "resnet20",
                        "--data",       w / "set", "--batch-size", "4",
                        "--steps",      "6",       "--lr",         "1e-2",

@@ -34,6 +34,8 @@ struct Work {
     int64_t micros = 4, steps = 3, evals = 3, rank = 8;
     int shares = 0; /* other than there are ranks */
     bool whole = false;
+    bool train = true;   /* false: an engine for evaluation alone */
+    bool adapter = true; /* of one; false: everything is frozen */
 };
 
 hn_status low_rank(const void *context, const char *, int64_t, int64_t, hn_lowrank *choice)
@@ -54,7 +56,8 @@ class Trainee : public RankDecoder {
         d.logits_rows = w.probe ? 8 : 0;
         open_model(w.model == "files" ? "tests/fixtures/models/llama"
                                       : config(w.model == "gpt2" ? kGpt2 : kLlama));
-        adapt.linear = low_rank;
+        if (w.adapter) adapt.linear = low_rank;
+        o.train = w.train;
         adapt.context = &w;
         o.executor = w.executor;
         o.eval = true;
@@ -183,16 +186,27 @@ RankResult train(const Rank &r, const Work &w)
     return all;
 }
 
+/* Loss and logits of an engine that trains nothing. */
+RankResult evaluate(const Rank &r, const Work &w)
+{
+    Trainee t(r, w);
+    if (t.e == nullptr) return {};
+    RankResult all = {(float)t.evaluate()};
+    for (const float v : t.logits()) all.push_back(v);
+    return all;
+}
+
 class Shards : public ::testing::TestWithParam<const char *> {
   protected:
     const std::string kind = GetParam();
     bool enough(int ranks) const { return kind == "cpu" || count_gpus() >= ranks; }
     void expect_same_bits(int ranks, Work w)
     {
+        const auto work = [&w](const Rank &r) { return w.train ? train(r, w) : evaluate(r, w); };
         w.shared = false;
-        const auto want = run_ranks(kind, ranks, [&w](const Rank &r) { return train(r, w); });
+        const auto want = run_ranks(kind, ranks, work);
         w.shared = true;
-        const auto got = run_ranks(kind, ranks, [&w](const Rank &r) { return train(r, w); });
+        const auto got = run_ranks(kind, ranks, work);
         for (size_t k = 0; k < want.size(); k++) {
             ASSERT_FALSE(want[k].empty());
             EXPECT_TRUE(same_bits(got[k], want[k]))
@@ -277,6 +291,27 @@ TEST_P(Shards, AreThereInWholeStepsAndEveryExecutor)
         w.executor = x;
         expect_same_bits(2, w);
     }
+}
+
+/* As of the verb eval: with an adapter and without, and with fewer batches than ranks. */
+TEST_P(Shards, EvaluateWhereNothingIsTrained)
+{
+    HN_NEED_RANKS(kind, 2);
+    for (const int ranks : {2, 3})
+        for (const hn_dtype dtype : {HN_F32, HN_BF16})
+            for (const bool adapter : {true, false}) {
+                Work w;
+                w.dtype = dtype;
+                w.train = false;
+                w.adapter = adapter;
+                w.evals = adapter ? 4 : 1;
+                if (enough(ranks)) expect_same_bits(ranks, w);
+            }
+    Work w;
+    w.model = "files";
+    w.dtype = HN_BF16;
+    w.train = false;
+    expect_same_bits(2, w);
 }
 
 /* Bytes of classes, gathers of micro and eval. */

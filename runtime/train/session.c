@@ -476,6 +476,8 @@ hn_status hn_session_evaluate(hn_session *s, hn_eval_sums *out)
     for (int64_t first = 0; first < n; first += ranks) {
         const int64_t i = first + s->team.ranks.rank;
         int64_t units = 0;
+        const char *dead = hn_hub_dead(s->team.hub); /* no need to go on to the sums to hear that */
+        if (dead != NULL) return HN_FAIL(HN_ERR_COMM, "%s", dead);
         hn_team_at(&s->team, HN_HUB_AT_EVALUATE, i);
         if (i >= n) { /* others have one more */
             HN_TRY(hn_engine_idle_eval_batch(s->engine));
