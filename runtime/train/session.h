@@ -89,7 +89,11 @@ hn_team_request hn_session_team(const hn_session *s);
 int64_t hn_session_per_step(const hn_session *s);
 /* Optimizer steps of the run; 0: by --epochs, and the data are not there. Errors: HN_ERR_ARG */
 HN_NODISCARD hn_status hn_session_steps(const hn_session *s, int64_t *out);
-/* Sums over the held-out data. */
+/* Sums over the held-out data. Ranks have their batches in turn. The sums of a batch are fp32, and
+ * are added in fp64: each rank's own, then those of the ranks in their order, on all with the same
+ * bits. That rounds nothing, so that neither order nor number of ranks shows, as long as the
+ * smallest sum that is not 0 is above 2^-29 of the total.
+ * Errors  HN_ERR_COMM: another rank is dead; those of the engine and the feed */
 HN_NODISCARD hn_status hn_session_evaluate(hn_session *s, hn_eval_sums *out);
 /* Logits of made-up inputs, always the same ones: *out, *n values in fp32, is the caller's to
  * hn_free. */
