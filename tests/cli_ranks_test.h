@@ -59,7 +59,7 @@ inline int free_port()
 
 /* As torchrun starts them, with its variables. */
 inline std::unique_ptr<Program> rank_of(int rank, int size, int port, const Words &words,
-                                 const Workplace &w)
+                                        const Workplace &w)
 {
     const std::map<std::string, std::string> set = {
         {"RANK", std::to_string(rank)},       {"WORLD_SIZE", std::to_string(size)},

@@ -109,7 +109,8 @@ TEST(CliEvalRanks, GiveTheHeldOutLossOfTheRun)
     const double want = std::stod(column(w / "o", "eval_loss").at(4));
     const std::string got = value_of(w.run(w.base("eval") + split + ranks(2) + shared +
                                            Words{"--adapter", (w / "o") + "/adapter"}));
-    EXPECT_NEAR(std::stod(got.substr(5)), want, 1e-6); /* six digits are printed */
+    /* six digits are printed; on GPUs a plan without training may have other products */
+    EXPECT_NEAR(std::stod(got.substr(5)), want, on_gpus() ? 1e-4 : 1e-6);
 }
 
 /* Running values of batch norms are the same on all ranks: their mean is exact. */
@@ -244,14 +245,13 @@ TEST(CliEvalRanks, WhoWasToldOtherThingsIsFoundOut)
     std::filesystem::copy(w / "model", w / "sure");
     make_sure(w);
     const Words base = {"--device", "cpu", "--adapter", adapter};
-    const std::pair<std::string, Words> all[] = {
-        {"--shard-base", shared},
-        {"options", {"--batch-size", "3"}},
-        {"options", {"--eval-split", "0.3"}},
-        {"--dtype", {"--dtype", "bf16"}},
-        {"data", {"--data", w / "other.txt"}},
-        {"model", {"--model", w / "sure"}},
-        {"adapter", {"--adapter", other}}};
+    const std::pair<std::string, Words> all[] = {{"--shard-base", shared},
+                                                 {"options", {"--batch-size", "3"}},
+                                                 {"options", {"--eval-split", "0.3"}},
+                                                 {"--dtype", {"--dtype", "bf16"}},
+                                                 {"data", {"--data", w / "other.txt"}},
+                                                 {"model", {"--model", w / "sure"}},
+                                                 {"adapter", {"--adapter", other}}};
     for (const auto &[what, more] : all) {
         const int port = free_port();
         const auto zero = rank_of(0, 2, port, w.base("eval") + base, w);

@@ -143,8 +143,7 @@ static hn_status run(const verb *v, hn_session *s, const hn_option_table *table,
 {
     const hn_team_request q = hn_session_team(s);
     bool go_on = true;
-    if (v->groups & HN_GROUP_RANKS)
-        HN_TRY(hn_team_start(&s->team, &q, &s->log, &go_on, exit_code));
+    if (v->groups & HN_GROUP_RANKS) HN_TRY(hn_team_start(&s->team, &q, &s->log, &go_on, exit_code));
     if (!go_on) return HN_OK;
     return v->run ? v->run(s, stdout) : hn_train(s, table, stdout);
 }

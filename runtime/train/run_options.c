@@ -104,7 +104,7 @@ static const hn_option count_rows[] = {
     HN_TEAM_COUNT_ROWS(hn_run_config, team),
 };
 static const hn_option shard_rows[] = {
-    {"shard-base",    FIELD(shard_base),    "off", 0, 0, NULL, "of an adapter on a decoder: each rank keeps a share of the layers' frozen weights and gathers a layer when it runs; less memory, the same bits"},
+    {"shard-base",    FIELD(shard_base),    "off", 0, 0, NULL, "of hone-lora on a decoder: each rank keeps a share of the layers' frozen weights and gathers a layer when it runs; less memory, the same bits"},
 };
 static const hn_option zero_rows[] = {
     {"zero",          FIELD(zero),          "0",   0, 1, NULL, "1: of hone-full, each rank keeps a share of the optimizer's state, moments and in bf16 masters, and updates that (ZeRO stage 1)"},

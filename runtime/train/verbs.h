@@ -17,8 +17,8 @@ HN_NODISCARD hn_status hn_verb_plan(hn_session *s, FILE *to);
 /* Searches for the fastest algorithm of every matrix product of a training run, on a GPU, prints
  * them and writes them to the file of --plans. Needs no data (tune.c). */
 HN_NODISCARD hn_status hn_verb_tune(hn_session *s, FILE *to);
-/* Held-out loss, with perplexity or accuracy (eval.c). The session's team has been started (team.h):
- * of several ranks each has its batches (hn_session_evaluate), and rank 0 writes. */
+/* Held-out loss, with perplexity or accuracy (eval.c). The session's team has been started
+ * (team.h): of several ranks each has its batches (hn_session_evaluate), and rank 0 writes. */
 HN_NODISCARD hn_status hn_verb_eval(hn_session *s, FILE *to);
 /* Writes the prompt and its continuation, as it is made. */
 HN_NODISCARD hn_status hn_verb_generate(hn_session *s, FILE *to);
