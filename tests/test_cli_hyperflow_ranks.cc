@@ -252,8 +252,9 @@ TEST(CliHyperflowRanks, OtherOptionsOrDataAreFoundOut)
     const auto zero = rank(0, w.generate("launched")), one = rank(1, w.generate("launched"));
     expect_done(zero->wait());
     expect_done(one->wait());
-    if (!on_gpus()) /* the launched ones are on the CPU */
+    if (!on_gpus()) { /* the launched ones are on the CPU */
         EXPECT_TRUE(w.bytes("launched/trajectories.bin") == w.bytes("run/trajectories.bin"));
+    }
 }
 
 TEST(CliHyperflowRanks, RefusesWhatHasNoMeaning)
