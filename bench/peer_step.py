@@ -1,4 +1,4 @@
-"""The peer of hone-bench-step: LoRA steps in PyTorch + transformers + PEFT, random weights.
+"""The peer of hone-bench-step: steps in PyTorch + transformers + PEFT, random weights.
 
     python3 bench/peer_step.py --model bench/shapes/llama-3.2-1b.json --adapters bf16 --sdpa flash
 
@@ -11,7 +11,9 @@ Under torchrun it is DistributedDataParallel, --batch a GPU; tokens_per_s is of 
 
     torchrun --nproc-per-node 2 bench/peer_step.py --model bench/shapes/llama-3.2-1b.json
 
---adapters fp32 is PEFT's default (autocast_adapter_dtype), run under autocast to bf16. Tokens and
+--adapters fp32 is PEFT's default (autocast_adapter_dtype), run under autocast to bf16. --full trains
+all weights instead, without PEFT: fp32 ones under autocast to bf16, what hone-full's masters in fp32
+are; --zero 1 divides the optimizer's state among the ranks (ZeroRedundancyOptimizer). Tokens and
 labels are random and every label counts; the loss is that of transformers (logits in fp32). No step
 waits for the device. Prints one JSON line, with the keys of hone-bench-step.
 """
@@ -23,6 +25,7 @@ import time
 
 import torch
 from peft import LoraConfig, get_peft_model
+from torch.distributed.optim import ZeroRedundancyOptimizer
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import AttentionInterface, AutoModelForCausalLM, LlamaConfig
 
@@ -53,6 +56,8 @@ def arguments():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     p.add_argument("--model", required=True, help="config.json")
     p.add_argument("--adapters", choices=["bf16", "fp32"], default="bf16")
+    p.add_argument("--full", action="store_true", help="all weights")
+    p.add_argument("--zero", type=int, choices=[0, 1], default=0, help="with --full, under torchrun")
     p.add_argument("--sdpa", choices=[*BACKENDS, "stock"], default="flash")
     p.add_argument("--batch", type=int, default=8)
     p.add_argument("--length", type=int, default=2048)
@@ -65,7 +70,23 @@ def arguments():
     p.add_argument("--device", default="cuda")
     p.add_argument("--no-compile", action="store_true")
     p.add_argument("--mode", choices=["default", "reduce-overhead"], default="default")
-    return p.parse_args()
+    a = p.parse_args()
+    if a.zero and not a.full:
+        p.error("--zero 1 is for --full")
+    return a
+
+
+def autocast(a):
+    return a.full or a.adapters == "fp32"
+
+
+def adamw(a, trained, ranks):
+    options = {"lr": a.lr, "weight_decay": 0.0, "fused": True}
+    if a.zero and ranks == 1:
+        raise SystemExit("peer_step.py: --zero 1 wants several ranks: start it by torchrun")
+    if a.zero:
+        return ZeroRedundancyOptimizer(trained, torch.optim.AdamW, **options)
+    return torch.optim.AdamW(trained, **options)
 
 
 def build(a):
@@ -75,15 +96,18 @@ def build(a):
     attention = "sdpa" if a.sdpa == "stock" else "causal_sdpa"
     with torch.device(a.device):
         model = AutoModelForCausalLM.from_config(
-            config, dtype=torch.bfloat16, attn_implementation=attention
+            config,
+            dtype=torch.float32 if a.full else torch.bfloat16,
+            attn_implementation=attention,
         )
-        lora = LoraConfig(
-            task_type="CAUSAL_LM", r=a.rank, lora_alpha=2 * a.rank, target_modules=LINEARS
-        )
-        model = get_peft_model(model, lora, autocast_adapter_dtype=a.adapters == "fp32")
-    wanted = torch.float32 if a.adapters == "fp32" else torch.bfloat16
+        if not a.full:
+            lora = LoraConfig(
+                task_type="CAUSAL_LM", r=a.rank, lora_alpha=2 * a.rank, target_modules=LINEARS
+            )
+            model = get_peft_model(model, lora, autocast_adapter_dtype=a.adapters == "fp32")
+    wanted = torch.float32 if autocast(a) else torch.bfloat16
     trained = [p for p in model.parameters() if p.requires_grad]
-    assert trained and all(p.dtype == wanted for p in trained), "adapters of another type"
+    assert trained and all(p.dtype == wanted for p in trained), "what is trained has another type"
     assert all(p.dtype == torch.bfloat16 for p in model.parameters() if not p.requires_grad)
     return model.train(), trained, config.vocab_size
 
@@ -95,7 +119,7 @@ def measure(a):
     model, trained, vocab = build(a)
     model = data_parallel(model)
     torch.manual_seed(a.seed + 1 + rank)
-    optimizer = torch.optim.AdamW(trained, lr=a.lr, weight_decay=0.0, fused=True)
+    optimizer = adamw(a, trained, ranks)
     tokens = torch.randint(vocab, (BATCHES, a.batch, a.length + 1), device=a.device)
 
     def loss_of(inputs, labels):
@@ -107,7 +131,7 @@ def measure(a):
     def step(number):
         batch = tokens[number % BATCHES]
         torch.compiler.cudagraph_mark_step_begin()  # of nothing in the default mode
-        with torch.autocast(a.device.split(":")[0], torch.bfloat16, enabled=a.adapters == "fp32"):
+        with torch.autocast(a.device.split(":")[0], torch.bfloat16, enabled=autocast(a)):
             loss = run(batch[:, :-1].contiguous(), batch[:, 1:].contiguous())
         loss.backward()
         torch.nn.utils.clip_grad_norm_(trained, 1.0, foreach=True)
@@ -129,14 +153,14 @@ def measure(a):
     if rank > 0:
         return None
     return {
-        "who": f"peft {a.adapters} adapters, {a.sdpa}"
+        "who": (f"full, zero {a.zero}" if a.full else f"peft {a.adapters} adapters") + f", {a.sdpa}"
         + (", eager" if a.no_compile else "" if a.mode == "default" else f", {a.mode}"),
         "model": a.model,
         "ranks": ranks,
         "dtype": "bf16",
         "batch": a.batch,
         "length": a.length,
-        "rank": a.rank,
+        "rank": 0 if a.full else a.rank,
         "tokens_per_s": ranks * result["steps"] * a.batch * a.length / result["seconds"],
         "peak_gib": torch.cuda.max_memory_allocated() / GIB if cuda else 0.0,
         "reserved_gib": torch.cuda.max_memory_reserved() / GIB if cuda else 0.0,

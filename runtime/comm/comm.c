@@ -14,7 +14,6 @@ struct hn_comm {
     char text[64];
 };
 
-hn_hub *hn_comm_hub(const hn_comm *c) { return c->hub; }
 const hn_collectives *hn_comm_collectives(const hn_comm *c) { return &c->collectives; }
 
 static const char *text_or_null(const char *text) { return text[0] != '\0' ? text : NULL; }

@@ -45,7 +45,6 @@ void hn_comm_close(hn_comm *c, bool together);
  * Errors   HN_ERR_ARG, HN_ERR_COMM */
 HN_NODISCARD hn_status hn_comm_check(hn_hub *hub, hn_device *d);
 
-hn_hub *hn_comm_hub(const hn_comm *c);
 const hn_collectives *hn_comm_collectives(const hn_comm *c); /* ranks 1: its calls are no-ops */
 
 #ifdef __cplusplus
