@@ -183,6 +183,154 @@ INSTANTIATE_TEST_SUITE_P(Of, FedRanksWay,
                                          Way{9, false, true, 2, 0}, Way{2, false, true, 1, 4},
                                          Way{2, true, true, 0, 4}));
 
+/* ---- measurements ---- */
+
+/* A record of part k is k, the values' sum, and who made it. */
+struct Record {
+    double part, sum;
+    int64_t rank;
+};
+
+struct Measured {
+    int rank;
+    int64_t n, fails; /* values; the part that fails */
+    double sum;
+
+    static hn_status set(void *c, const float *value)
+    {
+        Measured *m = (Measured *)c;
+        m->sum = 0;
+        for (int64_t i = 0; i < m->n; i++) m->sum += value[i];
+        return HN_OK;
+    }
+    static hn_status part(void *c, int64_t k, void *record)
+    {
+        const Measured *m = (const Measured *)c;
+        if (k == m->fails) return HN_FAIL(HN_ERR_NUMERIC, "part %d is wrong", (int)k);
+        *(Record *)record = {(double)k, m->sum, m->rank};
+        return HN_OK;
+    }
+};
+
+struct Parts {
+    int size;
+    int64_t parts;
+    bool streams;
+};
+
+class FedRanksParts : public testing::TestWithParam<Parts> {};
+
+/* Between rounds, with the values of the moment: every part once, in order, by ranks in order. */
+TEST_P(FedRanksParts, AreSharedAndComeInOrder)
+{
+    const Parts way = GetParam();
+    HubJob job(way.size);
+    job.start_all([&](hn_hub *h, int rank) {
+        Rank r;
+        hn_fed_sim *all = nullptr;
+        Measured m = {rank, r.sim->n_values, -1, 0};
+        const hn_fed_ranks_options o = {.hub = h,
+                                        .sim = r.sim,
+                                        .measurement = {.parts = way.parts,
+                                                        .part_bytes = sizeof(Record),
+                                                        .set = Measured::set,
+                                                        .part = Measured::part,
+                                                        .context = &m},
+                                        .most = 7,
+                                        .images = 40,
+                                        .streams = way.streams};
+        RANK_OK(hn_fed_ranks_new(&o, &all));
+        if (rank != 0) {
+            RANK_OK(hn_fed_ranks_serve(all, [] { return 0; }));
+        } else {
+            std::vector<float> value = r.start;
+            for (int round = 1; round <= 3; round++) {
+                std::vector<Record> got((size_t)way.parts, Record{-1, 0, -1});
+                RANK_EXPECT(round_of(all, r, true, false).in_order);
+                value[0] += 1;
+                RANK_OK(hn_fed_ranks_measure(all, round, value.data(), got.data()));
+                double sum = 0;
+                for (const float v : value) sum += v;
+                std::vector<int64_t> of_rank((size_t)way.size);
+                for (size_t k = 0; k < got.size(); k++) {
+                    RANK_EXPECT(got[k].part == (double)k && got[k].sum == sum);
+                    RANK_EXPECT(k == 0 || got[k].rank >= got[k - 1].rank);
+                    of_rank[(size_t)got[k].rank]++;
+                }
+                for (const int64_t n : of_rank)
+                    RANK_EXPECT(n == way.parts / way.size || n == (way.parts - 1) / way.size + 1);
+            }
+            RANK_OK(hn_fed_ranks_end(all));
+        }
+        hn_fed_sim_free(all);
+        return 0;
+    });
+    job.expect_all(0);
+}
+
+INSTANTIATE_TEST_SUITE_P(Of, FedRanksParts,
+                         testing::Values(Parts{2, 1, false}, Parts{2, 8, false}, Parts{3, 8, false},
+                                         Parts{3, 2, true}, Parts{2, 5, true}, Parts{9, 8, false}));
+
+TEST(FedRanks, APartThatFailsEndsTheMeasurement)
+{
+    HubJob job(2);
+    job.start_all([](hn_hub *h, int rank) {
+        Rank r;
+        hn_fed_sim *all = nullptr;
+        Measured m = {rank, r.sim->n_values, 3, 0};
+        const hn_fed_ranks_options o = {.hub = h,
+                                        .sim = r.sim,
+                                        .measurement = {.parts = 4,
+                                                        .part_bytes = sizeof(Record),
+                                                        .set = Measured::set,
+                                                        .part = Measured::part,
+                                                        .context = &m},
+                                        .most = 7,
+                                        .images = 40};
+        std::vector<Record> got(4);
+        RANK_OK(hn_fed_ranks_new(&o, &all));
+        if (rank == 1) {
+            RANK_EXPECT(hn_fed_ranks_serve(all, [] { return 0; }) == HN_ERR_NUMERIC);
+            RANK_EXPECT(hn_fed_ranks_measure(all, 1, r.start.data(), got.data()) == HN_ERR_ARG);
+            hn_hub_fail(h, "part 3 is wrong");
+        } else {
+            RANK_EXPECT(hn_fed_ranks_measure(all, 1, r.start.data(), got.data()) == HN_ERR_COMM);
+            RANK_EXPECT(std::string(hn_last_text()).find("rank 1 on ") != std::string::npos);
+            RANK_EXPECT(hn_fed_ranks_measure(all, 1, r.start.data(), got.data()) == HN_ERR_COMM);
+        }
+        hn_fed_sim_free(all);
+        return 0;
+    });
+    job.expect_all(0);
+}
+
+/* Ranks with other held-out data. */
+TEST(FedRanks, MeasurementsOfOtherPartsAreRefused)
+{
+    HubJob job(2);
+    job.start_all([](hn_hub *h, int rank) {
+        Rank r;
+        hn_fed_sim *all = nullptr;
+        Measured m = {rank, 1, -1, 0};
+        const hn_fed_ranks_options o = {.hub = h,
+                                        .sim = r.sim,
+                                        .measurement = {.parts = 4 + rank,
+                                                        .part_bytes = sizeof(Record),
+                                                        .set = Measured::set,
+                                                        .part = Measured::part,
+                                                        .context = &m},
+                                        .most = 7,
+                                        .images = 40};
+        RANK_EXPECT(hn_fed_ranks_new(&o, &all) == HN_ERR_SHAPE);
+        RANK_EXPECT(
+            std::string(hn_last_text()).find("has 5 parts of a measurement, rank 0 has 4") !=
+            std::string::npos);
+        return 0;
+    });
+    job.expect_all(0);
+}
+
 TEST(FedRanks, ASignalOfAnotherRankIsToldBehindARound)
 {
     HubJob job(3);
@@ -272,13 +420,14 @@ TEST(FedRanks, SharesThatCannotBeAreRefused)
                 hn_fed_sim_free(all);
                 return 0;
             }
-            int64_t own = r.sim->n_values, values[2];
+            const int64_t own[3] = {r.sim->n_values, 0, 0}; /* values; no measurement */
+            int64_t counts[6];
             hn_fed_boxes *b = nullptr;
             const hn_fed_boxes_options o = {.hub = h,
-                                            .n_values = own,
+                                            .n_values = own[0],
                                             .most = 7,
                                             .tasks = sizeof(Share) + 7 * sizeof(Task) + 40 * 4};
-            RANK_OK(hn_hub_gather(h, &own, sizeof own, values));
+            RANK_OK(hn_hub_gather(h, own, sizeof own, counts));
             RANK_OK(hn_fed_boxes_new(&o, &b));
             char *const box = (char *)hn_fed_boxes_tasks(b, 1);
             const Task task = {.n = c.images, .steps = 1};

@@ -25,6 +25,7 @@ struct hn_fed_client {
     /* Held-out images. */
     int32_t *prediction; /* host memory for whole batches of them */
     int64_t *class_rows, *class_hits;
+    char *part; /* [HN_FED_EVAL_PARTS] records */
 };
 
 static hn_device *device_of(const hn_fed_client *c)
@@ -44,6 +45,7 @@ void hn_fed_client_free(hn_fed_client *c)
     hn_free(c->image);
     hn_free(c->class_rows);
     hn_free(c->class_hits);
+    hn_free(c->part);
     hn_free(c);
 }
 
@@ -99,7 +101,8 @@ static hn_status make_tables(hn_fed_client *c)
     const size_t bytes = (size_t)(batches * c->o.local.batch) * sizeof *c->prediction;
     c->class_rows = hn_calloc(classes, sizeof *c->class_rows);
     c->class_hits = hn_calloc(classes, sizeof *c->class_hits);
-    if (!c->class_rows || !c->class_hits)
+    c->part = hn_calloc(HN_FED_EVAL_PARTS, hn_fed_client_part_bytes(c));
+    if (!c->class_rows || !c->class_hits || !c->part)
         return HN_FAIL(HN_ERR_MEMORY, "tables of %zu classes", classes);
     for (int64_t i = 0; i < s->count; i++) c->class_rows[s->label[i]]++;
     return hn_device_alloc_host(device_of(c), bytes, (void **)&c->prediction);
@@ -231,15 +234,46 @@ hn_status hn_fed_client_train(hn_fed_client *c, const hn_fed_task *t, hn_fed_tra
 
 /* ---- evaluation ---- */
 
-/* Every held-out image, in order; the predictions of a batch are on their way while the next one is
- * made, and all is waited for once. */
-static hn_status run_eval(hn_fed_client *c, hn_eval_sums *sums)
+/* The record of a part: the loss is a sum over its images. */
+typedef struct {
+    double loss;
+    int64_t class_hits[]; /* [classes] */
+} eval_part;
+
+size_t hn_fed_client_part_bytes(const hn_fed_client *c)
+{
+    return sizeof(eval_part) + (size_t)c->o.model->vision.classes * sizeof(int64_t);
+}
+
+static int64_t eval_batches(const hn_fed_client *c)
+{
+    return hn_fed_epoch_steps(&c->o.local, c->eval->count);
+}
+
+int64_t hn_fed_client_parts(const hn_fed_client *c)
+{
+    if (c->eval == NULL) return 0;
+    const int64_t batches = eval_batches(c);
+    return batches < HN_FED_EVAL_PARTS ? batches : HN_FED_EVAL_PARTS;
+}
+
+/* The first image of a part; of the part behind the last: of none. */
+static int64_t part_begin(const hn_fed_client *c, int64_t part)
 {
     const int64_t batch = c->o.local.batch, n = c->eval->count;
+    const int64_t at = eval_batches(c) * part / hn_fed_client_parts(c) * batch;
+    return at < n ? at : n;
+}
+
+/* Images from first on, in order; the predictions of a batch are on their way while the next one is
+ * made, and all is waited for once. */
+static hn_status run_eval(hn_fed_client *c, int64_t first, int64_t end, hn_eval_sums *sums)
+{
+    const int64_t batch = c->o.local.batch;
     const size_t bytes = (size_t)batch * sizeof *c->prediction;
     HN_TRY(hn_engine_eval_begin(c->engine));
-    for (int64_t at = 0; at < n; at += batch) {
-        for (int64_t i = 0; i < batch; i++) c->image[i] = at + i < n ? (int32_t)(at + i) : -1;
+    for (int64_t at = first; at < end; at += batch) {
+        for (int64_t i = 0; i < batch; i++) c->image[i] = at + i < end ? (int32_t)(at + i) : -1;
         HN_TRY(put_batch(c, c->eval, c->stream_eval));
         HN_TRY(hn_engine_eval_batch(c->engine));
         HN_TRY(hn_device_fetch(device_of(c), c->prediction + at, c->job.prediction->data, bytes));
@@ -247,22 +281,49 @@ static hn_status run_eval(hn_fed_client *c, hn_eval_sums *sums)
     return hn_engine_eval_sums(c->engine, sums); /* behind all of them */
 }
 
+hn_status hn_fed_client_measure(hn_fed_client *c, int64_t part, void *record)
+{
+    hn_eval_sums sums;
+    eval_part *const to = record;
+    const hn_images *set = c->eval;
+    if (part < 0 || part >= hn_fed_client_parts(c))
+        return HN_FAIL(HN_ERR_ARG, "part %" PRId64 " of an evaluation in %" PRId64, part,
+                       hn_fed_client_parts(c));
+    const int64_t first = part_begin(c, part), end = part_begin(c, part + 1);
+    HN_TRY(run_eval(c, first, end, &sums));
+    memset(to, 0, hn_fed_client_part_bytes(c));
+    to->loss = sums.loss;
+    for (int64_t i = first; i < end; i++)
+        to->class_hits[set->label[i]] += c->prediction[i] == set->label[i];
+    return HN_OK;
+}
+
+void hn_fed_client_score(hn_fed_client *c, const void *record, hn_fed_scores *out)
+{
+    hn_fed_scores s = {
+        .rows = c->eval->count, .class_rows = c->class_rows, .class_hits = c->class_hits};
+    const int64_t classes = c->o.model->vision.classes, parts = hn_fed_client_parts(c);
+    const size_t bytes = hn_fed_client_part_bytes(c);
+    double loss = 0;
+    memset(c->class_hits, 0, (size_t)classes * sizeof *c->class_hits);
+    for (int64_t p = 0; p < parts; p++) {
+        const eval_part *from = (const eval_part *)((const char *)record + (size_t)p * bytes);
+        loss += from->loss;
+        for (int64_t k = 0; k < classes; k++) c->class_hits[k] += from->class_hits[k];
+    }
+    for (int64_t k = 0; k < classes; k++) s.hits += c->class_hits[k];
+    s.accuracy = s.rows > 0 ? (double)s.hits / (double)s.rows : NAN;
+    s.loss = s.rows > 0 ? loss / (double)s.rows : NAN;
+    *out = s;
+}
+
 hn_status hn_fed_client_evaluate(hn_fed_client *c, hn_fed_scores *out)
 {
-    hn_fed_scores s = {.class_rows = c->class_rows, .class_hits = c->class_hits};
-    const hn_images *set = c->eval;
-    hn_eval_sums sums;
-    if (set == NULL) return HN_FAIL(HN_ERR_ARG, "evaluation of a client without held-out images");
-    HN_TRY(run_eval(c, &sums));
-    memset(c->class_hits, 0, (size_t)c->o.model->vision.classes * sizeof *c->class_hits);
-    for (int64_t i = 0; i < set->count; i++) {
-        const bool hit = c->prediction[i] == set->label[i];
-        c->class_hits[set->label[i]] += hit;
-        s.hits += hit;
-    }
-    s.rows = set->count;
-    s.accuracy = s.rows > 0 ? (double)s.hits / (double)s.rows : NAN;
-    s.loss = s.rows > 0 ? sums.loss / (double)s.rows : NAN;
-    *out = s;
+    const size_t bytes = hn_fed_client_part_bytes(c);
+    if (c->eval == NULL)
+        return HN_FAIL(HN_ERR_ARG, "evaluation of a client without held-out images");
+    for (int64_t p = 0; p < hn_fed_client_parts(c); p++)
+        HN_TRY(hn_fed_client_measure(c, p, c->part + (size_t)p * bytes));
+    hn_fed_client_score(c, c->part, out);
     return HN_OK;
 }

@@ -58,6 +58,16 @@ typedef struct {
 /* Errors  HN_ERR_ARG: made without held-out images */
 HN_NODISCARD hn_status hn_fed_client_evaluate(hn_fed_client *c, hn_fed_scores *out);
 
+/* The same in parts of neighbouring batches, for those who share them: the scores of all records
+ * are those of hn_fed_client_evaluate, bit for bit, whoever has measured which part.
+ *
+ * record   of a part: hn_fed_client_part_bytes; score takes those of all parts in order */
+enum { HN_FED_EVAL_PARTS = 8 }; /* at most: the device is waited for behind each */
+int64_t hn_fed_client_parts(const hn_fed_client *c); /* 0: made without held-out images */
+size_t hn_fed_client_part_bytes(const hn_fed_client *c);
+HN_NODISCARD hn_status hn_fed_client_measure(hn_fed_client *c, int64_t part, void *record);
+void hn_fed_client_score(hn_fed_client *c, const void *record, hn_fed_scores *out);
+
 /* The simulation `one` (fed_one.c): a client for each lane, whose tasks run at the same time on a
  * GPU, each on the stream of its device. Results are the same bits with any number of lanes, and
  * come in the order of the tasks. Errors: those of hn_fed_client_new */

@@ -7,7 +7,7 @@
 #include "runtime/base/alloc.h"
 #include "runtime/train/fed_ranks_box.h"
 
-enum { ROUND = 1, END = 2, MOST_IMAGES = INT32_MAX, TOGETHER = 64 };
+enum { ROUND = 1, END = 2, MEASURE = 3, MOST_IMAGES = INT32_MAX, TOGETHER = 64 };
 
 /* What rank 0 says first. */
 typedef struct {
@@ -36,8 +36,9 @@ typedef struct {
     int64_t *received; /* [size] results of each rank in this round, so far */
     int64_t given;     /* ranks but 0: results of this round, so far */
     void *body;        /* a share with room for all tasks; NULL on rank 0 where none stream */
+    char *record;      /* [size] shares of a measurement; NULL: there is none */
     hn_fed_task *task; /* [most] ranks but 0: of the round */
-    float *global;     /* ranks but 0 that have no box: [n_values] */
+    float *value;      /* ranks but 0 that have no box: [n_values] of the global model */
     result *result;    /* [most] rank 0 */
     int signal;
     bool failed; /* a round; the ranks are not where they were */
@@ -330,6 +331,65 @@ hn_status hn_fed_ranks_end(hn_fed_sim *s)
 
 int hn_fed_ranks_signal(const hn_fed_sim *s) { return ((const ranks *)s)->signal; }
 
+/* ---- measurements ---- */
+
+/* Parts that a rank measures at most. */
+static int64_t most_parts(const ranks *r)
+{
+    return (r->o.measurement.parts + r->size - 1) / r->size;
+}
+
+static int64_t first_part(const ranks *r, int rank)
+{
+    return r->o.measurement.parts * rank / r->size;
+}
+
+/* This rank's parts, and what all have come to, in r->record. */
+static hn_status measure(ranks *r, const float *value)
+{
+    const hn_fed_measurement *m = &r->o.measurement;
+    const int64_t first = first_part(r, r->rank), end = first_part(r, r->rank + 1);
+    const size_t bytes = (size_t)most_parts(r) * m->part_bytes;
+    char *const own = r->record + (size_t)r->rank * bytes;
+    hn_hub_at(r->o.hub, HN_HUB_AT_EVALUATE, r->sim.number);
+    if (end > first || r->rank == 0) HN_TRY(m->set(m->context, value));
+    for (int64_t p = first; p < end; p++) {
+        const char *dead = hn_hub_dead(r->o.hub);
+        if (dead != NULL) return HN_FAIL(HN_ERR_COMM, "%s", dead);
+        hn_hub_at(r->o.hub, HN_HUB_AT_EVALUATE, r->sim.number);
+        HN_TRY(m->part(m->context, p, own + (size_t)(p - first) * m->part_bytes));
+    }
+    return hn_hub_gather(r->o.hub, own, bytes, r->record);
+}
+
+static hn_status lead_measurement(ranks *r, const float *value, void *record)
+{
+    const size_t part = r->o.measurement.part_bytes, bytes = (size_t)most_parts(r) * part;
+    order o = {.command = MEASURE, .number = r->sim.number};
+    hn_fed_boxes_put_values(r->boxes, value);
+    HN_TRY(hn_hub_share(r->o.hub, &o, sizeof o, 0)); /* behind it all that is there */
+    HN_TRY(share_values(r, (float *)value));         /* rank 0's are read only */
+    HN_TRY(measure(r, value));
+    for (int k = 0; k < r->size; k++)
+        memcpy((char *)record + (size_t)first_part(r, k) * part, r->record + (size_t)k * bytes,
+               (size_t)(first_part(r, k + 1) - first_part(r, k)) * part);
+    return HN_OK;
+}
+
+hn_status hn_fed_ranks_measure(hn_fed_sim *s, int64_t number, const float *value, void *record)
+{
+    ranks *r = (ranks *)s;
+    if (r->rank != 0 || r->record == NULL)
+        return HN_FAIL(HN_ERR_ARG, "rank %d measures nothing: it serves, or has nothing to",
+                       r->rank);
+    if (r->failed) return HN_FAIL(HN_ERR_COMM, "a round of several ranks has failed");
+    r->failed = true;
+    r->sim.number = number;
+    HN_TRY(lead_measurement(r, value, record));
+    r->failed = false;
+    return HN_OK;
+}
+
 /* ---- the others ---- */
 
 static void place(void *context, int64_t i, const hn_fed_trained *t)
@@ -375,20 +435,37 @@ static hn_status own_share(ranks *r, const order *o, const hn_fed_task **out)
     return HN_OK;
 }
 
+/* The global model's, where they lie. */
+static hn_status receive_values(ranks *r, const float **out)
+{
+    HN_TRY(share_values(r, r->value));
+    *out = hn_fed_boxes_streams(r->boxes, r->rank) ? r->value : hn_fed_boxes_values(r->boxes);
+    return HN_OK;
+}
+
+static hn_status serve_measurement(ranks *r, const order *o)
+{
+    const float *value = NULL;
+    if (r->record == NULL)
+        return HN_FAIL(HN_ERR_COMM, "rank 0 asks for a measurement where there is none");
+    r->sim.number = o->number;
+    HN_TRY(receive_values(r, &value));
+    return measure(r, value);
+}
+
 static hn_status serve_round(ranks *r, const order *o, int (*stop)(void))
 {
     hn_fed_sim *const own = r->o.sim;
-    const float *global = r->global;
+    const float *global = NULL;
     const hn_fed_task *task = NULL;
     if (o->n < 0 || o->n > r->o.most || o->n_index < o->n || o->n_index > r->o.images)
         return HN_FAIL(HN_ERR_COMM, "rank 0 sends %" PRId64 " tasks with %" PRId64 " images", o->n,
                        o->n_index);
     r->sim.number = own->number = o->number;
     HN_TRY(share_tasks(r, o));
-    HN_TRY(share_values(r, r->global));
+    HN_TRY(receive_values(r, &global));
     HN_TRY(own_share(r, o, &task));
     at(r);
-    if (!hn_fed_boxes_streams(r->boxes, r->rank)) global = hn_fed_boxes_values(r->boxes);
     r->given = 0;
     own->prepare = place;
     own->moved = served_moved;
@@ -404,9 +481,9 @@ hn_status hn_fed_ranks_serve(hn_fed_sim *s, int (*stop)(void))
         order o = {0};
         HN_TRY(hn_hub_share(r->o.hub, &o, sizeof o, 0));
         if (o.command == END) return HN_OK;
-        if (o.command != ROUND)
+        if (o.command != ROUND && o.command != MEASURE)
             return HN_FAIL(HN_ERR_COMM, "rank 0 sends what is no order: %" PRId64, o.command);
-        HN_TRY(serve_round(r, &o, stop));
+        HN_TRY(o.command == ROUND ? serve_round(r, &o, stop) : serve_measurement(r, &o));
     }
 }
 
@@ -420,23 +497,41 @@ static void ranks_free(hn_fed_sim *s)
     hn_free(r->received);
     hn_free(r->body);
     hn_free(r->task);
-    hn_free(r->global);
+    hn_free(r->value);
     hn_free(r->result);
+    hn_free(r->record);
     hn_free(r);
 }
 
-static hn_status same_values(const ranks *r)
+/* What all ranks have as many of as rank 0. */
+enum { VALUES, PARTS, BYTES, COUNTS };
+
+static hn_status same_counts(const ranks *r)
 {
-    int64_t own = r->sim.n_values, *all = hn_calloc((size_t)r->size, sizeof *all);
+    static const char *const what[COUNTS] = {"values of a client", "parts of a measurement",
+                                             "bytes of a part of a measurement"};
+    const int64_t own[COUNTS] = {r->sim.n_values, r->o.measurement.parts,
+                                 (int64_t)r->o.measurement.part_bytes};
+    int64_t *all = hn_calloc((size_t)r->size, sizeof own);
     if (all == NULL) return HN_FAIL(HN_ERR_MEMORY, "no memory for %d ranks", r->size);
-    hn_status st = hn_hub_gather(r->o.hub, &own, sizeof own, all);
-    for (int k = 1; st == HN_OK && k < r->size; k++)
-        if (all[k] != all[0])
-            st = HN_FAIL(HN_ERR_SHAPE,
-                         "clients on rank %d on %s have %" PRId64 " values, on rank 0 %" PRId64, k,
-                         hn_hub_host(r->o.hub, k), all[k], all[0]);
+    hn_status st = hn_hub_gather(r->o.hub, own, sizeof own, all);
+    for (int i = COUNTS; st == HN_OK && i < COUNTS * r->size; i++)
+        if (all[i] != all[i % COUNTS])
+            st = HN_FAIL(HN_ERR_SHAPE, "rank %d on %s has %" PRId64 " %s, rank 0 has %" PRId64,
+                         i / COUNTS, hn_hub_host(r->o.hub, i / COUNTS), all[i], what[i % COUNTS],
+                         all[i % COUNTS]);
     hn_free(all);
     return st;
+}
+
+static hn_status make_records(ranks *r)
+{
+    const hn_fed_measurement *m = &r->o.measurement;
+    const size_t all = (size_t)(most_parts(r) * r->size);
+    if (m->parts == 0) return HN_OK;
+    r->record = hn_calloc(all, m->part_bytes);
+    if (r->record != NULL) return HN_OK;
+    return HN_FAIL(HN_ERR_MEMORY, "%zu records of %zu bytes", all, m->part_bytes);
 }
 
 static hn_status open(ranks *r)
@@ -445,7 +540,8 @@ static hn_status open(ranks *r)
     if (r->size < 2 || r->o.most < 1 || r->o.images < 1 || r->o.images / MOST_IMAGES > r->o.most)
         return HN_FAIL(HN_ERR_ARG, "%d ranks, %" PRId64 " tasks of %" PRId64 " images", r->size,
                        r->o.most, r->o.images);
-    HN_TRY(same_values(r));
+    HN_TRY(same_counts(r));
+    HN_TRY(make_records(r));
     r->first = hn_calloc((size_t)r->size + 1, sizeof *r->first);
     r->received = hn_calloc((size_t)r->size, sizeof *r->received);
     if (r->rank == 0)
@@ -468,8 +564,8 @@ static hn_status open(ranks *r)
     if ((r->rank != 0 || streams) && r->body == NULL)
         return HN_FAIL(HN_ERR_MEMORY, "%zu bytes of tasks", o.tasks);
     if (r->rank == 0 || !streams) return HN_OK;
-    r->global = hn_malloc((size_t)r->sim.n_values * sizeof *r->global);
-    if (r->global != NULL) return HN_OK;
+    r->value = hn_malloc((size_t)r->sim.n_values * sizeof *r->value);
+    if (r->value != NULL) return HN_OK;
     return HN_FAIL(HN_ERR_MEMORY, "%" PRId64 " values of a client", r->sim.n_values);
 }
 

@@ -254,27 +254,50 @@ static void summarize(const hn_seg_score *sum, int classes, int64_t regions,
     }
 }
 
-hn_status hn_fed_segment_evaluate(hn_fed_sim *sim, const hn_volumes *v, const hn_regions *r,
-                                  const hn_segmenter_blend *how, hn_fed_segment_scores *out)
+hn_status hn_fed_segment_measure(hn_fed_sim *sim, const hn_volumes *v, const hn_regions *r,
+                                 const hn_segmenter_blend *how, int64_t i, hn_seg_score *score)
 {
     segment_sim *s = (segment_sim *)sim;
     const int classes = (int)s->o.config->classes;
-    hn_seg_score sum[HN_SEG_CLASSES] = {0};
     if (!v->labelled || v->n_classes > classes)
         return HN_FAIL(HN_ERR_ARG, "volumes with %d classes for a network of %d", (int)v->n_classes,
                        classes);
     HN_TRY(check_channels(s->o.config, v->channels));
+    if (i < 0 || i >= r->count)
+        return HN_FAIL(HN_ERR_ARG, "region %" PRId64 " of %" PRId64 " to evaluate", i, r->count);
+    const hn_region *p = &r->region[i];
+    return score_region(s, &v->volume[p->volume], p, how, classes, score);
+}
+
+static void add(hn_seg_score *sum, const hn_seg_score *score, int classes)
+{
+    for (int c = 0; c < classes; c++) {
+        sum[c].got += score[c].got;
+        sum[c].want += score[c].want;
+        sum[c].both += score[c].both;
+        if (c > 0) sum[c].hd95 += score[c].hd95;
+    }
+}
+
+void hn_fed_segment_score(const hn_fed_sim *sim, const hn_regions *r, const hn_seg_score *score,
+                          hn_fed_segment_scores *out)
+{
+    const int classes = (int)((const segment_sim *)sim)->o.config->classes;
+    hn_seg_score sum[HN_SEG_CLASSES] = {0};
+    for (int64_t i = 0; i < r->count; i++) add(sum, score + i * classes, classes);
+    summarize(sum, classes, r->count, out);
+}
+
+hn_status hn_fed_segment_evaluate(hn_fed_sim *sim, const hn_volumes *v, const hn_regions *r,
+                                  const hn_segmenter_blend *how, hn_fed_segment_scores *out)
+{
+    const int classes = (int)((const segment_sim *)sim)->o.config->classes;
+    hn_seg_score sum[HN_SEG_CLASSES] = {0};
     if (r->count < 1) return HN_FAIL(HN_ERR_ARG, "no region to evaluate");
     for (int64_t i = 0; i < r->count; i++) {
-        const hn_region *p = &r->region[i];
         hn_seg_score score[HN_SEG_CLASSES];
-        HN_TRY(score_region(s, &v->volume[p->volume], p, how, classes, score));
-        for (int c = 0; c < classes; c++) {
-            sum[c].got += score[c].got;
-            sum[c].want += score[c].want;
-            sum[c].both += score[c].both;
-            if (c > 0) sum[c].hd95 += score[c].hd95;
-        }
+        HN_TRY(hn_fed_segment_measure(sim, v, r, how, i, score));
+        add(sum, score, classes);
     }
     summarize(sum, classes, r->count, out);
     return HN_OK;

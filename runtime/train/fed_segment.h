@@ -63,6 +63,14 @@ HN_NODISCARD hn_status hn_fed_segment_evaluate(hn_fed_sim *s, const hn_volumes *
                                                const hn_regions *r, const hn_segmenter_blend *how,
                                                hn_fed_segment_scores *out);
 
+/* The same in parts, for those who share them: region i alone. score [classes of the network] */
+HN_NODISCARD hn_status hn_fed_segment_measure(hn_fed_sim *s, const hn_volumes *v,
+                                              const hn_regions *r, const hn_segmenter_blend *how,
+                                              int64_t i, hn_seg_score *score);
+/* Of all regions: score [r->count][classes] */
+void hn_fed_segment_score(const hn_fed_sim *s, const hn_regions *r, const hn_seg_score *score,
+                          hn_fed_segment_scores *out);
+
 #ifdef __cplusplus
 }
 #endif

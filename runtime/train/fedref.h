@@ -17,8 +17,8 @@
  *   curve.gnuplot, .png     accuracy or Dice by round, where gnuplot is on the PATH
  *
  * Of several ranks (call->team) rank 0 does all this; the others open the same options and data,
- * and train their share of each round's clients (fed_ranks.h). Messages, errors that clients keep,
- * and measurements are rank 0's.
+ * train their share of each round's clients, and measure their share of what is held out
+ * (fed_ranks.h). Messages and errors that clients keep are rank 0's.
  *
  * Nothing of a round counts before it is over; a kill loses at most --save-every rounds, and a
  * continued run has the bits of an uninterrupted one (seconds differ). */

@@ -115,25 +115,29 @@ static hn_status set(hn_fedref_subject *s, const float *value)
 
 /* ---- measurements ---- */
 
-static hn_status evaluate(hn_fedref_subject *s, hn_fedref_scores *out)
+static hn_status measure(hn_fedref_subject *s, int64_t part, void *record)
+{
+    return hn_fed_client_measure(((images_subject *)s)->evaluator, part, record);
+}
+
+static void summarize(hn_fedref_subject *s, const void *record, hn_fedref_scores *out)
 {
     images_subject *m = (images_subject *)s;
     hn_fed_scores scores;
-    HN_TRY(hn_fed_client_evaluate(m->evaluator, &scores));
+    hn_fed_client_score(m->evaluator, record, &scores);
     for (int64_t k = 0; k < s->classes; k++)
         m->class_score[k] = scores.class_rows[k] > 0
                                 ? (double)scores.class_hits[k] / (double)scores.class_rows[k]
                                 : NAN;
     *out = (hn_fedref_scores){
         .score = scores.accuracy, .loss = scores.loss, .hd95 = NAN, .class_score = m->class_score};
-    return HN_OK;
 }
 
-static hn_status print(hn_fedref_subject *s, int64_t round, FILE *to, double *score)
+static double print(hn_fedref_subject *s, int64_t round, const void *record, FILE *to)
 {
     hn_fed_scores r;
     char text[HN_FEDREF_CLASS];
-    HN_TRY(hn_fed_client_evaluate(((images_subject *)s)->evaluator, &r));
+    hn_fed_client_score(((images_subject *)s)->evaluator, record, &r);
     fprintf(to,
             "behind round %" PRId64 ": accuracy %.4f %% (%" PRId64 " of %" PRId64 "), loss %.6f\n",
             round, 100 * r.accuracy, r.hits, r.rows, r.loss);
@@ -141,8 +145,7 @@ static hn_status print(hn_fedref_subject *s, int64_t round, FILE *to, double *sc
         if (r.class_rows[k] > 0)
             fprintf(to, "  %-20s %8.2f %% of %" PRId64 "\n", hn_fedref_class(s, k, text),
                     100 * (double)r.class_hits[k] / (double)r.class_rows[k], r.class_rows[k]);
-    *score = r.accuracy;
-    return HN_OK;
+    return r.accuracy;
 }
 
 /* ---- files ---- */
@@ -210,6 +213,8 @@ static hn_status open(images_subject *m, const hn_log *log)
         return HN_FAIL(HN_ERR_MEMORY, "table of %" PRId64 " classes", m->s.classes);
     HN_TRY(hn_fed_setup_evaluator(&m->setup, &m->evaluator));
     m->s.engine = hn_fed_client_engine(m->evaluator);
+    m->s.parts = hn_fed_client_parts(m->evaluator);
+    m->s.part_bytes = hn_fed_client_part_bytes(m->evaluator);
     return HN_OK;
 }
 
@@ -226,7 +231,8 @@ hn_status hn_fedref_images_open(const hn_fedref_config *c, const hn_log *log,
                                 .layout = layout,
                                 .get = get,
                                 .set = set,
-                                .evaluate = evaluate,
+                                .measure = measure,
+                                .summarize = summarize,
                                 .print = print,
                                 .write_settings = write_settings,
                                 .free = release},

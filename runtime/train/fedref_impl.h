@@ -124,6 +124,7 @@ typedef struct {
     /* The last round is measured out of turn, too; these are without that, for a run that is made
      * longer. */
     double *turn_best, *turn_last;
+    void *record; /* [about->parts] of a measurement */
     /* the run */
     char *out;
     hn_outdir *lock;
@@ -172,6 +173,8 @@ void hn_fedref_damage(const hn_fedref *r, int64_t round, int64_t client, hn_fed_
 HN_NODISCARD hn_status hn_fedref_team_open(hn_fedref *r);
 /* On all ranks, behind the folder: matrix products as rank 0's. */
 HN_NODISCARD hn_status hn_fedref_team_plans(hn_fedref *r);
+/* The server's model into r->record, by all ranks where there are several, behind that round. */
+HN_NODISCARD hn_status hn_fedref_measure(hn_fedref *r, int64_t round);
 /* The signal that asks the run to end, to whatever rank it came; 0: none. */
 int hn_fedref_signal(const hn_fedref *r);
 static inline bool hn_fedref_leads(const hn_fedref *r) { return hn_team_leads(r->call->team); }

@@ -39,6 +39,7 @@ void hn_fedref_close(hn_fedref *r)
     hn_free(r->class_last);
     hn_free(r->turn_best);
     hn_free(r->turn_last);
+    hn_free(r->record);
     hn_free(r->injection);
     hn_fed_layout_free(&r->layout);
     hn_partition_free(&r->partition);
@@ -201,8 +202,9 @@ static hn_status make_tables(hn_fedref *r)
     r->class_last = hn_calloc(classes, sizeof *r->class_last);
     r->turn_best = hn_calloc(classes, sizeof *r->turn_best);
     r->turn_last = hn_calloc(classes, sizeof *r->turn_last);
+    r->record = hn_calloc((size_t)r->about->parts, r->about->part_bytes);
     if (!r->round || !r->tally || !r->old_tally || !r->residual || !r->class_best ||
-        !r->class_last || !r->turn_best || !r->turn_last)
+        !r->class_last || !r->turn_best || !r->turn_last || !r->record)
         return HN_FAIL(HN_ERR_MEMORY, "tables of %zu clients and %" PRId64 " rounds", clients,
                        r->c->rounds);
     for (size_t k = 0; k < classes; k++) {

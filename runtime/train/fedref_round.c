@@ -316,8 +316,8 @@ static hn_status evaluate(round_state *s)
     const int64_t begun = hn_clock_ns();
     s->row.score = s->row.loss = s->row.hd95 = NAN;
     if (!has_turn(r, s->number) && s->number != r->c->rounds) return HN_OK;
-    HN_TRY(about->set(about, hn_fed_server_result(r->server)));
-    HN_TRY(about->evaluate(about, &scores));
+    HN_TRY(hn_fedref_measure(r, s->number));
+    about->summarize(about, r->record, &scores);
     s->row.score = scores.score;
     s->row.loss = scores.loss;
     s->row.hd95 = scores.hd95;

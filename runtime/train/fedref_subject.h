@@ -37,6 +37,8 @@ struct hn_fedref_subject {
     /* What is measured class by class. */
     int64_t classes, n_class_names;
     const char *const *class_name; /* [n_class_names], the first of them; the others by number */
+    int64_t parts;                 /* of a measurement */
+    size_t part_bytes;             /* of the record of a part */
     /* What a continuation compares. */
     const char *base_digest, *train_digest, *eval_digest;
     hn_device *device;
@@ -57,10 +59,12 @@ struct hn_fedref_subject {
     /* The values that travel, out of the engine and into it. */
     hn_status (*get)(const hn_fedref_subject *s, float *value);
     hn_status (*set)(hn_fedref_subject *s, const float *value);
-    /* Of the engine's values as they are. */
-    hn_status (*evaluate)(hn_fedref_subject *s, hn_fedref_scores *out);
-    /* The same for people, class by class; *score as above. */
-    hn_status (*print)(hn_fedref_subject *s, int64_t round, FILE *to, double *score);
+    /* Of the engine's values as they are, in parts that ranks share: a record of each. */
+    hn_status (*measure)(hn_fedref_subject *s, int64_t part, void *record);
+    /* Of the records of all parts. */
+    void (*summarize)(hn_fedref_subject *s, const void *record, hn_fedref_scores *out);
+    /* The same for people, class by class; gives the score. */
+    double (*print)(hn_fedref_subject *s, int64_t round, const void *record, FILE *to);
     /* What stands beside the weights in the folder of a whole model. */
     hn_status (*write_settings)(const hn_fedref_subject *s, const char *dir);
     void (*free)(hn_fedref_subject *s);

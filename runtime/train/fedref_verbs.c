@@ -225,13 +225,13 @@ static void print_memory(const hn_fedref *r, FILE *to)
             keeps ? value * (double)(r->layout.values * residuals) / mib : 0);
 }
 
-/* "ranks: 4, which share the 100 clients of a round; each has the memory above" */
+/* "ranks: 4, which share the 100 clients of a round and its measurement; each has ..." */
 static void print_ranks(const hn_fedref *r, FILE *to)
 {
     if (r->ranks > 1)
         fprintf(to,
                 "ranks: %" PRId64 ", which share the %" PRId64
-                " clients of a round; each has the clients' engine, rank 0 the rest\n",
+                " clients of a round and its measurement; each has the engines, rank 0 the rest\n",
                 r->ranks, r->schedule.per_round);
 }
 
@@ -262,8 +262,8 @@ static hn_status open_run(const hn_verb_call *c, bool write, hn_fedref *r)
 
 static hn_status print_scores(hn_fedref *r, FILE *to)
 {
-    double now;
-    HN_TRY(r->about->print(r->about, r->done, to, &now));
+    HN_TRY(hn_fedref_measure(r, r->done));
+    const double now = r->about->print(r->about, r->done, r->record, to);
     const double then = r->done > 0 ? r->round[r->done - 1].score : NAN;
     if (!isnan(then))
         fprintf(to, "when it was recorded: %.4f %%%s\n", 100 * then,

@@ -340,28 +340,29 @@ static hn_status set(hn_fedref_subject *s, const float *value)
 
 /* ---- measurements ---- */
 
-static hn_status scores_of(volumes_subject *m, hn_fed_segment_scores *out)
+/* A part is a region. */
+static hn_status measure(hn_fedref_subject *s, int64_t part, void *record)
 {
-    return hn_fed_segment_evaluate(m->sim, held_out(m), &m->eval_regions, &m->blend, out);
+    volumes_subject *m = (volumes_subject *)s;
+    return hn_fed_segment_measure(m->sim, held_out(m), &m->eval_regions, &m->blend, part, record);
 }
 
-static hn_status evaluate(hn_fedref_subject *s, hn_fedref_scores *out)
+static void summarize(hn_fedref_subject *s, const void *record, hn_fedref_scores *out)
 {
     volumes_subject *m = (volumes_subject *)s;
     hn_fed_segment_scores r;
-    HN_TRY(scores_of(m, &r));
+    hn_fed_segment_score(m->sim, &m->eval_regions, record, &r);
     m->class_score[0] = NAN; /* background */
     for (int64_t k = 1; k < s->classes; k++) m->class_score[k] = r.dice[k];
     *out = (hn_fedref_scores){
         .score = r.mean_dice, .loss = NAN, .hd95 = r.mean_hd95, .class_score = m->class_score};
-    return HN_OK;
 }
 
-static hn_status print(hn_fedref_subject *s, int64_t round, FILE *to, double *score)
+static double print(hn_fedref_subject *s, int64_t round, const void *record, FILE *to)
 {
     volumes_subject *m = (volumes_subject *)s;
     hn_fed_segment_scores r;
-    HN_TRY(scores_of(m, &r));
+    hn_fed_segment_score(m->sim, &m->eval_regions, record, &r);
     fprintf(to,
             "behind round %" PRId64 ": mean Dice %.4f %%, mean HD95 %.3f mm, of %" PRId64
             " held-out regions (%" PRId64 " voxels)\n",
@@ -369,8 +370,7 @@ static hn_status print(hn_fedref_subject *s, int64_t round, FILE *to, double *sc
     for (int64_t k = 1; k < s->classes; k++)
         fprintf(to, "  class %-4" PRId64 " Dice %8.4f %%  HD95 %8.3f mm\n", k, 100 * r.dice[k],
                 r.hd95[k]);
-    *score = r.mean_dice;
-    return HN_OK;
+    return r.mean_dice;
 }
 
 static hn_status write_settings(const hn_fedref_subject *s, const char *dir)
@@ -396,6 +396,8 @@ static hn_status open(volumes_subject *m, bool trains)
     s->eval_digest = m->eval_digest;
     HN_TRY(open_engine(m, trains));
     s->sim = m->sim;
+    s->parts = m->eval_regions.count;
+    s->part_bytes = (size_t)s->classes * sizeof(hn_seg_score);
     return HN_OK;
 }
 
@@ -414,7 +416,8 @@ hn_status hn_fedref_volumes_open(const hn_fedref_config *c, bool trains, const h
                                  .layout = layout,
                                  .get = get,
                                  .set = set,
-                                 .evaluate = evaluate,
+                                 .measure = measure,
+                                 .summarize = summarize,
                                  .print = print,
                                  .write_settings = write_settings,
                                  .free = release},
