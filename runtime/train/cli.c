@@ -1,6 +1,8 @@
 #define _POSIX_C_SOURCE 200809L
 #include "runtime/train/cli.h"
 
+#include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -189,6 +191,13 @@ done:
     return st != HN_OK ? hn_status_exit_code(st) : exit_code;
 }
 
+void hn_hold_streams(void)
+{
+    for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++)
+        if (fcntl(fd, F_GETFD) < 0 && errno == EBADF) /* the least free number: this one */
+            (void)!open("/dev/null", fd == STDIN_FILENO ? O_WRONLY : O_RDONLY);
+}
+
 /* Threads of libgomp that wait spin for milliseconds before they sleep. Where another program has
  * the other core, one of ours then burns its time while the thread it waits for cannot run: ten
  * steps of a small model took 14.1 s on two busy cores, and 1.9 s with this limit; on idle cores it
@@ -202,6 +211,7 @@ void hn_limit_spinning(char **argv)
 
 int hn_trainer_main(const hn_method *m, int argc, char **argv)
 {
+    hn_hold_streams();
     hn_limit_spinning(argv);
     signal(SIGXFSZ, SIG_IGN); /* a limit on file sizes is an error of write(), as a full disk is */
     hn_ranks_drop_local(&argc, argv);

@@ -12,7 +12,12 @@ extern "C" {
  * usage or input, 1 a failure while running. */
 int hn_trainer_main(const hn_method *m, int argc, char **argv);
 
-/* First thing in a program that uses OpenMP: starts it once more with waiting threads that do not
+/* First thing in a program that opens files: where a standard stream is closed (>&-) its number
+ * would be the next file's, and that file would get what is printed. Something stands in its place
+ * on which every read or write fails, as on a closed stream. */
+void hn_hold_streams(void);
+
+/* Next in a program that uses OpenMP: starts it once more with waiting threads that do not
  * take the time of those they wait for. */
 void hn_limit_spinning(char **argv);
 

@@ -138,6 +138,7 @@ done:
 
 int hn_verb_program_main(const hn_verb_program *p, int argc, char **argv)
 {
+    hn_hold_streams();
     hn_limit_spinning(argv);
     signal(SIGXFSZ, SIG_IGN); /* a limit on file sizes is an error of write(), as a full disk is */
     hn_ranks_drop_local(&argc, argv);
