@@ -232,6 +232,21 @@ TEST(CliModel, BrokenConfigIsNamedWithItsPlace)
     expect_untouched(w, w.train("o", 2), {"config.json"});
 }
 
+TEST(CliModel, AnEmptyConfigAndRopeSettingsThatAreNoneAreRefused)
+{
+    const Workplace w;
+    const std::string path = (w / "model") + "/config.json", whole = read_file(path);
+    write_file(path, "");
+    expect_untouched(w, w.train("o", 2), {"config.json", "it is empty"});
+    write_file(path, whole);
+    replace_in_file(path, "\"rope_scaling\": {", "\"rope_scaling\": \"yarn\", \"none\": {");
+    expect_untouched(w, w.train("o", 2), {"config.json", "'rope_scaling' is not a JSON object"});
+    write_file(path, "{\"rope_parameters\": [1]," + whole.substr(whole.find('{') + 1));
+    expect_untouched(w, w.train("o", 2), {"config.json", "'rope_parameters' is not a JSON object"});
+    write_file(path, whole);
+    expect_done(w.run(w.train("o", 2)));
+}
+
 TEST(CliModel, SequencesLongerThanItsPositionsAreRefused)
 {
     const Workplace w;
@@ -529,6 +544,32 @@ TEST(CliDisk, FullWhileExportingLeavesNothing)
                          {"hone-lora", "export", "--model", w / "model", "--checkpoint", w / "o",
                           "--to", w / "x", "--kind", kind},
                          {"File too large"});
+}
+
+/* What is printed does not go into the run's files, though they would get the numbers of the
+ * streams. */
+TEST(CliDisk, ClosedStreamsStayClosed)
+{
+    const Workplace w;
+    expect_done(w.run(w.train("open", 2)));
+    for (const std::string closed : {"2>&-", ">&- 2>&-", "<&- >&- 2>&-"}) {
+        std::filesystem::remove_all(w / "o");
+        std::string line = "HOME='" + w.str() + "' XDG_CACHE_HOME='" + w.str() +
+                           "/.cache' OMP_NUM_THREADS=1 \"${HONE_BIN:-build}\"/hone-lora";
+        const Words words = with_device(w.train("o", 2));
+        for (size_t i = 1; i < words.size(); i++) line += " '" + words[i] + "'";
+        const int status = std::system((line + " " + closed).c_str());
+        ASSERT_TRUE(WIFEXITED(status));
+        EXPECT_EQ(WEXITSTATUS(status), closed == "2>&-" ? 0 : 2) << closed;
+        const auto files = listing(w / "o"), want = listing(w / "open");
+        for (const char *name : {".lock", "metrics.csv", "metrics.jsonl"}) {
+            EXPECT_FALSE(contains(files.at(name), "memory plan")) << closed << " " << name;
+            EXPECT_FALSE(contains(files.at(name), "options, saved")) << closed << " " << name;
+            EXPECT_EQ(lines_of(files.at(name)).size(), lines_of(want.at(name)).size()) << closed;
+        }
+        EXPECT_EQ(files.at("adapter/adapter_model.safetensors"),
+                  want.at("adapter/adapter_model.safetensors"));
+    }
 }
 
 TEST(CliDisk, FullStandardOutputIsReported)

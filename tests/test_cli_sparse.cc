@@ -475,6 +475,10 @@ TEST(CliSparseRefuses, WhatMakesNoSense)
         expect_refused(with(given), 2, parts);
         EXPECT_FALSE(std::filesystem::exists(w / "o")) << given[0];
     }
+    expect_done(w.run(w.train("pairs", 1)));
+    expect_refused(w.run({"hone-sparse", "eval", "--model", w / "model", "--data", w / "text.txt",
+                          "--adapter", w / "pairs/adapter"}),
+                   2, {"pairs/adapter", "no delta.safetensors", "hone-lora"});
     expect_done(with({"--budget", "25%"}));
     expect_refused(to_export(w, "o", "peft", "x"), 2, {"--kind peft", "pack, shira or merged"});
     expect_refused(with({"--budget", "20%", "--resume", "auto"}), 2, {"other settings"});

@@ -12,6 +12,7 @@
 hn_status hn_json_parse(const char *text, size_t size, const char *where, json_t **out)
 {
     json_error_t e;
+    if (size == 0) return HN_FAIL(HN_ERR_FORMAT, "%s: not valid JSON: it is empty", where);
     json_t *v =
         json_loadb(text, size, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY | JSON_ALLOW_NUL, &e);
     if (v == NULL) {

@@ -73,12 +73,24 @@ static hn_status read_parameters(const json_t *j, const char *where, hn_llama_co
     return r->type == HN_ROPE_LONGROPE ? read_factors(j, where, c) : HN_OK;
 }
 
+/* NULL: absent or null. */
+static hn_status find_settings(const json_t *j, const char *key, const char *where,
+                               const json_t **out)
+{
+    const json_t *v = json_object_get(j, key);
+    *out = json_is_object(v) ? v : NULL;
+    return v == NULL || json_is_null(v) || *out != NULL
+               ? HN_OK
+               : HN_FAIL(HN_ERR_FORMAT, "%s: key '%s' is not a JSON object", where, key);
+}
+
 hn_status hn_rope_config_read(const json_t *j, const char *where, hn_llama_config *c)
 {
     double partial = 1;
-    const json_t *scaling = json_object_get(j, "rope_scaling");
-    const json_t *parameters = json_object_get(j, "rope_parameters");
-    if (json_is_object(parameters))
+    const json_t *scaling, *parameters;
+    HN_TRY(find_settings(j, "rope_scaling", where, &scaling));
+    HN_TRY(find_settings(j, "rope_parameters", where, &parameters));
+    if (parameters)
         HN_TRY(hn_json_get_f64(parameters, "partial_rotary_factor", where, false, &partial));
     HN_TRY(hn_json_get_f64(j, "partial_rotary_factor", where, false, &partial));
     if (!(partial > 0 && partial <= 1))
@@ -88,8 +100,8 @@ hn_status hn_rope_config_read(const json_t *j, const char *where, hn_llama_confi
                              .rotary_dim = (int64_t)((double)c->head_dim * partial),
                              .max_positions = c->max_positions};
     HN_TRY(hn_json_get_f64(j, "rope_theta", where, false, &c->rope.theta));
-    if (json_is_object(scaling)) HN_TRY(read_parameters(scaling, where, c));
-    if (json_is_object(parameters)) {
+    if (scaling) HN_TRY(read_parameters(scaling, where, c));
+    if (parameters) {
         const char *key;
         json_t *value;
         json_object_foreach((json_t *)(size_t)parameters, key, value)

@@ -95,7 +95,14 @@ hn_status hn_sparse_open_adapter(hn_session *s, bool training, bool *taken)
         st = HN_FAIL(HN_ERR_MEMORY, "no memory for the path %s", dir);
         goto done;
     }
-    if (!hn_is_file(file) || hn_is_file(complete)) goto done; /* no pack, or a checkpoint */
+    if (hn_is_file(complete)) goto done; /* a checkpoint: refused by name */
+    if (!hn_is_file(file)) {
+        st = HN_FAIL(HN_ERR_IO,
+                     "--adapter %s: no delta.safetensors there; %s reads delta packs, PEFT's "
+                     "adapters are hone-lora's",
+                     dir, s->method->program);
+        goto done;
+    }
     hn_sparse_run *r;
     HN_TRY_GOTO(st, hn_sparse_run_new(s, &r), done);
     HN_TRY_GOTO(st, hn_sparse_read_pack(file, &r->pack, &manifest), done);
