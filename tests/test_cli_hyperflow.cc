@@ -188,6 +188,39 @@ Ran stop_by(int signal, const FlowPlace &w, const Words &words, const std::strin
     return stopped.wait();
 }
 
+/* Neither the choice of a rate nor a group is waited for; nothing is written of either. */
+TEST(CliHyperflow, ASignalDoesNotWaitForAGroupOnTheCpu)
+{
+    if (test_device() != std::string("cpu")) GTEST_SKIP() << "groups on a GPU are finished";
+    const FlowPlace w;
+    const Words more = {"--at-once", "8", "--tune-steps", "400", "--knots", "5"};
+    const Words go_on = w.generate("o") + more + Words{"--resume", "auto"};
+    expect_done(w.run(w.generate("whole") + more));
+    Ran r = stop_by(SIGTERM, w, w.generate("o") + more, "trajectories: 24 of");
+    expect_done(r);
+    EXPECT_TRUE(contains(r.out, "stopped while learning rates were chosen")) << r.out;
+    EXPECT_FALSE(std::filesystem::exists(w / "o/rates.json"));
+    r = stop_by(SIGTERM, w, go_on, "trajectory 8/24");
+    expect_done(r);
+    EXPECT_TRUE(contains(r.out, "stopped with 8 of 24 trajectories")) << r.out;
+    expect_done(w.run(go_on));
+    EXPECT_TRUE(w.bytes("o/trajectories.bin") == w.bytes("whole/trajectories.bin"));
+    EXPECT_EQ(w.bytes("o/rates.json"), w.bytes("whole/rates.json"));
+
+    for (const char *stage : {"o", "whole"}) expect_done(w.run(w.train(stage)));
+    const Words eval = w.eval("o", "direct,bias") + Words{"--only", "far"};
+    r = stop_by(SIGTERM, w, eval, "direct on far: ");
+    expect_done(r);
+    EXPECT_TRUE(contains(r.out, "stopped; cells that are there are kept")) << r.out;
+    EXPECT_FALSE(std::filesystem::exists(w / "o/cells/bias.far.json"));
+    expect_done(w.run(eval));
+    expect_done(w.run(w.eval("whole", "direct,bias") + Words{"--only", "far"}));
+    for (const char *cell : {"direct", "bias"})
+        EXPECT_EQ(
+            Json(w / ("o/cells/" + std::string(cell) + ".far.json")).number("accuracy.3"),
+            Json(w / ("whole/cells/" + std::string(cell) + ".far.json")).number("accuracy.3"));
+}
+
 void kill_and_go_on(const FlowPlace &w, const Words &words, const std::string &said)
 {
     stop_by(SIGKILL, w, words, said);

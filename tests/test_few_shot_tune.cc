@@ -202,6 +202,43 @@ TEST_F(FewShotTune, WithoutStepsAllAreDirectTransfer)
     }
 }
 
+int questions, answer_at; /* a stop has no argument */
+
+int ask(void) { return ++questions >= answer_at; }
+
+/* In front of any operation of a step, of the evaluation before or behind it, of the queries. */
+TEST_F(FewShotTune, AStopEndsAGroupOnTheCpuAndNobodyHearsOfIt)
+{
+    if (hn_device_kind_of(device) != HN_DEVICE_CPU) GTEST_SKIP() << "groups are finished";
+    const std::vector<hn_few_shot_task> tasks = {task(0), task(1), task(2)};
+    const auto want = run(tasks);
+    o.stop = ask;
+    questions = 0, answer_at = 1 << 30;
+    const auto asked = run(tasks); /* asking changes nothing */
+    for (size_t g = 0; g < 3; g++) EXPECT_EQ(asked[g].prediction, want[g].prediction);
+    const int all = questions;
+    ASSERT_GT(all, 6 * 10);
+    for (const int at : {1, all / 3, all / 2, all}) {
+        hn_few_shot_tuner *t = nullptr;
+        ASSERT_HN_OK(hn_few_shot_tuner_new(&o, &t));
+        ASSERT_HN_OK(hn_few_shot_tuner_open(t));
+        questions = 0, answer_at = at;
+        results.clear();
+        EXPECT_HN_FAIL(hn_few_shot_tune(t, tasks.data(), 3, keep, this), HN_ERR_STOPPED,
+                       "asked to stop");
+        EXPECT_EQ(questions, at);
+        EXPECT_TRUE(results.empty());
+        const double lr = 0.02;
+        double accuracy;
+        int64_t best = -1;
+        EXPECT_HN_FAIL(
+            hn_few_shot_choose_lr(t, episodes.all.data(), 3, &lr, 1, 5, &accuracy, &best),
+            HN_ERR_STOPPED, "asked to stop");
+        EXPECT_EQ(best, -1);
+        hn_few_shot_tuner_free(t);
+    }
+}
+
 TEST_F(FewShotTune, TheLearningRateIsThatOfTheBestAccuracy)
 {
     hn_few_shot_tuner *t = nullptr;

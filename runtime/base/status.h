@@ -27,7 +27,8 @@ extern "C" {
     X(ERR_CUDA,        "CUDA runtime or library call failed")\
     X(ERR_NUMERIC,     "a value became NaN or infinite")     \
     X(ERR_THREAD,      "a thread could not be started")      \
-    X(ERR_COMM,        "another rank or the network failed")
+    X(ERR_COMM,        "another rank or the network failed") \
+    X(ERR_STOPPED,     "the run was asked to stop")
 
 typedef enum {
 #define X(name, text) HN_##name,

@@ -200,12 +200,15 @@ static hn_status run_ahead(const hn_graph *g, int64_t i, const hn_exec *main, in
 }
 
 /* Every node, on a GPU on all streams; what comes behind waits for all. */
-static hn_status run_all(const hn_graph *g, hn_exec *x)
+static hn_status run_all(const hn_graph *g, hn_exec *x, int (*stop)(void))
 {
     hn_device *d = g->program->device;
     const bool gpu = x->device == HN_DEVICE_CUDA;
     for (int64_t i = 0, n_nodes; i < g->n_nodes; i += n_nodes) {
         const hn_node *n = g->node[i];
+        if (stop && !gpu && stop() != 0)
+            return HN_FAIL(HN_ERR_STOPPED, "graph %s: asked to stop in front of %s", g->name,
+                           n->name);
         if (gpu && n->side) {
             HN_TRY(run_beside(g, i, x, &n_nodes));
             continue;
@@ -329,7 +332,7 @@ hn_status hn_graph_run(const hn_graph *g, const hn_run_options *o)
     if (g->captured && !o->check && !o->compare) return hn_device_launch(p->device, g->captured);
     if (o->check && p->guard_bytes > 0 && p->transient_bytes > 0)
         HN_TRY(hn_device_fill(p->device, p->memory[HN_MEM_TRANSIENT], 0xff, p->transient_bytes));
-    if (!o->check && !o->compare) return run_all(g, &x);
+    if (!o->check && !o->compare) return run_all(g, &x, o->stop);
     return run_nodes(g, &x, o->compare);
 }
 
@@ -339,7 +342,7 @@ hn_status hn_graphs_capture(hn_graph *const *g, int n, hn_step_block *step, hn_d
     hn_exec x = exec_of(p, step);
     hn_status st = HN_OK;
     HN_TRY(hn_device_capture_begin(p->device));
-    for (int i = 0; i < n && st == HN_OK; i++) st = run_all(g[i], &x);
+    for (int i = 0; i < n && st == HN_OK; i++) st = run_all(g[i], &x, NULL);
     if (st == HN_OK) return hn_device_capture_end(p->device, out);
     (void)!hn_device_capture_end(p->device, NULL);
     return st;

@@ -40,6 +40,8 @@ typedef struct {
                    * sums over ranks are scanned only */
     bool idle; /* only what other ranks wait for: its gathers, of a graph that this rank has nothing
                 * for (shards.h); nothing else of the options counts */
+    int (*stop)(void); /* CPU, no twin of a check: asked in front of every node; what is not 0 ends
+                        * the run there with HN_ERR_STOPPED. NULL: nobody asks */
     hn_profile *profile; /* adds the time of every node, and waits; one stream; not with check or
                           * compare. Of nodes that run as one, the first has their time */
 } hn_run_options;

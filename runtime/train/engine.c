@@ -460,6 +460,7 @@ hn_status hn_engine_run(hn_engine *e, const hn_graph *g, bool check)
     const hn_run_options o = {.step = e->step->data,
                               .check = check || compare,
                               .compare = compare,
+                              .stop = e->o.stop,
                               .profile = e->profile};
     return hn_graph_run(g, &o);
 }

@@ -116,6 +116,10 @@ typedef struct {
     uint64_t seed;
     hn_side side; /* the next two: as in hn_plan_options */
     int side_sms;
+    /* On the CPU asked in front of every operation; what is not 0 ends the call with
+     * HN_ERR_STOPPED, in the middle of a step: values, gradients and moments are then no longer
+     * those of any step. NULL: nobody asks. */
+    int (*stop)(void);
 } hn_engine_options;
 
 /* Host memory of a micro-batch: the job's fields. Every one is the caller's to fill, wholly, before

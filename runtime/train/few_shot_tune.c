@@ -147,7 +147,8 @@ static hn_status new_engine(hn_few_shot_tuner *t, bool tuning, hn_few_shot_job *
         .recompute = tuning ? o->recompute : HN_RECOMPUTE_OFF,
         .memory = o->memory,
         .optimizer = {.kind = HN_OPTIMIZER_ADAMW, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8},
-        .seed = o->seed};
+        .seed = o->seed,
+        .stop = o->stop};
     HN_TRY(hn_few_shot_job_init(job, &jo));
     return hn_engine_new(&eo, out);
 }
@@ -357,14 +358,20 @@ static hn_status keep_share(void *context, int64_t i, const hn_few_shot_result *
     return HN_OK;
 }
 
-/* share [n]: of the queries of each task that come out right, on all ranks. */
+/* share [n + 1]: of the queries of each task that come out right, on all ranks; the last is for
+ * the ranks that were asked to stop. */
 static hn_status answer_all(hn_few_shot_tuner *t, const hn_few_shot_task *task, int64_t n,
                             double *share)
 {
     if (!shares(t)) return hn_few_shot_tune(t, task, n, keep_share, share);
     const hn_ranks *r = &t->o.team->ranks;
-    HN_TRY(hn_few_shot_tune_part(t, task, n, r->rank, r->size, keep_share, share));
-    return hn_hub_sum_f64(t->o.team->hub, share, n); /* one of a task's is not 0: nothing rounds */
+    const hn_status st = hn_few_shot_tune_part(t, task, n, r->rank, r->size, keep_share, share);
+    if (st != HN_OK && st != HN_ERR_STOPPED) return st;
+    share[n] = st == HN_ERR_STOPPED;
+    /* one of a task's is not 0: nothing rounds */
+    HN_TRY(hn_hub_sum_f64(t->o.team->hub, share, n + 1));
+    return share[n] > 0 ? HN_FAIL(HN_ERR_STOPPED, "%g of the ranks were asked to stop", share[n])
+                        : HN_OK;
 }
 
 hn_status hn_few_shot_choose_lr(hn_few_shot_tuner *t, const hn_episode *episode, int64_t n,
@@ -375,7 +382,7 @@ hn_status hn_few_shot_choose_lr(hn_few_shot_tuner *t, const hn_episode *episode,
         return HN_FAIL(HN_ERR_ARG, "a learning rate of %" PRId64 " by %" PRId64 " episodes%s", n_lr,
                        n, t->eval ? "" : " without queries");
     hn_few_shot_task *task = hn_calloc((size_t)(n * n_lr), sizeof *task);
-    double *share = hn_calloc((size_t)(n * n_lr), sizeof *share);
+    double *share = hn_calloc((size_t)(n * n_lr) + 1, sizeof *share);
     hn_status st =
         task && share ? HN_OK : HN_FAIL(HN_ERR_MEMORY, "no memory for %" PRId64 " runs", n * n_lr);
     for (int64_t i = 0; st == HN_OK && i < n * n_lr; i++)

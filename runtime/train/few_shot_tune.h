@@ -69,6 +69,10 @@ typedef struct {
     uint64_t seed;       /* of parameters that are in no file, and of lora's A */
     const hn_team *team; /* hears of every step (hn_few_shot_tuner_at); NULL: nobody does */
     bool together;       /* its ranks all have such a tuner */
+    /* On the CPU asked in front of every operation (hn_signals_caught, say): what is not 0 ends a
+     * call with HN_ERR_STOPPED, within a step. The group at hand is lost, nobody hears of it, and
+     * the tuner is only to be freed. NULL: nobody asks. */
+    int (*stop)(void);
 } hn_few_shot_tune_options;
 
 typedef struct {
@@ -118,14 +122,15 @@ hn_engine *hn_few_shot_tuner_engine(const hn_few_shot_tuner *t);
 
 /* Runs task[0 .. n); take gets them in that order.
  * Errors  HN_ERR_ARG: an episode that does not fit the rows, a theta that the set has none of, an
- *         lr that is no number; those of a run */
+ *         lr that is no number; HN_ERR_STOPPED; those of a run */
 HN_NODISCARD hn_status hn_few_shot_tune(hn_few_shot_tuner *t, const hn_few_shot_task *task,
                                         int64_t n, hn_few_shot_take take, void *context);
 
 /* The learning rate of a domain by its validation episodes: all lr [n_lr] on all episodes [n],
  * accuracy [n_lr] the mean over episodes of the share of queries that come out right. best: of the
  * largest accuracy; of equal ones the smallest lr. An lr of 0 is direct transfer.
- * Errors  HN_ERR_ARG: no queries, no lr; those of hn_few_shot_tune */
+ * Errors  HN_ERR_ARG: no queries, no lr; HN_ERR_STOPPED: any rank's `stop` said so, on all of them;
+ *         those of hn_few_shot_tune */
 HN_NODISCARD hn_status hn_few_shot_choose_lr(hn_few_shot_tuner *t, const hn_episode *episode,
                                              int64_t n, const double *lr, int64_t n_lr,
                                              uint64_t seed, double *accuracy, int64_t *best);

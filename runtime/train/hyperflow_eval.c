@@ -79,13 +79,15 @@ static hn_status test_episodes(const hn_hf_eval *e, hn_few_shot_tuner *t, double
         if (st == HN_OK) hn_hf_eval_show(e, s->first + n);
     }
     hn_free(task);
-    return st;
+    s->stopped = st == HN_ERR_STOPPED; /* all hear of it: hn_hf_gather */
+    return s->stopped ? HN_OK : st;
 }
 
 hn_status hn_hf_gather(hn_hf_eval *e, hn_hf_scores *s, double *seconds)
 {
-    double facts[] = {*seconds, (double)s->skipped};
-    HN_TRY(hn_hyperflow_total(e->r, facts, 2));
+    double facts[] = {*seconds, (double)s->skipped, s->stopped};
+    HN_TRY(hn_hyperflow_total(e->r, facts, 3));
+    if (facts[2] > 0) return HN_FAIL(HN_ERR_STOPPED, "%s: asked to stop", e->what);
     *seconds = facts[0];
     s->skipped = (int64_t)facts[1];
     return hn_hyperflow_total(e->r, e->accuracy, hn_hf_bench_episodes(e->r, &e->bench));
@@ -98,6 +100,7 @@ static hn_status tuned_cell(hn_hf_eval *e, const char *method, hn_hf_cell *cell)
     hn_few_shot_tuner *t = NULL;
     hn_few_shot_tune_options o = hn_hf_tune_options(r, &e->bench, set);
     o.together = true;
+    o.stop = hn_signals_caught;
     hn_hf_scores scores = {.accuracy = e->accuracy};
     if (set == HN_TUNE_LORA) {
         o.rank = r->c->lora_rank;
@@ -201,6 +204,10 @@ static hn_status cell(hn_hf_eval *e, const char *method)
     if (st == HN_OK) st = hn_hyperflow_share(e->r, &there, sizeof there);
     if (st == HN_OK && !there) st = hn_hyperflow_ask(e->r, e->here);
     if (st == HN_OK && !there && !e->r->stopped) st = measure(e, method, path, settings);
+    if (st == HN_ERR_STOPPED) { /* on all ranks; the cell has not been written */
+        e->r->stopped = true;
+        st = HN_OK;
+    }
     e->done++;
     hn_free(settings);
     hn_free(path);

@@ -26,12 +26,13 @@ typedef struct {
     double *accuracy;
     int64_t first;   /* episode of task 0 */
     int64_t skipped; /* steps that were no numbers */
+    bool stopped;    /* within a group, which nothing is known of */
 } hn_hf_scores;
 /* An hn_few_shot_take into hn_hf_scores. */
 hn_status hn_hf_take_accuracy(void *context, int64_t i, const hn_few_shot_result *t);
 
 /* What the ranks have found of the test episodes of a cell, e->accuracy among it, for all; seconds:
- * the sum of theirs. */
+ * the sum of theirs. Errors: HN_ERR_STOPPED, on all of them: one has stopped */
 HN_NODISCARD hn_status hn_hf_gather(hn_hf_eval *e, hn_hf_scores *s, double *seconds);
 void hn_hf_eval_show(const hn_hf_eval *e, int64_t episodes);
 void hn_hf_label(const hn_hyperflow *r, const char *method, char label[HN_HF_LABEL]);

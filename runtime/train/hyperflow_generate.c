@@ -118,7 +118,8 @@ static hn_status kept_at_once(const hn_hyperflow *r, const char *domain, int64_t
     const json_t *all = json_object_get(r->index, "at_once");
     *kept = 0;
     if (json_object_get(all, domain) == NULL) return HN_OK;
-    return hn_json_get_i64(all, domain, "index.json: at_once", 1, r->c->at_once, true, kept);
+    return hn_json_get_i64(all, domain, "index.json: at_once", 1,
+                           r->c->at_once > 0 ? r->c->at_once : 4096, true, kept);
 }
 
 static hn_status keep_at_once(const hn_hyperflow *r, const char *domain, int64_t n)
@@ -142,6 +143,7 @@ static hn_few_shot_tune_options options_of(const hn_hyperflow *r, const hn_hf_be
 {
     hn_few_shot_tune_options o = hn_hf_tune_options(r, b, hn_hf_theta_set(r));
     o.queries = 0;
+    o.stop = hn_signals_caught;
     o.knot_every = r->c->tune_steps / (r->c->knots - 1);
     return o;
 }
@@ -281,20 +283,26 @@ static hn_status list_groups(maker *m, int64_t first, int64_t end)
 static void show(maker *m, const group *last)
 {
     char detail[HN_HYPERFLOW_NAME + 64];
+    if (m->seen == 0) return; /* stopped within the first */
     snprintf(detail, sizeof detail, "%s  loss %.4f to %.4f", m->r->domain[last->domain].name,
              m->loss[0] / m->seen, m->loss[1] / m->seen);
     hn_progress_update(&m->r->progress, m->done, (int64_t)m->seen * m->r->c->tune_steps, detail);
 }
 
-/* Groups first, first + 1, .., one for each rank. */
+/* Groups first, first + 1, .., one for each rank. A rank that is asked to stop within its group has
+ * written nothing of it: the others still finish theirs, and all stop. */
 static hn_status make_round(maker *m, int64_t first)
 {
     const int64_t ranks = hn_hyperflow_ranks(m->r);
+    hn_status st = HN_OK;
     m->made = (made){0};
     for (int64_t i = first; i < first + ranks && i < m->n_list; i++)
-        if (hn_hyperflow_is_own(m->r, i)) HN_TRY(make_group(m, &m->list[i]));
-    double all[] = {m->made.records, m->made.loss_first, m->made.loss_last, m->made.seen};
-    HN_TRY(hn_hyperflow_total(m->r, all, 4));
+        if (hn_hyperflow_is_own(m->r, i)) st = make_group(m, &m->list[i]);
+    if (st != HN_OK && st != HN_ERR_STOPPED) return st;
+    double all[] = {m->made.records, m->made.loss_first, m->made.loss_last, m->made.seen,
+                    st == HN_ERR_STOPPED};
+    HN_TRY(hn_hyperflow_total(m->r, all, 5));
+    m->r->stopped = all[4] > 0;
     m->done += (int64_t)all[0];
     m->loss[0] += all[1];
     m->loss[1] += all[2];
@@ -312,6 +320,7 @@ static hn_status run_inits(maker *m, int64_t first, int64_t end)
         HN_TRY(hn_hyperflow_ask(m->r, m->here));
         if (m->r->stopped) return HN_OK;
         HN_TRY(make_round(m, at));
+        if (m->r->stopped) return HN_OK;
     }
     return HN_OK;
 }

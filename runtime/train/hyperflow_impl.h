@@ -55,6 +55,7 @@ typedef struct {
     FILE *to;
     /* inputs */
     hn_device *device;
+    int64_t at_once; /* --at-once, or what that is on the device */
     hn_model model;
     const char *base_digest;
     hn_theta theta;   /* what is adapted */

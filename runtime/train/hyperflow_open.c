@@ -56,6 +56,8 @@ hn_status hn_hyperflow_machine(hn_hyperflow *r)
     if (r->c->threads > 0) omp_set_num_threads((int)r->c->threads);
     HN_TRY(hn_device_open(hn_team_device(r->call->team, r->c->device), &r->device));
     hn_info(&r->log, "device: %s", hn_device_text(r->device));
+    const bool gpu = hn_device_kind_of(r->device) == HN_DEVICE_CUDA;
+    r->at_once = r->c->at_once > 0 ? r->c->at_once : gpu ? 32 : 4;
     return HN_OK;
 }
 

@@ -56,6 +56,11 @@ hn_status hn_hf_choose_rates(hn_hyperflow *r, double *lr)
             st = hn_json_get_f64(have, "lr", path, true, &lr[i]);
         else
             st = choose_rate(r, &r->domain[i], &lr[i], path, rates);
+        if (st == HN_ERR_STOPPED) { /* nothing of this domain is kept */
+            r->stopped = true;
+            st = HN_OK;
+            break;
+        }
         if (st == HN_OK && !(lr[i] > 0 && lr[i] <= 1))
             st = HN_FAIL(HN_ERR_FORMAT, "%s: %s: a learning rate of %g", path, r->domain[i].name,
                          lr[i]);

@@ -5,6 +5,7 @@
 
 #include "runtime/base/alloc.h"
 #include "runtime/base/rng.h"
+#include "runtime/train/signals.h"
 
 void hn_hf_bench_close(hn_hf_bench *b)
 {
@@ -101,7 +102,7 @@ hn_few_shot_tune_options hn_hf_tune_options(const hn_hyperflow *r, const hn_hf_b
                                       .model = &r->model,
                                       .images = hn_image_set_view(b->domain->images),
                                       .set = set,
-                                      .at_once = c->at_once,
+                                      .at_once = r->at_once,
                                       .shrink = true,
                                       .support = b->sizes.support,
                                       .queries = b->sizes.query,
@@ -146,6 +147,7 @@ hn_status hn_hf_choose_rate(const hn_hyperflow *r, const hn_hf_bench *b, hn_tune
     hn_few_shot_tuner *t = NULL;
     hn_few_shot_tune_options o = hn_hf_tune_options(r, b, set);
     o.together = true;
+    o.stop = hn_signals_caught;
     hn_status st = hn_few_shot_tuner_new(&o, &t);
     if (st == HN_OK) st = hn_few_shot_tuner_open(t);
     if (st == HN_OK) st = hn_hf_choose_with(r, b, t, choice);

@@ -45,6 +45,7 @@ uint64_t hn_hf_seed(const hn_hyperflow *r, const char *domain, const char *what,
 
 /* choice: value [n] are tried on the validation episodes; accuracy and best come of it. All ranks
  * call it, here with a tuner that they have together. */
+/* The next two: with several ranks calls of all of them, HN_ERR_STOPPED on all if any was. */
 HN_NODISCARD hn_status hn_hf_choose_with(const hn_hyperflow *r, const hn_hf_bench *b,
                                          hn_few_shot_tuner *t, hn_hf_choice *choice);
 /* The same with a tuner for it. */
