@@ -212,6 +212,26 @@ TEST(CliFedrefRobust, AKilledRunGoesOnBitForBit)
     EXPECT_TRUE(kept(w, "killed") == kept(w, "whole"));
 }
 
+/* Between two steps of a round of seconds, of which nothing stays; whole, the round is as if it had
+ * not been tried. */
+TEST(CliFedrefRobust, ASignalEndsTheRound)
+{
+    const FedPlace w;
+    for (const std::string simulate : {"one", "replicas"}) {
+        const Words run = with_memory(w, "4") + Words{"--epochs", "30", "--simulate", simulate};
+        expect_done(w.run(run + w.to("whole-" + simulate)));
+        const Words on = run + w.to(simulate) + Words{"--resume", "auto"};
+        Program p(on, w / "home");
+        ASSERT_TRUE(p.says("round 1/4"));
+        p.kill(SIGTERM);
+        const Ran r = p.wait();
+        expect_done(r);
+        EXPECT_TRUE(contains(r.out, "stopped by SIGTERM behind round 1 of 4")) << r.out;
+        expect_done(w.run(on));
+        EXPECT_TRUE(kept(w, simulate) == kept(w, "whole-" + simulate));
+    }
+}
+
 TEST(CliFedrefRobust, ARunThatIsUnderWayIsReadButNotWritten)
 {
     const FedPlace w;

@@ -296,7 +296,7 @@ static hn_status train(batch *b, int64_t n, void *context)
         HN_TRY(put_batch(b, n, step));
         HN_TRY(hn_engine_step(b->engine, step, 1, NULL));
         HN_TRY(take_reports(b, n, step + 1, HN_ENGINE_AHEAD - 1));
-        hn_fed_moved(&b->sim, context);
+        HN_TRY(hn_fed_moved(&b->sim, context));
     }
     return take_reports(b, n, steps, 0);
 }

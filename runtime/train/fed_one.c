@@ -111,7 +111,7 @@ static hn_status one_round(hn_fed_sim *s, const float *global, const hn_fed_task
         HN_TRY(begin_tasks(o, &w));
         HN_TRY(advance(o, &w));
         HN_TRY(take_ready(o, &w));
-        hn_fed_moved(s, context);
+        HN_TRY(hn_fed_moved(s, context));
     }
     return HN_OK;
 }

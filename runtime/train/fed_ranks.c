@@ -50,7 +50,6 @@ typedef struct {
     int64_t n, taken;
     hn_fed_take take;
     void *context;
-    hn_status st; /* of what came between two steps */
 } work;
 
 /* ---- shares ---- */
@@ -221,7 +220,6 @@ static hn_status prepare_came(work *w, bool *moved)
 static hn_status own_take(void *context, int64_t i, const hn_fed_trained *t)
 {
     work *w = context;
-    HN_TRY(w->st);
     HN_TRY(alive(w->r));
     w->taken++;
     return w->take(w->context, i, t);
@@ -233,12 +231,13 @@ static void own_prepare(void *context, int64_t i, const hn_fed_trained *t)
     w->r->sim.prepare(w->context, i, t);
 }
 
-static void own_moved(void *context)
+static hn_status own_moved(void *context)
 {
     work *w = context;
-    bool moved = true;
+    bool moved = w->r->sim.prepare != NULL;
     at(w->r);
-    while (moved && w->st == HN_OK && w->r->sim.prepare != NULL) w->st = prepare_came(w, &moved);
+    while (moved) HN_TRY(prepare_came(w, &moved));
+    return HN_OK;
 }
 
 /* Results that were prepared when they came. */
@@ -304,7 +303,6 @@ static hn_status lead(ranks *r, const float *global, const hn_fed_task *task, wo
     own->moved = own_moved;
     own->number = r->sim.number;
     if (r->first[1] > 0) HN_TRY(own->round(own, global, task, r->first[1], own_take, w));
-    HN_TRY(w->st);
     HN_TRY(r->sim.prepare ? take_prepared(w) : take_in_order(w));
     return share_signals(r, 0);
 }
@@ -406,7 +404,11 @@ static hn_status give(void *context, int64_t i, const hn_fed_trained *t)
     return hn_fed_boxes_give(r->boxes, r->sim.number, r->first[r->rank] + i, t);
 }
 
-static void served_moved(void *context) { at(context); }
+static hn_status served_moved(void *context)
+{
+    at(context);
+    return HN_OK;
+}
 
 /* This rank's tasks, in *out, and their places in the round. */
 static hn_status own_share(ranks *r, const order *o, const hn_fed_task **out)

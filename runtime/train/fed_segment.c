@@ -81,7 +81,7 @@ static hn_status train(segment_sim *s, const hn_fed_task *t, void *context, hn_f
         const bool wait = step == t->steps || step - loss.taken >= HN_ENGINE_AHEAD;
         HN_TRY(hn_engine_report(s->engine, wait, &there, &r));
         if (there) hn_fed_loss_add(&loss, &r);
-        hn_fed_moved(&s->sim, context);
+        HN_TRY(hn_fed_moved(&s->sim, context));
     }
     *out = (hn_fed_trained){.loss = hn_fed_loss_mean(&loss),
                             .seconds = (double)(hn_clock_ns() - begun) * 1e-9};

@@ -103,9 +103,10 @@ typedef struct hn_fed_sim hn_fed_sim;
 struct hn_fed_sim {
     int64_t n_values;
     /* Of whoever calls round, with its context; NULL: nothing to do. moved: a sign of progress,
-     * from the thread that called round, step by step where a simulation takes them one by one. */
+     * from the thread that called round, step by step where a simulation takes them one by one; an
+     * error ends the round. */
     hn_fed_prepare prepare;
-    void (*moved)(void *context);
+    hn_status (*moved)(void *context);
     int64_t number; /* of the round, for messages */
     /* Runs task[0 .. n) from the same global values [n_values]; take gets them in that order.
      * NaN that training made is a result as others are: whoever aggregates refuses it.
@@ -137,9 +138,9 @@ bool hn_fed_streams(const hn_fed_sim_options *o, const hn_images *set);
 void hn_fed_put_rows(const hn_images *set, bool streams, const int32_t *image, int64_t first,
                      int64_t rows, const hn_classifier_batch *out);
 
-static inline void hn_fed_moved(const hn_fed_sim *s, void *context)
+HN_NODISCARD static inline hn_status hn_fed_moved(const hn_fed_sim *s, void *context)
 {
-    if (s->moved != NULL) s->moved(context);
+    return s->moved == NULL ? HN_OK : s->moved(context);
 }
 
 enum { HN_FED_TOGETHER = 1 << 26 }; /* bytes */

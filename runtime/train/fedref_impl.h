@@ -156,7 +156,8 @@ void hn_fedref_forget_refusals(hn_fedref *r, int64_t n);
 
 /* ---- fedref_round.c ---- */
 /* Round r->done + 1, up to its line in r->round; r->done goes up. After an error nothing of the
- * round counts; below the quorum the state before it is saved. */
+ * round counts; below the quorum the state before it is saved. HN_ERR_STOPPED: a signal, on one
+ * rank; the state is the one before the round. */
 HN_NODISCARD hn_status hn_fedref_run_round(hn_fedref *r);
 /* Forgets a measurement of the last round that was out of turn (--eval-every): for going on. */
 void hn_fedref_forget_last(hn_fedref *r);

@@ -9,6 +9,7 @@
 #include "runtime/base/alloc.h"
 #include "runtime/base/clock.h"
 #include "runtime/train/fedref_impl.h"
+#include "runtime/train/signals.h"
 
 /* A round that is under way. */
 typedef struct {
@@ -333,6 +334,16 @@ static hn_status evaluate(round_state *s)
     return HN_OK;
 }
 
+/* Between two steps. The round is taken back then; ranks finish it, as all must come out of it. */
+static hn_status unless_stopped(void *context)
+{
+    const round_state *s = context;
+    const int number = hn_signals_caught();
+    return number == 0 ? HN_OK
+                       : HN_FAIL(HN_ERR_STOPPED, "%s within round %" PRId64,
+                                 hn_signals_name(number), s->number);
+}
+
 static hn_status run(round_state *s)
 {
     hn_fedref *r = s->r;
@@ -340,6 +351,7 @@ static hn_status run(round_state *s)
     HN_TRY(call_clients(s));
     HN_TRY(hn_fed_server_begin(r->server, s->number));
     r->sim->prepare = prepare;
+    r->sim->moved = r->team == NULL ? unless_stopped : NULL;
     r->sim->number = s->number;
     HN_TRY(r->sim->round(r->sim, r->sent, r->task, s->working, take, s));
     hn_team_at(r->call->team, HN_HUB_AT_SERVER, s->number);

@@ -54,7 +54,9 @@ static bool must_stop(const hn_fedref *r)
 static hn_status run_rounds(hn_fedref *r)
 {
     while (r->done < r->c->rounds && !must_stop(r)) {
-        HN_TRY(hn_fedref_run_round(r));
+        const hn_status st = hn_fedref_run_round(r);
+        if (st == HN_ERR_STOPPED) break;
+        HN_TRY(st);
         say_round(r);
         if (r->done % r->c->save_every == 0) HN_TRY(hn_fedref_save(r));
         HN_TRY(hn_fedref_append(r));
