@@ -327,6 +327,19 @@ TEST(CliFedref, AHeadMayHaveMoreClassesThanTheData)
                        "--device", test_device()}));
 }
 
+/* Images of one class say nothing, unless they are of a model for more. */
+TEST(CliFedref, OneClassIsNotEnough)
+{
+    const FedPlace w;
+    write_file(w / "data/train-labels-idx1-ubyte", idx_labels(std::vector<int>(96)));
+    write_file(w / "data/t10k-labels-idx1-ubyte", idx_labels(std::vector<int>(48)));
+    expect_refused(w.run(w.cnn("train", "1") + w.to("one")), 2, {w / "data", "--classes"});
+    expect_refused(w.run({"hone-full", "train", "--model", "mnist-cnn", "--image-size", "16",
+                          "--data", w / "data", "--out", w / "one", "--device", test_device()}),
+                   2, {w / "data", "one class"});
+    expect_done(w.run(w.cnn("train", "1") + w.to("two") + Words{"--classes", "2"}));
+}
+
 TEST(CliFedref, PathsMayHoldQuotes)
 {
     const FedPlace w;

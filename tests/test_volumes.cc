@@ -405,7 +405,7 @@ TEST(Volumes, NamesWhatDoesNotFit)
     nan.dim = {3, 2, 2, 2, 1, 1, 1, 1}, nan.type = 16, nan.bits = 32;
     for (int i = 0; i < 8; i++) nan.add(i == 3 ? NAN : (float)i);
     write_file(dir / "a.nii", nan.bytes());
-    EXPECT_HN_FAIL(Set(dir.str()).status, HN_ERR_FORMAT, "a: voxel (1, 1, 0) is NaN");
+    EXPECT_HN_FAIL(Set(dir.str()).status, HN_ERR_FORMAT, "/a.nii: voxel (1, 1, 0) is NaN");
 }
 
 TEST(Volumes, RelabelSaysWhatItWants)

@@ -39,7 +39,7 @@ static const hn_option generate_rows[] = {
     {"tune-steps",      FIELD(tune_steps),      "50",   1, 10000, NULL, "of Adam, restarted for every episode"},
     {"rates",           FIELD(rates),           "3e-4,1e-3,3e-3,1e-2", 0, 0, NULL, "learning rates that are tried on validation episodes: of biases, norms, head, low-rank pairs"},
     {"augment",         FIELD(augment),         "on",   0, 0, NULL, "queries of a step are augmented support images (flip, colour, shift)"},
-    {"at-once",         FIELD(at_once),         "0",    0, 4096, NULL, "episodes that are tuned at once, at most; 0: 32 on a GPU, 4 on the CPU, where more take more memory and are no faster"},
+    {"at-once",         FIELD(at_once),         "0",    0, HN_HYPERFLOW_AT_ONCE, NULL, "episodes that are tuned at once, at most; 0: 32 on a GPU, 4 on the CPU, where more take more memory and are no faster"},
     HN_OPT_TITLE("Trajectories"),
     {"trajectories",    FIELD(trajectories),    "4000", 1, 1e7, NULL, "of all domains together"},
     {"inits",           FIELD(inits),           "4",    1, 64, NULL, "starts of an episode: the first is the backbone, the others have noise"},

@@ -331,15 +331,14 @@ static hn_status read_channel(const hn_volume_options *o, char *const *path, int
 {
     hn_nifti image = {0};
     hn_status st = HN_OK;
-    const char *name = v->channels > 1 ? path[c] : v->name;
     HN_TRY(hn_nifti_read(path[c], o->volume, o->max_voxels, &image));
     if (c == 0)
         place_volume(&image.info, v);
     else
         HN_TRY_GOTO(st, check_channel(&v->info, path[0], &image.info, path[c]), done);
-    HN_TRY_GOTO(st, check_values(name, v->size, 1, image.value), done);
+    HN_TRY_GOTO(st, check_values(path[c], v->size, 1, image.value), done);
     hn_intensity_apply(o->intensity, image.value, hn_volume_voxels(v));
-    HN_TRY_GOTO(st, check_values(name, v->size, 1, image.value), done); /* a range beyond fp32 */
+    HN_TRY_GOTO(st, check_values(path[c], v->size, 1, image.value), done); /* a range beyond fp32 */
     st = put_channel(c, &image, v);
 
 done:

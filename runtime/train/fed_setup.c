@@ -63,6 +63,10 @@ static hn_status fit_head(hn_fed_setup *s)
     const hn_vision_override o = {.classes = asked > 0 ? asked : there};
     if (o.classes < there)
         return HN_FAIL(HN_ERR_ARG, "--classes %" PRId64 ": the images have %" PRId64, asked, there);
+    if (o.classes < 2)
+        return HN_FAIL(HN_ERR_ARG,
+                       "%s: images of one class: --classes says how many the model is for",
+                       s->c->data);
     HN_TRY(hn_model_override(&s->model, &o, false));
     if (s->model.fresh_head) hn_info(&s->log, "head: a new one, of %" PRId64 " classes", o.classes);
     return hn_model_digest(&s->model, (uint64_t)s->c->seed, &s->base_digest);

@@ -51,6 +51,8 @@
 extern "C" {
 #endif
 
+enum { HN_HYPERFLOW_AT_ONCE = 4096 }; /* at_once, at most */
+
 typedef struct {
     /* backbone */
     const char *model, *weights, *dtype, *adapted;

@@ -119,7 +119,7 @@ static hn_status kept_at_once(const hn_hyperflow *r, const char *domain, int64_t
     *kept = 0;
     if (json_object_get(all, domain) == NULL) return HN_OK;
     return hn_json_get_i64(all, domain, "index.json: at_once", 1,
-                           r->c->at_once > 0 ? r->c->at_once : 4096, true, kept);
+                           r->c->at_once > 0 ? r->c->at_once : HN_HYPERFLOW_AT_ONCE, true, kept);
 }
 
 static hn_status keep_at_once(const hn_hyperflow *r, const char *domain, int64_t n)

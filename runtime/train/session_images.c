@@ -102,6 +102,9 @@ static hn_status add_name(hn_names *names, const char *name)
 static hn_status take_classes(hn_session *s, const hn_images *v)
 {
     bool numbers = true;
+    if (v->n_classes < 2)
+        return HN_FAIL(HN_ERR_ARG, "%s: images of one class, which there is nothing to learn from",
+                       s->run->data);
     for (int32_t i = 0; i < v->n_classes; i++) numbers &= is_number(v, i);
     for (int32_t i = 0; !numbers && i < v->n_classes; i++)
         HN_TRY(add_name(&s->images.classes, v->class_name[i]));
