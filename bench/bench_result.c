@@ -9,6 +9,7 @@
 
 #include "runtime/base/alloc.h"
 #include "runtime/base/json.h"
+#include "runtime/base/save.h"
 
 void hn_bench_key(const hn_bench_result *r, char key[HN_BENCH_KEY])
 {
@@ -63,7 +64,8 @@ hn_status hn_bench_result_write(const hn_bench_result *r, FILE *to)
     if (text == NULL) return HN_FAIL(HN_ERR_MEMORY, "no memory for the result of %s", r->bench);
     const bool written = fprintf(to, "%s\n", text) >= 0 && fflush(to) == 0;
     free(text); /* jansson's */
-    return written ? HN_OK : HN_FAIL(HN_ERR_IO, "result of %s: %s", r->bench, strerror(errno));
+    return written ? HN_OK
+                   : HN_FAIL(hn_write_status(errno), "result of %s: %s", r->bench, strerror(errno));
 }
 
 /* ---- reading ---- */

@@ -29,7 +29,7 @@ typedef struct {
 /* "add_rmsnorm_fwd bf16 rows=16384 cols=2048": what results are matched by. */
 void hn_bench_key(const hn_bench_result *r, char key[HN_BENCH_KEY]);
 
-/* One JSON line, with the newline. Errors: HN_ERR_MEMORY, HN_ERR_IO. */
+/* One JSON line, with the newline. Errors: HN_ERR_MEMORY, HN_ERR_IO, HN_ERR_WRITE. */
 HN_NODISCARD hn_status hn_bench_result_write(const hn_bench_result *r, FILE *to);
 
 typedef struct {

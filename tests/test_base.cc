@@ -113,7 +113,7 @@ TEST(Save, DiskFullIsReportedAndLeavesNothing)
     /* The temporary name is a link to a device that is always full. */
     std::filesystem::create_symlink("/dev/full", path + ".tmp-" + std::to_string(getpid()));
     const std::string big(1 << 20, 'x');
-    EXPECT_HN_FAIL(hn_save_file(path.c_str(), big.data(), big.size()), HN_ERR_IO, "No space");
+    EXPECT_HN_FAIL(hn_save_file(path.c_str(), big.data(), big.size()), HN_ERR_WRITE, "No space");
     EXPECT_FALSE(std::filesystem::exists(path));
 }
 

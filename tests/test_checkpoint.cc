@@ -253,8 +253,8 @@ TEST(Checkpoint, DiskFullKeepsTheOldOne)
     ASSERT_HN_OK(write_checkpoint(t.str(), 1));
     for (const size_t room : {0, 5, 20, 60}) { /* first file, second file, COMPLETE */
         FileSizeLimit full(room);
-        EXPECT_HN_FAIL(write_checkpoint(t.str(), 1, "new "), HN_ERR_IO, "File too large");
-        EXPECT_HN_FAIL(write_checkpoint(t.str(), 2, "new "), HN_ERR_IO, "File too large");
+        EXPECT_HN_FAIL(write_checkpoint(t.str(), 1, "new "), HN_ERR_WRITE, "File too large");
+        EXPECT_HN_FAIL(write_checkpoint(t.str(), 2, "new "), HN_ERR_WRITE, "File too large");
     }
     EXPECT_EQ(newest(t.str()), 1);
     EXPECT_EQ(names_in(t.str()).size(), 1u);

@@ -285,9 +285,9 @@ TEST(ClMetrics, AFailedWriteLeavesTheOldFile)
     write_file(t / "a.csv", "old");
     {
         FileSizeLimit full(20);
-        EXPECT_HN_FAIL(hn_cl_save_accuracy_csv(m, (t / "a.csv").c_str()), HN_ERR_IO, "a.csv");
-        EXPECT_HN_FAIL(hn_cl_save_metrics_csv(m, (t / "a.csv").c_str()), HN_ERR_IO, "a.csv");
-        EXPECT_HN_FAIL(hn_cl_save_json(m, nullptr, (t / "a.csv").c_str()), HN_ERR_IO, "a.csv");
+        EXPECT_HN_FAIL(hn_cl_save_accuracy_csv(m, (t / "a.csv").c_str()), HN_ERR_WRITE, "a.csv");
+        EXPECT_HN_FAIL(hn_cl_save_metrics_csv(m, (t / "a.csv").c_str()), HN_ERR_WRITE, "a.csv");
+        EXPECT_HN_FAIL(hn_cl_save_json(m, nullptr, (t / "a.csv").c_str()), HN_ERR_WRITE, "a.csv");
     }
     EXPECT_EQ(read_file(t / "a.csv"), "old");
 }

@@ -248,7 +248,7 @@ TEST_F(FedState, AFullDiskLeavesTheOldState)
     next_round(l, s, 3);
     for (const size_t limit : {0u, 100u, 5000u, 60000u}) {
         FileSizeLimit full(limit);
-        EXPECT_EQ(save(s.s, t.str()), HN_ERR_IO);
+        EXPECT_EQ(save(s.s, t.str()), HN_ERR_WRITE);
     }
     char *path = nullptr;
     int64_t step = -1;

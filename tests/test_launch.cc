@@ -576,7 +576,7 @@ TEST(LaunchErrors, NoDescriptorsNoMemory)
             if (setrlimit(RLIMIT_NOFILE, &few) != 0) _exit(99);
         });
     EXPECT_EQ(files.wait(), 100);
-    EXPECT_NE(files.failure().find("ERR_IO: a port of the loopback interface"), std::string::npos)
+    EXPECT_NE(files.failure().find("ERR_COMM: a port of the loopback interface"), std::string::npos)
         << files.failure();
     Launch memory(
         2, [](int) { return 0; }, 0, 0, [] { hn_alloc_fail_at(1); });

@@ -117,7 +117,7 @@ TEST(Metrics, AFailedWriteLeavesWholeLines)
     {
         FileSizeLimit full(30); /* inside the second row */
         EXPECT_HN_OK(hn_metrics_row(m, 1, row, 0));
-        EXPECT_HN_FAIL(hn_metrics_row(m, 22222222, row, 2), HN_ERR_IO, "metrics.csv");
+        EXPECT_HN_FAIL(hn_metrics_row(m, 22222222, row, 2), HN_ERR_WRITE, "metrics.csv");
     }
     EXPECT_EQ(read_file(t / "metrics.csv"), "step,loss,lr\n1,,\n");
     EXPECT_HN_OK(hn_metrics_row(m, 2, row, 1));
@@ -215,7 +215,7 @@ TEST(Tfevents, AFailedWriteLeavesWholeRecords)
     const hn_tf_scalar s = {"train/loss", 1};
     {
         FileSizeLimit full(60);
-        EXPECT_HN_FAIL(hn_tfevents_scalars(w, 0, 1, &s, 1), HN_ERR_IO, "tfevents");
+        EXPECT_HN_FAIL(hn_tfevents_scalars(w, 0, 1, &s, 1), HN_ERR_WRITE, "tfevents");
     }
     EXPECT_EQ(records_of(read_file(hn_tfevents_path(w))).size(), 1u);
     EXPECT_HN_OK(hn_tfevents_scalars(w, 0, 2, &s, 1));

@@ -296,7 +296,8 @@ TEST(ModelDirSave, FailsWithoutATrace)
     const std::string dir = out / "m";
     {
         FileSizeLimit full(100);
-        EXPECT_HN_FAIL(hn_model_dir_save(m, dir.c_str(), entries, 2, nullptr), HN_ERR_IO, "large");
+        EXPECT_HN_FAIL(hn_model_dir_save(m, dir.c_str(), entries, 2, nullptr), HN_ERR_WRITE,
+                       "large");
     }
     EXPECT_TRUE(fs::is_empty(out.str()));
     for (uint64_t n = 1;; n++) {

@@ -404,7 +404,7 @@ TEST(PeftSave, FailsWithoutATrace)
     const std::string dir = t / "out";
     {
         FileSizeLimit full(100);
-        EXPECT_HN_FAIL(hn_peft_save(dir.c_str(), &x.a, HN_F32), HN_ERR_IO, "large");
+        EXPECT_HN_FAIL(hn_peft_save(dir.c_str(), &x.a, HN_F32), HN_ERR_WRITE, "large");
     }
     EXPECT_TRUE(fs::is_empty(t.str()));
     for (uint64_t n = 1;; n++) {

@@ -299,7 +299,7 @@ TEST(SafetensorsSave, LeavesTheOldFileWhenTheDiskIsFull)
     std::filesystem::create_symlink("/dev/full", path + ".tmp-" + std::to_string(getpid()));
     const std::vector<float> big(1 << 18);
     const hn_st_entry e = entry("w", HN_ST_F32, {1 << 18}, big.data());
-    EXPECT_HN_FAIL(hn_st_save(path.c_str(), &e, 1, kPt, 1, nullptr, nullptr), HN_ERR_IO,
+    EXPECT_HN_FAIL(hn_st_save(path.c_str(), &e, 1, kPt, 1, nullptr, nullptr), HN_ERR_WRITE,
                    "No space");
     EXPECT_EQ(read_file(path), "old");
 }

@@ -9,6 +9,7 @@
 #include "runtime/base/nearest.h"
 #include "runtime/base/version.h"
 #include "runtime/comm/ranks.h"
+#include "runtime/train/cli.h"
 
 static const char *const methods[][2] = {
     {"lora", "low-rank adapters"},
@@ -38,11 +39,11 @@ int main(int argc, char **argv)
     }
     if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0) {
         usage(stdout);
-        return 0;
+        return hn_end_output("hone");
     }
     if (strcmp(argv[1], "--version") == 0) {
         printf("hone %s\n", HN_VERSION);
-        return 0;
+        return hn_end_output("hone");
     }
     const char *names[N_METHODS];
     int known = 0;

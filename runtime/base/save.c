@@ -15,6 +15,24 @@
 
 enum { BUFFER = 1 << 18 };
 
+hn_status hn_write_status(int why)
+{
+    switch (why) {
+    case ENOENT:
+    case ENOTDIR:
+    case EISDIR:
+    case EEXIST:
+    case ENOTEMPTY:
+    case EACCES:
+    case EPERM:
+    case EROFS:
+    case ELOOP:
+    case ENAMETOOLONG:
+    case ETXTBSY: return HN_ERR_IO;
+    default: return HN_ERR_WRITE;
+    }
+}
+
 struct hn_saver {
     char *path, *temporary;
     int fd;
@@ -47,7 +65,8 @@ hn_status hn_saver_open(const char *path, hn_saver **out)
         st = HN_FAIL(HN_ERR_MEMORY, "no memory to write %s", path);
     } else {
         s->fd = open(s->temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
-        if (s->fd < 0) st = HN_FAIL(HN_ERR_IO, "create %s: %s", s->temporary, strerror(errno));
+        if (s->fd < 0)
+            st = HN_FAIL(hn_write_status(errno), "create %s: %s", s->temporary, strerror(errno));
     }
     if (st != HN_OK)
         saver_free(s);
@@ -61,7 +80,8 @@ static hn_status flush(hn_saver *s)
     for (size_t done = 0; done < s->used;) {
         const ssize_t n = write(s->fd, s->buffer + done, s->used - done);
         if (n < 0 && errno == EINTR) continue;
-        if (n < 0) return HN_FAIL(HN_ERR_IO, "write %s: %s", s->temporary, strerror(errno));
+        if (n < 0)
+            return HN_FAIL(hn_write_status(errno), "write %s: %s", s->temporary, strerror(errno));
         done += (size_t)n;
     }
     s->used = 0;
@@ -111,11 +131,12 @@ hn_status hn_saver_commit(hn_saver *s, uint64_t *n_bytes, char hex[HN_SHA256_HEX
         goto done;
     }
     if (fsync(s->fd) != 0) {
-        st = HN_FAIL(HN_ERR_IO, "fsync %s: %s", s->temporary, strerror(errno));
+        st = HN_FAIL(hn_write_status(errno), "fsync %s: %s", s->temporary, strerror(errno));
         goto done;
     }
     if (rename(s->temporary, s->path) != 0) {
-        st = HN_FAIL(HN_ERR_IO, "rename %s to %s: %s", s->temporary, s->path, strerror(errno));
+        st = HN_FAIL(hn_write_status(errno), "rename %s to %s: %s", s->temporary, s->path,
+                     strerror(errno));
         goto done;
     }
     st = sync_parent(s->path);
@@ -180,7 +201,7 @@ hn_status hn_make_dirs(const char *path)
         *at = '\0';
         struct stat info;
         if (mkdir(p, 0777) != 0 && errno != EEXIST)
-            st = HN_FAIL(HN_ERR_IO, "create folder %s: %s", p, strerror(errno));
+            st = HN_FAIL(hn_write_status(errno), "create folder %s: %s", p, strerror(errno));
         else if (stat(p, &info) != 0 || !S_ISDIR(info.st_mode))
             st = HN_FAIL(HN_ERR_IO, "create folder %s: a file of that name is there", p);
         *at = kept;
@@ -201,7 +222,7 @@ hn_status hn_remove_tree(const char *path)
     struct stat info;
     if (lstat(path, &info) != 0 && errno == ENOENT) return HN_OK;
     if (nftw(path, remove_one, 16, FTW_DEPTH | FTW_PHYS) != 0)
-        return HN_FAIL(HN_ERR_IO, "remove %s: %s", path, strerror(errno));
+        return HN_FAIL(hn_write_status(errno), "remove %s: %s", path, strerror(errno));
     return HN_OK;
 }
 
@@ -212,5 +233,6 @@ hn_status hn_sync_dir(const char *path)
     const int failed = fsync(fd) != 0 && errno != EINVAL && errno != EROFS;
     const int why = errno;
     close(fd);
-    return failed ? HN_FAIL(HN_ERR_IO, "fsync folder %s: %s", path, strerror(why)) : HN_OK;
+    return failed ? HN_FAIL(hn_write_status(why), "fsync folder %s: %s", path, strerror(why))
+                  : HN_OK;
 }

@@ -18,6 +18,10 @@ extern "C" {
 
 enum { HN_SHA256_HEX = 65 }; /* 64 hex digits and the final zero */
 
+/* What a write that failed with errno `why` is: HN_ERR_IO where the place is at fault (no such
+ * folder, no permission, a file in the way), so that another path would do; else HN_ERR_WRITE. */
+hn_status hn_write_status(int why);
+
 typedef struct hn_saver hn_saver;
 
 HN_NODISCARD hn_status hn_saver_open(const char *path, hn_saver **out);

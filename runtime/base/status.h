@@ -22,13 +22,14 @@ extern "C" {
     X(ERR_ALIGN,       "pointer is not aligned as required") \
     X(ERR_UNSUPPORTED, "no implementation for this request") \
     X(ERR_MEMORY,      "out of host or device memory")       \
-    X(ERR_IO,          "file could not be read or written")  \
+    X(ERR_IO,          "file could not be read or made")     \
     X(ERR_FORMAT,      "file is damaged or of another kind") \
     X(ERR_CUDA,        "CUDA runtime or library call failed")\
     X(ERR_NUMERIC,     "a value became NaN or infinite")     \
     X(ERR_THREAD,      "a thread could not be started")      \
     X(ERR_COMM,        "another rank or the network failed") \
-    X(ERR_STOPPED,     "the run was asked to stop")
+    X(ERR_STOPPED,     "the run was asked to stop")         \
+    X(ERR_WRITE,       "no room, or the disk failed")
 
 typedef enum {
 #define X(name, text) HN_##name,

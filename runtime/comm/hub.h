@@ -116,7 +116,7 @@ typedef struct {
  * only set a flag are better installed later.
  * Errors   HN_ERR_ARG: options; a number of ranks, version or rank that rank 0 refuses
  *          HN_ERR_COMM: ranks that did not come, or died meanwhile, by number; no network
- *          HN_ERR_MEMORY, HN_ERR_THREAD; HN_ERR_IO: `file` */
+ *          HN_ERR_MEMORY, HN_ERR_THREAD; HN_ERR_IO, HN_ERR_WRITE: `file` */
 HN_NODISCARD hn_status hn_hub_open(const hn_hub_options *o, hn_hub **out);
 
 /* Says goodbye, ends the watchdog, frees h; accepts NULL. Waits for nobody's work; at most 2 s for

@@ -103,7 +103,7 @@ typedef struct {
     hn_socket_target place[HN_HUB_PLACES];
 } hn_hub_places;
 
-/* Errors  HN_ERR_IO, HN_ERR_COMM: no address of this host */
+/* Errors  HN_ERR_IO, HN_ERR_WRITE; HN_ERR_COMM: no address of this host */
 HN_NODISCARD hn_status hn_hub_file_write(const char *path, const hn_hub_key *key, bool local,
                                          int port);
 /* Errors  HN_ERR_IO: no file yet; HN_ERR_FORMAT: no rendezvous of this job */

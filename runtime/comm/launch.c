@@ -68,7 +68,7 @@ static hn_status open_place(int *out, char *text, size_t size)
     const bool good = fd >= 0 && place_of(fd, text, size);
     const hn_status st =
         good ? HN_OK
-             : HN_FAIL(HN_ERR_IO, "a port of the loopback interface for the ranks: %s",
+             : HN_FAIL(HN_ERR_COMM, "a port of the loopback interface for the ranks: %s",
                        strerror(errno));
     if (low >= 0) close(low);
     if (!good && fd >= 0) close(fd);

@@ -98,7 +98,7 @@ static hn_status open_writer(const hn_dataset_options *o, const char *dir, const
     if (dir == NULL) return hn_token_writer_open(NULL, key, w);
     hn_status st = hn_make_dirs(dir);
     if (st == HN_OK) st = hn_token_writer_open(path, key, w);
-    if (st != HN_ERR_IO || o->cache_dir != NULL) return st;
+    if ((st != HN_ERR_IO && st != HN_ERR_WRITE) || o->cache_dir != NULL) return st;
     hn_warn(o->log, "tokens are kept in memory: %s", hn_error_reason(st, hn_last_error()));
     return hn_token_writer_open(NULL, key, w);
 }

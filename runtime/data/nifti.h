@@ -98,7 +98,8 @@ HN_NODISCARD hn_status hn_nifti_labels(const hn_nifti *v, const char *name, uint
  * path     ends in .nii or .nii.gz
  * of       sizes and `space` are read
  * mask     [nx, ny, nz]
- * Errors   HN_ERR_ARG: another ending; HN_ERR_SHAPE: sizes outside the limits; HN_ERR_IO */
+ * Errors   HN_ERR_ARG: another ending; HN_ERR_SHAPE: sizes outside the limits; HN_ERR_IO,
+ *          HN_ERR_WRITE */
 HN_NODISCARD hn_status hn_nifti_save_mask(const char *path, const hn_nifti_info *of,
                                           const uint8_t *mask);
 

@@ -123,7 +123,7 @@ static hn_status sync_file(const char *path)
     const int failed = fsync(fd);
     const int why = errno;
     close(fd);
-    return failed ? HN_FAIL(HN_ERR_IO, "fsync %s: %s", path, strerror(why)) : HN_OK;
+    return failed ? HN_FAIL(hn_write_status(why), "fsync %s: %s", path, strerror(why)) : HN_OK;
 }
 
 static const known *find_known(const hn_ckpt *c, const char *name)
@@ -373,7 +373,7 @@ static hn_status remove_checkpoint(const char *out_dir, int64_t step)
     }
     HN_TRY_GOTO(st, hn_remove_tree(doomed), done);
     if (rename(dir, doomed) != 0) {
-        st = HN_FAIL(HN_ERR_IO, "remove %s: %s", dir, strerror(errno));
+        st = HN_FAIL(hn_write_status(errno), "remove %s: %s", dir, strerror(errno));
         goto done;
     }
     st = hn_remove_tree(doomed);
@@ -433,7 +433,7 @@ hn_status hn_outdir_lock(const char *out_dir, hn_outdir **out)
     HN_TRY_GOTO(st, hn_make_dirs(out_dir), done);
     fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
     if (fd < 0) {
-        st = HN_FAIL(HN_ERR_IO, "open %s: %s", path, strerror(errno));
+        st = HN_FAIL(hn_write_status(errno), "open %s: %s", path, strerror(errno));
         goto done;
     }
     char holder[32] = "";
@@ -449,7 +449,7 @@ hn_status hn_outdir_lock(const char *out_dir, hn_outdir **out)
     }
     const int n = snprintf(holder, sizeof holder, "%ld\n", (long)getpid());
     if (ftruncate(fd, 0) != 0 || write(fd, holder, (size_t)n) != n) {
-        st = HN_FAIL(HN_ERR_IO, "write %s: %s", path, strerror(errno));
+        st = HN_FAIL(hn_write_status(errno), "write %s: %s", path, strerror(errno));
         goto done;
     }
     lock->fd = fd;

@@ -8,7 +8,8 @@
  * COMPLETE   {"format": 1, "step": S, "files": [{"name", "bytes", "sha256"}, ...]}
  * Limits     plain files only, no folders below; one writer for an out folder (hn_outdir_lock),
  *            who may have others write files of a checkpoint (hn_ckpt_has).
- * Errors     HN_ERR_IO; HN_ERR_FORMAT naming the file when a checkpoint is damaged or incomplete.
+ * Errors     HN_ERR_IO, HN_ERR_WRITE; HN_ERR_FORMAT naming the file when a checkpoint is damaged or
+ *            incomplete.
  */
 #ifndef HN_CHECKPOINT_H
 #define HN_CHECKPOINT_H

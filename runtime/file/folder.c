@@ -156,7 +156,7 @@ hn_status hn_folder_begin(const char *path, hn_folder **out)
     HN_TRY_GOTO(st, hn_folder_sweep(f->parent, slash ? slash + 1 : f->path), done);
     HN_TRY_GOTO(st, hn_remove_tree(f->temporary), done); /* of an earlier process with our pid */
     if (mkdir(f->temporary, 0777) != 0) {
-        st = HN_FAIL(HN_ERR_IO, "create folder %s: %s", f->temporary, strerror(errno));
+        st = HN_FAIL(hn_write_status(errno), "create folder %s: %s", f->temporary, strerror(errno));
         goto done;
     }
     *out = f;
@@ -179,17 +179,19 @@ static hn_status exchange(const hn_folder *f)
         return hn_remove_tree(f->temporary);
     }
     if (errno != EINVAL && errno != ENOSYS && errno != ENOTSUP)
-        return HN_FAIL(HN_ERR_IO, "exchange %s and %s: %s", f->temporary, f->path, strerror(errno));
+        return HN_FAIL(hn_write_status(errno), "exchange %s and %s: %s", f->temporary, f->path,
+                       strerror(errno));
     /* The file system cannot exchange: for a moment neither name is there. */
     char *old = hn_asprintf("%s.old", f->temporary);
     if (old == NULL) return HN_FAIL(HN_ERR_MEMORY, "no memory to replace %s", f->path);
     hn_status st = HN_OK;
     if (rename(f->path, old) != 0) {
-        st = HN_FAIL(HN_ERR_IO, "rename %s: %s", f->path, strerror(errno));
+        st = HN_FAIL(hn_write_status(errno), "rename %s: %s", f->path, strerror(errno));
     } else if (rename(f->temporary, f->path) != 0) {
-        st = HN_FAIL(HN_ERR_IO, "rename %s to %s: %s", f->temporary, f->path, strerror(errno));
+        st = HN_FAIL(hn_write_status(errno), "rename %s to %s: %s", f->temporary, f->path,
+                     strerror(errno));
         if (rename(old, f->path) != 0) /* keep the first error; the old one stays under its name */
-            st = HN_FAIL(HN_ERR_IO, "%s; the old folder is now %s", hn_last_error(), old);
+            st = HN_FAIL(st, "%s; the old folder is now %s", hn_last_error(), old);
     } else {
         st = hn_sync_dir(f->parent);
         if (st == HN_OK) st = hn_remove_tree(old);
@@ -207,7 +209,8 @@ hn_status hn_folder_commit(hn_folder *f, bool replace)
     else if (replace && (errno == ENOTEMPTY || errno == EEXIST))
         st = exchange(f);
     else
-        st = HN_FAIL(HN_ERR_IO, "cannot write folder %s: %s", f->path, strerror(errno));
+        st =
+            HN_FAIL(hn_write_status(errno), "cannot write folder %s: %s", f->path, strerror(errno));
 
 done:
     if (st != HN_OK) {

@@ -25,8 +25,8 @@ const char *hn_folder_path(const hn_folder *f);      /* will be here */
 
 /* Frees f in every case. An empty folder at the final place is replaced; one with content only
  * when `replace` (the two are exchanged in one step, then the old one is removed), otherwise
- * HN_ERR_IO. After an error the final place is as it was, or new when only flushing the
- * parent failed. */
+ * HN_ERR_IO. A full or failing disk is HN_ERR_WRITE (hn_write_status). After an error the final
+ * place is as it was, or new when only flushing the parent failed. */
 HN_NODISCARD hn_status hn_folder_commit(hn_folder *f, bool replace);
 void hn_folder_abort(hn_folder *f); /* accepts NULL */
 

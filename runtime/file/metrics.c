@@ -120,7 +120,7 @@ static hn_status open_lines(line_file *f, const char *dir, const char *name, con
     f->fd = open(f->path, O_WRONLY | O_APPEND | O_CLOEXEC);
     struct stat info;
     if (f->fd < 0 || fstat(f->fd, &info) != 0)
-        return HN_FAIL(HN_ERR_IO, "open %s: %s", f->path, strerror(errno));
+        return HN_FAIL(hn_write_status(errno), "open %s: %s", f->path, strerror(errno));
     f->size = info.st_size;
     return HN_OK;
 }
@@ -190,7 +190,7 @@ static hn_status append(line_file *f, const char *line, size_t n)
             const int why = errno;
             const int ignored = ftruncate(f->fd, f->size); /* no half lines */
             (void)ignored;
-            return HN_FAIL(HN_ERR_IO, "write %s: %s", f->path, strerror(why));
+            return HN_FAIL(hn_write_status(why), "write %s: %s", f->path, strerror(why));
         }
         done += (size_t)k;
     }

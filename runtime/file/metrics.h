@@ -9,8 +9,8 @@
  *            (the files are rewritten atomically); the rest stays byte for byte.
  * Limits     64 columns of 1 to 100 printable characters without ',' and '"'. No allocation after
  *            opening.
- * Errors     HN_ERR_IO naming the file; HN_ERR_FORMAT when a file to resume has other columns;
- *            HN_ERR_ARG; HN_ERR_MEMORY.
+ * Errors     HN_ERR_IO, HN_ERR_WRITE naming the file; HN_ERR_FORMAT when a file to resume has other
+ *            columns; HN_ERR_ARG; HN_ERR_MEMORY.
  */
 #ifndef HN_METRICS_H
 #define HN_METRICS_H
@@ -33,7 +33,8 @@ typedef struct {
  * resume_step   -1: start new files (old ones are replaced); else the step resumed from */
 HN_NODISCARD hn_status hn_metrics_open(const char *dir, const char *const *columns, int n,
                                        int64_t resume_step, hn_metrics **out);
-/* Errors besides HN_ERR_IO: HN_ERR_ARG for a column that was not given when opening, or twice. */
+/* Errors besides those of writing: HN_ERR_ARG for a column that was not given when opening, or
+ * twice. */
 HN_NODISCARD hn_status hn_metrics_row(hn_metrics *m, int64_t step, const hn_metric *values, int n);
 void hn_metrics_close(hn_metrics *m); /* accepts NULL */
 

@@ -128,7 +128,7 @@ HN_NODISCARD hn_status hn_st_entry_bytes(const hn_st_entry *e, const char *path,
  *           {"format", "pt"}
  * n_bytes, hex   NULL or size and SHA-256 of the file
  * Errors    HN_ERR_ARG for a name that is repeated, reserved or not UTF-8 and for a bad shape or
- *           pitch, all before the file is created; HN_ERR_IO, HN_ERR_MEMORY */
+ *           pitch, all before the file is created; HN_ERR_IO, HN_ERR_WRITE, HN_ERR_MEMORY */
 HN_NODISCARD hn_status hn_st_save(const char *path, const hn_st_entry *entries, int64_t n,
                                   const char *const (*metadata)[2], int64_t n_metadata,
                                   uint64_t *n_bytes, char hex[HN_SHA256_HEX]);

@@ -84,7 +84,7 @@ static hn_status end_event(hn_tfevents *w)
              * error is the one to report. */
             const int ignored = ftruncate(w->fd, w->size);
             (void)ignored;
-            return HN_FAIL(HN_ERR_IO, "write %s: %s", w->path, strerror(why));
+            return HN_FAIL(hn_write_status(why), "write %s: %s", w->path, strerror(why));
         }
         done += (size_t)n;
     }
@@ -126,7 +126,7 @@ static hn_status create(hn_tfevents *w, const char *dir)
         if (w->fd >= 0) return HN_OK;
         if (errno != EEXIST) break;
     }
-    return HN_FAIL(HN_ERR_IO, "create %s: %s", w->path, strerror(errno));
+    return HN_FAIL(hn_write_status(errno), "create %s: %s", w->path, strerror(errno));
 }
 
 hn_status hn_tfevents_open(const char *dir, hn_tfevents **out)

@@ -6,7 +6,7 @@
  * write the file is cut back to its last whole record.
  *
  * Limits     tags of 1 to 200 bytes; a record of 64 KiB. No allocation after opening.
- * Errors     HN_ERR_IO naming the file; HN_ERR_ARG; HN_ERR_MEMORY.
+ * Errors     HN_ERR_IO, HN_ERR_WRITE naming the file; HN_ERR_ARG; HN_ERR_MEMORY.
  * Source     conventions.md part 12.
  */
 #ifndef HN_TFEVENTS_H

@@ -72,8 +72,8 @@ typedef struct hn_trajectory_writer hn_trajectory_writer;
 
 /* Makes the file, or goes on with one that is there and has the same head. One writer at a time: a
  * second one is refused.
- * Errors   HN_ERR_IO (no room, in use), HN_ERR_FORMAT (damaged), HN_ERR_ARG (another head: names
- *          what differs) */
+ * Errors   HN_ERR_WRITE (no room), HN_ERR_IO (in use), HN_ERR_FORMAT (damaged), HN_ERR_ARG (another
+ *          head: names what differs) */
 HN_NODISCARD hn_status hn_trajectory_writer_open(const char *path, const hn_trajectory_head *h,
                                                  hn_trajectory_writer **out);
 
@@ -102,7 +102,7 @@ HN_NODISCARD hn_status hn_trajectory_writer_next(hn_trajectory_writer *w, int64_
  * image, label  [facts.images]
  * knot          [knots][D] theta_k - theta_0
  * Errors        HN_ERR_ARG (facts; a number that is not finite or, in units, beyond fp16: names
- *               the record, knot and number; nothing is written), HN_ERR_IO */
+ *               the record, knot and number; nothing is written), HN_ERR_WRITE */
 HN_NODISCARD hn_status hn_trajectory_put(hn_trajectory_writer *w, int64_t record,
                                          const hn_trajectory_facts *facts, const int32_t *image,
                                          const int32_t *label, const float *knot);

@@ -14,6 +14,7 @@
 
 #include "runtime/base/alloc.h"
 #include "runtime/base/label.h"
+#include "runtime/base/save.h"
 #include "runtime/flow/trajectory.h"
 #include "runtime/flow/trajectory_impl.h"
 
@@ -38,7 +39,7 @@ static void drop(hn_trajectory_writer *w)
 
 static hn_status io_failure(const hn_trajectory_writer *w, const char *what)
 {
-    return HN_FAIL(HN_ERR_IO, "%s: cannot %s: %s", w->path, what, strerror(errno));
+    return HN_FAIL(hn_write_status(errno), "%s: cannot %s: %s", w->path, what, strerror(errno));
 }
 
 static hn_status write_all(const hn_trajectory_writer *w, const void *data, size_t n, uint64_t at)
@@ -79,8 +80,9 @@ static hn_status make_file(hn_trajectory_writer *w)
     memcpy(bytes, &f, sizeof f);
     errno = posix_fallocate(w->fd, 0, (off_t)size);
     if (errno != 0) {
-        const hn_status st = HN_FAIL(HN_ERR_IO, "%s: no room for %" PRIu64 " bytes: %s", w->path,
-                                     size, strerror(errno));
+        const hn_status st =
+            HN_FAIL(hn_write_status(errno), "%s: no room for %" PRIu64 " bytes: %s", w->path, size,
+                    strerror(errno));
         if (ftruncate(w->fd, 0) != 0) return st; /* either way the file has no head */
         return st;
     }

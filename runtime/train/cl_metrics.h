@@ -28,7 +28,8 @@
  * wants the tasks to come evaluated, and the network before the first one.
  *
  * Accuracies are shares from 0 to 1. Files are written atomically (hn_save_file).
- * Errors     HN_ERR_ARG, HN_ERR_SHAPE, HN_ERR_MEMORY, HN_ERR_IO, HN_ERR_FORMAT.
+ * Errors     HN_ERR_ARG, HN_ERR_SHAPE, HN_ERR_MEMORY, HN_ERR_IO, HN_ERR_WRITE,
+ *            HN_ERR_FORMAT.
  */
 #ifndef HN_CL_METRICS_H
 #define HN_CL_METRICS_H

@@ -169,6 +169,7 @@ static int run_verb(const hn_method *m, const verb *v, int argc, char *const *ar
     if (hn_options_help_wanted(store)) {
         printf("%s %s: %s\n\n", m->program, v->name, v->help);
         hn_options_help(table.row, table.n, stdout);
+        st = hn_flush_output();
         goto done;
     }
     if (m->hooks && m->hooks->settle)
@@ -176,8 +177,7 @@ static int run_verb(const hn_method *m, const verb *v, int argc, char *const *ar
     session = (hn_session){
         .method = m, .config = config, .run = config, .given = store, .log = {.line = print_log}};
     st = run(v, &session, &table, &exit_code);
-    if (st == HN_OK && (fflush(stdout) != 0 || ferror(stdout)))
-        st = HN_FAIL(HN_ERR_IO, "writing to standard output");
+    if (st == HN_OK) st = hn_flush_output();
 
 done:
     if (st != HN_OK) hn_team_say_error(&session.team, st, m->program, v->name);
@@ -196,6 +196,20 @@ void hn_hold_streams(void)
     for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++)
         if (fcntl(fd, F_GETFD) < 0 && errno == EBADF) /* the least free number: this one */
             (void)!open("/dev/null", fd == STDIN_FILENO ? O_WRONLY : O_RDONLY);
+}
+
+hn_status hn_flush_output(void)
+{
+    return fflush(stdout) == 0 && !ferror(stdout)
+               ? HN_OK
+               : HN_FAIL(HN_ERR_WRITE, "writing to standard output");
+}
+
+int hn_end_output(const char *program)
+{
+    const hn_status st = hn_flush_output();
+    if (st != HN_OK) fprintf(stderr, "%s: %s\n", program, hn_last_error());
+    return hn_status_exit_code(st);
 }
 
 /* Threads of libgomp that wait spin for milliseconds before they sleep. Where another program has
@@ -221,7 +235,7 @@ int hn_trainer_main(const hn_method *m, int argc, char **argv)
     }
     if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0) {
         usage(m, stdout);
-        return 0;
+        return hn_end_output(m->program);
     }
     const verb *v = find_verb(m, argv[1]);
     if (v == NULL) return 2;

@@ -17,6 +17,12 @@ int hn_trainer_main(const hn_method *m, int argc, char **argv);
  * on which every read or write fails, as on a closed stream. */
 void hn_hold_streams(void);
 
+/* HN_ERR_WRITE where what was printed has not all gone out: a full disk, a closed stream. */
+HN_NODISCARD hn_status hn_flush_output(void);
+/* The same as the end of a program that has only printed something: says so, returns its exit code.
+ */
+int hn_end_output(const char *program);
+
 /* Next in a program that uses OpenMP: starts it once more with waiting threads that do not
  * take the time of those they wait for. */
 void hn_limit_spinning(char **argv);

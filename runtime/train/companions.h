@@ -12,7 +12,7 @@ extern "C" {
  * tokenizer   what was given to hn_tokenizer_load: a folder, of which every tokenizer file is
  *             copied, or one file, which is copied with the settings beside it; a *.json of
  *             another name becomes tokenizer.json
- * Errors      HN_ERR_IO, HN_ERR_MEMORY */
+ * Errors      HN_ERR_IO, HN_ERR_WRITE, HN_ERR_MEMORY */
 HN_NODISCARD hn_status hn_copy_tokenizer(const char *tokenizer, const char *to);
 
 #ifdef __cplusplus

@@ -1,5 +1,6 @@
 /* What a run leaves for people and for tables: CSV files, result.json, the picture. */
 #define _POSIX_C_SOURCE 200809L
+#include <errno.h>
 #include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
@@ -7,6 +8,7 @@
 #include <string.h>
 
 #include "runtime/base/alloc.h"
+#include "runtime/base/save.h"
 #include "runtime/train/fedref_impl.h"
 #include "runtime/train/plot.h"
 
@@ -99,8 +101,11 @@ hn_status hn_fedref_append(const hn_fedref *r)
     if (f != NULL) print_row(f, r, r->done - 1);
     const bool good = f != NULL && !ferror(f);
     const bool written = (f == NULL || fclose(f) == 0) && good;
+    const int why = errno;
     hn_free(path);
-    return written ? HN_OK : HN_FAIL(HN_ERR_IO, "cannot write %s/rounds.csv", r->out);
+    return written ? HN_OK
+                   : HN_FAIL(hn_write_status(why), "cannot write %s/rounds.csv: %s", r->out,
+                             strerror(why));
 }
 
 static hn_status save_clients(const hn_fedref *r)
@@ -359,10 +364,13 @@ void hn_fedref_print_result(const hn_fedref *r, FILE *to)
     hn_fedref_summarize(r, &s);
     hn_short_number(s.bytes_up, up);
     hn_short_number(s.bytes_down, down);
-    fprintf(to,
-            "result:  %s/result.json (%s %.2f %%, best %.2f %% in round %" PRId64
-            "; %sB up, %sB down)\n",
-            r->out, r->about->title, 100 * s.last, 100 * s.best, s.best_round, up, down);
+    fprintf(to, "result:  %s/result.json (%s ", r->out, r->about->title);
+    if (isnan(s.last))
+        fprintf(to, "not measured yet");
+    else
+        fprintf(to, "%.2f %%, best %.2f %% in round %" PRId64, 100 * s.last, 100 * s.best,
+                s.best_round);
+    fprintf(to, "; %sB up, %sB down)\n", up, down);
     if (r->c->target > 0 && s.target_round > 0)
         fprintf(to, "target:  %.2f %% in round %" PRId64 ", after %.0f bytes\n", 100 * r->c->target,
                 s.target_round, s.target_bytes);

@@ -7,7 +7,7 @@
  * (one line), a row for each task and layer in the order given. dense is 0 or 1; numbers have 9
  * digits, an infinite distance is "inf". Written atomically.
  * Errors     HN_ERR_ARG: a layer without a name, or one with ',', '"' or a control character;
- *            HN_ERR_IO, HN_ERR_MEMORY.
+ *            HN_ERR_IO, HN_ERR_WRITE, HN_ERR_MEMORY.
  */
 #ifndef HN_RANK_TABLE_H
 #define HN_RANK_TABLE_H

@@ -172,7 +172,7 @@ static hn_status write_out(writer *w)
 {
     const bool written = fwrite(w->text.s, 1, w->text.n, w->to) == w->text.n;
     w->text.n = 0;
-    return written && fflush(w->to) == 0 ? HN_OK : HN_FAIL(HN_ERR_IO, "writing the text failed");
+    return written && fflush(w->to) == 0 ? HN_OK : HN_FAIL(HN_ERR_WRITE, "writing the text failed");
 }
 
 static hn_status emit_token(writer *w, int32_t id)

@@ -96,8 +96,7 @@ static hn_status call(const hn_verb_program *p, const hn_verb *v, const void *co
     const hn_verb_call c = {
         .config = config, .given = given, .yaml = yaml, .log = log, .to = stdout, .team = team};
     hn_status st = v->run(&c);
-    if (st == HN_OK && (fflush(stdout) != 0 || ferror(stdout)))
-        st = HN_FAIL(HN_ERR_IO, "writing to standard output");
+    if (st == HN_OK) st = hn_flush_output();
     hn_free(yaml);
     return st;
 }
@@ -121,6 +120,7 @@ static int run_verb(const hn_verb_program *p, const hn_verb *v, int argc, char *
     if (hn_options_help_wanted(store)) {
         printf("%s %s: %s\n\n", p->name, v->name, v->help);
         hn_options_help(row, n, stdout);
+        st = hn_flush_output();
     } else {
         st = call(p, v, config, store, row + most, &team, &exit_code);
     }
@@ -148,7 +148,7 @@ int hn_verb_program_main(const hn_verb_program *p, int argc, char **argv)
     }
     if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0) {
         usage(p, stdout);
-        return 0;
+        return hn_end_output(p->name);
     }
     const hn_verb *v = find_verb(p, argv[1]);
     if (v == NULL) return 2;
