@@ -181,7 +181,7 @@ TEST(CliFedrefRanks, ARankThatIsSilentIsNamed)
     EXPECT_EQ(r.code, 1) << r.err;
     EXPECT_TRUE(contains(r.err, "rank 1 on ")) << r.err;
     EXPECT_TRUE(contains(r.err, "died in phase 'clients' at round ") ||
-                contains(r.err, "died in phase 'evaluate' at round "))
+                contains(r.err, "died in phase 'measure' at round "))
         << r.err;
     EXPECT_TRUE(contains(r.err, "no sign of life")) << r.err;
 }

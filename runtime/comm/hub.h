@@ -14,8 +14,9 @@
  *   - its connection is closed without a goodbye (killed),
  *   - nothing was heard of it for `silent_s` (its host or network is gone, the process is stopped),
  *   - it said so itself (hn_hub_fail, or `check` of hn_hub_watch),
- *   - it stalls: it is in HN_HUB_AT_STEP, HN_HUB_AT_EVALUATE or HN_HUB_AT_CLIENTS, no hn_hub_at or
- *     collective came for `stall_s`, and it is not waiting for others in a collective of the hub.
+ *   - it stalls: it is in HN_HUB_AT_STEP, HN_HUB_AT_EVALUATE, HN_HUB_AT_CLIENTS or
+ *     HN_HUB_AT_MEASURE, no hn_hub_at or collective came for `stall_s`, and it is not waiting for
+ *     others in a collective of the hub.
  * While any rank is in another phase and not waiting itself, nobody stalls: others wait for it
  * lawfully. Of several the one with the lowest step is named.
  *   - it says goodbye (hn_hub_close) while others wait for it in a collective.
@@ -47,7 +48,8 @@
 extern "C" {
 #endif
 
-/* What a rank does; the text is what messages say. A step of CLIENTS and SERVER is a round. */
+/* What a rank does; the text is what messages say. A step of CLIENTS, MEASURE and SERVER is a
+ * round. */
 /* clang-format off */
 #define HN_HUB_PHASE_LIST(X)      \
     X(OPEN,     "open")       \
@@ -57,6 +59,7 @@ extern "C" {
     X(EVALUATE, "evaluate")   \
     X(SAVE,     "save")       \
     X(CLIENTS,  "clients")    \
+    X(MEASURE,  "measure")    \
     X(SERVER,   "server")     \
     X(END,      "end")
 

@@ -197,7 +197,8 @@ static int describe(const hn_hub *h, int rank, const hn_hub_place *at, const cha
                     char line[HN_HUB_TEXT])
 {
     char step[40] = "";
-    const bool rounds = at->phase == HN_HUB_AT_CLIENTS || at->phase == HN_HUB_AT_SERVER;
+    const bool rounds = at->phase == HN_HUB_AT_CLIENTS || at->phase == HN_HUB_AT_MEASURE ||
+                        at->phase == HN_HUB_AT_SERVER;
     if (at->step >= 0)
         snprintf(step, sizeof step, " at %s %" PRId64, rounds ? "round" : "step", at->step);
     return snprintf(line, HN_HUB_TEXT, "rank %d on %s %s in phase '%s'%s", rank, h->peer[rank].host,
@@ -320,7 +321,7 @@ static bool standing_of(hn_hub *h, int rank, int64_t now, standing *out)
 static bool is_counted(const hn_hub_place *at)
 {
     return at->phase == HN_HUB_AT_STEP || at->phase == HN_HUB_AT_EVALUATE ||
-           at->phase == HN_HUB_AT_CLIENTS;
+           at->phase == HN_HUB_AT_CLIENTS || at->phase == HN_HUB_AT_MEASURE;
 }
 
 /* Only rank 0 sees all. Who waits in a collective is not to blame, unless all do. */

@@ -349,12 +349,12 @@ static hn_status measure(ranks *r, const float *value)
     const int64_t first = first_part(r, r->rank), end = first_part(r, r->rank + 1);
     const size_t bytes = (size_t)most_parts(r) * m->part_bytes;
     char *const own = r->record + (size_t)r->rank * bytes;
-    hn_hub_at(r->o.hub, HN_HUB_AT_EVALUATE, r->sim.number);
+    hn_hub_at(r->o.hub, HN_HUB_AT_MEASURE, r->sim.number);
     if (end > first || r->rank == 0) HN_TRY(m->set(m->context, value));
     for (int64_t p = first; p < end; p++) {
         const char *dead = hn_hub_dead(r->o.hub);
         if (dead != NULL) return HN_FAIL(HN_ERR_COMM, "%s", dead);
-        hn_hub_at(r->o.hub, HN_HUB_AT_EVALUATE, r->sim.number);
+        hn_hub_at(r->o.hub, HN_HUB_AT_MEASURE, r->sim.number);
         HN_TRY(m->part(m->context, p, own + (size_t)(p - first) * m->part_bytes));
     }
     return hn_hub_gather(r->o.hub, own, bytes, r->record);
