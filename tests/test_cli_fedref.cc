@@ -340,6 +340,14 @@ TEST(CliFedref, OneClassIsNotEnough)
     expect_done(w.run(w.cnn("train", "1") + w.to("two") + Words{"--classes", "2"}));
 }
 
+TEST(CliFedref, NamesOfClassesGoIntoJson)
+{
+    const FedPlace w;
+    write_file(w / "data/classes.txt", "a\nb\nc\nd\ne\ncaf\xe9\n");
+    expect_refused(w.run(w.cnn("train", "1") + w.to("run")), 2, {"class 5", "not UTF-8"});
+    EXPECT_FALSE(std::filesystem::exists(w / "run"));
+}
+
 TEST(CliFedref, PathsMayHoldQuotes)
 {
     const FedPlace w;

@@ -162,6 +162,25 @@ TEST(CliFedrefRobust, AStoppedRunGoesOnBitForBit)
     EXPECT_TRUE(kept(w, "parts") == kept(w, "whole"));
 }
 
+/* Groups one behind the other: the images are in one order, whatever they are. */
+TEST(CliFedrefRobust, RefusesToGoOnWithOtherGroups)
+{
+    const FedPlace w;
+    const auto write = [&](int first) {
+        std::string text;
+        for (int i = 0; i < 96; i++) text += i < first ? "0\n" : i < 48 ? "1\n" : "2\n";
+        write_file(w / "groups", text);
+    };
+    Words run = w.cnn() + w.to("run") + Words{"--partition", "group", "--groups", w / "groups"};
+    run[std::find(run.begin(), run.end(), "--clients") - run.begin() + 1] = "0";
+    write(12);
+    expect_done(w.run(run + Words{"--stop-after", "1"}));
+    write(24);
+    expect_refused(w.run(run + Words{"--resume", "auto"}), 2, {"index.json", "partition"});
+    write(12);
+    expect_done(w.run(run + Words{"--resume", "auto"}));
+}
+
 /* More rounds than there were to be. */
 TEST(CliFedrefRobust, ARunCanBeMadeLonger)
 {

@@ -35,9 +35,9 @@
  * Pixels stay in memory as bytes, channels last; a plain idx file is mapped. The same files give
  * the same set, whatever their paths, compression and the number of threads.
  *
- * Errors     name file and place. HN_ERR_IO; HN_ERR_FORMAT: damage, a label outside the classes, a
- *            limit; HN_ERR_ARG: nothing fits, or more than one thing; HN_ERR_SHAPE: sizes or
- *            channels that differ; HN_ERR_UNSUPPORTED; HN_ERR_MEMORY
+ * Errors     name file and place. HN_ERR_IO; HN_ERR_FORMAT: damage, a label outside the classes,
+ * the name of a class that is not UTF-8, a limit; HN_ERR_ARG: nothing fits, or more than one thing;
+ * HN_ERR_SHAPE: sizes or channels that differ; HN_ERR_UNSUPPORTED; HN_ERR_MEMORY
  */
 #ifndef HN_IMAGES_H
 #define HN_IMAGES_H

@@ -1,5 +1,6 @@
 /* Data sets as they are named by a user: find, read, hold out, join. */
 #include <inttypes.h>
+#include <jansson.h>
 #include <math.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -511,6 +512,21 @@ static hn_status open_all(const hn_image_options *o, const hn_paths *data, const
     return any ? join(classes, (const hn_image_set *const *)eval_of, n, held) : HN_OK;
 }
 
+/* They go into JSON files: those that cannot are found now, not when a result is written. */
+static hn_status check_names(const hn_image_set *s)
+{
+    const hn_images *v = hn_image_set_view(s);
+    for (int32_t k = 0; k < v->n_classes; k++) {
+        json_t *text = json_string(v->class_name[k]);
+        const bool utf8 = text != NULL;
+        json_decref(text);
+        if (!utf8)
+            return HN_FAIL(HN_ERR_FORMAT, "%s: the name of class %d, '%.80s', is not UTF-8",
+                           hn_image_set_name(s), (int)k, v->class_name[k]);
+    }
+    return HN_OK;
+}
+
 hn_status hn_image_sets_open(const hn_image_options *o, hn_image_set **train, hn_image_set **eval)
 {
     enum { MOST = 64 };
@@ -528,6 +544,8 @@ hn_status hn_image_sets_open(const hn_image_options *o, hn_image_set **train, hn
         goto done;
     }
     HN_TRY_GOTO(st, open_all(o, &data, &held, train_of, eval_of, &t, &e), done);
+    if (t != NULL) HN_TRY_GOTO(st, check_names(t), done);
+    if (e != NULL) HN_TRY_GOTO(st, check_names(e), done);
     if (train != NULL) {
         *train = t;
         t = NULL;

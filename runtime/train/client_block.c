@@ -310,6 +310,7 @@ static hn_status blocks_round(hn_fed_sim *s, const float *global, const hn_fed_t
     HN_TRY(pair_send(b, &b->start));
     for (int64_t first = 0; first < n; first += b->o.at_once) {
         const int64_t left = n - first;
+        if (first > 0) HN_TRY(hn_fed_moved(s, context));
         HN_TRY(group(b, task + first, first, left < b->o.at_once ? left : b->o.at_once, take,
                      context));
     }

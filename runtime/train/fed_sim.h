@@ -103,8 +103,8 @@ typedef struct hn_fed_sim hn_fed_sim;
 struct hn_fed_sim {
     int64_t n_values;
     /* Of whoever calls round, with its context; NULL: nothing to do. moved: a sign of progress,
-     * from the thread that called round, step by step where a simulation takes them one by one; an
-     * error ends the round. */
+     * from the thread that called round, step by step where a simulation takes them one by one,
+     * else between groups; an error ends the round. */
     hn_fed_prepare prepare;
     hn_status (*moved)(void *context);
     int64_t number; /* of the round, for messages */

@@ -170,11 +170,12 @@ static hn_status check_injections(hn_fedref *r, bool simulate)
 
 static hn_status digest_data(hn_fedref *r)
 {
-    char hex[HN_SHA256_HEX];
+    char order[HN_SHA256_HEX], bounds[HN_SHA256_HEX];
     const hn_partition *p = &r->partition;
-    HN_TRY(hn_sha256(p->index, (size_t)p->first[p->clients] * sizeof *p->index, hex));
-    r->data_digest =
-        hn_asprintf("%s held out %s parted %s", r->about->train_digest, r->about->eval_digest, hex);
+    HN_TRY(hn_sha256(p->index, (size_t)p->first[p->clients] * sizeof *p->index, order));
+    HN_TRY(hn_sha256(p->first, (size_t)(p->clients + 1) * sizeof *p->first, bounds));
+    r->data_digest = hn_asprintf("%s held out %s parted %s at %s", r->about->train_digest,
+                                 r->about->eval_digest, order, bounds);
     return r->data_digest ? HN_OK : HN_FAIL(HN_ERR_MEMORY, "no memory for the data's digest");
 }
 

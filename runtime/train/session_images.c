@@ -1,6 +1,5 @@
 /* The part of a session that reads images: sets, classes, the job of a classifier. */
 #include <inttypes.h>
-#include <jansson.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -88,16 +87,6 @@ static void compare_names(const hn_session *s, const hn_images *v)
     }
 }
 
-/* Names go into JSON files: those that cannot are found now, not when the result is written. */
-static hn_status add_name(hn_names *names, const char *name)
-{
-    json_t *text = json_string(name);
-    const bool utf8 = text != NULL;
-    json_decref(text);
-    return utf8 ? hn_names_add(names, name)
-                : HN_FAIL(HN_ERR_FORMAT, "the name of a class, '%.80s', is not UTF-8", name);
-}
-
 /* Training: the head is that of the data. */
 static hn_status take_classes(hn_session *s, const hn_images *v)
 {
@@ -107,7 +96,7 @@ static hn_status take_classes(hn_session *s, const hn_images *v)
                        s->run->data);
     for (int32_t i = 0; i < v->n_classes; i++) numbers &= is_number(v, i);
     for (int32_t i = 0; !numbers && i < v->n_classes; i++)
-        HN_TRY(add_name(&s->images.classes, v->class_name[i]));
+        HN_TRY(hn_names_add(&s->images.classes, v->class_name[i]));
     return hn_session_classes(s, v->n_classes);
 }
 
