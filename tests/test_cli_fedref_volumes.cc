@@ -275,7 +275,7 @@ TEST(CliFedrefVolumes, NamesWrongInput)
     expect_refused(w.run(scanners), 2, {"one.csv: 1 volumes, --data has 2"});
     expect_refused(w.run(run + Words{"--scale-spread", "0.1"}), 2, {"--sites cuts"});
     expect_refused(w.run(run + Words{"--eval-split", "0"}), 2, {"nothing is held out"});
-    expect_refused(w.run(run + Words{"--relabel", "2:9"}), 2, {"v0: voxel", "label 9"});
+    expect_refused(w.run(run + Words{"--relabel", "2:9"}), 2, {"/v0_seg.nii: voxel", "label 9"});
     Words small = run;
     small[3] = "unet3d-fets";
     expect_refused(w.run(small + Words{"--patch", "4"}), 2, {"--patch 4", "sides from 8"});

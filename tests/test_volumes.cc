@@ -86,7 +86,7 @@ TEST(Volumes, LabelsInAFolderOfTheirOwnAndRenamed)
     EXPECT_EQ(std::vector<uint8_t>(s.v.volume[0].label, s.v.volume[0].label + 8),
               (std::vector<uint8_t>{0, 0, 1, 3, 0, 1, 3, 3}));
     o.n_classes = 3;
-    EXPECT_HN_FAIL(Set(o).status, HN_ERR_FORMAT, "a_seg: voxel (0, 1, 1) has label 3");
+    EXPECT_HN_FAIL(Set(o).status, HN_ERR_FORMAT, "/a_seg.nii.gz: voxel (0, 1, 1) has label 3");
     o.n_relabel = 0, o.n_classes = 4;
     EXPECT_HN_FAIL(Set(o).status, HN_ERR_FORMAT, "has label 4: there are 4 classes");
     o.n_classes = 257;
@@ -266,6 +266,42 @@ TEST(Volumes, OfTwoChannelNamesTheLongerFits)
     const Set s(dir.str(), o);
     ASSERT_EQ(s.status, HN_OK) << hn_last_error();
     EXPECT_EQ(s.names(), (std::vector<std::string>{"a"}));
+}
+
+TEST(Volumes, LabelsLieWhereTheirVolumeDoes)
+{
+    TempDir dir;
+    write_file(dir / "a.nii", kImage.bytes());
+    const auto with = [&](const NiftiFile &f, int32_t classes = 0) {
+        hn_volume_options o = {};
+        o.n_classes = classes;
+        write_file(dir / "a_seg.nii", f.bytes());
+        return Set(dir.str(), o).status;
+    };
+    EXPECT_HN_OK(with(kLabel));
+    NiftiFile f = kLabel;
+    f.pixdim[2] = 3;
+    EXPECT_HN_FAIL(with(f), HN_ERR_SHAPE, "a_seg.nii: voxels of 1 x 3 x 1 mm");
+    f = kLabel;
+    f.sform = 1;
+    for (int i = 0; i < 3; i++) f.srow[i][i] = 1;
+    EXPECT_HN_OK(with(f));
+    f.srow[2][3] = 0.5;
+    EXPECT_HN_FAIL(with(f), HN_ERR_SHAPE, "a_seg.nii: voxels lie up to 0.5 mm from where");
+    f.srow[2][3] = 1, f.srow[2][2] = -1; /* turned round */
+    EXPECT_HN_FAIL(with(f), HN_ERR_SHAPE, "the voxels and the labels of a volume have one place");
+    EXPECT_HN_FAIL(with(kLabel, 2), HN_ERR_FORMAT, "/a_seg.nii: voxel (");
+}
+
+/* Before any of them is read: distances are in mm. */
+TEST(Volumes, VoxelsOfNoSizeAreRefused)
+{
+    TempDir dir;
+    NiftiFile f = kImage;
+    f.pixdim[1] = 2e6f;
+    write_file(dir / "a.nii", f.bytes());
+    write_file(dir / "a_seg.nii", kLabel.bytes());
+    EXPECT_HN_FAIL(Set(dir.str()).status, HN_ERR_FORMAT, "/a.nii: voxels of 2e+06 mm");
 }
 
 TEST(Volumes, ChannelsHaveOneShapeAndPlace)

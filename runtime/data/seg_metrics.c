@@ -12,15 +12,20 @@
 /* Of a voxel: squares of distances, and their differences by it, stay far inside fp64. */
 static const double LEAST_MM = 1e-6, MOST_MM = 1e6;
 
-static hn_status check(const int64_t size[3], const double *voxel_mm)
+hn_status hn_seg_check_mm(const double voxel_mm[3])
 {
-    for (int a = 0; a < 3; a++) {
-        if (size[a] < 1 || size[a] > HN_NIFTI_MAX_SIDE)
-            return HN_FAIL(HN_ERR_SHAPE, "axis %d of a mask has length %" PRId64, a, size[a]);
-        if (voxel_mm != NULL && !(voxel_mm[a] >= LEAST_MM && voxel_mm[a] <= MOST_MM))
+    for (int a = 0; a < 3; a++)
+        if (!(voxel_mm[a] >= LEAST_MM && voxel_mm[a] <= MOST_MM))
             return HN_FAIL(HN_ERR_ARG, "voxels of %g mm along axis %d, %g to %g", voxel_mm[a], a,
                            LEAST_MM, MOST_MM);
-    }
+    return HN_OK;
+}
+
+static hn_status check(const int64_t size[3])
+{
+    for (int a = 0; a < 3; a++)
+        if (size[a] < 1 || size[a] > HN_NIFTI_MAX_SIDE)
+            return HN_FAIL(HN_ERR_SHAPE, "axis %d of a mask has length %" PRId64, a, size[a]);
     return HN_OK;
 }
 
@@ -30,7 +35,7 @@ hn_status hn_seg_dice(const uint8_t *got, const uint8_t *want, const int64_t siz
                       hn_seg_score *score)
 {
     int64_t a[256] = {0}, b[256] = {0}, both[256] = {0};
-    HN_TRY(check(size, NULL));
+    HN_TRY(check(size));
     if (n_classes < 1 || n_classes > 256)
         return HN_FAIL(HN_ERR_ARG, "%d classes of voxels: 1 to 256", n_classes);
     const int64_t n = size[0] * size[1] * size[2];
@@ -118,7 +123,8 @@ static hn_status transform_axis(double *out, const int64_t size[3], int axis, do
 hn_status hn_distance_transform(const uint8_t *set, const int64_t size[3], const double voxel_mm[3],
                                 double *out)
 {
-    HN_TRY(check(size, voxel_mm));
+    HN_TRY(check(size));
+    HN_TRY(hn_seg_check_mm(voxel_mm));
     const int64_t n = size[0] * size[1] * size[2];
     for (int64_t i = 0; i < n; i++) out[i] = set[i] != 0 ? 0 : INFINITY;
     for (int axis = 2; axis >= 0; axis--) HN_TRY(transform_axis(out, size, axis, voxel_mm[axis]));
@@ -248,7 +254,8 @@ done:
 hn_status hn_seg_metrics(const uint8_t *got, const uint8_t *want, const int64_t size[3],
                          const double voxel_mm[3], int n_classes, hn_seg_score *score)
 {
-    HN_TRY(check(size, voxel_mm));
+    HN_TRY(check(size));
+    HN_TRY(hn_seg_check_mm(voxel_mm));
     HN_TRY(hn_seg_dice(got, want, size, n_classes, score));
     double diagonal = 0;
     for (int a = 0; a < 3; a++) {

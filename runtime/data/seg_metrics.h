@@ -29,6 +29,9 @@ typedef struct {
     double hd95; /* mm; NaN where it was not asked for */
 } hn_seg_score;
 
+/* HN_ERR_ARG: a side of a voxel that is not 1e-6 to 1e6 mm, which distances are not made for. */
+HN_NODISCARD hn_status hn_seg_check_mm(const double voxel_mm[3]);
+
 /* got, want  [d, h, w] masks
  * n_classes  classes 0 .. n_classes - 1 are scored, 1 to 256; other labels agree with none
  * score      out [n_classes]; hd95 is NaN

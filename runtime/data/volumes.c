@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "runtime/base/alloc.h"
+#include "runtime/data/seg_metrics.h"
 #include "runtime/data/volumes_impl.h"
 
 /* ---- labels ---- */
@@ -76,10 +77,23 @@ static hn_status check_values(const char *name, const int64_t size[3], int32_t c
     return HN_OK;
 }
 
+static hn_status check_labels(const char *name, const int64_t size[3], int32_t n_classes,
+                              const uint8_t *label)
+{
+    char what[64];
+    const int64_t n = size[0] * size[1] * size[2];
+    for (int64_t i = 0; i < n; i++) {
+        if (label[i] < n_classes) continue;
+        snprintf(what, sizeof what, "has label %d: there are %d classes", (int)label[i],
+                 (int)n_classes);
+        return voxel_fault(name, size, i, what);
+    }
+    return HN_OK;
+}
+
 /* Settles the number of classes, or holds the labels against it. */
 static hn_status check_classes(hn_volumes *s, int32_t n_classes)
 {
-    char what[64];
     uint8_t most = 0;
     if (!s->labelled) return HN_OK;
     if (n_classes < 0 || n_classes > 256)
@@ -87,13 +101,9 @@ static hn_status check_classes(hn_volumes *s, int32_t n_classes)
     for (int64_t k = 0; k < s->count; k++) {
         const hn_volume *v = &s->volume[k];
         const int64_t n = hn_volume_voxels(v);
-        for (int64_t i = 0; i < n; i++) {
+        if (n_classes > 0) HN_TRY(check_labels(v->name, v->size, n_classes, v->label));
+        for (int64_t i = 0; i < n; i++)
             if (v->label[i] > most) most = v->label[i];
-            if (n_classes == 0 || v->label[i] < n_classes) continue;
-            snprintf(what, sizeof what, "has label %d: there are %d classes", (int)v->label[i],
-                     (int)n_classes);
-            return voxel_fault(v->name, v->size, i, what);
-        }
     }
     s->n_classes = n_classes > 0 ? n_classes : most + 1;
     return HN_OK;
@@ -221,35 +231,6 @@ hn_status hn_volumes_make(const hn_volume *v, int64_t n, int32_t n_classes, hn_v
 
 /* ---- out of files ---- */
 
-static hn_status read_labels(const hn_volume_options *o, const char *path, const hn_volume *v,
-                             uint8_t **out)
-{
-    hn_nifti image = {0};
-    hn_status st = HN_OK;
-    const int64_t n = hn_volume_voxels(v);
-    HN_TRY(hn_nifti_read(path, 0, o->max_voxels, &image));
-    const hn_nifti_info *i = &image.info;
-    uint8_t *label = NULL;
-    if (i->nx != v->size[0] || i->ny != v->size[1] || i->nz != v->size[2] || i->volumes != 1) {
-        st = HN_FAIL(HN_ERR_SHAPE,
-                     "%s: labels of %" PRId64 " x %" PRId64 " x %" PRId64 " x %" PRId64
-                     " voxels for a volume of %" PRId64 " x %" PRId64 " x %" PRId64,
-                     path, i->nx, i->ny, i->nz, i->volumes, v->size[0], v->size[1], v->size[2]);
-    } else {
-        label = hn_malloc((size_t)n);
-        st = label ? hn_nifti_labels(&image, path, label)
-                   : HN_FAIL(HN_ERR_MEMORY, "%s: no memory for %" PRId64 " labels", path, n);
-    }
-    hn_nifti_free(&image);
-    if (st == HN_OK) {
-        rename_labels(o, label, n);
-        *out = label;
-    } else {
-        hn_free(label);
-    }
-    return st;
-}
-
 /* Sizes of a volume and its place: those of its first channel. */
 static void place_volume(const hn_nifti_info *i, hn_volume *v)
 {
@@ -279,17 +260,11 @@ static double distance(const hn_nifti_info *a, const hn_nifti_info *b)
     return most;
 }
 
-/* A channel's file beside that of the first one. */
-static hn_status check_channel(const hn_nifti_info *first, const char *first_path,
-                               const hn_nifti_info *i, const char *path)
+/* Another file of a volume beside the one that says where it lies. what: "the channels", .. */
+static hn_status check_place(const hn_nifti_info *first, const char *first_path,
+                             const hn_nifti_info *i, const char *path, const char *what)
 {
     const double *mm = first->voxel_mm;
-    if (i->nx != first->nx || i->ny != first->ny || i->nz != first->nz)
-        return HN_FAIL(HN_ERR_SHAPE,
-                       "%s: %" PRId64 " x %" PRId64 " x %" PRId64
-                       " voxels, the channels of a volume have one shape: %s has %" PRId64
-                       " x %" PRId64 " x %" PRId64,
-                       path, i->nx, i->ny, i->nz, first_path, first->nx, first->ny, first->nz);
     for (int a = 0; a < 3; a++)
         if (!(fabs(i->voxel_mm[a] - mm[a]) <= 1e-3 * mm[a]))
             return HN_FAIL(HN_ERR_SHAPE,
@@ -299,10 +274,22 @@ static hn_status check_channel(const hn_nifti_info *first, const char *first_pat
     const double apart = distance(first, i), side = fmin(mm[0], fmin(mm[1], mm[2]));
     if (!(apart <= 1e-2 * side))
         return HN_FAIL(HN_ERR_SHAPE,
-                       "%s: voxels lie up to %.3g mm from where %s has them: the channels of a "
-                       "volume have one place in space",
-                       path, apart, first_path);
+                       "%s: voxels lie up to %.3g mm from where %s has them: %s of a volume have "
+                       "one place in space",
+                       path, apart, first_path, what);
     return HN_OK;
+}
+
+static hn_status check_channel(const hn_nifti_info *first, const char *first_path,
+                               const hn_nifti_info *i, const char *path)
+{
+    if (i->nx != first->nx || i->ny != first->ny || i->nz != first->nz)
+        return HN_FAIL(HN_ERR_SHAPE,
+                       "%s: %" PRId64 " x %" PRId64 " x %" PRId64
+                       " voxels, the channels of a volume have one shape: %s has %" PRId64
+                       " x %" PRId64 " x %" PRId64,
+                       path, i->nx, i->ny, i->nz, first_path, first->nx, first->ny, first->nz);
+    return check_place(first, first_path, i, path, "the channels");
 }
 
 /* Channel c of a volume out of its values, which may be taken over. */
@@ -346,6 +333,41 @@ done:
     return st;
 }
 
+/* of       the file that says where v lies */
+static hn_status read_labels(const hn_volume_options *o, const char *path, const char *of,
+                             const hn_volume *v, uint8_t **out)
+{
+    hn_nifti image = {0};
+    hn_status st = HN_OK;
+    uint8_t *label = NULL;
+    const int64_t n = hn_volume_voxels(v);
+    HN_TRY(hn_nifti_read(path, 0, o->max_voxels, &image));
+    const hn_nifti_info *i = &image.info;
+    if (i->nx != v->size[0] || i->ny != v->size[1] || i->nz != v->size[2] || i->volumes != 1) {
+        st = HN_FAIL(HN_ERR_SHAPE,
+                     "%s: labels of %" PRId64 " x %" PRId64 " x %" PRId64 " x %" PRId64
+                     " voxels for a volume of %" PRId64 " x %" PRId64 " x %" PRId64,
+                     path, i->nx, i->ny, i->nz, i->volumes, v->size[0], v->size[1], v->size[2]);
+        goto done;
+    }
+    HN_TRY_GOTO(st, check_place(&v->info, of, i, path, "the voxels and the labels"), done);
+    label = hn_malloc((size_t)n);
+    if (label == NULL) {
+        st = HN_FAIL(HN_ERR_MEMORY, "%s: no memory for %" PRId64 " labels", path, n);
+        goto done;
+    }
+    HN_TRY_GOTO(st, hn_nifti_labels(&image, path, label), done);
+    rename_labels(o, label, n);
+    if (o->n_classes > 0) HN_TRY_GOTO(st, check_labels(path, v->size, o->n_classes, label), done);
+    *out = label;
+    label = NULL;
+
+done:
+    hn_free(label);
+    hn_nifti_free(&image);
+    return st;
+}
+
 static hn_status read_volume(const hn_volume_options *o, const hn_volume_files *f, int64_t i,
                              hn_volumes *s)
 {
@@ -355,7 +377,7 @@ static hn_status read_volume(const hn_volume_options *o, const hn_volume_files *
     for (int32_t c = 0; c < f->channels; c++) HN_TRY(read_channel(o, path, c, v));
     if (!s->labelled) return HN_OK;
     uint8_t *label = NULL;
-    HN_TRY(read_labels(o, f->label.path[i], v, &label));
+    HN_TRY(read_labels(o, f->label.path[i], path[0], v, &label));
     v->label = label;
     return HN_OK;
 }
@@ -369,6 +391,8 @@ static hn_status check_files(const hn_volume_options *o, const hn_volume_files *
         char *const *path = f->image.path + i * f->channels;
         hn_nifti_info first, info;
         HN_TRY(hn_nifti_probe(path[0], o->max_voxels, &first));
+        if (hn_seg_check_mm(first.voxel_mm) != HN_OK)
+            return HN_FAIL(HN_ERR_FORMAT, "%s: %s", path[0], hn_last_text());
         for (int32_t c = 1; c < f->channels; c++) {
             HN_TRY(hn_nifti_probe(path[c], o->max_voxels, &info));
             HN_TRY(check_channel(&first, path[0], &info, path[c]));

@@ -32,7 +32,7 @@
  * Errors     name the file. Those of nifti.h; HN_ERR_ARG: no volumes, a volume without labels or
  *            the other way round, without one of its channels; HN_ERR_SHAPE: labels or a channel of
  *            another size or in another place; HN_ERR_FORMAT: a value that is NaN or infinite, a
- *            label outside the classes, a limit
+ *            label outside the classes, voxels that seg_metrics.h has no distances for, a limit
  */
 #ifndef HN_VOLUMES_H
 #define HN_VOLUMES_H
