@@ -267,12 +267,12 @@ INSTANTIATE_TEST_SUITE_P(
                                                     "--select-window", "3"}},
                     std::pair{"sift", Words{}}, std::pair{"fish", Words{"--select-samples", "8"}},
                     std::pair{"spiel-ag", Words{"--budget", "lora:2"}},
-                    std::pair{"smt", Words{"--block", "4x4", "--select-batches", "5"}},
+                    std::pair{"smt", Words{"--select-batches", "5"}},
                     std::pair{"shira", Words{"--budget", "lora:2"}},
                     std::pair{"lift", Words{"--budget", "lora:2", "--select-every", "3"}},
                     std::pair{"rosa", Words{"--lora-steps", "3", "--lora-rank", "2"}},
                     std::pair{"s2ft", Words{"--budget", "10%"}},
-                    std::pair{"diablo", Words{"--block", "1x1", "--budget", "0.125"}}),
+                    std::pair{"diablo", Words{"--budget", "0.125"}}),
     [](const auto &i) {
         std::string name = i.param.first;
         std::erase(name, '-');
@@ -386,6 +386,9 @@ TEST(CliSparsePacks, AMaskIsTheFirstSupport)
                    {"--mask", "4 x 4", "1 x 1"});
     expect_refused(w.run(sparse(w, "x", 4, mask + Words{"--targets", "q_proj"})), 2,
                    {"--mask", "--targets"});
+    expect_done(w.run(w.train("pairs", 2, "hone-lora")));
+    expect_refused(w.run(sparse(w, "x", 4, {"--mask", (w / "pairs") + "/checkpoint-2"})), 2,
+                   {"--mask", "has no blocks"});
     const Workplace other("mistral");
     expect_refused(other.run(sparse(other, "x", 4, mask)), 2, {"--mask", "of another model"});
     expect_refused(other.run(other.train("x", 2, "hone-sparse") +
@@ -436,6 +439,17 @@ TEST(CliSparseImages, TrainsAClassifierWithANewHead)
     expect_refused(run({"hone-sparse", "export", "--checkpoint", dir / "o", "--kind", "shira",
                         "--to", dir / "s"}),
                    2, {"--kind shira", "in another way, too"});
+    /* its blocks are counted anew in every stage: layer1.0, .., layer2.0 */
+    Words other = train + Words{"--out", dir / "r"};
+    other[3] = "resnet20";
+    other.erase(other.end() - 4, other.end() - 2); /* --new-head */
+    expect_done(run(other));
+    std::set<std::string> names;
+    const auto table = lines_of(read_file((dir / "r") + "/support.csv"));
+    for (const std::string &line : table)
+        names.insert(line.substr(0, line.find(',', line.find(',') + 1)));
+    EXPECT_EQ(names.size(), table.size());
+    EXPECT_TRUE(names.count("layer2.0,conv1"));
 }
 
 /* ---- what is refused ---- */

@@ -393,12 +393,16 @@ TEST(SelectFill, CandidatesLeaveActiveBlocksOutAndTakeWhatThereIs)
                                   {nullptr, nullptr, nullptr, nullptr, 0},
                                   {nullptr, nullptr, nullptr, nullptr, 0}};
     Support s;
-    ASSERT_HN_OK(hn_select_candidates(t.m, 3, lists, old, 2, &s));
+    ASSERT_HN_OK(hn_select_candidates(t.m, 3, lists, old, 2, nullptr, &s));
     EXPECT_EQ(s.ids(0), (Ids{0, 1, 2, 4, 5, 6}));
     EXPECT_EQ(s.ids(1), (Ids{2}));
     EXPECT_EQ(s.blocks, 7);
-    EXPECT_HN_FAIL(hn_select_candidates(t.m, 3, lists, old, 0, &s), HN_ERR_ARG, "0 times");
-    EXPECT_EQ(s.blocks, 7);
+    const int64_t room[] = {3, 8, 0};
+    ASSERT_HN_OK(hn_select_candidates(t.m, 3, lists, old, 2, room, &s));
+    EXPECT_EQ(s.ids(0), (Ids{4, 5, 6}));
+    EXPECT_EQ(s.ids(1), (Ids{2}));
+    EXPECT_HN_FAIL(hn_select_candidates(t.m, 3, lists, old, 0, nullptr, &s), HN_ERR_ARG, "0 times");
+    EXPECT_EQ(s.blocks, 4);
 }
 
 TEST(SelectFill, RefusesBadLists)

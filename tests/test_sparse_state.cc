@@ -135,6 +135,32 @@ TEST(SparseCheckpoint, AContinuedRunIsTheUninterruptedOne)
     }
 }
 
+/* They choose places in tables. */
+TEST(SparseCheckpoint, BatchesThatCannotBeAreRefused)
+{
+    const hn_run_identity id = identity();
+    const TempDir dir;
+    SelectingRun of("f32"), rest("f32");
+    of.start();
+    hn_run_state state = {};
+    ASSERT_HN_OK(hn_run_state_init(&state, 4));
+    for (int64_t s = 0; s < 3; s++) of.run(s);
+    const int64_t past = (int64_t)INT32_MAX + 1;
+    for (const hn_sparse_progress p :
+         {hn_sparse_progress{-7, 1}, {1, -1}, {past, 0}, {1, INT64_MAX}}) {
+        *hn_sparse_progress_of(of.blocks().s) = p;
+        state.step++;
+        ASSERT_HN_OK(hn_state_save(dir.str().c_str(), hn_engine_params(of.m.e), &id, &state));
+        const std::string from = dir / ("checkpoint-" + std::to_string(state.step));
+        hn_run_state got = {};
+        ASSERT_HN_OK(hn_run_state_init(&got, 4));
+        EXPECT_HN_FAIL(hn_state_load(from.c_str(), hn_engine_params(rest.m.e), &id, 4, &got),
+                       HN_ERR_FORMAT, "sparse.progress");
+        hn_run_state_clear(&got);
+    }
+    hn_run_state_clear(&state);
+}
+
 /* An engine that trains nothing gets the weights with the change. */
 TEST(SparseCheckpoint, WithoutTrainingTheChangeIsInTheWeights)
 {

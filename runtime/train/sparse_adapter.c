@@ -143,6 +143,7 @@ hn_status hn_sparse_open_mask(hn_sparse_run *r)
     if (st == HN_OK && strcmp(have, digest) != 0)
         st = HN_FAIL(HN_ERR_ARG, "--mask %s: of another model: digest %.16s, this one has %.16s",
                      path, have, digest);
+    if (st == HN_OK && r->pack.n == 0) st = HN_FAIL(HN_ERR_ARG, "--mask %s: has no blocks", path);
     json_decref(manifest);
     return st;
 }

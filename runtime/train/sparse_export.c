@@ -14,13 +14,22 @@
 
 /* ---- packs ---- */
 
-static hn_status read_rows(const hn_st_file *f, const json_t *rows, hn_pack *out)
+/* Rows of other encodings are left to others. */
+static hn_status read_rows(const hn_st_file *f, const json_t *manifest, hn_pack *out)
 {
+    const char *where = hn_st_where(f);
+    const json_t *rows = json_object_get(manifest, "tensors");
     const size_t n = json_array_size(rows);
+    int64_t version = 0;
+    HN_TRY(hn_json_get_i64(manifest, "format_version", where, 1, HN_STATE_VERSION, true, &version));
+    if (!json_is_array(rows))
+        return HN_FAIL(HN_ERR_FORMAT, "%s: its manifest has no list 'tensors'", where);
     out->matrix = hn_calloc(n + 1, sizeof *out->matrix);
     if (out->matrix == NULL) return HN_FAIL(HN_ERR_MEMORY, "table of %zu matrices", n);
     for (size_t k = 0; k < n; k++) {
         const json_t *row = json_array_get(rows, k);
+        if (!json_is_object(row))
+            return HN_FAIL(HN_ERR_FORMAT, "%s: entry %zu of 'tensors' is no object", where, k);
         if (!hn_pack_is_row(row)) continue;
         HN_TRY(hn_pack_read(f, row, &out->matrix[out->n]));
         out->n++;
@@ -43,7 +52,7 @@ hn_status hn_sparse_read_pack(const char *path, hn_pack *out, json_t **manifest)
         goto done;
     }
     HN_TRY_GOTO(st, hn_json_parse(text, strlen(text), file, &m), done);
-    st = read_rows(f, json_object_get(m, "tensors"), &p);
+    st = read_rows(f, m, &p);
 
 done:
     hn_st_close(f);

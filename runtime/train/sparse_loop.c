@@ -21,16 +21,11 @@ static hn_status choose_candidates(const hn_sparse_run *r, const hn_scores *f,
 {
     const hn_sparse *s = hn_sparse_run_blocks(r);
     const int64_t factor = r->c->knobs.candidates;
-    hn_select_matrix *m = hn_malloc((size_t)r->n * sizeof *m);
-    if (m == NULL) return HN_FAIL(HN_ERR_MEMORY, "table of %" PRId64 " matrices", r->n);
-    for (int64_t i = 0; i < r->n; i++) {
-        const int64_t room = hn_sparse_at(s, i)->kept / factor;
-        m[i] = r->matrix[i];
-        if (m[i].most > room) m[i].most = room;
-        if (m[i].least > m[i].most) m[i].least = m[i].most;
-    }
-    const hn_status st = hn_select_candidates(m, r->n, f->list, active, factor, out);
-    hn_free(m);
+    int64_t *room = hn_malloc((size_t)r->n * sizeof *room);
+    if (room == NULL) return HN_FAIL(HN_ERR_MEMORY, "table of %" PRId64 " matrices", r->n);
+    for (int64_t i = 0; i < r->n; i++) room[i] = hn_sparse_at(s, i)->kept;
+    const hn_status st = hn_select_candidates(r->matrix, r->n, f->list, active, factor, room, out);
+    hn_free(room);
     return st;
 }
 

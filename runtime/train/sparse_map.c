@@ -20,9 +20,9 @@ typedef struct {
     int64_t row, column; /* in the picture */
 } cell;
 
-/* "model.layers.3.mlp.up_proj.weight": layer "3", type "mlp.up_proj"; without a number the layer is
- * "-" and the type the whole name. */
-static void split_name(const char *name, cell *c)
+/* "model.layers.3.mlp.up_proj.weight": layer "3", `whole` "model.layers.3", type "mlp.up_proj";
+ * without a number the layer is "-" and the type the whole name. */
+static void split_name(const char *name, bool whole, cell *c)
 {
     const char *at = name;
     const size_t n = strlen(name), tail = strlen(".weight");
@@ -34,10 +34,24 @@ static void split_name(const char *name, cell *c)
         if (at != name && at[-1] != '.') continue;
         while (isdigit((unsigned char)*digit)) digit++;
         if (digit == at || *digit != '.') continue;
-        snprintf(c->layer, NAME, "%.*s", (int)(digit - at), at);
+        const char *const from = whole ? name : at;
+        snprintf(c->layer, NAME, "%.*s", (int)(digit - from), from);
         snprintf(c->type, NAME, "%.*s", (int)(name + end - digit - 1), digit + 1);
         return;
     }
+}
+
+/* Numbers say which layer it is, unless some of them begin anew: "layer1.0.conv1",
+ * "layer2.0.conv1". */
+static void name_cells(const hn_sparse *s, int64_t n, cell *c)
+{
+    bool twice = false;
+    for (int64_t i = 0; i < n; i++) {
+        split_name(hn_sparse_at(s, i)->name, false, &c[i]);
+        for (int64_t k = 0; k < i && !twice; k++)
+            twice = strcmp(c[k].layer, c[i].layer) == 0 && strcmp(c[k].type, c[i].type) == 0;
+    }
+    for (int64_t i = 0; i < n && twice; i++) split_name(hn_sparse_at(s, i)->name, true, &c[i]);
 }
 
 /* Rows and columns in the order in which they come first; returns how many there are of each. */
@@ -159,7 +173,7 @@ hn_status hn_sparse_map(const hn_sparse *s, const char *out, bool *drawn)
     int64_t rows, columns;
     cell *c = hn_calloc((size_t)n, sizeof *c);
     if (c == NULL) return HN_FAIL(HN_ERR_MEMORY, "table of %" PRId64 " matrices", n);
-    for (int64_t i = 0; i < n; i++) split_name(hn_sparse_at(s, i)->name, &c[i]);
+    name_cells(s, n, c);
     place_cells(c, n, &rows, &columns);
     hn_status st = write_table(s, c, out);
     if (st == HN_OK) st = write_script(s, c, rows, columns, out);

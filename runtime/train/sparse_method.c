@@ -98,7 +98,7 @@ static hn_status sparse(const void *context, const char *module, int64_t in, int
                               choice);
 }
 
-/* ---- --block auto ---- */
+/* ---- --block auto, largest ---- */
 
 /* The first matrix that blocks of side x side do not divide; NULL: none. */
 static const hn_linear_layer *undivided(const hn_sparse_run *r, const hn_params *p, int64_t side)
@@ -111,7 +111,35 @@ static const hn_linear_layer *undivided(const hn_sparse_run *r, const hn_params 
     return NULL;
 }
 
-/* 32 x 32, or 16 x 16 in small models; where they do not divide all matrices, the next ones. */
+/* The parts of a diagonal that a matrix is to have as blocks; otherwise 1. */
+static int64_t parts_of(const hn_sparse_knobs *k)
+{
+    hn_budget b;
+    if (strcmp(k->score, "diagonal") != 0 || hn_budget_parse(k->budget, &b) != HN_OK) return 1;
+    return b.kind == HN_BUDGET_DENSITY ? llround(1 / b.amount) : 1;
+}
+
+/* The side that was asked for, or the next smaller one that divides all matrices (each of the parts
+ * of their diagonals). */
+static int64_t largest_side(const hn_sparse_run *r, const hn_params *p, int64_t first)
+{
+    static const int64_t sides[] = {256, 128, 64, 32, 16, 4, 1};
+    const int64_t parts = parts_of(&r->c->knobs);
+    const hn_linear_layer *odd = undivided(r, p, first * parts);
+    int k = 0;
+    while (sides[k] > first) k++;
+    while (sides[k] > 1 && undivided(r, p, sides[k] * parts) != NULL) k++;
+    if (odd != NULL)
+        hn_info(&r->s->log,
+                "blocks: %" PRId64 "x%" PRId64 ", as %" PRId64 "x%" PRId64
+                " does not divide %s%s [%" PRId64 ", %" PRId64 "]",
+                sides[k], sides[k], first, first, parts > 1 ? "the parts of " : "", odd->module,
+                odd->out, odd->in);
+    else
+        hn_info(&r->s->log, "blocks: %" PRId64 "x%" PRId64, first, first);
+    return sides[k];
+}
+
 static hn_status settle_block(hn_sparse_run *r)
 {
     enum { LARGE = 1000000000 };
@@ -121,19 +149,11 @@ static hn_status settle_block(hn_sparse_run *r)
     hn_status st = hn_model_declare(&r->s->model, p);
     snprintf(r->block, sizeof r->block, "%s", wanted);
     if (st == HN_OK) r->parameters = hn_params_total(p);
-    if (st == HN_OK && strcmp(wanted, "auto") == 0) {
-        const int64_t first = r->parameters < LARGE ? 16 : 32;
-        const hn_linear_layer *odd = undivided(r, p, first);
-        int64_t side = first;
-        while (side > 1 && undivided(r, p, side) != NULL) side = side > 4 ? side == 32 ? 16 : 4 : 1;
-        snprintf(r->block, sizeof r->block, "%dx%d", (int)side, (int)side);
-        if (odd != NULL)
-            hn_info(&r->s->log,
-                    "blocks: %s, as %" PRId64 "x%" PRId64 " does not divide %s [%" PRId64
-                    ", %" PRId64 "]",
-                    r->block, first, first, odd->module, odd->out, odd->in);
-        else
-            hn_info(&r->s->log, "blocks: %s", r->block);
+    const bool largest = strcmp(wanted, "largest") == 0;
+    if (st == HN_OK && (largest || strcmp(wanted, "auto") == 0)) {
+        const int first = largest ? 256 : r->parameters < LARGE ? 16 : 32;
+        const int side = (int)largest_side(r, p, first);
+        snprintf(r->block, sizeof r->block, "%dx%d", side, side);
     }
     hn_params_free(p);
     return st;
@@ -261,6 +281,20 @@ static void choose_stages(const hn_sparse_run *r, hn_sparse_options *o)
     o->squares = !t->fixed && r->c->knobs.seed_moments && o->stages != HN_STAGES_SCORES;
 }
 
+/* Places in the sums of gradients are 32-bit numbers. */
+static hn_status check_sums(const hn_sparse_run *r, const hn_sparse_options *o)
+{
+    double all = 0, sums = (double)o->values * o->candidates;
+    for (int64_t i = 0; i < r->n; i++) all += (double)r->matrix[i].out * (double)r->matrix[i].in;
+    if (sums > all) sums = all;
+    if (o->stages == HN_STAGES_SCORES || sums <= INT32_MAX) return HN_OK;
+    return HN_FAIL(HN_ERR_ARG,
+                   "--score %s, --candidates %" PRId64
+                   ": sums of the gradients of %.0f values, at most 2^31 - 1: fewer --targets, or "
+                   "--score gradient with fewer --candidates",
+                   r->c->knobs.score, r->c->knobs.candidates, sums);
+}
+
 static hn_status plan_run(hn_session *s, hn_engine_options *o)
 {
     enum { SOME_STEPS = 1000 }; /* of a plan without data: they change nothing of it */
@@ -278,12 +312,14 @@ static hn_status plan_run(hn_session *s, hn_engine_options *o)
     else
         HN_TRY(hn_select_budget(r->matrix, r->n, &r->rules.budget, &r->k));
     if (!r->loaded && r->pack.n > 0) HN_TRY(hn_sparse_check_mask(r));
+    if (!r->loaded && r->rules.score == HN_BY_DIAGONAL) HN_TRY(hn_sparse_check_diagonal(r));
     size_pool(r, &o->sparse);
     if (!selects_by_gradient(r)) {
         o->sparse.candidates = 0;
         return HN_OK;
     }
     choose_stages(r, &o->sparse);
+    HN_TRY(check_sums(r, &o->sparse));
     o->sparse.score = r->rules.score == HN_BY_ABS ? HN_SCORE_ABS : HN_SCORE_SQUARE;
     return dense_memory(r, &o->sparse.select_memory);
 }

@@ -42,7 +42,7 @@ static const hn_preset_value spiel[] = {
     {"select-until", "1", SPIEL}, {"replace", "0.2", SPIEL}, {"replace-first", "1", SPIEL},
     {"replace-decay", "linear", SPIEL}, {"hysteresis", "0", SPIEL}, {"protect", "off", SPIEL}};
 static const hn_preset_value smt[] = {
-    {"block", "256x256", SMT}, {"budget", "0.86%", SMT}, {"scope", "global", SMT},
+    {"block", "largest", SMT}, {"budget", "0.86%", SMT}, {"scope", "global", SMT},
     {"select-batches", "100", SMT}, {"candidates", "0", SMT}, {"beta2", "0.95", SMT}, {"lr", "1e-4", SMT}};
 static const hn_preset_value shira[] = {
     {"block", "1x1", SHIRA}, {"budget", "lora:32", SHIRA}, {"share", "lora", SHIRA},
@@ -70,7 +70,7 @@ static const hn_sparse_preset presets[] = {
     {"sift", "elements with the largest gradient of the first batch", NULL, VALUES(sift)},
     {"fish", "elements with the largest squared gradients of 1024 samples", "squares are of whole batches, not of single samples: batch-size 1 gives those", VALUES(fish)},
     {"spiel-ag", "elements at random, replaced by those with large gradients every 20 steps", "candidates and sums are of whole batches; sums are not divided by the accumulation twice", VALUES(spiel)},
-    {"smt", "256x256 blocks with the largest summed gradients", "the 100 batches in front of training change nothing: there they are steps of full fine-tuning", VALUES(smt)},
+    {"smt", "256x256 blocks, or the largest that divide all matrices, with the largest summed gradients", "the 100 batches in front of training change nothing: there they are steps of full fine-tuning", VALUES(smt)},
     {"shira", "elements at random", NULL, VALUES(shira)},
     {"lift", "elements that are large in the rank-r part of the weights, anew every 400 steps", "r of the score is that of the budget; their best is near it, smaller in large models", VALUES(lift)},
     {"rosa", "low-rank pairs and the elements with the largest squared gradient of a batch", "pairs and elements have one learning rate (there 7e-4 and 2e-4)", VALUES(rosa)},

@@ -37,7 +37,7 @@ typedef struct {
 
 /* clang-format off */
 #define HN_SPARSE_ROWS(F) \
-    {"block",          F(block),         "auto",       0, 0, "auto|1x1|4x4|16x16|32x32|64x64|128x128|256x256|row|column|coupled", "shape of the blocks that are trained; auto: 32x32, 16x16 below 1e9 parameters; coupled: rows of what a hidden layer is made by, columns of what reads it; in attention whole heads"}, \
+    {"block",          F(block),         "auto",       0, 0, "auto|largest|1x1|4x4|16x16|32x32|64x64|128x128|256x256|row|column|coupled", "shape of the blocks that are trained; auto: 32x32, 16x16 below 1e9 parameters; largest: 256x256; where these do not divide all matrices, the next smaller square; coupled: rows of what a hidden layer is made by, columns of what reads it; in attention whole heads"}, \
     {"budget",         F(budget),        "lora:16",    0, 0, NULL, "trained values: a share as 0.01 or 1%, lora:RANK, values:COUNT or blocks:COUNT"}, \
     {"share",          F(share),         "size",       0, 0, "size|lora", "a matrix's part of the budget: by its values, or by its rows + columns"}, \
     {"scope",          F(scope),         "bounded",    0, 0, "bounded|global|matrix", "where blocks compete: everywhere within share-floor and share-ceiling; everywhere; in their matrix, which has exactly its share"}, \

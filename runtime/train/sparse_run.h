@@ -46,6 +46,9 @@ void hn_scores_free(hn_scores *s);
 /* sparse_weigh.c: by the weights as they are now, or by nothing: the best `most` of each matrix.
  * rule: none of those by gradients */
 HN_NODISCARD hn_status hn_weigh(const hn_sparse_run *r, hn_score_rule rule, hn_scores *out);
+/* Whether the shares of all matrices are parts of their diagonals: HN_ERR_SHAPE naming the first
+ * that is none. */
+HN_NODISCARD hn_status hn_sparse_check_diagonal(const hn_sparse_run *r);
 /* |rank-r weight|^gamma on scores of blocks, with --lift-gamma. */
 HN_NODISCARD hn_status hn_weigh_prior(const hn_sparse_run *r, const hn_scores *s);
 /* Whether a matrix reads a hidden layer, or heads, whose channels are then its columns. */

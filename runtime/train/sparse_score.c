@@ -126,7 +126,7 @@ hn_status hn_score_diagonal(const hn_select_matrix *m, int64_t parts, float *f)
                        "%s: %" PRId64 " x %" PRId64 " blocks have no diagonal of %" PRId64
                        " equal parts",
                        m->name, down, across, parts);
-    for (int64_t r = 0; r < down; r++)
+    for (int64_t r = 0; r < down && f != NULL; r++)
         for (int64_t c = 0; c < across; c++)
             f[r * across + c] = r / (down / parts) == c / (across / parts) ? 1.0f : 0.0f;
     return HN_OK;

@@ -60,6 +60,7 @@ typedef struct {
 HN_NODISCARD hn_status hn_score_lift(const hn_select_matrix *m, const hn_lift_args *a, float *f);
 
 /* The matrix as a grid of parts x parts, whose diagonal is 1; the density is 1 / parts.
+ * f       NULL: the shape is only looked at
  * Errors  HN_ERR_SHAPE unless parts divides the rows and the columns of blocks */
 HN_NODISCARD hn_status hn_score_diagonal(const hn_select_matrix *m, int64_t parts, float *f);
 

@@ -187,21 +187,23 @@ static hn_status list_marked(const hn_select_matrix *m, const row *r, const hn_s
 enum { OPEN = 1, TAKEN = 2 };
 
 typedef struct {
-    int64_t factor; /* of least, most and k */
-    bool exactly;   /* too few blocks are an error */
+    int64_t factor;      /* of least, most and k */
+    bool exactly;        /* too few blocks are an error */
+    const int64_t *room; /* NULL, or [n]: and at most so many of a matrix */
 } fill_rule;
 
 /* OPEN: the `most` best of a matrix; TAKEN: its `least` best. Sums up both. */
-static hn_status mark_bounds(const hn_select_matrix *m, fill_rule rule, row *r, int64_t *open,
-                             int64_t *taken)
+static hn_status mark_bounds(const hn_select_matrix *m, fill_rule rule, int64_t room, row *r,
+                             int64_t *open, int64_t *taken)
 {
     int64_t least = rule.factor * m->least, most = rule.factor * m->most;
+    if (most > room) most = room;
     if (least > r->n && rule.exactly)
         return HN_FAIL(HN_ERR_ARG,
                        "%s: scores of %" PRId64 " blocks, at least %" PRId64 " are to be chosen",
                        m->name, r->n, least);
-    if (least > r->n) least = r->n;
     if (most > r->n) most = r->n;
+    if (least > most) least = most;
     hn_mark_largest(r->score, r->n, most, OPEN, r->mark);
     hn_mark_largest(r->score, r->n, least, TAKEN, r->mark);
     *open += most - least;
@@ -238,7 +240,9 @@ done:
 static hn_status mark_rows(const hn_select_matrix *m, int64_t n, int64_t k, fill_rule rule, row *r)
 {
     int64_t open = 0, taken = 0;
-    for (int64_t l = 0; l < n; l++) HN_TRY(mark_bounds(&m[l], rule, &r[l], &open, &taken));
+    for (int64_t l = 0; l < n; l++)
+        HN_TRY(
+            mark_bounds(&m[l], rule, rule.room ? rule.room[l] : INT64_MAX, &r[l], &open, &taken));
     if (rule.exactly && (k < taken || k > taken + open))
         return HN_FAIL(HN_ERR_ARG,
                        "%" PRId64 " blocks are to be chosen, the lists and bounds allow %" PRId64
@@ -288,13 +292,14 @@ hn_status hn_select_fill(const hn_select_matrix *m, int64_t n, const hn_score_li
 }
 
 hn_status hn_select_candidates(const hn_select_matrix *m, int64_t n, const hn_score_list *scores,
-                               const hn_active_list *active, int64_t factor, hn_support *out)
+                               const hn_active_list *active, int64_t factor, const int64_t *room,
+                               hn_support *out)
 {
     int64_t k = 0;
     if (factor < 1 || factor > INT32_MAX)
         return HN_FAIL(HN_ERR_ARG, "candidates: %" PRId64 " times the support", factor);
     for (int64_t l = 0; l < n; l++) k += factor * m[l].share;
-    return fill(m, n, scores, active, k, (fill_rule){.factor = factor}, out);
+    return fill(m, n, scores, active, k, (fill_rule){.factor = factor, .room = room}, out);
 }
 
 /* ---- drop and grow ---- */

@@ -10,7 +10,7 @@
  *   hn_select_budget(m, n, &rule, &k);            share, least, most of each; k blocks in all
  *   for (batch = 0; batch < schedule.first; batch++)  hn_select_before(&schedule, batch)
  *       phase SCORE: sum up f of every block;  before the first WINDOW batch:
- *       hn_select_candidates(m, n, f, NULL, 2, &pool);   WINDOW: sum up the pool's gradients
+ *       hn_select_candidates(m, n, f, NULL, 2, NULL, &pool);   WINDOW: sum up the pool's gradients
  *   hn_select_fill(m, n, scores of the pool, NULL, k, &support);
  *   step t of the run:  hn_select_at(&schedule, t)   the same two phases inside training steps; at
  *       `change`, behind the update:  hn_select_change(m, n, active, pool, &rule, &support);
@@ -174,11 +174,12 @@ HN_NODISCARD hn_status hn_select_fill(const hn_select_matrix *m, int64_t n,
                                       int64_t k, hn_support *out);
 
 /* Candidates: the factor * k best with factor * least and factor * most (k the sum of shares), or
- * as many as there are; blocks of `active` (NULL: none) are left out. */
+ * as many as there are; blocks of `active` (NULL: none) are left out.
+ * room    NULL, or [n]: and at most so many of a matrix */
 HN_NODISCARD hn_status hn_select_candidates(const hn_select_matrix *m, int64_t n,
                                             const hn_score_list *scores,
                                             const hn_active_list *active, int64_t factor,
-                                            hn_support *out);
+                                            const int64_t *room, hn_support *out);
 
 typedef struct {
     double rate;       /* p: floor(p blocks) are to go, those with the least `keep` */

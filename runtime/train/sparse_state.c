@@ -427,7 +427,12 @@ hn_status hn_sparse_load_moments(const hn_st_file *f, hn_sparse *s)
     if (!selecting) return HN_OK;
     int64_t *steps, n;
     HN_TRY(read_values(f, "sparse", "progress", HN_I64, 2, 0, &n, &steps));
-    *hn_sparse_progress_of(s) = (hn_sparse_progress){steps[0], steps[1]};
+    const hn_sparse_progress p = {steps[0], steps[1]};
     hn_free(steps);
+    if (p.score_steps < 0 || p.score_steps > INT32_MAX || p.window_steps < 0 ||
+        p.window_steps > INT32_MAX)
+        return HN_FAIL(HN_ERR_FORMAT, "%s: %s: %" PRId64 " and %" PRId64 " batches", hn_st_where(f),
+                       progress_name, p.score_steps, p.window_steps);
+    *hn_sparse_progress_of(s) = p;
     return HN_OK;
 }

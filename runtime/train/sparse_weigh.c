@@ -58,7 +58,7 @@ static hn_status score_lift(const hn_sparse_run *r, const hn_select_matrix *m, c
     return st;
 }
 
-/* The share of a matrix is one part of its diagonal. */
+/* The share of a matrix is one part of its diagonal. f: NULL: only looked at */
 static hn_status score_diagonal(const hn_sparse_run *r, const hn_select_matrix *m, float *f)
 {
     const int64_t parts = m->share > 0 ? m->blocks / m->share : 0;
@@ -68,6 +68,12 @@ static hn_status score_diagonal(const hn_sparse_run *r, const hn_select_matrix *
                        " blocks of %s, which is no 1/n of them",
                        r->c->knobs.budget, m->share, m->blocks, m->name);
     return hn_score_diagonal(m, parts, f);
+}
+
+hn_status hn_sparse_check_diagonal(const hn_sparse_run *r)
+{
+    for (int64_t i = 0; i < r->n; i++) HN_TRY(score_diagonal(r, &r->matrix[i], NULL));
+    return HN_OK;
 }
 
 static hn_status score_one(const hn_sparse_run *r, hn_score_rule rule, int64_t i, float *f)
