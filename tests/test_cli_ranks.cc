@@ -247,6 +247,15 @@ TEST(CliRanks, JsonLinesComeFromOneRank)
     EXPECT_TRUE(contains(lines[4], "\"result\"")) << lines[4];
 }
 
+/* They would be told to every rank. */
+TEST(CliRanks, PlacesOfOneRankAreRefusedWhereRanksAreForked)
+{
+    const Workplace w;
+    for (const Words &one : std::vector<Words>{
+             {"--rendezvous", "tcp:127.0.0.1:1"}, {"--local-rank", "0"}, {"--local-size", "2"}})
+        expect_refused(w.run(w.train("o", 2) + ranks(2) + one), 2, {one[0], "--job-rank"});
+}
+
 /* Rank 0 cannot write: it says so, and the others leave for it. */
 TEST(CliRanks, ADiskThatIsFullEndsAll)
 {

@@ -410,31 +410,35 @@ TEST_P(EngineRanks, StepsAllocateNothing)
     });
 }
 
+/* By the micro-batches that ranks have in a step, which may be none. */
 TEST_P(EngineRanks, AverageTheBuffers)
 {
     HN_NEED_RANKS(kind, 2);
     Work w;
     w.model = "resnet20";
-    const auto all = run_ranks(kind, 2, [&w](const Rank &r) {
-        Trainee t(r, w);
-        if (t.e == nullptr) return RankResult();
-        t.step(0);
-        auto v = t.values(true);
-        EXPECT_HN_OK(hn_engine_average_buffers(t.e, r.hub));
-        const auto mean = t.values(true);
-        v.insert(v.end(), mean.begin(), mean.end());
-        return v;
-    });
-    const size_t n = all[0].size() / 2;
-    ASSERT_GT(n, 0u);
-    double apart = 0;
-    for (size_t i = 0; i < n; i++) {
-        const double mean = ((double)all[0][i] + (double)all[1][i]) / 2;
-        apart += std::fabs(all[0][i] - all[1][i]);
-        EXPECT_EQ(all[0][n + i], (float)mean) << i;
-        EXPECT_EQ(all[1][n + i], (float)mean) << i;
+    for (const double other : {1.0, 0.5, 0.0}) {
+        const auto all = run_ranks(kind, 2, [&](const Rank &r) {
+            Trainee t(r, w);
+            if (t.e == nullptr) return RankResult();
+            t.step(0);
+            auto v = t.values(true);
+            EXPECT_HN_OK(
+                hn_engine_average_buffers(t.e, r.hub, r.rank == 0 ? 2 : (int64_t)(2 * other)));
+            const auto mean = t.values(true);
+            v.insert(v.end(), mean.begin(), mean.end());
+            return v;
+        });
+        const size_t n = all[0].size() / 2;
+        ASSERT_GT(n, 0u);
+        double apart = 0;
+        for (size_t i = 0; i < n; i++) {
+            const double mean = ((double)all[0][i] + other * (double)all[1][i]) / (1 + other);
+            apart += std::fabs(all[0][i] - all[1][i]);
+            EXPECT_EQ(all[0][n + i], (float)mean) << i;
+            EXPECT_EQ(all[1][n + i], (float)mean) << i;
+        }
+        EXPECT_GT(apart, 0.01);
     }
-    EXPECT_GT(apart, 0.01);
 }
 
 TEST_P(EngineRanks, NameThoseWhoseValuesAreOthers)

@@ -356,11 +356,23 @@ static hn_status check(const hn_launch_options *o)
     return HN_OK;
 }
 
-/* Forks them all. In a rank *rank is its number, in the caller's process it stays -1. */
+/* One that would end this process waits. */
+static bool is_asked_to_end(void)
+{
+    static const int ends[] = {SIGINT, SIGTERM, SIGHUP, SIGQUIT};
+    sigset_t waiting;
+    if (sigpending(&waiting) != 0) return false;
+    for (size_t i = 0; i < sizeof ends / sizeof *ends; i++)
+        if (sigismember(&waiting, ends[i]) == 1) return true;
+    return false;
+}
+
+/* Forks them all, or as many as there are when a signal comes, which they get then. In a rank *rank
+ * is its number, in the caller's process it stays -1. */
 static hn_status fork_ranks(watch *w, int n, int listen_fd, const signal_state *s, int *rank)
 {
     const pid_t parent = getpid();
-    for (int i = 0; i < n; i++) {
+    for (int i = 0; i < n && (i == 0 || !is_asked_to_end()); i++) {
         HN_TRY(set_rank(i, listen_fd));
         const pid_t pid = fork();
         if (pid == 0) {

@@ -189,8 +189,10 @@ HN_NODISCARD hn_status hn_engine_use_gemm_plans(hn_engine *e, const struct json_
                                                 const char *where);
 
 /* All ranks call the next two, with the hub that joins them; with one rank they do nothing.
- * Buffers become their mean over the ranks, added up in rank order in fp64. */
-HN_NODISCARD hn_status hn_engine_average_buffers(hn_engine *e, hn_hub *hub);
+ * Buffers become their mean over the ranks, added up in rank order in fp64. A rank counts by its
+ * micro_batches in a step (hn_share_own): one that has none has old values.
+ * Errors   HN_ERR_ARG: no rank has any */
+HN_NODISCARD hn_status hn_engine_average_buffers(hn_engine *e, hn_hub *hub, int64_t micro_batches);
 /* Compares digests of all trained values.
  * Errors  HN_ERR_NUMERIC on all ranks, naming those whose values are not rank 0's, bit for bit */
 HN_NODISCARD hn_status hn_engine_compare_ranks(hn_engine *e, hn_hub *hub);

@@ -86,24 +86,29 @@ static int64_t buffer_values(const hn_params *p)
     return n;
 }
 
-static hn_status average(hn_hub *hub, float *x, int64_t n)
+static hn_status average(hn_hub *hub, double weight, float *x, int64_t n)
 {
-    double *sum = hn_malloc((size_t)n * sizeof *sum);
+    double *sum = hn_malloc((size_t)(n + 1) * sizeof *sum);
     if (sum == NULL) return HN_FAIL(HN_ERR_MEMORY, "%" PRId64 " values of buffers", n);
-    for (int64_t i = 0; i < n; i++) sum[i] = (double)x[i];
-    const hn_status st = hn_hub_sum_f64(hub, sum, n);
-    for (int64_t i = 0; i < n; i++) x[i] = (float)(sum[i] / (double)hn_hub_size(hub));
+    for (int64_t i = 0; i < n; i++) sum[i] = weight * (double)x[i];
+    sum[n] = weight;
+    const hn_status st = hn_hub_sum_f64(hub, sum, n + 1);
+    if (st == HN_OK && !(sum[n] > 0)) {
+        hn_free(sum);
+        return HN_FAIL(HN_ERR_ARG, "buffers of ranks without micro-batches");
+    }
+    for (int64_t i = 0; st == HN_OK && i < n; i++) x[i] = (float)(sum[i] / sum[n]);
     hn_free(sum);
     return st;
 }
 
-hn_status hn_engine_average_buffers(hn_engine *e, hn_hub *hub)
+hn_status hn_engine_average_buffers(hn_engine *e, hn_hub *hub, int64_t micro_batches)
 {
     float *buffers = NULL;
     if (hn_hub_size(hub) == 1) return HN_OK;
     HN_TRY(hn_params_get_buffers(e->params, &buffers));
     if (buffers == NULL) return HN_OK;
-    hn_status st = average(hub, buffers, buffer_values(e->params));
+    hn_status st = average(hub, (double)micro_batches, buffers, buffer_values(e->params));
     if (st == HN_OK) st = hn_params_put_buffers(e->params, buffers);
     hn_free(buffers);
     return st;

@@ -167,9 +167,13 @@ static hn_status put_buffers(hn_phase_state *f, const char *from)
     if (s->ranks == hn_team_size(team))
         return hn_params_put_buffers(p, s->buffers + team->ranks.rank * n);
     for (int64_t i = 0; i < n; i++) {
-        double sum = 0;
-        for (int64_t k = 0; k < s->ranks; k++) sum += (double)s->buffers[k * n + i];
-        s->buffers[i] = (float)(sum / (double)s->ranks);
+        double sum = 0, weight = 0;
+        for (int64_t k = 0; k < s->ranks; k++) {
+            const double of_rank = (double)hn_share_own((hn_share){k, s->ranks, f->r->per_step});
+            sum += of_rank * (double)s->buffers[k * n + i];
+            weight += of_rank;
+        }
+        s->buffers[i] = (float)(sum / weight);
     }
     return hn_params_put_buffers(p, s->buffers);
 }
@@ -187,7 +191,9 @@ static hn_status meet(hn_phase_state *f)
 {
     hn_hub *hub = f->r->team->hub;
     hn_team_at(f->r->team, HN_HUB_AT_SAVE, f->state.step);
-    if (hub != NULL) HN_TRY(hn_engine_average_buffers(f->engine, hub));
+    if (hub != NULL)
+        HN_TRY(hn_engine_average_buffers(f->engine, hub,
+                                         hn_share_own(hn_team_share(f->r->team, f->r->per_step))));
     return compare_ranks(f);
 }
 

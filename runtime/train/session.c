@@ -471,14 +471,16 @@ hn_status hn_session_evaluate(hn_session *s, hn_eval_sums *out)
     const int64_t n = hn_feed_batches(s->eval), ranks = hn_team_size(&s->team);
     int64_t read = 0;
     double sum[3] = {0};
-    if (s->team.hub != NULL) HN_TRY(hn_engine_average_buffers(s->engine, s->team.hub));
+    if (s->team.hub != NULL)
+        HN_TRY(hn_engine_average_buffers(
+            s->engine, s->team.hub, hn_share_own(hn_team_share(&s->team, hn_session_per_step(s)))));
     hn_session_progress(s, "evaluation batch", hn_session_unit(s), n);
     for (int64_t first = 0; first < n; first += ranks) {
         const int64_t i = first + s->team.ranks.rank;
         int64_t units = 0;
         const char *dead = hn_hub_dead(s->team.hub); /* no need to go on to the sums to hear that */
         if (dead != NULL) return HN_FAIL(HN_ERR_COMM, "%s", dead);
-        hn_team_at(&s->team, HN_HUB_AT_EVALUATE, i);
+        hn_team_at(&s->team, HN_HUB_AT_EVALUATE, s->train ? s->step : -1);
         if (i >= n) { /* others have one more */
             HN_TRY(hn_engine_idle_eval_batch(s->engine));
             break;

@@ -59,6 +59,7 @@ struct hn_session {
     hn_progress progress; /* of reading data and of evaluation */
     void *extra;          /* the method's hooks */
     int64_t per_step;     /* hn_session_per_step reads it; 0: not settled */
+    int64_t step;         /* of training, for messages of its evaluations */
     int planned_ranks;    /* of a step of a plan; 0: those that are here */
     hn_team team;         /* several ranks; zeros: this process is alone */
 };

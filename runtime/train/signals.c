@@ -6,11 +6,11 @@
 
 /* A signal handler can reach nothing but a global; this is the one exception to "no globals"
  * besides the allocator's counters. */
-static volatile sig_atomic_t caught;
+static volatile sig_atomic_t caught, interrupts;
 
 static void note(int number)
 {
-    if (caught != 0 && number == SIGINT) { /* asked twice: end at once, as without a handler */
+    if (number == SIGINT && interrupts++ > 0) { /* asked twice: end at once, as without a handler */
         signal(number, SIG_DFL);
         raise(number);
     }
@@ -21,7 +21,7 @@ void hn_signals_watch(void)
 {
     struct sigaction a = {.sa_handler = note, .sa_flags = SA_RESTART};
     sigemptyset(&a.sa_mask);
-    caught = 0;
+    caught = interrupts = 0;
     sigaction(SIGINT, &a, NULL);
     sigaction(SIGTERM, &a, NULL);
     sigaction(SIGUSR1, &a, NULL);

@@ -138,6 +138,28 @@ static void share_cores(const hn_team *t)
     omp_set_num_threads(cores / n > 0 ? cores / n : 1);
 }
 
+static void name_host(hn_team *t)
+{
+    if (t->ranks.host[0] != '\0')
+        snprintf(t->place.host, sizeof t->place.host, "%s", t->ranks.host);
+    else if (gethostname(t->place.host, sizeof t->place.host) != 0)
+        snprintf(t->place.host, sizeof t->place.host, "?");
+    t->place.host[sizeof t->place.host - 1] = '\0';
+}
+
+/* What says where one rank of many is would be told to each of the forked ones. */
+static hn_status check_forked(const hn_team_request *q)
+{
+    static const char *const of_one[] = {"rendezvous", "local-rank", "local-size"};
+    for (size_t i = 0; i < sizeof of_one / sizeof *of_one; i++)
+        if (given(q, of_one[i]))
+            return HN_FAIL(HN_ERR_ARG,
+                           "--%s: for ranks that were started one by one (--job-rank, --job-size), "
+                           "these are started here",
+                           of_one[i]);
+    return HN_OK;
+}
+
 hn_status hn_team_start(hn_team *t, const hn_team_request *q, hn_log *log, bool *go_on,
                         int *exit_code)
 {
@@ -150,6 +172,7 @@ hn_status hn_team_start(hn_team *t, const hn_team_request *q, hn_log *log, bool 
         int n;
         HN_TRY(own_ranks(q, &n));
         if (n > 1) {
+            HN_TRY(check_forked(q));
             HN_TRY(hn_launch(&(hn_launch_options){.n = n, .log = log}, &l));
             *go_on = l.is_rank;
             *exit_code = l.exit_code;
@@ -157,15 +180,12 @@ hn_status hn_team_start(hn_team *t, const hn_team_request *q, hn_log *log, bool 
             HN_TRY(find(t));
         }
     } else if (given(q, "gpus") || given(q, "ranks")) {
+        name_host(t);
         return HN_FAIL(HN_ERR_ARG, "--gpus and --ranks: %s has started %d ranks already",
                        hn_launcher_name(t->ranks.launcher), t->ranks.size);
     }
     if (hn_team_alone(t)) return HN_OK;
-    if (t->ranks.host[0] != '\0')
-        snprintf(t->place.host, sizeof t->place.host, "%s", t->ranks.host);
-    else if (gethostname(t->place.host, sizeof t->place.host) != 0)
-        snprintf(t->place.host, sizeof t->place.host, "?");
-    t->place.host[sizeof t->place.host - 1] = '\0';
+    name_host(t);
     t->own_log = (hn_log){.line = say, .context = t};
     if (!hn_team_leads(t)) *log = (hn_log){.line = say_nothing};
     return choose_device(t);

@@ -41,7 +41,9 @@ static hn_status save(hn_trainer *t)
     hn_hub *hub = t->s->team.hub;
     if (t->saved_step == t->state.step) return HN_OK;
     hn_team_at(&t->s->team, HN_HUB_AT_SAVE, t->state.step);
-    if (hub != NULL) HN_TRY(hn_engine_average_buffers(t->s->engine, hub));
+    if (hub != NULL)
+        HN_TRY(hn_engine_average_buffers(t->s->engine, hub,
+                                         hn_share_own(hn_team_share(&t->s->team, t->s->per_step))));
     if (hub != NULL) HN_TRY(hn_engine_compare_ranks(t->s->engine, hub));
     if (!t->leads) {
         HN_TRY(write_state(t));
@@ -122,6 +124,7 @@ static hn_status evaluate(hn_trainer *t)
     char text[96];
     if (t->s->eval == NULL) return HN_OK;
     hn_progress_pause(&t->progress);
+    t->s->step = t->state.step;
     HN_TRY(hn_session_evaluate(t->s, &sums));
     const verdict v = verdict_of(t, &sums);
     const double loss = v.loss;
