@@ -471,7 +471,7 @@ hn_status hn_session_evaluate(hn_session *s, hn_eval_sums *out)
     const int64_t n = hn_feed_batches(s->eval), ranks = hn_team_size(&s->team);
     int64_t read = 0;
     double sum[3] = {0};
-    if (s->team.hub != NULL)
+    if (s->team.hub != NULL && s->train != NULL)
         HN_TRY(hn_engine_average_buffers(
             s->engine, s->team.hub, hn_share_own(hn_team_share(&s->team, hn_session_per_step(s)))));
     hn_session_progress(s, "evaluation batch", hn_session_unit(s), n);
