@@ -183,7 +183,8 @@ hn_status hn_hf_summarize(const hn_hf_results *s, const char *method, bool in_do
     if (each == NULL) return HN_FAIL(HN_ERR_MEMORY, "%" PRId64 " domains", s->n_domains);
     for (int64_t k = 0; k < s->n_domains; k++) {
         const hn_hf_result *c = hn_hf_result_of(s, method, s->domain[k]);
-        if (c == NULL || c->in_domain != in_domain || c->difference.n == 0) continue;
+        if (c == NULL || c->in_domain != in_domain) continue;
+        if (c->difference.n < 2) continue; /* of one episode there is no interval */
         each[m.domains++] = c->difference;
         m.mean += c->mean.mean;
         if (m.worst == NULL || ends_lower(c, m.worst)) m.worst = c;

@@ -215,7 +215,8 @@ def cost_table(s):
     c = s.cost or {}
     get = lambda key: c.get(key)
     share = lambda a, b: None if not get(a) or not get(b) else 100 * get(a) / get(b)
-    generate = s.stages.get("trajectories-s0", {})
+    made = sorted(k for k in s.stages if k.startswith("trajectories-s"))
+    generate = s.stages[made[0]] if made else {}
     lines = ["Cost of an episode (bytes of the plans, which are all that the engines take, and counted",
              f"operations; device: {get('device') or 'not known'}):", ""]
     lines += head("", "adaptation", "full fine-tuning", "share")
