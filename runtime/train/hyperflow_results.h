@@ -36,7 +36,8 @@ typedef struct {
     const hn_hf_result *worst; /* whose interval of the difference ends lowest */
 } hn_hf_summary;
 
-/* Over the domains where both the method and direct transfer are there, on the same episodes. */
+/* Over the domains where both the method and direct transfer are there, on the same episodes; those
+ * of one episode, which have no interval, are left out. */
 HN_NODISCARD hn_status hn_hf_summarize(const hn_hf_results *s, const char *method, bool in_domain,
                                        hn_hf_summary *out);
 
