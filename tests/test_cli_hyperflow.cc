@@ -553,6 +553,12 @@ TEST(CliHyperflow, OneShotRunsAreADomainOfTheirOwn)
     EXPECT_EQ(Json(w / "run/cells/direct.far.json").number("episodes"), 6);
     write_file(w / "runs/run02/test/item01.png", png(12, 5));
     expect_refused(w.run(w.eval("run", "bias") + runs), 2, {"bias.omniglot-runs.json", "test: "});
+    /* of one run there is no interval, but everything else */
+    std::filesystem::remove_all(w / "runs/run02");
+    std::filesystem::remove_all(w / "run/cells");
+    expect_done(w.run(w.eval("run", "direct,bias") + runs));
+    EXPECT_EQ(Json(w / "run/cells/bias.omniglot-runs.json").number("episodes"), 1);
+    EXPECT_TRUE(contains(read_file(w / "run/result.json"), "omniglot-runs"));
     std::filesystem::remove(w / "runs/run01/test/item01.png");
     expect_refused(w.run(w.eval("run", "bias") + runs), 2, {"run01", "item01.png"});
 }

@@ -51,7 +51,8 @@ typedef struct {
 /* out     changed only on success; ranks get here on success only
  * Errors  HN_ERR_ARG: options; HN_ERR_UNSUPPORTED: this process has several threads already;
  *         HN_ERR_COMM: no socket on the loopback interface; HN_ERR_IO: no random bits;
- * HN_ERR_THREAD: a rank could not be forked (those that were have been ended); HN_ERR_MEMORY */
+ *         HN_ERR_THREAD: a rank could not be forked (those that were have been ended);
+ *         HN_ERR_MEMORY */
 HN_NODISCARD hn_status hn_launch(const hn_launch_options *o, hn_launched *out);
 
 /* GPUs that a program would see, found by a process that ends with the question

@@ -36,8 +36,9 @@
  * the same set, whatever their paths, compression and the number of threads.
  *
  * Errors     name file and place. HN_ERR_IO; HN_ERR_FORMAT: damage, a label outside the classes,
- * the name of a class that is not UTF-8, a limit; HN_ERR_ARG: nothing fits, or more than one thing;
- * HN_ERR_SHAPE: sizes or channels that differ; HN_ERR_UNSUPPORTED; HN_ERR_MEMORY
+ *            the name of a class that is not UTF-8, a limit; HN_ERR_ARG: nothing fits, or more
+ *            than one thing; HN_ERR_SHAPE: sizes or channels that differ; HN_ERR_UNSUPPORTED;
+ *            HN_ERR_MEMORY
  */
 #ifndef HN_IMAGES_H
 #define HN_IMAGES_H

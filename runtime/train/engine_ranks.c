@@ -92,11 +92,9 @@ static hn_status average(hn_hub *hub, double weight, float *x, int64_t n)
     if (sum == NULL) return HN_FAIL(HN_ERR_MEMORY, "%" PRId64 " values of buffers", n);
     for (int64_t i = 0; i < n; i++) sum[i] = weight * (double)x[i];
     sum[n] = weight;
-    const hn_status st = hn_hub_sum_f64(hub, sum, n + 1);
-    if (st == HN_OK && !(sum[n] > 0)) {
-        hn_free(sum);
-        return HN_FAIL(HN_ERR_ARG, "buffers of ranks without micro-batches");
-    }
+    hn_status st = hn_hub_sum_f64(hub, sum, n + 1);
+    if (st == HN_OK && !(sum[n] > 0))
+        st = HN_FAIL(HN_ERR_ARG, "buffers of ranks without micro-batches");
     for (int64_t i = 0; st == HN_OK && i < n; i++) x[i] = (float)(sum[i] / sum[n]);
     hn_free(sum);
     return st;
