@@ -1,5 +1,6 @@
 /* Clients as replicas against the same clients one by one. */
 #include "classifier_test.h"
+#include "runtime/base/alloc.h"
 #include "runtime/train/client_batch.h"
 #include "runtime/train/client_block.h"
 #include "runtime/train/fed_client.h"
@@ -259,6 +260,91 @@ TEST_F(ClientBatch, ResultsComeInPartsOfAnySize)
             EXPECT_TRUE(same_bits(p.prepared[k], want.value[k])) << together << " " << k;
         }
     }
+}
+
+/* Groups of three, four and more parts, of few steps and of many: what a group gives has the bits
+ * that it has in a round of its own, where nobody trains behind it. */
+TEST_F(ClientBatch, ResultsAreNotTouchedByTheNextGroup)
+{
+    const StripedImages images(model.vision, 40, 1);
+    o.images = images.view();
+    o.local.mu = 0.4f;
+    o.local.optimizer.momentum = 0.9;
+    for (const int64_t together : {1, 2, 3}) {
+        o.together = together;
+        Both sims(o), alone(o);
+        const Clients clients(o.local);
+        std::vector<hn_fed_task> task = clients.task, extra = clients.task;
+        for (hn_fed_task &t : extra) t.seed += 77, t.lr *= 0.3, t.steps = 1; /* fewer than parts */
+        task.insert(task.end(), extra.begin(), extra.end());
+        task.insert(task.end(), clients.task.begin(), clients.task.end());
+        const Result got = round_of(sims.many, sims.start, task);
+        ASSERT_EQ(got.value.size(), task.size());
+        for (size_t first = 0; first < task.size(); first += 3) {
+            const size_t end = std::min(first + 3, task.size());
+            const Result want =
+                round_of(alone.many, sims.start,
+                         {task.begin() + (int64_t)first, task.begin() + (int64_t)end});
+            for (size_t k = first; k < end; k++) {
+                EXPECT_TRUE(same_bits(got.value[k], want.value[k - first])) << together << " " << k;
+                EXPECT_EQ(got.loss[k], want.loss[k - first]) << together << " " << k;
+            }
+        }
+    }
+}
+
+/* Groups of 8 and 4 steps: a result of the first behind each step of the second. On a GPU it
+ * depends on what has come. */
+TEST_F(ClientBatch, ResultsAreTakenWhileTheNextGroupTrains)
+{
+    if (hn_device_kind_of(device) != HN_DEVICE_CPU) GTEST_SKIP() << "of the CPU";
+    const StripedImages images(model.vision, 40, 1);
+    o.images = images.view();
+    o.together = 1;
+    Both sims(o);
+    const Clients clients(o.local);
+    struct Course {
+        int64_t taken = 0;
+        std::vector<int64_t> behind_step;
+    } course;
+    sims.many->moved = [](void *context) {
+        Course *c = (Course *)context;
+        c->behind_step.push_back(c->taken);
+    };
+    const auto take = [](void *context, int64_t, const hn_fed_trained *) {
+        ((Course *)context)->taken++;
+        return HN_OK;
+    };
+    ASSERT_HN_OK(
+        sims.many->round(sims.many, sims.start.data(), clients.task.data(), 5, take, &course));
+    EXPECT_EQ(course.behind_step, (std::vector<int64_t>{0, 0, 0, 0, 0, 0, 0, 0, 1, 2, 3, 3}));
+    EXPECT_EQ(course.taken, 5);
+}
+
+/* Only rounds of several groups take it, and only once. */
+TEST_F(ClientBatch, WithoutMemoryForResultsARoundOfGroupsFails)
+{
+    if (hn_device_kind_of(device) != HN_DEVICE_CPU) GTEST_SKIP() << "the CPU's memory can fail";
+    const StripedImages images(model.vision, 40, 1);
+    o.images = images.view();
+    Both sims(o);
+    const Clients clients(o.local);
+    EXPECT_GE(hn_fed_replicas_stage(sims.many), 3 * sizeof(float) * sims.start.size());
+    const auto run = [&](int64_t n) {
+        const auto take = [](void *, int64_t, const hn_fed_trained *) { return HN_OK; };
+        return sims.many->round(sims.many, sims.start.data(), clients.task.data(), n, take,
+                                nullptr);
+    };
+    const uint64_t before = hn_alloc_calls();
+    EXPECT_HN_OK(run(3));
+    EXPECT_EQ(hn_alloc_calls(), before);
+    hn_alloc_fail_at(1);
+    EXPECT_HN_FAIL(run(4), HN_ERR_MEMORY, "keeps the results of 3 clients on the device");
+    hn_alloc_fail_at(0);
+    EXPECT_HN_OK(run(4));
+    EXPECT_EQ(hn_alloc_calls(), before + 2);
+    EXPECT_HN_OK(run(5));
+    EXPECT_EQ(hn_alloc_calls(), before + 2);
 }
 
 TEST_F(ClientBatch, ErrorsOfTheTakerEndTheRound)

@@ -447,6 +447,18 @@ hn_status hn_device_fence_passed(const hn_device_fence *m, bool *passed)
     return m->device->calls->fence_passed ? m->device->calls->fence_passed(m, passed) : HN_OK;
 }
 
+hn_status hn_device_fetch_behind(hn_device *d)
+{
+    return d->calls->side_fork ? d->calls->side_fork(d, HN_SIDE_FETCH) : HN_OK;
+}
+
+hn_status hn_device_fetch_beside(hn_device *d, void *to, const void *from, size_t bytes,
+                                 hn_device_fence *m)
+{
+    if (d->calls->fetch_beside) return d->calls->fetch_beside(d, to, from, bytes, m);
+    return d->calls->fetch(d, to, from, bytes);
+}
+
 hn_status hn_device_mark(hn_device *d, int64_t i)
 {
     HN_TRY(d->calls->mark(d, i));

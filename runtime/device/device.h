@@ -1,6 +1,6 @@
 /* device.h - where a program's memory lies and its operations run: the CPU, or one GPU.
  *
- * A device owns a stream and two beside it, the cuBLASLt plans
+ * A device owns a stream and three beside it, the cuBLASLt plans
  * (kernels/linear/gemm_cuda.h), those of attention and convolution through cuDNN
  * (kernels/attention/attention_cudnn.h, kernels/conv/conv2d_cudnn.h) and the libraries' workspace;
  * other memory is its caller's to give back. On the CPU memory is host memory and every call is
@@ -64,12 +64,13 @@ const hn_collectives *hn_device_collectives(const hn_device *d); /* NULL: alone 
 /* Side streams. What is put on one runs in order, beside the other streams.
  *   WORK   at a lower priority than the device's stream: in multiprocessors that are free
  *   AHEAD  what the device's stream will wait for: at the same priority
+ *   FETCH  copies to the host (hn_device_fetch_beside)
  *   fork   what is put there from now on begins when all that is on the device's stream now is done
  *   mark   its end as it is now gets the number i, from 0 on, until mark(i) is called again, for
  *          either stream
  *   join   what is put on the device's stream from now on begins when mark i has been reached
  * Before a capture ends all that is on side streams must have been joined. GPU only. */
-typedef enum { HN_SIDE_WORK, HN_SIDE_AHEAD, HN_SIDE_STREAMS } hn_side_stream;
+typedef enum { HN_SIDE_WORK, HN_SIDE_AHEAD, HN_SIDE_FETCH, HN_SIDE_STREAMS } hn_side_stream;
 hn_stream hn_device_side_stream(const hn_device *d, hn_side_stream s); /* NULL on the CPU */
 HN_NODISCARD hn_status hn_device_side_fork(hn_device *d, hn_side_stream s);
 HN_NODISCARD hn_status hn_device_side_mark(hn_device *d, hn_side_stream s, int64_t i);
@@ -135,6 +136,13 @@ void hn_device_fence_free(hn_device_fence *m); /* accepts NULL; before its devic
 HN_NODISCARD hn_status hn_device_fence_here(hn_device_fence *m); /* moves it to the end */
 HN_NODISCARD hn_status hn_device_fence_wait(hn_device_fence *m);
 HN_NODISCARD hn_status hn_device_fence_passed(const hn_device_fence *m, bool *passed);
+
+/* A fetch beside the device's stream, which goes on meanwhile; fetches come one after the other.
+ * behind  what comes begins when all that is on the device's stream now is done
+ * beside  the copy; m is moved behind it. hn_device_wait does not wait for it */
+HN_NODISCARD hn_status hn_device_fetch_behind(hn_device *d);
+HN_NODISCARD hn_status hn_device_fetch_beside(hn_device *d, void *to, const void *from,
+                                              size_t bytes, hn_device_fence *m);
 
 /* Marks of the device's clock between what is enqueued. mark(i) enqueues mark i, in order from 0 on
  * (0 begins anew); waits for nothing. marks waits for all of them: ms[i] from mark i to mark i + 1,

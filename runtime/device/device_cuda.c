@@ -227,6 +227,14 @@ static hn_status fence_passed_cuda(const hn_device_fence *m, bool *passed)
     return HN_OK;
 }
 
+static hn_status fetch_beside_cuda(hn_device *d, void *to, const void *from, size_t bytes,
+                                   hn_device_fence *m)
+{
+    const hn_stream side = d->side[HN_SIDE_FETCH];
+    HN_TRY(HN_CUDA(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, side)));
+    return HN_CUDA(cudaEventRecord(m->event, side));
+}
+
 void hn_device_event_free_cuda(struct CUevent_st *event) { (void)cudaEventDestroy(event); }
 
 /* ---- opening ---- */
@@ -315,6 +323,7 @@ static const hn_device_calls cuda_calls = {
     .fence_here = fence_here_cuda,
     .fence_wait = fence_wait_cuda,
     .fence_passed = fence_passed_cuda,
+    .fetch_beside = fetch_beside_cuda,
 };
 
 /* Versions of driver and runtime, and the GPUs that are visible. present: there is one, whatever

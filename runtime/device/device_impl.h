@@ -25,7 +25,7 @@ typedef struct {
     hn_status (*wait)(hn_device *d);
     hn_status (*mark)(hn_device *d, int64_t i);
     hn_status (*marks)(hn_device *d, int64_t n, double *ms);
-    hn_status (*side_fork)(hn_device *d, hn_side_stream s); /* the last ten: NULL on the CPU */
+    hn_status (*side_fork)(hn_device *d, hn_side_stream s); /* the last 11: NULL on the CPU */
     hn_status (*side_mark)(hn_device *d, hn_side_stream s, int64_t i);
     hn_status (*side_join)(hn_device *d, int64_t i);
     hn_status (*capture_begin)(hn_device *d);
@@ -35,6 +35,8 @@ typedef struct {
     hn_status (*fence_here)(hn_device_fence *m);
     hn_status (*fence_wait)(hn_device_fence *m);
     hn_status (*fence_passed)(const hn_device_fence *m, bool *passed);
+    hn_status (*fetch_beside)(hn_device *d, void *to, const void *from, size_t bytes,
+                              hn_device_fence *m);
 } hn_device_calls;
 
 struct hn_device {

@@ -1,4 +1,9 @@
-/* Clients of a group are replicas of one engine. */
+/* Clients of a group are replicas of one engine.
+ *
+ * While a group trains the results of the one before are handed over. Behind its last step they
+ * are copied on the device, out of the way of the next one (the stage); from there they come to the
+ * host part by part, beside the steps, and a part that has come is handed over between two steps:
+ * the device has others to do meanwhile. The last group of a round has nobody to make way for. */
 #include "runtime/train/client_batch.h"
 
 #include <inttypes.h>
@@ -22,6 +27,17 @@ typedef struct {
     hn_fed_loss loss;
 } client;
 
+/* Results of a group on their way. Part k is that of its tasks k together .. (k + 1) together - 1.
+ */
+typedef struct {
+    const char *from;              /* on the device, that of task 0: the others lie behind it */
+    const hn_fed_task *task;       /* [n] */
+    int64_t n, first;              /* the first is that task of the round */
+    int64_t parts, fetched, given; /* given <= fetched <= parts */
+    double step_s;                 /* seconds of a client's step */
+    float *loss;                   /* [at_once] */
+} results;
+
 typedef struct {
     hn_fed_sim sim;
     hn_fed_sim_options o;
@@ -40,9 +56,16 @@ typedef struct {
     float *value;            /* [together][n_values] */
     hn_fed_trained *trained; /* [together] */
     size_t bytes;            /* of a replica's trained values */
-    float *back[BUFFERS];    /* host memory for [together] of them, one behind the other, */
-    hn_bf16 *work;           /* and for working copies of one; NULL: there are none */
-    hn_device_fence *there[BUFFERS];
+    float *start;            /* host memory for those that a round begins with, */
+    hn_bf16 *work;           /* for their working copies; NULL: there are none, */
+    float *back[BUFFERS];    /* and for [together] results, one behind the other: part k in */
+    hn_device_fence *there[BUFFERS]; /* back[k % BUFFERS], when this has been passed */
+    void *stage; /* on the device: [at_once] results; NULL: no round had several groups so far */
+    results out;
+    /* of the running round */
+    const float *global;
+    hn_fed_take take;
+    void *context;
 } batch;
 
 static hn_device *device_of(const batch *b)
@@ -50,16 +73,34 @@ static hn_device *device_of(const batch *b)
     return hn_program_device(hn_engine_program(b->engine));
 }
 
+/* Nothing is on its way any more. */
+static void settle(batch *b)
+{
+    (void)!hn_device_wait(device_of(b));
+    for (int i = 0; i < BUFFERS; i++)
+        if (b->there[i]) (void)!hn_device_fence_wait(b->there[i]);
+    b->out.parts = b->out.fetched = b->out.given = 0;
+}
+
+static void free_memory(batch *b)
+{
+    hn_device *d = device_of(b);
+    settle(b);
+    for (int i = 0; i < BUFFERS; i++) {
+        hn_device_fence_free(b->there[i]);
+        hn_device_release_host(d, b->back[i]);
+    }
+    hn_device_release_host(d, b->start);
+    hn_device_release_host(d, b->work);
+    hn_device_release(d, b->stage);
+}
+
 static void free_batch(hn_fed_sim *s)
 {
     batch *b = (batch *)s;
-    if (b->engine) (void)!hn_device_wait(device_of(b)); /* nothing may be on its way */
-    for (int i = 0; i < BUFFERS && b->engine; i++) {
-        hn_device_fence_free(b->there[i]);
-        if (b->back[i]) hn_device_release_host(device_of(b), b->back[i]);
-    }
-    if (b->work) hn_device_release_host(device_of(b), b->work);
+    if (b->engine) free_memory(b);
     hn_engine_free(b->engine);
+    hn_free(b->out.loss);
     hn_free(b->client);
     hn_free(b->how);
     hn_free(b->report);
@@ -135,9 +176,10 @@ static hn_status open_values(batch *b)
     for (int i = 0; i < BUFFERS; i++) {
         const size_t all = b->bytes * (size_t)b->together;
         HN_TRY(hn_device_alloc_host(device_of(b), all, (void **)&b->back[i]));
-        memset(b->back[i], 0, all); /* padding is 0 */
         HN_TRY(hn_device_fence_new(device_of(b), &b->there[i]));
     }
+    HN_TRY(hn_device_alloc_host(device_of(b), b->bytes, (void **)&b->start));
+    memset(b->start, 0, b->bytes); /* padding is 0 */
     (void)hn_program_replica(program, HN_MEM_WORK, 0, &work);
     return work > 0 ? hn_device_alloc_host(device_of(b), work, (void **)&b->work) : HN_OK;
 }
@@ -157,67 +199,93 @@ static hn_status open(batch *b)
     b->how = hn_calloc(n, sizeof *b->how);
     b->report = hn_calloc(n, sizeof *b->report);
     b->image = hn_calloc(CHOSEN * n * (size_t)b->o.local.batch, sizeof *b->image);
-    if (!b->client || !b->how || !b->report || !b->image)
+    b->out.loss = hn_calloc(n, sizeof *b->out.loss);
+    if (!b->client || !b->how || !b->report || !b->image || !b->out.loss)
         return HN_FAIL(HN_ERR_MEMORY, "no memory for %zu clients at once", n);
     HN_TRY(open_engine(b));
     return open_values(b);
 }
 
-/* ---- values, to the device and back ---- */
+/* ---- values to the device ---- */
 
-/* Into replica 0; buffers, which all share. */
-static hn_status send_global(batch *b, const float *global)
+/* For all groups of a round: buffers, which all clients share, and what replica 0 begins with. */
+static hn_status begin_round(batch *b)
 {
     const hn_params *p = hn_engine_params(b->engine);
-    const hn_program *program = hn_engine_program(b->engine);
     size_t bytes;
-    float *const flat = b->back[0];
     for (int64_t i = 0, at = 0; i < hn_params_count(p); i++) {
         const hn_param *q = hn_params_at(p, i);
         if (!hn_fed_travels(&b->o.local, q)) continue;
-        if (q->buffer) HN_TRY(hn_param_set(q, global + at));
+        if (q->buffer) HN_TRY(hn_param_set(q, b->global + at));
         at += hn_param_values(q);
     }
 #pragma omp parallel for schedule(static)
     for (int64_t i = 0; i < b->sim.n_values; i++)
-        if (b->place[i] >= 0) flat[b->place[i]] = global[i];
-    void *to = hn_program_replica(program, HN_MEM_TRAINED, 0, &bytes);
-    HN_TRY(hn_device_send(device_of(b), to, flat, bytes));
-    to = hn_program_replica(program, HN_MEM_WORK, 0, &bytes);
-    if (b->work == NULL) return hn_device_wait(device_of(b));
-    hn_from_f32(flat, (int64_t)(bytes / sizeof *b->work), b->work, HN_BF16, 0);
-    HN_TRY(hn_device_send(device_of(b), to, b->work, bytes));
-    return hn_device_wait(device_of(b)); /* then both are free again */
+        if (b->place[i] >= 0) b->start[b->place[i]] = b->global[i];
+    if (b->work == NULL) return HN_OK;
+    (void)hn_program_replica(hn_engine_program(b->engine), HN_MEM_WORK, 0, &bytes);
+    hn_from_f32(b->start, (int64_t)(bytes / sizeof *b->work), b->work, HN_BF16, 0);
+    return HN_OK;
 }
 
-/* ---- results: part k of a group is that of replicas k together .. (k + 1) together - 1 ---- */
-
-/* How many of the n replicas of a group are in part k. */
-static int64_t in_part(const batch *b, int64_t k, int64_t n)
+static hn_status send_start(batch *b)
 {
-    const int64_t left = n - k * b->together;
+    const hn_program *program = hn_engine_program(b->engine);
+    size_t bytes;
+    void *to = hn_program_replica(program, HN_MEM_TRAINED, 0, &bytes);
+    HN_TRY(hn_device_send(device_of(b), to, b->start, bytes));
+    if (b->work == NULL) return HN_OK;
+    to = hn_program_replica(program, HN_MEM_WORK, 0, &bytes);
+    return hn_device_send(device_of(b), to, b->work, bytes);
+}
+
+/* ---- results ---- */
+
+/* How many results are in part k. */
+static int64_t in_part(const batch *b, int64_t k)
+{
+    const int64_t left = b->out.n - k * b->together;
     return left < b->together ? left : b->together;
 }
 
-/* Replicas lie one behind the other: one transfer. */
-static hn_status fetch(batch *b, int64_t k, int64_t n)
+/* The next part: one transfer. */
+static hn_status fetch(batch *b)
 {
-    size_t bytes;
-    const hn_program *program = hn_engine_program(b->engine);
-    const void *from = hn_program_replica(program, HN_MEM_TRAINED, k * b->together, &bytes);
-    HN_TRY(hn_device_fetch(device_of(b), b->back[k % BUFFERS], from,
-                           bytes * (size_t)in_part(b, k, n)));
-    return hn_device_fence_here(b->there[k % BUFFERS]);
+    const int64_t k = b->out.fetched++;
+    return hn_device_fetch_beside(device_of(b), b->back[k % BUFFERS],
+                                  b->out.from + b->bytes * (size_t)(k * b->together),
+                                  b->bytes * (size_t)in_part(b, k), b->there[k % BUFFERS]);
 }
 
-/* b->value: those of part k, which has been fetched; buffers are the global ones. Block by block,
- * so that a block of places serves all of them, and threads meet once a part: on a machine that has
- * other work, too, they wait for each other longer than the copies take. */
-static hn_status gather(batch *b, int64_t k, int64_t n, const float *global)
+/* The group has been trained; the results before it have all been given. last: nobody will train
+ * where these lie. */
+static hn_status begin_results(batch *b, const hn_fed_task *task, int64_t n, int64_t first,
+                               double step_s, bool last)
 {
-    const int64_t some = in_part(b, k, n), values = b->sim.n_values;
+    results *r = &b->out;
+    size_t bytes;
+    void *from = hn_program_replica(hn_engine_program(b->engine), HN_MEM_TRAINED, 0, &bytes);
+    if (!last) HN_TRY(hn_device_copy(device_of(b), b->stage, from, bytes * (size_t)n));
+    for (int64_t g = 0; g < n; g++) r->loss[g] = hn_fed_loss_mean(&b->client[g].loss);
+    *r = (results){.from = last ? from : b->stage,
+                   .task = task,
+                   .n = n,
+                   .first = first,
+                   .parts = (n + b->together - 1) / b->together,
+                   .step_s = step_s,
+                   .loss = r->loss};
+    HN_TRY(hn_device_fetch_behind(device_of(b)));
+    while (r->fetched < r->parts && r->fetched < BUFFERS) HN_TRY(fetch(b));
+    return HN_OK;
+}
+
+/* b->value: those of part k, which has come; buffers are the global ones. Block by block, so that a
+ * block of places serves all of them, and threads meet once a part: on a machine that has other
+ * work, too, they wait for each other longer than the copies take. */
+static void gather(batch *b, int64_t k)
+{
+    const int64_t some = in_part(b, k), values = b->sim.n_values;
     const int64_t stride = (int64_t)(b->bytes / sizeof(float));
-    HN_TRY(hn_device_fence_wait(b->there[k % BUFFERS]));
 #pragma omp parallel for schedule(dynamic)
     for (int64_t first = 0; first < values; first += BLOCK) {
         const int64_t end = values - first < BLOCK ? values : first + BLOCK;
@@ -225,9 +293,40 @@ static hn_status gather(batch *b, int64_t k, int64_t n, const float *global)
             const float *const flat = b->back[k % BUFFERS] + g * stride;
             float *const value = b->value + g * values;
             for (int64_t i = first; i < end; i++)
-                value[i] = b->place[i] >= 0 ? flat[b->place[i]] : global[i];
+                value[i] = b->place[i] >= 0 ? flat[b->place[i]] : b->global[i];
         }
     }
+}
+
+/* Waits for the next part and hands it over; the buffer that is free then has one to come. */
+static hn_status give_part(batch *b)
+{
+    results *r = &b->out;
+    const int64_t k = r->given, from = k * b->together, some = in_part(b, k);
+    HN_TRY(hn_device_fence_wait(b->there[k % BUFFERS]));
+    gather(b, k);
+    r->given++;
+    if (r->fetched < r->parts) HN_TRY(fetch(b));
+    for (int64_t g = 0; g < some; g++)
+        b->trained[g] = (hn_fed_trained){.value = b->value + g * b->sim.n_values,
+                                         .loss = r->loss[from + g],
+                                         .seconds = r->step_s * (double)r->task[from + g].steps};
+    return hn_fed_hand_over(&b->sim, r->first + from, some, b->trained, b->take, b->context);
+}
+
+/* One at most: the device goes on with the steps that it has, which are few. */
+static hn_status give_what_came(batch *b)
+{
+    const results *r = &b->out;
+    bool came;
+    if (r->given == r->parts) return HN_OK;
+    HN_TRY(hn_device_fence_passed(b->there[r->given % BUFFERS], &came));
+    return came ? give_part(b) : HN_OK;
+}
+
+static hn_status give_rest(batch *b)
+{
+    while (b->out.given < b->out.parts) HN_TRY(give_part(b));
     return HN_OK;
 }
 
@@ -286,7 +385,8 @@ static hn_status put_batch(batch *b, int64_t n, int64_t step)
     return HN_OK;
 }
 
-static hn_status train(batch *b, int64_t n, void *context)
+/* Beside it the results of the group before are given, all of them. */
+static hn_status train(batch *b, int64_t n)
 {
     int64_t steps = 0;
     for (int64_t g = 0; g < n; g++)
@@ -295,9 +395,11 @@ static hn_status train(batch *b, int64_t n, void *context)
     for (int64_t step = 0; step < steps; step++) {
         HN_TRY(put_batch(b, n, step));
         HN_TRY(hn_engine_step(b->engine, step, 1, NULL));
+        HN_TRY(give_what_came(b));
         HN_TRY(take_reports(b, n, step + 1, HN_ENGINE_AHEAD - 1));
-        HN_TRY(hn_fed_moved(&b->sim, context));
+        HN_TRY(hn_fed_moved(&b->sim, b->context));
     }
+    HN_TRY(give_rest(b)); /* while the last steps run */
     return take_reports(b, n, steps, 0);
 }
 
@@ -310,51 +412,51 @@ static void begin_clients(batch *b, const hn_fed_task *task, int64_t n)
     }
 }
 
-/* step_s: seconds of a client's step. */
-static hn_status hand_over(batch *b, const float *global, const hn_fed_task *task, int64_t n,
-                           int64_t first, double step_s, hn_fed_take take, void *context)
-{
-    const int64_t parts = (n + b->together - 1) / b->together;
-    HN_TRY(fetch(b, 0, n));
-    for (int64_t k = 0; k < parts; k++) {
-        const int64_t from = k * b->together, some = in_part(b, k, n);
-        if (k + 1 < parts) HN_TRY(fetch(b, k + 1, n));
-        HN_TRY(gather(b, k, n, global));
-        for (int64_t g = 0; g < some; g++)
-            b->trained[g] = (hn_fed_trained){.value = b->value + g * b->sim.n_values,
-                                             .loss = hn_fed_loss_mean(&b->client[from + g].loss),
-                                             .seconds = step_s * (double)task[from + g].steps};
-        HN_TRY(hn_fed_hand_over(&b->sim, first + from, some, b->trained, take, context));
-    }
-    return HN_OK;
-}
-
-/* The first of the round is task number `first`. */
-static hn_status run_group(batch *b, const float *global, const hn_fed_task *task, int64_t n,
-                           int64_t first, hn_fed_take take, void *context)
+/* The first of them is task number `first` of the round. */
+static hn_status run_group(batch *b, const hn_fed_task *task, int64_t n, int64_t first, bool last)
 {
     const int64_t begun = hn_clock_ns();
     int64_t steps = 0;
     for (int64_t g = 0; g < n; g++) steps += task[g].steps;
-    HN_TRY(send_global(b, global));
+    HN_TRY(send_start(b));
     HN_TRY(hn_engine_restart(b->engine, b->o.seed));
     begin_clients(b, task, n);
-    HN_TRY(train(b, n, context));
+    HN_TRY(train(b, n));
     const double seconds = (double)(hn_clock_ns() - begun) * 1e-9;
-    return hand_over(b, global, task, n, first, seconds / (double)steps, take, context);
+    return begin_results(b, task, n, first, seconds / (double)steps, last);
+}
+
+static hn_status take_stage(batch *b)
+{
+    if (b->stage != NULL) return HN_OK;
+    const hn_status st = hn_device_alloc(device_of(b), hn_fed_replicas_stage(&b->sim), &b->stage);
+    if (st == HN_OK) return HN_OK;
+    return HN_FAIL(st,
+                   "a round of several groups keeps the results of %" PRId64
+                   " clients on the device while the next ones train: %s; smaller groups take less",
+                   b->o.at_once, hn_last_text());
+}
+
+static hn_status run_groups(batch *b, const hn_fed_task *task, int64_t n)
+{
+    const int64_t most = b->o.at_once;
+    for (int64_t i = 0; i < n; i++) HN_TRY(hn_fed_check_task(&b->o, &task[i]));
+    if (n > most) HN_TRY(take_stage(b));
+    HN_TRY(begin_round(b));
+    for (int64_t i = 0; i < n; i += most)
+        HN_TRY(run_group(b, task + i, n - i < most ? n - i : most, i, n - i <= most));
+    return give_rest(b);
 }
 
 static hn_status run_round(hn_fed_sim *s, const float *global, const hn_fed_task *task, int64_t n,
                            hn_fed_take take, void *context)
 {
     batch *b = (batch *)s;
-    const int64_t most = b->o.at_once;
-    for (int64_t i = 0; i < n; i++) HN_TRY(hn_fed_check_task(&b->o, &task[i]));
-    hn_status st = HN_OK;
-    for (int64_t i = 0; i < n && st == HN_OK; i += most)
-        st = run_group(b, global, task + i, n - i < most ? n - i : most, i, take, context);
-    /* What is on its way would meet the next round's values. */
-    if (st != HN_OK) (void)!hn_device_wait(device_of(b));
+    b->global = global;
+    b->take = take;
+    b->context = context;
+    const hn_status st = run_groups(b, task, n);
+    if (st != HN_OK) settle(b); /* what is on its way would meet the next round's values */
     return st;
 }
 
@@ -372,3 +474,9 @@ hn_status hn_fed_replicas_new(const hn_fed_sim_options *o, hn_fed_sim **out)
 }
 
 hn_engine *hn_fed_replicas_engine(const hn_fed_sim *s) { return ((const batch *)s)->engine; }
+
+size_t hn_fed_replicas_stage(const hn_fed_sim *s)
+{
+    const batch *b = (const batch *)s;
+    return b->bytes * (size_t)b->o.at_once;
+}
