@@ -258,6 +258,13 @@ TEST(CliFedref, CheckShowsClientsBytesAndMemory)
     EXPECT_TRUE(contains(r.out, "a client sends 499352 bytes")) << r.out;
     EXPECT_TRUE(contains(r.out, "server ")) << r.out;
     EXPECT_EQ(lines_of(r.out)[1].substr(0, 16), "      0       12") << r.out;
+    const Words three = w.cnn("check") + Words{"--per-round", "3", "--simulate", "replicas"};
+    for (const char *at_once : {"0", "2", "3"}) { /* one group, two, one */
+        const Ran check = w.run(three + Words{"--at-once", at_once});
+        expect_done(check);
+        const bool several = std::string(at_once) == "2";
+        EXPECT_EQ(contains(check.out, " MiB, results of a group "), several) << check.out;
+    }
 }
 
 /* Issue 7: a payload of rank 8 on q, k, v is at most 2 % of the dense one. */

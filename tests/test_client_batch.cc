@@ -307,9 +307,10 @@ TEST_F(ClientBatch, ResultsAreTakenWhileTheNextGroupTrains)
         int64_t taken = 0;
         std::vector<int64_t> behind_step;
     } course;
-    sims.many->moved = [](void *context) {
+    sims.many->moved = [](void *context) -> hn_status {
         Course *c = (Course *)context;
         c->behind_step.push_back(c->taken);
+        return HN_OK;
     };
     const auto take = [](void *context, int64_t, const hn_fed_trained *) {
         ((Course *)context)->taken++;
@@ -405,6 +406,38 @@ TEST_F(ClientBatch, AnOverflowBeforeTheLastEpochMakesTheLossNaN)
     }
     hn_fed_sim_free(block);
     hn_image_set_free(set);
+}
+
+/* A group's results come in a few parts, and are handed over so many at a time: the bits of each
+ * client by itself. */
+TEST_F(ClientBatch, BlocksComeInPartsOfAnySize)
+{
+    const StripedImages images(model.vision, 40, 1);
+    o.images = images.view();
+    o.executor = HN_EXECUTOR_AUTO;
+    const Clients clients(o.local);
+    Result want;
+    std::vector<float> start;
+    for (const int64_t at_once : {1, 2, 5, 9})
+        for (const int64_t together : {0, 1, 2}) {
+            hn_fed_sim *block = nullptr;
+            o.at_once = at_once;
+            o.together = together;
+            ASSERT_HN_OK(hn_fed_blocks_new(&o, &block));
+            start.resize((size_t)block->n_values, 0.01f);
+            std::vector<hn_fed_task> task = clients.task;
+            task.insert(task.end(), clients.task.begin(), clients.task.end());
+            const Result got = round_of(block, start, task);
+            hn_fed_sim_free(block);
+            ASSERT_EQ(got.value.size(), task.size());
+            if (want.value.empty()) want = got; /* one by one */
+            for (size_t k = 0; k < task.size(); k++) {
+                EXPECT_TRUE(same_bits(got.value[k], want.value[k])) << at_once << " " << together;
+                EXPECT_EQ(got.loss[k], want.loss[k]);
+                EXPECT_TRUE(same_bits(got.value[k], got.value[k % 5]));
+                EXPECT_EQ(same_bits(got.value[k], got.value[0]), k % 5 == 0) << k;
+            }
+        }
 }
 
 TEST_F(ClientBatch, BlocksRefuseWhatTheyWouldNotDo)

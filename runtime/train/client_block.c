@@ -9,7 +9,10 @@
 #include "runtime/base/alloc.h"
 #include "runtime/base/clock.h"
 
-enum { SHARED_BYTES = 232448 }; /* of a block on the GPUs that have most: sm_90 */
+enum {
+    SHARED_BYTES = 232448, /* of a block on the GPUs that have most: sm_90 */
+    PARTS = 4 /* of a group's results: those that have come are handed over while others come */
+};
 
 /* An array of the host and its copy on the device: what a launch reads or writes. */
 typedef struct {
@@ -30,7 +33,11 @@ typedef struct {
     hn_fed_trained *trained; /* [together] */
     int64_t steps;           /* that there is room for */
     pair start, values, rows, client_steps, loss_from, lr, loss, status;
+    hn_device_fence *there[PARTS]; /* behind the values of a part */
 } blocks;
+
+/* Of the n tasks of a group. */
+static int64_t part_tasks(int64_t n) { return (n + PARTS - 1) / PARTS; }
 
 /* ---- memory ---- */
 
@@ -69,9 +76,12 @@ static hn_status send_part(blocks *b, const pair *p, int64_t n)
     return b->gpu ? hn_device_send(b->o.device, p->device, p->host, part_of(b, p, n)) : HN_OK;
 }
 
-static hn_status fetch_part(blocks *b, const pair *p, int64_t n)
+/* Of tasks first .. first + n - 1. */
+static hn_status fetch_part(blocks *b, const pair *p, int64_t first, int64_t n)
 {
-    return b->gpu ? hn_device_fetch(b->o.device, p->host, p->device, part_of(b, p, n)) : HN_OK;
+    const size_t from = part_of(b, p, first);
+    return hn_device_fetch(b->o.device, (char *)p->host + from, (const char *)p->device + from,
+                           part_of(b, p, n));
 }
 
 static void free_blocks(hn_fed_sim *s)
@@ -81,6 +91,7 @@ static void free_blocks(hn_fed_sim *s)
                          &b->loss_from, &b->lr,     &b->loss, &b->status};
     if (b->gpu) (void)!hn_device_wait(b->o.device); /* nothing may be on its way */
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) pair_free(b, all[i]);
+    for (int k = 0; k < PARTS; k++) hn_device_fence_free(b->there[k]);
     if (b->images) hn_device_release(b->o.device, b->images);
     if (b->labels) hn_device_release(b->o.device, b->labels);
     hn_params_free(b->params);
@@ -155,6 +166,7 @@ static hn_status open_values(blocks *b)
     if (hn_fed_values_count(&b->o.local, b->params) != a->n) return refuse("only --payload full");
     b->place = hn_calloc((size_t)a->n, sizeof *b->place);
     b->together = hn_fed_together(&b->o, a->n);
+    if (b->together > part_tasks(b->o.at_once)) b->together = part_tasks(b->o.at_once);
     b->value = hn_calloc((size_t)(b->together * a->n), sizeof *b->value);
     b->trained = hn_calloc((size_t)b->together, sizeof *b->trained);
     if (b->place == NULL || b->value == NULL || b->trained == NULL)
@@ -206,6 +218,7 @@ static hn_status open(blocks *b)
     HN_TRY(pair_new(b, &b->loss_from, g * sizeof(int32_t)));
     HN_TRY(pair_new(b, &b->loss, g * sizeof(float)));
     HN_TRY(pair_new(b, &b->status, g * sizeof(int32_t)));
+    for (int k = 0; k < PARTS; k++) HN_TRY(hn_device_fence_new(b->o.device, &b->there[k]));
     return open_images(b);
 }
 
@@ -246,6 +259,19 @@ static hn_status fill(blocks *b, const hn_fed_task *task, int64_t n)
     return send_part(b, &b->loss_from, n);
 }
 
+static hn_status fetch_results(blocks *b, int64_t n)
+{
+    const int64_t each = part_tasks(n);
+    HN_TRY(fetch_part(b, &b->loss, 0, n));
+    HN_TRY(fetch_part(b, &b->status, 0, n));
+    for (int64_t first = 0; first < n; first += each) {
+        HN_TRY(fetch_part(b, &b->values, first, n - first < each ? n - first : each));
+        HN_TRY(hn_device_fence_here(b->there[first / each]));
+    }
+    return HN_OK;
+}
+
+/* Returns when the clients are done and their first part has come. */
 static hn_status run(blocks *b, int64_t n)
 {
     hn_client_cnn_args *a = &b->args;
@@ -261,10 +287,8 @@ static hn_status run(blocks *b, int64_t n)
     a->steps = a->lr_stride = b->steps;
     if (!b->gpu) return hn_client_cnn_cpu(a);
     HN_TRY(hn_client_cnn_cuda(a, hn_device_stream(b->o.device)));
-    HN_TRY(fetch_part(b, &b->values, n));
-    HN_TRY(fetch_part(b, &b->loss, n));
-    HN_TRY(fetch_part(b, &b->status, n));
-    return hn_device_wait(b->o.device);
+    HN_TRY(fetch_results(b, n));
+    return hn_device_fence_wait(b->there[0]);
 }
 
 /* Client g of the group, in the order of files; value: its place. */
@@ -275,6 +299,24 @@ static hn_fed_trained result_of(const blocks *b, int64_t g, double seconds, floa
     for (int64_t i = 0; i < b->args.n; i++) value[i] = own[b->place[i]];
     return (hn_fed_trained){
         .value = value, .loss = bad ? NAN : ((const float *)b->loss.host)[g], .seconds = seconds};
+}
+
+/* Part by part: what a thread has put in order is still near it when it is prepared. */
+static hn_status hand_over(blocks *b, int64_t first, int64_t n, double seconds, hn_fed_take take,
+                           void *context)
+{
+    const int64_t each = part_tasks(n);
+    int64_t some;
+    for (int64_t g = 0; g < n; g += some) {
+        const int64_t left = (g / each + 1) * each < n ? (g / each + 1) * each - g : n - g;
+        some = left < b->together ? left : b->together;
+        HN_TRY(hn_device_fence_wait(b->there[g / each]));
+#pragma omp parallel for schedule(static)
+        for (int64_t k = 0; k < some; k++)
+            b->trained[k] = result_of(b, g + k, seconds, b->value + k * b->args.n);
+        HN_TRY(hn_fed_hand_over(&b->sim, first + g, some, b->trained, take, context));
+    }
+    return HN_OK;
 }
 
 static hn_status group(blocks *b, const hn_fed_task *task, int64_t first, int64_t n,
@@ -291,14 +333,7 @@ static hn_status group(blocks *b, const hn_fed_task *task, int64_t first, int64_
     HN_TRY(fill(b, task, n));
     HN_TRY(run(b, n));
     const double seconds = (double)(hn_clock_ns() - begun) * 1e-9 / (double)n;
-    for (int64_t g = 0; g < n; g += b->together) {
-        const int64_t some = n - g < b->together ? n - g : b->together;
-#pragma omp parallel for schedule(static)
-        for (int64_t k = 0; k < some; k++)
-            b->trained[k] = result_of(b, g + k, seconds, b->value + k * b->args.n);
-        HN_TRY(hn_fed_hand_over(&b->sim, first + g, some, b->trained, take, context));
-    }
-    return HN_OK;
+    return hand_over(b, first, n, seconds, take, context);
 }
 
 static hn_status blocks_round(hn_fed_sim *s, const float *global, const hn_fed_task *task,
@@ -307,14 +342,16 @@ static hn_status blocks_round(hn_fed_sim *s, const float *global, const hn_fed_t
     blocks *b = (blocks *)s;
     float *const start = b->start.host;
     for (int64_t i = 0; i < b->args.n; i++) start[b->place[i]] = global[i];
-    HN_TRY(pair_send(b, &b->start));
-    for (int64_t first = 0; first < n; first += b->o.at_once) {
+    hn_status st = pair_send(b, &b->start);
+    for (int64_t first = 0; first < n && st == HN_OK; first += b->o.at_once) {
         const int64_t left = n - first;
-        if (first > 0) HN_TRY(hn_fed_moved(s, context));
-        HN_TRY(group(b, task + first, first, left < b->o.at_once ? left : b->o.at_once, take,
-                     context));
+        if (first > 0) st = hn_fed_moved(s, context);
+        if (st == HN_OK)
+            st = group(b, task + first, first, left < b->o.at_once ? left : b->o.at_once, take,
+                       context);
     }
-    return HN_OK;
+    if (st != HN_OK) (void)!hn_device_wait(b->o.device); /* nothing may be on its way */
+    return st;
 }
 
 hn_status hn_fed_blocks_new(const hn_fed_sim_options *o, hn_fed_sim **out)

@@ -6,7 +6,8 @@
  * plain SGD with FedProx; no augmentation, smoothing, momentum, decay or clipping; on a GPU with
  * all images in its memory, and no executor that compares. All else is refused by name. The results
  * are those of `one` up to the rounding of fp32, and of the same bits for the same tasks, whatever
- * group they are in. On the CPU the kernel's twin runs: slow, for tests. */
+ * group they are in. They come to the host in a few parts, each handed over while others come. On
+ * the CPU the kernel's twin runs: slow, for tests. */
 #ifndef HN_CLIENT_BLOCK_H
 #define HN_CLIENT_BLOCK_H
 #include "runtime/train/fed_sim.h"

@@ -12,8 +12,8 @@
  *          rank; with replicas those of the same groups on one rank (unit), else the same up to the
  *          rounding of fp32
  * memory   ranks of rank 0's host write results into memory that both see, HN_FED_RANKS_WINDOW
- *          bytes of them a rank at most; a rank whose part is full waits for rank 0. The others'
- *          come through the hub. Their tasks and the global values lie there, too
+ *          bytes of them a rank at most; a rank whose part is full waits for rank 0. Its tasks and
+ *          the global values come to it the same way. The others' go through the hub.
  * order    take gets them in the order of tasks; prepare as they come, on all threads. Without a
  *          prepare rank 0 takes no result of others before its own tasks are done.
  * stalls   ranks are in HN_HUB_AT_CLIENTS, or HN_HUB_AT_EVALUATE; a launch of blocks, a step and a

@@ -1,5 +1,5 @@
-/* fed_ranks_box.h - how values come to the ranks of a simulation, and results back to rank 0; for
- * fed_ranks.c only.
+/* fed_ranks_box.h - how tasks and values come to the ranks of a simulation, and results back to
+ * rank 0; for fed_ranks.c only.
  *
  * A rank of rank 0's host has a box: memory that both see (runtime/comm/shared_memory.h).
  *

@@ -94,6 +94,8 @@ static hn_status simulate(hn_fedref_subject *s, int64_t each, int64_t ranks)
     if (is(m->c->simulate, "block")) return hn_fed_blocks_new(o, &s->sim);
     HN_TRY(hn_fed_replicas_new(o, &s->sim));
     s->sim_engine = hn_fed_replicas_engine(s->sim);
+    const bool groups = m->c->at_once > 0 && o->at_once < each; /* of a rank, perhaps several */
+    s->stage = groups ? hn_fed_replicas_stage(s->sim) : 0;
     return HN_OK;
 }
 

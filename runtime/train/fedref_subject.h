@@ -49,6 +49,7 @@ struct hn_fedref_subject {
     hn_fed_sim *sim;            /* NULL: nothing is trained */
     hn_fed_shares shares;       /* how ranks share its tasks */
     hn_engine *sim_engine;      /* of the simulation, perhaps the same; NULL: it has none */
+    size_t stage;               /* bytes on the device that the simulation may take in a round */
     hn_engine **lane;           /* [n_lanes] its further engines, of --lanes */
     int64_t n_lanes;
     const hn_fed_support *support; /* blocks that travel; NULL: none do */

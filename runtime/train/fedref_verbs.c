@@ -219,6 +219,7 @@ static void print_memory(const hn_fedref *r, FILE *to)
     if (!one) hn_plan_sizes_of(hn_engine_program(about->engine), &eval);
     fprintf(to, "memory: the clients' engine %.1f MiB",
             (double)client.total_bytes * (double)(1 + about->n_lanes) / mib);
+    if (about->stage > 0) fprintf(to, ", results of a group %.1f MiB", (double)about->stage / mib);
     if (!one) fprintf(to, ", the evaluation's %.1f MiB", (double)eval.total_bytes / mib);
     fprintf(to, " on the device\n");
     fprintf(to, "        server %.1f MiB, updates of a round %.1f MiB, residuals %.1f MiB\n",
