@@ -6,12 +6,14 @@ mean and standard deviation over the seeds. Late: the mean over the last tenth o
 at least three; last: of the last round; best: of any that was measured. Each method runs at the
 learning rate that was best on images held out of the training set, with one seed of its own, over
 half of the rounds (at least 20; the mean over the last fifth of what was measured there): one that
-is best only later is not found. fedref-v1 and lambda 0 take FedAvg's. "*" behind a rate: the least
-or largest that was tried, a better one may lie beyond. Where MNIST's clients are a hundred, every
-second round is measured. Differences are to FedAvg of the same seed (the same clients, images,
-schedule and first weights) and then averaged. Targets are those that fedref_cells.py declares;
-seeds that did not reach one are not in its mean. Forgetting, in points of accuracy: the best of
-earlier rounds minus the last, at least 0; by class: the same of each class, and then the mean.
+is best only later is not found. A rate at which a client diverged there (its update was not finite,
+and rejected) loses to any at which none did. fedref-v1 and lambda 0 take FedAvg's. "*" behind a
+rate: the least or largest that was tried, a better one may lie beyond. Where MNIST's clients are a
+hundred, every second round is measured. Differences are to FedAvg of the same seed (the same
+clients, images, schedule and first weights) and then averaged. Targets are those that
+fedref_cells.py declares; seeds that did not reach one are not in its mean. Forgetting, in points of
+accuracy: the best of earlier rounds minus the last, at least 0; by class: the same of each class,
+and then the mean.
 """
 
 import json
@@ -143,6 +145,8 @@ def figure(values, form="{:.2f}"):
     """Mean and standard deviation as "71.23 (0.40)"; of one value no deviation."""
     if not values or None in values:
         return "-"
+    if abs(mean(values)) >= 1e9:  # the loss of a run that diverged
+        form = "{:.1e}"
     text = form.format(mean(values))
     return text if len(values) == 1 else f"{text} ({form.format(deviation(values))})"
 
@@ -154,11 +158,11 @@ def cells_in(out):
 
 
 def choices(out):
-    """{(stream, kind): {rate: late accuracy}} of what was tried."""
+    """{(stream, kind): {rate: (whether no client diverged, late accuracy)}} of what was tried."""
     found = {}
     for c in cells_in(out):
         if c.part == "choice":
-            found.setdefault((c.stream, c.kind), {})[c.rate] = c.late()
+            found.setdefault((c.stream, c.kind), {})[c.rate] = (c.kept.get("rejected") == 0, c.late())
     return found
 
 
