@@ -301,8 +301,9 @@ TEST_P(Resize, EqualsTorchvisionOnPillow)
     ASSERT_NE(out, nullptr);
     GuardedArray<uint8_t> got((size_t)hn_st_elements(out));
     const std::vector<uint8_t> src = golden.pixels(name + ".in");
-    ASSERT_HN_OK(hn_image_resize_crop(src.data(), in->dim[0], in->dim[1], (int)in->dim[2],
-                                      out->dim[0], got.data()));
+    const int64_t side = out->dim[0];
+    ASSERT_HN_OK(hn_image_resize_crop(src.data(), in->dim[0], in->dim[1], (int)in->dim[2], side,
+                                      side, got.data()));
     EXPECT_EQ(got.host(), golden.pixels(name + ".out"));
 }
 
@@ -311,12 +312,41 @@ INSTANTIATE_TEST_SUITE_P(All, Resize,
                                          "wide_grey", "tall_grey", "large_grey", "same_grey",
                                          "row_grey", "strong_grey"));
 
+/* Columns [at, at + size) and rows below of a square of `side`. */
+std::vector<uint8_t> centre_of(const std::vector<uint8_t> &square, int64_t side, int64_t size,
+                               int64_t at)
+{
+    std::vector<uint8_t> out;
+    for (int64_t y = at; y < at + size; y++)
+        for (int64_t x = at * 3; x < (at + size) * 3; x++)
+            out.push_back(square[(size_t)(y * side * 3 + x)]);
+    return out;
+}
+
+/* The centre of what the whole square would be: a rest of 18 leaves 9 before it; one of 3 leaves 2
+ * and one of 5 again 2, Python's round(1.5) and round(2.5). */
+TEST(Resize, CutsTheCentreOfALongerSide)
+{
+    constexpr int64_t h = 53;
+    std::vector<uint8_t> src((size_t)(h * h * 3));
+    for (size_t i = 0; i < src.size(); i++) src[i] = (uint8_t)(i * i / 7 + i * 13);
+    const int64_t at[][3] = {{146, 128, 9}, {23, 20, 2}, {25, 20, 2}};
+    for (const auto &[side, size, first] : at) {
+        std::vector<uint8_t> whole((size_t)(side * side * 3));
+        GuardedArray<uint8_t> got((size_t)(size * size * 3));
+        ASSERT_HN_OK(hn_image_resize_crop(src.data(), h, h, 3, side, side, whole.data()));
+        ASSERT_HN_OK(hn_image_resize_crop(src.data(), h, h, 3, side, size, got.data()));
+        EXPECT_EQ(got.host(), centre_of(whole, side, size, first)) << side << " " << size;
+    }
+}
+
 TEST(Resize, RefusesBadSizes)
 {
     uint8_t p[16] = {};
-    EXPECT_HN_FAIL(hn_image_resize_crop(p, 0, 2, 1, 2, p), HN_ERR_SHAPE, "2 x 0 x 1");
-    EXPECT_HN_FAIL(hn_image_resize_crop(p, 2, 2, 5, 2, p), HN_ERR_SHAPE, "2 x 2 x 5");
-    EXPECT_HN_FAIL(hn_image_resize_crop(p, 2, 2, 1, 0, p), HN_ERR_SHAPE, "to 0 pixels");
+    EXPECT_HN_FAIL(hn_image_resize_crop(p, 0, 2, 1, 2, 2, p), HN_ERR_SHAPE, "2 x 0 x 1");
+    EXPECT_HN_FAIL(hn_image_resize_crop(p, 2, 2, 5, 2, 2, p), HN_ERR_SHAPE, "2 x 2 x 5");
+    EXPECT_HN_FAIL(hn_image_resize_crop(p, 2, 2, 1, 0, 0, p), HN_ERR_SHAPE, "to 0 pixels");
+    EXPECT_HN_FAIL(hn_image_resize_crop(p, 2, 2, 1, 2, 3, p), HN_ERR_SHAPE, "3 pixels cut from 2");
 }
 
 TEST(Resize, ReportsMissingMemory)
@@ -324,7 +354,7 @@ TEST(Resize, ReportsMissingMemory)
     uint8_t src[12] = {}, dst[4];
     for (uint64_t nth = 1; nth < 12; nth++) {
         hn_alloc_fail_at(nth);
-        const hn_status st = hn_image_resize_crop(src, 3, 4, 1, 2, dst);
+        const hn_status st = hn_image_resize_crop(src, 3, 4, 1, 2, 2, dst);
         hn_alloc_fail_at(0);
         if (nth <= 9)
             EXPECT_EQ(st, HN_ERR_MEMORY) << nth;

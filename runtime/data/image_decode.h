@@ -58,16 +58,14 @@ HN_NODISCARD hn_status hn_image_decode(const void *file, size_t n_bytes, const c
 /* Orientation out of EXIF data that begin with the TIFF header; 1 when there is none to be read. */
 int hn_exif_orientation(const uint8_t *data, size_t n_bytes);
 
-/* As torchvision's Resize(size), CenterCrop(size) do on a PIL image: the shorter side becomes
- * `size` (the longer one is rounded down) by PIL's bilinear filter, whose support grows with the
- * reduction (antialiasing; the same bits: its fixed point arithmetic, columns before rows), then
- * the centre, an odd rest being split as Python rounds. (Pillow 13 takes the rows of tall images
- * before their columns: pixels may differ by 1 there.)
- * src      [h, w, c], c <= 4
- * dst      out [size, size, c]
- * Errors   HN_ERR_SHAPE, HN_ERR_MEMORY */
+/* As torchvision's Resize(side), CenterCrop(size) do on a PIL image: the shorter side becomes
+ * `side` >= size (the longer one is rounded down) by PIL's bilinear filter, whose support grows
+ * with the reduction (antialiasing; the same bits: its fixed point arithmetic, columns before
+ * rows), then the centre, an odd rest being split as Python rounds. (Pillow 13 takes the rows of
+ * tall images before their columns: pixels may differ by 1 there.) src      [h, w, c], c <= 4 dst
+ * out [size, size, c] Errors   HN_ERR_SHAPE, HN_ERR_MEMORY */
 HN_NODISCARD hn_status hn_image_resize_crop(const uint8_t *src, int64_t h, int64_t w, int c,
-                                            int64_t size, uint8_t *dst);
+                                            int64_t side, int64_t size, uint8_t *dst);
 
 #ifdef __cplusplus
 }

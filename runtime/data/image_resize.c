@@ -87,15 +87,17 @@ static int64_t crop_at(int64_t side, int64_t size)
     return rest % 2 != 0 && half % 2 != 0 ? half + 1 : half;
 }
 
-hn_status hn_image_resize_crop(const uint8_t *src, int64_t h, int64_t w, int c, int64_t size,
-                               uint8_t *dst)
+hn_status hn_image_resize_crop(const uint8_t *src, int64_t h, int64_t w, int c, int64_t side,
+                               int64_t size, uint8_t *dst)
 {
     if (h < 1 || w < 1 || c < 1 || c > 4 || size < 1 || h > HN_IMAGE_MAX_SIDE ||
-        w > HN_IMAGE_MAX_SIDE || size > HN_IMAGE_MAX_SIDE)
+        w > HN_IMAGE_MAX_SIDE || side > HN_IMAGE_MAX_SIDE)
         return HN_FAIL(HN_ERR_SHAPE,
                        "resize of %" PRId64 " x %" PRId64 " x %d to %" PRId64 " pixels", w, h, c,
-                       size);
-    const int64_t side = h < w ? h : w, new_h = size * h / side, new_w = size * w / side;
+                       side);
+    if (size > side)
+        return HN_FAIL(HN_ERR_SHAPE, "%" PRId64 " pixels cut from %" PRId64, size, side);
+    const int64_t shorter = h < w ? h : w, new_h = side * h / shorter, new_w = side * w / shorter;
     const int64_t top = crop_at(new_h, size), left = crop_at(new_w, size);
     hn_status st = HN_OK;
     axis ax = {0}, ay = {0};

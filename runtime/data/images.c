@@ -417,8 +417,8 @@ static hn_status make_square(hn_image_set *s, int64_t size, int64_t max_bytes)
     int64_t failed = 0;
 #pragma omp parallel for reduction(+ : failed)
     for (int64_t i = 0; i < v.count; i++)
-        failed +=
-            hn_image_resize_crop(v.pixel + i * from, v.h, v.w, v.c, size, pixel + i * to) != HN_OK;
+        failed += hn_image_resize_crop(v.pixel + i * from, v.h, v.w, v.c, size, size,
+                                       pixel + i * to) != HN_OK;
     if (failed > 0) {
         hn_free(pixel);
         return HN_FAIL(HN_ERR_MEMORY, "%s: no memory to resize images", s->name);

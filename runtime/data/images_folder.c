@@ -192,7 +192,7 @@ static hn_status decode_one(const char *path, const hn_image_info *info, const h
             st = HN_FAIL(HN_ERR_MEMORY, "%s: no memory for its pixels", path);
         else
             st = hn_image_decode(m.data, m.size, path, info, v->c, raw);
-        if (st == HN_OK) st = hn_image_resize_crop(raw, info->h, info->w, v->c, v->h, pixel);
+        if (st == HN_OK) st = hn_image_resize_crop(raw, info->h, info->w, v->c, v->h, v->h, pixel);
         hn_free(raw);
     } else {
         st = hn_image_decode(m.data, m.size, path, info, v->c, pixel);

@@ -163,7 +163,7 @@ static hn_status decode(const hn_images *v, const char *path, const hn_mapfile *
     uint8_t *whole = hn_malloc((size_t)(info.h * info.w * v->c));
     if (whole == NULL) return HN_FAIL(HN_ERR_MEMORY, "no memory for the pixels of %s", path);
     hn_status st = hn_image_decode(map->data, map->size, path, &info, v->c, whole);
-    if (st == HN_OK) st = hn_image_resize_crop(whole, info.h, info.w, v->c, v->h, pixel);
+    if (st == HN_OK) st = hn_image_resize_crop(whole, info.h, info.w, v->c, v->h, v->h, pixel);
     hn_free(whole);
     return st;
 }

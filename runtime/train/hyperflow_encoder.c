@@ -55,7 +55,7 @@ static hn_status gather_domain(const hn_hf_domain *d, int64_t side, gathered *g)
     HN_TRY(gather_classes(d, g));
     for (int64_t i = 0; i < v->count; i++) {
         if (g->class_of[v->label[i]] < 0) continue;
-        HN_TRY(hn_image_resize_crop(v->pixel + (size_t)i * from, v->h, v->w, v->c, side,
+        HN_TRY(hn_image_resize_crop(v->pixel + (size_t)i * from, v->h, v->w, v->c, side, side,
                                     g->pixel + (size_t)g->count * to));
         g->label[g->count++] = g->class_of[v->label[i]];
     }

@@ -70,7 +70,7 @@ static hn_status decode(const hn_vision_config *v, const char *path, const hn_ma
     uint8_t *whole = hn_malloc((size_t)(info.h * info.w * c));
     if (whole == NULL) return HN_FAIL(HN_ERR_MEMORY, "no memory for the pixels of %s", path);
     hn_status st = hn_image_decode(map->data, map->size, path, &info, c, whole);
-    if (st == HN_OK) st = hn_image_resize_crop(whole, info.h, info.w, c, v->image, pixel);
+    if (st == HN_OK) st = hn_image_resize_crop(whole, info.h, info.w, c, v->image, v->image, pixel);
     hn_free(whole);
     return st;
 }

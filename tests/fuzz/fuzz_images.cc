@@ -33,7 +33,7 @@ void fuzz_picture(const uint8_t *data, size_t n, int c)
     if (st != HN_OK) return;
     check(hn_image_decode(data, n, "fuzz", &info, c, b.data()) == HN_OK);
     check(a == b);
-    check(hn_image_resize_crop(a.data(), info.h, info.w, c, 7, small.data()) == HN_OK);
+    check(hn_image_resize_crop(a.data(), info.h, info.w, c, 9, 7, small.data()) == HN_OK);
 }
 
 void fuzz_idx(const uint8_t *data, size_t n)
