@@ -3,6 +3,8 @@
 #define HN_IMAGE_TEST_H
 #include <zlib.h>
 
+#include <filesystem>
+
 #include "hn_test.h"
 #include "runtime/data/images.h"
 
@@ -58,6 +60,14 @@ inline std::string cifar(int kind, const std::vector<int> &labels, unsigned seed
         s += pixels(3072, seed + (unsigned)i);
     }
     return s;
+}
+
+/* A file of tests/fixtures/images, put into a folder under this name. */
+inline void put_fixture(const std::string &folder, const std::string &fixture,
+                        const std::string &name)
+{
+    std::filesystem::create_directories(folder);
+    std::filesystem::copy_file("tests/fixtures/images/" + fixture, folder + "/" + name);
 }
 
 /* Both sets of some options; freed at the end. */

@@ -563,6 +563,28 @@ TEST(CliHyperflow, OneShotRunsAreADomainOfTheirOwn)
     expect_refused(w.run(w.eval("run", "bias") + runs), 2, {"run01", "item01.png"});
 }
 
+/* --class-images takes the first files of a folder's classes, and opens no others: a run on all of
+ * them has the bits of one on a folder without the others. */
+TEST(CliHyperflow, ClassImagesOfAFolderAreItsFirstFiles)
+{
+    const FlowPlace w;
+    for (int k = 0; k < 12; k++) {
+        put_class(w, "data/all", "k" + std::to_string(k), 9);
+        put_class(w, "data/few", "k" + std::to_string(k), 6);
+        write_file(w / ("data/all/k" + std::to_string(k) + "/8.png"), "damaged");
+    }
+    const auto generate = [&](const std::string &out, const std::string &set, const char *most) {
+        const Words domains = {"--train-domains", "near=" + set, "--test-domains", "near:test"};
+        return w.run(w.generate(out) + domains + Words{"--class-images", most});
+    };
+    expect_done(generate("all-6", "all", "6"));
+    expect_done(generate("few-6", "few", "6"));
+    expect_done(generate("few-0", "few", "0"));
+    EXPECT_EQ(w.bytes("all-6/trajectories.bin"), w.bytes("few-6/trajectories.bin"));
+    EXPECT_EQ(w.bytes("all-6/trajectories.bin"), w.bytes("few-0/trajectories.bin"));
+    expect_refused(generate("all-0", "all", "0"), 2, {"k0/8.png"});
+}
+
 /* Its split cuts them, and Meta-Dataset knows no superclasses: episodes are of all classes. */
 TEST(CliHyperflow, SuperclassesAreForHoldingOutAlone)
 {

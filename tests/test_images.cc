@@ -1,6 +1,4 @@
-/* runtime/data/images: idx, CIFAR, folders; splits, classes, joining, damage; real data. */
-#include <sys/stat.h>
-
+/* runtime/data/images: idx, CIFAR; splits, classes, joining, damage; real data. */
 #include <filesystem>
 #include <set>
 
@@ -15,8 +13,6 @@ namespace {
 
 using Ints = std::vector<int32_t>;
 using Names = std::vector<std::string>;
-
-const char kFixtures[] = "tests/fixtures/images/";
 
 // ---- idx ----
 
@@ -335,143 +331,6 @@ TEST(Cifar, TellsTheKindsApartByLabels)
     EXPECT_HN_FAIL(ImageSets(d / "a.bin").status, HN_ERR_FORMAT, "outside the classes");
 }
 
-// ---- folders ----
-
-void put(const std::string &folder, const std::string &fixture, const std::string &name)
-{
-    fs::create_directories(folder);
-    fs::copy_file(kFixtures + fixture, folder + "/" + name);
-}
-
-TEST(Folder, ReadsClassesInOrder)
-{
-    const TempDir d;
-    put(d / "dog", "rgb8.png", "b.png");
-    put(d / "dog", "grey8.png", "a.PNG");
-    put(d / "cat", "rgb444.jpg", "z.JPeG");
-    put(d / "Zebra", "palette.png", "1.png");
-    put(d / ".hidden", "rgb8.png", "1.png");
-    write_file(d / "README.txt", "not a class");
-    write_file(d / "cat/.DS_Store", "x");
-    write_file(d / "cat/notes.txt", "x");
-    const ImageSets s(d.str());
-    ASSERT_EQ(s.status, HN_OK) << hn_last_error();
-    EXPECT_EQ(names_of(s.t()), (Names{"Zebra", "cat", "dog"}));
-    EXPECT_EQ(labels_of(s.t()), (Ints{0, 1, 2, 2}));
-    EXPECT_EQ(s.t()->h, 13);
-    EXPECT_EQ(s.t()->w, 17);
-    EXPECT_EQ(s.t()->c, 3);
-    EXPECT_EQ(s.eval, nullptr);
-    Lines lines;
-    hn_image_set_report(s.train, &lines.log);
-    EXPECT_TRUE(lines.has("4 images of 17 x 13 pixels, 3 channel(s)")) << lines.text;
-    EXPECT_TRUE(lines.has("3 classes: Zebra 1, cat 1, dog 2")) << lines.text;
-    EXPECT_TRUE(lines.has("! ") && lines.has("1 file(s) are no images")) << lines.text;
-    EXPECT_TRUE(lines.has("notes.txt")) << lines.text;
-}
-
-TEST(Folder, KeepsGreyGreyAndMakesColourOnRequest)
-{
-    const TempDir d;
-    put(d / "a", "grey8.png", "1.png");
-    put(d / "b", "grey.jpg", "1.jpg");
-    const ImageSets grey(d.str());
-    ASSERT_EQ(grey.status, HN_OK) << hn_last_error();
-    EXPECT_EQ(grey.t()->c, 1);
-    hn_image_options o = {};
-    o.channels = 3;
-    const ImageSets colour(d.str(), o);
-    ASSERT_EQ(colour.status, HN_OK) << hn_last_error();
-    ASSERT_EQ(colour.t()->c, 3);
-    const std::string one = bytes_of(grey.t()), three = bytes_of(colour.t());
-    for (size_t i = 0; i < three.size(); i++) ASSERT_EQ(three[i], one[i / 3]);
-    put(d / "b", "rgb8.png", "2.png");
-    o.channels = 1;
-    EXPECT_HN_FAIL(ImageSets(d.str(), o).status, HN_ERR_SHAPE, "b/2.png: a colour image");
-}
-
-TEST(Folder, WantsOneSizeOrMakesIt)
-{
-    const TempDir d;
-    put(d / "a", "rgb8.png", "1.png");
-    put(d / "a", "exif1.jpg", "2.jpg");
-    EXPECT_HN_FAIL(ImageSets(d.str()).status, HN_ERR_SHAPE, "2.jpg is 14 x 9");
-    hn_image_options o = {};
-    o.image_size = 8;
-    const ImageSets s(d.str(), o);
-    ASSERT_EQ(s.status, HN_OK) << hn_last_error();
-    EXPECT_EQ(s.t()->h, 8);
-    EXPECT_EQ(s.t()->w, 8);
-    Lines lines;
-    hn_image_set_report(s.train, &lines.log);
-    EXPECT_TRUE(lines.has("2 image(s) were resized and cropped to 8 x 8")) << lines.text;
-}
-
-TEST(Folder, FindsParts)
-{
-    const TempDir d;
-    put(d / "train/a", "rgb8.png", "1.png");
-    put(d / "train/b", "rgb444.jpg", "1.jpg");
-    put(d / "test/b", "rgb8.png", "1.png");
-    const ImageSets s(d.str());
-    ASSERT_EQ(s.status, HN_OK) << hn_last_error();
-    EXPECT_EQ(s.t()->count, 2);
-    EXPECT_EQ(labels_of(s.e()), (Ints{1})); /* matched by name */
-    EXPECT_EQ(names_of(s.e()), (Names{"a", "b"}));
-    put(d / "val/c", "rgb8.png", "1.png");
-    EXPECT_HN_FAIL(ImageSets(d.str()).status, HN_ERR_FORMAT,
-                   "class 'c' is not in the training data");
-    fs::remove_all(d / "val");
-    put(d / "val/a", "exif1.jpg", "1.jpg");
-    EXPECT_HN_FAIL(ImageSets(d.str()).status, HN_ERR_SHAPE, "14 x 9");
-}
-
-TEST(Folder, RefusesWhatItCannotRead)
-{
-    const TempDir d;
-    fs::create_directories(d / "a");
-    EXPECT_HN_FAIL(ImageSets(d.str()).status, HN_ERR_FORMAT, "/a: no .jpg, .jpeg or .png");
-    put(d / "a", "rgb8.png", "1.png");
-    write_file(d / "a/2.webp", "x");
-    EXPECT_HN_FAIL(ImageSets(d.str()).status, HN_ERR_UNSUPPORTED, "a/2.webp: only JPEG and PNG");
-    fs::remove(d / "a/2.webp");
-    fs::create_directories(d / "a/b");
-    EXPECT_HN_FAIL(ImageSets(d.str()).status, HN_ERR_ARG, "a folder in the folder of a class");
-    fs::remove(d / "a/b");
-    put(d / "a", "cmyk.jpg", "3.jpg");
-    EXPECT_HN_FAIL(ImageSets(d.str()).status, HN_ERR_UNSUPPORTED, "a/3.jpg: CMYK JPEG");
-    fs::remove(d / "a/3.jpg");
-    ASSERT_EQ(mkfifo((d / "a/4.png").c_str(), 0600), 0);
-    EXPECT_HN_FAIL(ImageSets(d.str()).status, HN_ERR_IO, "a/4.png: not a regular file");
-    fs::remove(d / "a/4.png");
-    fs::create_symlink("nowhere", d / "a/5.jpg");
-    EXPECT_HN_FAIL(ImageSets(d.str()).status, HN_ERR_IO, "a/5.jpg: No such file");
-    EXPECT_HN_FAIL(ImageSets(d / "a/1.png").status, HN_ERR_ARG, "unknown kind of image data");
-    EXPECT_HN_FAIL(ImageSets(d / "a").status, HN_ERR_ARG, "no training images");
-}
-
-/* Damage in many files: the first in order is named, whatever the threads do. */
-TEST(Folder, NamesTheFirstDamagedFile)
-{
-    const TempDir d;
-    const std::string jpg = read_file(std::string(kFixtures) + "rgb444.jpg");
-    fs::create_directories(d / "a");
-    for (int i = 10; i < 60; i++)
-        write_file(d / ("a/" + std::to_string(i) + ".jpg"), i < 40 ? jpg : jpg.substr(0, 700));
-    for (int i = 0; i < 5; i++)
-        EXPECT_HN_FAIL(ImageSets(d.str()).status, HN_ERR_FORMAT, "a/40.jpg: damaged JPEG");
-    for (int i = 30; i < 40; i++) write_file(d / ("a/" + std::to_string(i) + ".jpg"), "GIF");
-    for (int i = 0; i < 5; i++)
-        EXPECT_HN_FAIL(ImageSets(d.str()).status, HN_ERR_FORMAT, "a/30.jpg: neither JPEG nor PNG");
-    hn_image_options o = {};
-    o.limits.max_pixels = 100;
-    EXPECT_HN_FAIL(ImageSets(d.str(), o).status, HN_ERR_FORMAT, "a/10.jpg: image of 17 x 13");
-    for (int i = 30; i < 60; i++) fs::remove(d / ("a/" + std::to_string(i) + ".jpg"));
-    o.limits.max_pixels = 0;
-    o.limits.max_bytes = 10000;
-    EXPECT_HN_FAIL(ImageSets(d.str(), o).status, HN_ERR_FORMAT, "limit of 10000 bytes");
-}
-
 // ---- splits, sizes, joining ----
 
 TEST(ImageSets, HoldOutTheLastOfEachClass)
@@ -626,8 +485,8 @@ TEST(ImageSets, ReportMissingMemory)
     write_mnist(d / "m", "train", {0, 1, 0, 1}, 1, true);
     write_mnist(d / "m", "test", {2}, 1, false);
     write_file(d / "c.bin.gz", gzip(cifar(10, {1, 1, 2, 2}, 1)));
-    put(d / "f/a", "rgb8.png", "1.png");
-    put(d / "f/b", "exif6.jpg", "1.jpg");
+    put_fixture(d / "f/a", "rgb8.png", "1.png");
+    put_fixture(d / "f/b", "exif6.jpg", "1.jpg");
     hn_image_options o = {};
     o.image_size = 8;
     for (const std::string &data : {d / "m", d / "c.bin.gz", d / "f", d / "m" + "+" + d / "m"}) {

@@ -22,7 +22,7 @@ static const hn_option generate_rows[] = {
     {"split",           FIELD(split),           "64/16/20", 0, 0, NULL, "classes of a domain of training for trajectories, validation and test, in percent"},
     {"splits",          FIELD(splits),          "",     0, 0, NULL, "NAME=FILE: instead of --split, the classes of that domain of training by a list, as published ones are: lines 'train <class>', 'valid <class>', 'test <class>'"},
     {"hold-out",        FIELD(hold_out),        "",     0, 0, NULL, "groups of their classes that no split has: superclasses of CIFAR-100, alphabets of Omniglot; they are NAME:held-out"},
-    {"class-images",    FIELD(class_images),    "500",  0, 1e9, NULL, "of every class, the first ones, that are used; 0: all"},
+    {"class-images",    FIELD(class_images),    "500",  0, 1e9, NULL, "of every class, the first ones, that are used (of a folder of classes no others are read); 0: all"},
     {"held-images",     FIELD(held_images),     "0.2",  0.01, 0.9, NULL, "share of every class's images, where a domain has no validation classes, for validation episodes"},
     HN_OPT_TITLE("Episodes"),
     {"protocol",        FIELD(protocol),        "fixed", 0, 0, "fixed|meta-dataset|cdfsl", "so many classes, support and query images; as Meta-Dataset draws them; 5 classes and 15 queries"},

@@ -10,6 +10,8 @@
  *   folder       per class, with .jpg .jpeg .png files in it (image_decode.h has what is read of
  *                them); classes and files in the order of their bytes. Names that begin with a dot
  *                are skipped, other files skipped and counted; other kinds of images are refused.
+ *                class_images takes the first so many images of each class (of each part); the
+ *                others are not opened: neither their sizes count nor the limit of a set's bytes.
  *   A folder of idx or CIFAR files is searched for the training files (train*, data_batch*, or
  *   images* without such a word); numbered CIFAR files (data_batch_1 .., train_1of3 ..) are joined
  *   in the order of their numbers. A folder of classes may hold them in train/. idx and CIFAR files
@@ -80,6 +82,8 @@ typedef struct {
     int64_t image_size; /* side of the square that all images become; 0: as they are */
     int channels;       /* 0: those of the data; 1 or 3 */
     hn_image_limits limits;
+    int64_t class_images;          /* folders: images of each class at most; 0: all */
+    const char *class_images_name; /* of that option where the user has it, for errors; or NULL */
 } hn_image_options;
 
 /* What a set holds; all memory is the set's. */

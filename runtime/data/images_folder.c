@@ -13,6 +13,8 @@
 
 typedef struct {
     hn_paths files;
+    int64_t most; /* files of a class; 0: all */
+    int64_t here; /* of the class that is being listed */
     int32_t *label;
     int64_t label_room;
     hn_image_info *info;
@@ -52,7 +54,7 @@ static bool has_ending(const char *name, const char *const *endings)
     return false;
 }
 
-/* One file of a class: taken, skipped and counted, or refused. */
+/* One file of a class: taken, left out behind the first ones, skipped and counted, or refused. */
 static hn_status add_file(listing *l, const char *folder, const char *name, int32_t class,
                           hn_image_set *s)
 {
@@ -71,7 +73,13 @@ static hn_status add_file(listing *l, const char *folder, const char *name, int3
             hn_free(path);
         return HN_OK;
     }
+    if (l->most > 0 && l->here == l->most) {
+        hn_free(path);
+        s->n_left_out++;
+        return HN_OK;
+    }
     HN_TRY(hn_paths_add(&l->files, path));
+    l->here++;
     HN_TRY(hn_reserve(&l->label, &l->label_room, l->files.n, sizeof *l->label));
     l->label[l->files.n - 1] = class;
     return HN_OK;
@@ -81,7 +89,7 @@ static hn_status add_class(listing *l, const char *folder, int32_t class, hn_ima
 {
     hn_status st = HN_OK;
     hn_paths names = {0}, below = {0};
-    const int64_t before = l->files.n;
+    l->here = 0;
     HN_TRY_GOTO(st, hn_paths_list(folder, true, &below), done);
     if (below.n > 0) {
         st = HN_FAIL(HN_ERR_ARG,
@@ -93,7 +101,7 @@ static hn_status add_class(listing *l, const char *folder, int32_t class, hn_ima
     HN_TRY_GOTO(st, hn_paths_list(folder, false, &names), done);
     for (int64_t i = 0; st == HN_OK && i < names.n; i++)
         st = add_file(l, folder, names.path[i], class, s);
-    if (st == HN_OK && l->files.n == before)
+    if (st == HN_OK && l->here == 0)
         st = HN_FAIL(HN_ERR_FORMAT, "%s: no .jpg, .jpeg or .png file of this class", folder);
 
 done:
@@ -211,8 +219,10 @@ static hn_status decode_all(const listing *l, const hn_image_options *o, hn_imag
         return HN_FAIL(HN_ERR_FORMAT,
                        "%" PRId64 " images of %" PRId64 " x %" PRId64
                        " x %d bytes are more than the "
-                       "limit of %" PRId64 " bytes: make them smaller by an image size",
-                       v->count, v->h, v->w, v->c, most);
+                       "limit of %" PRId64 " bytes: make them smaller by an image size%s%s",
+                       v->count, v->h, v->w, v->c, most,
+                       o->class_images_name ? ", or take fewer of each class by " : "",
+                       o->class_images_name ? o->class_images_name : "");
     s->pixel = hn_malloc((size_t)(v->count * image));
     if (s->pixel == NULL)
         return HN_FAIL(HN_ERR_MEMORY, "%" PRId64 " bytes for pixels", v->count * image);
@@ -230,7 +240,7 @@ static hn_status decode_all(const listing *l, const hn_image_options *o, hn_imag
 hn_status hn_images_read_folder(const hn_image_files *f, const hn_image_options *o, hn_image_set *s)
 {
     hn_status st = HN_OK;
-    listing l = {0};
+    listing l = {.most = o->class_images};
     s->kind = "a folder for each class";
     HN_TRY_GOTO(st, list_all(f->files.path[0], &l, s), done);
     HN_TRY_GOTO(st, probe_all(&l, o), done);

@@ -26,7 +26,8 @@ struct hn_image_set {
     char digest[HN_SHA256_HEX];
     bool named; /* classes have names of their own, not only numbers */
     int64_t n_skipped, n_alpha, n_deep, n_turned, n_resized;
-    int64_t n_grey; /* that got three equal channels */
+    int64_t n_grey;     /* that got three equal channels */
+    int64_t n_left_out; /* behind the first class_images of their class */
     char *first_skipped;
 };
 

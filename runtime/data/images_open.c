@@ -208,6 +208,7 @@ static hn_status cut(hn_image_set **train, double share, hn_image_set **eval)
     HN_TRY_GOTO(st, pick(s, chosen, false, s->v.count - n, stays_name, &stays), done);
     HN_TRY_GOTO(st, pick(s, chosen, true, n, goes_name, &goes), done);
     stays->n_skipped = s->n_skipped;
+    stays->n_left_out = s->n_left_out;
     stays->n_alpha = s->n_alpha;
     stays->n_deep = s->n_deep;
     stays->n_turned = s->n_turned;
@@ -483,6 +484,8 @@ static hn_status check_options(const hn_image_options *o)
         return HN_FAIL(HN_ERR_ARG, "%d channels: 1 or 3", o->channels);
     if (o->image_size < 0 || o->image_size > MAX_SIZE)
         return HN_FAIL(HN_ERR_ARG, "image size %" PRId64 ": 1..%d", o->image_size, MAX_SIZE);
+    if (o->class_images < 0)
+        return HN_FAIL(HN_ERR_ARG, "%" PRId64 " images of each class", o->class_images);
     if (o->limits.max_pixels < 0 || o->limits.max_bytes < 0)
         return HN_FAIL(HN_ERR_ARG, "limits of %" PRId64 " pixels and %" PRId64 " bytes",
                        o->limits.max_pixels, o->limits.max_bytes);

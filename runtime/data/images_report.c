@@ -103,6 +103,9 @@ void hn_image_set_report(const hn_image_set *s, const hn_log *log)
     if (s->n_skipped > 0)
         hn_warn(log, "  %" PRId64 " file(s) are no images and were skipped, the first is %s",
                 s->n_skipped, s->first_skipped ? s->first_skipped : "?");
+    if (s->n_left_out > 0)
+        hn_info(log, "  %" PRId64 " image(s) behind the first ones of their classes were left out",
+                s->n_left_out);
     if (s->n_alpha > 0)
         hn_warn(log, "  %" PRId64 " image(s) have an alpha channel; it was dropped", s->n_alpha);
     if (s->n_deep > 0)

@@ -194,13 +194,17 @@ static void both_free(both_sets *b)
 {
     hn_image_set_free(b->train);
     hn_image_set_free(b->eval);
+    *b = (both_sets){NULL, NULL};
 }
 
 static hn_status read_images(const hn_hyperflow *r, const hn_hf_domain *d, int64_t size,
                              both_sets *out)
 {
-    const hn_image_options o = {
-        .data = d->path, .image_size = size, .channels = (int)r->model.vision.channels};
+    const hn_image_options o = {.data = d->path,
+                                .image_size = size,
+                                .channels = (int)r->model.vision.channels,
+                                .class_images = r->c->class_images,
+                                .class_images_name = "--class-images"};
     return hn_image_sets_open(&o, &out->train, &out->eval);
 }
 
@@ -270,8 +274,8 @@ static void keep_from(const hn_hyperflow *r, bool trains, const hn_images *v, ke
     }
 }
 
-/* At most so many images of a class; of a domain that does not train, some as validation classes.
- */
+/* At most so many images of a class, whatever the files are (of folders no more are read); of a
+ * domain that does not train, some as validation classes. */
 static hn_status keep(const hn_hyperflow *r, const hn_hf_domain *d, const both_sets *all,
                       kept_images *k)
 {
@@ -447,7 +451,8 @@ static hn_status read_groups(hn_hf_domain *d, const hn_image_set *all)
     return d->trains ? HN_OK : double_groups(&d->groups);
 }
 
-static hn_status make_domain(const hn_hyperflow *r, hn_hf_domain *d, const both_sets *all)
+/* Frees what was read as soon as its images are kept: sets are large. */
+static hn_status make_domain(const hn_hyperflow *r, hn_hf_domain *d, both_sets *all)
 {
     kept_images k = {0};
     hn_class_split split = {0};
@@ -455,6 +460,7 @@ static hn_status make_domain(const hn_hyperflow *r, hn_hf_domain *d, const both_
     hn_status st = grouped ? read_groups(d, all->train) : HN_OK;
     if (st == HN_OK && d->trains) st = split_classes(r, d, all->train, &split);
     if (st == HN_OK) st = keep(r, d, all, &k);
+    both_free(all);
     if (st == HN_OK) st = hn_image_set_make(&k.v, d->name, &d->images);
     kept_free(&k);
     if (st == HN_OK) st = make_sources(r, d, &split);
