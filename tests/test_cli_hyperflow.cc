@@ -462,6 +462,13 @@ TEST(CliHyperflow, ApplyWithTheExportedFileIsAdapt)
         w.run(apply + Words{w / "by-file/delta.safetensors"} + set + Words{"--to", w / "x"}), 2,
         {"delta.safetensors", "export"});
     expect_refused(w.run(apply + Words{file, "--to", w / "x"}), 2, {"--support"});
+    const std::string none = R"("shorter_side":"0")";
+    std::string cut = bytes;
+    ASSERT_NE(bytes.find(none), std::string::npos);
+    cut.replace(bytes.find(none), none.size(), R"("shorter_side":"4")");
+    write_file(w / "cut", cut);
+    expect_refused(w.run(apply + Words{w / "cut"} + set + Words{"--to", w / "x"}), 2,
+                   {"cut", "shorter_side 4", "12.."});
     for (const std::string part : {"backbone", "encoder"}) { /* put together of two runs */
         std::string mixed = bytes;
         char &digit = mixed[bytes.find("\"" + part + "\":\"") + part.size() + 4];
@@ -612,6 +619,20 @@ TEST(CliHyperflow, AlphabetsThatAreTooSmallAreNamed)
     EXPECT_TRUE(contains(c.err, "of its 12 classes are in no episode")) << c.err;
     EXPECT_TRUE(contains(c.err, "group 'B' has")) << c.err;
     EXPECT_FALSE(contains(c.err, "group 'A' has")) << c.err;
+}
+
+/* Meta-Dataset's images are the centres of longer ones. */
+TEST(CliHyperflow, ImagesOfFoldersAreCutAsTheProtocolSays)
+{
+    const FlowPlace w;
+    for (const std::string name : {"a", "bb", "ccc", "dddd", "eeeee"})
+        put_class(w, "data/shop", name, 20);
+    const Words check = w.check_meta("vit.json", "near", "shop", "50/50/0");
+    const Ran c = w.run(check);
+    expect_done(c);
+    EXPECT_TRUE(contains(c.err, "shorter side of a folder's images becomes 14 pixels")) << c.err;
+    EXPECT_TRUE(contains(c.err, "the centre of 12 is cut")) << c.err;
+    EXPECT_TRUE(contains(c.out + c.err, "shop: 100 images of 12 x 12")) << c.out << c.err;
 }
 
 TEST(CliHyperflow, EpisodesOfADomainThatDoesNotTrainAreOfOneAlphabetToo)

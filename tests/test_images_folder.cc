@@ -5,6 +5,7 @@
 
 #include "hn_test.h"
 #include "image_test.h"
+#include "runtime/data/image_decode.h"
 
 namespace fs = std::filesystem;
 
@@ -38,6 +39,26 @@ TEST(Folder, ReadsClassesInOrder)
     EXPECT_TRUE(lines.has("3 classes: Zebra 1, cat 1, dog 2")) << lines.text;
     EXPECT_TRUE(lines.has("! ") && lines.has("1 file(s) are no images")) << lines.text;
     EXPECT_TRUE(lines.has("notes.txt")) << lines.text;
+}
+
+TEST(Folder, CutsTheCentreOfALongerSide)
+{
+    const TempDir d;
+    put_fixture(d / "a", "rgb8.png", "1.png");
+    hn_image_options o = {};
+    const ImageSets whole(d.str());
+    ASSERT_EQ(whole.status, HN_OK) << hn_last_error();
+    ASSERT_EQ(whole.t()->h, 13);
+    for (const auto &[side, crop] : {std::pair<int64_t, int64_t>{15, 13}, {13, 13}, {30, 7}}) {
+        o.folder_side = side, o.folder_crop = crop;
+        std::vector<uint8_t> want((size_t)(crop * crop * 3));
+        ASSERT_HN_OK(hn_image_resize_crop(whole.t()->pixel, 13, 17, 3, side, crop, want.data()));
+        const ImageSets s(d.str(), o);
+        ASSERT_EQ(s.status, HN_OK) << hn_last_error();
+        EXPECT_EQ(bytes_of(s.t()), std::string(want.begin(), want.end())) << side;
+    }
+    o.folder_crop = o.folder_side + 1;
+    EXPECT_HN_FAIL(ImageSets(d.str(), o).status, HN_ERR_ARG, "31 cut from each");
 }
 
 TEST(Folder, KeepsGreyGreyAndMakesColourOnRequest)
@@ -142,7 +163,8 @@ TEST(Folder, NamesTheFirstDamagedFile)
     EXPECT_HN_FAIL(ImageSets(d.str(), o).status, HN_ERR_FORMAT, "limit of 10000 bytes");
 }
 
-/* The first files of each class, of every part: what is behind them is neither opened nor counted. */
+/* The first files of each class, of every part: what is behind them is neither opened nor counted.
+ */
 TEST(Folder, TakesTheFirstImagesOfEachClass)
 {
     const TempDir d;
@@ -187,7 +209,8 @@ TEST(Folder, TakesTheFirstImagesOfEachClass)
     EXPECT_HN_FAIL(ImageSets(d.str(), o).status, HN_ERR_FORMAT, "by an image size");
     EXPECT_EQ(std::strstr(hn_last_error(), "fewer"), nullptr) << hn_last_error();
     o.class_images_name = "--few";
-    EXPECT_HN_FAIL(ImageSets(d.str(), o).status, HN_ERR_FORMAT, "take fewer of each class by --few");
+    EXPECT_HN_FAIL(ImageSets(d.str(), o).status, HN_ERR_FORMAT,
+                   "take fewer of each class by --few");
     o.class_images = 3;
     const ImageSets capped(d.str(), o);
     ASSERT_EQ(capped.status, HN_OK) << hn_last_error();

@@ -25,7 +25,7 @@ static const hn_option generate_rows[] = {
     {"class-images",    FIELD(class_images),    "500",  0, 1e9, NULL, "of every class, the first ones, that are used (of a folder of classes no others are read); 0: all"},
     {"held-images",     FIELD(held_images),     "0.2",  0.01, 0.9, NULL, "share of every class's images, where a domain has no validation classes, for validation episodes"},
     HN_OPT_TITLE("Episodes"),
-    {"protocol",        FIELD(protocol),        "fixed", 0, 0, "fixed|meta-dataset|cdfsl", "so many classes, support and query images; as Meta-Dataset draws them; 5 classes and 15 queries"},
+    {"protocol",        FIELD(protocol),        "fixed", 0, 0, "fixed|meta-dataset|cdfsl", "so many classes, support and query images; as Meta-Dataset draws them; 5 classes and 15 queries. Images of folders: the last two cut the centre of --image-size from a shorter side of 146/128 and 1.15 of it"},
     {"way",             FIELD(way),             "5",    2, 64, NULL, "fixed: classes of an episode"},
     {"way-most",        FIELD(way_most),        "0",    0, 64, NULL, "fixed: the number of classes is drawn from --way to this; 0: it is --way"},
     {"shot",            FIELD(shot),            "5",    1, 500, NULL, "fixed, cdfsl: support images of a class"},

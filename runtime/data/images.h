@@ -80,7 +80,10 @@ typedef struct {
     hn_image_kind kind;
     bool coarse;        /* CIFAR-100: the 20 coarse labels, not the 100 fine ones */
     int64_t image_size; /* side of the square that all images become; 0: as they are */
-    int channels;       /* 0: those of the data; 1 or 3 */
+    int64_t folder_side, folder_crop; /* folders, instead of it: the shorter side of every image
+                                       * becomes folder_side, and its centre of folder_crop is cut,
+                                       * whatever its size was; 0: not */
+    int channels;                     /* 0: those of the data; 1 or 3 */
     hn_image_limits limits;
     int64_t class_images;          /* folders: images of each class at most; 0: all */
     const char *class_images_name; /* of that option where the user has it, for errors; or NULL */

@@ -160,14 +160,30 @@ static hn_status probe_all(listing *l, const hn_image_options *o)
     return e.at == INT64_MAX ? HN_OK : HN_FAIL(e.status, "%s", e.text);
 }
 
+/* The side of the squares that all images become, and the shorter one they are cut from; 0: as they
+ * are. */
+static int64_t square_of(const hn_image_options *o, int64_t *shorter)
+{
+    *shorter = o->folder_side ? o->folder_side : o->image_size;
+    return o->folder_side ? o->folder_crop : o->image_size;
+}
+
+/* Nothing is to be done to such an image. */
+static bool fits(const hn_image_info *p, int64_t square, int64_t shorter)
+{
+    return shorter == square && p->h == square && p->w == square;
+}
+
 /* Size and channels of the set, and what the report says. */
 static hn_status settle(const listing *l, const hn_image_options *o, hn_image_set *s)
 {
     const hn_image_info *first = &l->info[0];
+    int64_t shorter;
+    const int64_t square = square_of(o, &shorter);
     s->v.c = o->channels;
     for (int64_t i = 0; i < l->files.n; i++) {
         const hn_image_info *p = &l->info[i];
-        if (o->image_size == 0 && (p->h != first->h || p->w != first->w))
+        if (square == 0 && (p->h != first->h || p->w != first->w))
             return HN_FAIL(HN_ERR_SHAPE,
                            "%s is %" PRId64 " x %" PRId64 " pixels, %s is %" PRId64 " x %" PRId64
                            ": an image size must be given that all of them become",
@@ -176,31 +192,32 @@ static hn_status settle(const listing *l, const hn_image_options *o, hn_image_se
         s->n_alpha += p->alpha;
         s->n_deep += p->deep;
         s->n_turned += p->orientation > 1;
-        s->n_resized += o->image_size > 0 && (p->h != o->image_size || p->w != o->image_size);
+        s->n_resized += square > 0 && !fits(p, square, shorter);
     }
     for (int64_t i = 0; i < l->files.n; i++) s->n_grey += s->v.c == 3 && l->info[i].c == 1;
     s->v.count = l->files.n;
-    s->v.h = o->image_size ? o->image_size : first->h;
-    s->v.w = o->image_size ? o->image_size : first->w;
+    s->v.h = square ? square : first->h;
+    s->v.w = square ? square : first->w;
     return HN_OK;
 }
 
 /* ---- pixels ---- */
 
 static hn_status decode_one(const char *path, const hn_image_info *info, const hn_images *v,
-                            bool resize, uint8_t *pixel)
+                            int64_t shorter, uint8_t *pixel)
 {
     hn_status st = HN_OK;
     hn_mapfile m = {0};
     uint8_t *raw = NULL;
     HN_TRY(hn_mapfile_open(path, &m));
-    if (resize && (info->h != v->h || info->w != v->w)) {
+    if (shorter > 0 && !fits(info, v->h, shorter)) {
         raw = hn_malloc((size_t)(info->h * info->w * v->c));
         if (raw == NULL)
             st = HN_FAIL(HN_ERR_MEMORY, "%s: no memory for its pixels", path);
         else
             st = hn_image_decode(m.data, m.size, path, info, v->c, raw);
-        if (st == HN_OK) st = hn_image_resize_crop(raw, info->h, info->w, v->c, v->h, v->h, pixel);
+        if (st == HN_OK)
+            st = hn_image_resize_crop(raw, info->h, info->w, v->c, shorter, v->h, pixel);
         hn_free(raw);
     } else {
         st = hn_image_decode(m.data, m.size, path, info, v->c, pixel);
@@ -214,6 +231,8 @@ static hn_status decode_all(const listing *l, const hn_image_options *o, hn_imag
     first_error e = {.at = INT64_MAX};
     const hn_images *v = &s->v;
     const int64_t image = v->h * v->w * v->c;
+    int64_t shorter;
+    (void)square_of(o, &shorter);
     const int64_t most = o->limits.max_bytes ? o->limits.max_bytes : HN_IMAGE_MAX_BYTES;
     if (v->count > most / image)
         return HN_FAIL(HN_ERR_FORMAT,
@@ -230,7 +249,7 @@ static hn_status decode_all(const listing *l, const hn_image_options *o, hn_imag
     for (int64_t i = 0; i < v->count; i++) {
         if (error_at(&e) < i) continue;
         const hn_status st =
-            decode_one(l->files.path[i], &l->info[i], v, o->image_size > 0, s->pixel + i * image);
+            decode_one(l->files.path[i], &l->info[i], v, shorter, s->pixel + i * image);
         if (st != HN_OK) note_error(&e, i, st);
     }
     s->v.pixel = s->pixel;

@@ -484,6 +484,10 @@ static hn_status check_options(const hn_image_options *o)
         return HN_FAIL(HN_ERR_ARG, "%d channels: 1 or 3", o->channels);
     if (o->image_size < 0 || o->image_size > MAX_SIZE)
         return HN_FAIL(HN_ERR_ARG, "image size %" PRId64 ": 1..%d", o->image_size, MAX_SIZE);
+    if (o->folder_side > MAX_SIZE || o->folder_crop < 0 || o->folder_crop > o->folder_side ||
+        (o->folder_side > 0 && o->folder_crop == 0))
+        return HN_FAIL(HN_ERR_ARG, "images of %" PRId64 " pixels, %" PRId64 " cut from each: 1..%d",
+                       o->folder_side, o->folder_crop, MAX_SIZE);
     if (o->class_images < 0)
         return HN_FAIL(HN_ERR_ARG, "%" PRId64 " images of each class", o->class_images);
     if (o->limits.max_pixels < 0 || o->limits.max_bytes < 0)

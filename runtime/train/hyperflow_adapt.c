@@ -106,8 +106,11 @@ static hn_status check_folders(const char *dir)
 static hn_status read_support(adapting *a)
 {
     const hn_hyperflow *r = a->r;
-    hn_image_options o = {
-        .data = r->c->support, .kind = HN_IMAGES_FOLDER, .channels = (int)r->model.vision.channels};
+    hn_image_options o = {.data = r->c->support,
+                          .kind = HN_IMAGES_FOLDER,
+                          .folder_side = r->shorter_side,
+                          .folder_crop = r->shorter_side ? r->model.vision.image : 0,
+                          .channels = (int)r->model.vision.channels};
     HN_TRY(check_folders(o.data));
     hn_status st = hn_image_sets_open(&o, &a->support_set, NULL);
     if (st == HN_ERR_SHAPE) { /* of several sizes: squares of the side that the backbone reads */
@@ -149,11 +152,13 @@ static hn_status list_queries(adapting *a)
     return a->n_query > 0 ? HN_OK : HN_FAIL(HN_ERR_ARG, "--query %s: no JPEG or PNG file", dir);
 }
 
-static hn_status decode(const hn_images *v, const char *path, const hn_mapfile *map, uint8_t *pixel)
+/* shorter: the side that the shorter one gets; 0: images of the right size stay as they are */
+static hn_status decode(const hn_images *v, int64_t shorter, const char *path,
+                        const hn_mapfile *map, uint8_t *pixel)
 {
     hn_image_info info;
     HN_TRY(hn_image_probe(map->data, map->size, path, 0, &info));
-    if (info.h == v->h && info.w == v->w)
+    if (shorter == 0 && info.h == v->h && info.w == v->w)
         return hn_image_decode(map->data, map->size, path, &info, v->c, pixel);
     if (v->h != v->w)
         return HN_FAIL(HN_ERR_SHAPE,
@@ -163,7 +168,9 @@ static hn_status decode(const hn_images *v, const char *path, const hn_mapfile *
     uint8_t *whole = hn_malloc((size_t)(info.h * info.w * v->c));
     if (whole == NULL) return HN_FAIL(HN_ERR_MEMORY, "no memory for the pixels of %s", path);
     hn_status st = hn_image_decode(map->data, map->size, path, &info, v->c, whole);
-    if (st == HN_OK) st = hn_image_resize_crop(whole, info.h, info.w, v->c, v->h, v->h, pixel);
+    if (st == HN_OK)
+        st = hn_image_resize_crop(whole, info.h, info.w, v->c, shorter ? shorter : v->h, v->h,
+                                  pixel);
     hn_free(whole);
     return st;
 }
@@ -174,7 +181,7 @@ static hn_status read_query(const adapting *a, int64_t i, uint8_t *pixel)
     char *path = hn_asprintf("%s/%s", a->r->c->query_images, a->query_name[i]);
     hn_status st = path ? hn_mapfile_open(path, &map) : HN_FAIL(HN_ERR_MEMORY, "a path");
     if (st == HN_OK) {
-        st = decode(&a->images, path, &map, pixel);
+        st = decode(&a->images, a->r->shorter_side, path, &map, pixel);
         hn_mapfile_close(&map);
     }
     hn_free(path);

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "runtime/base/alloc.h"
+#include "runtime/data/image_decode.h"
 
 /* ---- writing ---- */
 
@@ -110,6 +111,21 @@ static hn_status check_fit(const hn_hyperflow *r, const hn_hf_carried *c, const 
     return HN_OK;
 }
 
+/* Files of programs that cut no centre have no such entry. */
+static hn_status shorter_side_of(const hn_hf_carried *c, const hn_vision_config *v, int64_t *out)
+{
+    double side = 0;
+    *out = 0;
+    if (hn_st_metadata(c->file, "shorter_side") == NULL) return HN_OK;
+    HN_TRY(number_of(c, "shorter_side", &side));
+    if (side != 0 &&
+        !(side >= (double)v->image && side <= HN_IMAGE_MAX_SIDE && side == floor(side)))
+        return HN_FAIL(HN_ERR_FORMAT, "%s: shorter_side %g: 0, or %" PRId64 "..%d",
+                       hn_st_where(c->file), side, v->image, HN_IMAGE_MAX_SIDE);
+    *out = (int64_t)side;
+    return HN_OK;
+}
+
 static hn_status open(hn_hyperflow *r, const char *path, hn_hf_network *n, hn_hf_carried *c)
 {
     HN_TRY(hn_st_open(path, &c->file));
@@ -120,6 +136,7 @@ static hn_status open(hn_hyperflow *r, const char *path, hn_hf_network *n, hn_hf
     HN_TRY(number_of(c, "offset", &c->offset));
     if (!(c->scale > 0)) return HN_FAIL(HN_ERR_FORMAT, "%s: scale %g", path, c->scale);
     HN_TRY(networks_of(r, c));
+    HN_TRY(shorter_side_of(c, &r->model.vision, &r->shorter_side));
     HN_TRY(hn_drift_facts_read(c->file, &n->facts));
     return check_fit(r, c, n, path);
 }

@@ -6,7 +6,8 @@
  *             preprocessor_config.json have it (null where there is none); drift.config,
  *             drift.layout, drift.backbone, drift.encoder (drift_file.h); backbone, encoder, drift:
  *             digests, the first two those that the drift network is of; adapted, dtype, scale,
- *             offset
+ *             offset; shorter_side: what images of folders are resized to before their centre is
+ *             cut, 0 or no entry: they are not
  *
  * Files are hostile: all of it is checked. */
 #ifndef HN_HYPERFLOW_CARRIED_H

@@ -202,6 +202,8 @@ static hn_status read_images(const hn_hyperflow *r, const hn_hf_domain *d, int64
 {
     const hn_image_options o = {.data = d->path,
                                 .image_size = size,
+                                .folder_side = r->shorter_side,
+                                .folder_crop = r->shorter_side ? r->model.vision.image : 0,
                                 .channels = (int)r->model.vision.channels,
                                 .class_images = r->c->class_images,
                                 .class_images_name = "--class-images"};

@@ -17,13 +17,13 @@ typedef struct {
     hn_st_entry *entry;
     char **name; /* [n] those of entries with a prefix */
     int64_t n, n_names;
-    char *text[4]; /* of backbone, of encoder; scale, offset */
+    char *text[5]; /* of backbone, of encoder; scale, offset, shorter_side */
 } packing;
 
 static void packing_free(packing *k)
 {
     for (int64_t i = 0; i < k->n_names; i++) hn_free(k->name[i]);
-    for (int i = 0; i < 4; i++) hn_free(k->text[i]);
+    for (int i = 0; i < 5; i++) hn_free(k->text[i]);
     hn_free(k->name);
     hn_free(k->entry);
     hn_values_free(&k->backbone);
@@ -77,7 +77,8 @@ static hn_status describe(packing *k)
     const hn_hyperflow *r = k->r;
     k->text[2] = hn_asprintf("%.9g", r->c->scale);
     k->text[3] = hn_asprintf("%.9g", r->c->offset);
-    if (k->text[2] == NULL || k->text[3] == NULL)
+    k->text[4] = hn_asprintf("%" PRId64, r->shorter_side);
+    if (k->text[2] == NULL || k->text[3] == NULL || k->text[4] == NULL)
         return HN_FAIL(HN_ERR_MEMORY, "no memory for metadata");
     HN_TRY(hn_hf_network_text(&r->model, &k->text[0]));
     return hn_hf_network_text(&r->encoder, &k->text[1]);
@@ -102,7 +103,8 @@ static hn_status write_file(packing *k)
         {"encoder", r->encoder_digest},
         {"encoder.config", k->text[1]},
         {"offset", k->text[3]},
-        {"scale", k->text[2]}};
+        {"scale", k->text[2]},
+        {"shorter_side", k->text[4]}};
     HN_TRY(hn_st_save(r->c->to, k->entry, k->n, metadata, sizeof metadata / sizeof *metadata,
                       &bytes, NULL));
     fprintf(r->to, "%s: %" PRId64 " tensors, %.1f MiB\n", r->c->to, k->n, (double)bytes / 0x1p20);

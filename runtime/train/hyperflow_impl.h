@@ -58,8 +58,9 @@ typedef struct {
     int64_t at_once; /* --at-once, or what that is on the device */
     hn_model model;
     const char *base_digest;
-    hn_theta theta;   /* what is adapted */
-    hn_model encoder; /* once a stage wants it */
+    int64_t shorter_side; /* that a folder's images get before the centre is cut; 0: as they are */
+    hn_theta theta;       /* what is adapted */
+    hn_model encoder;     /* once a stage wants it */
     const char *encoder_digest;
     hn_hf_domain *domain; /* those of training first */
     int64_t n_domains, n_train;

@@ -24,6 +24,14 @@ void hn_hyperflow_close(hn_hyperflow *r)
     *r = (hn_hyperflow){0};
 }
 
+/* Of both protocols' own images: CDFSL resizes them to 1.15 sides, Meta-Dataset to 146 of 128, and
+ * both cut the centre. */
+static int64_t shorter_side_of(const char *protocol, int64_t side)
+{
+    if (strcmp(protocol, "cdfsl") == 0) return side * 115 / 100;
+    return strcmp(protocol, "meta-dataset") == 0 ? (side * 146 + 64) / 128 : 0;
+}
+
 static hn_status open_model(hn_hyperflow *r)
 {
     const hn_hyperflow_config *c = r->c;
@@ -37,6 +45,12 @@ static hn_status open_model(hn_hyperflow *r)
         return HN_FAIL(HN_ERR_ARG, "--model %s: its attention has no biases", c->model);
     const hn_vision_override sizes = {.image = c->image_size};
     HN_TRY(hn_model_override(&r->model, &sizes, false));
+    r->shorter_side = shorter_side_of(c->protocol, r->model.vision.image);
+    if (r->shorter_side > 0)
+        hn_info(&r->log,
+                "--protocol %s: the shorter side of a folder's images becomes %" PRId64
+                " pixels, and the centre of %" PRId64 " is cut",
+                c->protocol, r->shorter_side, r->model.vision.image);
     return hn_model_digest(&r->model, (uint64_t)c->seed, &r->base_digest);
 }
 
