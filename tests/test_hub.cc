@@ -1,6 +1,7 @@
 /* runtime/comm/hub: ranks that meet, exchange and sum. Who dies is in test_hub_watch.cc. */
 #include <arpa/inet.h>
 #include <netinet/in.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 
 #include <numeric>
@@ -159,6 +160,34 @@ TEST(Hub, ManyRanksComeAtOnce)
     job.start_all(knows_all);
     job.expect_all(0);
     EXPECT_EQ(job.log(0), ""); /* and nobody is turned away */
+}
+
+/* Rank 0's hard limit, behind a soft one of 50; 248 are the least for 60 ranks. */
+HubJob::Body limited(HubJob *job, rlim_t hard)
+{
+    job->before = [hard](int rank) {
+        const rlimit few = {50, hard};
+        if (rank == 0 && setrlimit(RLIMIT_NOFILE, &few) != 0) _exit(99);
+    };
+    return knows_all;
+}
+
+TEST(Hub, DescriptorsAreTakenUpToTheHardLimit)
+{
+    for (const rlim_t hard : {(rlim_t)4096, (rlim_t)248}) {
+        HubJob job(60);
+        job.start_all(limited(&job, hard));
+        job.expect_all(0);
+        if (hard == 248) continue; /* one may have to come twice */
+        EXPECT_EQ(job.log(0), "");
+    }
+    HubJob job(60);
+    job.timeout = 1;
+    job.start_all(limited(&job, 247));
+    EXPECT_NE(job.wait(0), 0);
+    EXPECT_NE(job.log(0).find("rank 0 needs 248 file descriptors, the limit is 247"),
+              std::string::npos)
+        << job.log(0);
 }
 
 TEST(Hub, RanksMeetAtAnAddress)

@@ -77,16 +77,25 @@ static hn_status name_host(const hn_hub_options *o, hn_hub *h)
     return HN_OK;
 }
 
-/* Rank 0 holds two descriptors for each other rank, and those of strangers for a while. */
-static hn_status check_descriptors(const hn_hub *h)
+/* Rank 0 holds two descriptors for each other rank, and those of newcomers for a while: two a rank
+ * and some strangers, fewer where the limit is low. The soft limit goes up as far as that takes and
+ * the hard one lets it. */
+static hn_status take_descriptors(hn_hub *h)
 {
+    enum { STRANGERS = 64, OWN = 64 };
     struct rlimit l;
-    const rlim_t wanted = 2 * (rlim_t)h->size + 128;
-    if (h->rank == 0 && getrlimit(RLIMIT_NOFILE, &l) == 0 && l.rlim_cur != RLIM_INFINITY &&
-        l.rlim_cur < wanted)
+    const rlim_t ranks = 2 * (rlim_t)h->size, most = 2 * ranks + STRANGERS + OWN,
+                 least = ranks + STRANGERS + OWN;
+    h->newcomers = (int)(ranks + STRANGERS);
+    if (h->rank != 0 || getrlimit(RLIMIT_NOFILE, &l) != 0 || l.rlim_cur == RLIM_INFINITY ||
+        l.rlim_cur >= most)
+        return HN_OK;
+    l.rlim_cur = l.rlim_max == RLIM_INFINITY || l.rlim_max > most ? most : l.rlim_max;
+    if (l.rlim_cur < least || setrlimit(RLIMIT_NOFILE, &l) != 0)
         return HN_FAIL(HN_ERR_COMM,
-                       "rank 0 needs %lu file descriptors, the limit is %lu (ulimit -n)",
-                       (unsigned long)wanted, (unsigned long)l.rlim_cur);
+                       "rank 0 needs %lu file descriptors, the limit is %lu (ulimit -Hn)",
+                       (unsigned long)least, (unsigned long)l.rlim_max);
+    h->newcomers = (int)(l.rlim_cur - ranks - OWN);
     return HN_OK;
 }
 
@@ -137,7 +146,7 @@ static hn_status make(const hn_hub_options *o, hn_hub **out)
     HN_TRY(settle(o, h));
     HN_TRY(name_host(o, h));
     if (h->size == 1) return HN_OK;
-    HN_TRY(check_descriptors(h));
+    HN_TRY(take_descriptors(h));
     HN_TRY(make_tables(h));
     return hn_hub_key_make(o->job, o->secret, &h->key);
 }

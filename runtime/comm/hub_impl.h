@@ -52,6 +52,7 @@ struct hn_hub {
     hn_hub_key key;
     char *address, *file; /* copies; NULL: not given */
     int listener;         /* -1: none */
+    int newcomers;        /* rank 0: connections that may wait for their turn at once */
     bool local;
     double timeout_s, report_s;
     int64_t beat_ns, silent_ns, stall_ns, grace_ns; /* stall_ns 0: never */

@@ -13,12 +13,10 @@
 #include "runtime/comm/hub_impl.h"
 
 enum {
-    STRANGERS = 64, /* connections that have not said who they are, beside two a rank; the oldest
-                     * makes room */
-    WARNINGS = 16,  /* lines about strangers */
-    HELLO_S = 10,   /* a newcomer's time for its hello */
-    DIAL_S = 5,     /* a rank's time for each address, and for each message of the listener */
-    START_S = 30    /* more patience with rank 0 than it has with others */
+    WARNINGS = 16, /* lines about strangers */
+    HELLO_S = 10,  /* a newcomer's time for its hello */
+    DIAL_S = 5,    /* a rank's time for each address, and for each message of the listener */
+    START_S = 30   /* more patience with rank 0 than it has with others */
 };
 
 static const int64_t second = 1000000000;
@@ -68,7 +66,7 @@ typedef struct {
 
 typedef struct {
     hn_hub *h;
-    newcomer *come; /* [room], the first n are there */
+    newcomer *come; /* [room], the first n are there; the oldest makes room */
     int n, room, warnings;
     struct pollfd *poll; /* the listener, newcomers, both sockets of each rank */
     bool *here;          /* [size] */
@@ -313,7 +311,7 @@ static hn_status join_as_first(hn_hub *h)
     hn_status st = HN_OK;
     bool published = false;
     const int64_t now = hn_clock_ns();
-    const size_t sockets = 2 * (size_t)h->size, room = STRANGERS + sockets;
+    const size_t sockets = 2 * (size_t)h->size, room = (size_t)h->newcomers;
     lobby l = {.h = h,
                .room = (int)room,
                .began = now,
