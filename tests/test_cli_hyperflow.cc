@@ -480,6 +480,65 @@ TEST(CliHyperflow, ApplyWithTheExportedFileIsAdapt)
     EXPECT_FALSE(std::filesystem::exists(w / "x"));
 }
 
+/* A safetensors file whose header says `to` for every `from`. */
+std::string edited(const std::string &bytes, const std::string &from, const std::string &to)
+{
+    uint64_t n = 0;
+    std::memcpy(&n, bytes.data(), sizeof n);
+    std::string header = bytes.substr(sizeof n, n);
+    EXPECT_TRUE(contains(header, from)) << from;
+    for (size_t at = 0; (at = header.find(from, at)) != std::string::npos; at += to.size())
+        header.replace(at, from.size(), to);
+    const std::string rest = bytes.substr(sizeof n + n);
+    n = header.size();
+    return std::string((const char *)&n, sizeof n) + header + rest;
+}
+
+/* Sizes of tens of GiB beside tensors of a few KiB: the tensor is named, and nothing is taken. */
+TEST(CliHyperflow, ACarriedFileDoesNotChooseItsSizes)
+{
+    const FlowPlace w;
+    expect_done(w.run(w.generate("run")));
+    expect_done(w.run(w.train("run")));
+    expect_done(w.run(w.of("export", "run") + Words{"--to", w / "one.safetensors"}));
+    put_class(w, "set", "a", 2), put_class(w, "set", "b", 3);
+    const std::string bytes = w.bytes("one.safetensors");
+    const auto key = [](const std::string &name, const std::string &value) {
+        return "\\\"" + name + "\\\":" + value;
+    };
+    const struct {
+        std::string from, to;
+        Words said;
+    } hostile[] = {
+        {key("width", "16"),
+         key("width", "16384"),
+         {"tensor drift.support.input.weight is [16, ", "drift.config says [16384, "}},
+        {key("blocks", "1"), key("blocks", "256"), {"tensor drift.modulation.weight is ["}},
+        {key("queries", "2"),
+         key("queries", "4096"),
+         {"tensor drift.support.queries is [2, 16]", "drift.config says [4096, 16]"}},
+        {key("time", "128"), key("time", "4096"), {"tensor drift.time.0.weight is [16, 128]"}},
+        {key("intermediate_size", "32"),
+         key("intermediate_size", "1048576"),
+         {"tensor backbone.vit.", "backbone.config says [1048576, 16]"}},
+        {key("num_hidden_layers", "2"),
+         key("num_hidden_layers", "4096"),
+         {"backbone.config says 4096 layers"}},
+        {key("image_size", "12"),
+         key("image_size", "16384"),
+         {"tensor backbone.vit.", "is [1, 10, 16]", "backbone.config says [1, 16777217, 16]"}},
+        {"\"encoder.fc1.", "\"encoder.fc9.", {"tensor encoder.fc1.weight is missing"}},
+        {"\"drift.output.bias\"", "\"drift.outpot.bias\"", {"tensor drift.output.bias is missing"}},
+    };
+    for (const auto &h : hostile) {
+        write_file(w / "hostile", edited(bytes, h.from, h.to));
+        expect_refused(w.run({"hone-hyperflow", "apply", "--device", test_device(), "--file",
+                              w / "hostile", "--support", w / "set", "--to", w / "x"}),
+                       2, Words{"hostile"} + h.said);
+    }
+    EXPECT_FALSE(std::filesystem::exists(w / "x"));
+}
+
 /* A list says which classes are for what; one that it leaves out is for nothing. */
 TEST(CliHyperflow, ClassesMayBeSplitByAList)
 {

@@ -403,6 +403,8 @@ TEST_F(DriftTrain, RefusesFilesThatAreDamaged)
     };
     refused("drift.config", "drift.konfig", "have no drift.config");
     refused("\\\"blocks\\\":2", "\\\"blocks\\\":0", "blocks");
+    refused("\\\"blocks\\\":2", "\\\"blocks\\\":9", "tensor drift.modulation.weight is [");
+    refused("\"drift.output.bias\"", "\"drift.outpot.bias\"", "drift.output.bias is missing");
     refused("\"sigma\"", "\"sigmo\"", "sigma is missing");
 }
 

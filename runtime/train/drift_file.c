@@ -7,6 +7,7 @@
 
 #include "runtime/base/alloc.h"
 #include "runtime/base/json.h"
+#include "runtime/train/params_fit.h"
 
 void hn_drift_facts_free(hn_drift_facts *f)
 {
@@ -115,6 +116,17 @@ static hn_status read_sigma(const hn_st_file *f, hn_drift_facts *out)
     return HN_OK;
 }
 
+/* Before anybody takes memory by what the configuration says. */
+static hn_status check_sizes(const hn_st_file *f, const hn_drift_config *c)
+{
+    hn_params *p = NULL;
+    HN_TRY(hn_params_new(NULL, &p));
+    hn_status st = hn_drift_declare(c, p);
+    if (st == HN_OK) st = hn_params_fit(p, f, "", "drift.config");
+    hn_params_free(p);
+    return st;
+}
+
 hn_status hn_drift_facts_read(const hn_st_file *file, hn_drift_facts *out)
 {
     hn_drift_facts f = {0};
@@ -124,6 +136,7 @@ hn_status hn_drift_facts_read(const hn_st_file *file, hn_drift_facts *out)
     HN_TRY(hn_json_parse(text, strlen(text), hn_st_where(file), &config));
     hn_status st = hn_drift_config_read(config, hn_st_where(file), &f.config);
     json_decref(config);
+    if (st == HN_OK) st = check_sizes(file, &f.config);
     if (st == HN_OK) st = digest_of(file, "drift.layout", f.layout);
     if (st == HN_OK) st = digest_of(file, "drift.backbone", f.backbone);
     if (st == HN_OK) st = digest_of(file, "drift.encoder", f.encoder);

@@ -28,8 +28,9 @@ void hn_drift_facts_free(hn_drift_facts *f); /* what hn_drift_facts_read has mad
 HN_NODISCARD hn_status hn_drift_file_save(const char *path, const hn_params *p, bool averages,
                                           const hn_drift_facts *f);
 
-/* Of a file whose tensors may have others beside them. Zero *out before the first use.
- * Errors  HN_ERR_FORMAT and those of hn_drift_config_read, with the file's name */
+/* Of a file whose tensors may have others beside them. Zero *out before the first use. Sizes of
+ * *out are those of the file's tensors: memory may be taken by them.
+ * Errors  HN_ERR_FORMAT, those of hn_drift_config_read and hn_params_fit, with the file's name */
 HN_NODISCARD hn_status hn_drift_facts_read(const hn_st_file *file, hn_drift_facts *out);
 /* Fills the parameters of a drift network of that configuration.
  * Errors  HN_ERR_FORMAT: a tensor that is missing, of another shape or not finite, by name */

@@ -7,6 +7,7 @@
 
 #include "runtime/base/alloc.h"
 #include "runtime/data/image_decode.h"
+#include "runtime/train/params_fit.h"
 
 /* ---- writing ---- */
 
@@ -44,6 +45,15 @@ static hn_status text_of(const hn_hf_carried *c, const char *key, const char **o
                    hn_st_where(c->file), key);
 }
 
+/* A layer has tensors: a count of layers beyond that of tensors is not even declared. */
+static hn_status check_layers(const hn_hf_carried *c, const char *key, const hn_vision_config *v)
+{
+    if (hn_vision_layers(v) <= hn_st_count(c->file)) return HN_OK;
+    return HN_FAIL(HN_ERR_FORMAT,
+                   "%s: %s says %" PRId64 " layers, there are %" PRId64 " tensors in the file",
+                   hn_st_where(c->file), key, hn_vision_layers(v), hn_st_count(c->file));
+}
+
 static hn_status config_of(const hn_hyperflow *r, const hn_hf_carried *c, const char *key,
                            hn_vision_config *out)
 {
@@ -59,6 +69,7 @@ static hn_status config_of(const hn_hyperflow *r, const hn_hf_carried *c, const 
     if (st == HN_OK && json_is_object(preprocessor))
         st = hn_vision_preprocessor_read(preprocessor, where, out);
     json_decref(both);
+    if (st == HN_OK) st = check_layers(c, key, out);
     return st;
 }
 
@@ -97,6 +108,20 @@ static hn_status networks_of(hn_hyperflow *r, const hn_hf_carried *c)
     return hn_theta_make(&r->model.vision, biases ? HN_THETA_BIASES : HN_THETA_QV, &r->theta);
 }
 
+/* The network without its head, as adaptors have it. */
+static hn_status check_tensors(const hn_hf_carried *c, const char *prefix, const char *key,
+                               const hn_vision_config *v)
+{
+    hn_params *p = NULL;
+    hn_vision_config body = *v;
+    body.classes = 0;
+    HN_TRY(hn_params_new(NULL, &p));
+    hn_status st = hn_vision_declare(&body, p);
+    if (st == HN_OK) st = hn_params_fit(p, c->file, prefix, key);
+    hn_params_free(p);
+    return st;
+}
+
 static hn_status check_fit(const hn_hyperflow *r, const hn_hf_carried *c, const hn_hf_network *n,
                            const char *path)
 {
@@ -108,7 +133,8 @@ static hn_status check_fit(const hn_hyperflow *r, const hn_hf_carried *c, const 
         d->token_width != r->theta.width || d->features != hn_vision_width(&r->encoder.vision) ||
         r->model.vision.channels != r->encoder.vision.channels)
         return HN_FAIL(HN_ERR_FORMAT, "%s: its networks do not fit together", path);
-    return HN_OK;
+    HN_TRY(check_tensors(c, "backbone.", "backbone.config", &r->model.vision));
+    return check_tensors(c, "encoder.", "encoder.config", &r->encoder.vision);
 }
 
 /* Files of programs that cut no centre have no such entry. */

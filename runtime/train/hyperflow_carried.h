@@ -31,7 +31,8 @@ typedef struct {
 /* Opens the file. r gets what a run's verbs have: configurations of backbone and encoder, dtype,
  * theta (r->model and r->encoder have no files: their values are loaded by the next function); n
  * gets the facts of the drift network, whose file is the same.
- * Errors  HN_ERR_FORMAT naming the file and what is missing or wrong */
+ * Errors  HN_ERR_FORMAT naming the file and what is missing or wrong; a tensor whose shape is not
+ *         that of its configuration, by name (params_fit.h), before memory is taken by either */
 HN_NODISCARD hn_status hn_hf_carried_open(hn_hyperflow *r, const char *path, hn_hf_network *n,
                                           hn_hf_carried *out);
 void hn_hf_carried_close(hn_hf_carried *c); /* accepts an empty one; behind hn_hf_network_free */
