@@ -221,6 +221,69 @@ TEST(CliHyperflow, ASignalDoesNotWaitForAGroupOnTheCpu)
             Json(w / ("whole/cells/" + std::string(cell) + ".far.json")).number("accuracy.3"));
 }
 
+/* Methods that integrate: neither the choice of a stop time, nor the tests of a cell, nor curves of
+ * descent are waited for. */
+TEST(CliHyperflow, ASignalEndsIntegrationWithinACell)
+{
+    const FlowPlace w;
+    expect_done(w.run(w.generate("whole")));
+    expect_done(w.run(w.train("whole")));
+    copy_run(w, "whole", "o");
+    const auto eval = [&](const std::string &out, const std::string &method) {
+        return w.of("eval", out) +
+               Words{"--methods", method, "--only", "far", "--test-episodes", "4000"};
+    };
+    const std::string stopped = "stopped; cells that are there are kept";
+    for (const std::string method : {"hyperflow", "hyperflow-global"}) {
+        const std::string cell = "/cells/" + method + ".far.json";
+        const Ran r = stop_by(SIGTERM, w, eval("o", method), "episode 200/4000");
+        expect_done(r);
+        EXPECT_TRUE(contains(r.out, stopped)) << r.out;
+        EXPECT_FALSE(contains(r.err, "episode 4000/4000")) << r.err;
+        EXPECT_FALSE(std::filesystem::exists(w / ("o" + cell)));
+        expect_done(w.run(eval("o", method)));
+        expect_done(w.run(eval("whole", method)));
+        for (const std::string part : {"accuracy", "tried", "stop"})
+            EXPECT_EQ(w.member("o" + cell, part), w.member("whole" + cell, part)) << cell;
+    }
+    /* the stop time is chosen behind the features of the domain */
+    const Words slow = {"--integration-steps", "300"};
+    std::filesystem::remove_all(w / "o/features");
+    Ran r = stop_by(SIGINT, w, eval("o", "hyperflow") + slow, "features, image 90/90");
+    expect_done(r);
+    EXPECT_TRUE(contains(r.out, stopped)) << r.out;
+    EXPECT_FALSE(contains(r.err, "episode ")) << r.err;
+    EXPECT_FALSE(std::filesystem::exists(w / "o/cells/hyperflow@euler300.far.json"));
+
+    r = stop_by(SIGTERM, w, eval("o", "direct,descent") + slow, "direct on far: ");
+    expect_done(r);
+    EXPECT_TRUE(contains(r.out, stopped)) << r.out;
+    EXPECT_FALSE(std::filesystem::exists(w / "o/cells/descent@euler300.json"));
+    for (const std::string out : {"o", "whole"})
+        expect_done(w.run(eval(out, "direct,descent") + slow));
+    EXPECT_EQ(w.bytes("o/cells/descent@euler300.json"),
+              w.bytes("whole/cells/descent@euler300.json"));
+}
+
+/* Of an encoder that reads large images, whose second batch takes long. */
+TEST(CliHyperflow, ASignalEndsFeaturesBetweenTwoBatches)
+{
+    if (test_device() != std::string("cpu")) GTEST_SKIP() << "too fast to be met there";
+    const FlowPlace w;
+    const Words few = {"--encoder-image", "12", "--encoder-epochs", "1", "--encoder-batch", "16"};
+    expect_done(w.run(w.generate("first")));
+    copy_run(w, "first", "o");
+    expect_done(w.run(w.train_on("first", Words{"--encoder", "resnet20"} + few)));
+    const Words train =
+        w.train_on("o", {"--encoder", w / "first/encoder", "--encoder-image", "48"});
+    const Ran r = stop_by(SIGTERM, w, train, "features, image 128/144");
+    expect_done(r);
+    EXPECT_TRUE(contains(r.out, "stopped at the features")) << r.out;
+    EXPECT_FALSE(std::filesystem::exists(w / "o/features/near.safetensors"));
+    EXPECT_FALSE(std::filesystem::exists(w / "o/drift"));
+    expect_done(w.run(train));
+}
+
 void kill_and_go_on(const FlowPlace &w, const Words &words, const std::string &said)
 {
     stop_by(SIGKILL, w, words, said);

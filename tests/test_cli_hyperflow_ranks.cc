@@ -216,6 +216,23 @@ TEST(CliHyperflowRanks, ASignalToOneRankEndsAll)
     expect_done(w.run(train("t")));
     expect_done(w.run(train("whole")));
     EXPECT_EQ(w.bytes("t/drift/drift.safetensors"), w.bytes("whole/drift/drift.safetensors"));
+
+    const auto eval = [&](const std::string &out) {
+        return on(w.of("eval", out) + Words{"--methods", "hyperflow", "--only", "far",
+                                            "--test-episodes", "4000", "--device", "cpu"},
+                  2);
+    };
+    const std::string far = "/cells/hyperflow.far.json";
+    Program e(eval("t"), w / "");
+    ASSERT_TRUE(e.says("/4000"));
+    ASSERT_EQ(kill(children_of(e.pid()).at(1), SIGTERM), 0);
+    const Ran &u = e.wait();
+    expect_done(u);
+    EXPECT_TRUE(contains(u.out, "stopped; cells that are there are kept")) << u.out;
+    EXPECT_FALSE(std::filesystem::exists(w / ("t" + far)));
+    expect_done(w.run(eval("t")));
+    expect_done(w.run(eval("whole")));
+    EXPECT_EQ(cell(w / ("t" + far)), cell(w / ("whole" + far)));
 }
 
 /* Started one by one; what they were told differs. */

@@ -28,7 +28,8 @@ static hn_status make_engine(hn_adaptor *a)
                                  .eval = true,
                                  .replicas = o->backbone ? o->episodes : 1,
                                  .memory = o->memory,
-                                 .workspace = o->workspace};
+                                 .workspace = o->workspace,
+                                 .stop = o->stop};
     return hn_engine_new(&e, &a->engine);
 }
 

@@ -45,6 +45,9 @@ typedef struct {
     hn_dtype dtype;
     hn_attention_impl attention;
     size_t memory, workspace; /* as of the engine */
+    /* On the CPU asked in front of every operation of a run (hn_signals_caught, say): what is not 0
+     * ends it with HN_ERR_STOPPED, without results. NULL: nobody asks. */
+    int (*stop)(void);
 } hn_adaptor_options;
 
 /* Workspace of one task at a time, whose products are small: bytes. */

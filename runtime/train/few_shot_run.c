@@ -206,6 +206,8 @@ static hn_status give(hn_few_shot_tuner *t, int64_t g, bool tuned, int64_t i, hn
 static hn_status run_group(hn_few_shot_tuner *t, const hn_few_shot_task *task, int64_t n,
                            int64_t first, hn_few_shot_take take, void *context)
 {
+    if (t->o.stop && t->o.stop() != 0)
+        return HN_FAIL(HN_ERR_STOPPED, "asked to stop in front of task %" PRId64, first);
     for (int64_t g = 0; g < n; g++) t->slot[g] = (hn_few_shot_slot){.task = &task[g]};
     const bool tuned = any_steps(t, n);
     if (tuned) HN_TRY(tune(t, n));

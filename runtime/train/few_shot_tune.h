@@ -69,9 +69,9 @@ typedef struct {
     uint64_t seed;       /* of parameters that are in no file, and of lora's A */
     const hn_team *team; /* hears of every step (hn_few_shot_tuner_at); NULL: nobody does */
     bool together;       /* its ranks all have such a tuner */
-    /* On the CPU asked in front of every operation (hn_signals_caught, say): what is not 0 ends a
-     * call with HN_ERR_STOPPED, within a step. The group at hand is lost, nobody hears of it, and
-     * the tuner is only to be freed. NULL: nobody asks. */
+    /* Asked in front of every group of at_once, on the CPU of every operation (hn_signals_caught,
+     * say): what is not 0 ends a call with HN_ERR_STOPPED, there within a step. The group at hand
+     * is lost, nobody hears of it, and the tuner is only to be freed. NULL: nobody asks. */
     int (*stop)(void);
 } hn_few_shot_tune_options;
 

@@ -20,9 +20,10 @@
  * one rank, and each stage goes on with any number of them. The drift network is trained by all on
  * parts of every step (drift_train.h); the encoder, and curves of `descent`, by rank 0 alone.
  *
- * A signal ends a stage behind a group, a cell or a step; generate, and eval in methods that tune,
- * on the CPU between two operations already: a group takes minutes there. Nothing of the group is
- * on disk then. Among ranks those that got the signal wait for the groups of the others.
+ * A signal ends a stage behind a group, a batch of features or a step; generate, eval and features
+ * on the CPU between two operations already: a group takes minutes there. Nothing of the group, of
+ * the cell or of the domain's features is on disk then. Among ranks those that got the signal wait
+ * for the groups of the others.
  * at_once is 32 on a GPU where nobody says it, on the CPU 4. Products of 4 episodes of a ViT-Tiny
  * are large enough there: 16 trajectories of one step and 10 images took 107 s on two shared cores,
  * as one by one; 1.5 GiB in place of 0.4, and 16 at once 5.7. Groups that are not full are computed

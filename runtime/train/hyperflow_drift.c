@@ -10,6 +10,7 @@
 #include "runtime/base/clock.h"
 #include "runtime/file/folder.h"
 #include "runtime/train/hyperflow_values.h"
+#include "runtime/train/signals.h"
 
 static bool is(const char *a, const char *b) { return strcmp(a, b) == 0; }
 
@@ -155,10 +156,16 @@ static hn_status features_of(hn_hyperflow *r, hn_hf_drift *d, const hn_hf_domain
     if (*f == NULL) {
         const size_t n =
             (size_t)(hn_image_set_view(domain->images)->count * d->network.facts.config.features);
-        *f = hn_malloc(n * sizeof **f);
-        if (*f == NULL) return HN_FAIL(HN_ERR_MEMORY, "features of %s", domain->name);
-        HN_TRY(together ? hn_hyperflow_features_of_all(r, domain, *f)
-                        : hn_hyperflow_features(r, domain, *f));
+        float *all = hn_malloc(n * sizeof *all);
+        hn_status st = all ? HN_OK : HN_FAIL(HN_ERR_MEMORY, "features of %s", domain->name);
+        if (st == HN_OK)
+            st = together ? hn_hyperflow_features_of_all(r, domain, all)
+                          : hn_hyperflow_features(r, domain, all);
+        if (st != HN_OK) {
+            hn_free(all);
+            return st;
+        }
+        *f = all;
     }
     *out = *f;
     return HN_OK;
@@ -206,7 +213,8 @@ static hn_status open_adaptor(runner *x)
                                   .episodes = x->at_once,
                                   .support = x->bench->sizes.support,
                                   .theta = &r->theta,
-                                  .dtype = r->model.dtype};
+                                  .dtype = r->model.dtype,
+                                  .stop = hn_signals_caught};
     HN_TRY(hn_adaptor_new(&o, &x->adaptor));
     HN_TRY(hn_adaptor_allocate(x->adaptor));
     HN_TRY(hn_drift_file_load(x->drift->network.file, hn_adaptor_drift(x->adaptor)));
@@ -223,6 +231,7 @@ static hn_status runner_open(hn_hf_eval *e, const hn_hf_bench *b, bool losses, r
     o.steps = losses ? 1 : 0;
     if (losses) o.queries = 0;
     o.together = x->together;
+    o.stop = hn_signals_caught;
     HN_TRY(features_of(r, e->drift, b->domain, x->together, &x->feature));
     HN_TRY(hn_few_shot_tuner_new(&o, &x->tuner));
     HN_TRY(hn_few_shot_tuner_open(x->tuner));
@@ -283,7 +292,7 @@ static int64_t count_wild(const runner *x, int64_t n)
 }
 
 /* Accuracies of all test episodes, or of episodes 0 .. total - 1 for validation: those of this
- * rank's groups. */
+ * rank's groups. scores->stopped: asked to stop before the last of them. */
 static hn_status accuracies(runner *x, bool test, int64_t total, double stop, hn_hf_scores *scores)
 {
     hn_status st = HN_OK;
@@ -300,7 +309,8 @@ static hn_status accuracies(runner *x, bool test, int64_t total, double stop, hn
         hn_hf_episodes_free(episode, n);
         if (st == HN_OK && test) hn_hf_eval_show(x->e, scores->first + n);
     }
-    return st;
+    scores->stopped = st == HN_ERR_STOPPED; /* all hear of it where they meet */
+    return scores->stopped ? HN_OK : st;
 }
 
 /* What the groups of other ranks have been. */
@@ -337,15 +347,19 @@ static void take_best(hn_hf_choice *c)
 
 static hn_status try_stops(runner *x, hn_hf_choice *choice)
 {
-    const int64_t n = x->e->r->c->valid_episodes;
-    double *all = hn_calloc((size_t)(choice->n * n), sizeof *all); /* [choice->n][n] */
+    const int64_t n = x->e->r->c->valid_episodes, tries = choice->n * n;
+    /* [choice->n][n], and how many ranks were asked to stop */
+    double *all = hn_calloc((size_t)tries + 1, sizeof *all);
     hn_few_shot_mean m;
     hn_status st = all ? HN_OK : HN_FAIL(HN_ERR_MEMORY, "%" PRId64 " episodes", n);
-    for (int i = 0; i < choice->n && st == HN_OK; i++) {
+    for (int i = 0; i < choice->n && st == HN_OK && all[tries] == 0; i++) {
         hn_hf_scores s = {.accuracy = all + i * n};
         st = accuracies(x, false, n, choice->value[i], &s);
+        if (s.stopped) all[tries] = 1;
     }
-    if (st == HN_OK) st = hn_hyperflow_total(x->e->r, all, choice->n * n);
+    if (st == HN_OK) st = hn_hyperflow_total(x->e->r, all, tries + 1);
+    if (st == HN_OK && all[tries] > 0)
+        st = HN_FAIL(HN_ERR_STOPPED, "%s: asked to stop", x->e->what);
     for (int i = 0; i < choice->n && st == HN_OK; i++) {
         st = hn_few_shot_mean_of(all + i * n, n, &m);
         if (st == HN_OK) choice->accuracy[i] = m.mean;

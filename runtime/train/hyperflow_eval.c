@@ -283,6 +283,10 @@ static hn_status all_cells(hn_hf_eval *e)
     const bool descent = has_method(r, "descent") && hn_hyperflow_leads(r);
     hn_hyperflow_at(r, HN_HUB_AT_END, -1); /* what is left is rank 0's */
     if (st == HN_OK && !r->stopped && descent) st = hn_hf_descent(e);
+    if (st == HN_ERR_STOPPED) {
+        r->stopped = true;
+        st = HN_OK;
+    }
     hn_progress_end(&r->progress);
     return st;
 }

@@ -26,7 +26,7 @@ typedef struct {
     double *accuracy;
     int64_t first;   /* episode of task 0 */
     int64_t skipped; /* steps that were no numbers */
-    bool stopped;    /* within a group, which nothing is known of */
+    bool stopped;    /* before the last group; of the one at hand nothing is known */
 } hn_hf_scores;
 /* An hn_few_shot_take into hn_hf_scores. */
 hn_status hn_hf_take_accuracy(void *context, int64_t i, const hn_few_shot_result *t);
@@ -46,7 +46,7 @@ const char *hn_hf_drift_digest(const hn_hf_drift *d);
  * those of the training domains). */
 HN_NODISCARD hn_status hn_hf_drift_cell(hn_hf_eval *e, const char *method, hn_hf_cell *cell);
 /* cells/descent.json: support loss along the integration, and along tuning, of training tasks. Of
- * one rank, not of all. */
+ * one rank, not of all. Errors: HN_ERR_STOPPED: asked to stop before it was there */
 HN_NODISCARD hn_status hn_hf_descent(hn_hf_eval *e);
 
 /* ---- hyperflow_report.c ---- */

@@ -8,6 +8,7 @@
 #include "runtime/graph/tensor.h"
 #include "runtime/train/few_shot_job.h"
 #include "runtime/train/hyperflow_impl.h"
+#include "runtime/train/signals.h"
 
 enum { BATCH = 128 };
 
@@ -76,7 +77,8 @@ static hn_status open(const hn_hyperflow *r, const hn_images *images, maker *m)
                                  .job = &m->job.job,
                                  .dtype = r->encoder.dtype,
                                  .eval = true,
-                                 .seed = (uint64_t)r->c->seed};
+                                 .seed = (uint64_t)r->c->seed,
+                                 .stop = hn_signals_caught};
     HN_TRY(hn_engine_new(&o, &m->engine));
     HN_TRY(hn_engine_allocate(m->engine));
     return hn_model_load(&r->encoder, hn_engine_params(m->engine), (uint64_t)r->c->seed);
@@ -109,7 +111,8 @@ static hn_status make(const hn_hyperflow *r, const hn_hf_domain *d, int64_t widt
     hn_hyperflow_progress(r, &p, "features, image", NULL, 0, v->count);
     for (int64_t at = 0; at < v->count && st == HN_OK; at += BATCH) {
         hn_hyperflow_at(r, HN_HUB_AT_LOAD, at);
-        st = one_batch(&m, at, v->count, width, out);
+        st = hn_signals_caught() ? HN_FAIL(HN_ERR_STOPPED, "features of %s: asked to stop", d->name)
+                                 : one_batch(&m, at, v->count, width, out);
         hn_progress_update(&p, at + BATCH < v->count ? at + BATCH : v->count, 0, d->name);
     }
     hn_progress_end(&p);
@@ -140,9 +143,18 @@ hn_status hn_hyperflow_features(const hn_hyperflow *r, const hn_hf_domain *d, fl
     return st;
 }
 
+/* st of this rank's features: a stop of one is one of all, who wait for each other here. */
+static hn_status all_have(const hn_hyperflow *r, const hn_hf_domain *d, hn_status st)
+{
+    double stopped = st == HN_ERR_STOPPED;
+    if (st != HN_OK && st != HN_ERR_STOPPED) return st;
+    HN_TRY(hn_hyperflow_total(r, &stopped, 1));
+    return stopped > 0 ? HN_FAIL(HN_ERR_STOPPED, "features of %s: asked to stop", d->name) : HN_OK;
+}
+
 hn_status hn_hyperflow_features_of_all(const hn_hyperflow *r, const hn_hf_domain *d, float *out)
 {
-    if (hn_hyperflow_leads(r)) HN_TRY(hn_hyperflow_features(r, d, out));
-    HN_TRY(hn_team_wait(r->call->team));
-    return hn_hyperflow_leads(r) ? HN_OK : hn_hyperflow_features(r, d, out);
+    const bool leads = hn_hyperflow_leads(r);
+    HN_TRY(all_have(r, d, leads ? hn_hyperflow_features(r, d, out) : HN_OK));
+    return all_have(r, d, leads ? HN_OK : hn_hyperflow_features(r, d, out));
 }

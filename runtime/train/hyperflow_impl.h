@@ -143,10 +143,12 @@ HN_NODISCARD hn_status hn_hyperflow_encoder_open(hn_hyperflow *r, const hn_hf_en
 HN_NODISCARD hn_status hn_hyperflow_encoder(hn_hyperflow *r);
 
 /* ---- hyperflow_features.c ---- */
-/* out [images of the domain, width of the encoder's features], read or made. */
+/* out [images of the domain, width of the encoder's features], read or made.
+ * Errors  HN_ERR_STOPPED: a signal has come, and there is no file of them */
 HN_NODISCARD hn_status hn_hyperflow_features(const hn_hyperflow *r, const hn_hf_domain *d,
                                              float *out);
-/* The same on all ranks: rank 0 first, so that the others find the file. */
+/* The same on all ranks: rank 0 first, so that the others find the file. HN_ERR_STOPPED on all of
+ * them if on any. */
 HN_NODISCARD hn_status hn_hyperflow_features_of_all(const hn_hyperflow *r, const hn_hf_domain *d,
                                                     float *out);
 

@@ -86,6 +86,23 @@ static hn_status read_features(teacher *t)
     return HN_OK;
 }
 
+/* On a CPU they take minutes. */
+static hn_status wait_for_features(teacher *t)
+{
+    hn_hyperflow *r = t->r;
+    hn_signals_watch();
+    hn_status st = read_features(t);
+    if (st == HN_ERR_STOPPED) { /* on all ranks */
+        r->stopped = true;
+        st = HN_OK;
+    }
+    if (st == HN_OK) st = hn_hyperflow_ask(r, 0); /* or they are forgotten */
+    hn_signals_release();
+    if (st == HN_OK && r->stopped && hn_hyperflow_leads(r))
+        fprintf(r->to, "stopped at the features; the same command goes on\n");
+    return st;
+}
+
 static hn_status make_facts(teacher *t)
 {
     const hn_hyperflow *r = t->r;
@@ -280,7 +297,8 @@ static hn_status learn(teacher *t)
 {
     hn_hyperflow *r = t->r;
     HN_TRY(open_file(t));
-    HN_TRY(read_features(t));
+    HN_TRY(wait_for_features(t));
+    if (r->stopped) return HN_OK;
     HN_TRY(hn_drift_data_make(&t->file, t->first_row, t->n_images, r->n_train, &t->data));
     HN_TRY(make_facts(t));
     HN_TRY(choose_tasks(t));
