@@ -112,7 +112,7 @@ for executor in cuda cuda-graph; do
             "$build/$name"
     done
     for name in test_cli_train test_cli_sparse test_cli_fedref test_cli_fedref_volumes \
-        test_cli_hyperflow test_cli_dora; do
+        test_cli_hyperflow test_cli_hyperflow_signals test_cli_dora; do
         part "$name.$executor" env HONE_TEST_DEVICE=cuda HONE_TEST_EXECUTOR=$executor \
             CUDA_VISIBLE_DEVICES="$first" "$build/$name"
     done

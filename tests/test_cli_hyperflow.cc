@@ -122,6 +122,68 @@ TEST(CliHyperflow, GenerateGoesOnWithTheSameBits)
                    {"shot: 2", "shot: 1"});
 }
 
+/* Of the line that says how long so many trajectories take; below 0: there is none. */
+double seconds_said(const Ran &r, const std::string &trajectories, const std::string &rate)
+{
+    const std::string begin = "time: about ", end = " s for " + trajectories + " trajectories, at ";
+    const size_t at = r.err.find(begin);
+    if (at == std::string::npos) return -1;
+    char *rest;
+    const double seconds = std::strtod(r.err.c_str() + at + begin.size(), &rest);
+    EXPECT_EQ(std::string(rest).rfind(end + "the rate of " + rate, 0), 0u) << r.err;
+    return seconds;
+}
+
+TEST(CliHyperflow, GenerateSaysHowLongItTakes)
+{
+    const FlowPlace w;
+    Ran r = w.run(w.generate("run") + Words{"--stop-after", "2"});
+    expect_done(r);
+    const std::string when = "time: measured while learning rates are chosen (6 runs of tuning";
+    EXPECT_TRUE(contains(r.err, when)) << r.err;
+    EXPECT_GT(seconds_said(r, "24", "this call's validation episodes"), 0);
+    EXPECT_LT(r.err.find("GiB on disk"), r.err.find(when));
+    EXPECT_LT(r.err.find(when), r.err.find("time: about"));
+    EXPECT_LT(r.err.find("time: about"), r.err.find("trajectory 4/24"));
+    /* 4 groups of the 6 are left; the rate is that of the first 2 */
+    const Json pace(w / "run/pace.json");
+    const double group = pace.number("seconds") / 2;
+    EXPECT_GT(group, 0);
+    const Words go_on = w.generate("run") + Words{"--resume", "auto", "--stop-after", "1"};
+    r = w.run(go_on);
+    expect_done(r);
+    EXPECT_NEAR(seconds_said(r, "16", "an earlier call's trajectories"), 4 * group, 0.4 * group);
+    EXPECT_FALSE(contains(r.err, when)) << r.err;
+    /* nothing is known: by the first group of this call; of 3 groups 2 are left then */
+    std::filesystem::remove(w / "run/pace.json");
+    r = w.run(go_on);
+    expect_done(r);
+    EXPECT_TRUE(contains(r.err, "time: estimated behind the first group")) << r.err;
+    EXPECT_NEAR(seconds_said(r, "8", "this call's trajectories"),
+                2 * Json(w / "run/pace.json").number("seconds"),
+                0.2 * Json(w / "run/pace.json").number("seconds"));
+    /* of another machine it says nothing, of a damaged file it is refused */
+    const std::string kept = w.bytes("run/pace.json");
+    write_file(w / "run/pace.json",
+               R"({"format":1,"device":"abacus","ranks":1,"measured_on":"trajectories",)"
+               R"("seconds":1,"work":1})");
+    r = w.run(go_on);
+    expect_done(r);
+    EXPECT_TRUE(contains(r.err, "time: estimated behind the first group")) << r.err;
+    json_t *o = json_deep_copy(Json(w / "run/pace.json").root());
+    json_object_set_new(o, "work", json_real(0));
+    EXPECT_HN_OK(hn_json_save((w / "run/pace.json").c_str(), o, false));
+    json_decref(o);
+    expect_refused(w.run(go_on), 2, {"pace.json", "above 0"});
+    write_file(w / "run/pace.json", kept);
+    r = w.run(w.generate("run") + Words{"--resume", "auto"});
+    expect_done(r);
+    EXPECT_GT(seconds_said(r, "4", "an earlier call's trajectories"), 0);
+    r = w.run(w.generate("run") + Words{"--resume", "auto"}); /* nothing is left */
+    expect_done(r);
+    EXPECT_FALSE(contains(r.err, "time: ")) << r.err;
+}
+
 /* Finite weights of a damaged file: what they come to is refused, and said of an evaluation. */
 TEST(CliHyperflow, ANetworkThatDivergesIsNamed)
 {
@@ -177,155 +239,6 @@ TEST(CliHyperflow, ABatchThatWasCutOffIsMadeAgain)
     write_file(w / "run/trajectories.bin", cut);
     expect_done(w.run(go_on));
     EXPECT_EQ(Json(w / "run/index.json").number("at_once.near"), 3);
-}
-
-/* Starts it, and sends it a signal when it has said so. */
-Ran stop_by(int signal, const FlowPlace &w, const Words &words, const std::string &said)
-{
-    Program stopped(words, w / "");
-    EXPECT_TRUE(stopped.says(said)) << said;
-    stopped.kill(signal);
-    return stopped.wait();
-}
-
-/* Neither the choice of a rate nor a group is waited for; nothing is written of either. */
-TEST(CliHyperflow, ASignalDoesNotWaitForAGroupOnTheCpu)
-{
-    if (test_device() != std::string("cpu")) GTEST_SKIP() << "groups on a GPU are finished";
-    const FlowPlace w;
-    const Words more = {"--at-once", "8", "--tune-steps", "400", "--knots", "5"};
-    const Words go_on = w.generate("o") + more + Words{"--resume", "auto"};
-    expect_done(w.run(w.generate("whole") + more));
-    Ran r = stop_by(SIGTERM, w, w.generate("o") + more, "trajectories: 24 of");
-    expect_done(r);
-    EXPECT_TRUE(contains(r.out, "stopped while learning rates were chosen")) << r.out;
-    EXPECT_FALSE(std::filesystem::exists(w / "o/rates.json"));
-    r = stop_by(SIGTERM, w, go_on, "trajectory 8/24");
-    expect_done(r);
-    EXPECT_TRUE(contains(r.out, "stopped with 8 of 24 trajectories")) << r.out;
-    expect_done(w.run(go_on));
-    EXPECT_TRUE(w.bytes("o/trajectories.bin") == w.bytes("whole/trajectories.bin"));
-    EXPECT_EQ(w.bytes("o/rates.json"), w.bytes("whole/rates.json"));
-
-    for (const char *stage : {"o", "whole"}) expect_done(w.run(w.train(stage)));
-    const Words eval = w.eval("o", "direct,bias") + Words{"--only", "far"};
-    r = stop_by(SIGTERM, w, eval, "direct on far: ");
-    expect_done(r);
-    EXPECT_TRUE(contains(r.out, "stopped; cells that are there are kept")) << r.out;
-    EXPECT_FALSE(std::filesystem::exists(w / "o/cells/bias.far.json"));
-    expect_done(w.run(eval));
-    expect_done(w.run(w.eval("whole", "direct,bias") + Words{"--only", "far"}));
-    for (const char *cell : {"direct", "bias"})
-        EXPECT_EQ(
-            Json(w / ("o/cells/" + std::string(cell) + ".far.json")).number("accuracy.3"),
-            Json(w / ("whole/cells/" + std::string(cell) + ".far.json")).number("accuracy.3"));
-}
-
-/* Methods that integrate: neither the choice of a stop time, nor the tests of a cell, nor curves of
- * descent are waited for. */
-TEST(CliHyperflow, ASignalEndsIntegrationWithinACell)
-{
-    const FlowPlace w;
-    expect_done(w.run(w.generate("whole")));
-    expect_done(w.run(w.train("whole")));
-    copy_run(w, "whole", "o");
-    const auto eval = [&](const std::string &out, const std::string &method) {
-        return w.of("eval", out) +
-               Words{"--methods", method, "--only", "far", "--test-episodes", "4000"};
-    };
-    const std::string stopped = "stopped; cells that are there are kept";
-    for (const std::string method : {"hyperflow", "hyperflow-global"}) {
-        const std::string cell = "/cells/" + method + ".far.json";
-        const Ran r = stop_by(SIGTERM, w, eval("o", method), "episode 200/4000");
-        expect_done(r);
-        EXPECT_TRUE(contains(r.out, stopped)) << r.out;
-        EXPECT_FALSE(contains(r.err, "episode 4000/4000")) << r.err;
-        EXPECT_FALSE(std::filesystem::exists(w / ("o" + cell)));
-        expect_done(w.run(eval("o", method)));
-        expect_done(w.run(eval("whole", method)));
-        for (const std::string part : {"accuracy", "tried", "stop"})
-            EXPECT_EQ(w.member("o" + cell, part), w.member("whole" + cell, part)) << cell;
-    }
-    /* the stop time is chosen behind the features of the domain */
-    const Words slow = {"--integration-steps", "300"};
-    std::filesystem::remove_all(w / "o/features");
-    Ran r = stop_by(SIGINT, w, eval("o", "hyperflow") + slow, "features, image 90/90");
-    expect_done(r);
-    EXPECT_TRUE(contains(r.out, stopped)) << r.out;
-    EXPECT_FALSE(contains(r.err, "episode ")) << r.err;
-    EXPECT_FALSE(std::filesystem::exists(w / "o/cells/hyperflow@euler300.far.json"));
-
-    r = stop_by(SIGTERM, w, eval("o", "direct,descent") + slow, "direct on far: ");
-    expect_done(r);
-    EXPECT_TRUE(contains(r.out, stopped)) << r.out;
-    EXPECT_FALSE(std::filesystem::exists(w / "o/cells/descent@euler300.json"));
-    for (const std::string out : {"o", "whole"})
-        expect_done(w.run(eval(out, "direct,descent") + slow));
-    EXPECT_EQ(w.bytes("o/cells/descent@euler300.json"),
-              w.bytes("whole/cells/descent@euler300.json"));
-}
-
-/* Of an encoder that reads large images, whose second batch takes long. */
-TEST(CliHyperflow, ASignalEndsFeaturesBetweenTwoBatches)
-{
-    if (test_device() != std::string("cpu")) GTEST_SKIP() << "too fast to be met there";
-    const FlowPlace w;
-    const Words few = {"--encoder-image", "12", "--encoder-epochs", "1", "--encoder-batch", "16"};
-    expect_done(w.run(w.generate("first")));
-    copy_run(w, "first", "o");
-    expect_done(w.run(w.train_on("first", Words{"--encoder", "resnet20"} + few)));
-    const Words train =
-        w.train_on("o", {"--encoder", w / "first/encoder", "--encoder-image", "48"});
-    const Ran r = stop_by(SIGTERM, w, train, "features, image 128/144");
-    expect_done(r);
-    EXPECT_TRUE(contains(r.out, "stopped at the features")) << r.out;
-    EXPECT_FALSE(std::filesystem::exists(w / "o/features/near.safetensors"));
-    EXPECT_FALSE(std::filesystem::exists(w / "o/drift"));
-    expect_done(w.run(train));
-}
-
-void kill_and_go_on(const FlowPlace &w, const Words &words, const std::string &said)
-{
-    stop_by(SIGKILL, w, words, said);
-    expect_done(w.run(words));
-}
-
-TEST(CliHyperflow, KilledStagesGoOnWithTheSameBits)
-{
-    const FlowPlace w;
-    expect_done(w.run(w.generate("whole")));
-    copy_run(w, "whole", "encoder");
-    copy_run(w, "whole", "drift");
-    expect_done(w.run(w.train("whole")));
-    stop_by(SIGKILL, w, w.train("encoder"), "encoder epoch 1/2");
-    expect_refused(w.run(w.train("encoder") + Words{"--encoder-lr", "0.9"}), 2,
-                   {"safetensors", "encoder-lr: 0.05", "encoder-lr: 0.9"});
-    expect_done(w.run(w.train("encoder")));
-    kill_and_go_on(w, w.train("drift"), "step 4/8");
-    for (const std::string run : {"encoder", "drift"})
-        EXPECT_EQ(w.bytes(run + "/drift/drift.safetensors"),
-                  w.bytes("whole/drift/drift.safetensors"))
-            << run;
-    expect_done(w.run(w.eval("whole", "direct,bias,hyperflow")));
-    kill_and_go_on(w, w.eval("drift", "direct,bias,hyperflow"), "direct on near-test: ");
-    for (const std::string cell : {"direct.near-test", "bias.near-test", "hyperflow.far"})
-        EXPECT_EQ(w.member("drift/cells/" + cell + ".json", "accuracy"),
-                  w.member("whole/cells/" + cell + ".json", "accuracy"));
-}
-
-/* In the last epoch there is no further one to be left out: the stages behind it are. */
-TEST(CliHyperflow, AStopInTheLastEpochOfTheEncoderStops)
-{
-    const FlowPlace w;
-    expect_done(w.run(w.generate("run")));
-    const Words train = w.train_on("run", {"--encoder", "resnet20", "--encoder-image", "12",
-                                           "--encoder-epochs", "1", "--encoder-batch", "4"});
-    const Ran stopped = stop_by(SIGINT, w, train, "encoder resnet20: trained on");
-    expect_done(stopped);
-    EXPECT_TRUE(contains(stopped.out, "stopped at the encoder")) << stopped.out;
-    EXPECT_TRUE(std::filesystem::exists(w / "run/encoder/model.safetensors"));
-    EXPECT_FALSE(std::filesystem::exists(w / "run/drift"));
-    expect_done(w.run(train));
 }
 
 TEST(CliHyperflow, ANetworkKeepsItsEncoder)

@@ -29,10 +29,16 @@
  * as one by one; 1.5 GiB in place of 0.4, and 16 at once 5.7. Groups that are not full are computed
  * whole.
  *
+ * generate says what it takes on disk before it begins; how long it takes as soon as that is known:
+ * from pace.json at once where a run goes on with the same device and number of ranks, else from
+ * the tuning that learning rates are chosen by, else from its first group.
+ *
  * A run's folder:
  *   run.yaml  index.json        options of generate; what a continuation is compared by
  *                               (at_once: how many episodes of a domain were tuned at once)
  *   rates.json                  learning rates that were chosen for the trajectories, by domain
+ *   pace.json                   how long generate's groups have taken at last, on which device and
+ *                               how many ranks: for the time that it says, and nothing else
  *   trajectories.bin            runtime/flow/trajectory.h
  *   encoder/                    a model folder, where it was trained here: one for all networks
  *   features/<domain>.safetensors  of all its images, by the encoder

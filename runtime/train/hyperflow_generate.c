@@ -13,6 +13,7 @@
 
 #include "kernels/hyperflow/support_context.h"
 #include "runtime/base/alloc.h"
+#include "runtime/base/clock.h"
 #include "runtime/file/folder.h"
 #include "runtime/flow/trajectory.h"
 #include "runtime/train/hyperflow_tune.h"
@@ -48,6 +49,9 @@ typedef struct {
     int64_t records, done;  /* of the file; that are there */
     int64_t here;           /* groups of this call, of every rank */
     double loss[2], seen;   /* sums of this call, for the line of progress */
+    hn_hf_pace pace;        /* of the choice of rates, or of an earlier call; work 0: not known */
+    hn_hf_pace own;         /* of this rank's groups of this call */
+    double work;            /* of all of it, by hn_hf_group_work */
     group *list;            /* what is to be made */
     int64_t n_list;
     /* of the domain at hand */
@@ -255,8 +259,14 @@ static hn_status make_group(maker *m, const group *g)
     m->at = *g;
     if (m->domain != d) HN_TRY(open_domain(m, d));
     hn_few_shot_tuner_at(m->tuner, HN_HUB_AT_STEP, g->first);
+    const int64_t begun = hn_clock_ns();
     for (int64_t i = 0; i < g->n; i++) HN_TRY(prepare(m, i));
-    return hn_few_shot_tune(m->tuner, m->task, g->n, take, m);
+    HN_TRY(hn_few_shot_tune(m->tuner, m->task, g->n, take, m));
+    m->own.trajectories = true;
+    m->own.seconds += (double)(hn_clock_ns() - begun) * 1e-9;
+    m->own.work +=
+        hn_hf_group_work(m->r, hn_few_shot_tuner_at_once(m->tuner), &m->bench.sizes, false);
+    return HN_OK;
 }
 
 /* The groups of inits first .. end - 1 that lack a record; a domain's stand together. */
@@ -312,6 +322,76 @@ static hn_status make_round(maker *m, int64_t first)
     return HN_OK;
 }
 
+/* ---- how long it takes ---- */
+
+static hn_status work_of_domain(const hn_hyperflow *r, const hn_hf_domain *d, double *work)
+{
+    hn_episode_sampler *s = NULL;
+    int64_t at_once;
+    HN_TRY(kept_at_once(r, d->name, &at_once));
+    HN_TRY(hn_hyperflow_sampler(r, d, HN_HF_TRAIN, &s));
+    const hn_episode_sizes z = hn_episode_sampler_sizes(s);
+    hn_episode_sampler_free(s);
+    *work = hn_hf_group_work(r, at_once, &z, false);
+    return HN_OK;
+}
+
+/* Of inits first .. end - 1, of one rank: a round takes as long as the largest of its groups.
+ * each [n_train]: of a group */
+static hn_status work_of_inits(maker *m, const double *each, int64_t first, int64_t end,
+                               double *work)
+{
+    const int64_t ranks = hn_hyperflow_ranks(m->r);
+    HN_TRY(list_groups(m, first, end));
+    for (int64_t at = 0; at < m->n_list; at += ranks) {
+        double most = 0;
+        for (int64_t i = at; i < at + ranks && i < m->n_list; i++)
+            most = each[m->list[i].domain] > most ? each[m->list[i].domain] : most;
+        *work += most;
+    }
+    return HN_OK;
+}
+
+/* What this call has to do when it begins. */
+static hn_status work_of_all(maker *m, double *work)
+{
+    const hn_hyperflow *r = m->r;
+    double *each = hn_calloc((size_t)r->n_train, sizeof *each);
+    hn_status st = each ? HN_OK : HN_FAIL(HN_ERR_MEMORY, "%" PRId64 " domains", r->n_train);
+    *work = 0;
+    for (int64_t i = 0; st == HN_OK && i < r->n_train; i++)
+        st = work_of_domain(r, &r->domain[i], &each[i]);
+    if (st == HN_OK) st = work_of_inits(m, each, 0, 1, work);
+    if (st == HN_OK) st = work_of_inits(m, each, 1, r->c->inits, work);
+    hn_free(each);
+    return st;
+}
+
+static hn_status say_time(maker *m)
+{
+    const hn_hyperflow *r = m->r;
+    char text[HN_HF_PACE_TEXT];
+    if (!hn_hyperflow_leads(r) || m->done == m->records) return HN_OK;
+    HN_TRY(work_of_all(m, &m->work));
+    if (m->pace.work > 0) {
+        hn_hf_pace_text(&m->pace, m->work, m->records - m->done, text);
+        hn_info(&r->log, "%s", text);
+    } else {
+        hn_info(&r->log, "time: estimated behind the first group");
+    }
+    return HN_OK;
+}
+
+/* Where nothing was known before. */
+static void say_time_of_first(maker *m)
+{
+    char text[HN_HF_PACE_TEXT];
+    if (m->pace.work > 0 || !(m->own.work > 0) || m->here != 1 || m->done == m->records) return;
+    const double left = m->work > m->own.work ? m->work - m->own.work : 0;
+    hn_hf_pace_text(&m->own, left, m->records - m->done, text);
+    hn_progress_say(&m->r->progress, text);
+}
+
 /* Ranks go from round to round together, so that all of them hear of a signal to one. */
 static hn_status run_inits(maker *m, int64_t first, int64_t end)
 {
@@ -320,6 +400,7 @@ static hn_status run_inits(maker *m, int64_t first, int64_t end)
         HN_TRY(hn_hyperflow_ask(m->r, m->here));
         if (m->r->stopped) return HN_OK;
         HN_TRY(make_round(m, at));
+        say_time_of_first(m);
         if (m->r->stopped) return HN_OK;
     }
     return HN_OK;
@@ -387,7 +468,6 @@ static hn_status make_all(maker *m, const char *path)
 {
     hn_hyperflow *r = m->r;
     float *sigma = NULL;
-    HN_TRY(settle_at_once(m));
     HN_TRY(run_inits(m, 0, 1));
     HN_TRY(flush_all(m));
     if (r->stopped || r->c->inits == 1) return HN_OK;
@@ -503,6 +583,8 @@ static hn_status make_missing(maker *m, const char *path)
     if (m->done > 0)
         hn_info(&r->log, "continued with %" PRId64 " of %" PRId64 " trajectories", m->done,
                 m->records);
+    HN_TRY(settle_at_once(m));
+    HN_TRY(say_time(m));
     hn_hyperflow_progress(r, &r->progress, "trajectory", "steps", m->done, m->records);
     const hn_status st = make_all(m, path);
     hn_progress_end(&r->progress);
@@ -524,9 +606,10 @@ static void say_end(const maker *m, const char *path)
                 path, m->records, r->out);
 }
 
-static hn_status run_all(hn_hyperflow *r, const hn_trajectory_head *h, const char *path, double *lr)
+static hn_status run_all(hn_hyperflow *r, const hn_trajectory_head *h, const char *path, double *lr,
+                         const hn_hf_pace *pace)
 {
-    maker m = {.r = r, .lr = lr, .records = h->records};
+    maker m = {.r = r, .lr = lr, .records = h->records, .pace = *pace};
     hn_status st = open_writers(r, h, path, &m.writer);
     if (st == HN_OK) st = make_missing(&m, path);
     close_domain(&m);
@@ -534,6 +617,7 @@ static hn_status run_all(hn_hyperflow *r, const hn_trajectory_head *h, const cha
     hn_free(m.list);
     const hn_status closed = m.writer ? hn_trajectory_writer_close(m.writer) : HN_OK;
     if (st == HN_OK) st = closed;
+    if (st == HN_OK) st = hn_hf_pace_save(r, &m.own);
     if (st == HN_OK && !r->stopped) st = check_all_written(&m, path);
     if (st == HN_OK && hn_hyperflow_leads(r)) say_end(&m, path);
     return st;
@@ -549,10 +633,13 @@ static hn_status generate(hn_hyperflow *r)
     double *lr = hn_calloc((size_t)r->n_train, sizeof *lr);
     hn_status st = lr ? hn_hyperflow_path(r, "trajectories.bin", &path)
                       : HN_FAIL(HN_ERR_MEMORY, "%" PRId64 " domains", r->n_train);
-    if (st == HN_OK) st = hn_hf_choose_rates(r, lr);
+    hn_hf_pace pace = {0};
+    if (st == HN_OK) st = hn_hf_choose_rates(r, lr, &pace);
+    if (st == HN_OK && !(pace.work > 0)) st = hn_hf_pace_load(r, &pace);
+    if (st == HN_OK) st = hn_hf_pace_save(r, &pace);
     if (st == HN_OK && r->stopped && hn_hyperflow_leads(r))
         fprintf(r->to, "stopped while learning rates were chosen\n");
-    if (st == HN_OK && !r->stopped) st = run_all(r, &head, path, lr);
+    if (st == HN_OK && !r->stopped) st = run_all(r, &head, path, lr, &pace);
     hn_free(path);
     hn_free(lr);
     return st;

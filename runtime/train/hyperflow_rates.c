@@ -1,5 +1,7 @@
 /* The learning rates of trajectories, chosen domain by domain on validation episodes: rates.json.
  */
+#include <inttypes.h>
+
 #include "runtime/base/alloc.h"
 #include "runtime/file/folder.h"
 #include "runtime/train/hyperflow_tune.h"
@@ -28,13 +30,13 @@ static hn_status rate_keep(const char *path, json_t *rates, const char *domain,
 }
 
 static hn_status choose_rate(hn_hyperflow *r, const hn_hf_domain *d, double *lr, const char *path,
-                             json_t *rates)
+                             json_t *rates, hn_hf_pace *pace)
 {
     hn_hf_bench b = {0};
     hn_hf_choice choice = {.what = "lr"};
     for (int i = 0; i < r->n_rates; i++) choice.value[choice.n++] = r->rate[i];
     hn_status st = hn_hf_bench_open(r, d, HN_HF_VALID, HN_HF_VALID, &b);
-    if (st == HN_OK) st = hn_hf_choose_rate(r, &b, hn_hf_theta_set(r), &choice);
+    if (st == HN_OK) st = hn_hf_choose_rate(r, &b, hn_hf_theta_set(r), &choice, pace);
     hn_hf_bench_close(&b);
     HN_TRY(st);
     *lr = choice.value[choice.best];
@@ -43,19 +45,32 @@ static hn_status choose_rate(hn_hyperflow *r, const hn_hf_domain *d, double *lr,
     return hn_hyperflow_leads(r) ? rate_keep(path, rates, d->name, &choice) : HN_OK;
 }
 
-hn_status hn_hf_choose_rates(hn_hyperflow *r, double *lr)
+/* Before the first of them. */
+static void say_what_is_measured(const hn_hyperflow *r, const json_t *rates)
+{
+    int64_t n = 0;
+    for (int64_t i = 0; i < r->n_train; i++) n += !json_object_get(rates, r->domain[i].name);
+    if (n > 0)
+        hn_info(&r->log,
+                "time: measured while learning rates are chosen (%" PRId64
+                " runs of tuning for each of %" PRId64 " domains), and estimated behind that",
+                r->c->valid_episodes * r->n_rates, n);
+}
+
+hn_status hn_hf_choose_rates(hn_hyperflow *r, double *lr, hn_hf_pace *pace)
 {
     char *path = NULL;
     json_t *rates = NULL;
     HN_TRY(hn_hyperflow_path(r, "rates.json", &path));
     hn_status st = hn_hyperflow_leads(r) ? rates_load(path, &rates) : HN_OK;
     if (st == HN_OK) st = hn_hyperflow_share_json(r, path, &rates);
+    if (st == HN_OK) say_what_is_measured(r, rates);
     for (int64_t i = 0; i < r->n_train && st == HN_OK && !r->stopped; i++) {
         const json_t *have = json_object_get(rates, r->domain[i].name);
         if (have != NULL)
             st = hn_json_get_f64(have, "lr", path, true, &lr[i]);
         else
-            st = choose_rate(r, &r->domain[i], &lr[i], path, rates);
+            st = choose_rate(r, &r->domain[i], &lr[i], path, rates, pace);
         if (st == HN_ERR_STOPPED) { /* nothing of this domain is kept */
             r->stopped = true;
             st = HN_OK;

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "runtime/base/alloc.h"
+#include "runtime/base/clock.h"
 #include "runtime/base/rng.h"
 #include "runtime/train/signals.h"
 
@@ -141,8 +142,16 @@ hn_status hn_hf_choose_with(const hn_hyperflow *r, const hn_hf_bench *b, hn_few_
     return st;
 }
 
+/* Ranks share the groups: so many were one after the other. */
+static double work_of_choice(const hn_hyperflow *r, const hn_hf_bench *b, int64_t at_once, int n)
+{
+    const int64_t tasks = r->c->valid_episodes * n, ranks = hn_hyperflow_ranks(r),
+                  groups = (tasks + at_once - 1) / at_once, rounds = (groups + ranks - 1) / ranks;
+    return (double)rounds * hn_hf_group_work(r, at_once, &b->sizes, true);
+}
+
 hn_status hn_hf_choose_rate(const hn_hyperflow *r, const hn_hf_bench *b, hn_tune_set set,
-                            hn_hf_choice *choice)
+                            hn_hf_choice *choice, hn_hf_pace *pace)
 {
     hn_few_shot_tuner *t = NULL;
     hn_few_shot_tune_options o = hn_hf_tune_options(r, b, set);
@@ -150,7 +159,12 @@ hn_status hn_hf_choose_rate(const hn_hyperflow *r, const hn_hf_bench *b, hn_tune
     o.stop = hn_signals_caught;
     hn_status st = hn_few_shot_tuner_new(&o, &t);
     if (st == HN_OK) st = hn_few_shot_tuner_open(t);
+    const int64_t begun = hn_clock_ns(); /* behind what is done once */
     if (st == HN_OK) st = hn_hf_choose_with(r, b, t, choice);
+    if (st == HN_OK) {
+        pace->seconds += (double)(hn_clock_ns() - begun) * 1e-9;
+        pace->work += work_of_choice(r, b, hn_few_shot_tuner_at_once(t), choice->n);
+    }
     hn_few_shot_tuner_free(t);
     return st;
 }
