@@ -414,6 +414,11 @@ TEST(CliHyperflow, BadSupportSetsAreNamed)
     EXPECT_EQ(lines_of(w.bytes("out/predictions.csv")).size(), 4u);
     EXPECT_TRUE(contains(good.out, "2 classes, 5 support images")) << good.out;
     expect_refused(adapt("good"), 2, {"--to", "is there already"});
+    std::filesystem::remove_all(w / "out");
+    put_class(w, "good", "train", 1); /* a class like the others */
+    const Ran train = adapt("good");
+    expect_done(train);
+    EXPECT_TRUE(contains(train.out, "3 classes, 6 support images")) << train.out;
 }
 
 /* The exported file alone does what the run does, bit for bit; damage is named. */

@@ -117,6 +117,63 @@ TEST(Folder, FindsParts)
     EXPECT_HN_FAIL(ImageSets(d.str()).status, HN_ERR_SHAPE, "14 x 9");
 }
 
+/* train/ is a part by the folders in it, a class by its images; MSCOCO has a class of that name. */
+TEST(Folder, TakesATrainOfImagesForAClass)
+{
+    const TempDir d;
+    for (const std::string c : {"bird", "train", "test", "val"})
+        put_fixture(d / c, "rgb8.png", "1.png");
+    write_file(d / "train/notes.txt", "x");
+    const ImageSets s(d.str());
+    ASSERT_EQ(s.status, HN_OK) << hn_last_error();
+    EXPECT_EQ(names_of(s.t()), (Names{"bird", "test", "train", "val"}));
+    EXPECT_EQ(s.eval, nullptr);
+    hn_image_options o = {};
+    o.eval_data = "test"; /* is a class, no part */
+    EXPECT_HN_FAIL(ImageSets(d.str(), o).status, HN_ERR_ARG, "test: no images there");
+    o = {};
+    o.kind = HN_IMAGES_FOLDER;
+    const ImageSets named(d.str(), o);
+    ASSERT_EQ(named.status, HN_OK) << hn_last_error();
+    EXPECT_STREQ(hn_image_set_digest(named.train), hn_image_set_digest(s.train));
+    /* a class train of a set in parts */
+    for (const std::string c : {"p/train/train", "p/train/bird", "p/test/train"})
+        put_fixture(d / c, "rgb8.png", "1.png");
+    const ImageSets parts(d / "p");
+    ASSERT_EQ(parts.status, HN_OK) << hn_last_error();
+    EXPECT_EQ(names_of(parts.t()), (Names{"bird", "train"}));
+    EXPECT_EQ(labels_of(parts.e()), (Ints{1}));
+    const ImageSets itself(d / "p/train"); /* there, too, it is a class */
+    ASSERT_EQ(itself.status, HN_OK) << hn_last_error();
+    EXPECT_EQ(names_of(itself.t()), (Names{"bird", "train"}));
+}
+
+TEST(Folder, RefusesATrainThatMayBeBoth)
+{
+    const TempDir d;
+    put_fixture(d / "bird", "rgb8.png", "1.png");
+    put_fixture(d / "train/a", "rgb8.png", "1.png");
+    put_fixture(d / "train", "rgb8.png", "2.png");
+    EXPECT_HN_FAIL(ImageSets(d.str()).status, HN_ERR_ARG, "/train: folders (a) and images (2.png)");
+    const ImageSets itself(d / "train"); /* the way out that the error names */
+    ASSERT_EQ(itself.status, HN_OK) << hn_last_error();
+    EXPECT_EQ(names_of(itself.t()), (Names{"a"}));
+    fs::remove(d / "train/2.png");
+    write_file(d / "train/README.txt", "no image"); /* as every set in parts may have */
+    const ImageSets part(d.str());
+    ASSERT_EQ(part.status, HN_OK) << hn_last_error();
+    EXPECT_EQ(names_of(part.t()), (Names{"a"}));
+    fs::remove_all(d / "train/a");
+    EXPECT_HN_FAIL(ImageSets(d.str()).status, HN_ERR_FORMAT, "/train: no folder of a class");
+    put_fixture(d / "train", "rgb8.png", "2.png");
+    const ImageSets klass(d.str());
+    ASSERT_EQ(klass.status, HN_OK) << hn_last_error();
+    EXPECT_EQ(names_of(klass.t()), (Names{"bird", "train"}));
+    /* parts without classes, as unlabelled images come, are not classes */
+    fs::rename(d / "bird", d / "test");
+    EXPECT_HN_FAIL(ImageSets(d.str()).status, HN_ERR_ARG, "/train: images, no folder of a class");
+}
+
 TEST(Folder, RefusesWhatItCannotRead)
 {
     const TempDir d;

@@ -14,8 +14,11 @@
  *                others are not opened: neither their sizes count nor the limit of a set's bytes.
  *   A folder of idx or CIFAR files is searched for the training files (train*, data_batch*, or
  *   images* without such a word); numbered CIFAR files (data_batch_1 .., train_1of3 ..) are joined
- *   in the order of their numbers. A folder of classes may hold them in train/. idx and CIFAR files
- *   may be .gz; where a file is there in both forms, the plain one is read.
+ *   in the order of their numbers. idx and CIFAR files may be .gz; where a file is there in both
+ *   forms, the plain one is read.
+ *   A folder of classes may hold them in train/: a train/ of folders is the training part, with
+ *   other parts (val/, test/) beside it. A train/ of images is a class, and so are val/ and test/
+ *   beside it; folders and images in it, or no other class beside it, is an error.
  *   A+B: two or more data sets, joined: the classes of B come behind those of A.
  * held out   eval_data: data as above, or the word of another part of the folder `data` ("test"; a
  *            path of that name is written ./test). Without it: the folder's val* (valid, eval,

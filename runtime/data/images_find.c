@@ -301,22 +301,72 @@ done:
     return st;
 }
 
-/* Classes in folder/<word>; the training part may be the folder itself, where no "train" is. */
+static bool is_in(const char *word, const char *const *words)
+{
+    while (*words != NULL && strcmp(word, *words) != 0) words++;
+    return *words != NULL;
+}
+
+/* folder/train is a part if it holds folders, and a class if it holds images.
+ * Errors  HN_ERR_ARG: it holds both */
+static hn_status look_into_train(const char *folder, bool *is_part)
+{
+    hn_status st = HN_OK;
+    hn_paths below = {0}, files = {0};
+    const char *image = NULL;
+    char *path = hn_asprintf("%s/train", folder);
+    if (path == NULL) return HN_FAIL(HN_ERR_MEMORY, "no memory for a name");
+    HN_TRY_GOTO(st, hn_paths_list(path, true, &below), done);
+    HN_TRY_GOTO(st, hn_paths_list(path, false, &files), done);
+    for (int64_t i = 0; i < files.n && image == NULL; i++)
+        if (hn_images_named(files.path[i])) image = files.path[i];
+    if (below.n > 0 && image != NULL)
+        st = HN_FAIL(HN_ERR_ARG,
+                     "%s: folders (%s) and images (%s): with folders it is the training part of "
+                     "%s, with images a class called train; name %s itself if it is the set",
+                     path, below.path[0], image, folder, path);
+    *is_part = image == NULL;
+
+done:
+    hn_paths_free(&below);
+    hn_paths_free(&files);
+    hn_free(path);
+    return st;
+}
+
+/* Classes in folder/<word>; the training part may be the folder itself, where no part "train" is.
+ * Errors  HN_ERR_ARG: train/ may be part or class; it is a class among such words alone */
 static hn_status find_classes(const char *folder, const char *const *words, hn_image_files *f)
 {
+    static const char *const parts[] = {"train", "val", "valid", "validation",
+                                        "eval",  "dev", "test",  NULL};
+    hn_status st = HN_OK;
     hn_paths below = {0};
-    hn_status st = hn_paths_list(folder, true, &below);
-    bool parted = false, training = strcmp(words[0], "train") == 0;
+    bool parted = false, there = false, others = false;
+    const bool training = strcmp(words[0], "train") == 0;
     const char *found = NULL;
-    for (int64_t i = 0; i < below.n; i++) parted = parted || strcmp(below.path[i], "train") == 0;
+    HN_TRY_GOTO(st, hn_paths_list(folder, true, &below), done);
+    for (int64_t i = 0; i < below.n; i++) {
+        others = others || !is_in(below.path[i], parts);
+        if (strcmp(below.path[i], "train") != 0) continue;
+        there = true;
+        HN_TRY_GOTO(st, look_into_train(folder, &parted), done);
+    }
     for (; parted && found == NULL && *words != NULL; words++)
         for (int64_t i = 0; i < below.n; i++)
             if (strcmp(below.path[i], *words) == 0) found = below.path[i];
-    if (st == HN_OK && (found != NULL || (!parted && training && below.n > 0))) {
-        f->kind = HN_IMAGES_FOLDER;
-        st = hn_paths_add(&f->files,
-                          found ? hn_asprintf("%s/%s", folder, found) : hn_strdup(folder));
+    if (found == NULL && (parted || !training || below.n == 0)) goto done;
+    if (found == NULL && there && !others) {
+        st = HN_FAIL(HN_ERR_ARG,
+                     "%s/train: images, no folder of a class; a class of that name stands beside "
+                     "others than parts (val, test)",
+                     folder);
+        goto done;
     }
+    f->kind = HN_IMAGES_FOLDER;
+    st = hn_paths_add(&f->files, found ? hn_asprintf("%s/%s", folder, found) : hn_strdup(folder));
+
+done:
     hn_paths_free(&below);
     return st;
 }

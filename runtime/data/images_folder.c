@@ -46,6 +46,11 @@ static int64_t error_at(const first_error *e)
 
 /* ---- names ---- */
 
+static const char *const read_endings[] = {".jpg", ".jpeg", ".png", NULL};
+static const char *const other_endings[] = {".gif", ".bmp", ".webp", ".tif",  ".tiff",
+                                            ".ppm", ".pgm", ".heic", ".avif", ".jp2",
+                                            ".jxl", ".npy", ".tga",  NULL};
+
 static bool has_ending(const char *name, const char *const *endings)
 {
     const char *dot = strrchr(name, '.');
@@ -54,19 +59,21 @@ static bool has_ending(const char *name, const char *const *endings)
     return false;
 }
 
+bool hn_images_named(const char *name)
+{
+    return has_ending(name, read_endings) || has_ending(name, other_endings);
+}
+
 /* One file of a class: taken, left out behind the first ones, skipped and counted, or refused. */
 static hn_status add_file(listing *l, const char *folder, const char *name, int32_t class,
                           hn_image_set *s)
 {
-    static const char *const read[] = {".jpg", ".jpeg", ".png", NULL};
-    static const char *const other[] = {".gif",  ".bmp",  ".webp", ".tif", ".tiff", ".ppm", ".pgm",
-                                        ".heic", ".avif", ".jp2",  ".jxl", ".npy",  ".tga", NULL};
-    if (has_ending(name, other))
+    if (has_ending(name, other_endings))
         return HN_FAIL(HN_ERR_UNSUPPORTED, "%s/%s: only JPEG and PNG images are read: convert it",
                        folder, name);
     char *path = hn_asprintf("%s/%s", folder, name);
     if (path == NULL) return HN_FAIL(HN_ERR_MEMORY, "no memory for a list of files");
-    if (!has_ending(name, read)) {
+    if (!has_ending(name, read_endings)) {
         if (s->n_skipped++ == 0)
             s->first_skipped = path;
         else

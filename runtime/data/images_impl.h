@@ -82,6 +82,9 @@ HN_NODISCARD hn_status hn_images_read_cifar(const hn_image_files *f, const hn_im
 HN_NODISCARD hn_status hn_images_read_folder(const hn_image_files *f, const hn_image_options *o,
                                              hn_image_set *s);
 
+/* A file of this name is an image: of a kind that is read, or one that is refused. */
+bool hn_images_named(const char *name);
+
 /* Parsers over memory; name is used in errors. */
 
 typedef struct {
