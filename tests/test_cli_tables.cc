@@ -1,5 +1,5 @@
 /* scripts/tables/pearl.sh, sparse.sh and fedref.sh: their cells, what they run and do not run
- * again, and their tables. */
+ * again, and their tables; hyperflow.sh: what it asks for of the paper's sets. */
 #include "cli_test.h"
 
 namespace {
@@ -9,7 +9,7 @@ namespace {
 
 class Tables {
     TempDir dir_;
-    std::string script_; /* "pearl", "sparse" or "fedref" */
+    std::string script_; /* "pearl", "sparse", "fedref" or "hyperflow" */
 
   public:
     explicit Tables(const std::string &script = "pearl") : script_(script) {}
@@ -270,6 +270,36 @@ TEST(CliFedrefTables, SaysWhichCellsWaitForARate)
     EXPECT_EQ(r.code, 1);
     EXPECT_TRUE(contains(r.err, "2 cells wait for the choice of their rate")) << r.err;
     EXPECT_TRUE(contains(r.out, "2 of 2 cells are missing: mnist-a0.5/run/ema, ")) << r.out;
+}
+
+/* The images of a class that the settings of the paper's sets use, a line for each. */
+std::vector<std::string> class_images_of(const Tables &w, const std::string &arguments)
+{
+    const std::string code =
+        "import sys; sys.path.insert(0, 'scripts/tables'); import hyperflow_cells as c, types; "
+        "a = types.SimpleNamespace(meta_splits=None, image=224, trajectories=9, " +
+        arguments + "); [print(n, s.options.get('class-images')) for n, s in c.papers(a).items()]";
+    const std::string out = w / "options";
+    EXPECT_EQ(system(("python3 -B -c \"" + code + "\" >" + out).c_str()), 0);
+    return lines_of(read_file(out));
+}
+
+/* Meta-Dataset draws by the sizes of the classes: all images, or a cap that was asked for. */
+TEST(CliHyperflowTables, OfMetaDatasetTakeAllImagesOrAskForFewer)
+{
+    NEED_PYTHON();
+    const Tables w("hyperflow");
+    using Lines = std::vector<std::string>;
+    EXPECT_EQ(class_images_of(w, "meta_dataset='m', cdfsl='c', class_images=0"),
+              (Lines{"meta-dataset 0", "cdfsl-5 None", "cdfsl-20 None", "cdfsl-50 None"}));
+    EXPECT_EQ(class_images_of(w, "meta_dataset='m', cdfsl='c', class_images=200"),
+              (Lines{"meta-dataset 200", "cdfsl-5 200", "cdfsl-20 200", "cdfsl-50 200"}));
+    EXPECT_EQ(class_images_of(w, "meta_dataset=None, cdfsl='c', class_images=0")[0],
+              "cdfsl-5 None");
+    const Ran r = w.run("--list --class-images 200");
+    EXPECT_EQ(r.code, 2);
+    EXPECT_TRUE(contains(r.err, "--class-images: of what --meta-dataset has")) << r.err;
+    expect_done(w.run("--list --class-images 200 --meta-dataset " + (w / "m")));
 }
 
 } // namespace

@@ -160,6 +160,14 @@ def lists_of(a):
     return {"splits": ",".join(f"{n}={root / n}.txt" for n in SOURCES)}
 
 
+def images_of(a, protocol):
+    """How many images of a class are used. Meta-Dataset draws shots by the sizes of the classes: all
+    images, where no cap is asked for. Other protocols do not look: the program's default."""
+    if a.class_images or protocol == "meta-dataset":
+        return {"class-images": a.class_images}
+    return {}
+
+
 def papers(a):
     settings = {}
     base = main_setting()
@@ -178,6 +186,7 @@ def papers(a):
                 "test-domains": ",".join([f"{n}:test" for n in SOURCES] + other),
                 **lists_of(a),
                 "protocol": "meta-dataset",
+                **images_of(a, "meta-dataset"),
                 "image-size": a.image,
                 "trajectories": a.trajectories,
                 "at-once": 8,
@@ -196,6 +205,7 @@ def papers(a):
                     "test-domains": ",".join(folders(a.cdfsl, CDFSL)),
                     **(lists_of(a) if a.meta_dataset else {}),
                     "protocol": "cdfsl",
+                    **images_of(a, "cdfsl"),
                     "shot": shot,
                     "image-size": a.image,
                     "trajectories": a.trajectories,

@@ -2,8 +2,8 @@
 
     scripts/tables/hyperflow.sh [--smoke | --full | --only REGEX] [--seeds 0] [--out DIR]
                                 [--shard i/n] [--device D] [--program FILE]
-                                [--meta-dataset DIR [--meta-splits DIR]] [--cdfsl DIR] [--image N]
-                                [--trajectories N]
+                                [--meta-dataset DIR [--meta-splits DIR] [--class-images N]]
+                                [--cdfsl DIR] [--image N] [--trajectories N]
 
 A setting is one run of hone-hyperflow in DIR/<setting>/run-s<seed>; a cell is one call of it:
 trajectories (`generate`), a method of fine-tuning on all domains (`base`), a drift network
@@ -21,8 +21,18 @@ shot, 40,000 trajectories. --meta-dataset: folders ilsvrc_2012 .. vgg_flower, tr
 each with a folder for each class; their classes are split by the seed in shares of 64 / 16 / 20,
 or with --meta-splits by the lists in DIR/<name>.txt (lines "train <class>", "valid <class>", "test
 <class>", one for each class of the official split), and the table says which. --cdfsl: folders
-CropDisease, EuroSAT, ISIC, ChestX. The cells of a setting go to one shard and run one after the
-other. Data are found through HONE_DATA (default ../shared/data).
+CropDisease, EuroSAT, ISIC, ChestX.
+
+Meta-Dataset draws the shots of an episode by how many images its classes have, so all images of its
+sets are read. An image takes --image x --image x 3 bytes (of a set whose images all have one size:
+that size); host memory holds all sets of a setting at once, and one set twice while it is read. A
+set of more than 32 GiB (at 224: 228,261 images) is refused; as they are published, ilsvrc_2012 and
+quickdraw have more. --class-images N is the way out: of every class the first N images, in the order
+of the files' names, in the settings of --meta-dataset and of --cdfsl trained on it. Shots are then
+drawn by these numbers, and the table says so. Without it, --cdfsl takes the program's default.
+
+The cells of a setting go to one shard and run one after the other. Data are found through HONE_DATA
+(default ../shared/data).
 """
 
 import argparse
@@ -44,12 +54,19 @@ def arguments(work):
     p.add_argument("--program", default=str(cells.ROOT / "build" / "hone-hyperflow"))
     p.add_argument("--meta-dataset", help="folder with a folder for each of its data sets")
     p.add_argument("--meta-splits", help="folder with <name>.txt, the classes of each by their use")
+    p.add_argument(
+        "--class-images", type=int, default=0, help="of every class of --meta-dataset, at most; 0: all"
+    )
     p.add_argument("--cdfsl", help="the same of CropDisease, EuroSAT, ISIC, ChestX")
     p.add_argument("--image", type=int, default=224, help="side of the images of those two")
     p.add_argument("--trajectories", type=int, default=4000, help="of those two")
     a = p.parse_args()
     if a.meta_splits and not a.meta_dataset:
         p.error("--meta-splits: of what --meta-dataset has")
+    if a.class_images and not a.meta_dataset:
+        p.error("--class-images: of what --meta-dataset has")
+    if a.class_images < 0:
+        p.error(f"--class-images {a.class_images}: 0 or more")
     cells.settle(work, a)
     return a
 

@@ -274,13 +274,27 @@ BY_SHARES = (
 BY_LISTS = "Classes were split by lists (--meta-splits)."
 
 
+def asked_of(s):
+    """The options that the trajectories of a run were made with."""
+    stage = next((k for n, k in s.stages.items() if n.startswith("trajectories")), {}) if s else {}
+    return stage.get("asked", {}).get("options", {})
+
+
 def split_note(s):
     """How the classes of a run of those data sets were split; "": it has none of them."""
-    stage = next((k for n, k in s.stages.items() if n.startswith("trajectories")), {}) if s else {}
-    asked = stage.get("asked", {}).get("options", {})
+    asked = asked_of(s)
     if not any(f"{n}=" in str(asked.get("train-domains", "")) for n in SOURCES):
         return ""
     return BY_LISTS if asked.get("splits") else BY_SHARES
+
+
+def cap_note(s):
+    """Of Meta-Dataset's episodes, whose shots follow the classes' sizes; "": all images were used."""
+    asked = asked_of(s)
+    most = int(asked.get("class-images", 500))
+    if not asked or most == 0:
+        return ""
+    return f"Of every class the first {most} images were used, and shots were drawn by these numbers."
 
 
 def meta_table(settings):
@@ -290,7 +304,7 @@ def meta_table(settings):
     lines = ["## Meta-Dataset, the layout of the paper's Table 1", ""]
     lines += paper_rows(s, domains, cells)
     lines.append(row("P>M>F, full fine-tuning, DINO ViT-S, 8 sources (published)", *PMF_META))
-    return "\n".join([*lines, "", PUBLISHED_NOTE, "", split_note(s), ""])
+    return "\n".join([*lines, "", PUBLISHED_NOTE, "", split_note(s), cap_note(s), ""])
 
 
 def cdfsl_table(settings):
