@@ -690,6 +690,23 @@ TEST(CliHyperflow, EpisodesOfADomainThatDoesNotTrainAreOfOneAlphabetToo)
     }
 }
 
+TEST(CliHyperflow, AlphabetsMayBeFolders)
+{
+    const FlowPlace w;
+    for (int k = 0; k < 24; k++)
+        put_class(w, "data/folders", (k < 20 ? "A/" : "B/") + std::to_string(k), 10);
+    const Words check = w.check_meta("vit.json", "folders", "near", "50/50/0");
+    const Ran c = w.run(check);
+    expect_done(c);
+    EXPECT_TRUE(contains(c.out, "out of one group")) << c.out;
+    EXPECT_TRUE(contains(c.err, "group 'B' has")) << c.err;
+    EXPECT_FALSE(contains(c.err, "group 'A' has")) << c.err;
+    expect_refused(w.run(check + Words{"--hold-out", "B"}), 2,
+                   {"folders/held-out", "it has 4 classes"});
+    put_class(w, "data/folders", "C", 10);
+    expect_refused(w.run(check), 2, {"folders are in A and none in C"});
+}
+
 TEST(CliHyperflow, WhatMeansNothingIsRefused)
 {
     const FlowPlace w;

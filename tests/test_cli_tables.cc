@@ -302,4 +302,16 @@ TEST(CliHyperflowTables, OfMetaDatasetTakeAllImagesOrAskForFewer)
     expect_done(w.run("--list --class-images 200 --meta-dataset " + (w / "m")));
 }
 
+TEST(CliHyperflowTables, OfMetaDatasetWantTheAlphabetsOfOmniglot)
+{
+    NEED_PYTHON();
+    const Tables w("hyperflow");
+    std::filesystem::create_directories(w / "flat/omniglot/character01");
+    const Ran flat = w.run("--list --meta-dataset " + (w / "flat"));
+    EXPECT_EQ(flat.code, 2);
+    EXPECT_TRUE(contains(flat.err, "flat/omniglot: no folders of alphabets")) << flat.err;
+    std::filesystem::create_directories(w / "whole/omniglot/Greek/character01");
+    expect_done(w.run("--list --meta-dataset " + (w / "whole")));
+}
+
 } // namespace

@@ -487,9 +487,17 @@ TEST(ImageSets, ReportMissingMemory)
     write_file(d / "c.bin.gz", gzip(cifar(10, {1, 1, 2, 2}, 1)));
     put_fixture(d / "f/a", "rgb8.png", "1.png");
     put_fixture(d / "f/b", "exif6.jpg", "1.jpg");
+    put_fixture(d / "f/train", "rgb8.png", "1.png");
+    put_fixture(d / "g/train/A/a", "rgb8.png", "1.png");
+    put_fixture(d / "g/train/B/b", "rgb8.png", "1.png");
+    put_fixture(d / "g/train/B/b", "rgb8.png", "2.png");
+    put_fixture(d / "g/test/B/b", "rgb8.png", "1.png");
     hn_image_options o = {};
     o.image_size = 8;
-    for (const std::string &data : {d / "m", d / "c.bin.gz", d / "f", d / "m" + "+" + d / "m"}) {
+    o.groups = true;
+    o.class_images = 1;
+    for (const std::string &data :
+         {d / "m", d / "c.bin.gz", d / "f", d / "g", d / "m" + "+" + d / "m"}) {
         o.eval_split = data == d / "c.bin.gz" ? 0.5 : 0;
         int failed = 0;
         for (uint64_t nth = 1; nth < 2000; nth++) {

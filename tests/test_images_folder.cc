@@ -5,6 +5,7 @@
 
 #include "hn_test.h"
 #include "image_test.h"
+#include "runtime/data/class_split.h"
 #include "runtime/data/image_decode.h"
 
 namespace fs = std::filesystem;
@@ -172,6 +173,45 @@ TEST(Folder, RefusesATrainThatMayBeBoth)
     /* parts without classes, as unlabelled images come, are not classes */
     fs::rename(d / "bird", d / "test");
     EXPECT_HN_FAIL(ImageSets(d.str()).status, HN_ERR_ARG, "/train: images, no folder of a class");
+}
+
+/* Omniglot as its folders are: alphabet/character. */
+TEST(Folder, ReadsClassesInFoldersOfTheirGroups)
+{
+    const TempDir d;
+    for (const std::string c : {"train/Greek/2", "train/Greek/1", "train/A b/2", "test/Greek/2"})
+        put_fixture(d / c, "rgb8.png", "1.png");
+    hn_image_options o = {};
+    EXPECT_HN_FAIL(ImageSets(d.str(), o).status, HN_ERR_ARG, "A b: a folder in the folder of");
+    o.groups = true;
+    const ImageSets s(d.str(), o);
+    ASSERT_EQ(s.status, HN_OK) << hn_last_error();
+    EXPECT_EQ(names_of(s.t()), (Names{"A b/2", "Greek/1", "Greek/2"}));
+    EXPECT_EQ(labels_of(s.t()), (Ints{0, 1, 2}));
+    EXPECT_EQ(labels_of(s.e()), (Ints{2}));
+    hn_class_groups g = {};
+    ASSERT_HN_OK(hn_class_groups_make(s.train, &g));
+    ASSERT_EQ(g.n, 2);
+    EXPECT_STREQ(g.name[1], "Greek");
+    EXPECT_EQ(Ints(g.of_class, g.of_class + 3), (Ints{0, 1, 1}));
+    hn_class_groups_free(&g);
+    const ImageSets one(d / "train/Greek", o); /* without groups it is as ever */
+    ASSERT_EQ(one.status, HN_OK) << hn_last_error();
+    EXPECT_EQ(names_of(one.t()), (Names{"1", "2"}));
+    const auto fails = [&](const std::string &more, const char *fixture, const char *part) {
+        put_fixture(d / ("train/" + more), fixture, "9.png");
+        EXPECT_HN_FAIL(ImageSets(d.str(), o).status, HN_ERR_ARG, part);
+        fs::remove_all(d / ("train/" + more));
+    };
+    fails("Latin", "rgb8.png", "folders are in A b and none in Latin");
+    fails("Latin/a/deep", "rgb8.png", "Latin/a: a folder in the folder of a class");
+    put_fixture(d / "train/Greek", "rgb8.png", "9.png");
+    EXPECT_HN_FAIL(ImageSets(d.str(), o).status, HN_ERR_ARG,
+                   "Greek: folders (1) and images (9.png)");
+    fs::remove(d / "train/Greek/9.png");
+    fs::remove_all(d / "train/A b");
+    fs::rename(d / "train", d / "val"); /* parts, and none to train on */
+    EXPECT_HN_FAIL(ImageSets(d.str(), o).status, HN_ERR_ARG, "/test: classes in it, as in a part");
 }
 
 TEST(Folder, RefusesWhatItCannotRead)

@@ -16,7 +16,7 @@ static const hn_option generate_rows[] = {
     {"scale",           FIELD(scale),           "10",   1e-3, 1e3, NULL, "logits are scale (cosine to the class's mean + offset)"},
     {"offset",          FIELD(offset),          "0",    -1e3, 1e3, NULL, "the same"},
     HN_OPT_TITLE("Domains"),
-    {"data",            FIELD(data),            NULL,   0, 0, NULL, "folder with a folder for each domain: idx or CIFAR files, Omniglot's, or classes"},
+    {"data",            FIELD(data),            NULL,   0, 0, NULL, "folder with a folder for each domain: idx or CIFAR files, Omniglot's, a folder for each class, or one for each alphabet with those of its characters"},
     {"train-domains",   FIELD(train_domains),   NULL,   0, 0, NULL, "of the trajectories: NAME or NAME=PATH below --data (or its own path, from / or ./ on); their classes are split"},
     {"test-domains",    FIELD(test_domains),    "",     0, 0, NULL, "of eval: NAME:PART with PART test or held-out for a domain of training, NAME for another"},
     {"split",           FIELD(split),           "64/16/20", 0, 0, NULL, "classes of a domain of training for trajectories, validation and test, in percent"},

@@ -12,6 +12,9 @@
  *                are skipped, other files skipped and counted; other kinds of images are refused.
  *                class_images takes the first so many images of each class (of each part); the
  *                others are not opened: neither their sizes count nor the limit of a set's bytes.
+ *                With `groups`, where it is asked for, all or none of the classes lie in a folder
+ *                of their group (alphabet/character/), in the order of the groups; such a class is
+ *                called group/class, which hn_class_groups_make (class_split.h) reads.
  *   A folder of idx or CIFAR files is searched for the training files (train*, data_batch*, or
  *   images* without such a word); numbered CIFAR files (data_batch_1 .., train_1of3 ..) are joined
  *   in the order of their numbers. idx and CIFAR files may be .gz; where a file is there in both
@@ -88,6 +91,7 @@ typedef struct {
                                        * whatever its size was; 0: not */
     int channels;                     /* 0: those of the data; 1 or 3 */
     hn_image_limits limits;
+    bool groups;                   /* folders: classes may lie in folders of their groups */
     int64_t class_images;          /* folders: images of each class at most; 0: all */
     const char *class_images_name; /* of that option where the user has it, for errors; or NULL */
 } hn_image_options;

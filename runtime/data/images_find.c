@@ -301,10 +301,13 @@ done:
     return st;
 }
 
-static bool is_in(const char *word, const char *const *words)
+bool hn_images_part_word(const char *name)
 {
-    while (*words != NULL && strcmp(word, *words) != 0) words++;
-    return *words != NULL;
+    static const char *const words[] = {"train", "val", "valid", "validation",
+                                        "eval",  "dev", "test",  NULL};
+    const char *const *w = words;
+    while (*w != NULL && strcmp(name, *w) != 0) w++;
+    return *w != NULL;
 }
 
 /* folder/train is a part if it holds folders, and a class if it holds images.
@@ -338,8 +341,6 @@ done:
  * Errors  HN_ERR_ARG: train/ may be part or class; it is a class among such words alone */
 static hn_status find_classes(const char *folder, const char *const *words, hn_image_files *f)
 {
-    static const char *const parts[] = {"train", "val", "valid", "validation",
-                                        "eval",  "dev", "test",  NULL};
     hn_status st = HN_OK;
     hn_paths below = {0};
     bool parted = false, there = false, others = false;
@@ -347,7 +348,7 @@ static hn_status find_classes(const char *folder, const char *const *words, hn_i
     const char *found = NULL;
     HN_TRY_GOTO(st, hn_paths_list(folder, true, &below), done);
     for (int64_t i = 0; i < below.n; i++) {
-        others = others || !is_in(below.path[i], parts);
+        others = others || !hn_images_part_word(below.path[i]);
         if (strcmp(below.path[i], "train") != 0) continue;
         there = true;
         HN_TRY_GOTO(st, look_into_train(folder, &parted), done);

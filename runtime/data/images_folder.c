@@ -117,14 +117,80 @@ done:
     return st;
 }
 
-static hn_status list_all(const char *folder, listing *l, hn_image_set *s)
+static char *path_in(const char *folder, const char *name)
+{
+    return hn_asprintf("%s/%s", folder, name);
+}
+
+/* The classes in the folder of a group, as group/class; none in that of a class.
+ * Errors  HN_ERR_ARG: images beside them; a group that is called like a part */
+static hn_status add_names(const char *folder, const char *group, hn_paths *classes)
+{
+    hn_status st = HN_OK;
+    hn_paths below = {0}, files = {0};
+    HN_TRY_GOTO(st, hn_paths_list(folder, true, &below), done);
+    if (below.n == 0) goto done;
+    if (hn_images_part_word(group)) {
+        st = HN_FAIL(HN_ERR_ARG,
+                     "%s: classes in it, as in a part of a set (whose classes to train on are in "
+                     "train/); as a group it needs another name",
+                     folder);
+        goto done;
+    }
+    HN_TRY_GOTO(st, hn_paths_list(folder, false, &files), done);
+    for (int64_t i = 0; i < files.n; i++)
+        if (hn_images_named(files.path[i])) {
+            st = HN_FAIL(HN_ERR_ARG, "%s: folders (%s) and images (%s) in it: class or group?",
+                         folder, below.path[0], files.path[i]);
+            goto done;
+        }
+    for (int64_t i = 0; i < below.n && st == HN_OK; i++)
+        st = hn_paths_add(classes, path_in(group, below.path[i]));
+
+done:
+    hn_paths_free(&below);
+    hn_paths_free(&files);
+    return st;
+}
+
+/* Folders that hold folders are groups: all of them are, or none; else HN_ERR_ARG. */
+static hn_status open_groups(const char *folder, hn_paths *classes)
+{
+    hn_status st = HN_OK;
+    hn_paths all = {0};
+    int64_t plain = -1, group = -1;
+    for (int64_t i = 0; i < classes->n && st == HN_OK; i++) {
+        const int64_t before = all.n;
+        char *path = path_in(folder, classes->path[i]);
+        st = path ? add_names(path, classes->path[i], &all)
+                  : HN_FAIL(HN_ERR_MEMORY, "no memory for a list of files");
+        hn_free(path);
+        int64_t *first = all.n > before ? &group : &plain;
+        if (*first < 0) *first = i;
+    }
+    if (st == HN_OK && group >= 0 && plain >= 0)
+        st = HN_FAIL(HN_ERR_ARG,
+                     "%s: folders are in %s and none in %s: <group>/<class>/ holds for all classes "
+                     "or for none",
+                     folder, classes->path[group], classes->path[plain]);
+    if (st == HN_OK && group >= 0) {
+        const hn_paths outer = *classes;
+        *classes = all;
+        all = outer;
+    }
+    hn_paths_free(&all);
+    return st;
+}
+
+static hn_status list_all(const char *folder, bool groups, listing *l, hn_image_set *s)
 {
     hn_paths classes = {0};
     hn_status st = hn_paths_list(folder, true, &classes);
+    if (st == HN_OK && groups) st = open_groups(folder, &classes);
     if (st == HN_OK && classes.n == 0)
         st = HN_FAIL(HN_ERR_FORMAT, "%s: no folder of a class", folder);
     for (int64_t i = 0; st == HN_OK && i < classes.n; i++) {
-        char *path = hn_asprintf("%s/%s", folder, classes.path[i]);
+        char *path = path_in(folder, classes.path[i]);
         st = path ? add_class(l, path, (int32_t)i, s)
                   : HN_FAIL(HN_ERR_MEMORY, "no memory for a list of files");
         hn_free(path);
@@ -268,7 +334,7 @@ hn_status hn_images_read_folder(const hn_image_files *f, const hn_image_options 
     hn_status st = HN_OK;
     listing l = {.most = o->class_images};
     s->kind = "a folder for each class";
-    HN_TRY_GOTO(st, list_all(f->files.path[0], &l, s), done);
+    HN_TRY_GOTO(st, list_all(f->files.path[0], o->groups, &l, s), done);
     HN_TRY_GOTO(st, probe_all(&l, o), done);
     HN_TRY_GOTO(st, settle(&l, o, s), done);
     HN_TRY_GOTO(st, decode_all(&l, o, s), done);

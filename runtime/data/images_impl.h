@@ -84,6 +84,8 @@ HN_NODISCARD hn_status hn_images_read_folder(const hn_image_files *f, const hn_i
 
 /* A file of this name is an image: of a kind that is read, or one that is refused. */
 bool hn_images_named(const char *name);
+/* A folder of this name may be a part of a set of folders: "train", "val", "test" and the like. */
+bool hn_images_part_word(const char *name);
 
 /* Parsers over memory; name is used in errors. */
 

@@ -205,6 +205,7 @@ static hn_status read_images(const hn_hyperflow *r, const hn_hf_domain *d, int64
                                 .folder_side = r->shorter_side,
                                 .folder_crop = r->shorter_side ? r->model.vision.image : 0,
                                 .channels = (int)r->model.vision.channels,
+                                .groups = true,
                                 .class_images = r->c->class_images,
                                 .class_images_name = "--class-images"};
     return hn_image_sets_open(&o, &out->train, &out->eval);

@@ -160,6 +160,14 @@ def lists_of(a):
     return {"splits": ",".join(f"{n}={root / n}.txt" for n in SOURCES)}
 
 
+def lacks_alphabets(root):
+    """Omniglot is there as folders of characters that are in no folder of an alphabet."""
+    folder = pathlib.Path(root) / "omniglot"
+    folder = folder / "train" if (folder / "train").is_dir() else folder
+    below = [p for p in folder.glob("[!.]*") if p.is_dir()]
+    return bool(below) and not any(q.is_dir() for p in below for q in p.iterdir())
+
+
 def images_of(a, protocol):
     """How many images of a class are used. Meta-Dataset draws shots by the sizes of the classes: all
     images, where no cap is asked for. Other protocols do not look: the program's default."""

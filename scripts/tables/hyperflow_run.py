@@ -20,8 +20,9 @@ curves, numbers of steps. --full adds what else was tried: encoder, noise, knots
 shot, 40,000 trajectories. --meta-dataset: folders ilsvrc_2012 .. vgg_flower, traffic_sign, mscoco,
 each with a folder for each class; their classes are split by the seed in shares of 64 / 16 / 20,
 or with --meta-splits by the lists in DIR/<name>.txt (lines "train <class>", "valid <class>", "test
-<class>", one for each class of the official split), and the table says which. --cdfsl: folders
-CropDisease, EuroSAT, ISIC, ChestX.
+<class>", one for each class of the official split), and the table says which. Classes of omniglot
+lie in folders of their alphabets, alphabet/character/, and are called so in its list: episodes are
+of one alphabet. --cdfsl: folders CropDisease, EuroSAT, ISIC, ChestX.
 
 Meta-Dataset draws the shots of an episode by how many images its classes have, so all images of its
 sets are read. An image takes --image x --image x 3 bytes (of a set whose images all have one size:
@@ -67,6 +68,11 @@ def arguments(work):
         p.error("--class-images: of what --meta-dataset has")
     if a.class_images < 0:
         p.error(f"--class-images {a.class_images}: 0 or more")
+    if a.meta_dataset and hyperflow_cells.lacks_alphabets(a.meta_dataset):
+        p.error(
+            f"{a.meta_dataset}/omniglot: no folders of alphabets with those of their characters;"
+            " Meta-Dataset's episodes of it are of one alphabet"
+        )
     cells.settle(work, a)
     return a
 
