@@ -25,12 +25,12 @@ lie in folders of their alphabets, alphabet/character/, and are called so in its
 of one alphabet. --cdfsl: folders CropDisease, EuroSAT, ISIC, ChestX.
 
 Meta-Dataset draws the shots of an episode by how many images its classes have, so all images of its
-sets are read. An image takes --image x --image x 3 bytes (of a set whose images all have one size:
-that size); host memory holds all sets of a setting at once, and one set twice while it is read. A
-set of more than 32 GiB (at 224: 228,261 images) is refused; as they are published, ilsvrc_2012 and
-quickdraw have more. --class-images N is the way out: of every class the first N images, in the order
-of the files' names, in the settings of --meta-dataset and of --cdfsl trained on it. Shots are then
-drawn by these numbers, and the table says so. Without it, --cdfsl takes the program's default.
+sets are read. An image of a folder takes --image x --image x 3 bytes; host memory holds all sets of
+a setting at once, and one set twice while it is read. A set of more than 32 GiB (at 224: 228,261
+images) is refused; as they are published, ilsvrc_2012 and quickdraw have more. --class-images N is
+the way out: of every class the first N images, in the order of the files' names, in the settings of
+--meta-dataset and of --cdfsl trained on it. Shots are then drawn by these numbers, and the table
+says so. Without it, --cdfsl takes the program's default.
 
 The cells of a setting go to one shard and run one after the other. Data are found through HONE_DATA
 (default ../shared/data).
