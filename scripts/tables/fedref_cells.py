@@ -30,6 +30,7 @@ class Stream(NamedTuple):
     model: str
     target: float
     made: str = ""  # what prepare() writes for it
+    whole: bool = False  # rates are tried over all rounds: the best over half break down behind it
 
 
 class Model(NamedTuple):
@@ -235,7 +236,7 @@ STREAMS = {
     "mnist-a0.1": mnist(0.1, 0.965),
     "mnist-a0.5": mnist(0.5, 0.975),
     "mnist-a100": mnist(100, 0.98),
-    "cifar10-a0.1": cifar10(0.1, 0.365),
+    "cifar10-a0.1": cifar10(0.1, 0.365)._replace(whole=True),
     "cifar10-a0.5": cifar10(0.5, 0.465),
     "cifar10-a100": cifar10(100, 0.535),
     "fashion-a0.1": fashion(0.1, 0.64),
@@ -446,7 +447,7 @@ def cells_of(suite, name, groups, seeds, settings):
     for kind, (options, rate_of) in kinds.items():
         for rate in () if rate_of else rates_of(suite, kind):
             o = {**common, **stream.valid, **options, "lr": rate, "seed": CHOICE_SEED}
-            o.update(sparing(o["rounds"], o.get("eval-every", 1)))
+            o.update(sparing(o["rounds"], o.get("eval-every", 1), stream.whole))
             way = model.way(options)
             cell = Cell(name, "choice", kind, CHOICE_SEED, o, way, files, made)
             yield cell._replace(lanes=model.lanes)
@@ -457,9 +458,9 @@ def cells_of(suite, name, groups, seeds, settings):
             yield run._replace(rate_of=rate_of or kind, lanes=model.lanes)
 
 
-def sparing(rounds, every):
-    """A rate is chosen in half of the rounds, at least 20, of which about 20 are measured."""
-    rounds = max(min(rounds, 20), rounds // 2)
+def sparing(rounds, every, whole):
+    """A rate is chosen in half of the rounds, at least 20, or in all; about 20 are measured."""
+    rounds = rounds if whole else max(min(rounds, 20), rounds // 2)
     return {"rounds": rounds, "eval-every": max(every, rounds // 20)}
 
 

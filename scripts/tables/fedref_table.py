@@ -5,15 +5,15 @@ Accuracies are in percent, of test images (volumes: the mean Dice of the classes
 mean and standard deviation over the seeds. Late: the mean over the last tenth of what was measured,
 at least three; last: of the last round; best: of any that was measured. Each method runs at the
 learning rate that was best on images held out of the training set, with one seed of its own, over
-half of the rounds (at least 20; the mean over the last fifth of what was measured there): one that
-is best only later is not found. A rate at which a client diverged there (its update was not finite,
-and rejected) loses to any at which none did. fedref-v1 and lambda 0 take FedAvg's. "*" behind a
-rate: the least or largest that was tried, a better one may lie beyond. Where MNIST's clients are a
-hundred, every second round is measured. Differences are to FedAvg of the same seed (the same
-clients, images, schedule and first weights) and then averaged. Targets are those that
-fedref_cells.py declares; seeds that did not reach one are not in its mean. Forgetting, in points of
-accuracy: the best of earlier rounds minus the last, at least 0; by class: the same of each class,
-and then the mean.
+half of the rounds (at least 20; of CIFAR-10 at alpha 0.1 over all; the mean over the last fifth of
+what was measured there): one that is best only later is not found. A rate at which a client
+diverged there (its update was not finite, and rejected) loses to any at which none did. fedref-v1
+and lambda 0 take FedAvg's. "*" behind a rate: the least or largest that was tried, a better one may
+lie beyond. Where MNIST's clients are a hundred, every second round is measured. Differences are to
+FedAvg of the same seed (the same clients, images, schedule and first weights) and then averaged.
+Targets are those that fedref_cells.py declares; seeds that did not reach one are not in its mean.
+Forgetting, in points of accuracy: the best of earlier rounds minus the last, at least 0; by class:
+the same of each class, and then the mean.
 """
 
 import json
