@@ -139,7 +139,7 @@ static hn_status run(const void *args, hn_stream stream)
 /* Matrices of the 1B and the 8B model. */
 static const int64_t shapes[][HN_BENCH_AXES] = {
     MATRIX(16384, 2048, 2048), MATRIX(16384, 2048, 8192), MATRIX(16384, 8192, 2048),
-    MATRIX(8192, 4096, 4096), MATRIX(8192, 4096, 14336),
+    MATRIX(8192, 4096, 4096), MATRIX(8192, 4096, 14336), MATRIX(8192, 14336, 4096),
 };
 /* clang-format on */
 
@@ -285,6 +285,7 @@ static hn_status tile_setup(hn_bench *b, const int64_t *s, void *args)
     DENSITIES(0, rows, in, out), DENSITIES(1, rows, in, out), DENSITIES(2, rows, in, out)
 static const int64_t tile_shapes[][HN_BENCH_AXES] = {
     MASKS(16384, 2048, 2048), MASKS(16384, 2048, 8192), MASKS(8192, 4096, 4096),
+    DENSITIES(0, 16384, 8192, 2048), DENSITIES(0, 8192, 14336, 4096),
 };
 /* clang-format on */
 
@@ -341,7 +342,7 @@ static hn_status dense_run(const void *args, hn_stream stream)
 
 static const int64_t dense_shapes[][HN_BENCH_AXES] = {
     {16384, 2048, 2048}, {16384, 2048, 8192}, {16384, 8192, 2048},
-    {8192, 4096, 4096},  {8192, 4096, 14336},
+    {8192, 4096, 4096},  {8192, 4096, 14336}, {8192, 14336, 4096},
 };
 
 const hn_bench_def hn_bench_block_dw_dense = {

@@ -18,7 +18,15 @@ constexpr int64_t kRoomBytes = 64 << 20; /* for the sums of tiles; fewer runs ta
  * 6 % of its values), and the shares of a matrix's values one by one, and of its tiles as products,
  * that take as long as the whole gradient: the reads of shared memory, and the rate of mma. */
 constexpr int above_of(int64_t side) { return side == 1 ? 328 : 61; }
-constexpr double singles_of(int64_t side) { return side == 1 ? 0.0062 : 0.0125; }
+
+/* An element by itself takes longer the wider x is (4096 x 4096, 2048 x 8192, 4096 x 14336). */
+double singles_of(const hn_block_dw_args *a)
+{
+    if (a->shape.br > 1) return 0.0125;
+    if (a->in <= 4096) return 0.0062;
+    return a->in <= 8192 ? 0.0040 : 0.0031;
+}
+
 constexpr double kTiles = 0.22;
 
 struct Limits {
@@ -44,7 +52,7 @@ int64_t most_singles(const hn_block_dw_args *a, const Limits &l)
 Limits limits_of(const hn_block_dw_args *a)
 {
     const double total = (double)hn_block_total(a->shape, a->out, a->in);
-    Limits l = {INT64_MAX, (int64_t)(singles_of(a->shape.br) * total),
+    Limits l = {INT64_MAX, (int64_t)(singles_of(a) * total),
                 (int64_t)(kTiles * (double)tiles_of(a)), false};
     if (hn_block_dw_product_takes_(a)) l.above = above_of(a->shape.br);
     l.whole = a->capacity > l.singles;
@@ -279,8 +287,8 @@ bool hn_block_dw_tile_takes_(const hn_block_dw_args *a)
     if (a->way == HN_BLOCK_DW_BLOCKS) return true;
     if (a->way == HN_BLOCK_DW_TILES) return hn_block_dw_product_takes_(a);
     const double total = (double)hn_block_total(a->shape, a->out, a->in);
-    const double share = hn_block_dw_product_takes_(a) ? kTiles : singles_of(a->shape.br);
-    return singles_of(a->shape.br) * total >= 1.0 &&
+    const double share = hn_block_dw_product_takes_(a) ? kTiles : singles_of(a);
+    return singles_of(a) * total >= 1.0 &&
            (double)a->capacity <= (double)kHnCapacityOfShare_ * share * total;
 }
 
