@@ -13,7 +13,7 @@ static const char *const what_of[] = {
     [LOSS] = "support loss of training tasks falls within 20 % of tuning's fall",
     [INSIDE] = "in the domains of training not below direct transfer",
     [OUTSIDE] = "out of them above direct transfer, mean over domains",
-    [COST] = "memory and operations of an episode, beside full fine-tuning",
+    [COST] = "memory and operations of an episode are measured, as shares of full fine-tuning",
 };
 
 typedef struct {

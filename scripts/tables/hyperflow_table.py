@@ -163,7 +163,7 @@ ACCEPTANCE = (
     "1. support loss of training tasks falls within 20 % of tuning's fall",
     "2. in the domains of training not below direct transfer, lowest domain",
     "3. out of them above direct transfer, mean over domains",
-    "4. memory and operations of an episode, beside full fine-tuning",
+    "4. memory and operations of an episode are measured, as shares of full fine-tuning",
 )
 
 
