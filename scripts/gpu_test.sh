@@ -120,7 +120,7 @@ done
 part "test_cli_verbs.cuda" env HONE_TEST_DEVICE=cuda CUDA_VISIBLE_DEVICES="$first" "$build/test_cli_verbs"
 if [ "$gpus" -gt 1 ]; then
     for name in test_cli_ranks test_cli_pearl_ranks test_cli_fedref_ranks test_cli_hyperflow_ranks \
-        test_cli_zero_ranks; do
+        test_cli_zero_ranks test_cli_norm_ranks; do
         part $name.cuda env HONE_TEST_DEVICE=cuda "$build/$name"
     done
 fi

@@ -2,6 +2,7 @@
 #ifndef HN_CLI_RUN_TEST_H
 #define HN_CLI_RUN_TEST_H
 #include "cli_test.h"
+#include "runtime/base/save.h"
 
 /* Trained values and moments of a checkpoint, as bytes. */
 inline std::map<std::string, std::string> trained_bytes(const std::string &checkpoint)
@@ -44,6 +45,23 @@ inline std::vector<std::string> checkpoints_of(const std::string &out)
         if (name.back() == '/' && name.rfind("checkpoint-", 0) == 0)
             names.push_back(name.substr(0, name.size() - 1));
     return names;
+}
+
+/* COMPLETE anew, as if the files of the folder were those that were written. */
+inline void complete_again(const std::string &folder, int step)
+{
+    std::string files;
+    for (const auto &e : std::filesystem::directory_iterator(folder)) {
+        const std::string name = e.path().filename().string();
+        char hex[HN_SHA256_HEX];
+        uint64_t bytes = 0;
+        if (name == "COMPLETE") continue;
+        EXPECT_HN_OK(hn_sha256_file(e.path().c_str(), &bytes, hex));
+        files += (files.empty() ? "" : ", ") + ("{\"name\": \"" + name) +
+                 "\", \"bytes\": " + std::to_string(bytes) + ", \"sha256\": \"" + hex + "\"}";
+    }
+    write_file(folder + "/COMPLETE", "{\"format\": 1, \"step\": " + std::to_string(step) +
+                                         ", \"files\": [" + files + "]}");
 }
 
 #endif

@@ -5,7 +5,6 @@
 #include "cli_ranks_test.h"
 #include "cli_run_test.h"
 #include "file_limit.h"
-#include "runtime/base/save.h"
 
 namespace {
 
@@ -274,23 +273,6 @@ TEST(CliZero, ADiskThatIsFullEndsAll)
         named += contains(line, "File too large") && line.compare(0, 5, "rank ") == 0;
     EXPECT_GE(named, 1) << r.err;
     EXPECT_TRUE(checkpoints_of(w / "o").empty());
-}
-
-/* COMPLETE anew, as if the files of the folder were those that were written. */
-void complete_again(const std::string &folder, int step)
-{
-    std::string files;
-    for (const auto &e : std::filesystem::directory_iterator(folder)) {
-        const std::string name = e.path().filename().string();
-        char hex[HN_SHA256_HEX];
-        uint64_t bytes = 0;
-        if (name == "COMPLETE") continue;
-        EXPECT_HN_OK(hn_sha256_file(e.path().c_str(), &bytes, hex));
-        files += (files.empty() ? "" : ", ") + ("{\"name\": \"" + name) +
-                 "\", \"bytes\": " + std::to_string(bytes) + ", \"sha256\": \"" + hex + "\"}";
-    }
-    write_file(folder + "/COMPLETE", "{\"format\": 1, \"step\": " + std::to_string(step) +
-                                         ", \"files\": [" + files + "]}");
 }
 
 TEST(CliZero, SharesThatDoNotBelongAreNamed)

@@ -312,6 +312,7 @@ HN_NODISCARD hn_status hn_param_set_stored(const hn_param *p, const float *store
  * Errors: those of runtime/graph/tensor.h, HN_ERR_MEMORY. */
 HN_NODISCARD hn_status hn_params_get_buffers(const hn_params *p, float **out);
 HN_NODISCARD hn_status hn_params_put_buffers(const hn_params *p, const float *copy);
+int64_t hn_params_buffer_values(const hn_params *p); /* in such a copy */
 
 /* y = layer(x), with the low-rank update if there is one. */
 HN_NODISCARD hn_status hn_params_linear_fwd(const hn_params *p, hn_graph *g, const char *module,

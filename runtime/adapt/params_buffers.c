@@ -4,13 +4,20 @@
 #include "runtime/adapt/params_impl.h"
 #include "runtime/base/alloc.h"
 
-hn_status hn_params_get_buffers(const hn_params *p, float **out)
+int64_t hn_params_buffer_values(const hn_params *p)
 {
-    int64_t n = 0, at = 0;
-    hn_status st = HN_OK;
-    *out = NULL;
+    int64_t n = 0;
     for (int64_t i = 0; i < p->n; i++)
         if (p->param[i]->buffer) n += hn_param_values(p->param[i]);
+    return n;
+}
+
+hn_status hn_params_get_buffers(const hn_params *p, float **out)
+{
+    const int64_t n = hn_params_buffer_values(p);
+    int64_t at = 0;
+    hn_status st = HN_OK;
+    *out = NULL;
     if (n == 0) return HN_OK;
     float *copy = hn_malloc((size_t)n * sizeof *copy);
     if (copy == NULL) return HN_FAIL(HN_ERR_MEMORY, "%" PRId64 " values of buffers", n);

@@ -78,14 +78,6 @@ hn_status hn_engine_check_shares(const hn_engine *e)
 
 /* ---- buffers ---- */
 
-static int64_t buffer_values(const hn_params *p)
-{
-    int64_t n = 0;
-    for (int64_t i = 0; i < hn_params_count(p); i++)
-        if (hn_params_at(p, i)->buffer) n += hn_param_values(hn_params_at(p, i));
-    return n;
-}
-
 static hn_status average(hn_hub *hub, double weight, float *x, int64_t n)
 {
     double *sum = hn_malloc((size_t)(n + 1) * sizeof *sum);
@@ -106,7 +98,7 @@ hn_status hn_engine_average_buffers(hn_engine *e, hn_hub *hub, int64_t micro_bat
     if (hn_hub_size(hub) == 1) return HN_OK;
     HN_TRY(hn_params_get_buffers(e->params, &buffers));
     if (buffers == NULL) return HN_OK;
-    hn_status st = average(hub, (double)micro_batches, buffers, buffer_values(e->params));
+    hn_status st = average(hub, (double)micro_batches, buffers, hn_params_buffer_values(e->params));
     if (st == HN_OK) st = hn_params_put_buffers(e->params, buffers);
     hn_free(buffers);
     return st;

@@ -10,6 +10,7 @@
 #include "runtime/base/clock.h"
 #include "runtime/file/folder.h"
 #include "runtime/train/pearl_phase.h"
+#include "runtime/train/rank_buffers.h"
 #include "runtime/train/signals.h"
 
 const char *hn_phase_name(hn_phase_kind k)
@@ -120,64 +121,6 @@ static hn_status take_plans(hn_phase_state *f, const char *from)
     return HN_OK;
 }
 
-/* ---- what ranks have each for itself: running values of batch norms ---- */
-
-static int64_t buffer_values(const hn_params *p)
-{
-    int64_t n = 0;
-    for (int64_t i = 0; i < hn_params_count(p); i++)
-        if (hn_params_at(p, i)->buffer) n += hn_param_values(hn_params_at(p, i));
-    return n;
-}
-
-/* For a checkpoint: a mean would be other bits than those the run goes on with. */
-static hn_status gather_buffers(hn_phase_state *f)
-{
-    const hn_params *p = hn_engine_params(f->engine);
-    const hn_team *team = f->r->team;
-    hn_run_state *s = &f->state;
-    float *own = NULL;
-    hn_free(s->buffers);
-    s->buffers = NULL;
-    s->n_buffers = buffer_values(p);
-    s->ranks = hn_team_size(team);
-    if (team->hub == NULL || s->n_buffers == 0) return HN_OK;
-    HN_TRY(hn_params_get_buffers(p, &own));
-    s->buffers = hn_malloc((size_t)(s->ranks * s->n_buffers) * sizeof *own);
-    const hn_status st =
-        s->buffers
-            ? hn_hub_gather(team->hub, own, (size_t)s->n_buffers * sizeof *own, s->buffers)
-            : HN_FAIL(HN_ERR_MEMORY, "%" PRId64 " buffers of ranks", s->ranks * s->n_buffers);
-    hn_free(own);
-    return st;
-}
-
-/* Its own to each of as many ranks, else the mean to all. */
-static hn_status put_buffers(hn_phase_state *f, const char *from)
-{
-    const hn_params *p = hn_engine_params(f->engine);
-    const hn_team *team = f->r->team;
-    hn_run_state *s = &f->state;
-    const int64_t n = s->n_buffers;
-    if (s->buffers == NULL) return HN_OK;
-    if (n != buffer_values(p))
-        return HN_FAIL(HN_ERR_FORMAT,
-                       "%s: %" PRId64 " buffers of each rank, the model has %" PRId64, from, n,
-                       buffer_values(p));
-    if (s->ranks == hn_team_size(team))
-        return hn_params_put_buffers(p, s->buffers + team->ranks.rank * n);
-    for (int64_t i = 0; i < n; i++) {
-        double sum = 0, weight = 0;
-        for (int64_t k = 0; k < s->ranks; k++) {
-            const double of_rank = (double)hn_share_own((hn_share){k, s->ranks, f->r->per_step});
-            sum += of_rank * (double)s->buffers[k * n + i];
-            weight += of_rank;
-        }
-        s->buffers[i] = (float)(sum / weight);
-    }
-    return hn_params_put_buffers(p, s->buffers);
-}
-
 /* ---- saving and going on ---- */
 
 static hn_status compare_ranks(const hn_phase_state *f)
@@ -202,7 +145,7 @@ static hn_status save(hn_phase_state *f)
     hn_pearl *r = f->r;
     if (f->saved == f->state.step) return HN_OK;
     hn_team_at(r->team, HN_HUB_AT_SAVE, f->state.step);
-    HN_TRY(gather_buffers(f));
+    HN_TRY(hn_rank_buffers_gather(&f->state, hn_engine_params(f->engine), r->team));
     HN_TRY(compare_ranks(f));
     f->saved = f->state.step;
     if (!hn_pearl_leads(r)) return hn_team_wait(r->team);
@@ -236,7 +179,9 @@ static hn_status continue_it(hn_phase_state *f)
     f->state.per_step = f->r->per_step;
     if (st == HN_OK) st = take_plans(f, from);
     if (st == HN_OK) st = compare_kernels(f, from);
-    if (st == HN_OK) st = put_buffers(f, from);
+    if (st == HN_OK)
+        st =
+            hn_rank_buffers_put(&f->state, hn_engine_params(f->engine), f->r->team, f->r->per_step);
     if (st == HN_OK) st = compare_ranks(f); /* each has read its own files */
     if (st == HN_OK) {
         f->saved = f->state.step;

@@ -489,19 +489,35 @@ done:
     return st;
 }
 
-static hn_status load_buffers(const char *dir, hn_run_state *s)
+static hn_status find_buffers(const hn_st_file *f, const hn_params *p, const hn_st_tensor **out)
+{
+    const char *where = hn_st_where(f);
+    const int64_t n = hn_params_buffer_values(p);
+    const hn_st_tensor *t = hn_st_find(f, BUFFERS);
+    if (t == NULL || hn_st_count(f) != 1 || t->dtype != HN_ST_F32 || t->ndim != 2)
+        return HN_FAIL(HN_ERR_FORMAT, "%s: not one tensor '%s', F32 [ranks, values]", where,
+                       BUFFERS);
+    if (t->dim[0] < 2 || t->dim[0] > HN_HUB_MAX_RANKS)
+        return HN_FAIL(HN_ERR_FORMAT, "%s: of %" PRId64 " ranks, but several are 2 to %d", where,
+                       t->dim[0], HN_HUB_MAX_RANKS);
+    if (t->dim[1] != n || n == 0)
+        return HN_FAIL(HN_ERR_FORMAT,
+                       "%s: %" PRId64 " running values of each rank, the model has %" PRId64, where,
+                       t->dim[1], n);
+    *out = t;
+    return HN_OK;
+}
+
+static hn_status load_buffers(const char *dir, const hn_params *p, hn_run_state *s)
 {
     hn_st_file *f = NULL;
+    const hn_st_tensor *t = NULL;
     hn_status st = HN_OK;
     char *path = hn_asprintf("%s/buffers.safetensors", dir);
     if (path == NULL) return HN_FAIL(HN_ERR_MEMORY, "no memory to read %s", dir);
     if (!hn_is_file(path)) goto done;
     HN_TRY_GOTO(st, hn_st_open(path, &f), done);
-    const hn_st_tensor *t = hn_st_find(f, BUFFERS);
-    if (t == NULL || t->dtype != HN_ST_F32 || t->ndim != 2 || hn_st_elements(t) == 0) {
-        st = HN_FAIL(HN_ERR_FORMAT, "%s: not the buffers of ranks", path);
-        goto done;
-    }
+    HN_TRY_GOTO(st, find_buffers(f, p, &t), done);
     s->ranks = t->dim[0];
     s->n_buffers = t->dim[1];
     s->buffers = hn_malloc((size_t)hn_st_elements(t) * sizeof *s->buffers);
@@ -681,7 +697,7 @@ hn_status hn_state_load(const char *dir, const hn_params *p, const hn_run_identi
     if (st == HN_OK) st = read_state(j, path, room, &state);
     if (st == HN_OK) st = hn_state_load_delta(dir, p, id->base_digest);
     if (st == HN_OK) st = load_moments(dir, p);
-    if (st == HN_OK) st = load_buffers(dir, &state);
+    if (st == HN_OK) st = load_buffers(dir, p, &state);
     if (st == HN_OK) state.gemm_plans = json_incref(json_object_get(j, "gemm_plans"));
     json_decref(j);
     hn_free(path);

@@ -3,8 +3,9 @@
  *   delta.safetensors         trained values in fp32 by parameter name; metadata delta.manifest:
  *                             format version, base digest, encodings dense, lowrank, dora, and
  *                             those of blocks (sparse_state.h)
- *   buffers.safetensors       running values of several ranks, where each has its own
- *   optimizer-0.safetensors   moments, "<parameter>.m" and "<parameter>.v"; averages,
+ *   buffers.safetensors       "buffers" [ranks, values]: running values of several ranks, where
+ * each goes on with its own (rank_buffers.h) optimizer-0.safetensors   moments, "<parameter>.m" and
+ * "<parameter>.v"; averages,
  *                             "<parameter>.a"; where ranks share them, state_shares.h
  *   state.json                format version, step, counters, identities, log, plans of the matrix
  *                             products on a GPU
@@ -53,7 +54,7 @@ typedef struct {
     hn_log_entry *log;
     int64_t n_log, cap_log;
     char *kernels; /* owned; whose kernels it runs on (hn_plan_notes); NULL: not known */
-    /* Running values that ranks have each for itself, [ranks, n_buffers], rows in the order of
+    /* Running values that ranks go on with, each its own, [ranks, n_buffers], rows in the order of
      * hn_params_get_buffers; owned. NULL: those of the parameters are everybody's. */
     float *buffers;
     int64_t ranks, n_buffers;

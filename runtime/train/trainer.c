@@ -12,6 +12,7 @@
 #include "runtime/file/checkpoint.h"
 #include "runtime/file/folder.h"
 #include "runtime/train/export.h"
+#include "runtime/train/rank_buffers.h"
 #include "runtime/train/signals.h"
 #include "runtime/train/state_shares.h"
 #include "runtime/train/trainer_impl.h"
@@ -25,6 +26,15 @@ static hn_status note_kernels(hn_trainer *t)
     hn_free(t->state.kernels);
     t->state.kernels = hn_asprintf("%s", now);
     return t->state.kernels ? HN_OK : HN_FAIL(HN_ERR_MEMORY, "no memory for a checkpoint");
+}
+
+static bool divides(int64_t every, int64_t step) { return every > 0 && step % every == 0; }
+
+bool hn_trainer_in_schedule(const hn_trainer *t)
+{
+    const int64_t step = t->state.step;
+    const bool evaluated = t->s->eval && divides(t->c->eval_every, step);
+    return evaluated || divides(t->c->save_every, step) || step == t->total || t->stop_early;
 }
 
 /* Rank 0's files; where ranks share optimizer state, every rank writes its own. */
@@ -41,6 +51,8 @@ static hn_status save(hn_trainer *t)
     hn_hub *hub = t->s->team.hub;
     if (t->saved_step == t->state.step) return HN_OK;
     hn_team_at(&t->s->team, HN_HUB_AT_SAVE, t->state.step);
+    if (!hn_trainer_in_schedule(t)) /* a run without a break goes on with each rank's own */
+        HN_TRY(hn_rank_buffers_gather(&t->state, hn_engine_params(t->s->engine), &t->s->team));
     if (hub != NULL)
         HN_TRY(hn_engine_average_buffers(t->s->engine, hub,
                                          hn_share_own(hn_team_share(&t->s->team, t->s->per_step))));
@@ -305,8 +317,6 @@ static hn_status take_reports(hn_trainer *t, bool wait)
     }
     return HN_OK;
 }
-
-static bool divides(int64_t every, int64_t step) { return every > 0 && step % every == 0; }
 
 /* After such a step somebody wants to know, or to look at the parameters: the host waits. In
  * between it only takes what is done, so that the GPU never waits for it. */

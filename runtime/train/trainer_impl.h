@@ -39,6 +39,9 @@ typedef struct {
 HN_NODISCARD hn_status hn_trainer_open(hn_trainer *t, const hn_option_table *table);
 void hn_trainer_close(hn_trainer *t);
 char *hn_trainer_checkpoint(const hn_trainer *t, int64_t step); /* its path, of hn_free */
+/* Whether the ranks of a run without a break, too, have the same running values behind state.step:
+ * it evaluates, saves or ends there. A signal and --stop-after may save elsewhere. */
+bool hn_trainer_in_schedule(const hn_trainer *t);
 /* Whose kernels the run is on, in one line. */
 void hn_trainer_kernels(const hn_trainer *t, char *text, size_t size);
 #endif

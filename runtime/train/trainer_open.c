@@ -12,6 +12,7 @@
 #include "runtime/file/folder.h"
 #include "runtime/graph/shards.h"
 #include "runtime/train/option_kinds.h"
+#include "runtime/train/rank_buffers.h"
 #include "runtime/train/run_folder.h"
 #include "runtime/train/trainer_impl.h"
 
@@ -164,6 +165,9 @@ static hn_status load_state(hn_trainer *t, const char *from)
     HN_TRY(take_plans(t, from));
     HN_TRY(compare_kernels(t, from));
     t->stop_early = t->c->patience > 0 && t->state.evals_since_best >= t->c->patience;
+    if (hn_trainer_in_schedule(t)) hn_rank_buffers_drop(&t->state); /* the mean */
+    HN_TRY(hn_rank_buffers_put(&t->state, hn_engine_params(t->s->engine), &t->s->team,
+                               t->s->per_step));
     hn_info(&t->s->log, "resumed from %s, step %" PRId64, from, t->state.step);
     return HN_OK;
 }
