@@ -4,8 +4,8 @@
  *                             format version, base digest, encodings dense, lowrank, dora, and
  *                             those of blocks (sparse_state.h)
  *   buffers.safetensors       "buffers" [ranks, values]: running values of several ranks, where
- * each goes on with its own (rank_buffers.h) optimizer-0.safetensors   moments, "<parameter>.m" and
- * "<parameter>.v"; averages,
+ *                             each goes on with its own (rank_buffers.h)
+ *   optimizer-0.safetensors   moments, "<parameter>.m" and "<parameter>.v"; averages,
  *                             "<parameter>.a"; where ranks share them, state_shares.h
  *   state.json                format version, step, counters, identities, log, plans of the matrix
  *                             products on a GPU
