@@ -171,6 +171,22 @@ class Program {
     }
 };
 
+/* Whether a process has a handler for the signal; waits for one. */
+inline bool catches(pid_t pid, int signal)
+{
+    for (int i = 0; i < 12000; i++) {
+        const std::string status = read_file("/proc/" + std::to_string(pid) + "/status");
+        const size_t at = status.find("SigCgt:");
+        if (status.empty() || status.find("State:\tZ") != std::string::npos)
+            return false; /* it has ended */
+        if (at != std::string::npos &&
+            (std::stoull(status.substr(at + 7), nullptr, 16) >> (signal - 1) & 1) != 0)
+            return true;
+        std::this_thread::sleep_for(std::chrono::milliseconds(10));
+    }
+    return false;
+}
+
 /* Every file below a folder with its content; folders end with '/'. */
 inline std::map<std::string, std::string> listing(const std::string &dir)
 {

@@ -119,20 +119,6 @@ TEST_P(CliRanksSignal, AllEndBehindTheSameStep)
 
 INSTANTIATE_TEST_SUITE_P(Each, CliRanksSignal, testing::Values(SIGTERM, SIGUSR1, SIGINT));
 
-/* Whether a process has a handler for the signal; waits for one. */
-bool catches(pid_t pid, int signal)
-{
-    for (int i = 0; i < 12000; i++) {
-        const std::string status = read_file("/proc/" + std::to_string(pid) + "/status");
-        const size_t at = status.find("SigCgt:");
-        if (at != std::string::npos &&
-            (std::stoull(status.substr(at + 7), nullptr, 16) >> (signal - 1) & 1) != 0)
-            return true;
-        std::this_thread::sleep_for(std::chrono::milliseconds(10));
-    }
-    return false;
-}
-
 /* A signal to one rank while blocks are chosen, and while pairs train in front of that: all leave,
  * and a run that goes on chooses the blocks of one without a break. */
 TEST(CliRanks, ASignalWhileBlocksAreChosen)

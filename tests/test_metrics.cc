@@ -15,7 +15,7 @@ TEST(Metrics, WritesTheRowsOfBothFiles)
 {
     TempDir t;
     hn_metrics *m = nullptr;
-    ASSERT_HN_OK(hn_metrics_open((t / "run").c_str(), kColumns, 2, -1, &m));
+    ASSERT_HN_OK(hn_metrics_open((t / "run").c_str(), kColumns, 2, -1, nullptr, &m));
     const hn_metric both[] = {{"lr", 1e-4}, {"loss", 2.5}}, nan[] = {{"loss", -NAN}},
                     inf[] = {{"loss", INFINITY}, {"lr", 12345678901.0}};
     EXPECT_HN_OK(hn_metrics_row(m, 1, both, 2));
@@ -39,11 +39,31 @@ TEST(Metrics, ResumeDropsLaterAndHalfRows)
     hn_metrics *m = nullptr;
     write_file(t / "metrics.csv", "step,loss,lr\n1,2,\n2,3,\n10,4,\n1");
     write_file(t / "metrics.jsonl", "{\"step\": 1}\n{\"step\": 3}\n{\"step\": 2}\nnoise\n{\"st");
-    ASSERT_HN_OK(hn_metrics_open(t.str().c_str(), kColumns, 2, 2, &m));
+    ASSERT_HN_OK(hn_metrics_open(t.str().c_str(), kColumns, 2, 2, nullptr, &m));
     EXPECT_HN_OK(hn_metrics_row(m, 3, nullptr, 0));
     hn_metrics_close(m);
     EXPECT_EQ(read_file(t / "metrics.csv"), "step,loss,lr\n1,2,\n2,3,\n3,,\n");
     EXPECT_EQ(read_file(t / "metrics.jsonl"), "{\"step\": 1}\n{\"step\": 2}\n{\"step\": 3}\n");
+}
+
+TEST(Metrics, ResumeDropsWhatComesAnew)
+{
+    TempDir t;
+    hn_metrics *m = nullptr;
+    write_file(t / "metrics.csv", "step,loss,lr\n1,,5\n2,3,\n2,,4\n2,,\n3,,1\n");
+    write_file(t / "metrics.jsonl", "{\"step\": 1, \"lr\": 5}\n{\"step\": 2, \"loss\": 3}\n"
+                                    "{\"step\": 2, \"lr\": null}\n{\"step\": 3}\n");
+    EXPECT_HN_FAIL(hn_metrics_open(t.str().c_str(), kColumns, 2, 2, "lx", &m), HN_ERR_ARG,
+                   "'lx' is not a column");
+    ASSERT_HN_OK(hn_metrics_open(t.str().c_str(), kColumns, 2, 2, "lr", &m));
+    hn_metrics_close(m);
+    EXPECT_EQ(read_file(t / "metrics.csv"), "step,loss,lr\n1,,5\n2,3,\n2,,\n");
+    EXPECT_EQ(read_file(t / "metrics.jsonl"),
+              "{\"step\": 1, \"lr\": 5}\n{\"step\": 2, \"loss\": 3}\n");
+    write_file(t / "metrics.csv", "step,loss,lr\n2,7,\n2,,4\n");
+    ASSERT_HN_OK(hn_metrics_open(t.str().c_str(), kColumns, 2, 2, "loss", &m));
+    hn_metrics_close(m);
+    EXPECT_EQ(read_file(t / "metrics.csv"), "step,loss,lr\n2,,4\n");
 }
 
 TEST(Metrics, ANewRunStartsNewFiles)
@@ -51,10 +71,10 @@ TEST(Metrics, ANewRunStartsNewFiles)
     TempDir t;
     hn_metrics *m = nullptr;
     write_file(t / "metrics.csv", "step,other\n1,2\n");
-    EXPECT_HN_FAIL(hn_metrics_open(t.str().c_str(), kColumns, 2, 5, &m), HN_ERR_FORMAT,
+    EXPECT_HN_FAIL(hn_metrics_open(t.str().c_str(), kColumns, 2, 5, nullptr, &m), HN_ERR_FORMAT,
                    "metrics.csv: its columns");
     EXPECT_EQ(read_file(t / "metrics.csv"), "step,other\n1,2\n");
-    ASSERT_HN_OK(hn_metrics_open(t.str().c_str(), kColumns, 2, -1, &m));
+    ASSERT_HN_OK(hn_metrics_open(t.str().c_str(), kColumns, 2, -1, nullptr, &m));
     hn_metrics_close(m);
     EXPECT_EQ(read_file(t / "metrics.csv"), "step,loss,lr\n");
     EXPECT_EQ(read_file(t / "metrics.jsonl"), "");
@@ -65,10 +85,10 @@ TEST(Metrics, RefusesBadColumns)
     TempDir t;
     hn_metrics *m = nullptr;
     for (const char *bad : {"", "a,b", "a b", "a\"", "step", "\xc3\xa9", "a\\"}) {
-        EXPECT_HN_FAIL(hn_metrics_open(t.str().c_str(), &bad, 1, -1, &m), HN_ERR_ARG, bad);
+        EXPECT_HN_FAIL(hn_metrics_open(t.str().c_str(), &bad, 1, -1, nullptr, &m), HN_ERR_ARG, bad);
     }
     const char *const twice[] = {"a", "a"};
-    EXPECT_HN_FAIL(hn_metrics_open(t.str().c_str(), twice, 2, -1, &m), HN_ERR_ARG, "'a'");
+    EXPECT_HN_FAIL(hn_metrics_open(t.str().c_str(), twice, 2, -1, nullptr, &m), HN_ERR_ARG, "'a'");
     EXPECT_TRUE(fs::is_empty(t.str()));
 }
 
@@ -80,7 +100,7 @@ TEST(Metrics, SurvivesEveryFailedAllocation)
     for (uint64_t n = 1;; n++) {
         hn_metrics *m = nullptr;
         hn_alloc_fail_at(n);
-        const hn_status st = hn_metrics_open(t.str().c_str(), kColumns, 2, 1, &m);
+        const hn_status st = hn_metrics_open(t.str().c_str(), kColumns, 2, 1, nullptr, &m);
         hn_alloc_fail_at(0);
         hn_metrics_close(m);
         EXPECT_EQ(read_file(t / "metrics.csv"), "step,loss,lr\n1,2,\n");
@@ -96,7 +116,7 @@ TEST(Metrics, RowsAllocateNothing)
     TempDir t;
     hn_metrics *m = nullptr;
     hn_tfevents *w = nullptr;
-    ASSERT_HN_OK(hn_metrics_open(t.str().c_str(), kColumns, 2, -1, &m));
+    ASSERT_HN_OK(hn_metrics_open(t.str().c_str(), kColumns, 2, -1, nullptr, &m));
     ASSERT_HN_OK(hn_tfevents_open(t.str().c_str(), &w));
     const uint64_t before = hn_alloc_calls();
     const hn_metric row[] = {{"loss", 1.5}};
@@ -112,7 +132,7 @@ TEST(Metrics, AFailedWriteLeavesWholeLines)
 {
     TempDir t;
     hn_metrics *m = nullptr;
-    ASSERT_HN_OK(hn_metrics_open(t.str().c_str(), kColumns, 2, -1, &m));
+    ASSERT_HN_OK(hn_metrics_open(t.str().c_str(), kColumns, 2, -1, nullptr, &m));
     const hn_metric row[] = {{"loss", 1.25}, {"lr", 0.001}};
     {
         FileSizeLimit full(30); /* inside the second row */

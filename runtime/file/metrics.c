@@ -50,10 +50,26 @@ void hn_metrics_close(hn_metrics *m)
 
 /* ---- resuming ---- */
 
-/* The step of a line; -1 when it is not a row. */
-typedef int64_t step_reader(const char *line, size_t n);
+/* A column by its name and its number, "step" being 0; name NULL: none. */
+typedef struct {
+    const char *name;
+    int at;
+} column;
 
-static int64_t csv_step(const char *line, size_t n)
+/* The step of a line; -1 when it is not a row. *has: whether it has a value in column c */
+typedef int64_t row_reader(const char *line, size_t n, const column *c, bool *has);
+
+static bool csv_has(const char *line, size_t n, const column *c)
+{
+    int at = 0;
+    for (size_t i = 0; i < n; i++) {
+        if (line[i] != ',') continue;
+        if (++at == c->at) return i + 1 < n && line[i + 1] != ',';
+    }
+    return false;
+}
+
+static int64_t csv_row(const char *line, size_t n, const column *c, bool *has)
 {
     char digits[20];
     const size_t k = n < sizeof digits - 1 ? n : sizeof digits - 1;
@@ -61,21 +77,25 @@ static int64_t csv_step(const char *line, size_t n)
     digits[k] = '\0';
     char *end;
     const long long step = strtoll(digits, &end, 10);
+    *has = c->name != NULL && csv_has(line, n, c);
     return end != digits && (*end == ',' || (*end == '\0' && k == n)) ? (int64_t)step : -1;
 }
 
-static int64_t jsonl_step(const char *line, size_t n)
+static int64_t jsonl_row(const char *line, size_t n, const column *c, bool *has)
 {
     json_t *o = NULL;
     int64_t step = -1;
     if (hn_json_parse(line, n, "metrics.jsonl", &o) != HN_OK) return -1;
     if (hn_json_get_i64(o, "step", "metrics.jsonl", 0, INT64_MAX, true, &step) != HN_OK) step = -1;
+    *has = c->name != NULL && json_object_get(o, c->name) != NULL;
     json_decref(o);
     return step;
 }
 
-/* Rewrites the file with its header (may be "") and the rows up to `last`. */
-static hn_status rewrite(const char *path, const char *header, int64_t last, step_reader *step_of)
+/* Rewrites the file with its header (may be "") and the rows up to `last`, of which those with a
+ * value in column `anew` go. */
+static hn_status rewrite(const char *path, const char *header, int64_t last, const column *anew,
+                         row_reader *row)
 {
     hn_mapfile map = {0};
     hn_saver *s = NULL;
@@ -94,8 +114,9 @@ static hn_status rewrite(const char *path, const char *header, int64_t last, ste
     for (p += head; p < end;) {
         const char *newline = memchr(p, '\n', (size_t)(end - p));
         if (newline == NULL) break; /* cut short */
-        const int64_t step = step_of(p, (size_t)(newline - p));
-        if (step >= 0 && step <= last)
+        bool again = false;
+        const int64_t step = row(p, (size_t)(newline - p), anew, &again);
+        if (step >= 0 && step <= last && !(step == last && again))
             HN_TRY_GOTO(st, hn_saver_write(s, p, (size_t)(newline - p) + 1), done);
         p = newline + 1;
     }
@@ -109,12 +130,12 @@ done:
 }
 
 static hn_status open_lines(line_file *f, const char *dir, const char *name, const char *header,
-                            int64_t resume_step, step_reader *step_of)
+                            int64_t resume_step, const column *anew, row_reader *row)
 {
     f->path = hn_asprintf("%s/%s", dir, name);
     if (f->path == NULL) return HN_FAIL(HN_ERR_MEMORY, "no memory for %s/%s", dir, name);
     if (resume_step >= 0 && hn_is_file(f->path))
-        HN_TRY(rewrite(f->path, header, resume_step, step_of));
+        HN_TRY(rewrite(f->path, header, resume_step, anew, row));
     else
         HN_TRY(hn_save_text(f->path, header));
     f->fd = open(f->path, O_WRONLY | O_APPEND | O_CLOEXEC);
@@ -139,8 +160,9 @@ static hn_status check_column(const hn_metrics *m, const char *name)
 }
 
 static hn_status open_files(hn_metrics *m, const char *dir, const char *const *columns, int n,
-                            int64_t resume_step)
+                            int64_t resume_step, const char *anew)
 {
+    column again = {.name = anew};
     if (n < 0 || n > MAX_COLUMNS)
         return HN_FAIL(HN_ERR_ARG, "%d columns of metrics, at most %d", n, MAX_COLUMNS);
     size_t used = (size_t)snprintf(m->line, sizeof m->line, "step");
@@ -149,21 +171,24 @@ static hn_status open_files(hn_metrics *m, const char *dir, const char *const *c
         m->columns[i] = hn_strdup(columns[i]);
         if (m->columns[i] == NULL) return HN_FAIL(HN_ERR_MEMORY, "no memory for metrics");
         m->n++;
+        if (anew != NULL && strcmp(anew, columns[i]) == 0) again.at = m->n;
         used += (size_t)snprintf(m->line + used, sizeof m->line - used, ",%s", columns[i]);
     }
     snprintf(m->line + used, sizeof m->line - used, "\n");
+    if (anew != NULL && again.at == 0)
+        return HN_FAIL(HN_ERR_ARG, "metric '%.200s' is not a column", anew);
     HN_TRY(hn_make_dirs(dir));
-    HN_TRY(open_lines(&m->csv, dir, "metrics.csv", m->line, resume_step, csv_step));
-    return open_lines(&m->jsonl, dir, "metrics.jsonl", "", resume_step, jsonl_step);
+    HN_TRY(open_lines(&m->csv, dir, "metrics.csv", m->line, resume_step, &again, csv_row));
+    return open_lines(&m->jsonl, dir, "metrics.jsonl", "", resume_step, &again, jsonl_row);
 }
 
 hn_status hn_metrics_open(const char *dir, const char *const *columns, int n, int64_t resume_step,
-                          hn_metrics **out)
+                          const char *anew, hn_metrics **out)
 {
     hn_metrics *m = hn_calloc(1, sizeof *m);
     if (m == NULL) return HN_FAIL(HN_ERR_MEMORY, "no memory for metrics in %s", dir);
     m->csv.fd = m->jsonl.fd = -1;
-    const hn_status st = open_files(m, dir, columns, n, resume_step);
+    const hn_status st = open_files(m, dir, columns, n, resume_step, anew);
     if (st == HN_OK)
         *out = m;
     else

@@ -5,8 +5,9 @@
  * spelled nan, inf, -inf in the CSV and null in the JSON. Whole numbers are written as such,
  * others with 9 digits (what a float needs).
  *
- * Resuming   rows with a step above the resumed one, and a line that a kill cut short, are dropped
- *            (the files are rewritten atomically); the rest stays byte for byte.
+ * Resuming   rows with a step above the resumed one, those of that step that come anew, and a line
+ *            that a kill cut short, are dropped (the files are rewritten atomically); the rest
+ *            stays byte for byte.
  * Limits     64 columns of 1 to 100 printable characters without ',' and '"'. No allocation after
  *            opening.
  * Errors     HN_ERR_IO, HN_ERR_WRITE naming the file; HN_ERR_FORMAT when a file to resume has other
@@ -30,9 +31,11 @@ typedef struct {
 } hn_metric;
 
 /* columns       [n] without "step"; copied
- * resume_step   -1: start new files (old ones are replaced); else the step resumed from */
+ * resume_step   -1: start new files (old ones are replaced); else the step resumed from
+ * anew          of that step rows with a value in this column are dropped, too: they come again.
+ *               NULL: none */
 HN_NODISCARD hn_status hn_metrics_open(const char *dir, const char *const *columns, int n,
-                                       int64_t resume_step, hn_metrics **out);
+                                       int64_t resume_step, const char *anew, hn_metrics **out);
 /* Errors besides those of writing: HN_ERR_ARG for a column that was not given when opening, or
  * twice. */
 HN_NODISCARD hn_status hn_metrics_row(hn_metrics *m, int64_t step, const hn_metric *values, int n);

@@ -448,8 +448,8 @@ static hn_status open_records(trainer *t)
 {
     static const char *const columns[] = {"loss", "lr", "grad_norm", "eval_loss", "points_per_s"};
     const int64_t from = t->state.step > 0 ? t->state.step : -1;
-    HN_TRY(
-        hn_metrics_open(t->o->out, columns, sizeof columns / sizeof *columns, from, &t->metrics));
+    HN_TRY(hn_metrics_open(t->o->out, columns, sizeof columns / sizeof *columns, from, NULL,
+                           &t->metrics));
     char *path = hn_asprintf("%s/run.yaml", t->o->out);
     if (path == NULL) return HN_FAIL(HN_ERR_MEMORY, "no memory for a path");
     const hn_status st = hn_save_text(path, t->o->yaml);

@@ -29,7 +29,8 @@ typedef struct {
     hn_status (*plan)(hn_session *s, hn_engine_options *o);
     /* p holds the model's weights, and those of a PEFT adapter. */
     hn_status (*load)(hn_session *s, const hn_params *p);
-    /* The loop begins behind `step` steps; a checkpoint has been loaded where that is not 0. */
+    /* The loop begins behind `step` steps; a checkpoint has been loaded where that is not 0, and
+     * may have been at 0, of a run that was stopped in here or behind it. */
     hn_status (*begin)(hn_session *s, const hn_schedule *schedule, int64_t step);
     /* In front of hn_engine_begin of a step, while earlier ones may still be under way. */
     hn_status (*before)(hn_session *s, int64_t step);

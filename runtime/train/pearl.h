@@ -90,7 +90,8 @@ typedef struct {
 const char *hn_pearl_reason(const hn_pearl_config *c, const char *option);
 
 /* Learns the tasks that have no record yet, on several ranks where options or a launcher want it. A
- * signal or --stop-after-steps saves and ends: HN_OK. */
+ * signal or --stop-after-steps saves and ends: HN_OK. A signal also while images are evaluated or
+ * the Fisher information is gathered: of that nothing is kept, of the phases in front of it all. */
 HN_NODISCARD hn_status hn_pearl_train(const hn_verb_call *c);
 /* What train would do: tasks, layers with shapes and caps, memory of the largest phase. */
 HN_NODISCARD hn_status hn_pearl_check(const hn_verb_call *c);

@@ -109,28 +109,40 @@ static hn_status become(hn_pearl *r, int64_t task)
     return st;
 }
 
-/* Features of the images of a view, [n, width] in fresh memory. Ranks have a range of whole batches
- * each: the bits of one rank. */
-static hn_status features_of(hn_pearl *r, const hn_image_set *set, const hn_image_view *view,
-                             float **out)
+static hn_status run_batch(hn_pearl *r, const hn_image_set *set, const hn_image_view *view,
+                           int64_t first, float *features)
 {
     evaluation *e = r->evaluation;
     const hn_images *s = hn_image_set_view(set);
     const size_t bytes = (size_t)(s->h * s->w * s->c);
+    const int64_t n = view->n - first < BATCH ? view->n - first : BATCH;
+    const hn_tensor *out = NULL;
+    for (int64_t i = 0; i < n; i++)
+        memcpy(e->pixel + (size_t)i * bytes, s->pixel + (size_t)view->index[first + i] * bytes,
+               bytes);
+    HN_TRY(hn_classifier_outputs(&e->job, e->engine, e->pixel, n, NULL, &out));
+    HN_TRY(hn_tensor_get(out, e->some));
+    memcpy(features, e->some, (size_t)(n * r->width) * sizeof *features);
+    return HN_OK;
+}
+
+/* Features of the images of a view, [n, width] in fresh memory. Ranks have a range of whole batches
+ * each: the bits of one rank. Errors: HN_ERR_STOPPED, on all ranks: a signal has come to one */
+static hn_status features_of(hn_pearl *r, const hn_image_set *set, const hn_image_view *view,
+                             float **out)
+{
     const int64_t ranks = hn_team_size(r->team), batches = (view->n + BATCH - 1) / BATCH,
                   own = (batches + ranks - 1) / ranks * BATCH, first = r->team->ranks.rank * own;
+    hn_team_looks looks = {0};
+    bool asked = false;
     float *all = hn_calloc((size_t)(ranks * own * r->width), sizeof *all);
     hn_status st = all ? HN_OK : HN_FAIL(HN_ERR_MEMORY, "features of %" PRId64 " images", view->n);
-    for (int64_t at = first; st == HN_OK && at < view->n && at < first + own; at += BATCH) {
-        const int64_t n = view->n - at < BATCH ? view->n - at : BATCH;
+    for (int64_t at = first; st == HN_OK && at < first + own; at += BATCH) {
         hn_team_at(r->team, HN_HUB_AT_EVALUATE, at / BATCH);
-        const hn_tensor *features = NULL;
-        for (int64_t i = 0; i < n; i++)
-            memcpy(e->pixel + (size_t)i * bytes, s->pixel + (size_t)view->index[at + i] * bytes,
-                   bytes);
-        st = hn_classifier_outputs(&e->job, e->engine, e->pixel, n, NULL, &features);
-        if (st == HN_OK) st = hn_tensor_get(features, e->some);
-        memcpy(all + at * r->width, e->some, (size_t)(n * r->width) * sizeof *all);
+        st = hn_team_asked(r->team, &looks, &asked);
+        if (st == HN_OK && asked) st = HN_FAIL(HN_ERR_STOPPED, "asked to stop in an evaluation");
+        if (st == HN_OK && at < view->n) /* else others have one more */
+            st = run_batch(r, set, view, at, all + at * r->width);
     }
     if (st == HN_OK && r->team->hub != NULL)
         st = hn_hub_gather(r->team->hub, all + first * r->width,

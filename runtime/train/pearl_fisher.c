@@ -58,10 +58,16 @@ static hn_status open_fisher(hn_pearl *r, int task, fisher *f)
 
 static hn_status gather(const hn_team *team, fisher *f)
 {
-    for (int64_t i = team->ranks.rank; i < f->images; i += hn_team_size(team)) {
-        hn_team_at(team, HN_HUB_AT_EVALUATE, i);
+    hn_team_looks looks = {0};
+    bool asked = false;
+    for (int64_t first = 0; first < f->images; first += hn_team_size(team)) {
+        const int64_t i = first + team->ranks.rank;
         hn_engine_input in;
         int64_t units = 0;
+        hn_team_at(team, HN_HUB_AT_EVALUATE, i);
+        HN_TRY(hn_team_asked(team, &looks, &asked));
+        if (asked) return HN_FAIL(HN_ERR_STOPPED, "asked to stop in the Fisher information");
+        if (i >= f->images) break; /* others have one more */
         HN_TRY(hn_engine_begin(f->engine, 0));
         HN_TRY(hn_engine_batch(f->engine, &in));
         HN_TRY(f->feed->fill(f->feed, i, &in, &units));

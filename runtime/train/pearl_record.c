@@ -171,11 +171,12 @@ static json_t *manifest_tensors(const hn_pearl *r, const hn_values *delta)
                                               r->layer[i].a, r->layer[i].b, "rank",
                                               (json_int_t)a->dim[0], "scale", "1"));
     }
-    for (int64_t i = 0; i < delta->n; i++)
-        if (hn_pearl_find(r, delta->item[i].name))
+    /* by the model, as a phase that was read back from disk has another order than one that ran */
+    for (int64_t i = 0; i < r->n_params; i++)
+        if (hn_values_find(delta, r->param[i].name))
             json_array_append_new(list,
-                                  json_pack("{s:s, s:s, s:[s]}", "base_name", delta->item[i].name,
-                                            "encoding", "dense", "parts", delta->item[i].name));
+                                  json_pack("{s:s, s:s, s:[s]}", "base_name", r->param[i].name,
+                                            "encoding", "dense", "parts", r->param[i].name));
     return list;
 }
 

@@ -98,8 +98,10 @@ static hn_status count_images(hn_pearl *r, int first, int end)
     return HN_OK;
 }
 
-/* One task, or all of them at once, up to its record. */
-static hn_status run_round(hn_pearl *r, int first, int end)
+/* A task, or all of them at once, up to its record. A signal in what is measured of it, which
+ * leaves no record, is a stop like one in a step: its phases are on disk, and a run that goes on
+ * measures again. Not where it is r->stopped already. */
+static hn_status learn_and_record(hn_pearl *r, int first, int end)
 {
     json_t *digests = NULL;
     HN_TRY(count_images(r, first, end));
@@ -113,7 +115,19 @@ static hn_status run_round(hn_pearl *r, int first, int end)
     hn_status st = hn_pearl_evaluate(r, end - 1, &digests);
     if (st == HN_OK) st = hn_pearl_record_write(r, end - 1, digests);
     json_decref(digests);
+    return st;
+}
+
+static hn_status run_round(hn_pearl *r, int first, int end)
+{
+    const hn_status st = learn_and_record(r, first, end);
+    if (st == HN_ERR_STOPPED) { /* on all ranks */
+        hn_info(&r->log, "task %d: %s; a run that goes on begins with it", end, hn_last_text());
+        r->stopped = true;
+        return HN_OK;
+    }
     HN_TRY(st);
+    if (r->stopped) return HN_OK;
     if (!hn_pearl_leads(r)) return HN_OK;
     hn_pearl_say_task(r, end - 1);
     return hn_pearl_report_write(r);

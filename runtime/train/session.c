@@ -469,6 +469,8 @@ static hn_status evaluate_batch(hn_session *s, int64_t i, double sum[3], int64_t
 hn_status hn_session_evaluate(hn_session *s, hn_eval_sums *out)
 {
     const int64_t n = hn_feed_batches(s->eval), ranks = hn_team_size(&s->team);
+    hn_team_looks looks = {0};
+    bool asked = false;
     int64_t read = 0;
     double sum[3] = {0};
     if (s->team.hub != NULL && s->train != NULL)
@@ -481,6 +483,13 @@ hn_status hn_session_evaluate(hn_session *s, hn_eval_sums *out)
         const char *dead = hn_hub_dead(s->team.hub); /* no need to go on to the sums to hear that */
         if (dead != NULL) return HN_FAIL(HN_ERR_COMM, "%s", dead);
         hn_team_at(&s->team, HN_HUB_AT_EVALUATE, s->train ? s->step : -1);
+        HN_TRY(hn_team_asked(&s->team, &looks, &asked));
+        if (asked) {
+            hn_progress_end(&s->progress);
+            return HN_FAIL(HN_ERR_STOPPED,
+                           "asked to stop in front of evaluation batch %" PRId64 " of %" PRId64,
+                           first + 1, n);
+        }
         if (i >= n) { /* others have one more */
             HN_TRY(hn_engine_idle_eval_batch(s->engine));
             break;

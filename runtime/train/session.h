@@ -94,7 +94,9 @@ HN_NODISCARD hn_status hn_session_steps(const hn_session *s, int64_t *out);
  * are added in fp64: each rank's own, then those of the ranks in their order, on all with the same
  * bits. That rounds nothing, so that neither order nor number of ranks shows, as long as the
  * smallest sum that is not 0 is above 2^-29 of the total.
- * Errors  HN_ERR_COMM: another rank is dead; those of the engine and the feed */
+ * Errors  HN_ERR_COMM: another rank is dead; HN_ERR_STOPPED: between two batches, on all ranks
+ *         behind the same one: a signal has come to one of them, where signals are watched
+ *         (signals.h); those of the engine and the feed */
 HN_NODISCARD hn_status hn_session_evaluate(hn_session *s, hn_eval_sums *out);
 /* Logits of made-up inputs, always the same ones: *out, *n values in fp32, is the caller's to
  * hn_free. */

@@ -428,6 +428,7 @@ static hn_status gather_batch(const hn_sparse_run *r, int64_t batch, const hn_se
     hn_session *s = r->s;
     const int64_t micro = hn_session_per_step(s), ranks = hn_team_size(&s->team);
     hn_step_report report;
+    hn_team_at(&s->team, HN_HUB_AT_STEP, batch); /* also a rank that has no micro-batch of it */
     HN_TRY(prepare(r, t));
     HN_TRY(hn_engine_begin(s->engine, batch));
     for (int64_t a = s->team.ranks.rank; a < micro; a += ranks) {
@@ -512,6 +513,7 @@ static hn_status select_first(hn_sparse_run *r)
     if (r->pack.n > 0) return select_mask(r);
     if (gathers) HN_TRY(gather_first(r, &whole));
     if (!whole) return HN_OK; /* the run ends before its first step */
+    hn_team_at(&r->s->team, HN_HUB_AT_CHOOSE, -1);
     snprintf(by, sizeof by, "%s", rule == HN_BY_RANDOM ? "chance" : r->c->knobs.score);
     if (gathers)
         snprintf(by, sizeof by, "%s of %" PRId64 " batches", r->c->knobs.score,
@@ -561,6 +563,7 @@ static hn_status train_pairs(const hn_sparse_run *r, const hn_schedule *schedule
     hn_session_progress(s, "low-rank step", hn_session_unit(s), steps);
     for (int64_t i = 0; i < steps && !stop; i++) {
         hn_step_report report;
+        hn_team_at(&s->team, HN_HUB_AT_STEP, i);
         HN_TRY(hn_engine_begin(s->engine, i));
         for (int64_t a = s->team.ranks.rank; a < micro; a += ranks) {
             hn_engine_input in;
@@ -614,11 +617,20 @@ hn_status hn_sparse_loop_end(hn_session *s, const char *out)
     return HN_OK;
 }
 
+/* By --adapter, or by a checkpoint, also by one in front of the first step: a selection that was
+ * whole is not made again, one that was left has chosen nothing. */
+static bool has_support(const hn_sparse_run *r)
+{
+    for (int64_t i = 0; i < r->n; i++)
+        if (hn_sparse_count(hn_sparse_run_blocks(r), HN_BLOCKS_TRAINED, i) > 0) return true;
+    return r->loaded;
+}
+
 hn_status hn_sparse_loop_begin(hn_session *s, const hn_schedule *schedule, int64_t step)
 {
     hn_sparse_run *r = s->extra;
     HN_TRY(check_turns(r));
-    if (step > 0 || r->loaded) return HN_OK; /* the blocks are there */
+    if (step > 0 || has_support(r)) return HN_OK; /* the blocks are there */
     return r->c->knobs.lora_steps > 0 && r->pack.n == 0 ? select_behind_pairs(r, schedule)
                                                         : select_first(r);
 }
@@ -646,6 +658,7 @@ hn_status hn_sparse_loop_behind(hn_session *s, int64_t step, const hn_log *log)
     const bool seeded = !r->rules.refill && has_sums(r, r->rules.score) && k->seed_moments;
     hn_support p = {0};
     char shares[512];
+    hn_team_at(&s->team, HN_HUB_AT_CHOOSE, step);
     hn_status st = r->rules.refill ? refill(r, &p) : change(r, t.rate, &p);
     if (st == HN_OK) st = install(r, &p, seeded, keep);
     if (st == HN_OK && !r->rules.refill) st = hn_sparse_begin(hn_sparse_run_blocks(r));

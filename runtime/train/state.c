@@ -251,21 +251,22 @@ static json_t *classes_json(const hn_run_identity *id)
                      hn_vision_pixels_json(v->std, v->channels));
 }
 
-static const char PER_STEP[] = "micro_batches_per_step";
+static const char PER_STEP[] = "micro_batches_per_step", EVALUATE_FIRST[] = "evaluate_first";
 
 static json_t *state_json(const hn_run_identity *id, const hn_run_state *s)
 {
     json_t *best = isnan(s->best_loss) ? json_null() : json_real(s->best_loss);
     return json_pack(
         "{s:i, s:I, s:I, s:I, s:I, s:o, s:I, s:I, s:{s:s, s:s, s:s, s:s, s:s, s:s}, s:o, "
-        "s:s*, s:O*, s:o*}",
+        "s:s*, s:O*, s:o*, s:o*}",
         "format", HN_STATE_VERSION, "step", (json_int_t)s->step, "micro_batch",
         (json_int_t)s->micro_batch, PER_STEP, (json_int_t)s->per_step, "tokens",
         (json_int_t)s->tokens, "best_loss", best, "best_step", (json_int_t)s->best_step,
         "evals_since_best", (json_int_t)s->evals_since_best, "identity", "method", id->method,
         "base_model", id->base_path, "base_digest", id->base_digest, "data_digest", id->data_digest,
         "tokenizer_digest", id->tokenizer_digest, "settings", id->settings, "log", log_json(s),
-        "kernels", s->kernels, "gemm_plans", s->gemm_plans, "classes", classes_json(id));
+        "kernels", s->kernels, "gemm_plans", s->gemm_plans, "classes", classes_json(id),
+        EVALUATE_FIRST, s->evaluate_first ? json_true() : NULL);
 }
 
 static json_t *trainer_state_json(const hn_run_state *s)
@@ -648,6 +649,17 @@ static hn_status check_identity(const json_t *state, const char *where, const hn
     return HN_OK;
 }
 
+/* Absent in most checkpoints: the evaluation is there, or none belongs to the step. */
+static hn_status read_evaluate_first(const json_t *j, const char *where, hn_run_state *s)
+{
+    HN_TRY(hn_json_get_bool(j, EVALUATE_FIRST, where, false, &s->evaluate_first));
+    if (!s->evaluate_first || s->best_step < s->step) return HN_OK;
+    return HN_FAIL(HN_ERR_FORMAT,
+                   "%s: key '%s' is true at step %" PRId64 ", but the best evaluation is of step "
+                   "%" PRId64,
+                   where, EVALUATE_FIRST, s->step, s->best_step);
+}
+
 static hn_status read_state(const json_t *j, const char *where, int64_t room, hn_run_state *s)
 {
     int64_t version = 0;
@@ -661,6 +673,7 @@ static hn_status read_state(const json_t *j, const char *where, int64_t room, hn
     HN_TRY(hn_json_get_i64(j, "best_step", where, -1, INT64_MAX, true, &s->best_step));
     HN_TRY(hn_json_get_i64(j, "evals_since_best", where, 0, INT64_MAX, true, &s->evals_since_best));
     HN_TRY(hn_json_get_f64(j, "best_loss", where, false, &best));
+    HN_TRY(read_evaluate_first(j, where, s));
     HN_TRY(hn_json_get_text(j, "kernels", where, false, &kernels));
     if (kernels != NULL && (s->kernels = hn_strdup(kernels)) == NULL)
         return HN_FAIL(HN_ERR_MEMORY, "no memory for %s", where);

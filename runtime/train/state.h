@@ -51,6 +51,8 @@ typedef struct {
     int64_t tokens;   /* trained tokens so far */
     double best_loss; /* of evaluations; NaN: none yet */
     int64_t best_step, evals_since_best;
+    bool evaluate_first; /* the evaluation that belongs to `step` has not been made: it comes before
+                          * the next step */
     hn_log_entry *log;
     int64_t n_log, cap_log;
     char *kernels; /* owned; whose kernels it runs on (hn_plan_notes); NULL: not known */

@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "runtime/base/alloc.h"
+#include "runtime/base/clock.h"
 #include "runtime/train/signals.h"
 
 static bool is(const char *text, const char *what) { return strcmp(text, what) == 0; }
@@ -347,6 +348,33 @@ hn_status hn_team_same(const hn_team *t, const char *what, const char *value)
 bool hn_team_stops(const hn_team *t, const hn_step_report *r)
 {
     return hn_team_alone(t) ? hn_signals_caught() != 0 : r->stop > 0;
+}
+
+/* How many parts come before the next agreement, when `every` of them took mean_s. */
+static int64_t next_interval(int64_t every, double mean_s)
+{
+    const double wanted_s = 0.25, most = 2 * (double)every;
+    const double fit = mean_s > 0 ? (double)every * wanted_s / mean_s : most;
+    return fit < 1 ? 1 : (int64_t)(fit < most ? fit : most);
+}
+
+hn_status hn_team_asked(const hn_team *t, hn_team_looks *l, bool *asked)
+{
+    *asked = false;
+    if (t->hub == NULL) {
+        *asked = hn_signals_caught() != 0;
+        return HN_OK;
+    }
+    if (l->every > 0 && ++l->waited < l->every) return HN_OK;
+    const double own_s = l->every > 0 ? (double)(hn_clock_ns() - l->last_ns) * 1e-9 : 0;
+    double sum[] = {hn_signals_caught() != 0, own_s};
+    HN_TRY(hn_hub_sum_f64(t->hub, sum, 2));
+    *asked = sum[0] > 0;
+    /* out of the sum alone, which has the same bits on all ranks: so has the number */
+    l->every = next_interval(l->every, sum[1] / (double)t->ranks.size);
+    l->waited = 0;
+    l->last_ns = hn_clock_ns();
+    return HN_OK;
 }
 
 hn_share hn_team_share(const hn_team *t, int64_t per_step)

@@ -97,6 +97,15 @@ HN_NODISCARD hn_status hn_team_same(const hn_team *t, const char *what, const ch
 /* Whether a run is to end behind this step, for a signal to any rank: the same answer on all. Those
  * that got one say so with hn_engine_want_stop in front of the step's end. */
 bool hn_team_stops(const hn_team *t, const hn_step_report *r);
+/* In front of every part of a long work whose parts all ranks begin together, a round each: whether
+ * a signal has come to any rank, the same answer on all. One rank looks every time. Several agree
+ * about four times a second, however long their parts take: a collective of the hub.
+ * l  zeros before the first part */
+typedef struct {
+    int64_t every, waited; /* parts from one agreement to the next; those behind the last */
+    int64_t last_ns;       /* when that was over */
+} hn_team_looks;
+HN_NODISCARD hn_status hn_team_asked(const hn_team *t, hn_team_looks *l, bool *asked);
 /* Micro-batches of a step of per_step over all ranks that this rank has, and their numbers. */
 hn_share hn_team_share(const hn_team *t, int64_t per_step);
 

@@ -130,14 +130,35 @@ static const char *judgement(const hn_trainer *t, const verdict *v, char *text, 
     return text;
 }
 
+/* A signal has come to some rank before it was over: nothing of it counts, and the run ends here,
+ * on all. Whoever goes on from the checkpoint makes it first. */
+static void leave_evaluation(hn_trainer *t)
+{
+    t->state.evaluate_first = true;
+    t->stop_at = t->state.step;
+    hn_info(&t->quiet, "step %" PRId64 ": %s; a run that goes on evaluates first", t->state.step,
+            hn_last_text());
+    hn_progress_resume(&t->progress);
+}
+
 static hn_status evaluate(hn_trainer *t)
 {
     hn_eval_sums sums;
     char text[96];
-    if (t->s->eval == NULL) return HN_OK;
+    if (t->s->eval == NULL) {
+        t->state.evaluate_first = false;
+        return HN_OK;
+    }
     hn_progress_pause(&t->progress);
     t->s->step = t->state.step;
-    HN_TRY(hn_session_evaluate(t->s, &sums));
+    const hn_status st = hn_session_evaluate(t->s, &sums);
+    if (st == HN_ERR_STOPPED) {
+        leave_evaluation(t);
+        return HN_OK;
+    }
+    HN_TRY(st);
+    if (t->state.evaluate_first) t->saved_step = -1; /* what is there is without it */
+    t->state.evaluate_first = false;
     const verdict v = verdict_of(t, &sums);
     const double loss = v.loss;
     HN_TRY(record_eval(t, &v));
@@ -334,6 +355,14 @@ static bool stopped(const hn_trainer *t)
     return t->stop_at >= 0 && t->state.step >= t->stop_at;
 }
 
+/* Of a run that begins, and of one that was stopped in an evaluation: its checkpoint is then
+ * replaced by one that has it. */
+static hn_status evaluate_first(hn_trainer *t)
+{
+    HN_TRY(evaluate(t));
+    return t->resumed && !t->state.evaluate_first ? save(t) : HN_OK;
+}
+
 static void show_line(void *context, hn_log_level level, const char *text)
 {
     hn_trainer *t = context;
@@ -370,7 +399,7 @@ static hn_status loop(hn_trainer *t)
     hn_progress_start(&t->progress, &config, t->state.step, t->total);
     t->quiet = (hn_log){.line = show_line, .context = t};
     if (t->hooks->begin != NULL) HN_TRY(begin(t));
-    if (t->state.step == 0) HN_TRY(evaluate(t));
+    if (t->state.evaluate_first) HN_TRY(evaluate_first(t));
     while (t->state.step < t->last && !t->stop_early && !stopped(t)) {
         HN_TRY(enqueue_step(t));
         const int64_t at = t->state.step + t->ahead;
@@ -490,7 +519,8 @@ static hn_status finish(hn_trainer *t)
 {
     hn_session *s = t->s;
     hn_team_at(&s->team, HN_HUB_AT_END, t->state.step);
-    const bool stopped_early = t->state.step < t->total && !t->stop_early;
+    const bool stopped_early =
+        t->state.evaluate_first || (t->state.step < t->total && !t->stop_early);
     if (!t->leads) /* waits then, as the session closes */
         return stopped_early ? HN_OK : hn_session_help(s);
     if (stopped_early) return say_stopped(t);

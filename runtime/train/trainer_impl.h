@@ -32,6 +32,7 @@ typedef struct {
     int64_t ahead;         /* steps that are enqueued behind state.step: it counts reported ones */
     double peak_gib;       /* at the last look */
     int64_t stop_at;       /* step behind which all ranks end, for a signal; -1: none */
+    bool resumed;          /* from a checkpoint */
     bool stop_early, json; /* json: one object a line on `to` */
 } hn_trainer;
 

@@ -158,6 +158,7 @@ static hn_status load_state(hn_trainer *t, const char *from)
 {
     HN_TRY(hn_state_load(from, hn_engine_params(t->s->engine), &t->id, log_room(t), &t->state));
     t->state.per_step = t->s->per_step;
+    t->resumed = true;
     if (t->state.step > t->total)
         return HN_FAIL(HN_ERR_ARG, "%s is at step %" PRId64 ", the run is to have %" PRId64, from,
                        t->state.step, t->total);
@@ -271,9 +272,10 @@ static hn_status open_records(hn_trainer *t)
     const bool has_images = hn_session_has_images(t->s);
     const char *const *columns = has_images ? images : text;
     const int n = has_images ? sizeof images / sizeof *images : sizeof text / sizeof *text;
-    const int64_t from = t->state.step > 0 ? t->state.step : -1;
+    /* of an evaluation that comes first, a run that was killed behind it may have left the row */
+    const char *anew = t->state.evaluate_first ? "eval_loss" : NULL;
     HN_TRY(sweep_records(t));
-    HN_TRY(hn_metrics_open(t->out, columns, n, from, &t->metrics));
+    HN_TRY(hn_metrics_open(t->out, columns, n, t->resumed ? t->state.step : -1, anew, &t->metrics));
     HN_TRY(hn_tfevents_open(t->out, &t->events));
     char *path = hn_asprintf("%s/run.yaml", t->out);
     if (path == NULL) return HN_FAIL(HN_ERR_MEMORY, "no memory for the run record's path");
@@ -357,7 +359,17 @@ static hn_status open_inputs(hn_trainer *t, const hn_option_table *table)
     const int64_t per_step = t->state.per_step;
     HN_TRY(hn_run_state_init(&t->state, log_room(t)));
     t->state.per_step = per_step;
+    t->state.evaluate_first = true; /* untrained; a checkpoint says for itself */
     return HN_OK;
+}
+
+/* Each has read its own checkpoint. */
+static hn_status same_place(const hn_trainer *t)
+{
+    char text[64];
+    snprintf(text, sizeof text, "%" PRId64 "%s", t->state.step,
+             t->state.evaluate_first ? ", its evaluation first" : "");
+    return hn_team_same(&t->s->team, "step to go on from", text);
 }
 
 hn_status hn_trainer_open(hn_trainer *t, const hn_option_table *table)
@@ -368,6 +380,7 @@ hn_status hn_trainer_open(hn_trainer *t, const hn_option_table *table)
     if (resume[0] != '\0' && !newest) HN_TRY(load_state(t, resume));
     if (t->leads) HN_TRY(hn_outdir_lock(t->out, &t->lock)); /* the first thing written */
     if (newest) HN_TRY(load_newest(t));
+    HN_TRY(same_place(t));
     HN_TRY(refuse_older_run(t)); /* again, now that nobody else can write */
     if (t->s->team.hub != NULL && (t->state.step > 0 || t->c->adapter[0] != '\0'))
         HN_TRY(hn_engine_compare_ranks(t->s->engine,
