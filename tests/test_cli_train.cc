@@ -214,9 +214,10 @@ TEST(CliBest, TheBestCheckpointStaysAndIsTheResult)
 {
     const int last = 120;
     const Workplace w;
-    /* a rate that spoils the model after a while: held-out loss falls first, then rises */
-    const Words more = {"--eval-split", "0.2", "--eval-every", "2",    "--save-every", "2",
-                        "--keep",       "1",   "--lr",         "0.05", "--schedule",   "constant"};
+    /* rates that rise until they spoil the model: held-out loss falls first, then rises */
+    const Words more = {"--eval-split",   "0.2", "--eval-every", "2", "--save-every", "2",
+                        "--keep",         "1",   "--lr",         "1", "--schedule",   "constant",
+                        "--warmup-steps", "120"};
     const Ran r = w.run(w.train("o", last) + more);
     expect_done(r);
     const auto loss = column(w / "o", "eval_loss");
