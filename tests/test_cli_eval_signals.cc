@@ -19,6 +19,7 @@ struct Whom {
     int ranks = 1;
     int rank = -1; /* -1: all */
     int signal = SIGTERM;
+    std::string behind = ""; /* sent when the program has said so, too */
 };
 
 constexpr int kLast = 8;
@@ -70,6 +71,9 @@ bool stops_in(const Workplace &w, const Words &words, const std::string &out, in
         EXPECT_TRUE(p.says("step " + number(step) + "/"));
     }
     for (const pid_t one : all) EXPECT_TRUE(catches(one, whom.signal)); /* from the loop on */
+    if (!whom.behind.empty()) {
+        EXPECT_TRUE(p.says(whom.behind));
+    }
     std::this_thread::sleep_for(std::chrono::milliseconds(delay));
     EXPECT_EQ(kill(whom.rank < 0 ? p.pid() : all.at((size_t)whom.rank), whom.signal), 0);
     const Ran &r = p.wait();
@@ -257,7 +261,9 @@ TEST(CliEvalSignals, BlocksThatWereChosenInFrontOfIt)
         const Ran straight = w.run(w.train(whole, kLast, "hone-sparse") + how);
         expect_done(straight);
         EXPECT_EQ(contains(straight.err, "selection behind step 4"), more == moving);
-        stop_in(w, w.train(out, kLast, "hone-sparse") + how, out, step);
+        Whom whom;
+        whom.behind = "selection: "; /* one that is left has chosen nothing, and is made again */
+        stop_in(w, w.train(out, kLast, "hone-sparse") + how, out, step, whom);
         const Ran r = w.run(w.train(out, kLast, "hone-sparse") + how + Words{"--resume", "auto"});
         expect_done(r);
         EXPECT_FALSE(contains(r.err, "selection: ")) << r.err;
