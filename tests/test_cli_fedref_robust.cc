@@ -48,6 +48,36 @@ TEST(CliFedrefRobust, DamageToAMessageThatNobodySendsIsToldOf)
     EXPECT_EQ(w.column("run", "rejected"), (std::vector<double>{5}));
 }
 
+/* Who has more steps trains first, of equals in the order of clients: neighbours in a group of
+ * replicas end together. */
+TEST(CliFedrefRobust, TheLongestTasksAreTheFirst)
+{
+    const FedPlace w;
+    std::string all;
+    for (int k = 0; k < 8; k++) all += (k ? ",nan:" : "nan:") + std::to_string(k) + "@1";
+    expect_done(w.run(w.cnn("train", "1") +
+                      Words{"--partition", "quantity", "--alpha", "0.5", "--batch-size", "4"} +
+                      Words{"--inject", all, "--below-quorum", "skip"} + w.to("run")));
+    const auto clients = lines_of(read_file(w / "run/clients.csv"));
+    const auto lines = lines_of(read_file(w / "run/rejected.csv"));
+    ASSERT_EQ(lines.size(), 9u);
+    const auto column = [](const std::string &line, int k) {
+        std::stringstream words(line);
+        std::string word;
+        while (k-- >= 0) std::getline(words, word, ',');
+        return std::stoi(word);
+    };
+    std::vector<std::pair<int, int>> order; /* {-steps, client} */
+    for (size_t i = 1; i < lines.size(); i++) {
+        const int client = column(lines[i], 1);
+        const int images = column(clients.at((size_t)client + 1), 1);
+        order.push_back({-((images + 3) / 4), client});
+    }
+    EXPECT_TRUE(std::is_sorted(order.begin(), order.end())) << testing::PrintToString(order);
+    EXPECT_GT(order[7].first - order[0].first, 2) << "clients of one size show nothing";
+    EXPECT_NE(order[0].second, 0);
+}
+
 /* The model of a round without client 3 is that of a round in which its update is bad. */
 TEST(CliFedrefRobust, ABadUpdateChangesNothing)
 {

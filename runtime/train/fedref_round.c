@@ -4,6 +4,7 @@
 #include <math.h>
 #include <omp.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "runtime/base/alloc.h"
@@ -111,6 +112,15 @@ static hn_fed_task task_of(const round_state *s, const hn_fed_call *call)
                          .seed = hn_fed_task_seed(r->about->seed, s->number, call->client)};
 }
 
+/* The longest first, of equals in the order of clients: groups of replicas are of like lengths
+ * then, of which each takes as long as its longest, and lanes and blocks end about together. */
+static int by_length(const void *a, const void *b)
+{
+    const hn_fed_task *s = a, *t = b;
+    if (s->steps != t->steps) return s->steps > t->steps ? -1 : 1;
+    return s->client < t->client ? -1 : s->client > t->client;
+}
+
 static hn_status call_clients(round_state *s)
 {
     hn_fedref *r = s->r;
@@ -129,6 +139,7 @@ static hn_status call_clients(round_state *s)
         s->row.late += call->fate == HN_FED_LATE;
         if (call->fate != HN_FED_DROPS) r->task[s->working++] = task_of(s, call);
     }
+    qsort(r->task, (size_t)s->working, sizeof *r->task, by_length);
     s->row.asked = (double)r->schedule.per_round;
     return HN_OK;
 }

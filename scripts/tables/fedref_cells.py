@@ -100,7 +100,8 @@ VIT = "vit-tiny-imagenet/model.f16.safetensors"
 MODELS = {
     # Two convolutions of 8 and 16 channels, 64 hidden: a client fits into a block of the GPU.
     "small": Model({"model": "mnist-cnn-small"}, "block"),
-    "cinic": Model({"model": "cinic-cnn"}, "replicas"),
+    # Many programs side by side keep a GPU busy: replicas of a group would wait for its longest.
+    "cinic": Model({"model": "cinic-cnn"}, "one", lanes=3),
     # Its three classes are background, white and grey matter.
     "unet": Model({"model": "unet3d-fets", "classes": 3}, "one", lanes=1),
     "unet4": Model({"model": "unet3d-fets"}, "one", lanes=1),
