@@ -16,6 +16,7 @@ struct How {
     int64_t steps = 6, stop_after = 0;
     bool resume = false, resume_any = false;
     const char *refused = nullptr; /* part of rank 0's error */
+    const char *word = nullptr;    /* rank 0's line of progress at which it gets a SIGTERM */
 };
 
 /* A rank's part of it; its values are {step, points, loss, first, held_out}. */
@@ -46,8 +47,11 @@ RankResult train(const Rank &rank, const How &how)
     o.dtype = HN_F32, o.seed = 3;
     o.out = how.out.c_str(), o.yaml = "a: 1\n", o.keep = 2;
     o.stop_after = how.stop_after, o.resume = how.resume, o.resume_any = how.resume_any;
+    o.log_every = 1;
+    if (how.word && rank.rank == 0) o.progress = signalling(how.word);
     hn_drift_train_report r = {};
     const hn_status st = hn_drift_train(&o, &r);
+    if (o.progress) fclose(o.progress);
     if (how.refused == nullptr) {
         EXPECT_EQ(st, HN_OK) << hn_last_error();
     } else {
@@ -136,6 +140,24 @@ TEST_P(DriftRanks, TheSameBitsTwiceAndBehindAResume)
     other.out = dir / "d", other.resume_any = true;
     run(GetParam(), 1, other);
     EXPECT_LT(rel_l2(values(dir / "d" + file), values(dir / "a" + file)), 1e-3);
+}
+
+/* All leave the evaluation behind the last step together. */
+TEST_P(DriftRanks, ASignalIsHeardInAnEvaluation)
+{
+    HN_NEED_RANKS(GetParam(), 2);
+    TempDir dir;
+    const std::string file = "/drift.safetensors";
+    How how;
+    how.out = dir / "whole";
+    run(GetParam(), 2, how);
+    how.out = dir / "o", how.word = "6/6";
+    run(GetParam(), 2, how);
+    EXPECT_FALSE(std::filesystem::exists(dir / "o" + file));
+    how.resume = true, how.word = nullptr;
+    run(GetParam(), 2, how);
+    for (const std::string &name : {file, std::string("/checkpoint-6/state.json")})
+        EXPECT_TRUE(read_file(dir / "o" + name) == read_file(dir / "whole" + name)) << name;
 }
 
 } // namespace

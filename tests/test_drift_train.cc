@@ -2,7 +2,9 @@
  * lines are learnt and integrated, the same bits twice and behind a resume. */
 #include <omp.h>
 
+#include <filesystem>
 #include <list>
+#include <sstream>
 
 #include "drift_lines_test.h"
 #include "engine_test.h"
@@ -326,6 +328,51 @@ TEST_F(DriftTrain, TheSameBitsTwiceAndBehindAResume)
     EXPECT_TRUE(read_file(folder("three") + file) == want);
     EXPECT_TRUE(read_file(folder("three") + "/checkpoint-14/optimizer-0.safetensors") ==
                 read_file(folder("one") + "/checkpoint-14/optimizer-0.safetensors"));
+}
+
+/* Lines of metrics.csv without the last column, which is a speed. */
+std::vector<std::string> measured(const std::string &folder)
+{
+    std::vector<std::string> lines;
+    std::stringstream text(read_file(folder + "/metrics.csv"));
+    for (std::string line; std::getline(text, line);)
+        lines.push_back(line.substr(0, line.rfind(',')));
+    return lines;
+}
+
+/* Behind step 5, and behind the last one: the evaluation that follows is left, and made first by
+ * the run that goes on. */
+TEST_F(DriftTrain, ASignalIsHeardInAnEvaluation)
+{
+    hn_drift_train_report r = {};
+    auto whole = options(folder("whole"), 14);
+    whole.eval_every = 5, whole.log_every = 1;
+    ASSERT_HN_OK(hn_drift_train(&whole, &r));
+    EXPECT_TRUE(r.finished);
+    const double loss = r.held_out;
+    auto o = options(folder("o"), 14);
+    o.eval_every = 5, o.log_every = 1, o.resume = true;
+    for (const int step : {5, 14}) {
+        const std::string at = std::to_string(step), word = at + "/14";
+        o.progress = signalling(word.c_str());
+        ASSERT_HN_OK(hn_drift_train(&o, &r));
+        fclose(o.progress);
+        EXPECT_EQ(r.step, step);
+        EXPECT_FALSE(r.finished);
+        EXPECT_FALSE(std::filesystem::exists(folder("o/drift.safetensors")));
+        const std::string state = read_file(folder(("o/checkpoint-" + at + "/state.json").c_str()));
+        EXPECT_NE(state.find("evaluate_first"), std::string::npos) << state;
+        EXPECT_EQ(measured(folder("o")).back().back(), ',') << "a row of a loss that was measured";
+        o.progress = nullptr;
+    }
+    ASSERT_HN_OK(hn_drift_train(&o, &r));
+    EXPECT_TRUE(r.finished);
+    EXPECT_EQ(r.held_out, loss);
+    for (const char *file :
+         {"drift.safetensors", "checkpoint-14/optimizer-0.safetensors", "checkpoint-14/state.json"})
+        EXPECT_TRUE(read_file(folder("o") + "/" + file) == read_file(folder("whole") + "/" + file))
+            << file;
+    EXPECT_EQ(measured(folder("o")), measured(folder("whole")));
 }
 
 /* And what has been learnt brings z where the lines end. */

@@ -124,14 +124,27 @@ static hn_status put_back(trainer *t)
     return HN_OK;
 }
 
+/* HN_ERR_STOPPED: a signal has come to some rank, the same answer on all. */
+static hn_status unless_asked(const trainer *t, hn_team_looks *looks)
+{
+    bool asked;
+    HN_TRY(hn_team_asked(t->team, looks, &asked));
+    return asked ? HN_FAIL(HN_ERR_STOPPED, "stopped within the measurement of held-out tasks")
+                 : HN_OK;
+}
+
 static hn_status held_out_loss(trainer *t, double *loss)
 {
+    const int64_t of_all = hn_team_size(t->team) * t->each, n = t->o->n_held_out;
+    hn_team_looks looks = {0};
     hn_eval_sums sums;
     HN_TRY(hn_engine_eval_begin(t->engine));
-    for (int64_t i = t->team->ranks.rank * t->each; i < t->o->n_held_out;
-         i += hn_team_size(t->team) * t->each) {
+    for (int64_t first = 0; first < n; first += of_all) {
+        const int64_t own = first + t->team->ranks.rank * t->each;
         hn_team_at(t->team, HN_HUB_AT_EVALUATE, t->state.step);
-        HN_TRY(held_out_batch(t, i));
+        HN_TRY(unless_asked(t, &looks));
+        if (own >= n) continue;
+        HN_TRY(held_out_batch(t, own));
         HN_TRY(hn_engine_eval_batch(t->engine));
     }
     HN_TRY(hn_engine_eval_sums(t->engine, &sums));
@@ -141,16 +154,35 @@ static hn_status held_out_loss(trainer *t, double *loss)
     return HN_OK;
 }
 
+/* The run ends here; whoever goes on from the checkpoint measures first. */
+static void leave_evaluation(trainer *t)
+{
+    t->state.evaluate_first = true;
+    t->stop_at = t->state.step;
+    hn_info(t->o->log, "step %" PRId64 ": %s; a run that goes on measures first", t->state.step,
+            hn_last_text());
+    hn_progress_resume(&t->progress);
+}
+
 static hn_status evaluate(trainer *t)
 {
     const bool averages = t->state.step > 0 && t->o->average > 0;
     double loss;
-    if (t->o->n_held_out == 0) return HN_OK;
+    if (t->o->n_held_out == 0) {
+        t->state.evaluate_first = false;
+        return HN_OK;
+    }
     hn_progress_pause(&t->progress);
     if (averages) HN_TRY(take_averages(t));
-    hn_status st = held_out_loss(t, &loss);
-    if (averages && st == HN_OK) st = put_back(t);
+    const hn_status st = held_out_loss(t, &loss);
+    if (averages && (st == HN_OK || st == HN_ERR_STOPPED)) HN_TRY(put_back(t));
+    if (st == HN_ERR_STOPPED) {
+        leave_evaluation(t);
+        return HN_OK;
+    }
     HN_TRY(st);
+    if (t->state.evaluate_first) t->saved = -1; /* what is there is without it */
+    t->state.evaluate_first = false;
     if (t->state.step == 0) t->report.first = loss;
     t->report.held_out = loss;
     if (!(loss >= t->state.best_loss)) {
@@ -327,7 +359,7 @@ static hn_status steps(trainer *t)
 {
     const hn_drift_train_options *o = t->o;
     const double start = (double)hn_clock_ns() * 1e-9;
-    if (t->state.step == 0) HN_TRY(evaluate(t));
+    if (t->state.evaluate_first) HN_TRY(evaluate(t));
     while (t->state.step < t->last && !stopped(t)) {
         const int64_t step = t->state.step + t->ahead, done = step + 1;
         hn_engine_want_stop(t->engine, !hn_team_alone(t->team) && hn_signals_caught() != 0);
@@ -346,6 +378,7 @@ static hn_status steps(trainer *t)
     HN_TRY(save(t));
     t->report.seconds = (double)hn_clock_ns() * 1e-9 - start;
     t->report.step = t->state.step;
+    t->report.finished = t->state.step == o->schedule.steps && !t->state.evaluate_first;
     return HN_OK;
 }
 
@@ -447,8 +480,9 @@ static hn_status identify(trainer *t)
 static hn_status open_records(trainer *t)
 {
     static const char *const columns[] = {"loss", "lr", "grad_norm", "eval_loss", "points_per_s"};
-    const int64_t from = t->state.step > 0 ? t->state.step : -1;
-    HN_TRY(hn_metrics_open(t->o->out, columns, sizeof columns / sizeof *columns, from, NULL,
+    const int64_t from = t->saved >= 0 ? t->state.step : -1; /* a run that begins has nothing */
+    const char *anew = t->state.evaluate_first ? "eval_loss" : NULL;
+    HN_TRY(hn_metrics_open(t->o->out, columns, sizeof columns / sizeof *columns, from, anew,
                            &t->metrics));
     char *path = hn_asprintf("%s/run.yaml", t->o->out);
     if (path == NULL) return HN_FAIL(HN_ERR_MEMORY, "no memory for a path");
@@ -486,6 +520,7 @@ static hn_status set_up(trainer *t)
     if (t->values == NULL) return HN_FAIL(HN_ERR_MEMORY, "no memory for a copy of the weights");
     HN_TRY(hn_run_state_init(&t->state, MOST_LOGGED));
     t->state.per_step = hn_team_size(t->team);
+    t->state.evaluate_first = true; /* untrained; a checkpoint says for itself */
     HN_TRY(resume(t));
     t->last = o->schedule.steps;
     if (o->stop_after > 0 && o->stop_after < t->last) t->last = o->stop_after;
@@ -553,8 +588,7 @@ hn_status hn_drift_train(const hn_drift_train_options *o, hn_drift_train_report 
         hn_signals_release();
     }
     hn_team_at(t.team, HN_HUB_AT_END, t.state.step);
-    if (st == HN_OK && t.state.step == o->schedule.steps && hn_team_leads(t.team))
-        st = write_result(&t);
+    if (st == HN_OK && t.report.finished && hn_team_leads(t.team)) st = write_result(&t);
     if (st == HN_OK) *out = t.report;
     tear_down(&t);
     return st;

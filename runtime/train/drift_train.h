@@ -9,7 +9,8 @@
  * Folder      checkpoint-<step> (state.h; averages among the moments), metrics.csv and .jsonl,
  *             run.yaml, and at the end drift.safetensors (drift_file.h)
  * A run that was stopped goes on from its newest checkpoint, bit for bit as if it had not been
- * stopped; another configuration, seed or data set is refused by name.
+ * stopped; another configuration, seed or data set is refused by name. A signal ends it behind a
+ * step, or between two batches of an evaluation, which the run that goes on makes first.
  *
  * Ranks       `team`: every rank has an equal part of a step's tasks, in order (the last ones may
  *             have fewer, or none), and of the held-out tasks; the step is that of one rank, up to
@@ -60,7 +61,9 @@ typedef struct {
 } hn_drift_train_options;
 
 typedef struct {
-    int64_t step;           /* done; below schedule.steps: stopped by a signal or stop_after */
+    int64_t step;           /* done */
+    bool finished;          /* all steps, and what belongs to the last: the result is written; else
+                             * a signal or stop_after has stopped the run */
     double loss;            /* of the last step in this call; NaN: none */
     double first, held_out; /* held-out loss: at step 0 and last; NaN: not evaluated in this call */
     int64_t points;         /* that were trained on in this call, by all ranks */

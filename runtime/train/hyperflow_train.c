@@ -254,7 +254,7 @@ static hn_drift_train_options options_of(const teacher *t)
 static void say(const teacher *t, const hn_drift_train_report *p)
 {
     const hn_hyperflow *r = t->r;
-    if (p->step < r->c->iterations) {
+    if (!p->finished) {
         fprintf(r->to, "stopped behind step %" PRId64 " of %" PRId64 "; the same command goes on\n",
                 p->step, r->c->iterations);
         return;
