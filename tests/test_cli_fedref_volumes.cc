@@ -155,6 +155,38 @@ TEST(CliFedrefVolumes, GoesOnWithTheSameBits)
 }
 
 /* The score goes up, is told in its own words, and is that of eval and of the exported folder. */
+/* A round is a step of two clients, and a measurement that takes a hundred times as long: windows
+ * that overlap. Also that of the last round. */
+TEST(CliFedrefVolumes, ASignalIsHeardInAMeasurement)
+{
+    if (test_device() != std::string("cpu")) GTEST_SKIP() << "too fast to be met there";
+    const VolumePlace w;
+    const Words run = w.words("train", "3") +
+                      Words{"--per-region", "1", "--window", "8", "--overlap", "0.9"} +
+                      Words{"--eval-split", "0", "--eval-data", w / "volumes"};
+    const std::string whole = w.trained("whole", run);
+    for (const std::string behind : {"1", "2"}) {
+        const std::string next = behind == "1" ? "2" : "3";
+        const Words on = run + w.to(behind) + Words{"--resume", "auto"};
+        Program p(on, w / "home");
+        ASSERT_TRUE(p.says("round " + behind + "/3"));
+        usleep(200000);
+        p.kill(SIGTERM);
+        const Ran r = p.wait();
+        expect_done(r);
+        EXPECT_TRUE(contains(r.out, "behind round " + next + " of 3, which is not measured"))
+            << r.out;
+        EXPECT_TRUE(std::isnan(w.column(behind, "dice").back()));
+        expect_done(w.run(on));
+        EXPECT_EQ(w.rounds(behind), w.rounds("whole"));
+        EXPECT_TRUE(w.model(behind) == whole);
+        EXPECT_FALSE(contains(read_file(w / (behind + "/checkpoint-3/fedref.json")), "unmeasured"));
+        for (const char *figure : {"forgetting", "class_forgetting"})
+            EXPECT_EQ(Json(w / (behind + "/result.json")).number(figure),
+                      Json(w / "whole/result.json").number(figure));
+    }
+}
+
 TEST(CliFedrefVolumes, LearnsAndSaysDice)
 {
     const VolumePlace w;

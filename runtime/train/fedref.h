@@ -75,7 +75,8 @@ typedef struct {
 const char *hn_fedref_reason(const hn_fedref_config *c, const char *option);
 
 /* Runs the rounds that are left. --stop-after ends behind a round: HN_OK, as a signal does, which
- * one rank hears between two steps, or groups of blocks: the round at hand is left out. Fewer
+ * one rank hears between two steps, or groups of blocks: the round at hand is left out; or between
+ * two parts of its measurement, which the run that goes on makes first. Fewer
  * updates than the quorum, with --below-quorum stop: HN_ERR_NUMERIC naming the round; the state
  * before it is saved. Results are written behind an error, too, of the rounds that count. */
 HN_NODISCARD hn_status hn_fedref_train(const hn_verb_call *c);

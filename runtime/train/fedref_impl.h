@@ -116,6 +116,7 @@ typedef struct {
     /* what has happened */
     hn_fedref_round *round; /* [rounds] */
     int64_t done;
+    bool unmeasured; /* round `done`: a signal came before it was measured, and the run ends */
     hn_fedref_tally *tally;     /* [clients] */
     hn_fedref_tally *old_tally; /* [clients] before the open round */
     hn_fedref_refusal *refusal;
@@ -156,9 +157,12 @@ void hn_fedref_forget_refusals(hn_fedref *r, int64_t n);
 
 /* ---- fedref_round.c ---- */
 /* Round r->done + 1, up to its line in r->round; r->done goes up. After an error nothing of the
- * round counts; below the quorum the state before it is saved. HN_ERR_STOPPED: a signal, on one
- * rank; the state is the one before the round. */
+ * round counts; below the quorum the state before it is saved. HN_ERR_STOPPED: a signal while
+ * clients train, on one rank; the state is the one before the round. A signal while the model is
+ * measured, on one rank: the round counts, and is unmeasured. */
 HN_NODISCARD hn_status hn_fedref_run_round(hn_fedref *r);
+/* The measurement of r->done that a signal has left out, once more (unmeasured). */
+HN_NODISCARD hn_status hn_fedref_measure_first(hn_fedref *r);
 /* Forgets a measurement of the last round that was out of turn (--eval-every): for going on. */
 void hn_fedref_forget_last(hn_fedref *r);
 /* Bytes of one client's message, and of the server's. */
@@ -174,7 +178,8 @@ void hn_fedref_damage(const hn_fedref *r, int64_t round, int64_t client, hn_fed_
 HN_NODISCARD hn_status hn_fedref_team_open(hn_fedref *r);
 /* On all ranks, behind the folder: matrix products as rank 0's. */
 HN_NODISCARD hn_status hn_fedref_team_plans(hn_fedref *r);
-/* The server's model into r->record, by all ranks where there are several, behind that round. */
+/* The server's model into r->record, by all ranks where there are several, behind that round.
+ * HN_ERR_STOPPED: a signal, where there is one rank. */
 HN_NODISCARD hn_status hn_fedref_measure(hn_fedref *r, int64_t round);
 /* The signal that asks the run to end, to whatever rank it came; 0: none. */
 int hn_fedref_signal(const hn_fedref *r);

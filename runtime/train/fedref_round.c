@@ -317,31 +317,50 @@ void hn_fedref_forget_last(hn_fedref *r)
     hn_fedref_round *row = &r->round[r->done - 1];
     row->score = row->loss = row->hd95 = NAN;
     row->eval_s = 0;
+    r->unmeasured = false;
     copy_classes(r, r->class_best, r->class_last, r->turn_best, r->turn_last);
 }
 
-static hn_status evaluate(round_state *s)
+/* The model behind round `number` into its line. */
+static hn_status measure(hn_fedref *r, int64_t number, hn_fedref_round *row)
 {
-    hn_fedref *r = s->r;
     hn_fedref_subject *about = r->about;
     hn_fedref_scores scores;
     const int64_t begun = hn_clock_ns();
-    s->row.score = s->row.loss = s->row.hd95 = NAN;
-    if (!has_turn(r, s->number) && s->number != r->c->rounds) return HN_OK;
-    HN_TRY(hn_fedref_measure(r, s->number));
+    HN_TRY(hn_fedref_measure(r, number));
     about->summarize(about, r->record, &scores);
-    s->row.score = scores.score;
-    s->row.loss = scores.loss;
-    s->row.hd95 = scores.hd95;
-    s->row.eval_s = since(begun);
+    row->score = scores.score;
+    row->loss = scores.loss;
+    row->hd95 = scores.hd95;
+    row->eval_s = since(begun);
     for (int64_t k = 0; k < hn_fedref_classes(r); k++) {
         const double a = scores.class_score[k];
         if (isnan(a)) continue;
         r->class_last[k] = a;
         if (!(r->class_best[k] >= a)) r->class_best[k] = a;
     }
-    if (has_turn(r, s->number))
+    if (has_turn(r, number))
         copy_classes(r, r->turn_best, r->turn_last, r->class_best, r->class_last);
+    return HN_OK;
+}
+
+static hn_status evaluate(round_state *s)
+{
+    hn_fedref *r = s->r;
+    s->row.score = s->row.loss = s->row.hd95 = NAN;
+    if (!has_turn(r, s->number) && s->number != r->c->rounds) return HN_OK;
+    const hn_status st = measure(r, s->number, &s->row);
+    r->unmeasured = st == HN_ERR_STOPPED;
+    return r->unmeasured ? HN_OK : st;
+}
+
+hn_status hn_fedref_measure_first(hn_fedref *r)
+{
+    const hn_status st = measure(r, r->done, &r->round[r->done - 1]);
+    if (st == HN_ERR_STOPPED) return HN_OK;
+    HN_TRY(st);
+    r->unmeasured = false;
+    r->saved = -1; /* the state on disk is without it */
     return HN_OK;
 }
 

@@ -84,6 +84,7 @@ static hn_status state_json(const hn_fedref *r, json_t **out)
     set(o, "turn_best", reals(r->turn_best, hn_fedref_classes(r), &ok), &ok);
     set(o, "turn_last", reals(r->turn_last, hn_fedref_classes(r), &ok), &ok);
     set(o, "gemm_plans", plans ? plans : json_null(), &ok);
+    if (r->unmeasured) set(o, "unmeasured", json_true(), &ok);
     *out = o;
     return ok ? HN_OK
               : HN_FAIL(HN_ERR_MEMORY, "no memory for the state of round %" PRId64, r->done);
@@ -199,6 +200,9 @@ static hn_status read_json(hn_fedref *r, const json_t *o, const char *where)
     if (r->done > r->c->rounds)
         return HN_FAIL(HN_ERR_ARG, "--rounds %" PRId64 ": %s is behind round %" PRId64 " already",
                        r->c->rounds, where, r->done);
+    HN_TRY(hn_json_get_bool(o, "unmeasured", where, false, &r->unmeasured));
+    if (r->unmeasured && r->done == 0)
+        return HN_FAIL(HN_ERR_FORMAT, "%s: 'unmeasured' is true, but there is no round", where);
     HN_TRY(
         check_columns(hn_fedref_columns(r->about->volumes), json_object_get(o, "columns"), where));
     HN_TRY(read_rounds(r, json_object_get(o, "rounds"), where));

@@ -60,6 +60,7 @@ struct hn_fedref_subject {
     /* The values that travel, out of the engine and into it. */
     hn_status (*get)(const hn_fedref_subject *s, float *value);
     hn_status (*set)(hn_fedref_subject *s, const float *value);
+    int (*stop)(void); /* asked within a long part of a measurement, as in hn_segmenter_blend */
     /* Of the engine's values as they are, in parts that ranks share: a record of each. */
     hn_status (*measure)(hn_fedref_subject *s, int64_t part, void *record);
     /* Of the records of all parts. */

@@ -45,8 +45,12 @@ hn_status hn_fedref_measure(hn_fedref *r, int64_t round)
     const float *value = hn_fed_server_result(r->server);
     if (r->team != NULL) return hn_fed_ranks_measure(r->team, round, value, r->record);
     HN_TRY(set(about, value));
-    for (int64_t k = 0; k < about->parts; k++)
+    about->stop = hn_signals_caught;
+    for (int64_t k = 0; k < about->parts; k++) {
+        if (hn_signals_caught() != 0)
+            return HN_FAIL(HN_ERR_STOPPED, "stopped within a measurement");
         HN_TRY(part(about, k, (char *)r->record + (size_t)k * about->part_bytes));
+    }
     return HN_OK;
 }
 

@@ -51,17 +51,29 @@ static bool must_stop(const hn_fedref *r)
     return hn_fedref_signal(r) != 0 || (stop > 0 && r->done >= stop);
 }
 
+/* The round that an earlier call has left unmeasured. */
+static hn_status catch_up(hn_fedref *r)
+{
+    HN_TRY(hn_fedref_measure_first(r));
+    if (r->unmeasured) return HN_OK;
+    say_round(r);
+    HN_TRY(hn_fedref_save(r));
+    return hn_fedref_write_results(r, false); /* its line is there, without the figures */
+}
+
 static hn_status run_rounds(hn_fedref *r)
 {
+    if (r->unmeasured) HN_TRY(catch_up(r));
     while (r->done < r->c->rounds && !must_stop(r)) {
         const hn_status st = hn_fedref_run_round(r);
         if (st == HN_ERR_STOPPED) break;
         HN_TRY(st);
+        if (r->unmeasured) break;
         say_round(r);
         if (r->done % r->c->save_every == 0) HN_TRY(hn_fedref_save(r));
         HN_TRY(hn_fedref_append(r));
     }
-    r->stopped = r->done < r->c->rounds;
+    r->stopped = r->done < r->c->rounds || r->unmeasured;
     return hn_fedref_save(r);
 }
 
@@ -86,11 +98,12 @@ static void say_end(const hn_fedref *r)
 {
     const int number = hn_fedref_signal(r);
     if (r->stopped)
-        fprintf(r->to,
-                "stopped by %s behind round %" PRId64 " of %" PRId64
-                "; continue with: hone-fedref train --config %s/run.yaml --out %s --resume auto\n",
-                number ? hn_signals_name(number) : "--stop-after", r->done, r->c->rounds, r->out,
-                r->out);
+        fprintf(
+            r->to,
+            "stopped by %s behind round %" PRId64 " of %" PRId64
+            "%s; continue with: hone-fedref train --config %s/run.yaml --out %s --resume auto\n",
+            number ? hn_signals_name(number) : "--stop-after", r->done, r->c->rounds,
+            r->unmeasured ? ", which is not measured" : "", r->out, r->out);
     hn_fedref_print_result(r, r->to);
     fprintf(r->to, "table:   hone-fedref report --run %s\n", r->out);
     fprintf(r->to, "export:  hone-fedref export --run %s --to DIR\n", r->out);

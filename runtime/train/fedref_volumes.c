@@ -344,6 +344,7 @@ static hn_status set(hn_fedref_subject *s, const float *value)
 static hn_status measure(hn_fedref_subject *s, int64_t part, void *record)
 {
     volumes_subject *m = (volumes_subject *)s;
+    m->blend.stop = s->stop;
     return hn_fed_segment_measure(m->sim, held_out(m), &m->eval_regions, &m->blend, part, record);
 }
 

@@ -105,12 +105,16 @@ hn_segmenter_batch hn_segmenter_batch_of(const hn_engine_input *in)
 
 /* room     [window, channels] values, [window, classes] logits */
 static hn_status run_windows(const hn_segmenter_job *j, hn_engine *e, const hn_windows *w,
-                             const float *value, float pad, float *room, hn_blend *b)
+                             const float *value, const hn_segmenter_blend *how, float *room,
+                             hn_blend *b)
 {
     const int64_t channels = j->o.config->channels;
     const size_t n = (size_t)(voxels(w->size) * channels);
     for (int64_t i = 0; i < w->count; i++) {
-        hn_windows_cut(w, i, value, channels, pad, room);
+        if (how->stop != NULL && how->stop() != 0)
+            return HN_FAIL(HN_ERR_STOPPED, "stopped at window %" PRId64 " of %" PRId64, i + 1,
+                           w->count);
+        hn_windows_cut(w, i, value, channels, how->pad, room);
         HN_TRY(hn_tensor_write(j->probe.values, 0, room, n * sizeof *room));
         HN_TRY(hn_engine_probe(e));
         HN_TRY(hn_tensor_get(j->probe.logits, room + n));
@@ -131,7 +135,7 @@ hn_status hn_segmenter_volume(const hn_segmenter_job *j, hn_engine *e, const flo
     const size_t n = (size_t)(voxels(w.size) * (j->o.config->channels + classes));
     float *room = hn_malloc(n * sizeof *room);
     hn_status st = room ? HN_OK : HN_FAIL(HN_ERR_MEMORY, "no memory for a window of %zu values", n);
-    if (st == HN_OK) st = run_windows(j, e, &w, value, how->pad, room, b);
+    if (st == HN_OK) st = run_windows(j, e, &w, value, how, room, b);
     if (st == HN_OK) st = hn_blend_argmax(b, mask);
     hn_free(room);
     hn_blend_free(b);

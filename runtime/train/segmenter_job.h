@@ -45,9 +45,11 @@ hn_segmenter_batch hn_segmenter_batch_of(const hn_engine_input *in);
 
 /* How a volume goes through windows (runtime/data/volume_window.h). */
 typedef struct {
-    double overlap; /* 0..1, 1 excluded */
-    bool gaussian;  /* weights of the blend; else all windows count alike */
-    float pad;      /* value outside of the volume */
+    double overlap;    /* 0..1, 1 excluded */
+    bool gaussian;     /* weights of the blend; else all windows count alike */
+    float pad;         /* value outside of the volume */
+    int (*stop)(void); /* asked in front of every window: what is not 0 ends it with HN_ERR_STOPPED;
+                        * NULL: nobody is */
 } hn_segmenter_blend;
 
 /* The class of every voxel of a volume, by the parameters as they are.
