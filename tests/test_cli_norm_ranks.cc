@@ -178,6 +178,26 @@ TEST(CliNormRanks, PatienceMayEndARunAtAStop)
     EXPECT_EQ(checkpoints_of(w / "o"), (Words{"checkpoint-3"}));
 }
 
+/* A run that makes the evaluation of a stop first saves outside its schedule, and goes on: what it
+ * saves then is without those values, whatever schedule others that go on from there have. */
+TEST(CliNormRanks, ALaterSaveHasNothingOfAnEarlierOne)
+{
+    const Workplace w;
+    if (!enough(2)) GTEST_SKIP() << "fewer than 2 GPUs";
+    const Words saved = ranks(2) + Words{"--save-every", "4"};
+    expect_done(w.run(network(w, "o", 7) + saved + stop(3)));
+    replace_in_file(at(w / "o", 3) + "/state.json", "{", "{\"evaluate_first\": true,");
+    complete_again(at(w / "o", 3), 3);
+    const Ran r = w.run(network(w, "o", 7) + saved + on);
+    expect_done(r);
+    EXPECT_TRUE(contains(r.err, "step 3: held-out loss")) << r.err;
+    EXPECT_TRUE(has_own(at(w / "o", 3)));
+    for (const int step : {4, 7}) EXPECT_FALSE(has_own(at(w / "o", step))) << step;
+    expect_done(w.run(network(w, "p", 7) + ranks(2) + Words{"--resume", at(w / "o", 4)}));
+    EXPECT_TRUE(result_of(w / "p") == result_of(w / "o"));
+    EXPECT_TRUE(numbers_of(at(w / "p", 7)) == numbers_of(at(w / "o", 7)));
+}
+
 /* A signal to one rank, wherever it comes. */
 TEST(CliNormRanks, AStopBySignalGoesOnBitForBit)
 {

@@ -378,10 +378,10 @@ static bool must_stop(const hn_phase_state *f)
 /* A signal to any rank before the first step here ends the run in front of it, on all. */
 static hn_status ask_all(hn_phase_state *f)
 {
-    double asked = hn_signals_caught() != 0;
-    if (f->r->team->hub == NULL) return HN_OK;
-    HN_TRY(hn_hub_sum_f64(f->r->team->hub, &asked, 1));
-    if (asked > 0) f->stop_at = f->state.step;
+    hn_team_looks once = {0};
+    bool asked;
+    HN_TRY(hn_team_asked(f->r->team, &once, &asked));
+    if (asked) f->stop_at = f->state.step;
     return HN_OK;
 }
 

@@ -2,8 +2,8 @@
  *
  * Where a run takes their mean (hn_engine_average_buffers) all ranks go on with that, and the
  * parameters in a checkpoint say it all. A checkpoint of any other step has the values of every
- * rank beside them (hn_run_state.buffers), as the mean would be other bits than those that the run
- * goes on with. */
+ * rank at that step beside them (hn_run_state.buffers), as the mean would be other bits than those
+ * that the run goes on with. */
 #ifndef HN_RANK_BUFFERS_H
 #define HN_RANK_BUFFERS_H
 #include "runtime/train/state.h"

@@ -618,7 +618,9 @@ hn_status hn_sparse_loop_end(hn_session *s, const char *out)
 }
 
 /* By --adapter, or by a checkpoint, also by one in front of the first step: a selection that was
- * whole is not made again, one that was left has chosen nothing. */
+ * made is not made again, one that was left has chosen nothing. (Behind pairs that a signal cut
+ * short a rule that sums nothing chooses all the same: it looks at the weights alone, which the
+ * pairs do not change.) */
 static bool has_support(const hn_sparse_run *r)
 {
     for (int64_t i = 0; i < r->n; i++)
@@ -629,8 +631,10 @@ static bool has_support(const hn_sparse_run *r)
 hn_status hn_sparse_loop_begin(hn_session *s, const hn_schedule *schedule, int64_t step)
 {
     hn_sparse_run *r = s->extra;
+    const bool there = step > 0 || has_support(r);
     HN_TRY(check_turns(r));
-    if (step > 0 || has_support(r)) return HN_OK; /* the blocks are there */
+    HN_TRY(hn_team_same(&s->team, "blocks", there ? "chosen" : "not chosen yet"));
+    if (there) return HN_OK;
     return r->c->knobs.lora_steps > 0 && r->pack.n == 0 ? select_behind_pairs(r, schedule)
                                                         : select_first(r);
 }

@@ -98,8 +98,8 @@ HN_NODISCARD hn_status hn_team_same(const hn_team *t, const char *what, const ch
  * that got one say so with hn_engine_want_stop in front of the step's end. */
 bool hn_team_stops(const hn_team *t, const hn_step_report *r);
 /* In front of every part of a long work whose parts all ranks begin together, a round each: whether
- * a signal has come to any rank, the same answer on all. One rank looks every time. Several agree
- * about four times a second, however long their parts take: a collective of the hub.
+ * a signal has come to any rank, the same answer on all. One rank looks every time. Several agree,
+ * a collective of the hub, about four times a second, and in front of every part that takes longer.
  * l  zeros before the first part */
 typedef struct {
     int64_t every, waited; /* parts from one agreement to the next; those behind the last */

@@ -51,7 +51,9 @@ static hn_status save(hn_trainer *t)
     hn_hub *hub = t->s->team.hub;
     if (t->saved_step == t->state.step) return HN_OK;
     hn_team_at(&t->s->team, HN_HUB_AT_SAVE, t->state.step);
-    if (!hn_trainer_in_schedule(t)) /* a run without a break goes on with each rank's own */
+    if (hn_trainer_in_schedule(t))
+        hn_rank_buffers_drop(&t->state); /* those of an earlier save */
+    else                                 /* a run without a break goes on with each rank's own */
         HN_TRY(hn_rank_buffers_gather(&t->state, hn_engine_params(t->s->engine), &t->s->team));
     if (hub != NULL)
         HN_TRY(hn_engine_average_buffers(t->s->engine, hub,
@@ -374,10 +376,10 @@ static void show_line(void *context, hn_log_level level, const char *text)
 /* A signal to any rank since the last step ends the run here, on all. */
 static hn_status ask_all(hn_trainer *t)
 {
-    double asked = hn_signals_caught() != 0;
-    if (t->s->team.hub == NULL) return HN_OK;
-    HN_TRY(hn_hub_sum_f64(t->s->team.hub, &asked, 1));
-    if (asked > 0) t->stop_at = t->state.step;
+    hn_team_looks once = {0};
+    bool asked;
+    HN_TRY(hn_team_asked(&t->s->team, &once, &asked));
+    if (asked) t->stop_at = t->state.step;
     return HN_OK;
 }
 

@@ -367,7 +367,7 @@ static hn_status open_inputs(hn_trainer *t, const hn_option_table *table)
 static hn_status same_place(const hn_trainer *t)
 {
     char text[64];
-    snprintf(text, sizeof text, "%" PRId64 "%s", t->state.step,
+    snprintf(text, sizeof text, "%" PRId64 "%s%s", t->state.step, t->resumed ? "" : ", new",
              t->state.evaluate_first ? ", its evaluation first" : "");
     return hn_team_same(&t->s->team, "step to go on from", text);
 }
@@ -382,7 +382,7 @@ hn_status hn_trainer_open(hn_trainer *t, const hn_option_table *table)
     if (newest) HN_TRY(load_newest(t));
     HN_TRY(same_place(t));
     HN_TRY(refuse_older_run(t)); /* again, now that nobody else can write */
-    if (t->s->team.hub != NULL && (t->state.step > 0 || t->c->adapter[0] != '\0'))
+    if (t->s->team.hub != NULL && (t->resumed || t->c->adapter[0] != '\0'))
         HN_TRY(hn_engine_compare_ranks(t->s->engine,
                                        t->s->team.hub)); /* each has read its own files */
     if (t->leads) HN_TRY(open_records(t));
