@@ -1,4 +1,5 @@
 /* hone-fedref when something is wrong: clients, options, and the machine under it. */
+#include "cli_run_test.h"
 #include "fedref_test.h"
 
 namespace {
@@ -279,6 +280,20 @@ TEST(CliFedrefRobust, ASignalEndsTheRound)
         expect_done(w.run(on));
         EXPECT_TRUE(kept(w, simulate) == kept(w, "whole-" + simulate));
     }
+}
+
+/* A state in front of the first round that says that its round is to be measured. */
+TEST(CliFedrefRobust, AStateWithoutARoundHasNoneToMeasure)
+{
+    const FedPlace w;
+    const Words run = w.cnn("train", "1") + Words{"--keep", "9"} + w.to("run");
+    expect_done(w.run(run));
+    const std::string first = w / "run/checkpoint-0";
+    std::filesystem::remove_all(w / "run/checkpoint-1");
+    replace_in_file(first + "/fedref.json", "{", "{\"unmeasured\": true,");
+    complete_again(first, 0);
+    expect_refused(w.run(run + Words{"--resume", "auto"}), 2,
+                   {first + "/fedref.json", "'unmeasured' is true, but there is no round"});
 }
 
 TEST(CliFedrefRobust, ARunThatIsUnderWayIsReadButNotWritten)

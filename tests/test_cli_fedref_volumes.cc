@@ -155,8 +155,8 @@ TEST(CliFedrefVolumes, GoesOnWithTheSameBits)
 }
 
 /* The score goes up, is told in its own words, and is that of eval and of the exported folder. */
-/* A round is a step of two clients, and a measurement that takes a hundred times as long: windows
- * that overlap. Also that of the last round. */
+/* A round is a step of two clients, and a measurement that takes far longer: windows that overlap.
+ * Also that of the last round. */
 TEST(CliFedrefVolumes, ASignalIsHeardInAMeasurement)
 {
     if (test_device() != std::string("cpu")) GTEST_SKIP() << "too fast to be met there";

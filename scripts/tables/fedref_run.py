@@ -8,13 +8,13 @@
 A cell is one run of hone-fedref: DIR/<cell>.json is its result.json with what was asked for and the
 accuracies by round, DIR/<cell>.log what it said. First come those of part `choice`, which try the
 learning rates with a seed of their own and are measured on images that no table shows; then those
-of part `run`, each method at its best rate. Small networks train as blocks or replicas where there
-is a GPU. A cell whose JSON is there is not run again; one that was run with other options is an
-error. Its files (DIR/<cell>/) are removed when it is done, but for --keep-runs. A cell that takes
-longer than --limit seconds is stopped with its state saved and goes on in the next call; one that
-fails is named, the others go on and the call ends with 1. Tables (Markdown) go to standard output
-and DIR/fedref.md, pictures to DIR where gnuplot is (fedref_table.py; --tables-only makes them of
-what is there).
+of part `run`, each method at its best rate. Where there is a GPU the smallest networks train as
+blocks, others some clients at a time. A cell whose JSON is there is not run again; one that was run
+with other options is an error. Its files (DIR/<cell>/) are removed when it is done, but for
+--keep-runs. A cell that takes longer than --limit seconds is stopped with its state saved and goes
+on in the next call; one that fails is named, the others go on and the call ends with 1. Tables
+(Markdown) go to standard output and DIR/fedref.md, pictures to DIR where gnuplot is
+(fedref_table.py; --tables-only makes them of what is there).
 
 Without --full: all methods on MNIST and CIFAR-10 (Dirichlet 0.1, 0.5, 100), Fashion-MNIST and
 PneumoniaMNIST in sites, penalties on two streams, payloads, segmentation of the MNI volume in
